@@ -1,0 +1,1 @@
+"""Data sets and the crops that training draws from them."""

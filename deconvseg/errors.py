@@ -1,0 +1,29 @@
+"""The errors deconvseg raises on purpose: each message is one line that names the thing, the fault and the cure."""
+
+
+class DeconvSegError(Exception):
+    """Base of every error a user can cause or cure. `str(error)` is one line fit to be printed."""
+
+
+class InputError(DeconvSegError):
+    """A photo, mask or list that cannot be read or used."""
+
+
+class OutputError(DeconvSegError):
+    """A result that cannot be written where it was asked for."""
+
+
+class WeightsError(DeconvSegError):
+    """A network, forest or registry file that is missing, damaged or of another kind."""
+
+
+class DataError(DeconvSegError):
+    """A data set that does not have the layout or the labels it should."""
+
+
+class UsageError(DeconvSegError):
+    """Options that contradict each other, or nothing to do."""
+
+
+class MissingDependencyError(DeconvSegError):
+    """A library that this step needs is not installed, or two installed ones clash."""

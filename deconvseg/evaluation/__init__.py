@@ -1,0 +1,1 @@
+"""Measuring a labelling against the truth."""

@@ -1,0 +1,1 @@
+"""Reading photos, writing results."""

@@ -1,0 +1,1 @@
+"""From score maps to one labelling: fusion and dense CRF."""

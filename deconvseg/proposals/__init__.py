@@ -1,0 +1,1 @@
+"""Object proposals: structured edges, EdgeBoxes, and the boxes the network looks at."""

@@ -1,0 +1,50 @@
+"""The result of segmenting one photo: the only object that crosses from computing to writing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Palette: TypeAlias = tuple[tuple[int, int, int], ...]
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """One photo's labelling. Every array has the size of the photo as a person sees it (EXIF applied).
+
+    Attributes:
+        labels: uint8 (H, W), indices into `classes`; 0 is background.
+        classes: class names, background first.
+        palette: one (R, G, B) of 0..255 a class, same length as `classes`.
+        probabilities: float32 (C, H, W) summing to 1 over C, or None when they were not asked for.
+        boxes: float32 (N, 4), x0 y0 x1 y1 in pixels, half-open: the regions that went through the network,
+            the whole image first; they may reach outside the photo.
+        seconds: wall-clock seconds by step (`proposals`, `network`, `crf`, ...).
+    """
+
+    labels: NDArray[np.uint8]
+    classes: tuple[str, ...]
+    palette: Palette
+    probabilities: NDArray[np.float32] | None = None
+    boxes: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 4), np.float32))
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def height(self) -> int:
+        """Height in pixels."""
+        return int(self.labels.shape[0])
+
+    @property
+    def width(self) -> int:
+        """Width in pixels."""
+        return int(self.labels.shape[1])
+
+    def class_shares(self) -> dict[str, float]:
+        """Share of pixels (0..1) of every class that occurs, largest first."""
+        counts = np.bincount(self.labels.ravel(), minlength=len(self.classes))
+        order = sorted(np.flatnonzero(counts), key=lambda i: -int(counts[i]))
+        return {self.classes[i]: float(counts[i] / self.labels.size) for i in order}
