@@ -1,0 +1,150 @@
+"""Scores a segmenter over a split of a VOC data set, each photo at its own size."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from deconvseg.data.voc import Example, read_examples, read_mask
+from deconvseg.errors import DataError, UsageError
+from deconvseg.evaluation.metrics import Scores, confusion_matrix
+from deconvseg.images.read import read_image
+from deconvseg.segmenter import Segmenter
+
+ABLATION = (0, 10, 25, 50)
+"""Numbers of proposals besides the whole photo that `--ablate` scores."""
+
+Row = dict[str, NDArray[np.int64]]
+"""A confusion matrix by the name of a setting."""
+
+Evaluate = Callable[[Segmenter, Example], Row]
+
+
+def evaluate(
+    segmenter: Segmenter,
+    voc_root: Path,
+    split: str,
+    *,
+    limit: int | None = None,
+    ablate: bool = False,
+    workers: int = 1,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """Run and score a split.
+
+    Args:
+        segmenter: the setting to score; with `ablate` it proposes, and every row shares its work.
+        voc_root: folder of VOC's layout.
+        split: list of photos.
+        limit: score an evenly spread, fixed sample of that many photos.
+        ablate: score fewer proposals and no CRF as well, in one pass.
+        workers: processes; the figures do not depend on it.
+        progress: called with the photos done and their total.
+
+    Returns:
+        A JSON-able report; `mean_iou` and its neighbours are those of the full setting, the last of `rows`.
+
+    Raises:
+        DataError: a mask does not fit its photo or holds other classes than the network.
+        UsageError: `limit` or `workers` is not positive.
+    """
+    if workers < 1 or (limit is not None and limit < 1):
+        raise UsageError("--workers and --limit take a number of at least 1")
+    examples = read_examples(voc_root, split)
+    if limit is not None and limit < len(examples):
+        examples = [examples[i * len(examples) // limit] for i in range(limit)]
+    classes = segmenter.classes
+    started = time.perf_counter()
+    totals: Row = {}
+    for done, row in enumerate(_rows(segmenter, examples, _ablate if ablate else _full, workers), start=1):
+        for name, confusion in row.items():
+            totals[name] = totals[name] + confusion if name in totals else confusion
+        progress(done, len(examples))
+    seconds = time.perf_counter() - started
+    rows = {name: asdict(Scores.of(confusion, classes)) for name, confusion in totals.items()}
+    return {
+        **list(rows.values())[-1],
+        "images": len(examples),
+        "split": split,
+        "settings": segmenter.settings(),
+        "seconds_per_image": seconds / len(examples),
+        "rows": {name: scores["mean_iou"] for name, scores in rows.items()},
+    }
+
+
+def _rows(segmenter: Segmenter, examples: Sequence[Example], step: Evaluate, workers: int) -> Iterator[Row]:
+    if workers == 1:
+        yield from (step(segmenter, example) for example in examples)
+        return
+    threads = max((os.cpu_count() or 1) // workers, 1)
+    # Spawned, not forked: a fork of a process whose thread pools run can hang.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, _start_worker, (segmenter, step, threads)) as pool:
+        yield from pool.map(_work, examples)
+
+
+_worker: tuple[Segmenter, Evaluate] | None = None
+
+
+def _start_worker(segmenter: Segmenter, step: Evaluate, threads: int) -> None:
+    global _worker
+    torch.set_num_threads(threads)
+    _worker = segmenter, step
+
+
+def _work(example: Example) -> Row:
+    assert _worker is not None
+    segmenter, step = _worker
+    return step(segmenter, example)
+
+
+def _full(segmenter: Segmenter, example: Example) -> Row:
+    image, truth = _read(segmenter, example)
+    labels = segmenter.segment(image).labels
+    return {"full": confusion_matrix(truth, labels, len(segmenter.classes))}
+
+
+def _ablate(segmenter: Segmenter, example: Example) -> Row:
+    image, truth = _read(segmenter, example)
+    classes = len(segmenter.classes)
+    boxes = segmenter.propose(image)
+    fusion = segmenter.new_fusion(image)
+    row: Row = {}
+
+    def score(name: str, probabilities: NDArray[np.float32]) -> None:
+        row[name] = confusion_matrix(truth, probabilities.argmax(0).astype(np.uint8), classes)
+
+    stops: dict[int, list[str]] = {}
+    for count in ABLATION:
+        name = f"{count} proposals" if count else "whole photo"
+        stops.setdefault(min(count + 1, len(boxes)), []).append(name)
+    for used, (box, scores) in enumerate(segmenter.score(image, boxes), start=1):
+        fusion.add(scores, box)
+        if used in stops:
+            probabilities = fusion.probabilities().cpu().numpy()
+            for name in stops[used]:
+                score(name, probabilities)
+            if used == 1:
+                score("whole photo + CRF", segmenter.sharpen(image, probabilities))
+    score(f"{ABLATION[-1]} proposals + CRF", segmenter.sharpen(image, probabilities))
+    return row
+
+
+def _read(segmenter: Segmenter, example: Example) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    image, truth = read_image(example.image), read_mask(example.mask, len(segmenter.classes))
+    if image.shape[:2] != truth.shape:
+        raise DataError(
+            f"{example.mask}: mask is {truth.shape[1]}x{truth.shape[0]}, "
+            f"its photo {image.shape[1]}x{image.shape[0]}; they must agree"
+        )
+    return image, truth

@@ -1,0 +1,187 @@
+"""A network in one file: safetensors with a JSON header that is enough to rebuild everything. No pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from deconvseg.errors import OutputError, WeightsError
+from deconvseg.network.deconvnet import DeconvNet
+from deconvseg.segmentation import Palette
+
+FORMAT = 1
+MAX_PARAMETERS = 2_000_000_000
+MAX_LAYERS = 200
+"""Larger networks are refused before memory is asked for: a header is data from elsewhere."""
+VGG_MEAN_RGB = (123.68, 116.779, 103.939)
+"""Channel means of VGG-16's training photos, 0..255 (Simonyan and Zisserman 2014)."""
+
+Storage = Literal["float32", "float16", "int8"]
+
+
+@dataclass(frozen=True)
+class NetworkHeader:
+    """What a network file says beside its tensors.
+
+    Attributes:
+        classes: names, background first.
+        palette: one (R, G, B) a class.
+        mean, scale: a crop of 0..255 RGB enters the network as `(crop - mean) * scale`.
+        crf: dense CRF parameters that belong to this network's scores; empty means the defaults.
+        training: free-form summary of how it was trained and what it measured.
+    """
+
+    classes: tuple[str, ...]
+    palette: Palette
+    mean: tuple[float, float, float] = VGG_MEAN_RGB
+    scale: float = 1.0
+    crf: Mapping[str, float] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+
+def save_network(path: Path, network: DeconvNet, header: NetworkHeader, storage: Storage = "float32") -> None:
+    """Write a network file beside its target and rename it into place.
+
+    Args:
+        path: target, by custom `.safetensors`.
+        network: weights of any dtype, on any device.
+        header: classes, palette, preprocessing.
+        storage: `int8` keeps every kernel as 8-bit integers with one float32 scale an output channel.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in network.state_dict().items():
+        tensor = tensor.detach().cpu().contiguous()
+        if storage == "int8" and tensor.ndim == 4:
+            tensors[name], tensors[f"{name}.scale"] = _quantise(tensor.float(), _output_axis(name))
+        elif storage != "float32" and tensor.ndim == 4:
+            tensors[name] = tensor.half()
+        elif tensor.is_floating_point():
+            tensors[name] = tensor.float()
+        else:
+            tensors[name] = tensor
+    document = {
+        "format": FORMAT,
+        "architecture": "deconvnet",
+        "arguments": network.arguments,
+        "order": "RGB",
+        **asdict(header),
+    }
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        save_file(tensors, temporary, {"deconvseg": json.dumps(document)})
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        raise OutputError(f"{path}: the network cannot be written ({error})") from error
+
+
+def load_network(path: Path) -> tuple[DeconvNet, NetworkHeader]:
+    """Rebuild a network from its file, in float32 on the CPU and in evaluation mode.
+
+    Raises:
+        WeightsError: missing, truncated, not a deconvseg network, or tensors that do not fit its header.
+    """
+    if not path.is_file():
+        raise WeightsError(f"{path}: there is no such network file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            document = _document(path, file.metadata())
+            network = _build(path, document["arguments"])
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        header = NetworkHeader(
+            classes=tuple(str(name) for name in document["classes"]),
+            palette=tuple((int(r), int(g), int(b)) for r, g, b in document["palette"]),
+            mean=_triple(document["mean"]),
+            scale=float(document["scale"]),
+            crf={str(key): float(value) for key, value in document["crf"].items()},
+            training=dict(document["training"]),
+        )
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(
+            f"{path}: not a readable network file ({error}); fetch or train it again"
+        ) from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise WeightsError(f"{path}: the header of this network file is damaged ({error!r})") from error
+    if not len(header.classes) == len(header.palette) == network.arguments["classes"] <= 255:
+        raise WeightsError(f"{path}: the header names {len(header.classes)} classes, its network has others")
+    state = _expand(state)
+    expected = network.state_dict()
+    wrong = sorted(
+        name
+        for name in expected.keys() | state.keys()
+        if name not in expected or name not in state or expected[name].shape != state[name].shape
+    )
+    if wrong:
+        raise WeightsError(
+            f"{path}: tensors missing, left over or of the wrong shape: {', '.join(wrong[:5])}"
+        )
+    network.load_state_dict(state, assign=True)
+    return network.eval(), header
+
+
+def rewrite_header(path: Path, target: Path, storage: Storage = "float32", **changes: Any) -> None:
+    """Copy a network file with some header fields replaced (see `NetworkHeader`)."""
+    network, header = load_network(path)
+    save_network(target, network, replace(header, **changes), storage)
+
+
+def _document(path: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
+    if not metadata or "deconvseg" not in metadata:
+        raise WeightsError(f"{path}: a safetensors file, but not one of deconvseg's networks")
+    document = json.loads(metadata["deconvseg"])
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise WeightsError(f"{path}: written in a format this version does not know; update deconvseg")
+    return document
+
+
+def _build(path: Path, arguments: dict[str, Any]) -> DeconvNet:
+    arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
+    if sum(arguments["encoder_convs"]) + sum(arguments["decoder_convs"]) > MAX_LAYERS:
+        raise WeightsError(f"{path}: its header asks for a network of over {MAX_LAYERS} layers")
+    with torch.device("meta"):
+        network = DeconvNet(**arguments)
+    if sum(p.numel() for p in network.parameters()) > MAX_PARAMETERS:
+        raise WeightsError(f"{path}: its header asks for a network of over {MAX_PARAMETERS:,} parameters")
+    return network
+
+
+def _triple(values: Any) -> tuple[float, float, float]:
+    r, g, b = (float(value) for value in values)
+    return r, g, b
+
+
+def _output_axis(name: str) -> int:
+    """Transposed convolutions keep their output channels on axis 1."""
+    return 1 if "deconv" in name else 0
+
+
+def _quantise(weight: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    others = [i for i in range(weight.ndim) if i != axis]
+    scale = weight.abs().amax(others, keepdim=True).clamp_min(1e-12) / 127
+    return (weight / scale).round().to(torch.int8), scale.squeeze()
+
+
+def _expand(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    expanded = {}
+    for name, tensor in state.items():
+        if name.endswith(".scale"):
+            continue
+        scale = state.get(f"{name}.scale")
+        if tensor.dtype == torch.int8 and scale is not None and scale.numel() in tensor.shape[:2]:
+            shape = [1, 1, 1, 1]
+            shape[_output_axis(name)] = scale.numel()
+            tensor = tensor.float() * scale.float().reshape(shape)
+        expanded[name] = tensor.float() if tensor.is_floating_point() else tensor
+    return expanded

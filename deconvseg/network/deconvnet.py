@@ -1,0 +1,176 @@
+"""DeconvNet: the VGG-16 convolution network and its mirror image, a learned deconvolution network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+STRIDE = 32
+"""Five 2x2 poolings: one cell of the last pooling sees 32 x 32 pixels of the crop."""
+
+
+class DeconvNet(nn.Module):
+    """The network of Noh, Hong, Han 2015 (arXiv 1505.04366, section 3; `DeconvNet_inference_deploy`).
+
+    The defaults are the paper's network: 251,805,653 learnable parameters, 32.75 GMAC a crop. Layers carry
+    the names of the released network (`conv1_1`, `fc6`, `deconv5_1`, ...), underscores for dashes.
+
+    Args:
+        classes: number of labels, background included.
+        crop_size: side of the square input in pixels, a multiple of 32.
+        widths: channels of the five encoder blocks; the decoder mirrors them.
+        encoder_convs: 3x3 convolutions in encoder blocks 1 to 5.
+        decoder_convs: 3x3 deconvolutions after each unpooling, deepest (block 5) first. Fewer than five
+            entries end the decoder early; its scores are then enlarged bilinearly to the crop.
+        bottleneck: channels of fc6 and fc7.
+        encoder_norm: BatchNorm after each encoder convolution, as in the paper. Without it the pretrained
+            features stay as they are and one BatchNorm evens out their scale before fc6.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        classes: int = 21,
+        crop_size: int = 224,
+        widths: tuple[int, ...] = (64, 128, 256, 512, 512),
+        encoder_convs: tuple[int, ...] = (2, 2, 3, 3, 3),
+        decoder_convs: tuple[int, ...] = (3, 3, 3, 2, 2),
+        bottleneck: int = 4096,
+        encoder_norm: bool = True,
+    ) -> None:
+        super().__init__()
+        if crop_size < STRIDE or crop_size % STRIDE:
+            raise ValueError(f"crop_size {crop_size} is not a multiple of {STRIDE}")
+        if len(widths) != 5 or len(encoder_convs) != 5 or not 1 <= len(decoder_convs) <= 5:
+            raise ValueError("widths and encoder_convs take five entries, decoder_convs one to five")
+        if min(*widths, *encoder_convs, *decoder_convs, classes - 1, bottleneck) < 1:
+            raise ValueError("every width and count must be at least 1, and classes at least 2")
+        self.arguments: dict[str, Any] = {
+            "classes": classes,
+            "crop_size": crop_size,
+            "widths": tuple(widths),
+            "encoder_convs": tuple(encoder_convs),
+            "decoder_convs": tuple(decoder_convs),
+            "bottleneck": bottleneck,
+            "encoder_norm": encoder_norm,
+        }
+        self.crop_size = crop_size
+
+        self.encoder = nn.ModuleList()
+        channels = 3
+        for block, (width, convs) in enumerate(zip(widths, encoder_convs, strict=True), start=1):
+            stage = nn.Sequential()
+            for i in range(1, convs + 1):
+                stage.add_module(f"conv{block}_{i}", _conv(channels, width, 3, 1, norm=encoder_norm))
+                channels = width
+            self.encoder.append(stage)
+
+        self.bottleneck_norm = None if encoder_norm else nn.BatchNorm2d(channels)
+        cells = crop_size // STRIDE
+        self.fc6 = _conv(channels, bottleneck, cells, 0)
+        self.fc7 = _conv(bottleneck, bottleneck, 1, 0)
+        self.fc6_deconv = _deconv(bottleneck, channels, cells, 0)
+
+        self.decoder = nn.ModuleList()
+        for block, convs in zip(range(5, 0, -1), decoder_convs, strict=False):
+            stage = nn.Sequential()
+            for i in range(1, convs + 1):
+                # The last layer of a block narrows to the next block's width; block 1 has no next one.
+                width = widths[max(block - 2, 0)] if i == convs else widths[block - 1]
+                stage.add_module(f"deconv{block}_{i}", _deconv(channels, width, 3, 1))
+                channels = width
+            self.decoder.append(stage)
+        self.seg_score = nn.Conv2d(channels, classes, 1)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Zero-mean Gaussians of deviation 0.01, zero biases (released prototxt); encoders by He's rule."""
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                if name.startswith("encoder."):
+                    nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                else:
+                    nn.init.normal_(module.weight, std=0.01)
+                assert module.bias is not None
+                nn.init.zeros_(module.bias)
+
+    def encode(self, crops: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Convolution network: crops (B, 3, S, S) to the code (B, bottleneck, 1, 1) and the switches.
+
+        Each of the five poolings gives its switches, int64 (B, C, h, w): the flat index of every window's
+        maximum in the map before pooling.
+        """
+        features, switches = crops, []
+        for stage in self.encoder:
+            features, where = functional.max_pool2d(stage(features), 2, return_indices=True)
+            switches.append(where)
+        if self.bottleneck_norm is not None:
+            features = self.bottleneck_norm(features)
+        return self.fc7(self.fc6(features)), switches
+
+    def decode(self, code: Tensor, switches: list[Tensor]) -> Tensor:
+        """Deconvolution network: the code and the encoder's switches to scores (B, classes, S, S)."""
+        features = self.fc6_deconv(code)
+        for stage, where in zip(self.decoder, reversed(switches), strict=False):
+            features = stage(functional.max_unpool2d(features, where, [2, 2]))
+        scores: Tensor = self.seg_score(features)
+        if scores.shape[-1] != self.crop_size:
+            size = (self.crop_size, self.crop_size)
+            scores = functional.interpolate(scores, size, mode="bilinear", align_corners=False)
+        return scores
+
+    def forward(self, crops: Tensor) -> Tensor:
+        """Raw scores, no softmax.
+
+        Args:
+            crops: float (B, 3, crop_size, crop_size), normalised as the network file says.
+
+        Returns:
+            Scores (B, classes, crop_size, crop_size), unbounded, in the dtype the layers ran in.
+        """
+        code, switches = self.encode(crops)
+        return self.decode(code, switches)
+
+
+def resize_bottleneck(network: DeconvNet, crop_size: int) -> DeconvNet:
+    """The same network for another crop size: fc6 and fc6-deconv kernels are interpolated.
+
+    fc6 sums over its kernel, so its weights are scaled to keep the sum's magnitude; fc6-deconv paints one
+    value a cell and needs no scaling.
+
+    Args:
+        network: trained at its own crop size.
+        crop_size: side of the new square input in pixels, a multiple of 32.
+    """
+    arguments = {**network.arguments, "crop_size": crop_size}
+    resized = DeconvNet(**arguments)
+    state = network.state_dict()
+    cells, old = crop_size // STRIDE, network.crop_size // STRIDE
+    for layer, gain in (("fc6", (old / cells) ** 2), ("fc6_deconv", 1.0)):
+        weight = state[f"{layer}.conv.weight"]
+        state[f"{layer}.conv.weight"] = gain * functional.interpolate(
+            weight.float(), (cells, cells), mode="bilinear", align_corners=True
+        ).to(weight.dtype)
+    resized.load_state_dict(state)
+    return resized
+
+
+def _conv(inputs: int, outputs: int, kernel: int, padding: int, *, norm: bool = True) -> nn.Sequential:
+    return _unit(nn.Conv2d(inputs, outputs, kernel, padding=padding), outputs, norm)
+
+
+def _deconv(inputs: int, outputs: int, kernel: int, padding: int) -> nn.Sequential:
+    return _unit(nn.ConvTranspose2d(inputs, outputs, kernel, padding=padding), outputs, norm=True)
+
+
+def _unit(conv: nn.Module, channels: int, norm: bool) -> nn.Sequential:
+    unit = nn.Sequential()
+    unit.add_module("conv", conv)
+    if norm:
+        unit.add_module("norm", nn.BatchNorm2d(channels))
+    unit.add_module("relu", nn.ReLU(inplace=True))
+    return unit

@@ -1,0 +1,79 @@
+"""A trained network made ready for inference: BatchNorm folded away, channels last, the right precision."""
+
+from __future__ import annotations
+
+import copy
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from deconvseg.errors import UsageError
+from deconvseg.network.deconvnet import DeconvNet
+
+Precision = Literal["fp32", "bf16", "fp16"]
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def pick_precision(name: str, device: torch.device) -> Precision:
+    """`auto`, `fp32`, `bf16` or `fp16`; `auto` takes bf16 where the processor multiplies it natively.
+
+    Raises:
+        UsageError: an unknown name, or fp16 on a CPU, whose convolutions do not have it.
+    """
+    if name == "auto":
+        if device.type == "cuda":
+            return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+        return "bf16" if device.type == "cpu" and _cpu_multiplies_bf16() else "fp32"
+    if name == "fp16" and device.type == "cpu":
+        raise UsageError("--precision fp16 needs an accelerator; use bf16, fp32 or auto on the CPU")
+    if name not in _DTYPES:
+        raise UsageError(f"--precision {name}: unknown precision; use auto, fp32, bf16 or fp16")
+    return cast(Precision, name)
+
+
+def prepare(network: DeconvNet, device: torch.device, precision: Precision) -> DeconvNet:
+    """An inference copy of a trained network; the original is left as it is.
+
+    The copy computes the same function (exact in real arithmetic): every BatchNorm's running statistics go
+    into the kernel and bias of the convolution beside it.
+    """
+    network = copy.deepcopy(network).eval().requires_grad_(False)
+    if network.bottleneck_norm is not None:
+        _fold_into_next(network.bottleneck_norm, network.fc6.get_submodule("conv"))
+        network.bottleneck_norm = None
+    units = [module for module in network.modules() if isinstance(getattr(module, "norm", None), nn.Module)]
+    for unit in units:
+        _fold_into_previous(unit.get_submodule("conv"), unit.get_submodule("norm"))
+        del unit.norm
+    network.to(device=device, dtype=_DTYPES[precision])
+    network.to(memory_format=torch.channels_last)
+    return network
+
+
+def _affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.running_mean is not None and norm.running_var is not None
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    return scale, norm.bias - norm.running_mean * scale
+
+
+def _fold_into_previous(conv: nn.Module, norm: nn.Module) -> None:
+    assert isinstance(conv, nn.Conv2d | nn.ConvTranspose2d) and conv.bias is not None
+    scale, shift = _affine(norm)
+    shape = (1, -1, 1, 1) if isinstance(conv, nn.ConvTranspose2d) else (-1, 1, 1, 1)
+    conv.weight.copy_(conv.weight * scale.reshape(shape))
+    conv.bias.copy_(conv.bias * scale + shift)
+
+
+def _fold_into_next(norm: nn.Module, conv: nn.Module) -> None:
+    """Exact because fc6 has no padding: every kernel position sees normalised values."""
+    assert isinstance(conv, nn.Conv2d) and conv.bias is not None
+    scale, shift = _affine(norm)
+    conv.bias.copy_(conv.bias + (conv.weight * shift.reshape(1, -1, 1, 1)).sum((1, 2, 3)))
+    conv.weight.copy_(conv.weight * scale.reshape(1, -1, 1, 1))
+
+
+def _cpu_multiplies_bf16() -> bool:
+    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return bool(probe and probe())

@@ -1,0 +1,105 @@
+"""Pretrained VGG-16 convolutions for the encoder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from deconvseg.errors import WeightsError
+from deconvseg.network.deconvnet import DeconvNet
+
+
+def read_vgg16(path: Path) -> dict[str, Tensor]:
+    """The 13 convolutions from a local safetensors file, for RGB input.
+
+    Args:
+        path: keys `conv{block}_{i}.weight` (out, in, 3, 3) and `.bias`; a name with `bgr` in it says that
+            conv1_1 expects BGR, as Caffe's files do.
+
+    Raises:
+        WeightsError: unreadable, or not these 13 layers.
+    """
+    try:
+        tensors = {name: tensor.float() for name, tensor in load_file(path).items()}
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"{path}: VGG-16 convolutions cannot be read ({error})") from error
+    if "conv1_1.weight" not in tensors or "conv5_3.bias" not in tensors:
+        raise WeightsError(f"{path}: does not hold VGG-16's convolutions conv1_1 to conv5_3")
+    if "bgr" in path.stem:
+        tensors["conv1_1.weight"] = tensors["conv1_1.weight"].flip(1)
+    return tensors
+
+
+def download_vgg16() -> dict[str, Tensor]:
+    """The same convolutions from torchvision (`IMAGENET1K_FEATURES`, the original Caffe weights, RGB).
+
+    Raises:
+        WeightsError: the download fails.
+    """
+    from torchvision.models import VGG16_Weights  # torchvision takes a second to import
+
+    try:
+        state = VGG16_Weights.IMAGENET1K_FEATURES.get_state_dict(progress=True, check_hash=True)
+    except (OSError, RuntimeError) as error:
+        raise WeightsError(
+            f"VGG-16's ImageNet weights cannot be downloaded ({error}); give a local file with --vgg16 FILE"
+        ) from error
+    convolutions = [name for name in state if name.startswith("features.") and name.endswith(".weight")]
+    names = [f"conv{b}_{i}" for b, convs in enumerate((2, 2, 3, 3, 3), 1) for i in range(1, convs + 1)]
+    return {
+        f"{ours}.{kind}": state[f"{theirs.removesuffix('.weight')}.{kind}"].float()
+        for ours, theirs in zip(names, convolutions, strict=True)
+        for kind in ("weight", "bias")
+    }
+
+
+def initialise_encoder(network: DeconvNet, convolutions: dict[str, Tensor]) -> None:
+    """Copy pretrained convolutions into an encoder of VGG-16's widths.
+
+    Raises:
+        WeightsError: a layer has another shape than the pretrained one.
+    """
+    state = network.state_dict()
+    for block, stage in enumerate(network.encoder):
+        for layer, _ in stage.named_children():
+            for kind in ("weight", "bias"):
+                source, target = convolutions[f"{layer}.{kind}"], f"encoder.{block}.{layer}.conv.{kind}"
+                if source.shape != state[target].shape:
+                    raise WeightsError(
+                        f"{layer}: VGG-16's has shape {tuple(source.shape)}, the network's "
+                        f"{tuple(state[target].shape)}; start such a network without pretrained weights"
+                    )
+                state[target] = source
+    network.load_state_dict(state)
+
+
+@torch.no_grad()
+def calibrate_encoder_norm(network: DeconvNet, crops: Tensor) -> None:
+    """Set each encoder BatchNorm so that it passes its pretrained convolution's output through unchanged.
+
+    Scale becomes the deviation and shift the mean that the layer has on these crops: normalising then
+    gives back what came in, and training starts from the pretrained features.
+
+    Args:
+        network: with pretrained encoder convolutions; networks without encoder BatchNorm stay as they are.
+        crops: normalised float32 (B, 3, S, S); a few dozen are enough.
+    """
+    features = crops
+    for stage in network.encoder:
+        for unit in stage.children():
+            features = unit.get_submodule("conv")(features)
+            norm = getattr(unit, "norm", None)
+            if isinstance(norm, nn.BatchNorm2d):
+                variance, mean = torch.var_mean(features, (0, 2, 3), correction=0)
+                assert norm.running_mean is not None and norm.running_var is not None
+                norm.running_mean.copy_(mean)
+                norm.running_var.copy_(variance)
+                norm.weight.copy_((variance + norm.eps).sqrt())
+                norm.bias.copy_(mean)
+            features = features.relu()
+        features = functional.max_pool2d(features, 2)

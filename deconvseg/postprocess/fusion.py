@@ -1,0 +1,65 @@
+"""Score maps of many regions become one map of the photo."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+FusionRule = Literal["max", "mean"]
+
+
+class Fusion:
+    """Accumulates regions one by one; memory does not grow with their number.
+
+    `max` is the paper's equation 1 and the released code: per class and pixel the largest raw score of any
+    region, never below 0, which is also the value outside every region. `mean` averages the scores of the
+    regions that cover a pixel.
+
+    Args:
+        classes: number of labels C.
+        height, width: of the photo in pixels.
+        rule: `max` or `mean`.
+        device: where the score maps come from.
+    """
+
+    def __init__(
+        self,
+        classes: int,
+        height: int,
+        width: int,
+        rule: FusionRule = "max",
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.rule = rule
+        self.total = torch.zeros(classes, height, width, device=device)
+        self.cover = torch.zeros(height, width, device=device)
+
+    def add(self, scores: Tensor, box: tuple[int, int, int, int]) -> None:
+        """Paste one region.
+
+        Args:
+            scores: float (C, S, S), raw.
+            box: x0 y0 x1 y1 in whole pixels, half-open; parts outside the photo are dropped.
+        """
+        x0, y0, x1, y1 = box
+        height, width = self.cover.shape
+        left, top, right, bottom = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
+        if left >= right or top >= bottom:
+            return
+        enlarged = functional.interpolate(
+            scores.float()[None], (y1 - y0, x1 - x0), mode="bilinear", align_corners=False
+        )[0, :, top - y0 : bottom - y0, left - x0 : right - x0]
+        target = self.total[:, top:bottom, left:right]
+        if self.rule == "max":
+            torch.maximum(target, enlarged, out=target)
+        else:
+            target += enlarged
+            self.cover[top:bottom, left:right] += 1
+
+    def probabilities(self) -> Tensor:
+        """Softmax of the fused scores: float32 (C, H, W), summing to 1 over C."""
+        scores = self.total if self.rule == "max" else self.total / self.cover.clamp_min(1)
+        return scores.softmax(0)

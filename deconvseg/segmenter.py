@@ -1,0 +1,311 @@
+"""The way of one photo: proposals, crops, network, fusion, CRF, Segmentation."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from deconvseg.errors import InputError
+from deconvseg.images.read import read_image
+from deconvseg.network.checkpoint import NetworkHeader, load_network
+from deconvseg.network.deconvnet import DeconvNet
+from deconvseg.network.device import pick_device
+from deconvseg.network.fold import Precision, pick_precision, prepare
+from deconvseg.network.memory import reuse_freed_memory
+from deconvseg.postprocess.crf import CRFParameters, crf_is_available, dense_crf
+from deconvseg.postprocess.fusion import Fusion, FusionRule
+from deconvseg.proposals.boxes import propose
+from deconvseg.proposals.edges import EdgeDetector
+from deconvseg.segmentation import Palette, Segmentation
+from deconvseg.weights import forest_file, network_file
+
+WORKING_SIDE = 1024
+"""Photos with a longer side are shrunk to it for the work; the labels come back at the photo's size."""
+_STRIP_ROWS = 256
+
+
+@dataclass
+class _Loaded:
+    network: DeconvNet
+    header: NetworkHeader
+    detector: EdgeDetector | None
+    device: torch.device
+    precision: Precision
+
+
+class Segmenter:
+    """Segments photos with one network and one set of options.
+
+    Making one is cheap; files are read at the first use or by `load`. It can be pickled to other processes.
+
+    Args:
+        weights: a network's name or file.
+        forest: structured edge forest file; the shipped one when None.
+        proposals: regions besides the whole photo; 0 looks at the whole photo alone.
+        min_side: regions with a shorter side (pixels, after enlarging) are not looked at.
+        fusion: `max` (the paper) or `mean`.
+        crf: sharpen with the dense CRF, if it is installed.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        precision: `auto`, `fp32`, `bf16` or `fp16`.
+        batch_size: crops that go through the network together; None chooses by device.
+        threads: CPU threads; None leaves torch's choice.
+    """
+
+    def __init__(
+        self,
+        weights: str | Path = "default",
+        *,
+        forest: str | Path | None = None,
+        proposals: int = 50,
+        min_side: int = 112,
+        fusion: FusionRule = "max",
+        crf: bool = True,
+        device: str = "auto",
+        precision: str = "auto",
+        batch_size: int | None = None,
+        threads: int | None = None,
+    ) -> None:
+        self._weights, self._forest = weights, forest
+        self._proposals, self._min_side = proposals, min_side
+        self._fusion: FusionRule = fusion
+        self._device, self._precision = device, precision
+        self._batch_size, self._threads = batch_size, threads
+        self._crf = crf and crf_is_available()
+        self.notes: list[str] = []
+        if crf and not self._crf:
+            self.notes.append(
+                "the dense CRF is off: pydensecrf is not installed (pip install pydensecrf2; Python up to 3.12)"
+            )
+        self._loaded: _Loaded | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_loaded": None}
+
+    def load(self) -> None:
+        """Read the network and the forest now rather than at the first photo.
+
+        Raises:
+            WeightsError: a file is missing or damaged.
+            UsageError: a device or precision this machine does not have.
+            MissingDependencyError: OpenCV without ximgproc.
+        """
+        self._ready()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names of the network, background first."""
+        return self._ready().header.classes
+
+    @property
+    def palette(self) -> Palette:
+        """Colours of the classes."""
+        return self._ready().header.palette
+
+    @property
+    def device(self) -> str:
+        """Where the network runs."""
+        return str(self._ready().device)
+
+    @property
+    def precision(self) -> str:
+        """The network's arithmetic."""
+        return self._ready().precision
+
+    def settings(self) -> dict[str, object]:
+        """Everything that can change a result, fit for JSON: equal settings give equal masks."""
+        loaded = self._ready()
+        return {
+            "weights": _digest(network_file(self._weights)),
+            "forest": _digest(forest_file(self._forest)) if self._proposals else None,
+            "proposals": self._proposals,
+            "min_side": self._min_side,
+            "fusion": self._fusion,
+            "crf": asdict(self._crf_parameters()) if self._crf else None,
+            "precision": loaded.precision,
+            "device": loaded.device.type,
+        }
+
+    def segment(self, image: NDArray[np.uint8] | str | Path, *, probabilities: bool = False) -> Segmentation:
+        """Label every pixel of one photo.
+
+        Args:
+            image: uint8 (H, W, 3) RGB, or a file.
+            probabilities: keep the class probabilities as well (C x H x W floats).
+
+        Raises:
+            InputError: a file that cannot be read, or an array of another shape or type.
+        """
+        if isinstance(image, str | Path):
+            image = read_image(image)
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+            raise InputError(
+                f"a photo must be a uint8 array (H, W, 3), not {image.dtype} {image.shape}; convert it to RGB"
+            )
+        loaded = self._ready()
+        seconds: dict[str, float] = {}
+        clock = _Clock(seconds)
+        small = shrink(image, WORKING_SIDE)
+        boxes = self.propose(small)
+        clock.lap("proposals")
+        fusion = self.new_fusion(small)
+        for box, scores in self.score(small, boxes):
+            fusion.add(scores, box)
+        fused = fusion.probabilities().cpu().numpy()
+        clock.lap("network")
+        if self._crf:
+            fused = self.sharpen(small, fused)
+            clock.lap("crf")
+        height, width = image.shape[:2]
+        labels, kept = _enlarge(fused, height, width, probabilities)
+        clock.lap("enlarge")
+        return Segmentation(
+            labels=labels,
+            classes=loaded.header.classes,
+            palette=loaded.header.palette,
+            probabilities=kept,
+            boxes=(boxes * (width / small.shape[1])).astype(np.float32),
+            seconds=seconds,
+        )
+
+    def propose(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Regions to look at: float32 (N, 4), x0 y0 x1 y1, the whole photo first, then best first."""
+        detector = self._ready().detector
+        if detector is None:
+            height, width = image.shape[:2]
+            half = max(height, width) / 2
+            x, y = width / 2, height / 2
+            return np.array([[x - half, y - half, x + half, y + half]], np.float32)
+        return propose(image, detector, count=self._proposals, min_side=self._min_side).xyxy
+
+    def score(
+        self, image: NDArray[np.uint8], boxes: NDArray[np.float32]
+    ) -> Iterator[tuple[tuple[int, int, int, int], Tensor]]:
+        """Run the network over regions of a photo, in batches.
+
+        Yields:
+            Each region in whole pixels with its raw scores (C, S, S), in the order of `boxes`.
+        """
+        loaded = self._ready()
+        photo = torch.from_numpy(np.ascontiguousarray(image)).to(loaded.device).permute(2, 0, 1)
+        mean = torch.tensor(loaded.header.mean, device=loaded.device).view(3, 1, 1)
+        dtype = next(loaded.network.parameters()).dtype
+        size = loaded.network.crop_size
+        whole = _whole_pixels(boxes)
+        batch_size = self._batch_size or (64 if loaded.device.type == "cuda" else 16)
+        for start in range(0, len(whole), batch_size):
+            batch = whole[start : start + batch_size]
+            crops = torch.stack([(_crop(photo, box, size) - mean) * loaded.header.scale for box in batch])
+            with torch.inference_mode():
+                scores = loaded.network(crops.to(dtype, memory_format=torch.channels_last))
+            yield from zip(batch, scores, strict=True)
+
+    def new_fusion(self, image: NDArray[np.uint8]) -> Fusion:
+        """An empty accumulator of a photo's size, by this segmenter's rule."""
+        loaded = self._ready()
+        height, width = image.shape[:2]
+        return Fusion(len(loaded.header.classes), height, width, self._fusion, loaded.device)
+
+    def sharpen(self, image: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Dense CRF with the network's own parameters; arrays as in `postprocess.crf.dense_crf`."""
+        return dense_crf(image, probabilities, self._crf_parameters())
+
+    def _crf_parameters(self) -> CRFParameters:
+        return CRFParameters.from_mapping(self._ready().header.crf)
+
+    def _ready(self) -> _Loaded:
+        if self._loaded is None:
+            reuse_freed_memory()
+            device = pick_device(self._device)
+            precision = pick_precision(self._precision, device)
+            if self._threads:
+                torch.set_num_threads(self._threads)
+                cv2.setNumThreads(self._threads)
+            network, header = load_network(network_file(self._weights))
+            detector = EdgeDetector(forest_file(self._forest)) if self._proposals else None
+            self._loaded = _Loaded(prepare(network, device, precision), header, detector, device, precision)
+        return self._loaded
+
+
+def shrink(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """The photo with its longer side at most `side` pixels; smaller ones come back as they are."""
+    height, width = image.shape[:2]
+    scale = side / max(height, width)
+    if scale >= 1:
+        return image
+    size = (max(round(width * scale), 1), max(round(height * scale), 1))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)  # type: ignore[no-any-return]
+
+
+class _Clock:
+    """Adds up wall-clock seconds by step."""
+
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self.seconds, self.last = seconds, time.perf_counter()
+
+    def lap(self, step: str) -> None:
+        now = time.perf_counter()
+        self.seconds[step], self.last = now - self.last, now
+
+
+def _whole_pixels(boxes: NDArray[np.float32]) -> list[tuple[int, int, int, int]]:
+    """Boxes rounded to pixels, at least one pixel wide and high."""
+    rounded = []
+    for x0, y0, x1, y1 in boxes.tolist():
+        left, top = round(x0), round(y0)
+        rounded.append((left, top, max(round(x1), left + 1), max(round(y1), top + 1)))
+    return rounded
+
+
+def _crop(photo: Tensor, box: tuple[int, int, int, int], size: int) -> Tensor:
+    """One region as float (3, size, size) of 0..255; what lies outside the photo is black."""
+    x0, y0, x1, y1 = box
+    _, height, width = photo.shape
+    left, top, right, bottom = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
+    region = torch.zeros(1, 3, y1 - y0, x1 - x0, device=photo.device)
+    region[0, :, top - y0 : bottom - y0, left - x0 : right - x0] = photo[:, top:bottom, left:right]
+    return functional.interpolate(region, (size, size), mode="bilinear", antialias=True, align_corners=False)[
+        0
+    ]
+
+
+def _enlarge(
+    probabilities: NDArray[np.float32], height: int, width: int, keep: bool
+) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
+    """Labels (and probabilities, if kept) at the photo's size, in strips so that large photos fit."""
+    if probabilities.shape[1:] == (height, width):
+        return probabilities.argmax(0).astype(np.uint8), probabilities if keep else None
+    small = torch.from_numpy(probabilities)
+    classes, rows, _ = small.shape
+    labels = np.empty((height, width), np.uint8)
+    kept = np.empty((classes, height, width), np.float32) if keep else None
+    for top in range(0, height, _STRIP_ROWS):
+        bottom = min(top + _STRIP_ROWS, height)
+        y = ((torch.arange(top, bottom) + 0.5) * rows / height - 0.5).clamp(0, rows - 1)
+        above = y.floor().long()
+        below = (above + 1).clamp_max(rows - 1)
+        first, last = int(above[0]), int(below[-1])
+        strip = functional.interpolate(
+            small[None, :, first : last + 1], (last + 1 - first, width), mode="bilinear", align_corners=False
+        )[0]
+        weight = (y - above)[:, None]
+        strip = strip[:, above - first] * (1 - weight) + strip[:, below - first] * weight
+        labels[top:bottom] = strip.argmax(0).numpy().astype(np.uint8)
+        if kept is not None:
+            kept[:, top:bottom] = strip.numpy()
+    return labels, kept
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

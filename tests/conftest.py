@@ -1,0 +1,56 @@
+"""What several rooms' tests share: a tiny network and a data set of coloured shapes."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from deconvseg.images.palette import VOC_CLASSES, palette_for
+from deconvseg.network.checkpoint import NetworkHeader, save_network
+from deconvseg.network.deconvnet import DeconvNet
+
+
+@pytest.fixture(scope="session")
+def tiny_network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with VOC's classes and random weights: fast, and different photos get different labels."""
+    torch.manual_seed(0)
+    network = DeconvNet(classes=21, crop_size=32, widths=(8, 8, 8, 8, 8), bottleneck=16)
+    with torch.no_grad():
+        network.seg_score.weight.normal_(std=5)
+        network.seg_score.bias.normal_(std=1)
+    path = tmp_path_factory.mktemp("network") / "tiny.safetensors"
+    save_network(path, network, NetworkHeader(VOC_CLASSES, palette_for(21), scale=1 / 64))
+    return path
+
+
+@pytest.fixture(scope="session")
+def make_shapes() -> Callable[..., Path]:
+    """Writes a VOC folder of photos with discs (class 1) and squares (class 2) on grey noise."""
+
+    def make(root: Path, train: int = 24, val: int = 8) -> Path:
+        for part in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+            (root / part).mkdir(parents=True)
+        rng = np.random.default_rng(0)
+        names = [f"shape{i:03}" for i in range(train + val)]
+        for name in names:
+            width, height = rng.integers(60, 90, 2).tolist()
+            noise = rng.integers(90, 140, (height, width, 3), dtype=np.uint8)
+            photo, mask = Image.fromarray(noise), Image.new("P", (width, height))
+            mask.putpalette([channel for colour in palette_for(21) for channel in colour])
+            x, y = rng.integers(2, 25, 2).tolist()
+            side = int(rng.integers(20, 34))
+            label = int(rng.integers(1, 3))
+            box, colour = (x, y, x + side, y + side), ((220, 40, 40), (40, 60, 220))[label - 1]
+            for canvas, fill in ((photo, colour), (mask, label)):
+                draw = ImageDraw.Draw(canvas)
+                (draw.ellipse if label == 1 else draw.rectangle)(box, fill=fill)
+            photo.save(root / "JPEGImages" / f"{name}.jpg", quality=95)
+            mask.save(root / "SegmentationClass" / f"{name}.png")
+        for split, members in (("train", names[:train]), ("val", names[train:])):
+            (root / "ImageSets/Segmentation" / f"{split}.txt").write_text("\n".join(members) + "\n")
+        return root
+
+    return make

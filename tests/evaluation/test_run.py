@@ -1,0 +1,57 @@
+"""A whole evaluation: rows share their work but say what single runs say, whatever the number of workers."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deconvseg.data.voc import read_examples, read_mask
+from deconvseg.errors import UsageError
+from deconvseg.evaluation.metrics import Scores, confusion_matrix
+from deconvseg.evaluation.run import evaluate
+from deconvseg.segmenter import Segmenter
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory, make_shapes: Callable[..., Path]) -> Path:
+    return make_shapes(tmp_path_factory.mktemp("shapes") / "voc", train=1, val=6)
+
+
+def test_scores_are_those_of_segmenting_each_photo(root: Path, tiny_network: Path) -> None:
+    segmenter = Segmenter(tiny_network, proposals=3, min_side=10)
+    report = evaluate(segmenter, root, "val")
+    total = sum(
+        confusion_matrix(read_mask(e.mask, 21), segmenter.segment(e.image).labels, 21)
+        for e in read_examples(root, "val")
+    )
+    want = Scores.of(total, segmenter.classes)
+    assert report["mean_iou"] == want.mean_iou
+    np.testing.assert_equal(report["per_class_iou"], want.per_class_iou)
+    assert report["images"] == 6
+
+
+def test_ablation_rows_are_what_single_runs_give(root: Path, tiny_network: Path) -> None:
+    full = Segmenter(tiny_network, proposals=50, min_side=10)
+    rows = evaluate(full, root, "val", ablate=True)["rows"]
+    assert list(rows)[-1] == "50 proposals + CRF"
+    for name, proposals, crf in (
+        ("whole photo", 0, False),
+        ("whole photo + CRF", 0, True),
+        ("10 proposals", 10, False),
+        ("50 proposals + CRF", 50, True),
+    ):
+        single = Segmenter(tiny_network, proposals=proposals, min_side=10, crf=crf)
+        assert rows[name] == pytest.approx(evaluate(single, root, "val")["mean_iou"], abs=2e-3), name
+
+
+def test_workers_and_limit(root: Path, tiny_network: Path) -> None:
+    segmenter = Segmenter(tiny_network, proposals=2, min_side=10, crf=False)
+    one = evaluate(segmenter, root, "val", limit=4)
+    two = evaluate(segmenter, root, "val", limit=4, workers=2)
+    for report in (one, two):
+        report.pop("seconds_per_image")
+    np.testing.assert_equal(one, two)
+    assert one["images"] == 4
+    with pytest.raises(UsageError, match="at least 1"):
+        evaluate(segmenter, root, "val", limit=0)

@@ -1,0 +1,142 @@
+"""The network: the paper's shape, unpooling by switches, other crop sizes."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from deconvseg.network.deconvnet import DeconvNet, resize_bottleneck
+
+TINY = {"classes": 3, "crop_size": 32, "widths": (4, 5, 6, 7, 8), "bottleneck": 9}
+VARIANTS = [
+    {},
+    {"encoder_norm": False},
+    {"decoder_convs": (2, 2, 2, 1)},
+    {"decoder_convs": (1,)},
+    {"encoder_convs": (1, 1, 1, 1, 1), "decoder_convs": (1, 1, 1, 1, 1)},
+    {"crop_size": 96},
+]
+
+PAPER_LAYERS = {  # kernels of the released prototxt: (first, second, height, width), out for conv, in for deconv
+    "encoder.0.conv1_1": (64, 3, 3, 3),
+    "encoder.0.conv1_2": (64, 64, 3, 3),
+    "encoder.1.conv2_1": (128, 64, 3, 3),
+    "encoder.1.conv2_2": (128, 128, 3, 3),
+    "encoder.2.conv3_1": (256, 128, 3, 3),
+    "encoder.2.conv3_2": (256, 256, 3, 3),
+    "encoder.2.conv3_3": (256, 256, 3, 3),
+    "encoder.3.conv4_1": (512, 256, 3, 3),
+    "encoder.3.conv4_2": (512, 512, 3, 3),
+    "encoder.3.conv4_3": (512, 512, 3, 3),
+    "encoder.4.conv5_1": (512, 512, 3, 3),
+    "encoder.4.conv5_2": (512, 512, 3, 3),
+    "encoder.4.conv5_3": (512, 512, 3, 3),
+    "fc6": (4096, 512, 7, 7),
+    "fc7": (4096, 4096, 1, 1),
+    "fc6_deconv": (4096, 512, 7, 7),
+    "decoder.0.deconv5_1": (512, 512, 3, 3),
+    "decoder.0.deconv5_2": (512, 512, 3, 3),
+    "decoder.0.deconv5_3": (512, 512, 3, 3),
+    "decoder.1.deconv4_1": (512, 512, 3, 3),
+    "decoder.1.deconv4_2": (512, 512, 3, 3),
+    "decoder.1.deconv4_3": (512, 256, 3, 3),
+    "decoder.2.deconv3_1": (256, 256, 3, 3),
+    "decoder.2.deconv3_2": (256, 256, 3, 3),
+    "decoder.2.deconv3_3": (256, 128, 3, 3),
+    "decoder.3.deconv2_1": (128, 128, 3, 3),
+    "decoder.3.deconv2_2": (128, 64, 3, 3),
+    "decoder.4.deconv1_1": (64, 64, 3, 3),
+    "decoder.4.deconv1_2": (64, 64, 3, 3),
+    "seg_score": (21, 64, 1, 1),
+}
+
+
+@pytest.fixture(scope="module")
+def paper() -> DeconvNet:
+    with torch.device("meta"):
+        return DeconvNet()
+
+
+def test_default_is_the_papers_network_layer_for_layer(paper: DeconvNet) -> None:
+    assert sum(p.numel() for p in paper.parameters()) == 251_805_653
+    kernels = {
+        name.removesuffix(".weight").removesuffix(".conv"): tuple(p.shape)
+        for name, p in paper.named_parameters()
+        if p.ndim == 4
+    }
+    assert kernels == PAPER_LAYERS
+
+
+def test_default_takes_32_75_gmac_a_crop(paper: DeconvNet) -> None:
+    counter = FlopCounterMode(display=False)
+    with counter:
+        scores = paper.eval()(torch.empty(1, 3, 224, 224, device="meta"))
+    assert scores.shape == (1, 21, 224, 224)
+    assert counter.get_total_flops() / 2 / 1e9 == pytest.approx(32.75, abs=0.01)
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_scores_have_the_crops_size_and_gradients_reach_every_parameter(variant: dict[str, object]) -> None:
+    torch.manual_seed(0)
+    network = DeconvNet(**{**TINY, **variant})
+    size = network.crop_size
+    scores = network(torch.randn(4, 3, size, size))
+    assert scores.shape == (4, 3, size, size)
+    scores.square().sum().backward()
+    assert [name for name, p in network.named_parameters() if p.grad is None] == []
+
+
+def test_unpooling_puts_values_back_where_the_maxima_were() -> None:
+    network = DeconvNet(**TINY).eval()
+    torch.manual_seed(1)
+    code, switches = network.encode(torch.randn(2, 3, 32, 32))
+    seen: list[torch.Tensor] = []
+    for stage in network.decoder:
+        stage.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        network.decode(code, switches)
+    for unpooled, where in zip(seen, reversed(switches), strict=True):
+        elsewhere = torch.ones_like(unpooled).flatten(2)
+        elsewhere.scatter_(2, where.flatten(2), 0)
+        assert unpooled.shape[-1] == 2 * where.shape[-1]
+        assert torch.all(unpooled.flatten(2)[elsewhere.bool()] == 0)
+
+
+def test_first_maximum_wins_ties_as_in_caffe() -> None:
+    network = DeconvNet(**TINY)
+    _, switches = network.eval().encode(torch.zeros(1, 3, 32, 32))
+    rows, columns = switches[0][0, 0] // 32, switches[0][0, 0] % 32
+    assert torch.equal(rows[:, 0], torch.arange(0, 32, 2))
+    assert torch.equal(columns[0], torch.arange(0, 32, 2))
+
+
+def test_resized_bottleneck_keeps_the_function_on_flat_features() -> None:
+    torch.manual_seed(0)
+    network = DeconvNet(**{**TINY, "crop_size": 96}).eval()
+    larger = resize_bottleneck(network, 160).eval()
+    assert larger.arguments == {**network.arguments, "crop_size": 160}
+    # Constant kernels and constant features: the sum over the window must not depend on its size.
+    for net in (network, larger):
+        torch.nn.init.zeros_(net.fc6.conv.bias)
+    flat = torch.rand(1, 8, 1, 1)
+    constant = network.fc6.conv.weight.mean((2, 3), keepdim=True)
+    network.fc6.conv.weight.data = constant.expand(-1, -1, 3, 3).clone()
+    larger = resize_bottleneck(network, 160).eval()
+    torch.testing.assert_close(
+        network.fc6(flat.expand(-1, -1, 3, 3)), larger.fc6(flat.expand(-1, -1, 5, 5)), atol=1e-6, rtol=1e-5
+    )
+
+
+def test_resizing_to_the_same_size_changes_nothing() -> None:
+    network = DeconvNet(**{**TINY, "crop_size": 64}).eval()
+    crops = torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(resize_bottleneck(network, 64).eval()(crops), network(crops))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"crop_size": 100}, {"crop_size": 0}, {"widths": (8, 8)}, {"decoder_convs": ()}, {"classes": 1}, {"bottleneck": 0}],
+    ids=str,
+)
+def test_impossible_arguments_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="multiple of 32|five entries|at least"):
+        DeconvNet(**{**TINY, **wrong})

@@ -1,0 +1,123 @@
+"""Folding, precision, devices and pretrained encoders."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from deconvseg.errors import UsageError, WeightsError
+from deconvseg.network.deconvnet import DeconvNet
+from deconvseg.network.device import pick_device
+from deconvseg.network.fold import pick_precision, prepare
+from deconvseg.network.vgg16 import calibrate_encoder_norm, initialise_encoder, read_vgg16
+
+
+def trained_like(**changes: object) -> DeconvNet:
+    """A small network whose BatchNorms have statistics and weights as after training."""
+    torch.manual_seed(0)
+    arguments = {"classes": 4, "crop_size": 64, "widths": (8, 8, 8, 8, 8), "bottleneck": 16, **changes}
+    network = DeconvNet(**arguments)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.kaiming_normal_(module.weight)
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 2)
+            nn.init.uniform_(module.bias, -0.5, 0.5)
+    for _ in range(5):
+        network.train()(torch.randn(8, 3, 64, 64))
+    return network.eval()
+
+
+@pytest.mark.parametrize("changes", [{}, {"encoder_norm": False}, {"decoder_convs": (2, 2, 2, 1)}], ids=str)
+def test_prepared_network_computes_the_same_scores(changes: dict[str, object]) -> None:
+    network = trained_like(**changes)
+    crops = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        want = network(crops)
+        ready = prepare(network, torch.device("cpu"), "fp32")
+        got = ready(crops)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in ready.modules())
+    assert any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+    torch.testing.assert_close(got, want, atol=1e-4 * float(want.abs().max()), rtol=1e-4)
+
+
+def test_bf16_stays_near_fp32() -> None:
+    network = trained_like()
+    crops = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        want = prepare(network, torch.device("cpu"), "fp32")(crops)
+        got = prepare(network, torch.device("cpu"), "bf16")(crops.bfloat16()).float()
+    # Rounding can move a switch, so a few scores differ much; the bulk must not.
+    error = (got - want).abs() / want.abs().max()
+    assert error.median() < 0.02
+
+
+def test_devices_and_precisions_that_are_not_there_are_refused() -> None:
+    assert pick_device("cpu").type == "cpu"
+    with pytest.raises(UsageError, match="unknown device"):
+        pick_device("tpu")
+    with pytest.raises(UsageError, match="unknown device"):
+        pick_device("cpux")
+    if not torch.cuda.is_available():
+        with pytest.raises(UsageError, match="no such device here"):
+            pick_device("cuda")
+        assert pick_device("auto").type in ("cpu", "mps")
+    cpu = torch.device("cpu")
+    assert pick_precision("auto", cpu) in ("fp32", "bf16")
+    with pytest.raises(UsageError, match="needs an accelerator"):
+        pick_precision("fp16", cpu)
+    with pytest.raises(UsageError, match="unknown precision"):
+        pick_precision("fp8", cpu)
+
+
+def vgg_like(widths: tuple[int, ...] = (8, 8, 8, 8, 8)) -> dict[str, torch.Tensor]:
+    torch.manual_seed(3)
+    tensors, channels = {}, 3
+    for block, (width, convs) in enumerate(zip(widths, (2, 2, 3, 3, 3), strict=True), start=1):
+        for i in range(1, convs + 1):
+            tensors[f"conv{block}_{i}.weight"] = torch.randn(width, channels, 3, 3) * 0.3
+            tensors[f"conv{block}_{i}.bias"] = torch.randn(width)
+            channels = width
+    return tensors
+
+
+@torch.no_grad()
+def test_batchnorm_after_pretrained_convolutions_keeps_their_features() -> None:
+    convolutions = vgg_like()
+    small = {"classes": 3, "crop_size": 64, "widths": (8, 8, 8, 8, 8), "bottleneck": 4}
+    plain, normed = DeconvNet(**small, encoder_norm=False), DeconvNet(**small)
+    for network in (plain, normed):
+        initialise_encoder(network, convolutions)
+    crops = torch.randn(16, 3, 64, 64) * 50
+    calibrate_encoder_norm(normed, crops)
+    for mode in (True, False):
+        normed.train(mode)
+        features, kept = crops, crops
+        for with_norm, without in zip(normed.encoder, plain.encoder, strict=True):
+            features = nn.functional.max_pool2d(with_norm(features), 2)
+            kept = nn.functional.max_pool2d(without(kept), 2)
+        torch.testing.assert_close(features, kept, atol=1e-3 * float(kept.abs().max()), rtol=1e-3)
+
+
+def test_caffe_order_is_turned_to_rgb(tmp_path: Path) -> None:
+    convolutions = vgg_like()
+    save_file(convolutions, tmp_path / "vgg16_rgb.safetensors")
+    save_file(convolutions, tmp_path / "vgg16_bgr.safetensors")
+    rgb = read_vgg16(tmp_path / "vgg16_rgb.safetensors")["conv1_1.weight"]
+    bgr = read_vgg16(tmp_path / "vgg16_bgr.safetensors")["conv1_1.weight"]
+    assert torch.equal(rgb[:, 0], bgr[:, 2])
+    assert torch.equal(rgb[:, 1], bgr[:, 1])
+
+
+def test_other_pretrained_files_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "junk").write_bytes(b"junk")
+    with pytest.raises(WeightsError, match="cannot be read"):
+        read_vgg16(tmp_path / "junk")
+    save_file({"a": torch.zeros(1)}, tmp_path / "other")
+    with pytest.raises(WeightsError, match="does not hold"):
+        read_vgg16(tmp_path / "other")
+    network = DeconvNet(classes=3, crop_size=32, widths=(9, 8, 8, 8, 8), bottleneck=4)
+    with pytest.raises(WeightsError, match="conv1_1: VGG-16's has shape"):
+        initialise_encoder(network, vgg_like())

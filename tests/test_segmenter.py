@@ -1,0 +1,115 @@
+"""The whole way of a photo with a tiny network: sizes, sameness, and what is refused."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from deconvseg.errors import InputError, UsageError, WeightsError
+from deconvseg.segmenter import WORKING_SIDE, Segmenter, _enlarge, shrink
+
+
+def photo(height: int, width: int) -> np.ndarray:
+    """Smooth colours with a bright block, so that there are edges to find."""
+    rows, columns = np.mgrid[:height, :width]
+    image = np.stack([rows * 255 / height, columns * 255 / width, np.full((height, width), 90)], 2)
+    image[height // 4 : height // 2, width // 3 : width // 2] = 250
+    return image.astype(np.uint8)
+
+
+@pytest.mark.parametrize("size", [(120, 160), (1, 1), (2, 300), (300, 2), (33, 31)], ids=str)
+def test_result_has_the_photos_size(tiny_network: Path, size: tuple[int, int]) -> None:
+    result = Segmenter(tiny_network, proposals=5, min_side=20).segment(photo(*size), probabilities=True)
+    assert result.labels.shape == size
+    assert result.labels.dtype == np.uint8
+    assert result.probabilities is not None
+    assert result.probabilities.shape == (21, *size)
+    np.testing.assert_allclose(result.probabilities.sum(0), 1, atol=1e-3)
+    assert np.array_equal(result.probabilities.argmax(0), result.labels)
+    assert sum(result.class_shares().values()) == pytest.approx(1)
+    # the first box is the whole photo
+    x0, y0, x1, y1 = result.boxes[0]
+    assert x0 <= 0 and y0 <= 0 and x1 >= size[1] and y1 >= size[0]  # noqa: PT018
+
+
+def test_batch_size_does_not_change_the_labels(tiny_network: Path) -> None:
+    image = photo(120, 160)
+    results = [
+        Segmenter(tiny_network, proposals=7, min_side=20, precision="fp32", batch_size=n).segment(image).labels
+        for n in (1, 3, 50)
+    ]
+    assert (results[0] != results[1]).mean() < 1e-3
+    assert (results[0] != results[2]).mean() < 1e-3
+
+
+def test_the_same_photo_twice_and_from_another_process_image_is_the_same(tiny_network: Path) -> None:
+    segmenter = Segmenter(tiny_network, proposals=5, min_side=20)
+    image = photo(90, 140)
+    first = segmenter.segment(image)
+    segmenter.segment(photo(60, 60))
+    again = segmenter.segment(image)
+    copied = pickle.loads(pickle.dumps(segmenter)).segment(image)
+    assert np.array_equal(first.labels, again.labels)
+    assert np.array_equal(first.labels, copied.labels)
+    assert np.array_equal(first.boxes, copied.boxes)
+
+
+def test_proposals_change_the_answer_and_are_counted(tiny_network: Path) -> None:
+    image = photo(120, 160)
+    alone = Segmenter(tiny_network, proposals=0).segment(image)
+    more = Segmenter(tiny_network, proposals=5, min_side=20).segment(image)
+    assert len(alone.boxes) == 1
+    assert 1 < len(more.boxes) <= 6
+    assert (alone.labels != more.labels).any()
+    assert set(alone.seconds) >= {"proposals", "network"}
+
+
+def test_large_photos_are_worked_on_small_and_answered_large(tiny_network: Path) -> None:
+    image = photo(700, 2 * WORKING_SIDE)
+    result = Segmenter(tiny_network, proposals=3, crf=False).segment(image)
+    assert result.labels.shape == image.shape[:2]
+    small = Segmenter(tiny_network, proposals=3, crf=False).segment(shrink(image, WORKING_SIDE))
+    assert (result.labels[::2, ::2] == small.labels).mean() > 0.97
+    np.testing.assert_allclose(result.boxes, 2 * small.boxes)
+
+
+def test_strips_are_seamless() -> None:
+    torch.manual_seed(0)
+    small = torch.rand(3, 40, 50).softmax(0).numpy()
+    labels, kept = _enlarge(small, 613, 777, keep=True)
+    want = torch.nn.functional.interpolate(torch.from_numpy(small)[None], (613, 777), mode="bilinear")[0]
+    assert kept is not None
+    np.testing.assert_allclose(kept, want, atol=1e-5)
+    assert (labels == want.argmax(0).numpy()).mean() > 0.999
+
+
+def test_files_and_arrays_of_other_kinds(tiny_network: Path, tmp_path: Path) -> None:
+    segmenter = Segmenter(tiny_network, proposals=0)
+    for wrong in (np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3))):
+        with pytest.raises(InputError, match=r"must be a uint8 array \(H, W, 3\)"):
+            segmenter.segment(wrong)
+    with pytest.raises(InputError, match=r"none\.jpg"):
+        segmenter.segment(tmp_path / "none.jpg")
+
+
+def test_bad_settings_are_found_on_load(tiny_network: Path, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="no such network file, nor a network's name"):
+        Segmenter("nonsense").load()
+    with pytest.raises(UsageError, match="unknown device"):
+        Segmenter(tiny_network, device="abacus").load()
+    with pytest.raises(WeightsError, match="no such edge forest"):
+        Segmenter(tiny_network, forest=tmp_path / "none").load()
+
+
+def test_settings_name_everything_that_changes_a_result(tiny_network: Path) -> None:
+    def settings(**options: object) -> dict[str, object]:
+        return Segmenter(tiny_network, **{"proposals": 5, **options}).settings()  # type: ignore[arg-type]
+
+    base = settings()
+    assert base == settings(batch_size=3, threads=1)
+    for changed in ({"proposals": 6}, {"min_side": 50}, {"fusion": "mean"}, {"crf": False}, {"precision": "fp32"}):
+        if changed == {"precision": base["precision"]} or (changed == {"crf": False} and base["crf"] is None):
+            continue
+        assert settings(**changed) != base, changed
