@@ -1,4 +1,4 @@
-"""The errors deconvseg raises on purpose: each message is one line that names the thing, the fault and the cure."""
+"""The errors deconvseg raises on purpose: each is one line that names the thing, the fault and the cure."""
 
 
 class DeconvSegError(Exception):

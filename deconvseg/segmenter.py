@@ -85,7 +85,7 @@ class Segmenter:
         self.notes: list[str] = []
         if crf and not self._crf:
             self.notes.append(
-                "the dense CRF is off: pydensecrf is not installed (pip install pydensecrf2; Python up to 3.12)"
+                "the dense CRF is off: pydensecrf is missing (pip install pydensecrf2; Python up to 3.12)"
             )
         self._loaded: _Loaded | None = None
 

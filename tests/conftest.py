@@ -18,9 +18,13 @@ def tiny_network(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file with VOC's classes and random weights: fast, and different photos get different labels."""
     torch.manual_seed(0)
     network = DeconvNet(classes=21, crop_size=32, widths=(8, 8, 8, 8, 8), bottleneck=16)
+    for module in network.modules():
+        if isinstance(module, torch.nn.ConvTranspose2d):
+            torch.nn.init.kaiming_normal_(module.weight)
+    network.seg_score.weight.data.normal_(std=2)
     with torch.no_grad():
-        network.seg_score.weight.normal_(std=5)
-        network.seg_score.bias.normal_(std=1)
+        for _ in range(20):  # BatchNorm's statistics
+            network.train()(torch.rand(16, 3, 8, 8).repeat_interleave(4, 2).repeat_interleave(4, 3) * 4 - 2)
     path = tmp_path_factory.mktemp("network") / "tiny.safetensors"
     save_network(path, network, NetworkHeader(VOC_CLASSES, palette_for(21), scale=1 / 64))
     return path

@@ -15,8 +15,8 @@ class Fusion:
     """Accumulates regions one by one; memory does not grow with their number.
 
     `max` is the paper's equation 1 and the released code: per class and pixel the largest raw score of any
-    region, never below 0, which is also the value outside every region. `mean` averages the scores of the
-    regions that cover a pixel.
+    region, never below 0, which is also the value outside every region; softmax comes last. `mean` averages
+    the class probabilities of the regions that cover a pixel.
 
     Args:
         classes: number of labels C.
@@ -49,8 +49,9 @@ class Fusion:
         left, top, right, bottom = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
         if left >= right or top >= bottom:
             return
+        values = scores.float() if self.rule == "max" else scores.float().softmax(0)
         enlarged = functional.interpolate(
-            scores.float()[None], (y1 - y0, x1 - x0), mode="bilinear", align_corners=False
+            values[None], (y1 - y0, x1 - x0), mode="bilinear", align_corners=False
         )[0, :, top - y0 : bottom - y0, left - x0 : right - x0]
         target = self.total[:, top:bottom, left:right]
         if self.rule == "max":
@@ -60,6 +61,8 @@ class Fusion:
             self.cover[top:bottom, left:right] += 1
 
     def probabilities(self) -> Tensor:
-        """Softmax of the fused scores: float32 (C, H, W), summing to 1 over C."""
-        scores = self.total if self.rule == "max" else self.total / self.cover.clamp_min(1)
-        return scores.softmax(0)
+        """Class probabilities of the photo: float32 (C, H, W), summing to 1 over C."""
+        if self.rule == "max":
+            return self.total.softmax(0)
+        uniform = 1 / len(self.total)
+        return torch.where(self.cover > 0, self.total / self.cover.clamp_min(1), uniform)

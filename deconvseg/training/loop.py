@@ -71,7 +71,12 @@ def train(
     optimizer = _optimizer(network, presence, recipe)
     sampler = CropSampler(store, recipe, device)
 
-    modules: dict[str, Any] = {"network": network, "presence": presence, "averaged": averaged, "optimizer": optimizer}
+    modules: dict[str, Any] = {
+        "network": network,
+        "presence": presence,
+        "averaged": averaged,
+        "optimizer": optimizer,
+    }
     step, best = 0, -1.0
     if resume:
         state = torch.load(run / "state.pt", map_location=device, weights_only=True)

@@ -26,7 +26,9 @@ def test_by_hand() -> None:
 
 
 def test_a_class_that_is_only_predicted_counts_as_zero() -> None:
-    scores = Scores.of(confusion_matrix(np.zeros((2, 2), np.uint8), np.array([[0, 0], [0, 2]], np.uint8), 3), NAMES)
+    scores = Scores.of(
+        confusion_matrix(np.zeros((2, 2), np.uint8), np.array([[0, 0], [0, 2]], np.uint8), 3), NAMES
+    )
     assert scores.per_class_iou["dog"] == 0
     assert scores.mean_iou == pytest.approx((3 / 4 + 0) / 2)
     assert scores.mean_accuracy == pytest.approx(3 / 4)

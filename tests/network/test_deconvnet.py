@@ -16,7 +16,7 @@ VARIANTS = [
     {"crop_size": 96},
 ]
 
-PAPER_LAYERS = {  # kernels of the released prototxt: (first, second, height, width), out for conv, in for deconv
+PAPER_LAYERS = {  # kernels of the released prototxt: (out, in, h, w), deconvolutions (in, out, h, w)
     "encoder.0.conv1_1": (64, 3, 3, 3),
     "encoder.0.conv1_2": (64, 64, 3, 3),
     "encoder.1.conv2_1": (128, 64, 3, 3),
@@ -134,9 +134,16 @@ def test_resizing_to_the_same_size_changes_nothing() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"crop_size": 100}, {"crop_size": 0}, {"widths": (8, 8)}, {"decoder_convs": ()}, {"classes": 1}, {"bottleneck": 0}],
+    [
+        {"crop_size": 100},
+        {"crop_size": 0},
+        {"widths": (8, 8)},
+        {"decoder_convs": ()},
+        {"classes": 1},
+        {"bottleneck": 0},
+    ],
     ids=str,
 )
 def test_impossible_arguments_are_refused(wrong: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="multiple of 32|five entries|at least"):
+    with pytest.raises(ValueError, match=r"multiple of 32|five entries|at least"):
         DeconvNet(**{**TINY, **wrong})

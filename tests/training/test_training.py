@@ -93,7 +93,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(
     run(tmp_path, stores, limit_steps=3)
     kept = (tmp_path / "state.pt").read_bytes()
     wild = Recipe(**{**RECIPE.__dict__, "learning_rate": 1e38, "encoder_learning_rate": 1e38})
-    with pytest.raises(DeconvSegError, match="not a number at step .*checkpoint is kept"):
+    with pytest.raises(DeconvSegError, match=r"not a number at step .*checkpoint is kept"):
         run(tmp_path, stores, wild, resume=True)
     assert (tmp_path / "state.pt").read_bytes() == kept
 
@@ -117,7 +117,13 @@ def test_a_steps_batch_is_always_the_same_and_others_differ(stores: list[ImageSt
 
 def test_classes_are_drawn_equally_often(stores: list[ImageStore]) -> None:
     recipe = Recipe(
-        **{**RECIPE.__dict__, "object_share": 1.0, "whole_share": 0.0, "scale_jitter": 1.0, "shift_jitter": 0.0}
+        **{
+            **RECIPE.__dict__,
+            "object_share": 1.0,
+            "whole_share": 0.0,
+            "scale_jitter": 1.0,
+            "shift_jitter": 0.0,
+        }
     )
     sampler = CropSampler(stores[0], recipe, CPU)
     # The middle of an object-centred crop is the object: discs and squares come equally often.
