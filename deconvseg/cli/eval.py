@@ -23,7 +23,7 @@ def evaluate(
     weights: Annotated[str, typer.Option(metavar="NAME|FILE", help="Network.")] = "default",
     proposals: Annotated[int, typer.Option(min=0, metavar="N", help="Regions besides the photo.")] = 50,
     min_side: Annotated[int, typer.Option(min=1, metavar="PX", help="Shortest side of a region.")] = 112,
-    fusion: Annotated[str, typer.Option(metavar="max|mean", help="How scores are put together.")] = "max",
+    fusion: Annotated[str, typer.Option(metavar="mean|max", help="How regions are put together.")] = "mean",
     crf: Annotated[bool, typer.Option("--crf/--no-crf", help="Sharpen with the dense CRF.")] = True,
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")] = "auto",
     precision: Annotated[

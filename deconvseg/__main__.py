@@ -1,0 +1,5 @@
+"""`python -m deconvseg`: the same as the command `deconvseg`."""
+
+from deconvseg.cli import main
+
+main()

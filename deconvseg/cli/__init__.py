@@ -1,0 +1,44 @@
+"""The command line: one Typer app, its commands in the modules beside this one."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from deconvseg import __version__
+from deconvseg.cli import console
+from deconvseg.cli.eval import evaluate
+from deconvseg.cli.segment import EXAMPLES, segment
+from deconvseg.cli.train import train
+from deconvseg.cli.train_edges import train_edges
+from deconvseg.cli.weights import app as weights
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False)
+app.command(epilog=EXAMPLES)(segment)
+app.command()(train)
+app.command("train-edges")(train_edges)
+app.command("eval")(evaluate)
+app.add_typer(weights, name="weights")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"deconvseg {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _deconvseg(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+    debug: console.DebugOption = False,
+) -> None:
+    """Semantic segmentation with a learned deconvolution network (DeconvNet) over object proposals."""
+
+
+def main() -> None:
+    """Run the command line and exit with the code of `console`'s table."""
+    sys.exit(console.run(app))

@@ -1,0 +1,142 @@
+"""What the user sees on stderr, and the one table from errors to exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from deconvseg.errors import DeconvSegError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+DONE, SOME_FAILED, NOTHING_DONE, INTERRUPTED = 0, 1, 2, 130
+
+# What this process was told (--debug) and shows (the bar's console while there is one).
+_debug = False
+_bar_console: Console | None = None
+
+
+def _set_debug(value: bool) -> bool:
+    global _debug
+    _debug = _debug or value
+    return value
+
+
+DebugOption = Annotated[
+    bool,
+    typer.Option(
+        "--debug", callback=_set_debug, help="Show the traceback of an error.", rich_help_panel="Run"
+    ),
+]
+
+
+def run(app: Callable[..., object]) -> int:
+    """Run the Typer app on the command line and return the exit code; an error becomes one line on stderr."""
+    try:
+        # Standalone mode would print usage errors in a box of several lines and exit by itself.
+        code = app(standalone_mode=False)
+        sys.stdout.flush()
+    except (KeyboardInterrupt, typer.Abort):
+        error("interrupted")
+        return INTERRUPTED
+    except DeconvSegError as problem:
+        failure(problem)
+        return NOTHING_DONE
+    except BrokenPipeError:
+        # The reader of stdout has left (`| head`): what is still buffered must not be flushed to it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return SOME_FAILED
+    except Exception as problem:
+        if hasattr(problem, "format_message"):  # click's usage errors, a private class in newer Typer
+            return _usage_error(problem)
+        failure(problem)
+        return SOME_FAILED
+    return code if isinstance(code, int) else DONE
+
+
+def failure(problem: Exception, about: str = "") -> str:
+    """Print `problem` as one line, below its traceback with --debug, and return that line."""
+    if _debug:
+        traceback.print_exception(problem)
+    line = _describe(problem, about)
+    error(line)
+    return line
+
+
+def _describe(problem: Exception, about: str) -> str:
+    """Our own errors say it all, any other is named with what it is `about`."""
+    if isinstance(problem, DeconvSegError):
+        return _one_line(str(problem))
+    if isinstance(problem, MemoryError):
+        text = "out of memory; try a smaller photo, --batch-size 1 or fewer --proposals"
+    else:
+        first = str(problem).strip().partition("\n")[0]
+        text = f"{type(problem).__name__}: {first}; --debug shows where"
+    return _one_line(f"{about}: {text}" if about else text)
+
+
+def error(message: str) -> None:
+    """Print one error line on stderr."""
+    say(f"error: {message}")
+
+
+def say(message: str) -> None:
+    """Print one line on stderr, above the progress bar if there is one."""
+    line = _one_line(message)
+    if _bar_console:
+        _bar_console.print(line, markup=False, highlight=False, soft_wrap=True)
+    else:
+        print(line, file=sys.stderr, flush=True)
+
+
+class Progress:
+    """A bar on stderr, from the start to the end of a `with` block, if wanted and stderr is a terminal."""
+
+    def __init__(self, total: int, *, wanted: bool) -> None:
+        self.total = total
+        self.visible = wanted and total > 1 and sys.stderr.isatty()
+
+    def __enter__(self) -> Progress:
+        global _bar_console
+        if self.visible:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
+
+            columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("left"))
+            _bar_console = Console(stderr=True)
+            self._bar = Bar(*columns, console=_bar_console, transient=True)
+            self._task = self._bar.add_task("", total=self.total)
+            self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        global _bar_console
+        if self.visible:
+            self._bar.stop()
+            _bar_console = None
+
+    def step(self) -> None:
+        """One of the total is done."""
+        if self.visible:
+            self._bar.advance(self._task)
+
+
+def _usage_error(problem: Exception) -> int:
+    message = problem.format_message()  # type: ignore[attr-defined]
+    if message:  # empty when the help page has just been shown instead
+        context = getattr(problem, "ctx", None)
+        command = context.command_path if context else "deconvseg"
+        error(f"{message.rstrip('.')}; see {command} --help")
+    return NOTHING_DONE
+
+
+def _one_line(text: str) -> str:
+    """The text with line ends and other control characters, which file names may hold, made visible."""
+    return "".join(c if c.isprintable() or "\ud800" <= c <= "\udfff" else repr(c)[1:-1] for c in text)

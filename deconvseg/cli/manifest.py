@@ -1,0 +1,158 @@
+"""The manifest of a results folder: what became of each photo, and so where to go on after a stop."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TypedDict
+
+from deconvseg.cli.batch import Photo, Task
+from deconvseg.errors import OutputError, UsageError
+
+MANIFEST = "segment.jsonl"
+
+
+class Record(TypedDict):
+    """What became of one photo: a line of the manifest, an entry of --json.
+
+    Keys:
+        input: path of the photo as given, or as found below the folder that was given.
+        name: its place in the results folder, without suffix; unique in a manifest.
+        status: "done", "skipped" (done by an earlier run with the same settings) or "failed".
+        error: one line, when failed.
+        outputs: kind of result -> its file, in the manifest relative to the folder the manifest lies in.
+        width, height: of the photo as displayed, in pixels.
+        classes: name -> share of the pixels (0..1), largest first.
+        seconds: for reading, segmenting and writing.
+        settings: hash of all that changes a result, the network's content included.
+        bytes, modified: size and time of change of the photo's file, by which a later run knows it again.
+    """
+
+    input: str
+    name: str
+    status: str
+    error: str | None
+    outputs: dict[str, str]
+    width: int | None
+    height: int | None
+    classes: dict[str, float]
+    seconds: float | None
+    settings: str | None
+    bytes: int | None
+    modified: float | None
+
+
+def new_record(photo: Photo, settings: str | None) -> Record:
+    """The record of a photo before anything is known but its file."""
+    try:
+        status = Path(photo.path).stat()
+        size, modified = status.st_size, status.st_mtime
+    except OSError:
+        size, modified = None, None
+    return Record(
+        input=photo.path,
+        name=photo.name,
+        status="failed",
+        error=None,
+        outputs={},
+        width=None,
+        height=None,
+        classes={},
+        seconds=None,
+        settings=settings,
+        bytes=size,
+        modified=modified,
+    )
+
+
+class Manifest:
+    """The manifest of one results folder, read on creation.
+
+    At every moment, also after a kill, it holds one line for each finished photo and none for another.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder / MANIFEST
+        self._records = self._read()
+
+    def _read(self) -> dict[str, Record]:
+        try:
+            lines = self.path.read_text("utf-8").splitlines()
+        except FileNotFoundError:
+            return {}
+        except (OSError, UnicodeDecodeError) as error:
+            raise OutputError(f"{self.path}: cannot be read ({error}); choose another -o DIR") from error
+        records = {}
+        for line in lines:
+            try:
+                record = json.loads(line)
+                if record.keys() >= Record.__annotations__.keys():
+                    records[record["name"]] = record
+            except (ValueError, AttributeError):  # cut short by a kill: the photo of this line is not done
+                continue
+        return records
+
+    def refuse_strangers(self, tasks: Iterable[Task]) -> None:
+        """Raise UsageError if a result would replace a file in a folder without manifest: it is not ours."""
+        if self.path.exists():
+            return
+        for task in tasks:
+            for path in filter(None, task.outputs.values()):
+                if path.exists():
+                    raise UsageError(
+                        f"{path}: exists, and no {MANIFEST} beside says that it is a result; "
+                        "give another -o DIR, or --overwrite"
+                    )
+
+    def find_done(self, tasks: Iterable[Task], settings: str | None) -> dict[str, Record]:
+        """By name, the records of photos whose results were made with these settings and are all there."""
+        return {task.photo.name: record for task in tasks if (record := self._done(task, settings))}
+
+    def _done(self, task: Task, settings: str | None) -> Record | None:
+        from deconvseg.images.read import has_size
+
+        old, now = self._records.get(task.photo.name), new_record(task.photo, settings)
+        if (
+            old is None
+            or old["status"] == "failed"
+            or now["bytes"] is None
+            or (old["bytes"], old["modified"], old["settings"]) != (now["bytes"], now["modified"], settings)
+        ):
+            return None
+        for kind, path in task.outputs.items():
+            if path is None or kind not in old["outputs"] or not has_size(path, old["width"], old["height"]):
+                return None
+        outputs = {kind: str(self.folder / path) for kind, path in old["outputs"].items()}
+        return {**old, "input": task.photo.path, "status": "skipped", "outputs": outputs}
+
+    def start(self, tasks: Iterable[Task], done: Mapping[str, Record]) -> None:
+        """Write the lines that stay: of the photos `done` before, by name, and of photos not in this run."""
+        from deconvseg.images.write import replacing
+
+        todo = {task.photo.name for task in tasks} - done.keys()
+        kept = {name: record for name, record in self._records.items() if name not in todo}
+        kept |= {name: self._relative(record) for name, record in done.items()}
+        with replacing(self.path) as stream:
+            stream.writelines(self._line(record) for record in kept.values())
+
+    def add(self, record: Record) -> None:
+        """Append the final line of a photo."""
+        try:
+            with self.path.open("ab") as stream:
+                stream.write(self._line(self._relative(record)))
+        except OSError as error:
+            raise OutputError(f"{self.path}: cannot be written ({error.strerror}); check the disk") from error
+
+    def _relative(self, record: Record) -> Record:
+        outputs = {
+            kind: Path(os.path.relpath(path, self.folder)).as_posix()
+            for kind, path in record["outputs"].items()
+        }
+        return {**record, "outputs": outputs}
+
+    @staticmethod
+    def _line(record: Record) -> bytes:
+        return json.dumps(record).encode() + b"\n"

@@ -1,0 +1,307 @@
+"""`deconvseg segment`: photos in, masks out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from deconvseg import __version__
+from deconvseg.cli import console
+from deconvseg.cli.batch import STDIN, STDOUT, Task, make_plan
+from deconvseg.cli.manifest import MANIFEST, Manifest, Record, new_record
+from deconvseg.errors import UsageError
+
+if TYPE_CHECKING:
+    from deconvseg.segmenter import Segmenter
+
+
+class Save(StrEnum):
+    """Kinds of result."""
+
+    labels = "labels"
+    color = "color"
+    overlay = "overlay"
+    cutout = "cutout"
+
+
+class Fusion(StrEnum):
+    """Ways to put the regions' scores together."""
+
+    max = "max"
+    mean = "mean"
+
+
+class Precision(StrEnum):
+    """Number formats of the network."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+IO, NETWORK, STEPS, RUN = "Input and output", "Network", "Proposals and postprocessing", "Run"
+
+EXAMPLES = """[bold]Examples[/bold]
+
+deconvseg segment cat.jpg
+
+deconvseg segment cat.jpg -o mask.png --save labels --save overlay
+
+deconvseg segment photos/ -o masks/    [dim]again after a stop: goes on with what is missing[/dim]
+
+deconvseg segment 'photos/**/*.jpg' @more.txt -o masks/ --json > masks.json
+
+deconvseg segment - < cat.jpg > mask.png
+
+[bold]Exit codes[/bold]
+
+0 all done; 1 some photos failed, the others are done; 2 usage, or nothing to do; 130 interrupted"""
+
+
+def segment(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="INPUT...",
+            help="Photo; folder, with all below it; quoted glob; @list.txt, a path a line; or - for stdin.",
+        ),
+    ],
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="OUT",
+            help="A file for one photo. A folder for several: it gets the same tree of results, and "
+            "segment.jsonl with a line a photo. - is stdout. Without it: NAME.mask.png beside each photo.",
+            rich_help_panel=IO,
+        ),
+    ] = None,
+    save: Annotated[
+        list[Save],
+        typer.Option(
+            metavar="KIND",
+            help="labels: PNG of class ids, shown in class colours. color: the same as plain RGB. overlay: "
+            "the photo tinted, JPEG. cutout: the objects alone, transparent PNG. Give it again for more; the "
+            "first is OUT, the others NAME.KIND.png (overlay .jpg) beside it.",
+            rich_help_panel=IO,
+        ),
+    ] = [Save.labels],  # noqa: B006 (Typer needs a list, and nothing changes it)
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Redo photos that are done, and replace files that no earlier run has made.",
+            rich_help_panel=IO,
+        ),
+    ] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json", help="Print what became of every photo as one JSON object.", rich_help_panel=IO
+        ),
+    ] = False,
+    weights: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME|FILE", help="Network, by name or as a .safetensors.", rich_help_panel=NETWORK
+        ),
+    ] = "default",
+    device: Annotated[
+        str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.", rich_help_panel=NETWORK)
+    ] = "auto",
+    precision: Annotated[
+        Precision,
+        typer.Option(
+            metavar="auto|fp32|bf16|fp16", help="Number format to compute in.", rich_help_panel=NETWORK
+        ),
+    ] = Precision.auto,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Regions at a time. Left out: what suits the device.",
+            rich_help_panel=NETWORK,
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="CPU threads. Left out: all cores.", rich_help_panel=NETWORK),
+    ] = None,
+    proposals: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Regions to look at besides the whole photo; 0 is the fastest.",
+            rich_help_panel=STEPS,
+        ),
+    ] = 50,
+    min_side: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            metavar="PX",
+            help="Leave out regions with a shorter side below this.",
+            rich_help_panel=STEPS,
+        ),
+    ] = 112,
+    fusion: Annotated[
+        Fusion,
+        typer.Option(
+            metavar="mean|max",
+            help="How regions are put together: mean of probabilities, or max of scores as in the paper.",
+            rich_help_panel=STEPS,
+        ),
+    ] = Fusion.mean,
+    crf: Annotated[
+        bool,
+        typer.Option("--crf/--no-crf", help="Draw the mask to the photo's edges.", rich_help_panel=STEPS),
+    ] = True,
+    forest: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Edge forest for the proposals, instead of the shipped one.",
+            rich_help_panel=STEPS,
+        ),
+    ] = None,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Say nothing but errors.", rich_help_panel=RUN)
+    ] = False,
+    debug: console.DebugOption = False,
+) -> int:
+    """Segment photos: say for every pixel which class it belongs to."""
+    plan = make_plan(inputs, output, [kind.value for kind in save])
+    if any(None in task.outputs.values() for task in plan.tasks):
+        if as_json:
+            raise UsageError(
+                "--json and the result both go to standard output; name the result's file with -o"
+            )
+        if sys.stdout.isatty():
+            raise UsageError("a PNG is nothing for a terminal; name its file with -o, or send it on with >")
+    for problem in plan.problems:
+        console.error(problem)
+    if not plan.tasks:
+        return console.NOTHING_DONE
+    manifest = Manifest(plan.folder) if plan.folder else None
+    if manifest and not overwrite:
+        manifest.refuse_strangers(plan.tasks)
+
+    segmenter = None
+    if not all(task.photo.missing for task in plan.tasks):  # a mistyped name is told at once
+        from deconvseg.segmenter import Segmenter
+
+        segmenter = Segmenter(
+            weights,
+            forest=forest,
+            proposals=proposals,
+            min_side=min_side,
+            fusion=fusion.value,
+            crf=crf,
+            device=device,
+            precision=precision.value,
+            batch_size=batch_size,
+            threads=threads,
+        )
+        segmenter.load()
+        if not quiet:
+            console.say(
+                f"deconvseg {__version__}: network {weights} on {segmenter.device}, {segmenter.precision}"
+            )
+            for note in segmenter.notes:
+                console.say(f"note: {note}")
+    records: list[Record] = []
+    try:
+        for record in _run(segmenter, plan.tasks, manifest, overwrite=overwrite, quiet=quiet):
+            records.append(record)
+        interrupted = False
+    except KeyboardInterrupt:
+        interrupted = True
+    if as_json:
+        print(json.dumps({"images": records}, indent=2))
+    counts = Counter(record["status"] for record in records)
+    if not quiet and (plan.folder or len(plan.tasks) > 1):
+        where = f"; see {plan.folder / MANIFEST}" if plan.folder else ""
+        told = ", ".join(f"{counts[status]} {status}" for status in ("done", "skipped", "failed"))
+        console.say(f"{len(plan.tasks)} photos: {told}{where}")
+    if interrupted:
+        console.error(
+            "interrupted; finished photos are kept" + ", run the same again to go on" * bool(plan.folder)
+        )
+        return console.INTERRUPTED
+    return console.SOME_FAILED if counts["failed"] or plan.problems else console.DONE
+
+
+def _run(
+    segmenter: Segmenter | None,
+    tasks: Sequence[Task],
+    manifest: Manifest | None,
+    *,
+    overwrite: bool,
+    quiet: bool,
+) -> Iterator[Record]:
+    """Segment photo after photo; yields what became of each, in order."""
+    settings = _hash(segmenter.settings()) if segmenter else None
+    done: dict[str, Record] = {}
+    if manifest:
+        if not overwrite:
+            done = manifest.find_done(tasks, settings)
+        manifest.start(tasks, done)
+    with console.Progress(len(tasks), wanted=not quiet) as progress:
+        for place, task in enumerate(tasks, 1):
+            record = done.get(task.photo.name)
+            if record is None:
+                record = new_record(task.photo, settings)
+                try:
+                    _segment(segmenter, task, record)
+                except Exception as error:  # one bad photo must not cost the others
+                    record["error"] = console.failure(error, about=task.photo.path)
+                if manifest:
+                    manifest.add(record)
+                if record["status"] == "done" and not quiet and not progress.visible:
+                    count = f"[{place}/{len(tasks)}] " if len(tasks) > 1 else ""
+                    console.say(count + _sentence(record))
+            progress.step()
+            yield record
+
+
+def _segment(segmenter: Segmenter | None, task: Task, record: Record) -> None:
+    """Segment one photo, write its results and fill in its record."""
+    from deconvseg.images.read import read_image
+    from deconvseg.images.write import WRITERS
+
+    start = time.perf_counter()
+    image = read_image(sys.stdin.buffer if task.photo.path == STDIN else task.photo.path)
+    assert segmenter is not None  # it is left out only where every photo is missing
+    result = segmenter.segment(image)
+    for kind, path in task.outputs.items():
+        WRITERS[kind](result, image, path or sys.stdout.buffer)
+        record["outputs"][kind] = str(path or STDOUT)
+    record["status"] = "done"
+    record["width"], record["height"] = result.width, result.height
+    record["classes"] = {name: round(share, 6) for name, share in result.class_shares().items()}
+    record["seconds"] = round(time.perf_counter() - start, 3)
+
+
+def _sentence(record: Record) -> str:
+    objects = [f"{name} {share:.1%}" for name, share in record["classes"].items() if name != "background"]
+    found = ", ".join(objects[:4]) or "background alone"
+    return (
+        f"{record['input']} -> {', '.join(record['outputs'].values())}: {found} ({record['seconds']:.1f} s)"
+    )
+
+
+def _hash(settings: dict[str, object]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,51 @@
+"""The PASCAL VOC colours and class names."""
+
+from __future__ import annotations
+
+from deconvseg.segmentation import Palette
+
+VOC_CLASSES: tuple[str, ...] = (
+    "background",
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
+)
+
+
+def voc_color(label: int) -> tuple[int, int, int]:
+    """The (R, G, B) of 0..255 that VOC gives `label` (0..255).
+
+    VOC deals the bits of the label to the three channels in turn, lowest bit first, and fills each channel
+    from its highest bit down (`VOClabelcolormap.m` of the VOC development kit).
+    """
+    red = green = blue = 0
+    for place in range(7, -1, -1):
+        red |= (label & 1) << place
+        green |= (label >> 1 & 1) << place
+        blue |= (label >> 2 & 1) << place
+        label >>= 3
+    return red, green, blue
+
+
+def palette_for(classes: int) -> Palette:
+    """VOC's colours for labels 0 to `classes` - 1; `classes` is 1..256, anything else is a ValueError."""
+    if not 1 <= classes <= 256:
+        raise ValueError(f"an 8-bit palette has 1 to 256 colours, not {classes}")
+    return tuple(voc_color(label) for label in range(classes))

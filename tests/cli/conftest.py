@@ -1,0 +1,68 @@
+"""The installed command in a subprocess."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+COMMAND = Path(sys.executable).with_name("deconvseg")
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+Run = Callable[..., subprocess.CompletedProcess[bytes]]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Run `deconvseg ARGUMENTS...` in `tmp_path`, as a user with pipes for stdin, stdout and stderr would."""
+
+    def run(*arguments: str | Path, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        command = [COMMAND, *map(str, arguments)]
+        return subprocess.run(command, cwd=tmp_path, input=stdin, capture_output=True, timeout=300)
+
+    return run
+
+
+@pytest.fixture
+def fast(tiny_network: Path) -> list[str]:
+    """Options for results in no time."""
+    return [
+        "--weights",
+        str(tiny_network),
+        "--proposals",
+        "0",
+        "--no-crf",
+        "--device",
+        "cpu",
+        "--precision",
+        "fp32",
+    ]
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder `photos` with a photo, another one below, and things that are none."""
+    below = tmp_path / "photos" / "day one"
+    below.mkdir(parents=True)
+    Image.open(EXAMPLES / "cat.jpg").resize((90, 60)).save(tmp_path / "photos" / "cat.jpg")
+    Image.new("RGB", (30, 40), "teal").save(below / "фото [1].PNG", "PNG")
+    (below / "notes.txt").write_text("no photo")
+    (below / "._hidden.jpg").write_text("no photo")
+    Image.new("P", (30, 40)).save(below / "old.mask.png")
+    return tmp_path / "photos"
+
+
+def lines(run: subprocess.CompletedProcess[bytes]) -> list[str]:
+    """What the run printed on standard error; never a traceback."""
+    text = run.stderr.decode()
+    assert "Traceback" not in text
+    return text.splitlines()
+
+
+def files(folder: Path) -> set[str]:
+    """All files below a folder, as paths from it."""
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}

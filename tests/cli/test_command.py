@@ -1,0 +1,93 @@
+"""The command as such: its speed, its help, its errors."""
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import deconvseg
+
+from .conftest import COMMAND, Run, lines
+
+
+def test_importing_the_command_line_imports_nothing_slow() -> None:
+    slow = {"torch", "torchvision", "cv2", "numpy", "PIL", "scipy", "rich"}
+    code = f"import sys, deconvseg.cli; print(*{slow!r} & sys.modules.keys())"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == ""
+
+
+def test_help_is_fast(run: Run) -> None:
+    seconds = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        shown = run("--help")
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert shown.returncode == 0
+    assert "segment" in shown.stdout.decode()
+    assert min(seconds) < 0.5  # of processor time, which a busy machine does not change
+
+
+def test_version(run: Run) -> None:
+    assert run("--version").stdout.decode() == f"deconvseg {deconvseg.__version__}\n"
+
+
+def test_module_is_the_same_command() -> None:
+    shown = subprocess.run([sys.executable, "-m", "deconvseg", "--version"], capture_output=True, check=True)
+    assert shown.stdout == subprocess.run([COMMAND, "--version"], capture_output=True, check=True).stdout
+
+
+def test_help_names_every_option_in_its_group(run: Run) -> None:
+    page = run("segment", "--help").stdout.decode()
+    groups = ["Input and output", "Network", "Proposals and postprocessing", "Run", "Examples", "Exit codes"]
+    places = [page.index(group) for group in groups]
+    assert places == sorted(places)
+    for option in (
+        "--output",
+        "--save",
+        "--weights",
+        "--proposals",
+        "--no-crf",
+        "--precision",
+        "--json",
+        "--debug",
+    ):
+        assert option in page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["segment"], "INPUT"),
+        (["segment", "a.jpg", "--sav", "labels"], "--save"),
+        (["segment", "a.jpg", "--save", "masks"], "masks"),
+        (["segment", "a.jpg", "--proposals", "-1"], "--proposals"),
+        (["segment", "a.jpg", "--batch-size", "0"], "--batch-size"),
+        (["segment", "*.jpg"], "*.jpg: no file matches"),
+        (["segment", "."], "say with -o DIR"),
+        (["segment", "-", "--json"], "standard output"),
+        (["nonsense"], "nonsense"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_2(run: Run, arguments: list[str], words: str) -> None:
+    refused = run(*arguments)
+    assert refused.returncode == 2
+    assert refused.stdout == b""
+    (line,) = lines(refused)
+    assert line.startswith("error: ")
+    assert words in line
+
+
+def test_missing_photo_is_told_before_anything_slow_is_loaded(run: Run, tmp_path: Path) -> None:
+    missing = run("segment", "none.jpg", "--weights", "none.safetensors")
+    assert missing.returncode == 1
+    assert lines(missing) == ["error: none.jpg: no such file; check the path"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_control_characters_of_a_name_do_not_reach_the_terminal(run: Run) -> None:
+    assert lines(run("segment", "a\nb\x1b]0;c.jpg")) == [
+        "error: a\\nb\\x1b]0;c.jpg: no such file; check the path"
+    ]

@@ -1,0 +1,143 @@
+"""What a later run takes as done, and what a manifest holds after a stop."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from deconvseg.cli.batch import Photo, Task
+from deconvseg.cli.manifest import MANIFEST, Manifest, Record, new_record
+from deconvseg.errors import UsageError
+
+
+def make_task(folder: Path, name: str, kinds: tuple[str, ...] = ("labels",)) -> Task:
+    """A task whose photo exists."""
+    photo = folder / "in" / f"{name}.jpg"
+    photo.parent.mkdir(exist_ok=True)
+    if not photo.exists():
+        photo.write_text(name)
+    return Task(Photo(str(photo), name), {kind: folder / "out" / f"{name}.{kind}.png" for kind in kinds})
+
+
+def finish(manifest: Manifest, task: Task, settings: str = "s1") -> Record:
+    """Write results of 4 x 3 pixels and the line that says so."""
+    record = new_record(task.photo, settings)
+    for kind, path in task.outputs.items():
+        assert path is not None
+        Image.new("L", (4, 3)).save(path)
+        record["outputs"][kind] = str(path)
+    record |= {"status": "done", "width": 4, "height": 3}
+    manifest.add(record)
+    return record
+
+
+def reread(folder: Path) -> dict[str, str]:
+    """Status by name, with the assurance that no photo has two lines."""
+    records = [json.loads(line) for line in (folder / "out" / MANIFEST).read_text().splitlines()]
+    statuses = {record["name"]: record["status"] for record in records}
+    assert len(statuses) == len(records)
+    return statuses
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Task:
+    """A photo that an earlier run has finished."""
+    task = make_task(tmp_path, "a", ("labels", "color"))
+    manifest = Manifest(tmp_path / "out")
+    manifest.start([task], {})
+    finish(manifest, task)
+    return task
+
+
+def is_done(task: Task, folder: Path, settings: str = "s1") -> bool:
+    return "a" in Manifest(folder / "out").find_done([task], settings)
+
+
+def test_done_is_skipped(task: Task, tmp_path: Path) -> None:
+    record = Manifest(tmp_path / "out").find_done([task], "s1")["a"]
+    assert record["status"] == "skipped"
+    assert record["outputs"] == {kind: str(path) for kind, path in task.outputs.items()}
+    assert is_done(make_task(tmp_path, "a", ("labels",)), tmp_path)  # fewer kinds than there are
+
+
+def test_the_folder_may_move(task: Task, tmp_path: Path) -> None:
+    (tmp_path / "out").rename(tmp_path / "moved")
+    moved = Task(task.photo, {kind: tmp_path / "moved" / f"a.{kind}.png" for kind in task.outputs})
+    record = Manifest(tmp_path / "moved").find_done([moved], "s1")["a"]
+    assert record["outputs"] == {kind: str(path) for kind, path in moved.outputs.items()}
+
+
+def test_other_settings_are_not_done(task: Task, tmp_path: Path) -> None:
+    assert not is_done(task, tmp_path, settings="s2")
+
+
+def test_another_kind_is_not_done(task: Task, tmp_path: Path) -> None:
+    more = make_task(tmp_path, "a", ("labels", "cutout"))
+    Image.new("L", (4, 3)).save(tmp_path / "out" / "a.cutout.png")  # there, but of another run
+    assert not is_done(more, tmp_path)
+
+
+def test_changed_photo_is_not_done(task: Task, tmp_path: Path) -> None:
+    path = Path(task.photo.path)
+    status = path.stat()
+    os.utime(path, (status.st_atime, status.st_mtime + 1))
+    assert not is_done(task, tmp_path)
+    os.utime(path, (status.st_atime, status.st_mtime))
+    assert is_done(task, tmp_path)
+    path.write_text("longer than before")
+    os.utime(path, (status.st_atime, status.st_mtime))
+    assert not is_done(task, tmp_path)
+
+
+@pytest.mark.parametrize("fault", ["gone", "cut short", "other size"])
+def test_damaged_result_is_not_done(task: Task, tmp_path: Path, fault: str) -> None:
+    path = tmp_path / "out" / "a.color.png"
+    if fault == "gone":
+        path.unlink()
+    elif fault == "cut short":
+        path.write_bytes(path.read_bytes()[:-20])
+    else:
+        Image.new("L", (3, 4)).save(path)
+    assert not is_done(task, tmp_path)
+
+
+def test_failed_is_not_done(tmp_path: Path) -> None:
+    task = make_task(tmp_path, "a")
+    manifest = Manifest(tmp_path / "out")
+    manifest.start([task], {})
+    manifest.add(new_record(task.photo, "s1"))
+    assert reread(tmp_path) == {"a": "failed"}
+    assert not is_done(task, tmp_path)
+
+
+def test_one_line_a_photo_through_stops_and_other_runs(task: Task, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with (out / MANIFEST).open("a") as stream:
+        stream.write('[1]\nnull\n{"name": "b"}\n{"input": "killed in the mid')
+    tasks = [task, make_task(tmp_path, "b"), make_task(tmp_path, "c")]
+
+    manifest = Manifest(out)
+    done = manifest.find_done(tasks, "s1")
+    manifest.start(tasks, done)
+    assert reread(tmp_path) == {"a": "skipped"}
+    finish(manifest, tasks[1])  # then comes a kill
+    assert reread(tmp_path) == {"a": "skipped", "b": "done"}
+
+    manifest = Manifest(out)
+    manifest.start(tasks[1:], {})  # --overwrite, without the first photo
+    assert reread(tmp_path) == {"a": "skipped"}
+    for later in tasks[1:]:
+        finish(manifest, later, "s2")
+    assert reread(tmp_path) == {"a": "skipped", "b": "done", "c": "done"}
+    assert Manifest(out).find_done(tasks, "s2").keys() == {"b", "c"}
+    assert Manifest(out).find_done(tasks, "s1").keys() == {"a"}
+
+
+def test_files_of_others_are_refused(task: Task, tmp_path: Path) -> None:
+    Manifest(tmp_path / "out").refuse_strangers([task])  # a manifest says whose they are
+    (tmp_path / "out" / MANIFEST).unlink()
+    with pytest.raises(UsageError, match=r"a\.labels\.png: exists"):
+        Manifest(tmp_path / "out").refuse_strangers([task])
+    Manifest(tmp_path / "out").refuse_strangers([make_task(tmp_path, "b")])

@@ -1,0 +1,168 @@
+"""Which photos a run takes and what their results are called."""
+
+from pathlib import Path
+
+import pytest
+
+from deconvseg.cli.batch import Plan, make_plan
+from deconvseg.errors import UsageError
+
+KINDS = ("labels", "overlay")
+
+
+@pytest.fixture(autouse=True)
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in (
+        "in/a.jpg",
+        "in/sub/a.jpg",
+        "in/sub/b.PNG",
+        "in/x.txt",
+        "in/.hidden/c.jpg",
+        "in/b.mask.png",
+        "c.jpg",
+    ):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+
+
+def named(plan: Plan) -> dict[str, list[str]]:
+    return {task.photo.path: [str(path) for path in task.outputs.values()] for task in plan.tasks}
+
+
+def test_one_photo() -> None:
+    assert named(make_plan(["c.jpg"], None, KINDS)) == {"c.jpg": ["c.mask.png", "c.overlay.jpg"]}
+    assert named(make_plan(["in/a.jpg"], None, ["labels"])) == {"in/a.jpg": ["in/a.mask.png"]}
+    assert named(make_plan(["c.jpg"], "new/m.png", KINDS)) == {"c.jpg": ["new/m.png", "new/m.overlay.jpg"]}
+    assert named(make_plan(["c.jpg"], "m.jpg", KINDS[::-1])) == {"c.jpg": ["m.jpg", "m.mask.png"]}
+    assert named(make_plan(["c.jpg"], "c.cut.png", ["cutout"])) == {"c.jpg": ["c.cut.png"]}
+
+
+def test_a_kind_given_twice_is_one() -> None:
+    assert named(make_plan(["c.jpg"], None, ["color", "color"])) == {"c.jpg": ["c.color.png"]}
+
+
+@pytest.mark.parametrize("out", ["out/", "out", "in/sub"])
+def test_one_photo_into_a_folder(out: str) -> None:
+    plan = make_plan(["c.jpg"], out, KINDS)
+    assert named(plan) == {"c.jpg": [f"{out.rstrip('/')}/c.png", f"{out.rstrip('/')}/c.overlay.jpg"]}
+    assert plan.folder == Path(out)
+
+
+def test_folder_is_mirrored() -> None:
+    assert named(make_plan(["in"], "out", ["labels"])) == {
+        "in/a.jpg": ["out/a.png"],
+        "in/sub/a.jpg": ["out/sub/a.png"],
+        "in/sub/b.PNG": ["out/sub/b.png"],
+    }
+
+
+def test_results_below_the_photos_are_no_photos() -> None:
+    Path("in/out").mkdir()
+    Path("in/out/a.png").touch()
+    assert len(make_plan(["in"], "in/out", ["labels"]).tasks) == 3
+
+
+def test_glob() -> None:
+    assert named(make_plan(["in/**/*.jpg"], "out", ["labels"])) == {
+        "in/a.jpg": ["out/a.png"],
+        "in/sub/a.jpg": ["out/sub/a.png"],
+    }
+    assert named(make_plan(["in/s?b/*.PNG"], None, ["labels"])) == {"in/sub/b.PNG": ["in/sub/b.mask.png"]}
+
+
+def test_file_whose_name_looks_like_something_else() -> None:
+    for name in ("[1].jpg", "@x.jpg"):
+        Path(name).touch()
+        assert list(named(make_plan([name], None, ["labels"]))) == [name]
+
+
+def test_list(tmp_path: Path) -> None:
+    absolute = tmp_path / "c.jpg"
+    Path("list.txt").write_text(f"# photos\nin/a.jpg\n\n  in/sub/a.jpg\n../none.jpg\n{absolute}\n")
+    plan = make_plan(["@list.txt"], "out", ["labels"])
+    assert named(plan) == {
+        "in/a.jpg": ["out/in/a.png"],
+        "in/sub/a.jpg": ["out/in/sub/a.png"],
+        "../none.jpg": ["out/none.png"],
+        str(absolute): [f"out{absolute.with_suffix('.png')}"],
+    }
+    assert [task.photo.missing for task in plan.tasks] == [False, False, True, False]
+
+
+def test_each_photo_once() -> None:
+    Path("link.jpg").symlink_to("c.jpg")
+    assert list(named(make_plan(["c.jpg", "./c.jpg", "link.jpg", "in", "in/a.jpg"], "out", ["labels"]))) == [
+        "c.jpg",
+        "in/a.jpg",
+        "in/sub/a.jpg",
+        "in/sub/b.PNG",
+    ]
+
+
+def test_linked_folders_are_followed_but_not_in_circles() -> None:
+    Path("in/sub/up").symlink_to("..", target_is_directory=True)
+    Path("more").mkdir()
+    Path("more/d.jpg").touch()
+    Path("in/more").symlink_to("../more", target_is_directory=True)
+    assert "in/more/d.jpg" in named(make_plan(["in"], "out", ["labels"]))
+    assert len(make_plan(["in"], "out", ["labels"]).tasks) == 4
+
+
+def test_pipe() -> None:
+    assert make_plan(["-"], None, ["labels"]).tasks[0].outputs == {"labels": None}
+    assert make_plan(["c.jpg"], "-", ["overlay"]).tasks[0].outputs == {"overlay": None}
+    assert named(make_plan(["-"], "m.png", ["labels"])) == {"-": ["m.png"]}
+    assert named(make_plan(["-"], "out/", ["labels"])) == {"-": ["out/stdin.png"]}
+
+
+@pytest.mark.parametrize(
+    ("inputs", "output", "kinds", "words"),
+    [
+        (["in"], None, KINDS, "in: is a folder"),
+        (["in"], "-", ["labels"], "one photo"),
+        (["in"], "m.png", KINDS, "m.png: is the name of one file"),
+        (["in"], "c.jpg", KINDS, "c.jpg: is a file"),
+        (["in"], "./in/", KINDS, "among the photos"),
+        (["c.jpg", "in/a.jpg"], "m.png", KINDS, "m.png: is the name of one file"),
+        (["-", "c.jpg"], "out", KINDS, "alone"),
+        (["c.jpg"], "-", KINDS, "one --save"),
+        (["c.jpg"], "c.jpg", ["overlay"], "c.jpg: is a photo of this run"),
+        (["c.jpg"], "m.jpg", ["labels"], "labels are written as .png"),
+        (["c.jpg"], "m.tif", ["overlay"], ".jpg or .jpeg or .png"),
+        (["in/a.jpg", "in/sub/a.jpg"], "out", KINDS, "in/a.jpg and in/sub/a.jpg"),
+    ],
+)
+def test_refused(inputs: list[str], output: str | None, kinds: list[str], words: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        make_plan(inputs, output, kinds)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("twin", ["in/a.png", "in/A.JPG"])
+def test_two_photos_with_one_result(twin: str) -> None:
+    Path(twin).touch()
+    with pytest.raises(UsageError, match=r"result of both in/(a|A)"):
+        make_plan(["in"], "out", ["labels"])
+
+
+def test_result_that_is_another_photo_of_the_run() -> None:
+    Path("in/a.mask.png").touch()
+    with pytest.raises(UsageError, match=r"in/a\.mask\.png: is a photo of this run"):
+        make_plan(["in/a.jpg", "in/a.mask.png"], None, ["labels"])
+
+
+def test_inputs_without_photos_do_not_stop_the_others() -> None:
+    Path("empty").mkdir()
+    Path("blank.txt").touch()
+    Path("binary.txt").write_bytes(b"\xff\xfe\xfa")
+    plan = make_plan(["empty", "*.png", "@none", "@blank.txt", "@binary.txt", "c.jpg"], "out", ["labels"])
+    assert list(named(plan)) == ["c.jpg"]
+    assert [problem.partition(":")[0] for problem in plan.problems] == [
+        "empty",
+        "*.png",
+        "@none",
+        "@blank.txt",
+        "@binary.txt",
+    ]

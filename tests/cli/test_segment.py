@@ -1,0 +1,220 @@
+"""`deconvseg segment` from end to end, with a tiny network."""
+
+import gzip
+import io
+import json
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from .conftest import COMMAND, EXAMPLES, Run, files, lines
+
+
+def manifest(folder: Path) -> dict[str, dict[str, object]]:
+    """The manifest's records by input; each photo must have exactly one line."""
+    records = [json.loads(line) for line in (folder / "segment.jsonl").read_text().splitlines()]
+    by_input = {record["input"]: record for record in records}
+    assert len(by_input) == len(records)
+    return by_input
+
+
+def test_one_photo_every_kind(run: Run, fast: list[str], tmp_path: Path) -> None:
+    kinds = [word for kind in ("labels", "color", "overlay", "cutout") for word in ("--save", kind)]
+    done = run("segment", EXAMPLES / "cat.jpg", "-o", "mask.png", *kinds, "--json", *fast)
+    assert done.returncode == 0, done.stderr
+    (record,) = json.loads(done.stdout)["images"]
+    assert record["status"] == "done"
+    assert record["input"] == str(EXAMPLES / "cat.jpg")
+    assert (record["width"], record["height"]) == (451, 300)
+    assert record["outputs"] == {
+        "labels": "mask.png",
+        "color": "mask.color.png",
+        "overlay": "mask.overlay.jpg",
+        "cutout": "mask.cutout.png",
+    }
+    assert files(tmp_path) == set(record["outputs"].values())
+    pictures = {kind: Image.open(tmp_path / name) for kind, name in record["outputs"].items()}
+    assert {picture.size for picture in pictures.values()} == {(451, 300)}
+    assert [pictures[kind].mode for kind in record["outputs"]] == ["P", "RGB", "RGB", "RGBA"]
+    ids, counts = np.unique(np.asarray(pictures["labels"]), return_counts=True)
+    assert sorted(record["classes"].values()) == pytest.approx(sorted(counts / counts.sum()), abs=1e-6)
+    assert 0 < len(record["classes"]) == len(ids)
+    assert lines(done)[0].startswith("deconvseg ")
+    assert "cpu" in lines(done)[0]
+    assert "fp32" in lines(done)[0]
+
+
+def test_example_photos_with_the_shipped_network(run: Run, tmp_path: Path) -> None:
+    """Each is named after what it shows; ten regions in place of fifty keep the test short."""
+    done = run("segment", EXAMPLES, "-o", "out", "--proposals", "10", "--json")
+    assert done.returncode == 0, done.stderr
+    records = json.loads(done.stdout)["images"]
+    assert [record["name"] for record in records] == ["cat", "motorbike", "person"]
+    for record in records:
+        objects = {name: share for name, share in record["classes"].items() if name != "background"}
+        assert max(objects, key=objects.__getitem__) == record["name"]
+
+
+def test_folder_run_resume_and_redo(run: Run, fast: list[str], photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    second = "photos/day one/фото [1].PNG"
+
+    done = run("segment", "photos", "-o", "out", *fast)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == b""
+    assert files(out) == {"cat.png", "day one/фото [1].png", "segment.jsonl"}
+    first = manifest(out)
+    assert list(first) == ["photos/cat.jpg", second]
+    assert {record["status"] for record in first.values()} == {"done"}
+    assert first[second]["outputs"] == {"labels": "day one/фото [1].png"}
+    assert (first[second]["width"], first[second]["height"]) == (30, 40)
+    assert Image.open(out / "cat.png").size == (90, 60)
+    cat_written = (out / "cat.png").stat().st_mtime_ns
+
+    # One photo's result is damaged, another photo is new, and one is no photo; the rest is left alone.
+    (out / "day one/фото [1].png").write_bytes(b"\x89PNG")
+    Image.new("L", (5, 5)).save(photos / "new.png")
+    (photos / "bad.jpg").write_text("no photo")
+    again = run("segment", "photos", "-o", "out", "--json", *fast)
+    assert again.returncode == 1
+    told = {record["input"]: record for record in json.loads(again.stdout)["images"]}
+    assert {path: record["status"] for path, record in told.items()} == {
+        "photos/bad.jpg": "failed",
+        "photos/cat.jpg": "skipped",
+        "photos/new.png": "done",
+        second: "done",
+    }
+    assert told["photos/cat.jpg"]["outputs"] == {"labels": "out/cat.png"}
+    assert told["photos/cat.jpg"]["classes"] == first["photos/cat.jpg"]["classes"]
+    assert "not an image" in told["photos/bad.jpg"]["error"]
+    assert {path: record["status"] for path, record in manifest(out).items()} == {
+        path: record["status"] for path, record in told.items()
+    }
+    assert (out / "cat.png").stat().st_mtime_ns == cat_written
+    assert Image.open(out / "day one/фото [1].png").size == (30, 40)
+
+    # All of it again, and nothing said; the line of the photo that is gone by now stays.
+    (photos / "bad.jpg").unlink()
+    redone = run("segment", "photos", "-o", "out", "--overwrite", "--quiet", *fast)
+    assert (redone.returncode, redone.stdout, redone.stderr) == (0, b"", b"")
+    assert {path: record["status"] for path, record in manifest(out).items()} == {
+        "photos/bad.jpg": "failed",
+        "photos/cat.jpg": "done",
+        "photos/new.png": "done",
+        second: "done",
+    }
+    assert (out / "cat.png").stat().st_mtime_ns > cat_written
+
+
+def test_folder_with_other_files_is_not_touched(
+    run: Run, fast: list[str], photos: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "cat.png").write_text("precious")
+    refused = run("segment", "photos", "-o", "out", *fast)
+    assert refused.returncode == 2
+    assert "out/cat.png: exists" in lines(refused)[-1]
+    assert (tmp_path / "out" / "cat.png").read_text() == "precious"
+    assert files(tmp_path / "out") == {"cat.png"}
+
+
+def test_bad_photos_fail_alone(run: Run, fast: list[str], tmp_path: Path) -> None:
+    cat = Image.open(EXAMPLES / "cat.jpg")
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "text.jpg").write_text("hello")
+    (tmp_path / "cut.jpg").write_bytes((EXAMPLES / "cat.jpg").read_bytes()[:9000])
+    (tmp_path / "folder.png").mkdir()  # where a result would go
+    Image.new("RGB", (1, 1)).save(tmp_path / "dot.png")
+    Image.new("RGB", (3, 700), "olive").save(tmp_path / "strip.png")
+    cat.resize((6000, 4000)).save(tmp_path / "large.jpg")
+    cat.convert("CMYK").save(tmp_path / "cmyk.jpg")
+    Image.fromarray(np.asarray(cat.convert("L")).astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    good = {"dot.png": (1, 1), "strip.png": (3, 700), "large.jpg": (6000, 4000)}
+    good |= {"cmyk.jpg": cat.size, "deep.png": cat.size}
+    bad = {
+        "none.jpg": "no such file",
+        "empty.jpg": "is empty",
+        "text.jpg": "not an image",
+        "cut.jpg": "damaged or cut short",
+    }
+    run_all = run("segment", *bad, *good, "-o", "out", *fast)
+    assert run_all.returncode == 1, run_all.stderr
+    errors = [line for line in lines(run_all) if line.startswith("error: ")]
+    assert len(errors) == len(bad)
+    for line, (name, words) in zip(errors, bad.items(), strict=True):
+        assert line.startswith(f"error: {name}: ")
+        assert words in line
+    for name, size in good.items():
+        mask = Image.open(tmp_path / "out" / name.replace(".jpg", ".png"))
+        assert (mask.mode, mask.size) == ("P", size)
+    assert {name: record["status"] for name, record in manifest(tmp_path / "out").items()} == {
+        **dict.fromkeys(bad, "failed"),
+        **dict.fromkeys(good, "done"),
+    }
+
+
+def test_result_that_cannot_be_written(run: Run, fast: list[str], photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    failed = run("segment", "photos/cat.jpg", "-o", "file/mask.png", *fast)
+    assert failed.returncode == 1
+    assert lines(failed)[-1].startswith("error: file/mask.png: file is not a folder")
+
+
+def test_pipe(run: Run, fast: list[str]) -> None:
+    photo = (EXAMPLES / "cat.jpg").read_bytes()
+    piped = run("segment", "-", *fast, stdin=photo)
+    assert piped.returncode == 0, piped.stderr
+    mask = Image.open(io.BytesIO(piped.stdout))
+    assert (mask.format, mask.mode, mask.size) == ("PNG", "P", (451, 300))
+
+
+def test_bad_network_file(run: Run, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "net.safetensors").write_bytes(b"PK\x03\x04 no network")
+    refused = run("segment", "photos", "-o", "out", "--weights", "net.safetensors", "--proposals", "0")
+    assert refused.returncode == 2
+    (line,) = lines(refused)
+    assert line.startswith("error: net.safetensors: ")
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_forest_file(run: Run, photos: Path, tmp_path: Path, tiny_network: Path) -> None:
+    forest = gzip.decompress((EXAMPLES.parent / "weights" / "edges.yml.gz").read_bytes())
+    broken = re.sub(rb"(childs:\s+- \[\s*)\d+", rb"\g<1>99999999", forest)
+    assert broken != forest
+    (tmp_path / "forest.yml.gz").write_bytes(gzip.compress(broken, 1))
+    refused = run("segment", "photos", "-o", "out", "--weights", tiny_network, "--forest", "forest.yml.gz")
+    assert refused.returncode == 2
+    (line,) = lines(refused)
+    assert line.startswith("error: forest.yml.gz: ")
+    assert "child" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_interrupt_keeps_what_is_done(fast: list[str], tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(300):
+        Image.new("RGB", (300, 200), "gray").save(tmp_path / "in" / f"{number}.png")
+    command = [COMMAND, "segment", "in", "-o", "out", *fast]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE)
+    log = tmp_path / "out" / "segment.jsonl"
+    deadline = time.monotonic() + 240
+    while (
+        not (log.exists() and log.stat().st_size) and process.poll() is None and time.monotonic() < deadline
+    ):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert b"Traceback" not in stderr
+    assert b"interrupted; finished photos are kept" in stderr
+    kept = manifest(tmp_path / "out")
+    assert 0 < len(kept) < 300
+    left = files(tmp_path / "out")
+    assert left >= {f"{record['name']}.png" for record in kept.values()}
+    assert not [name for name in left if name.endswith(".tmp")]

@@ -1,0 +1,28 @@
+"""The VOC colours, against entries published with the data set."""
+
+import pytest
+
+from deconvseg.images.palette import VOC_CLASSES, palette_for
+
+
+def test_known_colours() -> None:
+    palette = palette_for(256)
+    assert palette[:4] == ((0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0))
+    colours = dict(zip(VOC_CLASSES, palette, strict=False))
+    assert colours["cat"] == (64, 0, 0)
+    assert colours["motorbike"] == (64, 128, 128)
+    assert colours["person"] == (192, 128, 128)
+    assert colours["tvmonitor"] == (0, 64, 128)
+    assert palette[255] == (224, 224, 192)  # the border that VOC leaves unlabelled
+
+
+def test_twenty_classes_and_background() -> None:
+    assert len(VOC_CLASSES) == 21
+    assert VOC_CLASSES[0] == "background"
+    assert len(set(palette_for(256))) == 256
+
+
+@pytest.mark.parametrize("classes", [0, 257])
+def test_impossible_sizes(classes: int) -> None:
+    with pytest.raises(ValueError, match="256 colours"):
+        palette_for(classes)

@@ -1,0 +1,153 @@
+"""Results as files: exact where programs read them, whole or not there at all."""
+
+import io
+import resource
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
+from PIL import Image
+
+from deconvseg.errors import OutputError
+from deconvseg.images.palette import palette_for
+from deconvseg.images.write import WRITERS, replacing, write_labels
+from deconvseg.segmentation import Segmentation
+
+
+def segmentation(labels: NDArray[np.uint8], classes: int = 21) -> Segmentation:
+    return Segmentation(labels, tuple(f"class {i}" for i in range(classes)), palette_for(classes))
+
+
+def written(kind: str, labels: NDArray[np.uint8], photo: NDArray[np.uint8]) -> Image.Image:
+    stream = io.BytesIO()
+    WRITERS[kind](segmentation(labels), photo, stream)
+    return Image.open(stream)
+
+
+LABELS = np.zeros((60, 80), np.uint8)
+LABELS[10:40, 20:50] = 8
+LABELS[30:50, 40:70] = 15
+PHOTO = np.random.default_rng(1).integers(0, 256, (60, 80, 3), np.uint8)
+
+
+@given(
+    st.integers(1, 256).flatmap(
+        lambda classes: st.tuples(
+            st.just(classes),
+            arrays(
+                np.uint8,
+                st.tuples(st.integers(1, 9), st.integers(1, 9)),
+                elements=st.integers(0, classes - 1),
+            ),
+        )
+    )
+)
+def test_labels_come_back_exactly(drawn: tuple[int, NDArray[np.uint8]]) -> None:
+    classes, labels = drawn
+    stream = io.BytesIO()
+    write_labels(segmentation(labels, classes), np.zeros((*labels.shape, 3), np.uint8), stream)
+    image = Image.open(stream)
+    assert image.mode == "P"
+    np.testing.assert_array_equal(np.asarray(image), labels)
+    colours = np.array(palette_for(classes), np.uint8)[labels]
+    np.testing.assert_array_equal(np.asarray(image.convert("RGB")), colours)
+
+
+def test_labels_have_8_bits_a_pixel() -> None:
+    stream = io.BytesIO()
+    write_labels(segmentation(LABELS % 2, 2), PHOTO, stream)
+    header = stream.getvalue()[12:29]
+    assert header[:4] == b"IHDR"
+    assert (header[12], header[13]) == (8, 3)  # bit depth, and colour type palette
+
+
+def test_color() -> None:
+    image = written("color", LABELS, PHOTO)
+    assert image.format == "PNG"
+    np.testing.assert_array_equal(np.asarray(image), np.array(palette_for(21), np.uint8)[LABELS])
+
+
+def test_cutout() -> None:
+    image = np.asarray(written("cutout", LABELS, PHOTO))
+    assert image.shape == (60, 80, 4)
+    np.testing.assert_array_equal(image[:, :, 3], np.where(LABELS > 0, 255, 0))
+    np.testing.assert_array_equal(image[LABELS > 0, :3], PHOTO[LABELS > 0])
+    assert not image[LABELS == 0].any()
+
+
+def test_overlay_shows_objects_in_their_colours(tmp_path: Path) -> None:
+    grey = np.full((60, 80, 3), 128, np.uint8)
+    target = tmp_path / "a.png"  # by its name lossless
+    WRITERS["overlay"](segmentation(LABELS), grey, target)
+    image = np.asarray(Image.open(target)).astype(int)
+    assert image.shape == (60, 80, 3)
+    background, cat, person = image[5, 5], image[20, 30], image[45, 60]
+    assert background.max() == background.min() < 128
+    assert cat[0] > cat[1] == cat[2]  # VOC's cat is a dark red
+    assert person[0] > person[1] == person[2] > cat[1]
+    assert image[10, 30].min() > cat.min()  # the outline is lighter
+
+
+def test_overlay_is_jpeg_unless_named_png(tmp_path: Path) -> None:
+    for name, format_ in (("a.jpg", "JPEG"), ("b.PNG", "PNG")):
+        WRITERS["overlay"](segmentation(LABELS), PHOTO, tmp_path / name)
+        assert Image.open(tmp_path / name).format == format_
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (300, 2)])
+def test_any_size(kind: str, shape: tuple[int, int]) -> None:
+    labels = np.full(shape, 3, np.uint8)
+    image = written(kind, labels, np.zeros((*shape, 3), np.uint8))
+    assert (image.height, image.width) == shape
+
+
+def test_folders_are_made_and_nothing_else_is_left(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "folder" / "a.png"
+    write_labels(segmentation(LABELS), PHOTO, target)
+    assert [path.name for path in target.parent.iterdir()] == ["a.png"]
+
+
+def test_file_mode_follows_the_umask(tmp_path: Path) -> None:
+    write_labels(segmentation(LABELS), PHOTO, tmp_path / "a.png")
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "a.png").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_failure_keeps_the_old_file(tmp_path: Path) -> None:
+    target = tmp_path / "a.png"
+    target.write_text("old")
+    with pytest.raises(RuntimeError), replacing(target) as stream:
+        stream.write(b"half")
+        raise RuntimeError
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_full_disk(tmp_path: Path) -> None:
+    """A limit on the size of files stands in for a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, limits[1]))
+    try:
+        with pytest.raises(OutputError, match=r"a\.png: cannot be written \("):
+            write_labels(segmentation(LABELS), PHOTO, tmp_path / "a.png")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert not list(tmp_path.iterdir())
+
+
+def test_places_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=r"file is not a folder"):
+        write_labels(segmentation(LABELS), PHOTO, tmp_path / "file" / "a.png")
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(OutputError, match=r"folder\.png: cannot be written"):
+        write_labels(segmentation(LABELS), PHOTO, tmp_path / "folder.png")
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "folder.png"}
