@@ -54,7 +54,7 @@ class Segmenter:
         forest: structured edge forest file; the shipped one when None.
         proposals: regions besides the whole photo; 0 looks at the whole photo alone.
         min_side: regions with a shorter side (pixels, after enlarging) are not looked at.
-        fusion: `max` (the paper) or `mean`.
+        fusion: `mean` of the regions' probabilities by area, or `max` of their scores (the paper).
         crf: sharpen with the dense CRF, if it is installed.
         device: `auto`, `cpu`, `cuda` or `mps`.
         precision: `auto`, `fp32`, `bf16` or `fp16`.
@@ -69,7 +69,7 @@ class Segmenter:
         forest: str | Path | None = None,
         proposals: int = 50,
         min_side: int = 112,
-        fusion: FusionRule = "max",
+        fusion: FusionRule = "mean",
         crf: bool = True,
         device: str = "auto",
         precision: str = "auto",

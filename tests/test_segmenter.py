@@ -111,7 +111,7 @@ def test_settings_name_everything_that_changes_a_result(tiny_network: Path) -> N
 
     base = settings()
     assert base == settings(batch_size=3, threads=1)
-    changes = [{"proposals": 6}, {"min_side": 50}, {"fusion": "mean"}]
+    changes = [{"proposals": 6}, {"min_side": 50}, {"fusion": "max"}]
     if base["crf"] is not None:
         changes.append({"crf": False})
     if base["precision"] != "fp32":

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from deconvseg.errors import OutputError, WeightsError
@@ -52,7 +52,7 @@ def save_network(path: Path, network: DeconvNet, header: NetworkHeader, storage:
     """Write a network file beside its target and rename it into place.
 
     Args:
-        path: target, by custom `.safetensors`.
+        path: target, by custom ending in `.safetensors`.
         network: weights of any dtype, on any device.
         header: classes, palette, preprocessing.
         storage: `int8` keeps every kernel as 8-bit integers with one float32 scale an output channel.
@@ -80,9 +80,9 @@ def save_network(path: Path, network: DeconvNet, header: NetworkHeader, storage:
     }
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        save_file(tensors, temporary, {"deconvseg": json.dumps(document)})
+        temporary.write_bytes(save(tensors, {"deconvseg": json.dumps(document)}))
         temporary.replace(path)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         temporary.unlink(missing_ok=True)
         raise OutputError(f"{path}: the network cannot be written ({error})") from error
 

@@ -30,10 +30,10 @@ class CRFParameters:
 
     iterations: float = 10
     smooth_sigma: float = 3.0
-    smooth_weight: float = 3.0
+    smooth_weight: float = 2.0
     colour_sigma_xy: float = 50.0
     colour_sigma_rgb: float = 8.0
-    colour_weight: float = 4.0
+    colour_weight: float = 2.0
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, float]) -> CRFParameters:

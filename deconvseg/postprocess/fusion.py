@@ -16,7 +16,8 @@ class Fusion:
 
     `max` is the paper's equation 1 and the released code: per class and pixel the largest raw score of any
     region, never below 0, which is also the value outside every region; softmax comes last. `mean` averages
-    the class probabilities of the regions that cover a pixel.
+    the class probabilities of the regions that cover a pixel, each weighted by its area: a larger region
+    shows more of the scene, and a small one's mistake counts for less.
 
     Args:
         classes: number of labels C.
@@ -42,7 +43,7 @@ class Fusion:
 
         Args:
             scores: float (C, S, S), raw.
-            box: x0 y0 x1 y1 in whole pixels, half-open; parts outside the photo are dropped.
+            box: x0 y0 x1 y1 in whole pixels, half-open, not empty; parts outside the photo are dropped.
         """
         x0, y0, x1, y1 = box
         height, width = self.cover.shape
@@ -57,12 +58,13 @@ class Fusion:
         if self.rule == "max":
             torch.maximum(target, enlarged, out=target)
         else:
-            target += enlarged
-            self.cover[top:bottom, left:right] += 1
+            area = float((y1 - y0) * (x1 - x0))
+            target += area * enlarged
+            self.cover[top:bottom, left:right] += area
 
     def probabilities(self) -> Tensor:
         """Class probabilities of the photo: float32 (C, H, W), summing to 1 over C."""
         if self.rule == "max":
             return self.total.softmax(0)
         uniform = 1 / len(self.total)
-        return torch.where(self.cover > 0, self.total / self.cover.clamp_min(1), uniform)
+        return torch.where(self.cover > 0, self.total / self.cover, uniform)

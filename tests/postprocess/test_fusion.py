@@ -18,14 +18,14 @@ def test_max_by_hand() -> None:
     assert probabilities[:, 1, 2].tolist() == [0.5, 0.5]  # no region covers it
 
 
-def test_mean_averages_the_probabilities_of_the_regions_that_cover_a_pixel() -> None:
+def test_mean_averages_the_probabilities_of_the_regions_that_cover_a_pixel_by_area() -> None:
     fusion = Fusion(2, 1, 3, "mean")
     log3 = torch.tensor(3.0).log().item()
-    fusion.add(torch.tensor([[[log3]], [[0.0]]]), (0, 0, 2, 1))  # probabilities 0.75, 0.25
-    fusion.add(torch.tensor([[[-log3]], [[0.0]]]), (1, 0, 2, 1))  # probabilities 0.25, 0.75
-    torch.testing.assert_close(
-        fusion.probabilities()[:, 0], torch.tensor([[0.75, 0.5, 0.5], [0.25, 0.5, 0.5]])
-    )
+    fusion.add(torch.tensor([[[log3]], [[0.0]]]), (0, 0, 2, 1))  # probabilities 0.75, 0.25; area 2
+    fusion.add(torch.tensor([[[-log3]], [[0.0]]]), (1, 0, 2, 1))  # probabilities 0.25, 0.75; area 1
+    middle = (2 * 0.75 + 0.25) / 3
+    want = torch.tensor([[0.75, middle, 0.5], [0.25, 1 - middle, 0.5]])
+    torch.testing.assert_close(fusion.probabilities()[:, 0], want)
 
 
 def test_order_does_not_matter_and_repeats_add_nothing() -> None:
