@@ -66,7 +66,7 @@ def train(
     network.to(memory_format=torch.channels_last)
     for parameter in network.encoder[: recipe.frozen_blocks].parameters():
         parameter.requires_grad_(False)
-    presence = nn.Linear(recipe.bottleneck, len(header.classes) - 1).to(device)
+    presence = nn.Linear(network.arguments["bottleneck"], len(header.classes) - 1).to(device)
     averaged = copy.deepcopy(network).requires_grad_(False)
     optimizer = _optimizer(network, presence, recipe)
     sampler = CropSampler(store, recipe, device)

@@ -1,0 +1,206 @@
+"""Boxes: hand-computed squares, ranking, dropping, and EdgeBoxes' traps."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from deconvseg.proposals import boxes as boxes_module
+from deconvseg.proposals.boxes import Boxes, distinct, edge_boxes, enlarged, find_boxes, propose, squared
+from deconvseg.proposals.edges import EdgeDetector
+
+
+def scene(height: int, width: int, seed: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """A textured photo with one bright ellipse, and the ellipse's tight box."""
+    rng = np.random.default_rng(seed)
+    image = cv2.GaussianBlur(rng.uniform(40, 120, (height, width, 3)), (0, 0), 1.5)
+    centre, axes = (width * 55 // 100, height // 2), (width // 5, height * 3 // 10)
+    cv2.ellipse(image, centre, axes, 0, 0, 360, (200, 150, 90), -1)
+    image += rng.normal(0, 6, image.shape)
+    low, high = np.subtract(centre, axes), np.add(centre, axes) + 1
+    return np.clip(image, 0, 255).astype(np.uint8), np.concatenate((low, high)).astype(np.float32)
+
+
+def overlap(box: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float32]:
+    shared = np.clip(np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2]), 0, None).prod(1)
+    area = (box[2:] - box[:2]).prod() + (others[:, 2:] - others[:, :2]).prod(1)
+    result: NDArray[np.float32] = shared / (area - shared)
+    return result
+
+
+class FakeSearch:
+    """Stands in for OpenCV's EdgeBoxes and answers with given boxes."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, answer: Any) -> None:
+        self.arguments: tuple[Any, ...] = ()
+
+        def create(*arguments: Any) -> Any:
+            self.arguments = arguments
+            return SimpleNamespace(getBoundingBoxes=lambda edges, orientation: answer)
+
+        fake = SimpleNamespace(
+            ximgproc=SimpleNamespace(createEdgeBoxes=create), resize=cv2.resize, INTER_AREA=3
+        )
+        monkeypatch.setattr(boxes_module, "opencv", lambda: fake)
+
+
+class BlindDetector:
+    """Sees nothing; remembers the size it was shown."""
+
+    def detect(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        self.shape = image.shape[:2]
+        return np.zeros(self.shape, np.float32)
+
+    def orientation(self, edges: NDArray[np.float32]) -> NDArray[np.float32]:
+        return edges
+
+    def thin(self, edges: NDArray[np.float32], orientation: NDArray[np.float32]) -> NDArray[np.float32]:
+        return edges
+
+
+def answer(*xywh: tuple[int, int, int, int]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    return np.array(xywh, np.int32), np.linspace(0.5, 0.1, len(xywh), dtype=np.float32)
+
+
+def test_squares_by_hand() -> None:
+    boxes = np.array([[10, 20, 110, 60], [0, 0, 10, 30]], np.float32)
+    np.testing.assert_allclose(enlarged(boxes, 1.2), [[0, 16, 120, 64], [-1, -3, 11, 33]], atol=1e-5)
+    np.testing.assert_allclose(squared(boxes), [[10, -10, 110, 90], [-10, 0, 20, 30]])
+
+
+def test_near_copies_are_dropped_and_order_is_kept() -> None:
+    boxes = np.array([[0, 0, 100, 100], [1, 0, 101, 100], [50, 0, 150, 100], [0, 0, 100, 100]], np.float32)
+    assert distinct(boxes, 9, overlap=0.9).tolist() == [0, 2]
+    assert distinct(boxes, 9, overlap=0.99).tolist() == [0, 1, 2]
+    assert distinct(boxes, 1).tolist() == [0]
+
+
+@pytest.mark.parametrize("shape", [(2, 1), (2,)], ids=["OpenCV 4", "OpenCV 5"])
+def test_both_shapes_of_scores_are_understood(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...]
+) -> None:
+    boxes, scores = answer((11, 21, 50, 40), (1, 1, 199, 99))
+    FakeSearch(monkeypatch, (boxes, scores.reshape(shape)))
+    found = edge_boxes(np.zeros((100, 200), np.float32), np.zeros((100, 200), np.float32))
+    # OpenCV counts from 1 and includes the last pixel: (1, 1, 199, 99) is the whole image.
+    np.testing.assert_array_equal(found.xyxy, [[10, 20, 61, 61], [0, 0, 200, 100]])
+    np.testing.assert_array_equal(found.scores, scores)
+    assert found.xyxy.dtype == found.scores.dtype == np.float32
+
+
+def test_no_edges_give_no_boxes() -> None:
+    """OpenCV answers with an empty tuple and None here."""
+    nothing = np.zeros((120, 160), np.float32)
+    found = edge_boxes(nothing, nothing)
+    assert found.xyxy.shape == (0, 4)
+    assert found.scores.shape == (0,)
+
+
+def test_a_frame_of_edges_is_found_to_the_pixel() -> None:
+    edges, orientation = np.zeros((2, 200, 260), np.float32)
+    edges[50:151, [60, 180]] = 1
+    edges[[50, 150], 60:181] = 1
+    orientation[[50, 150], 62:179] = np.pi / 2
+    best = edge_boxes(edges, orientation).xyxy[0]
+    assert np.abs(best - [60, 50, 181, 151]).max() <= 3
+
+
+def test_a_photo_gets_the_same_boxes_alone_and_third_in_a_run(detector: EdgeDetector) -> None:
+    """OpenCV's EdgeBoxes object is wrong from its second image on, so each photo must get its own."""
+    images = [scene(150, 200, seed)[0] for seed in range(3)]
+    alone = find_boxes(images[2], detector)
+    for image in images[:2]:
+        find_boxes(image, detector)
+    third = find_boxes(images[2], detector)
+    assert len(alone.xyxy) > 10
+    np.testing.assert_array_equal(third.xyxy, alone.xyxy)
+    np.testing.assert_array_equal(third.scores, alone.scores)
+
+
+def test_boxes_lie_in_the_image_best_first(detector: EdgeDetector) -> None:
+    image, target = scene(240, 320)
+    boxes = find_boxes(image, detector, count=200)
+    assert 0 < len(boxes.xyxy) <= 200
+    assert (boxes.xyxy[:, :2] >= 0).all()
+    assert (boxes.xyxy[:, 2:] <= (320, 240)).all()
+    assert (boxes.xyxy[:, 2:] > boxes.xyxy[:, :2]).all()
+    assert (np.diff(boxes.scores) <= 0).all()
+    assert overlap(target, boxes.xyxy[:10]).max() > 0.7
+
+
+def test_proposals_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Enlarged by 1.2, the shorter side compared with min_side, squared by the longer; the order stays."""
+    kept, narrow, copy, second = (101, 101, 99, 79), (301, 1, 30, 300), (101, 101, 99, 79), (301, 201, 99, 99)
+    FakeSearch(monkeypatch, answer(narrow, kept, copy, second))
+    image = np.zeros((400, 600, 3), np.uint8)
+    found = propose(image, BlindDetector(), count=50, min_side=96)
+    np.testing.assert_allclose(
+        found.xyxy, [[0, -100, 600, 500], [90, 80, 210, 200], [290, 190, 410, 310]], atol=1e-4
+    )
+    assert found.scores[0] == 1
+    assert (np.diff(found.scores) < 0).all()
+    assert found.xyxy.dtype == found.scores.dtype == np.float32
+
+
+def test_count_does_not_count_the_whole_image_nor_dropped_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeSearch(monkeypatch, answer((1, 1, 20, 300), (1, 1, 99, 99), (201, 1, 99, 99), (401, 1, 99, 99)))
+    image = np.zeros((400, 600, 3), np.uint8)
+    counts = [len(propose(image, BlindDetector(), count=n, min_side=110).xyxy) for n in (0, 1, 2, 3, 50)]
+    assert counts == [1, 2, 3, 4, 4]
+
+
+def test_a_large_photo_is_worked_on_small_and_its_boxes_are_scaled_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """min_side is in pixels of the working image: a photo at four times the size gives the same crops."""
+    FakeSearch(monkeypatch, answer((101, 101, 99, 79), (301, 1, 99, 19)))
+    blind = BlindDetector()
+    found = propose(np.zeros((1600, 2560, 3), np.uint8), blind, min_side=96, working_side=640)
+    assert blind.shape == (400, 640)
+    np.testing.assert_allclose(found.xyxy, [[0, -480, 2560, 2080], [360, 320, 840, 800]], atol=1e-3)
+
+
+def test_the_same_scene_at_twice_the_size_gives_the_same_proposals(detector: EdgeDetector) -> None:
+    image, _ = scene(320, 400)
+    small = propose(image, detector, working_side=400)
+    large = propose(np.repeat(np.repeat(image, 2, 0), 2, 1), detector, working_side=400)
+    np.testing.assert_allclose(large.xyxy, small.xyxy * 2, atol=1e-2)
+
+
+def test_the_thing_in_a_photo_is_covered_by_a_square(detector: EdgeDetector) -> None:
+    image, target = scene(375, 500)
+    found = propose(image, detector, count=20)
+    sides = found.xyxy[:, 2:] - found.xyxy[:, :2]
+    np.testing.assert_allclose(sides[:, 0], sides[:, 1], rtol=1e-4)
+    np.testing.assert_array_equal(found.xyxy[0], [0, -62.5, 500, 437.5])
+    assert sides[1:].min() >= 112
+    assert overlap(squared(enlarged(target[None], 1.2))[0], found.xyxy[1:]).max() > 0.7
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (1, 4000), (4000, 1), (17, 40)])
+def test_photos_too_small_for_any_box_give_the_whole_image(
+    detector: EdgeDetector, size: tuple[int, int]
+) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3)).astype(np.uint8)
+    found = propose(image, detector)
+    height, width = size
+    side = max(size)
+    expected = [(width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2]
+    np.testing.assert_allclose(found.xyxy, [expected])
+    assert isinstance(found, Boxes)
+
+
+def test_a_photo_without_edges_gives_the_whole_image(detector: EdgeDetector) -> None:
+    assert len(propose(np.full((300, 400, 3), 127, np.uint8), detector).xyxy) == 1
+
+
+def test_a_huge_photo_works_and_its_proposals_reach_its_far_corner(detector: EdgeDetector) -> None:
+    image, target = scene(300, 400)
+    huge = cv2.resize(image, (4800, 3600))
+    found = propose(huge, detector, count=20)
+    assert overlap(squared(enlarged(target[None] * 12, 1.2))[0], found.xyxy).max() > 0.7

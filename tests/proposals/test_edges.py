@@ -1,0 +1,183 @@
+"""Edge detection: OpenCV's answer is our own NumPy evaluation of the forest, on photos of every size."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import pickle
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from deconvseg.errors import InputError, MissingDependencyError
+from deconvseg.proposals import opencv as opencv_module
+from deconvseg.proposals.edges import EdgeDetector
+from deconvseg.proposals.features import channels, gather
+from deconvseg.proposals.forest_file import Forest, write_forest
+
+INNER, NODES = 7, 15
+
+
+def hand_made_forest() -> Forest:
+    """Eight different full trees of depth 3 that use all kinds of features."""
+    rng = np.random.default_rng(5)
+    childs = np.zeros((8, NODES), np.int32)
+    childs[:, :INNER] = 2 * np.arange(INNER) + 2
+    feature_ids = np.zeros_like(childs)
+    feature_ids[:, :INNER] = rng.integers(0, 7228, (8, INNER))
+    thresholds = np.zeros((8, NODES), np.float32)
+    single = feature_ids[:, :INNER] < 3328
+    thresholds[:, :INNER] = np.where(single, rng.uniform(0, 0.6, (8, INNER)), rng.normal(0, 0.02, (8, INNER)))
+    counts = np.zeros((8, NODES), np.int64)
+    counts[:, INNER:] = rng.integers(1, 40, (8, NODES - INNER))
+    leaves = [np.sort(rng.permutation(256)[:count]) for count in counts.reshape(-1)]
+    boundaries = np.concatenate((np.zeros(1, np.int64), np.cumsum(counts)))
+    return Forest(childs, feature_ids, thresholds, boundaries, np.concatenate(leaves).astype(np.int32), 4)
+
+
+def evaluate(forest: Forest, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """The forest's edge map of an image without any border of ours: trees walked one window at a time."""
+    cells, blurred = channels(image)
+    rows, columns = (-(-(size * 2 - 32) // 2) for size in cells.shape[:2])
+    votes = np.zeros((image.shape[0] + 32, image.shape[1] + 32), np.float32)
+    everything = np.arange(7228)
+    for row in range(rows):
+        for column in range(columns):
+            features = gather(cells, blurred, np.array([[row, column]]), everything)[0]
+            for turn in range(4):
+                tree = ((row + column) % 8 + turn) % 8
+                node = 0
+                while forest.childs[tree, node]:
+                    left = features[forest.feature_ids[tree, node]] < forest.thresholds[tree, node]
+                    node = forest.childs[tree, node] - int(left)
+                bins = forest.leaf_bins(tree, node)
+                votes[2 * row + bins % 16, 2 * column + bins // 16] += 2 * 4 / 256 / 4
+    triangle = np.array([0.25, 0.5, 0.25], np.float32)
+    height, width = image.shape[:2]
+    return cv2.sepFilter2D(np.ascontiguousarray(votes[:height, :width]), -1, triangle, triangle)
+
+
+def photo(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
+    """Smooth coloured noise with a brighter rectangle in it."""
+    rng = np.random.default_rng(seed)
+    noise = cv2.GaussianBlur(rng.uniform(0, 255, (height, width, 3)), (0, 0), 3) * 2 - 128
+    noise[height // 3 :, width // 4 : width // 2] += 60
+    return np.clip(noise, 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("size", [(41, 57), (48, 64)])
+def test_opencv_walks_a_hand_made_forest_as_numpy_does(tmp_path: Path, size: tuple[int, int]) -> None:
+    """So features, their order, the trees' schedule, the leaves and our own border are all as described."""
+    forest, image = hand_made_forest(), photo(*size)
+    write_forest(forest, tmp_path / "forest.yml.gz")
+    padded = cv2.copyMakeBorder(image, 16, 16, 16, 16, cv2.BORDER_REFLECT)
+    expected = evaluate(forest, padded)[16:-16, 16:-16]
+    edges = EdgeDetector(tmp_path / "forest.yml.gz").detect(image)
+    assert expected.std() > 0.01
+    np.testing.assert_allclose(edges, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (1, 300), (300, 1), (15, 16), (17, 33), (64, 48)])
+def test_an_edge_map_has_the_size_of_its_photo(detector: EdgeDetector, size: tuple[int, int]) -> None:
+    edges = detector.detect(photo(*size))
+    orientation = detector.orientation(edges)
+    thin = detector.thin(edges, orientation)
+    for result in (edges, orientation, thin):
+        assert result.shape == size
+        assert result.dtype == np.float32
+        assert np.isfinite(result).all()
+
+
+def test_the_shipped_forest_finds_the_outline_of_a_thing_and_not_its_texture(detector: EdgeDetector) -> None:
+    rng = np.random.default_rng(0)
+    image = rng.normal(90, 12, (160, 200, 3))
+    disc = np.hypot(*np.meshgrid(np.arange(200) - 100, np.arange(160) - 80))
+    image[disc < 50] += (70, 30, -20)
+    edges = detector.detect(np.clip(image, 0, 255).astype(np.uint8))
+    outline, elsewhere = edges[np.abs(disc - 50) < 1.5], edges[np.abs(disc - 50) > 8]
+    assert (outline > 5 * elsewhere.mean()).mean() > 0.95
+    assert outline.mean() > 10 * elsewhere.mean()
+    thin = detector.thin(edges, detector.orientation(edges))
+    assert 0 < (thin > 0).sum() < (edges > 0).sum() / 2
+
+
+def test_orientation_turns_with_the_edge(detector: EdgeDetector) -> None:
+    image = np.full((96, 96, 3), 60, np.uint8)
+    image[:, 48:] = 180
+    for turned, expected in ((image, 0.0), (image.transpose(1, 0, 2).copy(), np.pi / 2)):
+        edges = detector.detect(turned)
+        angle = detector.orientation(edges)[edges > 0.8 * edges.max()]
+        off = np.abs((angle - expected + np.pi / 2) % np.pi - np.pi / 2)
+        assert np.median(off) < 0.1
+
+
+def test_the_outermost_pixels_get_as_many_votes_as_the_others(detector: EdgeDetector) -> None:
+    """OpenCV alone leaves a border of 16 pixels nearly blind."""
+    image = np.full((120, 160, 3), 60, np.uint8)
+    image[:, 80:] = 180
+    ridge = detector.detect(image)[:, 78:82].max(1)
+    assert ridge[:4].min() > 0.7 * ridge[50:70].mean()
+
+
+def test_a_photo_gets_the_same_edges_alone_and_after_others(
+    detector: EdgeDetector, shipped_forest: Path
+) -> None:
+    alone = EdgeDetector(shipped_forest).detect(photo(90, 120, seed=3))
+    for seed in (1, 2):
+        detector.detect(photo(120, 80, seed))
+    np.testing.assert_array_equal(detector.detect(photo(90, 120, seed=3)), alone)
+
+
+def test_a_pickled_detector_detects_the_same(detector: EdgeDetector) -> None:
+    image = photo(60, 80)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(detector)).detect(image), detector.detect(image))
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((9, 9), np.uint8),
+        np.zeros((9, 9, 4), np.uint8),
+        np.zeros((9, 9, 3)),
+        np.zeros((0, 9, 3), np.uint8),
+    ],
+)
+def test_what_is_no_rgb_photo_is_refused(detector: EdgeDetector, image: NDArray[np.uint8]) -> None:
+    """Floats above 1 would make OpenCV read outside its colour table."""
+    with pytest.raises(InputError, match="uint8"):
+        detector.detect(image)
+
+
+def test_a_clash_of_two_opencv_wheels_is_named_with_its_cure(
+    monkeypatch: pytest.MonkeyPatch, shipped_forest: Path
+) -> None:
+    wheels = ["opencv-python", "opencv-contrib-python-headless", "numpy"]
+    monkeypatch.setattr(opencv_module.importlib, "import_module", lambda name: SimpleNamespace())
+    monkeypatch.setattr(
+        importlib.metadata,
+        "distributions",
+        lambda: [SimpleNamespace(metadata={"Name": name}) for name in wheels],
+    )
+    with pytest.raises(MissingDependencyError) as caught:
+        EdgeDetector(shipped_forest)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "installed: opencv-contrib-python-headless, opencv-python; run: " in message
+    cure = message.split("run: ")[1].split(" && ")
+    assert cure[0] == "pip uninstall -y opencv-contrib-python-headless opencv-python"
+    assert cure[1] == "pip install opencv-contrib-python-headless"
+
+
+def test_a_missing_opencv_is_named_with_its_cure(
+    monkeypatch: pytest.MonkeyPatch, shipped_forest: Path
+) -> None:
+    def absent(name: str) -> None:
+        raise ImportError(f"No module named {name!r}")
+
+    monkeypatch.setattr(opencv_module.importlib, "import_module", absent)
+    monkeypatch.setattr(importlib.metadata, "distributions", list)
+    with pytest.raises(MissingDependencyError, match="no OpenCV wheel; run: pip install opencv-contrib"):
+        EdgeDetector(shipped_forest)

@@ -1,0 +1,232 @@
+"""Training: a small forest learns drawn outlines, a seed is repeatable, labels are read rightly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.io import savemat
+from typer import Typer
+from typer.testing import CliRunner
+
+from deconvseg.cli.train_edges import train_edges
+from deconvseg.errors import DataError, DeconvSegError, OutputError, UsageError
+from deconvseg.proposals.edges import EdgeDetector
+from deconvseg.proposals.features import gather
+from deconvseg.proposals.forest import ForestRecipe, train_forest
+from deconvseg.proposals.forest_file import Forest, read_forest, write_forest
+from deconvseg.proposals.photos import LabelledPhoto, bsds_photos, mask_photos, objects_of_mask
+
+SMALL = ForestRecipe(trees=2, trees_evaluated=1, positives=800, negatives=800, feature_share=0.1)
+
+
+def shapes(seed: int, size: tuple[int, int] = (96, 128)) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Discs and boxes of random colours on noise, and which pixel belongs to which (1..4)."""
+    rng = np.random.default_rng(seed)
+    labels = np.zeros(size, np.uint8)
+    for label in range(1, 5):
+        centre = [int(rng.integers(0, side)) for side in size[::-1]]
+        if label % 2:
+            cv2.circle(labels, centre, int(rng.integers(10, 25)), label, -1)
+        else:
+            cv2.rectangle(labels, centre, [c + int(rng.integers(15, 40)) for c in centre], label, -1)
+    colours = rng.uniform(30, 225, (5, 3))
+    image = colours[labels] + rng.normal(0, 10, (*size, 3))
+    return np.clip(image, 0, 255).astype(np.uint8), labels
+
+
+def labelled(seed: int) -> LabelledPhoto:
+    image, labels = shapes(seed)
+    return LabelledPhoto(image, [labels.astype(np.int32)])
+
+
+@pytest.fixture(scope="module")
+def small_forest() -> Forest:
+    return train_forest([labelled(seed) for seed in range(12)], SMALL)
+
+
+def test_a_small_forest_finds_the_outlines_of_shapes_it_never_saw(
+    small_forest: Forest, tmp_path: Path
+) -> None:
+    write_forest(small_forest, tmp_path / "small.yml.gz")
+    detector = EdgeDetector(tmp_path / "small.yml.gz")
+    on, off = [], []
+    for seed in range(100, 106):
+        image, labels = shapes(seed)
+        edges = detector.detect(image)
+        distance = cv2.distanceTransform(
+            (cv2.morphologyEx(labels, cv2.MORPH_GRADIENT, np.ones((3, 3))) == 0) * np.uint8(1), cv2.DIST_L2, 5
+        )
+        on.append(edges[distance == 0])
+        off.append(edges[distance > 8])
+    strong, weak = np.concatenate(on), np.concatenate(off)
+    assert strong.mean() > 8 * weak.mean()
+    # The chance that an edge pixel is stronger than one far from any edge.
+    assert np.mean(np.random.default_rng(0).choice(weak, strong.size) < strong) > 0.9
+
+
+def test_the_same_seed_gives_the_same_forest_and_another_another() -> None:
+    photos = [labelled(seed) for seed in range(4)]
+    recipe = ForestRecipe(
+        trees=1, trees_evaluated=1, positives=200, negatives=200, feature_share=0.05, seed=3
+    )
+    one, same = train_forest(photos, recipe), train_forest(photos, recipe)
+    np.testing.assert_array_equal(one.feature_ids, same.feature_ids)
+    np.testing.assert_array_equal(one.bins, same.bins)
+    other = train_forest(
+        photos,
+        ForestRecipe(trees=1, trees_evaluated=1, positives=200, negatives=200, feature_share=0.05, seed=4),
+    )
+    assert other.feature_ids.shape != one.feature_ids.shape or (other.feature_ids != one.feature_ids).any()
+
+
+def test_growing_stops_at_the_depth_and_the_node_size_asked_for() -> None:
+    photos = [labelled(seed) for seed in range(4)]
+    flat = train_forest(
+        photos,
+        ForestRecipe(
+            trees=1, trees_evaluated=1, positives=300, negatives=300, feature_share=0.05, max_depth=2
+        ),
+    )
+    assert (flat.childs == 0).sum() <= 4
+    few = train_forest(
+        photos,
+        ForestRecipe(
+            trees=1, trees_evaluated=1, positives=300, negatives=300, feature_share=0.05, min_child=100
+        ),
+    )
+    assert 2 <= (few.childs == 0).sum() <= 600 // 100
+
+
+def test_photos_without_any_outline_are_refused() -> None:
+    image = np.zeros((64, 64, 3), np.uint8)
+    with pytest.raises(DataError, match="with an edge"):
+        train_forest([LabelledPhoto(image, [np.zeros((64, 64), np.int32)])], SMALL)
+
+
+def test_unknown_regions_are_never_learned_from() -> None:
+    """All there is to learn lies in the unknown half, so nothing remains."""
+    image, labels = shapes(0)
+    unknown = labels.astype(np.int32)
+    unknown[labels > 0] = -1
+    with pytest.raises(DataError, match="with an edge"):
+        train_forest([LabelledPhoto(image, [unknown])], SMALL)
+
+
+def test_features_are_cells_and_differences_in_opencvs_order() -> None:
+    cells = np.arange(20 * 20 * 13, dtype=np.float32).reshape(20, 20, 13)
+    at = np.array([[2, 3]])
+    # Feature 256 * channel + 16 * column + row; then 300 differences a channel of the grid 1, 4, 8, 11, 14.
+    values = gather(cells, cells**2, at, np.array([0, 1, 16, 256, 3328, 3328 + 300]))[0]
+    assert values[:4].tolist() == [cells[2, 3, 0], cells[3, 3, 0], cells[2, 4, 0], cells[2, 3, 1]]
+    squares = cells**2
+    assert values[4] == squares[3, 4, 0] - squares[6, 4, 0]
+    assert values[5] == squares[3, 4, 1] - squares[6, 4, 1]
+
+
+def test_objects_of_a_mask_by_hand() -> None:
+    mask = np.zeros((12, 40), np.uint8)
+    mask[2:10, 2:8] = 5
+    mask[2:10, 12:18] = 5
+    mask[4:8, 18:22] = 9
+    mask[2:10, 8] = 255
+    mask[:, 24:] = 255
+    segments = objects_of_mask(mask)
+    assert segments[5, 4] != segments[5, 14]  # two things of one class
+    assert segments[5, 14] != segments[5, 20]  # two classes that touch
+    assert 0 not in (segments[5, 4], segments[5, 14], segments[5, 20])
+    assert segments[0, 0] == 0
+    assert segments[5, 8] in (segments[5, 4], 0)  # the void border has the label of a neighbour
+    assert segments[5, 26] == 0
+    assert (segments[:, 34:] == -1).all()  # far inside void nobody can tell
+
+
+def test_a_mask_of_nothing_but_void_is_unknown() -> None:
+    assert (objects_of_mask(np.full((5, 5), 255, np.uint8)) == -1).all()
+
+
+@pytest.fixture
+def bsds(tmp_path: Path) -> Path:
+    """Two photos in BSDS500's layout, one segmented by two people."""
+    for part in ("images", "groundTruth"):
+        (tmp_path / part / "train").mkdir(parents=True)
+    for number, people in enumerate((1, 2)):
+        image, labels = shapes(number)
+        Image.fromarray(image).save(tmp_path / "images" / "train" / f"{number}.jpg")
+        cells = np.empty((1, people), object)
+        for person in range(people):
+            cells[0, person] = {"Segmentation": labels.astype(np.uint16) + 1}
+        savemat(tmp_path / "groundTruth" / "train" / f"{number}.mat", {"groundTruth": cells})
+    return tmp_path
+
+
+def test_bsds_is_read_with_all_its_people(bsds: Path) -> None:
+    photos = bsds_photos(bsds)
+    assert [len(photo.segmentations) for photo in photos] == [1, 2]
+    np.testing.assert_array_equal(photos[1].segmentations[1], shapes(1)[1].astype(np.int32) + 1)
+    assert photos[0].image.shape == (96, 128, 3)
+    assert len(photos[:1] + photos) == 3
+
+
+def test_a_folder_or_file_that_is_not_bsds_is_named(bsds: Path) -> None:
+    with pytest.raises(DataError, match="not a BSDS500 folder"):
+        bsds_photos(bsds / "images")
+    (bsds / "groundTruth" / "train" / "0.mat").write_bytes(b"nothing")
+    with pytest.raises(DataError, match=r"0\.mat"):
+        bsds_photos(bsds)[0]
+    (bsds / "groundTruth" / "train" / "0.mat").unlink()
+    with pytest.raises(DataError, match=r"0\.mat"):
+        bsds_photos(bsds)
+
+
+def test_a_mask_that_does_not_fit_its_photo_is_named(tmp_path: Path) -> None:
+    image, labels = shapes(0)
+    Image.fromarray(image).save(tmp_path / "photo.jpg")
+    Image.fromarray(labels[:50]).save(tmp_path / "mask.png")
+    with pytest.raises(DataError, match=r"mask\.png"):
+        mask_photos([(tmp_path / "photo.jpg", tmp_path / "mask.png")])[0]
+    with pytest.raises(DataError, match=r"none\.jpg"):
+        mask_photos([(tmp_path / "none.jpg", tmp_path / "mask.png")])[0]
+
+
+def run(*arguments: object) -> str:
+    """Run the command; its stderr, or raise what it raised."""
+    app = Typer()
+    app.command()(train_edges)
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert result.stdout == ""
+    return result.stderr
+
+
+def test_the_command_trains_on_both_kinds_of_data_at_once(bsds: Path, tmp_path: Path) -> None:
+    voc = tmp_path / "voc"
+    for part in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (voc / part).mkdir(parents=True)
+    image, labels = shapes(7)
+    Image.fromarray(image).save(voc / "JPEGImages" / "a.jpg")
+    Image.fromarray(labels).save(voc / "SegmentationClass" / "a.png")
+    (voc / "ImageSets" / "Segmentation" / "train.txt").write_text("a\n")
+    out = tmp_path / "forest.yml.gz"
+    said = run("--bsds-root", bsds, "--voc-root", voc, "--out", out, "--trees", 2, "--patches", 200)
+    assert "3 photos" in said
+    assert "tree 2 of 2" in said
+    assert read_forest(out).trees == 2
+    assert EdgeDetector(out).detect(shapes(9)[0]).max() > 0
+
+
+def test_the_command_says_at_once_what_cannot_work(bsds: Path, tmp_path: Path) -> None:
+    cases: list[tuple[type[DeconvSegError], list[object]]] = [
+        (UsageError, ["--out", tmp_path / "forest.yml.gz"]),
+        (UsageError, ["--bsds-root", bsds, "--out", tmp_path / "forest.bin"]),
+        (OutputError, ["--bsds-root", bsds, "--out", tmp_path / "none" / "forest.yml.gz"]),
+        (DataError, ["--bsds-root", tmp_path / "images", "--out", tmp_path / "forest.yml.gz"]),
+    ]
+    for kind, arguments in cases:
+        with pytest.raises(kind):
+            run(*arguments)
+    assert not (tmp_path / "forest.yml.gz").exists()
