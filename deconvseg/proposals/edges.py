@@ -1,0 +1,72 @@
+"""Edge maps of photos by a structured forest: detection, orientation, thinning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deconvseg.errors import InputError, WeightsError
+from deconvseg.proposals.features import BORDER
+from deconvseg.proposals.forest_file import read_forest
+from deconvseg.proposals.opencv import opencv
+
+
+class EdgeDetector:
+    """Detects object edges with OpenCV's structured edges (Dollar and Zitnick, PAMI 2015) and a forest file.
+
+    The file is checked in Python before OpenCV reads it. A detector keeps nothing from one photo to the next,
+    may be used from several threads, and is pickled as its path: the receiving process reads the file again.
+    """
+
+    def __init__(self, forest_path: str | Path) -> None:
+        """Load a forest, `.yml` or `.yml.gz`.
+
+        Raises:
+            WeightsError: if the file is missing, damaged or not a forest; one line that names it.
+            MissingDependencyError: if OpenCV has no `ximgproc`; names the installed wheels and the cure.
+        """
+        self._path = Path(forest_path)
+        cv2 = opencv()
+        read_forest(self._path)
+        try:
+            self._forest: Any = cv2.ximgproc.createStructuredEdgeDetection(str(self._path))
+        except cv2.error as error:
+            reason = str(error).strip().splitlines()[0]
+            raise WeightsError(f"{self._path}: OpenCV does not load this forest ({reason})") from error
+
+    def __reduce__(self) -> tuple[type[EdgeDetector], tuple[Path]]:
+        return EdgeDetector, (self._path,)
+
+    def detect(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Edge strength at every pixel of a photo of any size.
+
+        Args:
+            image: uint8 (H, W, 3), RGB.
+
+        Returns:
+            float32 (H, W), 0 to about 1: the share of votes for an edge, smoothed. Not thinned.
+
+        Raises:
+            InputError: if the array is not such an image.
+        """
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+            raise InputError(f"an image must be uint8 (H, W, 3), not {image.dtype} {image.shape}")
+        cv2 = opencv()
+        height, width = image.shape[:2]
+        padded = cv2.copyMakeBorder(image, BORDER, BORDER, BORDER, BORDER, cv2.BORDER_REFLECT)
+        edges = self._forest.detectEdges(padded.astype(np.float32) / 255)
+        return np.ascontiguousarray(edges[BORDER : BORDER + height, BORDER : BORDER + width])
+
+    def orientation(self, edges: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Direction across the edge at every pixel: float32 (H, W), radians, 0 to pi."""
+        result: NDArray[np.float32] = self._forest.computeOrientation(edges)
+        return result
+
+    def thin(self, edges: NDArray[np.float32], orientation: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Non-maximum suppression across the edge: (H, W) like `edges`, 0 beside every ridge."""
+        # Radius 2, no suppression at the image border (s=0), no bias (m=1): the settings of edgeBoxes.m.
+        result: NDArray[np.float32] = self._forest.edgesNms(edges, orientation, None, 2, 0, 1, True)
+        return result
