@@ -9,8 +9,8 @@ orientation, thinning and EdgeBoxes; nothing is enlarged, squared or filtered by
 More than half of all components in these masks are specks of under 5 pixels that the void border or an
 occluder cut off, and no box finds those. So four sets are reported: all components; those of at least 0.1 %,
 0.5 % and 1 % of the image's pixels. And all of it twice: with void separating components, and with void
-joining the pieces of a class that touch it (a speck then belongs to the object whose border it lies on; the box
-is still that of class pixels alone).
+joining the pieces of a class that touch it (a speck then belongs to the object whose border it lies on; the
+box is still that of class pixels alone).
 """
 
 from __future__ import annotations

@@ -22,7 +22,6 @@ from deconvseg.network.checkpoint import NetworkHeader, load_network
 from deconvseg.network.deconvnet import DeconvNet
 from deconvseg.network.device import pick_device
 from deconvseg.network.fold import Precision, pick_precision, prepare
-from deconvseg.network.memory import reuse_freed_memory
 from deconvseg.postprocess.crf import CRFParameters, crf_is_available, dense_crf
 from deconvseg.postprocess.fusion import Fusion, FusionRule
 from deconvseg.proposals.boxes import propose
@@ -53,8 +52,9 @@ class Segmenter:
         weights: a network's name or file.
         forest: structured edge forest file; the shipped one when None.
         proposals: regions besides the whole photo; 0 looks at the whole photo alone.
-        min_side: regions with a shorter side (pixels, after enlarging) are not looked at.
-        fusion: `mean` of the regions' probabilities by area, or `max` of their scores (the paper).
+        min_side: regions whose shorter side after enlarging is below this are not looked at; pixels of the
+            photo shrunk to at most 640.
+        fusion: `max` of the regions' scores (the paper), or `mean` of their probabilities by area.
         crf: sharpen with the dense CRF, if it is installed.
         device: `auto`, `cpu`, `cuda` or `mps`.
         precision: `auto`, `fp32`, `bf16` or `fp16`.
@@ -69,7 +69,7 @@ class Segmenter:
         forest: str | Path | None = None,
         proposals: int = 50,
         min_side: int = 112,
-        fusion: FusionRule = "mean",
+        fusion: FusionRule = "max",
         crf: bool = True,
         device: str = "auto",
         precision: str = "auto",
@@ -77,13 +77,13 @@ class Segmenter:
         threads: int | None = None,
     ) -> None:
         self._weights, self._forest = weights, forest
-        self._proposals, self._min_side = proposals, min_side
+        self.proposals, self._min_side = proposals, min_side
         self._fusion: FusionRule = fusion
         self._device, self._precision = device, precision
         self._batch_size, self._threads = batch_size, threads
-        self._crf = crf and crf_is_available()
+        self.crf = crf and crf_is_available()
         self.notes: list[str] = []
-        if crf and not self._crf:
+        if crf and not self.crf:
             self.notes.append(
                 "the dense CRF is off: pydensecrf is missing (pip install pydensecrf2; Python up to 3.12)"
             )
@@ -127,11 +127,11 @@ class Segmenter:
         loaded = self._ready()
         return {
             "weights": _digest(network_file(self._weights)),
-            "forest": _digest(forest_file(self._forest)) if self._proposals else None,
-            "proposals": self._proposals,
+            "forest": _digest(forest_file(self._forest)) if self.proposals else None,
+            "proposals": self.proposals,
             "min_side": self._min_side,
             "fusion": self._fusion,
-            "crf": asdict(self._crf_parameters()) if self._crf else None,
+            "crf": asdict(self._crf_parameters()) if self.crf else None,
             "precision": loaded.precision,
             "device": loaded.device.type,
         }
@@ -163,18 +163,18 @@ class Segmenter:
             fusion.add(scores, box)
         fused = fusion.probabilities().cpu().numpy()
         clock.lap("network")
-        if self._crf:
+        if self.crf:
             fused = self.sharpen(small, fused)
             clock.lap("crf")
         height, width = image.shape[:2]
-        labels, kept = _enlarge(fused, height, width, probabilities)
+        labels, kept = enlarge(fused, height, width, probabilities)
         clock.lap("enlarge")
         return Segmentation(
             labels=labels,
             classes=loaded.header.classes,
             palette=loaded.header.palette,
             probabilities=kept,
-            boxes=(boxes * (width / small.shape[1])).astype(np.float32),
+            boxes=boxes * np.array([width / small.shape[1], height / small.shape[0]] * 2, np.float32),
             seconds=seconds,
         )
 
@@ -186,7 +186,7 @@ class Segmenter:
             half = max(height, width) / 2
             x, y = width / 2, height / 2
             return np.array([[x - half, y - half, x + half, y + half]], np.float32)
-        return propose(image, detector, count=self._proposals, min_side=self._min_side).xyxy
+        return propose(image, detector, count=self.proposals, min_side=self._min_side).xyxy
 
     def score(
         self, image: NDArray[np.uint8], boxes: NDArray[np.float32]
@@ -225,14 +225,14 @@ class Segmenter:
 
     def _ready(self) -> _Loaded:
         if self._loaded is None:
-            reuse_freed_memory()
             device = pick_device(self._device)
             precision = pick_precision(self._precision, device)
             if self._threads:
                 torch.set_num_threads(self._threads)
                 cv2.setNumThreads(self._threads)
             network, header = load_network(network_file(self._weights))
-            detector = EdgeDetector(forest_file(self._forest)) if self._proposals else None
+            detector = EdgeDetector(forest_file(self._forest)) if self.proposals else None
+            CRFParameters.from_mapping(header.crf)  # a bad value is told now, not at the first photo
             self._loaded = _Loaded(prepare(network, device, precision), header, detector, device, precision)
         return self._loaded
 
@@ -279,7 +279,7 @@ def _crop(photo: Tensor, box: tuple[int, int, int, int], size: int) -> Tensor:
     ]
 
 
-def _enlarge(
+def enlarge(
     probabilities: NDArray[np.float32], height: int, width: int, keep: bool
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
     """Labels (and probabilities, if kept) at the photo's size, in strips so that large photos fit."""

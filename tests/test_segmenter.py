@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from deconvseg.errors import InputError, UsageError, WeightsError
-from deconvseg.segmenter import WORKING_SIDE, Segmenter, _enlarge, shrink
+from deconvseg.segmenter import WORKING_SIDE, Segmenter, enlarge, shrink
 
 
 def photo(height: int, width: int) -> np.ndarray:
@@ -80,7 +80,7 @@ def test_large_photos_are_worked_on_small_and_answered_large(tiny_network: Path)
 def test_strips_are_seamless() -> None:
     torch.manual_seed(0)
     small = torch.rand(3, 40, 50).softmax(0).numpy()
-    labels, kept = _enlarge(small, 613, 777, keep=True)
+    labels, kept = enlarge(small, 613, 777, keep=True)
     want = torch.nn.functional.interpolate(torch.from_numpy(small)[None], (613, 777), mode="bilinear")[0]
     assert kept is not None
     np.testing.assert_allclose(kept, want, atol=1e-5)
@@ -111,7 +111,7 @@ def test_settings_name_everything_that_changes_a_result(tiny_network: Path) -> N
 
     base = settings()
     assert base == settings(batch_size=3, threads=1)
-    changes = [{"proposals": 6}, {"min_side": 50}, {"fusion": "max"}]
+    changes = [{"proposals": 6}, {"min_side": 50}, {"fusion": "mean"}]
     if base["crf"] is not None:
         changes.append({"crf": False})
     if base["precision"] != "fp32":

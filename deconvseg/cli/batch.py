@@ -2,14 +2,16 @@
 
 # os.path rather than pathlib: its questions answer False where pathlib's may raise (no permission, too long a
 # name), and paths stay as the user wrote them.
-# ruff: noqa: PTH110, PTH112, PTH113, PTH118, PTH207
+# ruff: noqa: PTH110, PTH112, PTH113, PTH118, PTH120, PTH207, PTH208
 
 from __future__ import annotations
 
 import glob
 import os
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import takewhile
 from pathlib import Path
 
@@ -19,6 +21,12 @@ STDIN = STDOUT = "-"
 PHOTO_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".tif", ".tiff"),
     *(".bmp", ".gif", ".jp2", ".ppm", ".pgm", ".pbm"),
+)
+# What -o NAME.SUFFIX takes for the name of a file, not of a folder.
+FILE_SUFFIXES = (
+    *PHOTO_SUFFIXES,
+    *(".tga", ".heic", ".heif", ".jxl", ".apng", ".pnm", ".j2k", ".jpx", ".ico", ".psd", ".exr", ".hdr"),
+    *(".svg", ".pdf", ".npy"),
 )
 
 
@@ -82,6 +90,10 @@ def make_plan(inputs: Sequence[str], output: str | None, kinds: Sequence[str]) -
             be the same file.
     """
     kinds = list(dict.fromkeys(kinds))
+    if "" in inputs:
+        raise UsageError("an INPUT is empty; give the path of a photo or a folder")
+    if output == "":
+        raise UsageError("-o is empty; give a file or a folder, . for this one")
     if STDIN in inputs and len(inputs) > 1:
         raise UsageError("- (standard input) is one photo; give it alone")
     photos, problems = _find_photos(inputs, output)
@@ -97,13 +109,14 @@ def make_plan(inputs: Sequence[str], output: str | None, kinds: Sequence[str]) -
 
 
 def _find_photos(inputs: Sequence[str], output: str | None) -> tuple[list[Photo], list[str]]:
-    """Each photo once, whatever it is named by, and a line for every input without photos."""
+    """Each photo once, and a line for every input without photos. A link to a photo is one of its own."""
     photos: dict[str, Photo] = {}
     problems = []
     for argument in inputs:
         try:
             for photo in _expand(argument, output):
-                photos.setdefault(os.path.realpath(photo.path), photo)
+                folder, file = os.path.split(photo.path)
+                photos.setdefault(os.path.join(os.path.realpath(folder), file), photo)
         except InputError as error:
             problems.append(str(error))
     return list(photos.values()), problems
@@ -140,15 +153,29 @@ def _matching(pattern: str, output: str | None) -> list[Photo]:
 def _below(root: str, paths: Iterable[str], output: str | None) -> Iterator[Photo]:
     """The photos of a search below `root`, without what this command itself writes there."""
     out = os.path.join(os.path.realpath(output), "") if output else None
-    words = {f".{kind.word}" for kind in KINDS.values()}
+    photos_in = cache(_photo_stems)
     for path in paths:
         bare = Path(os.path.relpath(path, root)).with_suffix("")
-        if bare.suffix not in words and not (out and os.path.realpath(path).startswith(out)):
+        ours = (bare.suffix, Path(path).suffix.lower()) in _RESULT_ENDS and (
+            bare.stem in photos_in(os.path.dirname(path))
+        )
+        if not ours and not (out and os.path.realpath(path).startswith(out)):
             yield Photo(path, bare.as_posix())
 
 
+_RESULT_ENDS = {(f".{kind.word}", suffix) for kind in KINDS.values() for suffix in kind.suffixes}
+
+
+def _photo_stems(folder: str) -> set[str]:
+    try:
+        paths = [Path(name) for name in os.listdir(folder or ".")]
+    except OSError:  # a glob can find files in a folder that may not be listed
+        return set()
+    return {path.stem for path in paths if path.suffix.lower() in PHOTO_SUFFIXES}
+
+
 def _walk(root: str) -> Iterator[str]:
-    """All files below `root` but hidden ones; links to folders are followed, each folder is entered once."""
+    """All regular files below `root` but hidden ones; links to folders are followed, each is entered once."""
     seen = {os.path.realpath(root)}
 
     def refuse(error: OSError) -> None:
@@ -157,7 +184,8 @@ def _walk(root: str) -> Iterator[str]:
         ) from error
 
     for at, folders, files in os.walk(root, onerror=refuse, followlinks=True):
-        yield from (os.path.join(at, file) for file in files if not file.startswith("."))
+        paths = (os.path.join(at, file) for file in files if not file.startswith("."))
+        yield from filter(os.path.isfile, paths)
         real = {
             name: os.path.realpath(os.path.join(at, name)) for name in folders if not name.startswith(".")
         }
@@ -174,7 +202,8 @@ def _listed(path: str) -> list[Photo]:
     paths = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     if not paths:
         raise InputError(f"@{path}: the list is empty; write one photo a line")
-    return [Photo(path, _as_written(path)) for path in paths]
+    # A file named - is meant here, not standard input.
+    return [Photo("./-" if path == STDIN else path, _as_written(path)) for path in paths]
 
 
 def _as_written(path: str) -> str:
@@ -199,7 +228,7 @@ def _result_folder(inputs: Sequence[str], output: str | None, photos: Sequence[P
     if not os.path.isdir(output) and not output.endswith(("/", os.sep)):
         if os.path.exists(output) and (folders or len(photos) > 1):
             raise UsageError(f"{output}: is a file, and there are several photos; give a folder with -o DIR")
-        if Path(output).suffix.lower() in PHOTO_SUFFIXES:
+        if Path(output).suffix.lower() in FILE_SUFFIXES:
             if folders or len(photos) > 1:
                 raise UsageError(f"{output}: is the name of one file; give a folder with -o DIR")
             return None
@@ -232,18 +261,23 @@ def _result_paths(
 
 
 def _refuse_clashes(tasks: Sequence[Task]) -> None:
-    photos = {os.path.realpath(task.photo.path) for task in tasks}
+    photos = {_file_key(task.photo.path) for task in tasks}
     owners: dict[str, str] = {}
     for task in tasks:
         for path in filter(None, task.outputs.values()):
-            if os.path.realpath(path) in photos:
+            key = _file_key(path)
+            if key in photos:
                 raise UsageError(
                     f"{path}: is a photo of this run and would be overwritten; choose another -o"
                 )
-            # Folded, because such a pair of names is one file on the disks of most Macs and PCs.
-            owner = owners.setdefault(str(path).casefold(), task.photo.path)
+            owner = owners.setdefault(key, task.photo.path)
             if owner != task.photo.path:
                 raise UsageError(
                     f"{path}: would be the result of both {owner} and {task.photo.path}; "
                     "rename one, or give them different -o in two runs"
                 )
+
+
+def _file_key(path: str | Path) -> str:
+    """The same for all names of one file; folded, as the disks of most Macs and PCs do."""
+    return unicodedata.normalize("NFC", os.path.realpath(path)).casefold()

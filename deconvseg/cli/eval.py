@@ -12,23 +12,37 @@ from deconvseg.cli import console
 
 
 def evaluate(
-    voc_root: Annotated[Path, typer.Option(help="Folder with JPEGImages, SegmentationClass, ImageSets.")],
-    split: Annotated[str, typer.Option(help="List in ImageSets/Segmentation to score.")] = "val",
+    voc_root: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder with JPEGImages, SegmentationClass, ImageSets.")
+    ],
+    split: Annotated[
+        str, typer.Option(metavar="NAME", help="List in ImageSets/Segmentation to score.")
+    ] = "val",
     limit: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Score an evenly spread, fixed sample of N photos.")
     ] = None,
     ablate: Annotated[
-        bool, typer.Option("--ablate", help="Score the whole photo alone, 10, 25, 50 proposals, and CRF.")
+        bool, typer.Option("--ablate", help="Score fewer proposals and no CRF as well.")
     ] = False,
     weights: Annotated[str, typer.Option(metavar="NAME|FILE", help="Network.")] = "default",
     proposals: Annotated[int, typer.Option(min=0, metavar="N", help="Regions besides the photo.")] = 50,
     min_side: Annotated[int, typer.Option(min=1, metavar="PX", help="Shortest side of a region.")] = 112,
-    fusion: Annotated[str, typer.Option(metavar="mean|max", help="How regions are put together.")] = "mean",
+    fusion: Annotated[str, typer.Option(metavar="max|mean", help="How regions are put together.")] = "max",
     crf: Annotated[bool, typer.Option("--crf/--no-crf", help="Sharpen with the dense CRF.")] = True,
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")] = "auto",
     precision: Annotated[
         str, typer.Option(metavar="auto|fp32|bf16|fp16", help="Number format to compute in.")
     ] = "auto",
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Regions at a time. Left out: what suits the device."),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="CPU threads. Left out: all cores.")
+    ] = None,
+    forest: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Edge forest, instead of the shipped one.")
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, metavar="N", help="Processes.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
@@ -40,6 +54,7 @@ def evaluate(
     """
     from deconvseg.errors import UsageError
     from deconvseg.evaluation.run import evaluate as run
+    from deconvseg.network.memory import reuse_freed_memory
     from deconvseg.segmenter import Segmenter
 
     if fusion not in ("max", "mean"):
@@ -52,8 +67,14 @@ def evaluate(
         crf=crf,
         device=device,
         precision=precision,
+        batch_size=batch_size,
+        threads=threads,
+        forest=forest,
     )
+    reuse_freed_memory()
     segmenter.load()
+    for note in segmenter.notes:
+        console.say(f"note: {note}")
     bar = None
 
     def progress(done: int, total: int) -> None:
@@ -77,7 +98,7 @@ def evaluate(
             bar.__exit__()
     report = {"weights": weights, **report}
     if as_json:
-        print(json.dumps(report, indent=2))
+        print(json.dumps(report, indent=2, allow_nan=False))
         return console.DONE
     for name, value in report["rows"].items():
         print(f"{value:.4f}  mean IoU, {name}")
@@ -85,5 +106,5 @@ def evaluate(
     print(f"{report['mean_accuracy']:.4f}  mean accuracy")
     print(f"{report['images']} photos of {split}, {report['seconds_per_image']:.2f} s each")
     for name, value in report["per_class_iou"].items():
-        print(f"{value:.4f}  {name}")
+        print(f"{'-     ' if value is None else format(value, '.4f')}  {name}")
     return console.DONE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict
 
@@ -12,6 +12,7 @@ from deconvseg.cli.batch import Photo, Task
 from deconvseg.errors import OutputError, UsageError
 
 MANIFEST = "segment.jsonl"
+LEFTOVERS = ".segment-more.json"
 
 
 class Record(TypedDict):
@@ -70,13 +71,16 @@ def new_record(photo: Photo, settings: str | None) -> Record:
 class Manifest:
     """The manifest of one results folder, read on creation.
 
-    At every moment, also after a kill, it holds one line for each finished photo and none for another.
+    At every moment, also after a kill, it holds one line for each finished photo and none for another. A file
+    beside it names our results that have no line: those of a run under way or stopped, or of another --save.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.path = folder / MANIFEST
+        self._leftovers_path = folder / LEFTOVERS
         self._records = self._read()
+        self._leftovers = self._read_leftovers()
 
     def _read(self) -> dict[str, Record]:
         try:
@@ -95,17 +99,32 @@ class Manifest:
                 continue
         return records
 
+    def _read_leftovers(self) -> set[str]:
+        try:
+            return set(json.loads(self._leftovers_path.read_text("utf-8")))
+        except (OSError, ValueError, TypeError):  # then they are refused as files of others, which is safe
+            return set()
+
     def refuse_strangers(self, tasks: Iterable[Task]) -> None:
-        """Raise UsageError if a result would replace a file in a folder without manifest: it is not ours."""
-        if self.path.exists():
-            return
+        """Raise UsageError if a result would replace a file that is not ours, or another photo's result."""
+        owners = {path: record for record in self._records.values() for path in record["outputs"].values()}
         for task in tasks:
+            self._refuse_other_photo(task, self._records.get(task.photo.name))
             for path in filter(None, task.outputs.values()):
-                if path.exists():
+                name = self._from_folder(path)
+                self._refuse_other_photo(task, owners.get(name))
+                if name not in owners and name not in self._leftovers and path.exists():
                     raise UsageError(
-                        f"{path}: exists, and no {MANIFEST} beside says that it is a result; "
+                        f"{path}: exists, and no line of {self.path} says that it is a result; "
                         "give another -o DIR, or --overwrite"
                     )
+
+    def _refuse_other_photo(self, task: Task, old: Record | None) -> None:
+        if old and old["outputs"] and _is_of_another(old, task.photo):
+            raise UsageError(
+                f"{task.photo.path}: would replace the result of {old['input']} in {self.folder}; "
+                "give another -o DIR, or --overwrite"
+            )
 
     def find_done(self, tasks: Iterable[Task], settings: str | None) -> dict[str, Record]:
         """By name, the records of photos whose results were made with these settings and are all there."""
@@ -119,6 +138,7 @@ class Manifest:
             old is None
             or old["status"] == "failed"
             or now["bytes"] is None
+            or _is_of_another(old, task.photo)
             or (old["bytes"], old["modified"], old["settings"]) != (now["bytes"], now["modified"], settings)
         ):
             return None
@@ -128,13 +148,19 @@ class Manifest:
         outputs = {kind: str(self.folder / path) for kind, path in old["outputs"].items()}
         return {**old, "input": task.photo.path, "status": "skipped", "outputs": outputs}
 
-    def start(self, tasks: Iterable[Task], done: Mapping[str, Record]) -> None:
+    def start(self, tasks: Sequence[Task], done: Mapping[str, Record]) -> None:
         """Write the lines that stay: of the photos `done` before, by name, and of photos not in this run."""
         from deconvseg.images.write import replacing
 
         todo = {task.photo.name for task in tasks} - done.keys()
         kept = {name: record for name, record in self._records.items() if name not in todo}
         kept |= {name: self._relative(record) for name, record in done.items()}
+        for task in tasks:
+            old = self._records.get(task.photo.name)
+            self._leftovers.update(old["outputs"].values() if old else ())
+            self._leftovers.update(map(self._from_folder, filter(None, task.outputs.values())))
+        with replacing(self._leftovers_path) as stream:
+            stream.write(json.dumps(sorted(self._leftovers)).encode())
         with replacing(self.path) as stream:
             stream.writelines(self._line(record) for record in kept.values())
 
@@ -146,13 +172,35 @@ class Manifest:
         except OSError as error:
             raise OutputError(f"{self.path}: cannot be written ({error.strerror}); check the disk") from error
 
+    def finish(self) -> None:
+        """Forget the leftovers that have a line by now, or do not exist; after a stop this is not called."""
+        from deconvseg.images.write import replacing
+
+        named = {path for record in self._read().values() for path in record["outputs"].values()}
+        left = sorted(path for path in self._leftovers - named if (self.folder / path).is_file())
+        if left:
+            with replacing(self._leftovers_path) as stream:
+                stream.write(json.dumps(left).encode())
+        else:
+            self._leftovers_path.unlink(missing_ok=True)
+
+    def _from_folder(self, path: str | Path) -> str:
+        return Path(os.path.relpath(path, self.folder)).as_posix()
+
     def _relative(self, record: Record) -> Record:
-        outputs = {
-            kind: Path(os.path.relpath(path, self.folder)).as_posix()
-            for kind, path in record["outputs"].items()
-        }
+        outputs = {kind: self._from_folder(path) for kind, path in record["outputs"].items()}
         return {**record, "outputs": outputs}
 
     @staticmethod
     def _line(record: Record) -> bytes:
         return json.dumps(record).encode() + b"\n"
+
+
+def _is_of_another(old: Record, photo: Photo) -> bool:
+    """Whether the record is of another photo that still exists; one that is gone may have been moved here."""
+    before = old["input"]
+    return (
+        before != photo.path
+        and os.path.exists(before)  # noqa: PTH110 (pathlib's may raise)
+        and os.path.realpath(before) != os.path.realpath(photo.path)
+    )

@@ -72,7 +72,7 @@ def segment(
     inputs: Annotated[
         list[str],
         typer.Argument(
-            metavar="INPUT...",
+            metavar="INPUT",
             help="Photo; folder, with all below it; quoted glob; @list.txt, a path a line; or - for stdin.",
         ),
     ],
@@ -153,18 +153,18 @@ def segment(
         typer.Option(
             min=1,
             metavar="PX",
-            help="Leave out regions with a shorter side below this.",
+            help="Leave out regions with a shorter side below this, on the photo shrunk to at most 640 px.",
             rich_help_panel=STEPS,
         ),
     ] = 112,
     fusion: Annotated[
         Fusion,
         typer.Option(
-            metavar="mean|max",
-            help="How regions are put together: mean of probabilities, or max of scores as in the paper.",
+            metavar="max|mean",
+            help="How regions are put together: max of scores, as in the paper, or mean of probabilities.",
             rich_help_panel=STEPS,
         ),
-    ] = Fusion.mean,
+    ] = Fusion.max,
     crf: Annotated[
         bool,
         typer.Option("--crf/--no-crf", help="Draw the mask to the photo's edges.", rich_help_panel=STEPS),
@@ -201,8 +201,10 @@ def segment(
 
     segmenter = None
     if not all(task.photo.missing for task in plan.tasks):  # a mistyped name is told at once
+        from deconvseg.network.memory import reuse_freed_memory
         from deconvseg.segmenter import Segmenter
 
+        reuse_freed_memory()
         segmenter = Segmenter(
             weights,
             forest=forest,
@@ -235,7 +237,7 @@ def segment(
     if not quiet and (plan.folder or len(plan.tasks) > 1):
         where = f"; see {plan.folder / MANIFEST}" if plan.folder else ""
         told = ", ".join(f"{counts[status]} {status}" for status in ("done", "skipped", "failed"))
-        console.say(f"{len(plan.tasks)} photos: {told}{where}")
+        console.say(f"{len(plan.tasks)} photo{'s' * (len(plan.tasks) != 1)}: {told}{where}")
     if interrupted:
         console.error(
             "interrupted; finished photos are kept" + ", run the same again to go on" * bool(plan.folder)
@@ -275,6 +277,8 @@ def _run(
                     console.say(count + _sentence(record))
             progress.step()
             yield record
+    if manifest:
+        manifest.finish()
 
 
 def _segment(segmenter: Segmenter | None, task: Task, record: Record) -> None:

@@ -7,32 +7,61 @@ from typing import Annotated
 
 import typer
 
+from deconvseg.cli import console
+
 
 def train(
-    voc_root: Annotated[Path, typer.Option(help="Folder with JPEGImages, SegmentationClass, ImageSets.")],
-    out: Annotated[Path, typer.Option(help="Run folder: networks, checkpoint, metrics.jsonl.")],
-    split: Annotated[str, typer.Option(help="Split to train on.")] = "train",
+    voc_root: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder with JPEGImages, SegmentationClass, ImageSets.")
+    ],
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Run folder: networks, checkpoint, metrics.jsonl.")
+    ],
+    split: Annotated[str, typer.Option(metavar="NAME", help="Split to train on.")] = "train",
     extra_root: Annotated[
-        list[Path] | None, typer.Option(help="Another folder of the same layout; its `train` split joins in.")
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="Another folder of the same layout; its `train` split joins in."),
     ] = None,
-    val_split: Annotated[str, typer.Option(help="Split of --voc-root to validate on.")] = "val",
-    recipe: Annotated[str, typer.Option(help="Name of a shipped recipe, or a .toml file.")] = "lite",
+    val_split: Annotated[
+        str, typer.Option(metavar="NAME", help="Split of --voc-root to validate on.")
+    ] = "val",
+    recipe: Annotated[
+        str, typer.Option(metavar="NAME|FILE", help="Name of a shipped recipe, or a .toml file.")
+    ] = "lite",
     init: Annotated[
-        Path | None, typer.Option(help="Network file to start from; its crop size may differ.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Network to start from; it decides all but the crop size."),
     ] = None,
     vgg16: Annotated[
         Path | None,
-        typer.Option(help="ImageNet VGG-16 convolutions (.safetensors); downloaded when not given."),
+        typer.Option(
+            metavar="FILE", help="ImageNet VGG-16 convolutions (.safetensors); downloaded when not given."
+        ),
     ] = None,
-    crop_size: Annotated[int | None, typer.Option(help="Overrides the recipe's.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Overrides the recipe's.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Overrides the recipe's.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Overrides the recipe's.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Overrides the recipe's.")] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16; overrides the recipe's.")] = None,
-    limit_steps: Annotated[int | None, typer.Option(help="Stop, with a checkpoint, after so many.")] = None,
+    crop_size: Annotated[
+        int | None, typer.Option(metavar="N", help="Side of a crop in pixels; overrides the recipe's.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(metavar="N", help="Length of the run; overrides the recipe's.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(metavar="N", help="Crops a step; overrides the recipe's.")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(metavar="N", help="Peak for new layers; overrides the recipe's.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="Decides weights and crops; overrides the recipe's.")
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(metavar="fp32|bf16", help="fp32 or bf16; overrides the recipe's.")
+    ] = None,
+    limit_steps: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Stop, with a checkpoint, after so many.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")] = "auto",
+    debug: console.DebugOption = False,
 ) -> None:
     """Train a DeconvNet on a data set in PASCAL VOC's layout.
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from deconvseg.cli import console
+
 
 def train_edges(
     out: Annotated[Path, typer.Option(help="Forest file to write: .yml.gz or .yml.")],
@@ -21,7 +23,10 @@ def train_edges(
     patches: Annotated[
         int, typer.Option(min=2, help="Windows a tree learns from, half of them with an edge.")
     ] = 200_000,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed and photos give the same forest.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, metavar="N", help="The same seed and photos give the same forest.")
+    ] = 0,
+    debug: console.DebugOption = False,
 ) -> None:
     """Train a structured edge forest on BSDS500, on the outlines of VOC objects, or on both.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-VOID = 255
+from deconvseg.data.voc import VOID
 
 
 def confusion_matrix(truth: NDArray[np.uint8], found: NDArray[np.uint8], classes: int) -> NDArray[np.int64]:
@@ -31,7 +31,7 @@ def confusion_matrix(truth: NDArray[np.uint8], found: NDArray[np.uint8], classes
 
 @dataclass(frozen=True)
 class Scores:
-    """Figures of one confusion matrix; shares from 0 to 1, NaN where a class occurs in neither map.
+    """Figures of one confusion matrix; shares from 0 to 1, None for a class that occurs in neither map.
 
     Attributes:
         per_class_iou: true positives over the union of truth and prediction.
@@ -40,7 +40,7 @@ class Scores:
         mean_accuracy: mean over the classes in the truth of the share of their pixels found.
     """
 
-    per_class_iou: dict[str, float]
+    per_class_iou: dict[str, float | None]
     mean_iou: float
     pixel_accuracy: float
     mean_accuracy: float
@@ -60,7 +60,10 @@ class Scores:
         with np.errstate(invalid="ignore"):
             iou, recall = right / union, right / true
         return cls(
-            per_class_iou=dict(zip(classes, iou.tolist(), strict=True)),
+            per_class_iou={
+                name: None if np.isnan(value) else float(value)
+                for name, value in zip(classes, iou, strict=True)
+            },
             mean_iou=float(np.nanmean(iou)),
             pixel_accuracy=float(right.sum() / confusion.sum()),
             mean_accuracy=float(np.nanmean(recall)),

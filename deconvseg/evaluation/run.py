@@ -19,10 +19,11 @@ from deconvseg.data.voc import Example, read_examples, read_mask
 from deconvseg.errors import DataError, UsageError
 from deconvseg.evaluation.metrics import Scores, confusion_matrix
 from deconvseg.images.read import read_image
-from deconvseg.segmenter import Segmenter
+from deconvseg.network.memory import reuse_freed_memory
+from deconvseg.segmenter import WORKING_SIDE, Segmenter, enlarge, shrink
 
 ABLATION = (0, 10, 25, 50)
-"""Numbers of proposals besides the whole photo that `--ablate` scores."""
+"""Numbers of proposals besides the whole photo that `--ablate` scores, below the full number."""
 
 Row = dict[str, NDArray[np.int64]]
 """A confusion matrix by the name of a setting."""
@@ -98,6 +99,7 @@ _worker: tuple[Segmenter, Evaluate] | None = None
 
 def _start_worker(segmenter: Segmenter, step: Evaluate, threads: int) -> None:
     global _worker
+    reuse_freed_memory()
     torch.set_num_threads(threads)
     _worker = segmenter, step
 
@@ -116,28 +118,37 @@ def _full(segmenter: Segmenter, example: Example) -> Row:
 
 def _ablate(segmenter: Segmenter, example: Example) -> Row:
     image, truth = _read(segmenter, example)
-    classes = len(segmenter.classes)
-    boxes = segmenter.propose(image)
-    fusion = segmenter.new_fusion(image)
+    small = shrink(image, WORKING_SIDE)
+    boxes = segmenter.propose(small)
+    fusion = segmenter.new_fusion(small)
     row: Row = {}
 
     def score(name: str, probabilities: NDArray[np.float32]) -> None:
-        row[name] = confusion_matrix(truth, probabilities.argmax(0).astype(np.uint8), classes)
+        labels, _ = enlarge(probabilities, truth.shape[0], truth.shape[1], keep=False)
+        row[name] = confusion_matrix(truth, labels, len(segmenter.classes))
 
-    stops: dict[int, list[str]] = {}
-    for count in ABLATION:
-        name = f"{count} proposals" if count else "whole photo"
-        stops.setdefault(min(count + 1, len(boxes)), []).append(name)
-    for used, (box, scores) in enumerate(segmenter.score(image, boxes), start=1):
+    most = segmenter.proposals
+    stops: dict[int, list[int]] = {}
+    for count in [*(fewer for fewer in ABLATION if fewer < most), most]:
+        stops.setdefault(min(count + 1, len(boxes)), []).append(count)
+    for used, (box, scores) in enumerate(segmenter.score(small, boxes), start=1):
         fusion.add(scores, box)
-        if used in stops:
-            probabilities = fusion.probabilities().cpu().numpy()
-            for name in stops[used]:
-                score(name, probabilities)
-            if used == 1:
-                score("whole photo + CRF", segmenter.sharpen(image, probabilities))
-    score(f"{ABLATION[-1]} proposals + CRF", segmenter.sharpen(image, probabilities))
+        if used not in stops:
+            continue
+        probabilities = fusion.probabilities().cpu().numpy()
+        for count in stops[used]:
+            score(_name(count), probabilities)
+        if segmenter.crf and not {0, most}.isdisjoint(stops[used]):
+            sharp = segmenter.sharpen(small, probabilities)
+            for count in {0, most}.intersection(stops[used]):
+                score(f"{_name(count)} + CRF", sharp)
+    last = f"{_name(most)} + CRF" if segmenter.crf else _name(most)
+    row[last] = row.pop(last)  # the full setting comes last
     return row
+
+
+def _name(proposals: int) -> str:
+    return f"{proposals} proposals" if proposals else "whole photo"
 
 
 def _read(segmenter: Segmenter, example: Example) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

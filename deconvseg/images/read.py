@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import stat
 import warnings
 from pathlib import Path
 from typing import BinaryIO
@@ -25,11 +26,15 @@ def read_image(source: str | Path | BinaryIO) -> NDArray[np.uint8]:
         source: a path, or a binary stream (read to its end, called "standard input" in messages).
 
     Raises:
-        InputError: the file is missing, empty, cut short, too large, or not an image.
+        InputError: the file is missing, no regular file, empty, cut short, too large, or not an image.
     """
     name = str(source) if isinstance(source, (str, Path)) else "standard input"
     try:
-        content = Path(source).read_bytes() if isinstance(source, (str, Path)) else source.read()
+        if isinstance(source, (str, Path)):
+            _refuse_device(Path(source))
+            content = Path(source).read_bytes()
+        else:
+            content = source.read()
     except FileNotFoundError as error:
         raise InputError(f"{name}: no such file; check the path") from error
     except IsADirectoryError as error:
@@ -53,6 +58,12 @@ def has_size(path: Path, width: int | None, height: int | None) -> bool:
     except Exception:  # whatever is wrong with it, it is no such image
         return False
     return size == (width, height)
+
+
+def _refuse_device(path: Path) -> None:
+    """Refuse what can block for ever (a named pipe) or has no end (a device)."""
+    if stat.S_IFMT(path.stat().st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
+        raise InputError(f"{path}: is not a regular file; copy it to one, or send it to standard input (-)")
 
 
 def _decode(content: bytes, name: str) -> NDArray[np.uint8]:

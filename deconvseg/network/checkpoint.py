@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -108,15 +109,14 @@ def load_network(path: Path) -> tuple[DeconvNet, NetworkHeader]:
             crf={str(key): float(value) for key, value in document["crf"].items()},
             training=dict(document["training"]),
         )
+        state = _expand(state)
     except (SafetensorError, OSError) as error:
         raise WeightsError(
             f"{path}: not a readable network file ({error}); fetch or train it again"
         ) from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise WeightsError(f"{path}: the header of this network file is damaged ({error!r})") from error
-    if not len(header.classes) == len(header.palette) == network.arguments["classes"] <= 255:
-        raise WeightsError(f"{path}: the header names {len(header.classes)} classes, its network has others")
-    state = _expand(state)
+    _check_header(path, header, document, network.arguments["classes"])
     expected = network.state_dict()
     wrong = sorted(
         name
@@ -127,14 +127,25 @@ def load_network(path: Path) -> tuple[DeconvNet, NetworkHeader]:
         raise WeightsError(
             f"{path}: tensors missing, left over or of the wrong shape: {', '.join(wrong[:5])}"
         )
+    broken = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise WeightsError(f"{path}: weights that are not numbers: {', '.join(broken[:5])}; train it again")
     network.load_state_dict(state, assign=True)
     return network.eval(), header
 
 
-def rewrite_header(path: Path, target: Path, storage: Storage = "float32", **changes: Any) -> None:
-    """Copy a network file with some header fields replaced (see `NetworkHeader`)."""
-    network, header = load_network(path)
-    save_network(target, network, replace(header, **changes), storage)
+def _check_header(path: Path, header: NetworkHeader, document: Mapping[str, Any], classes: int) -> None:
+    fault = None
+    if not len(header.classes) == len(header.palette) == classes <= 255:
+        fault = f"names {len(header.classes)} classes and {len(header.palette)} colours for {classes} labels"
+    elif len(set(header.classes)) != classes:
+        fault = "names a class twice"
+    elif any(not 0 <= channel <= 255 for colour in header.palette for channel in colour):
+        fault = "has a colour outside 0..255"
+    elif not all(map(math.isfinite, (*header.mean, header.scale))) or document.get("order") != "RGB":
+        fault = "asks for an input other than finite numbers in RGB order"
+    if fault:
+        raise WeightsError(f"{path}: the header of this network file is damaged: it {fault}")
 
 
 def _document(path: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
@@ -170,7 +181,7 @@ def _output_axis(name: str) -> int:
 def _quantise(weight: Tensor, axis: int) -> tuple[Tensor, Tensor]:
     others = [i for i in range(weight.ndim) if i != axis]
     scale = weight.abs().amax(others, keepdim=True).clamp_min(1e-12) / 127
-    return (weight / scale).round().to(torch.int8), scale.squeeze()
+    return (weight / scale).round().to(torch.int8), scale.flatten()
 
 
 def _expand(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -179,9 +190,11 @@ def _expand(state: dict[str, Tensor]) -> dict[str, Tensor]:
         if name.endswith(".scale"):
             continue
         scale = state.get(f"{name}.scale")
-        if tensor.dtype == torch.int8 and scale is not None and scale.numel() in tensor.shape[:2]:
+        if tensor.dtype == torch.int8:
+            if scale is None or tensor.ndim != 4 or scale.shape != (tensor.shape[_output_axis(name)],):
+                raise ValueError(f"{name} lacks its scales")
             shape = [1, 1, 1, 1]
-            shape[_output_axis(name)] = scale.numel()
+            shape[_output_axis(name)] = -1
             tensor = tensor.float() * scale.float().reshape(shape)
         expanded[name] = tensor.float() if tensor.is_floating_point() else tensor
     return expanded

@@ -11,8 +11,9 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # malloc.h
 def reuse_freed_memory() -> None:
     """Make glibc's malloc keep freed activations for the next layer; elsewhere this does nothing.
 
-    By default every activation is mapped afresh and its pages are cleared again and again. Measured on
-    2 cores, one training step of 32 crops of 128 px in bf16: 2.43 s before, 1.25 s after.
+    It concerns the whole process, so the commands call it, never the library by itself. By default every
+    activation is mapped afresh and its pages are cleared again and again. Measured on 2 cores, one training
+    step of 32 crops of 128 px in bf16: 2.43 s before, 1.25 s after.
     """
     if not sys.platform.startswith("linux"):
         return

@@ -9,10 +9,11 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from deconvseg.errors import MissingDependencyError
+from deconvseg.errors import MissingDependencyError, WeightsError
 
 MIN_PEAK = 0.02
 """Classes whose probability stays below this everywhere are left out: they cost time and win no pixel."""
+_RANGES = {"iterations": (0, 100), "sigma": (0.1, 10_000), "weight": (0, 1000)}
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,19 @@ class CRFParameters:
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, float]) -> CRFParameters:
-        """The parameters a network file carries, over the defaults; other keys are ignored."""
-        known = {field.name for field in fields(cls)}
-        return cls(**{key: value for key, value in values.items() if key in known})
+        """The parameters a network file carries, over the defaults; other keys are ignored.
+
+        Raises:
+            WeightsError: a value that the filter would not survive.
+        """
+        given = {field.name: values[field.name] for field in fields(cls) if field.name in values}
+        for name, value in given.items():
+            low, high = _RANGES["sigma" if "sigma" in name else name.rpartition("_")[2]]
+            if not low <= value <= high:  # NaN is in no range
+                raise WeightsError(
+                    f"the network's CRF parameter {name} is {value}; allowed are {low} to {high}"
+                )
+        return cls(**given)
 
 
 def crf_is_available() -> bool:

@@ -31,7 +31,7 @@ class Fusion:
         classes: int,
         height: int,
         width: int,
-        rule: FusionRule = "max",
+        rule: FusionRule,
         device: torch.device | str = "cpu",
     ) -> None:
         self.rule = rule

@@ -51,6 +51,7 @@ _FIELDS = ("childs", "featureIds", "thresholds", "edgeBoundaries", "edgeBins")
 _LETTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _WHOLE = b"0123456789 \r\n,-"
 _NUMERIC = _WHOLE + b".eE+"
+_MAX_DEPTH = 256
 _MAX_TREES = 256
 _MAX_PACKED = 64 << 20
 _MAX_TEXT = 256 << 20
@@ -143,7 +144,10 @@ def _check_tree(tree: int, childs: NDArray[np.int32]) -> None:
         )
     reached = np.zeros(nodes, bool)
     level = np.zeros(1, np.int64)
+    depth = 0
     while level.size:
+        if (depth := depth + 1) > _MAX_DEPTH:
+            raise WeightsError(f"tree {tree} is over {_MAX_DEPTH} nodes deep, which no trained one is")
         if reached[level].any() or np.unique(level).size != level.size:
             raise WeightsError(f"tree {tree} is no tree: a node is reached twice (a loop or a shared branch)")
         reached[level] = True
@@ -262,6 +266,9 @@ def _assemble(options: dict[str, int], sections: dict[str, bytes]) -> Forest:
     )
 
 
+_ROW = re.compile(rb"\s*+-\s*+\[([^\[\]]*+)\]")
+
+
 def _numbers(name: str, section: bytes) -> NDArray[np.float64]:
     # float64 holds every whole number up to 2**53 exactly, so one type does for all fields.
     whole = name != "thresholds"
@@ -269,9 +276,8 @@ def _numbers(name: str, section: bytes) -> NDArray[np.float64]:
     fault = WeightsError(f"`{name}` is not a list of `- [ ... ]` rows of {wanted}")
     rows: list[NDArray[np.float64]] = []
     end = 0
-    for row in re.finditer(rb"\s*-\s*\[([^\[\]]*)\]", section):
-        if row.start() != end:
-            raise fault
+    # Possessive and anchored: a search for the next row would take quadratic time over a run of spaces.
+    while row := _ROW.match(section, end):
         end = row.end()
         content = row[1].strip()
         if content.translate(None, _WHOLE if whole else _NUMERIC) or (whole and _has_leading_zero(content)):

@@ -28,7 +28,6 @@ CHECKPOINT_SECONDS = 300
 VALIDATE_EVERY = 250
 PRESENT_SHARE = 0.005
 """A class counts as present in a crop from this share of its pixels on."""
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 Report = Callable[[dict[str, float]], None]
 
@@ -66,6 +65,8 @@ def train(
     network.to(memory_format=torch.channels_last)
     for parameter in network.encoder[: recipe.frozen_blocks].parameters():
         parameter.requires_grad_(False)
+    network.train()
+    network.encoder[: recipe.frozen_blocks].eval()  # BatchNorm statistics are frozen as well
     presence = nn.Linear(network.arguments["bottleneck"], len(header.classes) - 1).to(device)
     averaged = copy.deepcopy(network).requires_grad_(False)
     optimizer = _optimizer(network, presence, recipe)
@@ -192,14 +193,15 @@ def autocast(recipe: Recipe, device: torch.device) -> AbstractContextManager[obj
     """The recipe's arithmetic."""
     if recipe.precision == "fp32":
         return nullcontext()
-    return torch.autocast(device.type, _DTYPES[recipe.precision])
+    return torch.autocast(device.type, torch.bfloat16)
 
 
 def _loss(network: DeconvNet, presence: nn.Linear, crops: Tensor, labels: Tensor, recipe: Recipe) -> Tensor:
     with autocast(recipe, crops.device):
         code, switches = network.encode(crops)
         scores = network.decode(code, switches)
-    per_pixel = functional.cross_entropy(scores.float(), labels, ignore_index=VOID)
+    summed = functional.cross_entropy(scores.float(), labels, ignore_index=VOID, reduction="sum")
+    per_pixel = summed / (labels != VOID).sum().clamp_min(1)  # a batch may be void all over
     if recipe.presence_weight == 0:
         return per_pixel
     flat = labels.flatten(1)

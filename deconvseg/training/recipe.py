@@ -52,8 +52,23 @@ class Recipe:
     scale_jitter: float = 1.4
     shift_jitter: float = 0.1
     colour_jitter: float = 0.2
-    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    precision: Literal["fp32", "bf16"] = "bf16"
     seed: int = 1
+
+
+_RANGES = (
+    ("crop_size", 32, 2048),
+    ("steps", 1, 10**9),
+    ("batch_size", 2, 2**16),
+    ("frozen_blocks", 0, 5),
+    ("warmup_steps", 0, 10**9),
+    ("ema", 0, 1),
+    ("object_share", 0, 1),
+    ("whole_share", 0, 1),
+    ("scale_jitter", 1, 10),
+    ("shift_jitter", 0, 1),
+    ("colour_jitter", 0, 1),
+)
 
 
 def read_recipe(path: Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
@@ -80,7 +95,17 @@ def read_recipe(path: Path, overrides: Mapping[str, Any] | None = None) -> Recip
             nearest = difflib.get_close_matches(key, known, n=1, cutoff=0)[0]
             raise UsageError(f"{path}: unknown key '{key}'; did you mean '{nearest}'?")
         values[key] = _checked(path, key, value, types[key])
-    return Recipe(**values)
+    recipe = Recipe(**values)
+    for key, low, high in _RANGES:
+        if not low <= getattr(recipe, key) <= high:
+            raise UsageError(
+                f"{path}: {key} = {getattr(recipe, key)!r} is out of range; allowed are {low} to {high}"
+            )
+    if recipe.crop_size % 32:
+        raise UsageError(f"{path}: crop_size = {recipe.crop_size} is no multiple of 32")
+    if recipe.object_share + recipe.whole_share > 1:
+        raise UsageError(f"{path}: object_share and whole_share are over 1 together; lower one")
+    return recipe
 
 
 def _checked(path: Path, key: str, value: Any, expected: Any) -> Any:

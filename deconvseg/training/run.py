@@ -68,14 +68,20 @@ def run_training(
     store = _load(examples, classes)
     validation = _load(read_examples(voc_root, val_split), classes)
 
+    network, header = _start(settings, init, vgg16, store)
+    document: dict[str, Any] = {
+        "recipe": asdict(settings),
+        "network": network.arguments,
+        "photos": len(store),
+        "torch": torch.__version__,
+    }
     try:
         out.mkdir(parents=True, exist_ok=True)
-        document = {"recipe": asdict(settings), "photos": len(store), "torch": torch.__version__}
+        if resume:
+            _refuse_other_recipe(out / "run.json", document["recipe"])
         (out / "run.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise OutputError(f"{out}: the run folder cannot be written ({error})") from error
-
-    network, header = _start(settings, init, vgg16, store)
     train(
         network,
         header,
@@ -99,10 +105,26 @@ def recipe_file(recipe: str | Path) -> Path:
     if Path(recipe).is_file():
         return Path(recipe)
     package = Path(__file__).resolve().parent.parent
-    for folder in (package / "_recipes", package.parent / "recipes"):
+    folders = (package / "_recipes", package.parent / "recipes")
+    for folder in folders:
         if (folder / f"{recipe}.toml").is_file():
             return folder / f"{recipe}.toml"
-    raise UsageError(f"{recipe}: neither a recipe file nor the name of a shipped recipe (lite)")
+    names = sorted(file.stem for folder in folders for file in folder.glob("*.toml"))
+    raise UsageError(f"{recipe}: neither a recipe file nor a shipped recipe's name ({', '.join(names)})")
+
+
+def _refuse_other_recipe(path: Path, recipe: dict[str, Any]) -> None:
+    """A resumed run keeps its recipe; only its length may change."""
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))["recipe"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path}: cannot be read ({error}); start again in another --out") from error
+    now = json.loads(json.dumps(recipe))
+    changed = [key for key in now if key != "steps" and now[key] != before.get(key)]
+    if changed:
+        raise UsageError(
+            f"{path}: this run has other {', '.join(changed)}; resume with the same or use another --out"
+        )
 
 
 def _start(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from deconvseg.data.crops import ImageStore, cut_crops, objects, square_boxes
+from deconvseg.errors import DataError
 from deconvseg.training.recipe import Recipe
 
 RANDOM_SIDE = (0.35, 1.0)
@@ -36,6 +37,8 @@ class CropSampler:
     def __init__(self, store: ImageStore, recipe: Recipe, device: torch.device) -> None:
         self.recipe = recipe
         self.objects = ObjectIndex.build(store)
+        if not len(self.objects.label):
+            raise DataError("the masks hold no object of any class: there is nothing to learn")
         self.store = ImageStore(store.images.to(device), store.labels.to(device), store.sizes)
         self.members = [
             members
@@ -82,9 +85,10 @@ class CropSampler:
 
 
 def jitter_colours(crops: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor) -> Tensor:
-    """Vary crops (B, 3, S, S) of 0..255 by factors (B, 1, 1, 1); the result stays in 0..255."""
+    """Vary crops (B, 3, S, S) of 0..255 by factors (B, 1, 1, 1); 0..255 again, and black stays black."""
+    black = (crops == 0).all(1, keepdim=True)  # what lies outside a photo is black, here as in inference
     crops = crops * brightness
     mean = crops.mean((1, 2, 3), keepdim=True)
     crops = mean + contrast * (crops - mean)
     grey = crops.mean(1, keepdim=True)
-    return (grey + saturation * (crops - grey)).clamp_(0, 255)
+    return (grey + saturation * (crops - grey)).clamp_(0, 255).masked_fill_(black, 0)

@@ -52,7 +52,7 @@ def photos(tmp_path: Path) -> Path:
     Image.new("RGB", (30, 40), "teal").save(below / "фото [1].PNG", "PNG")
     (below / "notes.txt").write_text("no photo")
     (below / "._hidden.jpg").write_text("no photo")
-    Image.new("P", (30, 40)).save(below / "old.mask.png")
+    Image.new("P", (30, 40)).save(below / "фото [1].mask.png")
     return tmp_path / "photos"
 
 

@@ -2,13 +2,14 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from deconvseg.cli.batch import Photo, Task
-from deconvseg.cli.manifest import MANIFEST, Manifest, Record, new_record
+from deconvseg.cli.manifest import LEFTOVERS, MANIFEST, Manifest, Record, new_record
 from deconvseg.errors import UsageError
 
 
@@ -48,6 +49,7 @@ def task(tmp_path: Path) -> Task:
     manifest = Manifest(tmp_path / "out")
     manifest.start([task], {})
     finish(manifest, task)
+    manifest.finish()
     return task
 
 
@@ -136,8 +138,64 @@ def test_one_line_a_photo_through_stops_and_other_runs(task: Task, tmp_path: Pat
 
 
 def test_files_of_others_are_refused(task: Task, tmp_path: Path) -> None:
-    Manifest(tmp_path / "out").refuse_strangers([task])  # a manifest says whose they are
+    other = make_task(tmp_path, "b")
+    Manifest(tmp_path / "out").refuse_strangers([task, other])  # the manifest says whose they are
+    (tmp_path / "out" / "b.labels.png").write_text("precious")
+    with pytest.raises(UsageError, match=r"b\.labels\.png: exists"):
+        Manifest(tmp_path / "out").refuse_strangers([task, other])
     (tmp_path / "out" / MANIFEST).unlink()
     with pytest.raises(UsageError, match=r"a\.labels\.png: exists"):
         Manifest(tmp_path / "out").refuse_strangers([task])
-    Manifest(tmp_path / "out").refuse_strangers([make_task(tmp_path, "b")])
+
+
+def test_results_of_a_stopped_run_are_ours(task: Task, tmp_path: Path) -> None:
+    more = make_task(tmp_path, "b")
+    manifest = Manifest(tmp_path / "out")
+    manifest.start([task, more], {})  # of other settings: the line of the first photo goes
+    (tmp_path / "out" / "b.labels.png").touch()  # then comes a kill, before the line is written
+    manifest = Manifest(tmp_path / "out")
+    manifest.refuse_strangers([task, more])
+    manifest.start([task, more], {})
+    finish(manifest, make_task(tmp_path, "a"), "s2")  # without the colours, which are left from before
+    finish(manifest, more, "s2")
+    manifest.finish()
+    Manifest(tmp_path / "out").refuse_strangers([task, more])
+    assert json.loads((tmp_path / "out" / LEFTOVERS).read_text()) == ["a.color.png"]
+    manifest = Manifest(tmp_path / "out")
+    manifest.start([task], {})
+    finish(manifest, task, "s2")
+    manifest.finish()
+    assert not (tmp_path / "out" / LEFTOVERS).exists()
+
+
+def test_result_of_another_photo_is_refused(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def again(path: str, name: str = "a") -> None:
+        manifest = Manifest(tmp_path / "out")
+        one = Task(Photo(path, name), {"labels": tmp_path / "out" / f"{name}.labels.png"})
+        try:
+            manifest.refuse_strangers([one])
+        except UsageError:
+            assert not manifest.find_done([one], "s1")
+            raise
+        assert manifest.find_done([one], "s1")
+
+    monkeypatch.chdir(tmp_path)
+    again("in/a.jpg")  # the same photo by another path
+    twin = tmp_path / "in2" / "a.jpg"
+    twin.parent.mkdir()
+    shutil.copy2(task.photo.path, twin)
+    with pytest.raises(UsageError, match=r"in2/a\.jpg: would replace the result of .*in/a\.jpg in "):
+        again("in2/a.jpg")
+    Path(task.photo.path).unlink()
+    again("in2/a.jpg")  # moved
+
+
+def test_result_of_another_photo_by_another_name_is_refused(task: Task, tmp_path: Path) -> None:
+    photo = tmp_path / "in" / "a.color.jpg"
+    photo.touch()
+    with pytest.raises(UsageError, match="would replace the result of"):
+        Manifest(tmp_path / "out").refuse_strangers(
+            [Task(Photo(str(photo), "a.color"), {"labels": tmp_path / "out" / "a.color.png"})]
+        )

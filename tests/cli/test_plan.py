@@ -1,5 +1,7 @@
 """Which photos a run takes and what their results are called."""
 
+import os
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "in/sub/b.PNG",
         "in/x.txt",
         "in/.hidden/c.jpg",
-        "in/b.mask.png",
+        "in/a.mask.png",
         "c.jpg",
     ):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
@@ -90,14 +92,45 @@ def test_list(tmp_path: Path) -> None:
     assert [task.photo.missing for task in plan.tasks] == [False, False, True, False]
 
 
+def test_dash_in_a_list_is_a_file() -> None:
+    Path("list.txt").write_text("-\nc.jpg\n")
+    assert named(make_plan(["@list.txt"], "out", ["labels"])) == {
+        "./-": ["out/-.png"],
+        "c.jpg": ["out/c.png"],
+    }
+
+
 def test_each_photo_once() -> None:
     Path("link.jpg").symlink_to("c.jpg")
-    assert list(named(make_plan(["c.jpg", "./c.jpg", "link.jpg", "in", "in/a.jpg"], "out", ["labels"]))) == [
+    assert list(
+        named(make_plan(["c.jpg", "./c.jpg", "link.jpg", "in", "./in/a.jpg"], "out", ["labels"]))
+    ) == [
         "c.jpg",
+        "link.jpg",
         "in/a.jpg",
         "in/sub/a.jpg",
         "in/sub/b.PNG",
     ]
+
+
+def test_photo_and_a_link_to_it_in_one_folder() -> None:
+    Path("in/0.jpg").symlink_to("a.jpg")
+    assert {"in/0.jpg", "in/a.jpg"} < named(make_plan(["in"], "out", ["labels"])).keys()
+
+
+def test_only_results_beside_their_photo_are_no_photos() -> None:
+    for name in ("hair.color.jpg", "hair.jpg", "alone.mask.png", "x.overlay.jpg", "x.JPEG"):
+        (Path("in/sub") / name).touch()
+    for inputs in (["in/sub"], ["in/sub/*[gG]"]):
+        assert {Path(path).name for path in named(make_plan(inputs, "out", ["labels"]))} == {
+            *("a.jpg", "b.PNG", "hair.color.jpg", "hair.jpg", "alone.mask.png", "x.JPEG"),
+        }
+
+
+def test_pipes_in_a_folder_are_no_photos() -> None:
+    os.mkfifo("in/p.jpg")
+    assert "in/p.jpg" not in named(make_plan(["in"], "out", ["labels"]))
+    assert "in/p.jpg" not in named(make_plan(["in/*.jpg"], "out", ["labels"]))
 
 
 def test_linked_folders_are_followed_but_not_in_circles() -> None:
@@ -131,6 +164,10 @@ def test_pipe() -> None:
         (["c.jpg"], "m.jpg", ["labels"], "labels are written as .png"),
         (["c.jpg"], "m.tif", ["overlay"], ".jpg or .jpeg or .png"),
         (["in/a.jpg", "in/sub/a.jpg"], "out", KINDS, "in/a.jpg and in/sub/a.jpg"),
+        ([""], None, KINDS, "INPUT is empty"),
+        (["c.jpg"], "", KINDS, "-o is empty"),
+        (["c.jpg"], "c.tga", ["labels"], "labels are written as .png"),
+        (["c.jpg"], "c.WebP", ["labels"], "labels are written as .png"),
     ],
 )
 def test_refused(inputs: list[str], output: str | None, kinds: list[str], words: str) -> None:
@@ -145,6 +182,18 @@ def test_two_photos_with_one_result(twin: str) -> None:
     Path(twin).touch()
     with pytest.raises(UsageError, match=r"result of both in/(a|A)"):
         make_plan(["in"], "out", ["labels"])
+
+
+def test_two_photos_with_one_result_by_two_paths(tmp_path: Path) -> None:
+    Path("c.png").touch()
+    with pytest.raises(UsageError, match=r"result of both c\.jpg and "):
+        make_plan(["c.jpg", str(tmp_path / "c.png")], None, ["labels"])
+
+
+def test_two_photos_with_one_result_in_another_unicode_form() -> None:
+    names = [unicodedata.normalize("NFC", "é.jpg"), unicodedata.normalize("NFD", "é.png")]
+    with pytest.raises(UsageError, match=r"result of both"):
+        make_plan(names, "out", ["labels"])
 
 
 def test_result_that_is_another_photo_of_the_run() -> None:

@@ -68,6 +68,7 @@ def test_folder_run_resume_and_redo(run: Run, fast: list[str], photos: Path, tmp
     done = run("segment", "photos", "-o", "out", *fast)
     assert done.returncode == 0, done.stderr
     assert done.stdout == b""
+    assert lines(done)[-1].startswith("2 photos: 2 done")
     assert files(out) == {"cat.png", "day one/фото [1].png", "segment.jsonl"}
     first = manifest(out)
     assert list(first) == ["photos/cat.jpg", second]
@@ -117,11 +118,22 @@ def test_folder_with_other_files_is_not_touched(
 ) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "cat.png").write_text("precious")
+    (tmp_path / "out" / "segment.jsonl").touch()  # does not make it ours
     refused = run("segment", "photos", "-o", "out", *fast)
     assert refused.returncode == 2
     assert "out/cat.png: exists" in lines(refused)[-1]
     assert (tmp_path / "out" / "cat.png").read_text() == "precious"
-    assert files(tmp_path / "out") == {"cat.png"}
+    assert files(tmp_path / "out") == {"cat.png", "segment.jsonl"}
+
+
+def test_one_photo_is_not_photos(run: Run, tmp_path: Path) -> None:
+    assert lines(run("segment", "none.jpg", "-o", "out/"))[-1].startswith("1 photo: 0 done")
+
+
+def test_help_of_inputs_and_min_side(run: Run) -> None:
+    page = " ".join(run("segment", "--help").stdout.decode().replace("│", " ").split())
+    assert "INPUT..." not in page
+    assert "640 px" in page
 
 
 def test_bad_photos_fail_alone(run: Run, fast: list[str], tmp_path: Path) -> None:

@@ -156,6 +156,13 @@ def test_unreadable_path(tmp_path: Path) -> None:
     assert f"cannot be read ({os.strerror(errno.ELOOP)})" in refused(tmp_path / "loop.jpg")
 
 
+def test_pipe_and_device_are_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "p.jpg")
+    (tmp_path / "zero.jpg").symlink_to("/dev/zero")
+    for name in ("p.jpg", "zero.jpg"):
+        assert "is not a regular file; " in refused(tmp_path / name)
+
+
 def test_empty_file(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").touch()
     assert "is empty (0 bytes)" in refused(tmp_path / "a.jpg")

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from deconvseg.errors import OutputError, WeightsError
-from deconvseg.network.checkpoint import NetworkHeader, load_network, rewrite_header, save_network
+from deconvseg.network.checkpoint import NetworkHeader, load_network, save_network
 from deconvseg.network.deconvnet import DeconvNet
 
 HEADER = NetworkHeader(
@@ -66,13 +66,20 @@ def test_int8_scales_are_per_output_channel(tmp_path: Path) -> None:
         assert (got - want).abs().max() < 0.01 * want.abs().max()
 
 
-def test_rewritten_header_keeps_the_weights(tmp_path: Path) -> None:
-    save_network(tmp_path / "a", tiny(), HEADER)
-    rewrite_header(tmp_path / "a", tmp_path / "b", crf={"colour_weight": 1.0})
-    (first, _), (second, header) = load_network(tmp_path / "a"), load_network(tmp_path / "b")
-    assert header.crf == {"colour_weight": 1.0}
-    assert header.classes == HEADER.classes
-    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+def test_damaged_tensors(tmp_path: Path) -> None:
+    path = tmp_path / "n"
+    save_network(path, tiny(), HEADER, "int8")
+    header = json.loads(path.read_bytes()[8 : 8 + int.from_bytes(path.read_bytes()[:8], "little")])
+    document = header["__metadata__"]
+    tensors = load_file(path)
+    for name, wrong in (
+        ("fc6.conv.weight.scale", torch.ones(4)),
+        ("seg_score.bias", torch.full((3,), torch.nan)),
+        ("seg_score.bias", torch.zeros(3, dtype=torch.int8)),
+    ):
+        save_file({**tensors, name: wrong}, path, document)
+        with pytest.raises(WeightsError, match=r"lacks its scales|not numbers: seg_score\.bias"):
+            load_network(path)
 
 
 def test_writing_into_a_missing_folder_is_one_clear_error(tmp_path: Path) -> None:
@@ -122,7 +129,11 @@ def test_file_of_another_kind(tmp_path: Path) -> None:
     [
         ({"format": 99}, "update deconvseg"),
         ({"classes": None}, "header of this network file is damaged"),
-        ({"classes": ["a", "b"]}, "names 2 classes"),
+        ({"classes": ["a", "b"]}, "names 2 classes and 3 colours for 3 labels"),
+        ({"classes": ["a", "b", "a"]}, "names a class twice"),
+        ({"palette": [[0, 0, 300], [0, 0, 0], [0, 0, 0]]}, "colour outside"),
+        ({"order": "BGR"}, "RGB order"),
+        ({"scale": float("nan")}, "finite numbers"),
         ({"palette": [1, 2, 3]}, "damaged"),
         ({"arguments": {"crop_size": 33}}, "damaged"),
         ({"arguments": {"nonsense": 1}}, "damaged"),

@@ -63,7 +63,7 @@ def test_devices_and_precisions_that_are_not_there_are_refused() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(UsageError, match="no such device here"):
             pick_device("cuda")
-        assert pick_device("auto").type in ("cpu", "mps")
+        assert pick_device("auto").type == "cpu"
     cpu = torch.device("cpu")
     assert pick_precision("auto", cpu) in ("fp32", "bf16")
     with pytest.raises(UsageError, match="needs an accelerator"):

@@ -7,7 +7,7 @@ from deconvseg.postprocess.fusion import Fusion
 
 
 def test_max_by_hand() -> None:
-    fusion = Fusion(2, 2, 3)
+    fusion = Fusion(2, 2, 3, "max")
     fusion.add(torch.tensor([[[1.0]], [[-5.0]]]), (0, 0, 2, 2))  # left two columns
     fusion.add(torch.tensor([[[3.0]], [[2.0]]]), (1, 0, 4, 1))  # top right, reaching outside
     assert fusion.total[0].tolist() == [[1, 3, 3], [1, 1, 0]]
@@ -31,7 +31,7 @@ def test_mean_averages_the_probabilities_of_the_regions_that_cover_a_pixel_by_ar
 def test_order_does_not_matter_and_repeats_add_nothing() -> None:
     torch.manual_seed(0)
     regions = [(torch.randn(3, 8, 8), (x, y, x + 9, y + 9)) for x, y in ((-3, 2), (4, 4), (0, -5), (12, 12))]
-    forward, backward = Fusion(3, 20, 20), Fusion(3, 20, 20)
+    forward, backward = Fusion(3, 20, 20, "max"), Fusion(3, 20, 20, "max")
     for scores, box in regions:
         forward.add(scores, box)
     for scores, box in [*reversed(regions), *regions]:
@@ -40,7 +40,7 @@ def test_order_does_not_matter_and_repeats_add_nothing() -> None:
 
 
 def test_a_region_outside_the_photo_changes_nothing() -> None:
-    fusion = Fusion(1, 4, 4)
+    fusion = Fusion(1, 4, 4, "max")
     fusion.add(torch.ones(1, 2, 2), (10, 10, 12, 12))
     fusion.add(torch.ones(1, 2, 2), (-5, 0, 0, 4))
     assert fusion.total.abs().sum() == 0
@@ -50,7 +50,7 @@ def test_scores_land_where_their_box_is() -> None:
     """A region cut from a known map and pasted back gives that map again."""
     rows, columns = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
     known = (rows + 2 * columns)[None]
-    fusion = Fusion(1, 64, 64)
+    fusion = Fusion(1, 64, 64, "max")
     fusion.add(known[:, 16:48, 8:40], (8, 16, 40, 48))
     assert torch.equal(fusion.total[:, 16:48, 8:40], known[:, 16:48, 8:40])
     assert fusion.total[0, :16].abs().sum() == 0

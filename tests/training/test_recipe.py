@@ -26,8 +26,11 @@ def test_flags_win_over_the_file_and_the_file_over_the_defaults(tmp_path: Path) 
         ("steps = 1.5", "should be int"),
         ("decoder_convs = 3", "should be a list of integers"),
         ("decoder_convs = ['a']", "decoder_convs = 'a' should be int"),
-        ("precision = 'fp8'", "not one of fp32, bf16, fp16"),
+        ("precision = 'fp8'", "not one of fp32, bf16"),
         ("steps = ", "cannot be read"),
+        ("steps = 0", "steps = 0 is out of range"),
+        ("crop_size = 100", "no multiple of 32"),
+        ("whole_share = 0.9", "over 1 together"),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, text: str, message: str) -> None:
