@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from deconvseg.errors import MissingDependencyError, WeightsError
 
 MIN_PEAK = 0.02
-"""Classes whose probability stays below this everywhere are left out: they cost time and win no pixel."""
+"""Classes whose probability stays below this everywhere are left out, to save time."""
 _RANGES = {"iterations": (0, 100), "sigma": (0.1, 10_000), "weight": (0, 1000)}
 
 
