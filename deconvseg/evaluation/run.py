@@ -1,13 +1,13 @@
-"""Scores a segmenter over a split of a VOC data set, each photo at its own size."""
+"""Scores a segmenter over a split of a data set, each photo at its own size."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from deconvseg.data.voc import Example, read_examples, read_mask
+from deconvseg.data.dataset import DataSet, Example, open_dataset
 from deconvseg.errors import DataError, UsageError
 from deconvseg.evaluation.metrics import Scores, confusion_matrix
-from deconvseg.images.read import read_image
 from deconvseg.network.memory import reuse_freed_memory
 from deconvseg.segmenter import WORKING_SIDE, Segmenter, enlarge, shrink
 
@@ -28,12 +27,12 @@ ABLATION = (0, 10, 25, 50)
 Row = dict[str, NDArray[np.int64]]
 """A confusion matrix by the name of a setting."""
 
-Evaluate = Callable[[Segmenter, Example], Row]
+Evaluate = Callable[[Segmenter, DataSet, Example], Row]
 
 
 def evaluate(
     segmenter: Segmenter,
-    voc_root: Path,
+    root: Path,
     split: str,
     *,
     limit: int | None = None,
@@ -45,7 +44,7 @@ def evaluate(
 
     Args:
         segmenter: the setting to score; with `ablate` it proposes, and every row shares its work.
-        voc_root: folder of VOC's layout.
+        root: folder of any layout that `open_dataset` knows.
         split: list of photos.
         limit: score an evenly spread, fixed sample of that many photos.
         ablate: score fewer proposals and no CRF as well, in one pass.
@@ -56,18 +55,27 @@ def evaluate(
         A JSON-able report; `mean_iou` and its neighbours are those of the full setting, the last of `rows`.
 
     Raises:
-        DataError: a mask does not fit its photo or holds other classes than the network.
+        DataError: the data set is broken or of other classes than the network, or a mask does not fit its
+            photo.
+        InputError: a photo cannot be read.
         UsageError: `limit` or `workers` is not positive.
     """
     if workers < 1 or (limit is not None and limit < 1):
         raise UsageError("--workers and --limit take a number of at least 1")
-    examples = read_examples(voc_root, split)
-    if limit is not None and limit < len(examples):
-        examples = [examples[i * len(examples) // limit] for i in range(limit)]
+    dataset = open_dataset(root, split)
     classes = segmenter.classes
+    if dataset.classes != classes:
+        raise DataError(
+            f"{dataset.source}: its classes ({', '.join(dataset.classes)}) are not the network's "
+            f"({', '.join(classes)}); score a network that was trained for them"
+        )
+    examples = dataset.examples
+    if limit is not None and limit < len(examples):
+        examples = tuple(examples[i * len(examples) // limit] for i in range(limit))
+        dataset = replace(dataset, examples=examples)
     started = time.perf_counter()
     totals: Row = {}
-    for done, row in enumerate(_rows(segmenter, examples, _ablate if ablate else _full, workers), start=1):
+    for done, row in enumerate(_rows(segmenter, dataset, _ablate if ablate else _full, workers), start=1):
         for name, confusion in row.items():
             totals[name] = totals[name] + confusion if name in totals else confusion
         progress(done, len(examples))
@@ -83,41 +91,41 @@ def evaluate(
     }
 
 
-def _rows(segmenter: Segmenter, examples: Sequence[Example], step: Evaluate, workers: int) -> Iterator[Row]:
+def _rows(segmenter: Segmenter, dataset: DataSet, step: Evaluate, workers: int) -> Iterator[Row]:
     if workers == 1:
-        yield from (step(segmenter, example) for example in examples)
+        yield from (step(segmenter, dataset, example) for example in dataset.examples)
         return
     threads = max((os.cpu_count() or 1) // workers, 1)
     # Spawned, not forked: a fork of a process whose thread pools run can hang.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, _start_worker, (segmenter, step, threads)) as pool:
-        yield from pool.map(_work, examples)
+    with ProcessPoolExecutor(workers, context, _start_worker, (segmenter, dataset, step, threads)) as pool:
+        yield from pool.map(_work, dataset.examples)
 
 
-_worker: tuple[Segmenter, Evaluate] | None = None
+_worker: tuple[Segmenter, DataSet, Evaluate] | None = None
 
 
-def _start_worker(segmenter: Segmenter, step: Evaluate, threads: int) -> None:
+def _start_worker(segmenter: Segmenter, dataset: DataSet, step: Evaluate, threads: int) -> None:
     global _worker
     reuse_freed_memory()
     torch.set_num_threads(threads)
-    _worker = segmenter, step
+    _worker = segmenter, dataset, step
 
 
 def _work(example: Example) -> Row:
     assert _worker is not None
-    segmenter, step = _worker
-    return step(segmenter, example)
+    segmenter, dataset, step = _worker
+    return step(segmenter, dataset, example)
 
 
-def _full(segmenter: Segmenter, example: Example) -> Row:
-    image, truth = _read(segmenter, example)
+def _full(segmenter: Segmenter, dataset: DataSet, example: Example) -> Row:
+    image, truth = dataset.read(example)
     labels = segmenter.segment(image).labels
     return {"full": confusion_matrix(truth, labels, len(segmenter.classes))}
 
 
-def _ablate(segmenter: Segmenter, example: Example) -> Row:
-    image, truth = _read(segmenter, example)
+def _ablate(segmenter: Segmenter, dataset: DataSet, example: Example) -> Row:
+    image, truth = dataset.read(example)
     small = shrink(image, WORKING_SIDE)
     boxes = segmenter.propose(small)
     fusion = segmenter.new_fusion(small)
@@ -149,13 +157,3 @@ def _ablate(segmenter: Segmenter, example: Example) -> Row:
 
 def _name(proposals: int) -> str:
     return f"{proposals} proposals" if proposals else "whole photo"
-
-
-def _read(segmenter: Segmenter, example: Example) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    image, truth = read_image(example.image), read_mask(example.mask, len(segmenter.classes))
-    if image.shape[:2] != truth.shape:
-        raise DataError(
-            f"{example.mask}: mask is {truth.shape[1]}x{truth.shape[0]}, "
-            f"its photo {image.shape[1]}x{image.shape[0]}; they must agree"
-        )
-    return image, truth

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deconvseg.data.voc import read_examples, read_mask
-from deconvseg.errors import UsageError
+from deconvseg.data.voc import voc_dataset
+from deconvseg.errors import DataError, UsageError
 from deconvseg.evaluation.metrics import Scores, confusion_matrix
 from deconvseg.evaluation.run import evaluate
 from deconvseg.segmenter import Segmenter
@@ -21,9 +21,10 @@ def root(tmp_path_factory: pytest.TempPathFactory, make_shapes: Callable[..., Pa
 def test_scores_are_those_of_segmenting_each_photo(root: Path, tiny_network: Path) -> None:
     segmenter = Segmenter(tiny_network, proposals=3, min_side=10)
     report = evaluate(segmenter, root, "val")
+    data = voc_dataset(root, "val")
     total = sum(
-        confusion_matrix(read_mask(e.mask, 21), segmenter.segment(e.image).labels, 21)
-        for e in read_examples(root, "val")
+        confusion_matrix(data.read(example)[1], segmenter.segment(example.image).labels, 21)
+        for example in data.examples
     )
     want = Scores.of(total, segmenter.classes)
     assert report["mean_iou"] == want.mean_iou
@@ -55,3 +56,13 @@ def test_workers_and_limit(root: Path, tiny_network: Path) -> None:
     assert one["images"] == 4
     with pytest.raises(UsageError, match="at least 1"):
         evaluate(segmenter, root, "val", limit=0)
+
+
+def test_data_of_other_classes_is_refused(root: Path, tiny_network: Path, tmp_path: Path) -> None:
+    (tmp_path / "dataset.toml").write_text(
+        f'images = "{root}/JPEGImages"\nmasks = "{root}/SegmentationClass"\n[splits]\nval = "rest"\n'
+        '[[classes]]\nname = "ground"\n[[classes]]\nname = "disc"\n[[classes]]\nname = "square"\n'
+    )
+    segmenter = Segmenter(tiny_network, proposals=0, crf=False)
+    with pytest.raises(DataError, match=r"its classes \(ground, disc, square\) are not the network's"):
+        evaluate(segmenter, tmp_path, "val")
