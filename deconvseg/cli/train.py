@@ -19,19 +19,21 @@ if TYPE_CHECKING:
     from deconvseg.data.check import DataReport
     from deconvseg.training.plan import Plan
 
-EXAMPLES = """
-[b]Examples[/b]
+EXAMPLES = """[bold]Examples[/bold]
 
-deconvseg train --data mine/ --check                             look at my photos and masks
+deconvseg train --data mine/ --check    [dim]are my photos and masks sound?[/dim]
 
-deconvseg train --data mine/ --recipe own --init default --out run   teach the shipped network my classes
+deconvseg train --data mine/ --recipe own --init default --out run    [dim]teach the network my classes[/dim]
 
-deconvseg train --voc-root VOC2012 --recipe lite --out run       both stages, from VGG-16
+deconvseg train --voc-root VOC2012 --out run    [dim]both stages, from VGG-16[/dim]
 
-deconvseg train --voc-root VOC2012 --recipe lite --out run --resume   go on after a stop
+deconvseg train --voc-root VOC2012 --out run --resume    [dim]after any stop[/dim]
 
-torchrun --nproc-per-node 4 -m deconvseg train ...               on four GPUs
-"""
+torchrun --nproc-per-node 4 -m deconvseg train ...    [dim]on four devices[/dim]
+
+[bold]Exit codes[/bold]
+
+0 done; 1 --check found faults; 2 usage, data or weights that cannot be used; 130 stopped, with a checkpoint"""
 
 
 class Stage(StrEnum):
@@ -46,14 +48,6 @@ DATA, TRAINING, RUN = "Data", "Training", "Run"
 
 
 def train(
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Run folder: networks, checkpoint, metrics.jsonl, curves.",
-            rich_help_panel=RUN,
-        ),
-    ] = None,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -179,6 +173,14 @@ def train(
         int | None,
         typer.Option(metavar="N", help="Decides weights and crops.", rich_help_panel=TRAINING),
     ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Run folder: networks, checkpoint, metrics.jsonl, curves.",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --out.", rich_help_panel=RUN)
     ] = False,
@@ -214,8 +216,8 @@ def train(
 ) -> int:
     """Train a DeconvNet on VOC, SBD or photos of your own.
 
-    The result, [b]best.safetensors[/b] in the run folder (in its stage2/ for a recipe of two stages), goes
-    straight into [b]deconvseg segment --weights[/b] and [b]eval --weights[/b].
+    Its best.safetensors goes straight into `deconvseg segment --weights` and `eval --weights`.
+    A recipe of two stages leaves one in OUT/stage1 and one in OUT/stage2.
     """
     from deconvseg.cli.train_display import TrainingDisplay
     from deconvseg.errors import UsageError
