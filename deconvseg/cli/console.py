@@ -112,9 +112,9 @@ class Progress:
 
             columns = (
                 *([TextColumn(self.what)] if self.what else []),
-                BarColumn(),
+                BarColumn(bar_width=20),
                 MofNCompleteColumn(),
-                TimeRemainingColumn(),
+                TimeRemainingColumn(compact=True),
                 TextColumn("left"),
                 TextColumn("{task.fields[text]}"),
             )

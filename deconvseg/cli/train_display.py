@@ -53,15 +53,14 @@ class TrainingDisplay(Reporter):
             self._best = max(self._best, iou)
             self.note(f"step {step}: mean IoU {iou:.4f} on whole validation photos (best {self._best:.4f})")
             return
-        text = (
-            f"loss {figures['loss']:.3f}, learning rate {figures['learning_rate']:.1e}, "
-            f"{figures['images_per_second']:.1f} images/s"
-        )
+        loss, rate, speed = (figures[key] for key in ("loss", "learning_rate", "images_per_second"))
         if self._bar:
-            self._bar.move(step, text)
+            self._bar.move(step, f"loss {loss:.3f}  lr {rate:.1e}  {speed:.0f} images/s")
         if not sys.stderr.isatty() and time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
-            self.note(f"step {step} of {self._steps}: {text}")
+            self.note(
+                f"step {step} of {self._steps}: loss {loss:.3f}, learning rate {rate:.1e}, {speed:.1f} images/s"
+            )
 
     def note(self, line: str) -> None:
         """Print a line, unless quiet."""
