@@ -1,161 +1,166 @@
-"""Scores a segmenter over a split of a VOC data set, each photo at its own size."""
+"""Measures a network, or predictions made elsewhere, over a split: each photo at its own size."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from deconvseg.data.voc import Example, read_examples, read_mask
-from deconvseg.errors import DataError, UsageError
-from deconvseg.evaluation.metrics import Scores, confusion_matrix
-from deconvseg.images.read import read_image
-from deconvseg.network.memory import reuse_freed_memory
-from deconvseg.segmenter import WORKING_SIDE, Segmenter, enlarge, shrink
+from deconvseg.data.voc import VOID, Example
+from deconvseg.errors import DataError
+from deconvseg.evaluation.journal import Journal, Measured
+from deconvseg.evaluation.pool import pool
+from deconvseg.evaluation.subject import Step, Subject
+from deconvseg.evaluation.tally import Reference, Tally
+from deconvseg.evaluation.truth import Truth
+from deconvseg.images.read import has_size
+from deconvseg.images.write import write_labels
+from deconvseg.segmentation import Segmentation
 
-ABLATION = (0, 10, 25, 50)
-"""Numbers of proposals besides the whole photo that `--ablate` scores, below the full number."""
+PREDICTIONS = "predictions"
+"""Folder, in the report's, of the full setting's labels."""
+REPORT_FILES = ("report.html", "report.json", "per_class.csv", "per_image.csv")
 
-Row = dict[str, NDArray[np.int64]]
-"""A confusion matrix by the name of a setting."""
 
-Evaluate = Callable[[Segmenter, Example], Row]
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured.
+
+    Attributes:
+        truth: the photos and their classes.
+        steps: the rows of the table.
+        full: the step that the headline figures are of.
+        settings: everything that can change a figure.
+        photos: counts of each photo, in the truth's order.
+        predictions: folder of the full setting's labels, `NAME.png`; None when they were not kept.
+    """
+
+    truth: Truth
+    steps: tuple[Step, ...]
+    full: Step
+    settings: dict[str, Any]
+    photos: tuple[Measured, ...]
+    predictions: Path | None
+
+    def total(self, step: Step) -> Tally:
+        """The counts of a step, over all photos."""
+        return sum((photo.rows[step.name] for photo in self.photos), Tally.empty(len(self.truth.classes)))
 
 
 def evaluate(
-    segmenter: Segmenter,
-    voc_root: Path,
-    split: str,
+    subject: Subject,
+    truth: Truth,
     *,
-    limit: int | None = None,
-    ablate: bool = False,
+    folder: Path | None = None,
+    overwrite: bool = False,
     workers: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[str, Any]:
-    """Run and score a split.
+) -> Evaluation:
+    """Label and count every photo.
+
+    All counts are whole numbers, so the figures depend neither on `workers` nor on stops.
 
     Args:
-        segmenter: the setting to score; with `ablate` it proposes, and every row shares its work.
-        voc_root: folder of VOC's layout.
-        split: list of photos.
-        limit: score an evenly spread, fixed sample of that many photos.
-        ablate: score fewer proposals and no CRF as well, in one pass.
-        workers: processes; the figures do not depend on it.
-        progress: called with the photos done and their total.
-
-    Returns:
-        A JSON-able report; `mean_iou` and its neighbours are those of the full setting, the last of `rows`.
+        subject: what to measure.
+        truth: what to measure it against.
+        folder: keep the counts of each photo in `per_image.jsonl` there, and the labels of a network in
+            `predictions`; the photos found in it, unchanged and measured at the same settings, are not done
+            again.
+        overwrite: begin anew, whatever is in the folder.
+        workers: processes.
+        progress: called with the photos done and their total, first with those that were done before.
 
     Raises:
-        DataError: a mask does not fit its photo or holds other classes than the network.
-        UsageError: `limit` or `workers` is not positive.
+        DataError: a mask or prediction cannot be used, or all pixels are void.
+        InputError: a photo cannot be read.
+        UsageError: the folder holds something else, or `workers` is not positive.
+        OutputError: the folder cannot be written to.
     """
-    if workers < 1 or (limit is not None and limit < 1):
-        raise UsageError("--workers and --limit take a number of at least 1")
-    examples = read_examples(voc_root, split)
-    if limit is not None and limit < len(examples):
-        examples = [examples[i * len(examples) // limit] for i in range(limit)]
-    classes = segmenter.classes
-    started = time.perf_counter()
-    totals: Row = {}
-    for done, row in enumerate(_rows(segmenter, examples, _ablate if ablate else _full, workers), start=1):
-        for name, confusion in row.items():
-            totals[name] = totals[name] + confusion if name in totals else confusion
-        progress(done, len(examples))
-    seconds = time.perf_counter() - started
-    rows = {name: asdict(Scores.of(confusion, classes)) for name, confusion in totals.items()}
-    return {
-        **list(rows.values())[-1],
-        "images": len(examples),
-        "split": split,
-        "settings": segmenter.settings(),
-        "seconds_per_image": seconds / len(examples),
-        "rows": {name: scores["mean_iou"] for name, scores in rows.items()},
-    }
-
-
-def _rows(segmenter: Segmenter, examples: Sequence[Example], step: Evaluate, workers: int) -> Iterator[Row]:
-    if workers == 1:
-        yield from (step(segmenter, example) for example in examples)
-        return
-    threads = max((os.cpu_count() or 1) // workers, 1)
-    # Spawned, not forked: a fork of a process whose thread pools run can hang.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, _start_worker, (segmenter, step, threads)) as pool:
-        yield from pool.map(_work, examples)
-
-
-_worker: tuple[Segmenter, Evaluate] | None = None
-
-
-def _start_worker(segmenter: Segmenter, step: Evaluate, threads: int) -> None:
-    global _worker
-    reuse_freed_memory()
-    torch.set_num_threads(threads)
-    _worker = segmenter, step
-
-
-def _work(example: Example) -> Row:
-    assert _worker is not None
-    segmenter, step = _worker
-    return step(segmenter, example)
-
-
-def _full(segmenter: Segmenter, example: Example) -> Row:
-    image, truth = _read(segmenter, example)
-    labels = segmenter.segment(image).labels
-    return {"full": confusion_matrix(truth, labels, len(segmenter.classes))}
-
-
-def _ablate(segmenter: Segmenter, example: Example) -> Row:
-    image, truth = _read(segmenter, example)
-    small = shrink(image, WORKING_SIDE)
-    boxes = segmenter.propose(small)
-    fusion = segmenter.new_fusion(small)
-    row: Row = {}
-
-    def score(name: str, probabilities: NDArray[np.float32]) -> None:
-        labels, _ = enlarge(probabilities, truth.shape[0], truth.shape[1], keep=False)
-        row[name] = confusion_matrix(truth, labels, len(segmenter.classes))
-
-    most = segmenter.proposals
-    stops: dict[int, list[int]] = {}
-    for count in [*(fewer for fewer in ABLATION if fewer < most), most]:
-        stops.setdefault(min(count + 1, len(boxes)), []).append(count)
-    for used, (box, scores) in enumerate(segmenter.score(small, boxes), start=1):
-        fusion.add(scores, box)
-        if used not in stops:
-            continue
-        probabilities = fusion.probabilities().cpu().numpy()
-        for count in stops[used]:
-            score(_name(count), probabilities)
-        if segmenter.crf and not {0, most}.isdisjoint(stops[used]):
-            sharp = segmenter.sharpen(small, probabilities)
-            for count in {0, most}.intersection(stops[used]):
-                score(f"{_name(count)} + CRF", sharp)
-    last = f"{_name(most)} + CRF" if segmenter.crf else _name(most)
-    row[last] = row.pop(last)  # the full setting comes last
-    return row
-
-
-def _name(proposals: int) -> str:
-    return f"{proposals} proposals" if proposals else "whole photo"
-
-
-def _read(segmenter: Segmenter, example: Example) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    image, truth = read_image(example.image), read_mask(example.mask, len(segmenter.classes))
-    if image.shape[:2] != truth.shape:
-        raise DataError(
-            f"{example.mask}: mask is {truth.shape[1]}x{truth.shape[0]}, "
-            f"its photo {image.shape[1]}x{image.shape[0]}; they must agree"
+    settings = {**subject.settings(), "split": truth.split, "classes": list(truth.classes)}
+    keep = folder / PREDICTIONS if folder and subject.folder is None else None
+    measure = _Measure(subject, truth, keep)
+    measured: dict[str, Measured] = {}
+    journal = None
+    if folder:
+        journal = Journal(
+            folder, settings, len(truth.classes), overwrite=overwrite, others=[*REPORT_FILES, PREDICTIONS]
         )
-    return image, truth
+        measured = {e.name: journal.done[e.name] for e in truth.examples if measure.is_done(e, journal.done)}
+    progress(len(measured), len(truth.examples))
+    missing = [example for example in truth.examples if example.name not in measured]
+    with pool(measure, workers) as run:
+        for photo in run(missing):
+            measured[photo.name] = photo
+            if journal:
+                journal.add(photo)
+            progress(len(measured), len(truth.examples))
+    evaluation = Evaluation(
+        truth,
+        subject.steps,
+        subject.full,
+        settings,
+        tuple(measured[example.name] for example in truth.examples),
+        subject.folder or keep,
+    )
+    if not evaluation.total(subject.full).confusion.any():
+        raise DataError(
+            f"{truth.examples[0].mask}: it and all other masks of split '{truth.split}' are void alone; "
+            "there is nothing to score"
+        )
+    return evaluation
+
+
+@dataclass(frozen=True)
+class _Measure:
+    """Labels one photo and counts, in whatever process."""
+
+    subject: Subject
+    truth: Truth
+    keep: Path | None
+
+    def __call__(self, example: Example) -> Measured:
+        mask = self.truth.mask(example)
+        stamp = self.stamp(example)
+        reference = Reference(mask, len(self.truth.classes))
+        rows: dict[str, Tally] = {}
+        took: dict[str, float] = {}
+        for step, labels, seconds in self.subject.label(self.truth, example):
+            _check(labels, mask, self.subject.source(example), example.mask)
+            rows[step.name] = reference.tally(labels)
+            if step == self.subject.full:
+                took = seconds
+                self._write(example, labels)
+        height, width = mask.shape
+        return Measured(example.name, stamp, width, height, took, rows)
+
+    def is_done(self, example: Example, done: dict[str, Measured]) -> bool:
+        photo = done.get(example.name)
+        if photo is None or photo.stamp != self.stamp(example):
+            return False
+        return not self.keep or has_size(self.keep / f"{example.name}.png", photo.width, photo.height)
+
+    def stamp(self, example: Example) -> list[int]:
+        states = [path.stat() for path in (self.subject.source(example), example.mask)]
+        return [number for state in states for number in (state.st_size, state.st_mtime_ns)]
+
+    def _write(self, example: Example, labels: NDArray[np.uint8]) -> None:
+        if self.keep:
+            segmentation = Segmentation(labels, self.truth.classes, self.truth.palette)
+            write_labels(segmentation, np.empty((0, 0, 3), np.uint8), self.keep / f"{example.name}.png")
+
+
+def _check(labels: NDArray[np.uint8], mask: NDArray[np.uint8], source: Path, mask_file: Path) -> None:
+    if labels.shape != mask.shape:
+        raise DataError(
+            f"{source}: is {labels.shape[1]}x{labels.shape[0]} pixels, its true mask {mask_file.name} "
+            f"{mask.shape[1]}x{mask.shape[0]}; labels are scored at the mask's own size, do not resize them"
+        )
+    if nowhere := int(np.count_nonzero((labels == VOID) & (mask != VOID))):
+        raise DataError(
+            f"{source}: {nowhere} pixels that count are {VOID}, which is no class; "
+            "a prediction names a class for every pixel"
+        )
