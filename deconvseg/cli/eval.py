@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,7 @@ from deconvseg.cli.scores import EvalProgress, print_scores, print_tuned
 from deconvseg.errors import UsageError
 
 if TYPE_CHECKING:
+    from deconvseg.evaluation.truth import Truth
     from deconvseg.segmenter import Segmenter
 
 TUNING_SAMPLE = 60
@@ -247,7 +248,7 @@ def _load(segmenter: Segmenter, weights: str, *, quiet: bool) -> None:
 def _tune(
     segmenter: Segmenter,
     weights: str,
-    truth: Any,
+    truth: Truth,
     output: Path,
     overwrite: bool,
     workers: int,

@@ -74,11 +74,13 @@ def print_scores(summary: dict[str, Any]) -> None:
 
 def print_tuned(result: dict[str, Any]) -> None:
     """Print what `evaluation.tune.tune_crf` returned."""
+    from deconvseg.evaluation.tune import in_words
+
     for key in ("before", "after"):
         side = result[key]
         print(
             f"{key:7}{side['mean_iou_searched']:.4f} searched  {side['mean_iou_held_out']:.4f} held out  "
-            + "  ".join(f"{name} {value:g}" for name, value in side["crf"].items())
+            + in_words(side["crf"])
         )
     kept = "the new parameters" if result["improved"] else "the old parameters: the new ones are not better"
     print(f"{result['output']}: holds {kept} on the photos held out")

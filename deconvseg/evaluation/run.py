@@ -144,8 +144,8 @@ class _Measure:
         return not self.keep or has_size(self.keep / f"{example.name}.png", photo.width, photo.height)
 
     def stamp(self, example: Example) -> list[int]:
-        states = [path.stat() for path in (self.subject.source(example), example.mask)]
-        return [number for state in states for number in (state.st_size, state.st_mtime_ns)]
+        """Size and time of change of the prediction's or photo's file and the mask's."""
+        return [number for path in (self.subject.source(example), example.mask) for number in _state(path)]
 
     def _write(self, example: Example, labels: NDArray[np.uint8]) -> None:
         if self.keep:
@@ -153,11 +153,19 @@ class _Measure:
             write_labels(segmentation, np.empty((0, 0, 3), np.uint8), self.keep / f"{example.name}.png")
 
 
+def _state(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except OSError:  # whoever reads the file says what is wrong
+        return 0, 0
+    return status.st_size, status.st_mtime_ns
+
+
 def _check(labels: NDArray[np.uint8], mask: NDArray[np.uint8], source: Path, mask_file: Path) -> None:
     if labels.shape != mask.shape:
         raise DataError(
             f"{source}: is {labels.shape[1]}x{labels.shape[0]} pixels, its true mask {mask_file.name} "
-            f"{mask.shape[1]}x{mask.shape[0]}; labels are scored at the mask's own size, do not resize them"
+            f"{mask.shape[1]}x{mask.shape[0]}; make them one size (labels are not resized to be scored)"
         )
     if nowhere := int(np.count_nonzero((labels == VOID) & (mask != VOID))):
         raise DataError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,7 @@ def tune_crf(
 
             def trial(parameters: CRFParameters) -> float:
                 value = score(parameters, searched)
-                progress(f"mean IoU {value:.4f} with {parameters}")
+                progress(f"mean IoU {value:.4f}: {in_words(asdict(parameters))}")
                 return value
 
             new, trials = search(old, trial)
@@ -139,6 +139,11 @@ def search(
                 if best != began:  # larger helped: smaller will not
                     break
     return best, tried
+
+
+def in_words(parameters: Mapping[str, float]) -> str:
+    """Names and values on one line."""
+    return ", ".join(f"{name} {value:g}" for name, value in parameters.items())
 
 
 def _along(parameters: CRFParameters, name: str, factor: float) -> Iterator[CRFParameters]:

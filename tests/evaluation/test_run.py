@@ -156,7 +156,7 @@ def test_the_truth_scores_one_against_itself_void_included(shapes: Path, tmp_pat
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda image: image.resize((20, 20)), r"{name}: is 20x20 pixels, its true mask .* do not resize"),
+        (lambda image: image.resize((20, 20)), r"{name}: is 20x20 pixels, its true mask .* one size"),
         (lambda image: image.convert("RGB"), r"{name}: .*RGB"),
         (lambda image: image.point(lambda value: 21 if value else 0), r"{name}: .*21"),
         (lambda image: image.point(lambda value: 255), r"{name}: \d+ pixels that count are 255"),
