@@ -25,6 +25,8 @@ SEARCHED = ("colour_weight", "colour_sigma_rgb", "colour_sigma_xy", "smooth_weig
 """The parameters, in the order in which they are tried: what matters most comes first."""
 FACTORS = (2.0, 2**0.5)
 """A parameter is multiplied and divided by the first factor as long as it helps, later by the second."""
+LEAST_GAIN = 5e-4
+"""Mean IoU by which a step must help: smaller gains are chance and lead to extremes."""
 MOST_TRIALS = 40
 
 
@@ -41,7 +43,7 @@ def tune_crf(
 
     The network runs once over the photos. Its probabilities are kept in a temporary folder (some megabytes a
     photo), and every second photo is used to search: each parameter in turn is made larger or smaller as long
-    as the pooled mean IoU rises. The other photos decide: unless the new parameters are better on them as
+    as the pooled mean IoU rises by at least `LEAST_GAIN`. The other photos decide: unless the new parameters are better on them as
     well, the copy keeps the old ones.
 
     Args:
@@ -133,7 +135,7 @@ def search(
                         if len(tried) >= most:
                             return best, tried
                         tried[candidate] = score(candidate)
-                    if tried[candidate] <= tried[best]:
+                    if tried[candidate] < tried[best] + LEAST_GAIN:
                         break
                     best = candidate
                 if best != began:  # larger helped: smaller will not
