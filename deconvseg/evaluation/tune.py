@@ -43,8 +43,8 @@ def tune_crf(
 
     The network runs once over the photos. Its probabilities are kept in a temporary folder (some megabytes a
     photo), and every second photo is used to search: each parameter in turn is made larger or smaller as long
-    as the pooled mean IoU rises by at least `LEAST_GAIN`. The other photos decide: unless the new parameters are better on them as
-    well, the copy keeps the old ones.
+    as the pooled mean IoU rises by at least `LEAST_GAIN`. The other photos decide: unless the new parameters
+    are better on them as well, the copy keeps the old ones.
 
     Args:
         segmenter: network, proposals and fusion; its CRF is not used.
