@@ -12,13 +12,14 @@ from deconvseg.cli import console
 from deconvseg.cli.eval import EXAMPLES as EVAL_EXAMPLES
 from deconvseg.cli.eval import evaluate
 from deconvseg.cli.segment import EXAMPLES, segment
+from deconvseg.cli.train import EXAMPLES as TRAIN_EXAMPLES
 from deconvseg.cli.train import train
 from deconvseg.cli.train_edges import train_edges
 from deconvseg.cli.weights import app as weights
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False)
 app.command(epilog=EXAMPLES)(segment)
-app.command()(train)
+app.command(epilog=TRAIN_EXAMPLES)(train)
 app.command("train-edges")(train_edges)
 app.command("eval", epilog=EVAL_EXAMPLES)(evaluate)
 app.add_typer(weights, name="weights")

@@ -16,17 +16,14 @@ from itertools import takewhile
 from pathlib import Path
 
 from deconvseg.errors import InputError, UsageError
+from deconvseg.images import PHOTO_SUFFIXES
 
 STDIN = STDOUT = "-"
-PHOTO_SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".tif", ".tiff"),
-    *(".bmp", ".gif", ".jp2", ".ppm", ".pgm", ".pbm"),
-)
 # What -o NAME.SUFFIX takes for the name of a file, not of a folder.
 FILE_SUFFIXES = (
     *PHOTO_SUFFIXES,
     *(".tga", ".heic", ".heif", ".jxl", ".apng", ".pnm", ".j2k", ".jpx", ".ico", ".psd", ".exr", ".hdr"),
-    *(".svg", ".pdf", ".npy"),
+    *(".svg", ".pdf", ".npy", ".npz"),
 )
 
 
@@ -43,6 +40,7 @@ KINDS = {
     "color": Kind("color", (".png",)),
     "overlay": Kind("overlay", (".jpg", ".jpeg", ".png")),
     "cutout": Kind("cutout", (".png",)),
+    "scores": Kind("scores", (".npz",)),
 }
 
 

@@ -98,8 +98,9 @@ def say(message: str) -> None:
 class Progress:
     """A bar on stderr, from the start to the end of a `with` block, if wanted and stderr is a terminal."""
 
-    def __init__(self, total: int, *, wanted: bool) -> None:
+    def __init__(self, total: int, *, wanted: bool, what: str = "") -> None:
         self.total = total
+        self.what = what
         self.visible = wanted and total > 1 and sys.stderr.isatty()
 
     def __enter__(self) -> Progress:
@@ -109,10 +110,17 @@ class Progress:
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
 
-            columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("left"))
+            columns = (
+                *([TextColumn(self.what)] if self.what else []),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                TextColumn("left"),
+                TextColumn("{task.fields[text]}"),
+            )
             _bar_console = Console(stderr=True)
             self._bar = Bar(*columns, console=_bar_console, transient=True)
-            self._task = self._bar.add_task("", total=self.total)
+            self._task = self._bar.add_task("", total=self.total, text="")
             self._bar.start()
         return self
 
@@ -126,6 +134,11 @@ class Progress:
         """One of the total is done."""
         if self.visible:
             self._bar.advance(self._task)
+
+    def move(self, done: int, text: str) -> None:
+        """So many of the total are done, and this is to be said of it."""
+        if self.visible:
+            self._bar.update(self._task, completed=done, text=text)
 
 
 def _usage_error(problem: Exception) -> int:

@@ -32,6 +32,8 @@ deconvseg eval --voc-root VOC2012
 
 deconvseg eval --voc-root VOC2012 --ablate --report report/    [dim]again after a stop: goes on[/dim]
 
+deconvseg eval --data mine/ --weights run/best.safetensors
+
 deconvseg eval --voc-root VOC2012 --predictions masks/ --json
 
 deconvseg eval --voc-root VOC2012 --tune-crf -o tuned.safetensors
@@ -43,16 +45,24 @@ deconvseg eval --voc-root VOC2012 --tune-crf -o tuned.safetensors
 
 def evaluate(
     voc_root: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             metavar="DIR",
             help="Folder with JPEGImages, SegmentationClass, ImageSets.",
             rich_help_panel=WHAT,
         ),
-    ],
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Your own data: photos, masks and a dataset.toml that says what is what.",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
     split: Annotated[
         str,
-        typer.Option(metavar="NAME", help="List in ImageSets/Segmentation to score.", rich_help_panel=WHAT),
+        typer.Option(metavar="NAME", help="Which of its lists to score.", rich_help_panel=WHAT),
     ] = "val",
     limit: Annotated[
         int | None,
@@ -160,6 +170,9 @@ def evaluate(
 
     Mean IoU is the mean over the classes that occur in truth or prediction.
     """
+    root = voc_root or data
+    if root is None or (voc_root and data):
+        raise UsageError("name the data set: --voc-root DIR for VOC's layout, or --data DIR for your own")
     _refuse_contradictions(
         predictions=predictions, ablate=ablate, tune_crf=tune_crf, report=report, output=output
     )
@@ -167,7 +180,7 @@ def evaluate(
 
     if fusion not in ("max", "mean"):
         raise UsageError(f"--fusion {fusion}: unknown rule; use max or mean")
-    truth = open_truth(voc_root, split, limit or (TUNING_SAMPLE if tune_crf else None))
+    truth = open_truth(root, split, limit or (TUNING_SAMPLE if tune_crf else None))
     if len(truth.examples) < truth.photos and not quiet:
         console.say(f"a sample: {len(truth.examples)} of the {truth.photos} photos of {split}, evenly spread")
 

@@ -31,6 +31,7 @@ class Save(StrEnum):
     color = "color"
     overlay = "overlay"
     cutout = "cutout"
+    scores = "scores"
 
 
 class Fusion(StrEnum):
@@ -92,8 +93,9 @@ def segment(
         typer.Option(
             metavar="KIND",
             help="labels: PNG of class ids, shown in class colours. color: the same as plain RGB. overlay: "
-            "the photo tinted, JPEG. cutout: the objects alone, transparent PNG. Give it again for more; the "
-            "first is OUT, the others NAME.KIND.png (overlay .jpg) beside it.",
+            "the photo tinted, JPEG. cutout: the objects alone, transparent PNG. scores: the probability of "
+            "every class, for programs, NPZ. Give it again for more; the first is OUT, the others "
+            "NAME.KIND.png (overlay .jpg, scores .npz) beside it.",
             rich_help_panel=IO,
         ),
     ] = [Save.labels],  # noqa: B006 (Typer needs a list, and nothing changes it)
@@ -190,7 +192,7 @@ def segment(
                 "--json and the result both go to standard output; name the result's file with -o"
             )
         if sys.stdout.isatty():
-            raise UsageError("a PNG is nothing for a terminal; name its file with -o, or send it on with >")
+            raise UsageError("this result is not for a terminal; name its file with -o, or send it on with >")
     for problem in plan.problems:
         console.error(problem)
     if not plan.tasks:
@@ -289,7 +291,7 @@ def _segment(segmenter: Segmenter | None, task: Task, record: Record) -> None:
     start = time.perf_counter()
     image = read_image(sys.stdin.buffer if task.photo.path == STDIN else task.photo.path)
     assert segmenter is not None  # it is left out only where every photo is missing
-    result = segmenter.segment(image)
+    result = segmenter.segment(image, probabilities="scores" in task.outputs)
     for kind, path in task.outputs.items():
         WRITERS[kind](result, image, path or sys.stdout.buffer)
         record["outputs"][kind] = str(path or STDOUT)

@@ -1,97 +1,342 @@
-"""`deconvseg train`: train a network on a VOC-style data set."""
+"""`deconvseg train`: train a network on VOC, SBD or your own classes."""
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from deconvseg.cli import console
 
+if TYPE_CHECKING:
+    from deconvseg.data.check import DataReport
+    from deconvseg.training.plan import Plan
+
+EXAMPLES = """[bold]Examples[/bold]
+
+deconvseg train --data mine/ --check    [dim]are my photos and masks sound?[/dim]
+
+deconvseg train --data mine/ --recipe own --init default --out run    [dim]teach the network my classes[/dim]
+
+deconvseg train --voc-root VOC2012 --out run    [dim]both stages, from VGG-16[/dim]
+
+deconvseg train --voc-root VOC2012 --out run --resume    [dim]after any stop[/dim]
+
+torchrun --nproc-per-node 4 -m deconvseg train ...    [dim]on four devices[/dim]
+
+[bold]Exit codes[/bold]
+
+0 done; 1 --check found faults; 2 usage, data or weights that cannot be used; 130 stopped, with a checkpoint"""
+
+
+class Stage(StrEnum):
+    """Which of a recipe's stages to run."""
+
+    one = "1"
+    two = "2"
+    both = "both"
+
+
+DATA, TRAINING, RUN = "Data", "Training", "Run"
+
 
 def train(
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Your own data: photos, masks and a dataset.toml that says what is what.",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
     voc_root: Annotated[
-        Path, typer.Option(metavar="DIR", help="Folder with JPEGImages, SegmentationClass, ImageSets.")
-    ],
-    out: Annotated[
-        Path, typer.Option(metavar="DIR", help="Run folder: networks, checkpoint, metrics.jsonl.")
-    ],
-    split: Annotated[str, typer.Option(metavar="NAME", help="Split to train on.")] = "train",
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder with JPEGImages, SegmentationClass, ImageSets.",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    sbd_root: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Semantic Boundaries Dataset: its photos join in, but those of the validation split.",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
     extra_root: Annotated[
         list[Path] | None,
-        typer.Option(metavar="DIR", help="Another folder of the same layout; its `train` split joins in."),
+        typer.Option(
+            metavar="DIR",
+            help="Another data set of the same classes; its [b]train[/b] split joins in.",
+            rich_help_panel=DATA,
+        ),
     ] = None,
+    split: Annotated[
+        str, typer.Option(metavar="NAME", help="Split to train on.", rich_help_panel=DATA)
+    ] = "train",
     val_split: Annotated[
-        str, typer.Option(metavar="NAME", help="Split of --voc-root to validate on.")
+        str, typer.Option(metavar="NAME", help="Split to validate on.", rich_help_panel=DATA)
     ] = "val",
-    recipe: Annotated[
-        str, typer.Option(metavar="NAME|FILE", help="Name of a shipped recipe, or a .toml file.")
-    ] = "lite",
-    init: Annotated[
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Look at all photos and masks, report, and stop.", rich_help_panel=DATA),
+    ] = False,
+    proposals: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Network to start from; it decides all but the crop size."),
+        typer.Option(
+            metavar="FILE.npz",
+            help="Object proposals for stage 2; made if the file is not there. Left out: OUT/proposals.npz.",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    scores: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Learn from another network's scores too (segment --save scores).",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    recipe: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME|FILE", help="Name of a shipped recipe, or a .toml file.", rich_help_panel=TRAINING
+        ),
+    ] = "lite",
+    stage: Annotated[
+        Stage | None,
+        typer.Option(help="Of a recipe with two stages. Left out: both.", rich_help_panel=TRAINING),
+    ] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="Network to start from; it decides all but crop size and classes.",
+            rich_help_panel=TRAINING,
+        ),
     ] = None,
     vgg16: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="ImageNet VGG-16 convolutions (.safetensors); downloaded when not given."
+            metavar="FILE",
+            help="ImageNet VGG-16 convolutions (.safetensors); downloaded when not given.",
+            rich_help_panel=TRAINING,
         ),
     ] = None,
     crop_size: Annotated[
-        int | None, typer.Option(metavar="N", help="Side of a crop in pixels; overrides the recipe's.")
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Side of a crop in pixels; like the next ones, overrides the recipe.",
+            rich_help_panel=TRAINING,
+        ),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(metavar="N", help="Length of the run; overrides the recipe's.")
+        int | None, typer.Option(metavar="N", help="Length of each stage.", rich_help_panel=TRAINING)
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(metavar="N", help="Crops a step; overrides the recipe's.")
+        int | None, typer.Option(metavar="N", help="Crops a step.", rich_help_panel=TRAINING)
+    ] = None,
+    accumulate: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Parts a batch is computed in: more need less memory.",
+            rich_help_panel=TRAINING,
+        ),
     ] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(metavar="N", help="Peak for new layers; overrides the recipe's.")
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(metavar="N", help="Decides weights and crops; overrides the recipe's.")
+        float | None, typer.Option(metavar="N", help="Peak for new layers.", rich_help_panel=TRAINING)
     ] = None,
     precision: Annotated[
-        str | None, typer.Option(metavar="fp32|bf16", help="fp32 or bf16; overrides the recipe's.")
+        str | None,
+        typer.Option(metavar="fp32|bf16|fp16", help="Arithmetic.", rich_help_panel=TRAINING),
     ] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Stop after so many validations without a better one.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Decides weights and crops.", rich_help_panel=TRAINING),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Run folder: networks, checkpoint, metrics.jsonl, curves.",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out.", rich_help_panel=RUN)
+    ] = False,
     limit_steps: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Stop, with a checkpoint, after so many.")
+        int | None,
+        typer.Option(min=1, metavar="N", help="Stop, with a checkpoint, after so many.", rich_help_panel=RUN),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")] = False,
-    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")] = "auto",
+    device: Annotated[
+        str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.", rich_help_panel=RUN)
+    ] = "auto",
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Processes that check data and make proposals. Left out: all cores.",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
+    tensorboard: Annotated[
+        bool,
+        typer.Option(
+            "--tensorboard", help="Write event files too (pip install tensorboard).", rich_help_panel=RUN
+        ),
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object at the end.", rich_help_panel=RUN)
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Say nothing but errors.", rich_help_panel=RUN)
+    ] = False,
     debug: console.DebugOption = False,
-) -> None:
-    """Train a DeconvNet on a data set in PASCAL VOC's layout.
+) -> int:
+    """Train a DeconvNet on VOC, SBD or photos of your own.
 
-    The result, `OUT/best.safetensors`, goes straight into `deconvseg segment --weights`.
+    Its best.safetensors goes straight into `deconvseg segment --weights` and `eval --weights`.
+    A recipe of two stages leaves one in OUT/stage1 and one in OUT/stage2.
     """
-    from deconvseg.training.run import run_training
+    from deconvseg.cli.train_display import TrainingDisplay
+    from deconvseg.errors import UsageError
+    from deconvseg.training.distributed import barrier, process_group, rank
+    from deconvseg.training.plan import Sources, digest, plan_training
+    from deconvseg.training.run import Start, refuse_start, run_training
 
-    def report(figures: dict[str, float]) -> None:
-        typer.echo("  ".join(f"{name} {value:g}" for name, value in figures.items()), err=True)
-
+    if out is None and not check:
+        raise UsageError("say where the run goes with --out DIR, or only look at the data with --check")
     overrides = {
         "crop_size": crop_size,
         "steps": steps,
         "batch_size": batch_size,
+        "accumulate": accumulate,
         "learning_rate": learning_rate,
-        "seed": seed,
         "precision": precision,
+        "patience": patience,
+        "seed": seed,
     }
-    run_training(
-        voc_root=voc_root,
-        split=split,
-        val_split=val_split,
-        extra_roots=extra_root or [],
-        recipe=recipe,
-        overrides=overrides,
-        init=init,
-        vgg16=vgg16,
-        out=out,
-        resume=resume,
-        limit_steps=limit_steps,
-        device=device,
-        report=report,
-    )
+    sources = Sources(voc_root, data, sbd_root, extra_root or (), split, val_split)
+    plan = plan_training(sources, recipe, overrides, stage.value if stage else None)
+    if out is not None and not check:
+        refuse_start(plan, out, resume)
+    with process_group(device) as device:
+        first = rank() == 0
+        quiet = quiet or not first
+        reports = _check(plan, workers or os.cpu_count() or 1, quiet) if first else []
+        if check:
+            return _show_check(reports, as_json=as_json) if first else console.DONE
+        for about, report in reports:
+            report.raise_if_unusable()
+            for warning in report.warnings:
+                if not quiet:
+                    console.say(f"note: {about}: {warning}")
+        assert out is not None
+        if plan.needs_proposals:
+            proposals = proposals or out / "proposals.npz"
+            if first:
+                _make_proposals(plan, proposals, workers or os.cpu_count() or 1, quiet)
+            barrier()
+        with _stop_signals() as stopped, TrainingDisplay(quiet=quiet, tensorboard=tensorboard) as display:
+            folders = run_training(
+                plan,
+                digest(reports),
+                Start(init, vgg16, proposals if plan.needs_proposals else None, scores),
+                out,
+                resume=resume,
+                limit_steps=limit_steps,
+                device=device,
+                reporter=display,
+                interrupted=stopped,
+            )
+    if first:
+        _tell_end(folders, as_json=as_json, quiet=quiet)
+    return console.DONE
+
+
+def _check(plan: Plan, workers: int, quiet: bool) -> list[tuple[str, DataReport]]:
+    from deconvseg.training.plan import check_plan
+
+    files = len(plan.names) + len(plan.validation.examples)
+    with console.Progress(files, wanted=not quiet, what="checking") as bar:
+        return check_plan(plan, workers=workers, progress=bar.step)
+
+
+def _show_check(reports: list[tuple[str, DataReport]], *, as_json: bool) -> int:
+    """Print what was found; 1 if it cannot be trained on."""
+    if as_json:
+        print(json.dumps({about: report.as_dict() for about, report in reports}, indent=2))
+    else:
+        for about, report in reports:
+            print(about)
+            for line in report.lines():
+                print(f"  {line}")
+    return console.SOME_FAILED if any(report.faults for _, report in reports) else console.DONE
+
+
+def _make_proposals(plan: Plan, target: Path, workers: int, quiet: bool) -> None:
+    from deconvseg.proposals.cache import cache_proposals
+
+    if not quiet:
+        console.say(f"{target}: object proposals of {len(plan.names)} photos")
+    with console.Progress(len(plan.names), wanted=not quiet, what="proposals") as bar:
+        cache_proposals(plan.photos, target, workers=workers, progress=bar.step)
+
+
+@contextmanager
+def _stop_signals() -> Iterator[Callable[[], bool]]:
+    """The first SIGINT or SIGTERM asks for a checkpoint and an orderly end, the second ends at once."""
+    caught: list[int] = []
+
+    def stop(number: int, frame: object) -> None:
+        if caught:
+            raise KeyboardInterrupt
+        caught.append(number)
+        console.say("stopping after this step, with a checkpoint; once more stops at once")
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(caught)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _tell_end(folders: list[Path], *, as_json: bool, quiet: bool) -> None:
+    results = []
+    for folder in folders:
+        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        scored: list[dict[str, float]] = [
+            line for line in map(json.loads, lines) if "val_whole_image_miou" in line
+        ]
+        best = max(scored, key=lambda line: float(line["val_whole_image_miou"]), default={})
+        results.append({"network": str(folder / "best.safetensors"), **best})
+    if as_json:
+        print(json.dumps({"stages": results}, indent=2))
+    elif not quiet:
+        for result in results:
+            iou = result.get("val_whole_image_miou", float("nan"))
+            console.say(
+                f"{result['network']}: mean IoU {iou:.4f} on whole validation photos, step {result['step']}"
+            )

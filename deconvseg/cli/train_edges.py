@@ -33,7 +33,7 @@ def train_edges(
     The result goes straight into `deconvseg segment --forest`, or into OpenCV's
     createStructuredEdgeDetection.
     """
-    from deconvseg.data.voc import read_examples
+    from deconvseg.data.voc import voc_dataset
     from deconvseg.errors import OutputError, UsageError
     from deconvseg.proposals.forest import ForestRecipe, train_forest
     from deconvseg.proposals.forest_file import write_forest
@@ -49,7 +49,8 @@ def train_edges(
     if bsds_root is not None:
         photos += bsds_photos(bsds_root)
     if voc_root is not None:
-        photos += mask_photos([(example.image, example.mask) for example in read_examples(voc_root, split)])
+        examples = voc_dataset(voc_root, split).examples
+        photos += mask_photos([(example.image, example.mask) for example in examples])
 
     recipe = ForestRecipe(
         trees=trees,

@@ -2,26 +2,59 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
+from deconvseg.data.dataset import DataSet, Example
+from deconvseg.data.masks import MaskFormat
 from deconvseg.errors import DataError
+from deconvseg.images.palette import VOC_CLASSES, palette_for
 
-VOID = 255
-"""Label of pixels that count neither in training nor in evaluation."""
+AUGMENTED = "SegmentationClassAug"
+"""Where SBD's masks, turned into PNG, are usually laid over a VOC folder."""
 
 
-@dataclass(frozen=True)
-class Example:
-    """One photo of a data set and its mask."""
+def voc_dataset(root: Path, split: str) -> DataSet:
+    """A split of VOC's segmentation set: 20 classes and background.
 
-    name: str
-    image: Path
-    mask: Path
+    A name without a mask in `SegmentationClass` takes the one in `SegmentationClassAug`, if it is there.
+
+    Args:
+        root: `VOCdevkit`, `VOCdevkit/VOC2012`, or any folder of that layout.
+        split: name of a list in `ImageSets/Segmentation`, like `train` or `val`.
+
+    Raises:
+        DataError: another layout, or the list is missing or empty.
+    """
+    folder = voc_dir(root)
+    source, names = read_list(split, [_lists(folder)])
+    own, laid_over = folder / "SegmentationClass", folder / AUGMENTED
+    augmented = laid_over.is_dir()
+    return voc_classes(
+        (
+            Example(
+                name,
+                folder / "JPEGImages" / f"{name}.jpg",
+                (laid_over if augmented and not (own / f"{name}.png").is_file() else own) / f"{name}.png",
+            )
+            for name in names
+        ),
+        source,
+    )
+
+
+def voc_classes(examples: Iterable[Example], source: Path) -> DataSet:
+    """Examples with VOC's classes, colours and mask values."""
+    count = len(VOC_CLASSES)
+    return DataSet(VOC_CLASSES, palette_for(count), MaskFormat.indexed(count), tuple(examples), source)
+
+
+def find_voc(root: Path) -> Path | None:
+    """The folder of VOC's layout that `voc_dir` would return, or None."""
+    for candidate in (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012"):
+        if all((candidate / part).is_dir() for part in ("JPEGImages", "SegmentationClass", "ImageSets")):
+            return candidate
+    return None
 
 
 def voc_dir(root: Path) -> Path:
@@ -33,12 +66,13 @@ def voc_dir(root: Path) -> Path:
     Raises:
         DataError: neither `root` nor `root/VOC2012` is one.
     """
-    for candidate in (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012"):
-        if all((candidate / part).is_dir() for part in ("JPEGImages", "SegmentationClass", "ImageSets")):
-            return candidate
-    raise DataError(
-        f"{root}: not a VOC folder; it, or VOC2012 in it, must hold JPEGImages, SegmentationClass, ImageSets"
-    )
+    folder = find_voc(root)
+    if folder is None:
+        raise DataError(
+            f"{root}: not a VOC folder; it, or VOC2012 in it, must hold "
+            "JPEGImages, SegmentationClass, ImageSets"
+        )
+    return folder
 
 
 def read_split(root: Path, split: str) -> list[str]:
@@ -47,56 +81,32 @@ def read_split(root: Path, split: str) -> list[str]:
     Raises:
         DataError: the list is missing or empty; the message names the lists that are there.
     """
-    folder = voc_dir(root) / "ImageSets" / "Segmentation"
-    path = folder / f"{split}.txt"
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in folder.glob("*.txt"))) or "none"
-        raise DataError(f"{path}: there is no split named '{split}'; splits here: {known}")
-    names = path.read_text(encoding="utf-8").split()
+    return read_list(split, [_lists(voc_dir(root))])[1]
+
+
+def read_list(split: str, folders: Iterable[Path]) -> tuple[Path, list[str]]:
+    """The first `<split>.txt` of the folders, and the image names in it, in its order.
+
+    A line is a name; of lines with more, as some published lists have (the paths of photo and mask, a flag),
+    the first word is taken, without folder and `.jpg`.
+
+    Raises:
+        DataError: the list is missing, unreadable or empty; the message names the lists that are there.
+    """
+    folders = list(folders)
+    path = next((path for f in folders if (path := f / f"{split}.txt").is_file()), None)
+    if path is None:
+        known = ", ".join(sorted({p.stem for f in folders for p in f.glob("*.txt")})) or "none"
+        raise DataError(f"{folders[0]}: there is no split named '{split}'; splits here: {known}")
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: list cannot be read ({error}); it must be plain text (UTF-8)") from error
+    names = [PurePosixPath(words[0]).name.removesuffix(".jpg") for line in lines if (words := line.split())]
     if not names:
         raise DataError(f"{path}: the split is empty; put one image name a line in it")
-    return names
+    return path, names
 
 
-def read_examples(root: Path, split: str) -> list[Example]:
-    """Photos and masks of a split.
-
-    Raises:
-        DataError: a named photo or mask does not exist (the first one is named, with the count).
-    """
-    folder = voc_dir(root)
-    examples = [
-        Example(name, folder / "JPEGImages" / f"{name}.jpg", folder / "SegmentationClass" / f"{name}.png")
-        for name in read_split(root, split)
-    ]
-    missing = [path for e in examples for path in (e.image, e.mask) if not path.is_file()]
-    if missing:
-        raise DataError(f"{missing[0]}: named by split '{split}' but missing ({len(missing)} such files)")
-    return examples
-
-
-def read_mask(path: Path, classes: int) -> NDArray[np.uint8]:
-    """A label PNG as class indices.
-
-    Args:
-        path: palette or grey 8-bit PNG.
-        classes: number of labels, background included.
-
-    Returns:
-        uint8 (H, W): 0..classes-1, and 255 for void.
-
-    Raises:
-        DataError: unreadable, RGB, or with ids that are no class.
-    """
-    try:
-        with Image.open(path) as image:
-            if image.mode not in ("P", "L"):
-                raise DataError(f"{path}: mask has mode {image.mode}; an 8-bit palette or grey PNG is needed")
-            mask: NDArray[np.uint8] = np.array(image, dtype=np.uint8)
-    except (OSError, SyntaxError) as error:
-        raise DataError(f"{path}: mask cannot be read ({error})") from error
-    found = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
-    unknown = [int(i) for i in found if classes <= i < VOID]
-    if unknown:
-        raise DataError(f"{path}: mask holds ids {unknown}; the classes are 0..{classes - 1}, void is {VOID}")
-    return mask
+def _lists(folder: Path) -> Path:
+    return folder / "ImageSets" / "Segmentation"

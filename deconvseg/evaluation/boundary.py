@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
-from deconvseg.data.voc import VOID
+from deconvseg.data.masks import VOID
 from deconvseg.evaluation.metrics import share
 
 TOLERANCE = 0.0075

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from deconvseg.data.voc import VOID, Example
+from deconvseg.data.dataset import Example
+from deconvseg.data.masks import VOID
 from deconvseg.evaluation.journal import Measured
 from deconvseg.evaluation.metrics import Scores
 from deconvseg.evaluation.run import Evaluation

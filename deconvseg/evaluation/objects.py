@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deconvseg.data.crops import MIN_OBJECT_SHARE
-from deconvseg.data.voc import VOID
+from deconvseg.data.masks import VOID
 from deconvseg.evaluation.metrics import share
 
 SIZES = ("small", "medium", "large")

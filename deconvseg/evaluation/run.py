@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deconvseg.data.voc import VOID, Example
+from deconvseg.data.dataset import Example
+from deconvseg.data.masks import VOID
 from deconvseg.errors import DataError
 from deconvseg.evaluation.journal import Journal, Measured
 from deconvseg.evaluation.pool import pool

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from deconvseg.data.voc import Example
+from deconvseg.data.dataset import Example
 from deconvseg.errors import DataError
 from deconvseg.evaluation.truth import Truth, check_classes
 from deconvseg.images.read import read_image

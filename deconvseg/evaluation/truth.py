@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from deconvseg.data.voc import Example, read_examples, read_mask
+from deconvseg.data.dataset import Example, open_dataset
+from deconvseg.data.masks import MaskFormat, read_mask
 from deconvseg.errors import DataError, UsageError
-from deconvseg.images.palette import VOC_CLASSES, palette_for
 from deconvseg.segmentation import Palette
 
 
@@ -25,6 +25,7 @@ class Truth:
         photos: how many the list names.
         classes: names, background first.
         palette: colours of the classes.
+        masks: what the pixels of true masks mean; predictions always hold class indices.
     """
 
     split: str
@@ -32,21 +33,22 @@ class Truth:
     photos: int
     classes: tuple[str, ...]
     palette: Palette
+    masks: MaskFormat
 
     def mask(self, example: Example) -> NDArray[np.uint8]:
         """The true mask, uint8 (H, W): class indices, 255 for void; DataError if it cannot be used."""
-        return read_mask(example.mask, len(self.classes))
+        return read_mask(example.mask, self.masks)
 
     def prediction(self, path: Path) -> NDArray[np.uint8]:
         """A palette or grey PNG of class indices (and 255) as uint8 (H, W); DataError if it is not one."""
-        return read_mask(path, len(self.classes))
+        return read_mask(path, MaskFormat.indexed(len(self.classes)))
 
 
 def open_truth(root: Path, split: str, limit: int | None = None) -> Truth:
     """The truth of a split of a data set.
 
     Args:
-        root: the data set's folder.
+        root: the data set's folder, of any layout that `open_dataset` knows.
         split: name of its list.
         limit: take an evenly spread, fixed sample of that many photos.
 
@@ -56,9 +58,15 @@ def open_truth(root: Path, split: str, limit: int | None = None) -> Truth:
     """
     if limit is not None and limit < 1:
         raise UsageError(f"--limit {limit}: give a number of at least 1")
-    examples = read_examples(root, split)
-    classes = VOC_CLASSES
-    return Truth(split, tuple(spread(examples, limit)), len(examples), classes, palette_for(len(classes)))
+    dataset = open_dataset(root, split)
+    examples = tuple(spread(dataset.examples, limit))
+    missing = [path for e in examples for path in (e.image, e.mask) if not path.is_file()]
+    if missing:
+        raise DataError(
+            f"{missing[0]}: named by split '{split}' but missing ({len(missing)} such files); "
+            "put it there, or take its name out of the list"
+        )
+    return Truth(split, examples, len(dataset), dataset.classes, dataset.palette, dataset.masks)
 
 
 def check_classes(truth: Truth, classes: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deconvseg.data.voc import Example
+from deconvseg.data.dataset import Example
 from deconvseg.errors import MissingDependencyError, UsageError, WeightsError
 from deconvseg.evaluation.metrics import Scores, confusion_matrix
 from deconvseg.evaluation.pool import pool

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import stat
 import warnings
+import zipfile
 from pathlib import Path
 from typing import BinaryIO
 
@@ -48,16 +49,35 @@ def read_image(source: str | Path | BinaryIO) -> NDArray[np.uint8]:
 
 
 def has_size(path: Path, width: int | None, height: int | None) -> bool:
-    """Whether `path` holds an undamaged image of this size, as far as can be told without decoding it."""
+    """Whether `path` holds an undamaged result of this size, as far as can be told without decoding it.
+
+    A result is an image or, by its suffix, a `.npz` with `probabilities` (C, H, W).
+    """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path) as image:
-                size = image.size
-                image.verify()
-    except Exception:  # whatever is wrong with it, it is no such image
+        size = _scores_size(path) if path.suffix.lower() == ".npz" else _image_size(path)
+    except Exception:  # whatever is wrong with it, it is no such result
         return False
     return size == (width, height)
+
+
+def _image_size(path: Path) -> tuple[int, int]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Image.open(path) as image:
+            size = image.size
+            image.verify()
+    return size
+
+
+def _scores_size(path: Path) -> tuple[int, int]:
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+        if damaged:
+            raise zipfile.BadZipFile(damaged)
+        with archive.open("probabilities.npy") as member:
+            np.lib.format.read_magic(member)
+            (_, height, width), _, _ = np.lib.format.read_array_header_1_0(member)
+    return width, height
 
 
 def _refuse_device(path: Path) -> None:

@@ -159,6 +159,16 @@ def resize_bottleneck(network: DeconvNet, crop_size: int) -> DeconvNet:
     return resized
 
 
+def replace_classes(network: DeconvNet, classes: int) -> DeconvNet:
+    """The same network for other classes: all is kept but the last layer, which is initialised anew."""
+    changed = DeconvNet(**{**network.arguments, "classes": classes})
+    state = network.state_dict() | {
+        f"seg_score.{name}": tensor for name, tensor in changed.seg_score.state_dict().items()
+    }
+    changed.load_state_dict(state)
+    return changed
+
+
 def _conv(inputs: int, outputs: int, kernel: int, padding: int, *, norm: bool = True) -> nn.Sequential:
     return _unit(nn.Conv2d(inputs, outputs, kernel, padding=padding), outputs, norm)
 

@@ -1,4 +1,4 @@
-"""The training loop: one step, one validation, and a run that can be stopped and taken up again."""
+"""The training loop: one step, one validation, and a run that can be stopped anywhere and taken up again."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import copy
 import json
 import math
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,121 +17,171 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from deconvseg.data.crops import ImageStore, cut_crops
-from deconvseg.data.voc import VOID
-from deconvseg.errors import DeconvSegError
+from deconvseg.data.masks import VOID
+from deconvseg.data.proposals import ProposalFile
+from deconvseg.errors import DeconvSegError, OutputError
+from deconvseg.images.write import replacing
 from deconvseg.network.checkpoint import NetworkHeader, save_network
 from deconvseg.network.deconvnet import DeconvNet
+from deconvseg.training import distributed
 from deconvseg.training.recipe import Recipe
-from deconvseg.training.stages import CropSampler
+from deconvseg.training.scores import SoftLabels
+from deconvseg.training.stages import Batch, CropSampler
 
-CHECKPOINT_SECONDS = 300
-VALIDATE_EVERY = 250
+REPORT_EVERY = 10
+"""Steps between two lines of figures."""
 PRESENT_SHARE = 0.005
 """A class counts as present in a crop from this share of its pixels on."""
+STATE = "state.pt"
 
 Report = Callable[[dict[str, float]], None]
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What is trained and validated on, in memory.
+
+    Attributes:
+        store: photos and masks to learn from.
+        names: the names of its photos.
+        validation: photos and masks to validate on.
+        proposals: boxes of the photos to learn from, for recipes that draw proposals.
+        scores: soft labels of the photos to learn from.
+    """
+
+    store: ImageStore
+    names: Sequence[str]
+    validation: ImageStore
+    proposals: ProposalFile | None = None
+    scores: SoftLabels | None = None
 
 
 def train(
     network: DeconvNet,
     header: NetworkHeader,
     recipe: Recipe,
-    store: ImageStore,
-    validation: ImageStore,
+    data: TrainingData,
     run: Path,
     *,
     device: torch.device,
     resume: bool = False,
     limit_steps: int | None = None,
     report: Report = lambda _: None,
+    interrupted: Callable[[], bool] = lambda: False,
 ) -> None:
     """Train a network and leave `last.safetensors`, `best.safetensors` and `metrics.jsonl` in the run folder.
+
+    Every crop, and every random number in it, follows from the recipe's seed and the number of the step, so a
+    run that was stopped or killed at any moment and taken up again ends with the same network, bit by bit.
 
     Args:
         network: start of the run, initialised.
         header: classes, palette and preprocessing, written into the files.
         recipe: all hyper-parameters.
-        store, validation: photos and masks.
+        data: photos and masks.
         run: folder, exists.
         device: where to train.
-        resume: go on from the folder's `state.pt`.
+        resume: go on from the folder's `state.pt`, if there is one yet.
         limit_steps: stop (with a checkpoint) after this many steps of this call.
         report: called with the figures of every tenth step and every validation.
+        interrupted: asked after every step; once it is true, a checkpoint is written and the run ends.
 
     Raises:
-        DeconvSegError: the loss is no longer a number; the last checkpoint is kept.
+        KeyboardInterrupt: `interrupted` was true; the checkpoint is written.
+        DeconvSegError: the loss is no longer a number, or memory is used up; the last checkpoint is kept.
+        OutputError: a file cannot be written; the files before it are kept.
     """
     network.to(device)
     network.to(memory_format=torch.channels_last)
     for parameter in network.encoder[: recipe.frozen_blocks].parameters():
         parameter.requires_grad_(False)
-    network.train()
-    network.encoder[: recipe.frozen_blocks].eval()  # BatchNorm statistics are frozen as well
-    presence = nn.Linear(network.arguments["bottleneck"], len(header.classes) - 1).to(device)
+    distributed.synchronise_norms(network)
     averaged = copy.deepcopy(network).requires_grad_(False)
+    presence = nn.Linear(network.arguments["bottleneck"], len(header.classes) - 1).to(device)
     optimizer = _optimizer(network, presence, recipe)
-    sampler = CropSampler(store, recipe, device)
+    scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
+    sampler = CropSampler(data.store, recipe, device, data.names, data.proposals)
+    crop_losses = torch.compile(_losses) if recipe.compile else _losses
+    part = distributed.share(recipe.batch_size, recipe.accumulate)
+    writes = distributed.rank() == 0
 
     modules: dict[str, Any] = {
         "network": network,
         "presence": presence,
         "averaged": averaged,
         "optimizer": optimizer,
+        "scaler": scaler,
     }
-    step, best = 0, -1.0
-    if resume:
-        state = torch.load(run / "state.pt", map_location=device, weights_only=True)
-        for name, module in modules.items():
-            module.load_state_dict(state[name])
-        step, best = state["step"], state["best"]
+    progress: dict[str, float] = {"step": 0, "best": -1.0, "best_step": 0, "seconds": 0.0}
+    if resume and (run / STATE).is_file():
+        progress = _load_state(run / STATE, modules, device)
+    if writes:
+        _rewind_metrics(run / "metrics.jsonl", int(progress["step"]))
+    step = int(progress["step"])
     stop = min(recipe.steps, step + (limit_steps or recipe.steps))
+    started = saved = lap = time.monotonic()
+    seconds_before = progress["seconds"]
+    losses: list[Tensor] = []
+    _set_training(network, recipe)
 
-    def checkpoint() -> None:
-        state = {name: module.state_dict() for name, module in modules.items()} | {"step": step, "best": best}
-        torch.save(state, run / "state.pt.tmp")
-        (run / "state.pt.tmp").replace(run / "state.pt")
-
-    started = saved = time.monotonic()
-    losses: list[float] = []
-    first = step
-    while step < stop:
+    while step < stop and not _out_of_patience(progress, recipe):
         for group in optimizer.param_groups:
             peak = recipe.encoder_learning_rate if group["pretrained"] else recipe.learning_rate
-            group["lr"] = peak * schedule(step, recipe)
-        crops, labels = sampler.batch(step)
-        loss = _loss(network, presence, normalise(crops, header), labels, recipe)
-        if not torch.isfinite(loss):
-            raise DeconvSegError(
-                f"{run}: the loss is not a number at step {step}; the last checkpoint is kept. "
-                "Lower learning_rate or use --precision fp32"
-            )
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-        optimizer.step()
+            group["lr"] = peak * group["rate"] * schedule(step, recipe)
+        with _memory_errors(run):
+            batch = sampler.batch(step, part)
+            optimizer.zero_grad(set_to_none=True)
+            losses.append(_backward(crop_losses, network, presence, batch, data, header, recipe, scaler))
+            distributed.sum_gradients([*network.parameters(), *presence.parameters()])
+            scaler.unscale_(optimizer)
+            if recipe.clip_norm:
+                nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_norm)
+            scaler.step(optimizer)
+            scaler.update()
         step += 1
         # Early on the average follows closely, so that it forgets the random start.
         update_average(averaged, network, min(recipe.ema, step / (step + 10)))
-        losses.append(loss.item())
 
-        if step % 10 == 0:
-            rate = (step - first) * recipe.batch_size / (time.monotonic() - started)
-            report({"step": step, "loss": sum(losses) / len(losses), "crops_per_second": round(rate, 2)})
+        ends = step == stop or _any(interrupted(), device)
+        validates = step == stop or step % recipe.validate_every == 0
+        saves = ends or validates or _any(time.monotonic() - saved > 60 * recipe.checkpoint_minutes, device)
+        if saves or step % REPORT_EVERY == 0:
+            loss = _mean_loss(losses, step, sampler, run)
+            now = time.monotonic()
+            figures = {
+                "step": step,
+                "crops": step * recipe.batch_size,
+                "loss": round(loss, 5),
+                "learning_rate": recipe.learning_rate * schedule(step - 1, recipe),
+                "images_per_second": round(len(losses) * recipe.batch_size / (now - lap), 2),
+            }
             losses.clear()
-        if step % VALIDATE_EVERY == 0 or step == stop:
-            iou = whole_image_iou(averaged, header, validation, recipe)
-            figures = {"step": step, "crops": step * recipe.batch_size, "val_whole_image_miou": round(iou, 4)}
-            with (run / "metrics.jsonl").open("a", encoding="utf-8") as log:
-                log.write(json.dumps(figures | {"seconds": round(time.monotonic() - started)}) + "\n")
-            report(figures)
+            lap = now
+            _publish(figures, run, report, writes)
+        progress |= {"step": step, "seconds": seconds_before + time.monotonic() - started}
+        if validates:
+            iou = mean_iou(validate(averaged, header, data.validation, recipe))
+            progress["seconds"] = seconds_before + time.monotonic() - started
+            figures = {
+                "step": step,
+                "crops": step * recipe.batch_size,
+                "val_whole_image_miou": round(iou, 4),
+            }
             shipped = replace(header, training={**header.training, **figures, "recipe": asdict(recipe)})
-            save_network(run / "last.safetensors", averaged, shipped)
-            if iou > best:
-                best = iou
-                save_network(run / "best.safetensors", averaged, shipped)
-        if time.monotonic() - saved > CHECKPOINT_SECONDS or step == stop:
-            checkpoint()
-            saved = time.monotonic()
+            better = iou > progress["best"]
+            if better:
+                progress |= {"best": iou, "best_step": step}
+            if writes:
+                for name in ("last", "best") if better else ("last",):
+                    save_network(run / f"{name}.safetensors", averaged, shipped)
+            _publish(figures | {"seconds": round(progress["seconds"], 1)}, run, report, writes)
+        if saves:
+            if writes:
+                _save_state(run / STATE, modules, progress)
+            distributed.barrier()
+            saved = lap = time.monotonic()
+        if ends and step < stop:
+            raise KeyboardInterrupt
 
 
 def normalise(crops: Tensor, header: NetworkHeader) -> Tensor:
@@ -141,11 +191,17 @@ def normalise(crops: Tensor, header: NetworkHeader) -> Tensor:
 
 
 def schedule(step: int, recipe: Recipe) -> float:
-    """Share of the peak learning rate at a step: linear warm-up, then a cosine down to zero."""
+    """Share of the peak learning rate at a step: linear warm-up, then the recipe's way down."""
     if step < recipe.warmup_steps:
         return (step + 1) / recipe.warmup_steps
-    progress = (step - recipe.warmup_steps) / max(recipe.steps - recipe.warmup_steps, 1)
-    return 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+    if recipe.schedule == "constant":
+        return 1.0
+    if recipe.schedule == "step":
+        return float(recipe.step_factor ** (step // recipe.step_size))
+    progress = min((step - recipe.warmup_steps) / max(recipe.steps - recipe.warmup_steps, 1), 1.0)
+    if recipe.schedule == "poly":
+        return float((1 - progress) ** 0.9)
+    return 0.5 * (1 + math.cos(math.pi * progress))
 
 
 @torch.no_grad()
@@ -159,72 +215,247 @@ def update_average(averaged: nn.Module, network: nn.Module, decay: float) -> Non
 
 
 @torch.no_grad()
-def whole_image_iou(
+def validate(
     network: DeconvNet, header: NetworkHeader, store: ImageStore, recipe: Recipe, batch: int = 32
-) -> float:
-    """Mean IoU of the whole photo as a single crop, at the crop's resolution: a fast figure to steer by.
+) -> Tensor:
+    """Confusion matrix int64 (C, C), row = truth, of the whole photo as a single crop, at the crop's size.
 
-    It is neither at the photos' own size nor with proposals; `deconvseg eval` gives the figures that count.
+    A fast figure to steer by: neither at the photos' own size nor with proposals; `deconvseg eval` gives the
+    figures that count. Every process takes each K-th photo and the counts are summed. Batches are filled up
+    to one size, so that a photo's scores do not depend on how many processes there are.
     """
-    network.eval()
-    device = next(network.parameters()).device
     classes = len(header.classes)
-    confusion = torch.zeros(classes * classes, dtype=torch.int64)
-    for start in range(0, len(store), batch):
-        index = torch.arange(start, min(start + batch, len(store)))
-        extent = store.sizes[index].flip(1).float()
-        half = extent.amax(1, keepdim=True) / 2
-        boxes = torch.cat([extent / 2 - half, extent / 2 + half], 1)
-        crops, truth = cut_crops(
-            store, index, boxes, torch.zeros(len(index), dtype=torch.bool), network.crop_size
-        )
-        with autocast(recipe, device):
-            scores = network(normalise(crops.to(device), header))
-        found = scores.argmax(1).cpu()
+    device = next(network.parameters()).device
+    confusion = torch.zeros(classes * classes, dtype=torch.int64, device=device)
+    mine = torch.arange(distributed.rank(), len(store), distributed.world_size())
+    for index, found in whole_photos(network, header, store, recipe, mine, batch):
+        boxes, mirror = _whole(store, index)
+        _, truth = cut_crops(store, index, boxes, mirror, network.crop_size)
+        truth = truth.to(device)
         valid = truth != VOID
         confusion += torch.bincount(truth[valid] * classes + found[valid], minlength=classes * classes)
-    network.train()
-    matrix = confusion.reshape(classes, classes).double()
+    return distributed.total(confusion).cpu().reshape(classes, classes)
+
+
+@torch.no_grad()
+def whole_photos(
+    network: DeconvNet,
+    header: NetworkHeader,
+    store: ImageStore,
+    recipe: Recipe,
+    photos: Tensor,
+    batch: int = 32,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Photos of a store as one crop each, batch by batch: their indices (n,) and labels int64 (n, S, S)."""
+    device = next(network.parameters()).device
+    was_training = network.training
+    network.eval()
+    for index in photos.split(batch):  # type: ignore[no-untyped-call]
+        filled = torch.cat([index, index[-1:].expand(batch - len(index))])
+        crops, _ = cut_crops(store, filled, *_whole(store, filled), network.crop_size)
+        with autocast(recipe, device):
+            scores = network(normalise(crops.to(device), header))
+        yield index, scores[: len(index)].argmax(1)
+    if was_training:
+        _set_training(network, recipe)
+
+
+def _whole(store: ImageStore, index: Tensor) -> tuple[Tensor, Tensor]:
+    """Squares around whole photos, not mirrored."""
+    extent = store.sizes[index].flip(1).float()
+    half = extent.amax(1, keepdim=True) / 2
+    return torch.cat([extent / 2 - half, extent / 2 + half], 1), torch.zeros(len(index), dtype=torch.bool)
+
+
+def mean_iou(confusion: Tensor) -> float:
+    """Mean IoU over the classes that occur in truth or prediction; 0 if no pixel was counted."""
+    matrix = confusion.double()
     union = matrix.sum(0) + matrix.sum(1) - matrix.diag()
-    return float((matrix.diag() / union)[union > 0].mean())
+    return float((matrix.diag() / union)[union > 0].mean()) if union.sum() > 0 else 0.0
 
 
 def autocast(recipe: Recipe, device: torch.device) -> AbstractContextManager[object]:
     """The recipe's arithmetic."""
     if recipe.precision == "fp32":
         return nullcontext()
-    return torch.autocast(device.type, torch.bfloat16)
+    return torch.autocast(device.type, torch.bfloat16 if recipe.precision == "bf16" else torch.float16)
 
 
-def _loss(network: DeconvNet, presence: nn.Linear, crops: Tensor, labels: Tensor, recipe: Recipe) -> Tensor:
-    with autocast(recipe, crops.device):
-        code, switches = network.encode(crops)
-        scores = network.decode(code, switches)
-    summed = functional.cross_entropy(scores.float(), labels, ignore_index=VOID, reduction="sum")
-    per_pixel = summed / (labels != VOID).sum().clamp_min(1)  # a batch may be void all over
-    if recipe.presence_weight == 0:
-        return per_pixel
-    flat = labels.flatten(1)
-    share = torch.zeros(len(labels), 256, device=labels.device)
-    share.scatter_add_(1, flat, torch.full(flat.shape, 1 / flat.shape[1], device=labels.device))
-    target = (share[:, 1 : presence.out_features + 1] >= PRESENT_SHARE).float()
-    guess = presence(code.flatten(1).float())
-    return per_pixel + recipe.presence_weight * functional.binary_cross_entropy_with_logits(guess, target)
+def _set_training(network: DeconvNet, recipe: Recipe) -> None:
+    network.train()
+    network.encoder[: recipe.frozen_blocks].eval()  # BatchNorm statistics are frozen as well
+
+
+def _backward(
+    crop_losses: Callable[..., Tensor],
+    network: DeconvNet,
+    presence: nn.Linear,
+    batch: Batch,
+    data: TrainingData,
+    header: NetworkHeader,
+    recipe: Recipe,
+    scaler: torch.amp.GradScaler,
+) -> Tensor:
+    """Gradients of this process's crops, part by part; its share of the whole batch's loss."""
+    # Means are over the whole batch, wherever its crops are computed; it may be void all over.
+    counted = distributed.total((batch.labels != VOID).sum()).clamp_min(1)
+    inputs = normalise(batch.crops, header)
+    loss = torch.zeros((), device=inputs.device)
+    size = len(inputs) // recipe.accumulate
+    for start in range(0, len(inputs), size):
+        part = slice(start, start + size)
+        soft = None
+        if data.scores is not None:
+            soft = data.scores.cut(batch.photo[part], batch.boxes[part], batch.mirror[part], recipe.crop_size)
+        with autocast(recipe, inputs.device):
+            sums = crop_losses(
+                network, presence, inputs[part], batch.labels[part], soft, recipe.presence_weight
+            )
+        pixels, classes = counted.float(), recipe.batch_size * presence.out_features
+        share = (sums[0] + recipe.scores_weight * sums[2]) / pixels
+        share = share + recipe.presence_weight * sums[1] / classes
+        scaler.scale(share).backward()  # type: ignore[no-untyped-call]
+        loss += share.detach()
+    return loss
+
+
+def _losses(
+    network: DeconvNet,
+    presence: nn.Linear,
+    inputs: Tensor,
+    labels: Tensor,
+    soft: Tensor | None,
+    presence_weight: float,
+) -> Tensor:
+    """Sums over crops (3,): of the pixels' cross-entropy, of the presence loss, and against soft labels."""
+    code, switches = network.encode(inputs)
+    scores = network.decode(code, switches).float()
+    hard = functional.cross_entropy(scores, labels, ignore_index=VOID, reduction="sum")
+    zero = hard.new_zeros(())
+    present = zero
+    if presence_weight:
+        flat = labels.flatten(1)
+        share = torch.zeros(len(labels), 256, device=labels.device)
+        share.scatter_add_(1, flat, torch.full(flat.shape, 1 / flat.shape[1], device=labels.device))
+        target = (share[:, 1 : presence.out_features + 1] >= PRESENT_SHARE).float()
+        with torch.autocast(inputs.device.type, enabled=False):
+            guess = presence(code.flatten(1).float())
+            present = functional.binary_cross_entropy_with_logits(guess, target, reduction="sum")
+    softly = zero if soft is None else -(soft * scores.log_softmax(1)).sum()
+    return torch.stack([hard, present, softly])
 
 
 def _optimizer(network: DeconvNet, presence: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for name, parameter in [*network.named_parameters(), *presence.named_parameters()]:
-        if parameter.requires_grad:
-            groups.setdefault((name.startswith("encoder."), parameter.ndim > 1), []).append(parameter)
-    return torch.optim.AdamW(
-        [
-            {
-                "params": parameters,
-                "pretrained": pretrained,
-                "weight_decay": recipe.weight_decay if kernel else 0.0,
-            }
-            for (pretrained, kernel), parameters in groups.items()
-        ],
-        lr=recipe.learning_rate,
-    )
+    groups: dict[tuple[bool, bool, bool], list[nn.Parameter]] = {}
+    for prefix, root in (("", network), ("presence.", presence)):
+        for path, module in root.named_modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                if not parameter.requires_grad:
+                    continue
+                is_norm = isinstance(module, nn.BatchNorm2d)
+                decays = parameter.ndim > 1 or (is_norm and recipe.decay_norms)
+                key = ((prefix + path).startswith("encoder."), decays, name == "bias" and not is_norm)
+                groups.setdefault(key, []).append(parameter)
+    table = [
+        {
+            "params": parameters,
+            "pretrained": pretrained,
+            "rate": recipe.bias_rate if is_bias else 1.0,
+            "weight_decay": recipe.weight_decay if decays else 0.0,
+        }
+        for (pretrained, decays, is_bias), parameters in groups.items()
+    ]
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(table, lr=recipe.learning_rate, momentum=recipe.momentum)
+    return torch.optim.AdamW(table, lr=recipe.learning_rate)
+
+
+def _any(value: bool, device: torch.device) -> bool:
+    """Whether it is true in any process, so that all of them do the same."""
+    if distributed.world_size() == 1:
+        return value
+    return bool(distributed.total(torch.tensor(float(value), device=device)))
+
+
+def _out_of_patience(progress: dict[str, float], recipe: Recipe) -> bool:
+    waited = progress["step"] - progress["best_step"]
+    return recipe.patience > 0 and waited >= recipe.patience * recipe.validate_every
+
+
+def _mean_loss(losses: Sequence[Tensor], step: int, sampler: CropSampler, run: Path) -> float:
+    """Mean over the last steps and all processes."""
+    values = distributed.total(torch.stack(list(losses)))
+    wrong = torch.nonzero(~torch.isfinite(values))
+    if len(wrong):
+        at = step - len(losses) + int(wrong[0])
+        names = ", ".join(sampler.photos(at)[:8])
+        raise DeconvSegError(
+            f"{run}: the loss is not a number at step {at} (photos: {names or 'unnamed'}); the last "
+            "checkpoint is kept. Lower learning_rate or use --precision fp32, then --resume"
+        )
+    return float(values.mean())
+
+
+def _publish(figures: dict[str, float], run: Path, report: Report, writes: bool) -> None:
+    if not writes:
+        return
+    try:
+        with (run / "metrics.jsonl").open("a", encoding="utf-8") as log:
+            log.write(json.dumps(figures) + "\n")
+    except OSError as error:
+        raise OutputError(f"{run / 'metrics.jsonl'}: cannot be written ({error.strerror})") from error
+    report(figures)
+
+
+def _rewind_metrics(path: Path, step: int) -> None:
+    """Drop the lines of steps that will be made again, and a line that was cut short."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (ValueError, KeyError, TypeError):
+            continue
+    with replacing(path) as stream:
+        stream.write("".join(kept).encode())
+
+
+def _save_state(path: Path, modules: dict[str, Any], progress: dict[str, float]) -> None:
+    state = {name: module.state_dict() for name, module in modules.items()} | {"progress": progress}
+    try:
+        with replacing(path) as stream:
+            torch.save(state, stream)
+    except RuntimeError as error:  # how torch tells that its writer failed
+        raise OutputError(
+            f"{path}: the checkpoint cannot be written ({str(error).splitlines()[0]})"
+        ) from error
+
+
+def _load_state(path: Path, modules: dict[str, Any], device: torch.device) -> dict[str, float]:
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+        for name, module in modules.items():
+            module.load_state_dict(state[name])
+        return dict(state["progress"])
+    except Exception as error:  # a damaged file can fail in any way
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DeconvSegError(
+            f"{path}: this checkpoint cannot be read ({reason}); start again in another --out, with --init "
+            f"{path.parent / 'last.safetensors'} to keep what was learned"
+        ) from error
+
+
+@contextmanager
+def _memory_errors(run: Path) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        text = str(error).lower()
+        if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
+            raise DeconvSegError(
+                f"{run}: out of memory in a step; the last checkpoint is kept. Raise accumulate, lower "
+                "batch_size or crop_size, or train on another device"
+            ) from error
+        raise

@@ -17,82 +17,174 @@ class Recipe:
     """One training stage. Sizes are in pixels, rates per step, shares from 0 to 1.
 
     Attributes:
-        crop_size, bottleneck, decoder_convs, encoder_norm: arguments of `DeconvNet`.
-        frozen_blocks: encoder blocks, from the first, that keep their pretrained weights.
-        steps, batch_size: length and width of the run.
-        learning_rate, encoder_learning_rate: peaks of the cosine for new and for pretrained layers.
-        weight_decay: AdamW's, on kernels only.
-        warmup_steps: linear rise to the peak.
-        ema: decay of the averaged network that is validated and shipped; 0 switches it off.
-        presence_weight: weight of an auxiliary loss on fc7 that asks which classes the crop holds.
-        object_share, whole_share: shares of crops centred on an object (classes equally often) and of whole
-            photos; the rest are random squares.
-        scale_jitter: object and random boxes are scaled by a factor between 1/x and x.
+        crop_size, widths, encoder_convs, decoder_convs, bottleneck, encoder_norm: arguments of `DeconvNet`.
+        pretrained: what the encoder starts from when there is no network to start from.
+        frozen_blocks: encoder blocks, from the first, that keep the weights they start with.
+        object_share, proposal_share, whole_share: shares of crops around an object, around a proposal that
+            overlaps one (in both, classes come equally often) and of whole photos; the rest are squares from
+            anywhere.
+        label: in crops around an object, `object` keeps the label of that object alone and makes everything
+            else background (the paper's stage 1); `all` keeps all labels.
+        overlap: least IoU of a proposal with an object's box (stage 2).
+        square: boxes are widened to squares, as in the released lists; else they are stretched to the crop.
+        enlarge: context around a box, a factor on both sides.
+        window: share of a box's sides that a crop covers, anywhere inside it: 0.896 is 224 pixels out of 250.
+        scale_jitter: boxes and random squares are scaled by a factor between 1/x and x.
         shift_jitter: and moved by up to this share of their side.
         colour_jitter: brightness, contrast and saturation vary by up to this share.
-        precision: autocast dtype.
+        mirror: half of the crops are flipped left to right.
+        canvas: photos are held in memory with a longer side of at most this.
+        steps, batch_size: length and width of the run; a batch is shared out over all processes.
+        accumulate: parts a batch is computed in, one after the other; BatchNorm sees one part at a time.
+        optimizer: `adamw`, or `sgd` with `momentum`.
+        learning_rate, encoder_learning_rate: peaks for new and for pretrained layers.
+        bias_rate: factor on the learning rate of biases (Caffe's habit is 2).
+        weight_decay, decay_norms: on kernels, and on BatchNorm's scale and shift as well.
+        clip_norm: largest norm of the gradient; 0 does not clip.
+        schedule: `cosine` to zero, `poly` (power 0.9), `step` (times `step_factor` every `step_size` steps)
+            or `constant`.
+        warmup_steps: linear rise to the peak.
+        ema: decay of the averaged network that is validated and kept; 0 switches it off.
+        presence_weight: weight of an auxiliary loss on fc7 that asks which classes the crop holds.
+        scores_weight: weight of the soft labels of score files, if there are any (distillation).
+        precision: arithmetic of the forward pass.
+        compile: run the network through `torch.compile`.
+        validate_every: steps between validations.
+        patience: stop after so many validations in a row without a better one; 0 never does.
+        checkpoint_minutes: time between checkpoints.
         seed: decides initial weights and every crop.
     """
 
     crop_size: int = 96
-    bottleneck: int = 512
+    widths: tuple[int, ...] = (64, 128, 256, 512, 512)
+    encoder_convs: tuple[int, ...] = (2, 2, 3, 3, 3)
     decoder_convs: tuple[int, ...] = (2, 2, 2, 1)
+    bottleneck: int = 512
     encoder_norm: bool = False
+    pretrained: Literal["vgg16", "none"] = "vgg16"
     frozen_blocks: int = 2
-    steps: int = 2000
-    batch_size: int = 32
-    learning_rate: float = 1e-3
-    encoder_learning_rate: float = 1e-4
-    weight_decay: float = 0.01
-    warmup_steps: int = 100
-    ema: float = 0.998
-    presence_weight: float = 1.0
     object_share: float = 0.7
+    proposal_share: float = 0.0
     whole_share: float = 0.1
+    label: Literal["all", "object"] = "all"
+    overlap: float = 0.5
+    square: bool = True
+    enlarge: float = 1.2
+    window: float = 1.0
     scale_jitter: float = 1.4
     shift_jitter: float = 0.1
     colour_jitter: float = 0.2
-    precision: Literal["fp32", "bf16"] = "bf16"
+    mirror: bool = True
+    canvas: int = 384
+    steps: int = 2000
+    batch_size: int = 32
+    accumulate: int = 1
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    momentum: float = 0.9
+    learning_rate: float = 1e-3
+    encoder_learning_rate: float = 1e-4
+    bias_rate: float = 1.0
+    weight_decay: float = 0.01
+    decay_norms: bool = False
+    clip_norm: float = 5.0
+    schedule: Literal["cosine", "poly", "step", "constant"] = "cosine"
+    step_size: int = 10_000
+    step_factor: float = 0.1
+    warmup_steps: int = 100
+    ema: float = 0.998
+    presence_weight: float = 1.0
+    scores_weight: float = 1.0
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    compile: bool = False
+    validate_every: int = 250
+    patience: int = 0
+    checkpoint_minutes: float = 5.0
     seed: int = 1
 
 
+FREE_ON_RESUME = frozenset({"steps", "patience", "validate_every", "checkpoint_minutes", "compile"})
+"""What a resumed run may change: nothing here changes a step already made."""
+
 _RANGES = (
     ("crop_size", 32, 2048),
-    ("steps", 1, 10**9),
-    ("batch_size", 2, 2**16),
+    ("bottleneck", 1, 2**16),
     ("frozen_blocks", 0, 5),
-    ("warmup_steps", 0, 10**9),
-    ("ema", 0, 1),
     ("object_share", 0, 1),
+    ("proposal_share", 0, 1),
     ("whole_share", 0, 1),
+    ("overlap", 0, 1),
+    ("enlarge", 0.1, 10),
+    ("window", 0.1, 1),
     ("scale_jitter", 1, 10),
     ("shift_jitter", 0, 1),
     ("colour_jitter", 0, 1),
+    ("canvas", 32, 8192),
+    ("steps", 1, 10**9),
+    ("batch_size", 1, 2**16),
+    ("accumulate", 1, 2**16),
+    ("momentum", 0, 1),
+    ("learning_rate", 0, 1e40),
+    ("encoder_learning_rate", 0, 1e40),
+    ("bias_rate", 0, 100),
+    ("weight_decay", 0, 1e40),
+    ("clip_norm", 0, 1e40),
+    ("step_size", 1, 10**9),
+    ("step_factor", 0, 1),
+    ("warmup_steps", 0, 10**9),
+    ("ema", 0, 1),
+    ("presence_weight", 0, 1e40),
+    ("scores_weight", 0, 1e40),
+    ("validate_every", 1, 10**9),
+    ("patience", 0, 10**9),
+    ("checkpoint_minutes", 0, 10**6),
 )
+_STAGES = ("stage1", "stage2")
 
 
-def read_recipe(path: Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """A recipe file over the defaults, and flags over the file.
+def read_recipes(
+    path: Path, overrides: Mapping[str, Any] | None = None, stage: str | None = None
+) -> dict[str, Recipe]:
+    """The stages of a recipe file over the defaults, and flags over the file.
 
     Args:
-        path: TOML whose top-level keys are `Recipe`'s; a `[about]` table is for people and is not read.
-        overrides: values that win over the file's; None entries are ignored.
+        path: TOML. Keys at the top are `Recipe`'s; tables `[stage1]` and `[stage2]` make it a recipe of two
+            stages, each of them over the top; a table `[about]` is for people and is not read.
+        overrides: values that win over the file's, in every stage; None entries are ignored.
+        stage: `1`, `2` or `both`, of a recipe that has stages; None takes all it has.
+
+    Returns:
+        Recipes by name, in order: `{"stage1": ..., "stage2": ...}`, one of these, or `{"": ...}` for a recipe
+        without stages.
 
     Raises:
-        UsageError: unreadable file, unknown key (the nearest known one is named) or value of another type.
+        UsageError: unreadable file, unknown key (the nearest known one is named), value of another type or
+            out of range, or a stage that the recipe does not have.
     """
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"{path}: recipe cannot be read ({error})") from error
     table.pop("about", None)
-    table |= {key: value for key, value in (overrides or {}).items() if value is not None}
+    stages = {name: table.pop(name) for name in _STAGES if name in table}
+    flags = {key: value for key, value in (overrides or {}).items() if value is not None}
+    for name, own in stages.items():
+        if not isinstance(own, dict):
+            raise UsageError(f"{path}: {name} must be a table, [{name}]")
+    wanted = list(_STAGES) if stage == "both" else [f"stage{stage}"] if stage else list(stages) or [""]
+    missing = [name for name in wanted if name and name not in stages]
+    if missing:
+        has = ", ".join(stages) or "no stages: it is one run, leave --stage out"
+        raise UsageError(f"{path}: the recipe has no [{missing[0]}]; it has {has}")
+    return {name: _recipe(path, table | stages.get(name, {}) | flags) for name in wanted}
+
+
+def _recipe(path: Path, table: Mapping[str, Any]) -> Recipe:
     known = {field.name for field in fields(Recipe)}
     types = get_type_hints(Recipe)
     values = {}
     for key, value in table.items():
         if key not in known:
-            nearest = difflib.get_close_matches(key, known, n=1, cutoff=0)[0]
+            nearest = difflib.get_close_matches(key, known | set(_STAGES), n=1, cutoff=0)[0]
             raise UsageError(f"{path}: unknown key '{key}'; did you mean '{nearest}'?")
         values[key] = _checked(path, key, value, types[key])
     recipe = Recipe(**values)
@@ -103,8 +195,15 @@ def read_recipe(path: Path, overrides: Mapping[str, Any] | None = None) -> Recip
             )
     if recipe.crop_size % 32:
         raise UsageError(f"{path}: crop_size = {recipe.crop_size} is no multiple of 32")
-    if recipe.object_share + recipe.whole_share > 1:
-        raise UsageError(f"{path}: object_share and whole_share are over 1 together; lower one")
+    if recipe.batch_size % recipe.accumulate or recipe.batch_size // recipe.accumulate < 2:
+        raise UsageError(
+            f"{path}: batch_size = {recipe.batch_size} cannot be shared out over accumulate = "
+            f"{recipe.accumulate}; each part needs the same number of crops, at least 2 (BatchNorm)"
+        )
+    shares = ("object_share", "proposal_share", "whole_share")
+    if sum(getattr(recipe, key) for key in shares) > 1 + 1e-9:
+        listed = ", ".join(f"{key} = {getattr(recipe, key)}" for key in shares)
+        raise UsageError(f"{path}: {listed} are over 1 together; lower one")
     return recipe
 
 

@@ -1,13 +1,19 @@
-"""Which crops a step trains on: objects of every class equally often, whole photos, and anything else."""
+"""Which crops a step trains on: objects and proposals, every class equally often; whole photos; anything."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from deconvseg.data.crops import ImageStore, cut_crops, objects, square_boxes
+from deconvseg.data.crops import ImageStore, cut_crops, cut_parts, objects
+from deconvseg.data.masks import VOID
+from deconvseg.data.proposals import ProposalFile
 from deconvseg.errors import DataError
 from deconvseg.training.recipe import Recipe
 
@@ -16,72 +22,196 @@ RANDOM_SIDE = (0.35, 1.0)
 
 
 @dataclass(frozen=True)
-class ObjectIndex:
-    """Every object of a data set: photo (K,), class (K,) and squared, enlarged box (K, 4)."""
+class Regions:
+    """Boxes to learn from, sorted by class so that every class can be drawn equally often.
+
+    Attributes:
+        photo: int64 (K,), which photo of the store.
+        number: int64 (K,), which object of that photo (1-based, as in `ImageStore.parts`).
+        boxes: float32 (K, 4), tight, in pixels of the store.
+        starts, counts: int64 (classes that occur,), where a class begins and how many regions it has.
+    """
 
     photo: Tensor
-    label: Tensor
+    number: Tensor
     boxes: Tensor
+    starts: Tensor
+    counts: Tensor
 
     @classmethod
-    def build(cls, store: ImageStore) -> ObjectIndex:
-        """Find the objects in a store's masks."""
-        rows = [(i, label, *box) for i in range(len(store)) for label, box in objects(store.mask(i))]
-        table = torch.tensor(rows, dtype=torch.float32).reshape(-1, 6)
-        return cls(table[:, 0].long(), table[:, 1].long(), square_boxes(table[:, 2:]))
+    def build(cls, rows: Sequence[tuple[float, ...]]) -> Regions:
+        """From rows of photo, class, number, x0, y0, x1, y1."""
+        table = torch.tensor(rows, dtype=torch.float64).reshape(-1, 7)
+        table = table[table[:, 1].argsort(stable=True)]
+        _, counts = torch.unique(table[:, 1], return_counts=True)
+        return cls(
+            table[:, 0].long(), table[:, 2].long(), table[:, 3:].float(), counts.cumsum(0) - counts, counts
+        )
+
+    def __len__(self) -> int:
+        return len(self.photo)
+
+    def pick(self, uniform: Tensor) -> Tensor:
+        """Indices (B,) of regions for random numbers (B, 2) in 0..1: a class, then one of its regions."""
+        kind = (uniform[:, 0] * len(self.counts)).long()
+        return self.starts[kind] + (uniform[:, 1] * self.counts[kind]).long()
+
+
+Objects = Sequence[Sequence[tuple[int, tuple[int, int, int, int]]]]
+"""Of every photo of a store, the class and tight box of its objects."""
+
+
+def object_regions(found: Objects) -> Regions:
+    """Every object (paper, section 4.1, stage 1)."""
+    return Regions.build(
+        [
+            (photo, label, number, *box)
+            for photo, objects_of_photo in enumerate(found)
+            for number, (label, box) in enumerate(objects_of_photo, start=1)
+        ]
+    )
+
+
+def proposal_regions(
+    all_objects: Objects, sizes: Tensor, names: Sequence[str], proposals: ProposalFile, overlap: float
+) -> Regions:
+    """Every proposal that overlaps an object well enough, with the object it overlaps most (stage 2).
+
+    Args:
+        all_objects: objects of every photo.
+        sizes: int64 (N, 2), height and width of the photos that the objects' boxes are in.
+        names: the photos' names in the proposal file.
+        proposals: boxes by name, in pixels of the photo at its own size.
+        overlap: least IoU of the proposal with the object's tight box.
+    """
+    rows: list[tuple[float, ...]] = []
+    for i, (name, found) in enumerate(zip(names, all_objects, strict=True)):
+        boxes, (height, width) = proposals.of(name)
+        if not found or not len(boxes):
+            continue
+        stored_height, stored_width = sizes[i].tolist()
+        boxes = boxes * np.array([stored_width / width, stored_height / height] * 2, np.float32)
+        iou = _overlaps(boxes, np.array([box for _, box in found], np.float32))
+        best = iou.argmax(1)
+        for k in np.flatnonzero(iou[np.arange(len(boxes)), best] >= overlap):
+            rows.append((i, found[best[k]][0], int(best[k]) + 1, *boxes[k].tolist()))
+    return Regions.build(rows)
+
+
+def _overlaps(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float32]:
+    """IoU of boxes (N, 4) with boxes (M, 4): (N, M)."""
+    low = np.maximum(first[:, None, :2], second[None, :, :2])
+    high = np.minimum(first[:, None, 2:], second[None, :, 2:])
+    shared = np.clip(high - low, 0, None).prod(2)
+    areas = [(b[:, 2:] - b[:, :2]).prod(1) for b in (first, second)]
+    overlaps: NDArray[np.float32] = shared / (areas[0][:, None] + areas[1][None] - shared)
+    return overlaps
+
+
+class Batch(NamedTuple):
+    """Crops float32 (B, 3, S, S) of 0..255 and labels int64 (B, S, S), and where they were cut."""
+
+    crops: Tensor
+    labels: Tensor
+    photo: Tensor
+    boxes: Tensor
+    mirror: Tensor
+
+
+class _Draw(NamedTuple):
+    photo: Tensor
+    number: Tensor
+    boxes: Tensor
+    mirror: Tensor
+    factors: Tensor
 
 
 class CropSampler:
-    """Draws the batch of any step; the same step always gives the same batch, so a run can be resumed."""
+    """Draws the batch of any step. Everything random comes from the seed and the step alone: a run that is
+    taken up again, or shared out over more processes, sees the same crops."""
 
-    def __init__(self, store: ImageStore, recipe: Recipe, device: torch.device) -> None:
+    def __init__(
+        self,
+        store: ImageStore,
+        recipe: Recipe,
+        device: torch.device,
+        names: Sequence[str] = (),
+        proposals: ProposalFile | None = None,
+    ) -> None:
         self.recipe = recipe
-        self.objects = ObjectIndex.build(store)
-        if not len(self.objects.label):
+        self.names = names
+        found = [list(objects(store.mask(i))) for i in range(len(store))]
+        self.objects = object_regions(found)
+        if not len(self.objects):
             raise DataError("the masks hold no object of any class: there is nothing to learn")
-        self.store = ImageStore(store.images.to(device), store.labels.to(device), store.sizes)
-        self.members = [
-            members
-            for label in torch.unique(self.objects.label).tolist()
-            if len(members := torch.nonzero(self.objects.label == label)[:, 0])
-        ]
+        self.proposals = Regions.build([])
+        if recipe.proposal_share > 0:
+            if proposals is None:
+                raise DataError("the recipe asks for proposals (proposal_share) and there are none")
+            self.proposals = proposal_regions(found, store.sizes, names, proposals, recipe.overlap)
+            if not len(self.proposals):
+                raise DataError(
+                    f"no proposal overlaps an object by {recipe.overlap}; lower the recipe's overlap"
+                )
+        self.store = (store.with_parts() if recipe.label == "object" else store).to(device)
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Crops float32 (B, 3, S, S) of 0..255 and labels int64 (B, S, S) on the store's device."""
+    def batch(self, step: int, part: slice | Tensor = slice(None)) -> Batch:
+        """The crops of a step, or those of them at some indices, on the store's device."""
+        draw = _Draw(*(values[part] for values in self._draw(step)))
+        device = self.store.images.device
+        photo, boxes, mirror = (t.to(device) for t in (draw.photo, draw.boxes, draw.mirror))
+        crops, labels = cut_crops(self.store, photo, boxes, mirror, self.recipe.crop_size)
+        if self.recipe.label == "object":
+            number = draw.number.to(device)[:, None, None]
+            parts = cut_parts(self.store, photo, boxes, mirror, self.recipe.crop_size)
+            labels = torch.where((parts != number) & (labels != VOID) & (number > 0), 0, labels)
+        crops = jitter_colours(crops, *draw.factors.to(device).T[:, :, None, None, None])
+        return Batch(crops, labels, photo, boxes, mirror)
+
+    def photos(self, step: int) -> list[str]:
+        """Names of the photos in a step's batch."""
+        return [self.names[i] for i in sorted(set(self._draw(step).photo.tolist()))] if self.names else []
+
+    def _draw(self, step: int) -> _Draw:
         recipe, size = self.recipe, self.recipe.batch_size
         generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
         kind = torch.rand(size, generator=generator)
         photo = torch.randint(len(self.store), (size,), generator=generator)
-        uniform = torch.rand(size, 6, generator=generator)
-
-        extent = self.store.sizes[photo].flip(1).float()  # width, height
-        long_side = extent.amax(1)
-        is_whole = kind >= 1 - recipe.whole_share
-        side = RANDOM_SIDE[0] + (RANDOM_SIDE[1] - RANDOM_SIDE[0]) * uniform[:, 0]
-        side = torch.where(is_whole, 1.0, side) * long_side
-        centre = torch.where(is_whole[:, None], 0.5, uniform[:, 1:3]) * extent
-
-        for i in torch.nonzero(kind < recipe.object_share)[:, 0].tolist():
-            members = self.members[int(uniform[i, 3] * len(self.members))]
-            chosen = members[int(uniform[i, 4] * len(members))]
-            box = self.objects.boxes[chosen]
-            photo[i], side[i], centre[i] = (
-                self.objects.photo[chosen],
-                box[2] - box[0],
-                (box[:2] + box[2:]) / 2,
-            )
-
+        uniform = torch.rand(size, 8, generator=generator)
         jitter = torch.rand(size, 3, generator=generator) * 2 - 1
-        jitter[is_whole] = 0
-        side = side * recipe.scale_jitter ** jitter[:, 0]
-        centre = centre + recipe.shift_jitter * side[:, None] * jitter[:, 1:]
-        boxes = torch.cat([centre - side[:, None] / 2, centre + side[:, None] / 2], 1)
+        factors = 1 + recipe.colour_jitter * (torch.rand(size, 3, generator=generator) * 2 - 1)
 
-        device = self.store.images.device
-        photo, boxes, mirror = (t.to(device) for t in (photo, boxes, uniform[:, 5] < 0.5))
-        crops, labels = cut_crops(self.store, photo, boxes, mirror, recipe.crop_size)
-        factors = 1 + recipe.colour_jitter * (torch.rand(3, size, 1, 1, 1, generator=generator) * 2 - 1)
-        return jitter_colours(crops, *factors.to(device)), labels
+        # Random squares, whole photos ...
+        extent = self.store.sizes[photo].flip(1).float()  # width, height
+        long_side = extent.amax(1, keepdim=True)
+        is_whole = kind >= 1 - recipe.whole_share
+        side = RANDOM_SIDE[0] + (RANDOM_SIDE[1] - RANDOM_SIDE[0]) * uniform[:, :1]
+        sides = (torch.where(is_whole[:, None], 1.0, side) * long_side).expand(-1, 2).clone()
+        centre = torch.where(is_whole[:, None], 0.5, uniform[:, 1:3]) * extent
+        number = torch.zeros(size, dtype=torch.long)
+        # ... and regions around objects and proposals.
+        shares = (0.0, recipe.object_share, recipe.object_share + recipe.proposal_share)
+        for regions, low, high in zip((self.objects, self.proposals), shares, shares[1:], strict=False):
+            drawn = torch.nonzero((kind >= low) & (kind < high))[:, 0]
+            if not len(drawn):
+                continue
+            chosen = regions.pick(uniform[drawn, 3:5])
+            photo[drawn], number[drawn] = regions.photo[chosen], regions.number[chosen]
+            boxes = regions.boxes[chosen]
+            tight = boxes[:, 2:] - boxes[:, :2]
+            if recipe.square:
+                tight = tight.amax(1, keepdim=True).expand(-1, 2)
+            within = uniform[drawn, 5:7] - 0.5
+            sides[drawn] = recipe.enlarge * recipe.window * tight
+            centre[drawn] = (boxes[:, :2] + boxes[:, 2:]) / 2
+            centre[drawn] += recipe.enlarge * (1 - recipe.window) * tight * within
+
+        jitter[is_whole] = 0
+        sides = sides * recipe.scale_jitter ** jitter[:, :1]
+        centre = centre + recipe.shift_jitter * sides * jitter[:, 1:]
+        boxes = torch.cat([centre - sides / 2, centre + sides / 2], 1)
+        mirror = (uniform[:, 7] < 0.5) & torch.tensor(recipe.mirror)
+        return _Draw(photo, number, boxes, mirror, factors)
 
 
 def jitter_colours(crops: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor) -> Tensor:

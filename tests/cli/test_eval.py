@@ -145,3 +145,23 @@ def test_mistakes_are_one_line(run: Run, voc: Path, arguments: tuple[str, ...], 
     assert message in lines(done)[0]
     if message in ("ids", "RGB", "is 20x20 pixels"):
         assert last in lines(done)[0]
+
+
+def test_own_data_has_its_own_classes(run: Run, tmp_path: Path) -> None:
+    for folder in ("images", "masks", "found"):
+        (tmp_path / "mine" / folder).mkdir(parents=True)
+    Image.new("RGB", (8, 6)).save(tmp_path / "mine" / "images" / "a.jpg")
+    mask = np.zeros((6, 8), np.uint8)
+    mask[:, 4:] = 7  # the number of roads in these masks
+    Image.fromarray(mask).save(tmp_path / "mine" / "masks" / "a.png")
+    Image.fromarray((mask == 7).astype(np.uint8)).save(tmp_path / "mine" / "found" / "a.png")
+    (tmp_path / "mine" / "dataset.toml").write_text(
+        'images = "images"\nmasks = "masks"\n[splits]\nval = ["a"]\n'
+        '[[classes]]\nname = "background"\n[[classes]]\nname = "road"\nid = 7\n'
+    )
+    done = run("eval", "--data", "mine", "--predictions", "mine/found", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["per_class_iou"] == {"background": 1, "road": 1}
+    both = run("eval", "--data", "mine", "--voc-root", "mine")
+    assert both.returncode == 2
+    assert "name the data set" in lines(both)[0]

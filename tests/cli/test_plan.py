@@ -38,6 +38,8 @@ def test_one_photo() -> None:
     assert named(make_plan(["c.jpg"], "new/m.png", KINDS)) == {"c.jpg": ["new/m.png", "new/m.overlay.jpg"]}
     assert named(make_plan(["c.jpg"], "m.jpg", KINDS[::-1])) == {"c.jpg": ["m.jpg", "m.mask.png"]}
     assert named(make_plan(["c.jpg"], "c.cut.png", ["cutout"])) == {"c.jpg": ["c.cut.png"]}
+    assert named(make_plan(["c.jpg"], None, ["scores"])) == {"c.jpg": ["c.scores.npz"]}
+    assert named(make_plan(["c.jpg"], "s.npz", ["scores", "labels"])) == {"c.jpg": ["s.npz", "s.mask.png"]}
 
 
 def test_a_kind_given_twice_is_one() -> None:
@@ -167,6 +169,8 @@ def test_pipe() -> None:
         ([""], None, KINDS, "INPUT is empty"),
         (["c.jpg"], "", KINDS, "-o is empty"),
         (["c.jpg"], "c.tga", ["labels"], "labels are written as .png"),
+        (["c.jpg"], "c.npz", ["labels"], "labels are written as .png"),
+        (["c.jpg"], "c.png", ["scores"], "scores are written as .npz"),
         (["c.jpg"], "c.WebP", ["labels"], "labels are written as .png"),
     ],
 )

@@ -50,6 +50,41 @@ def test_one_photo_every_kind(run: Run, fast: list[str], tmp_path: Path) -> None
     assert "fp32" in lines(done)[0]
 
 
+def test_scores(run: Run, fast: list[str], photos: Path, tmp_path: Path) -> None:
+    command = ("segment", "photos", "-o", "out", "--save", "labels", "--save", "scores", "--json", *fast)
+    done = run(*command)
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "out"
+    assert files(out) == {
+        *("cat.png", "cat.scores.npz", "day one/фото [1].png", "day one/фото [1].scores.npz"),
+        "segment.jsonl",
+    }
+    with np.load(out / "cat.scores.npz") as file:
+        probabilities, classes = file["probabilities"].astype(np.float32), file["classes"].tolist()
+    assert probabilities.shape == (len(classes), 60, 90)
+    np.testing.assert_allclose(probabilities.sum(0), 1, atol=0.01)
+    labels = np.asarray(Image.open(out / "cat.png"))
+    chosen = np.take_along_axis(probabilities, labels[None].astype(int), 0)[0]
+    np.testing.assert_allclose(chosen, probabilities.max(0), atol=1e-3)
+    assert classes[:2] == ["background", "aeroplane"]
+
+    # Whole scores are done, damaged ones are made again.
+    path = out / "day one/фото [1].scores.npz"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-100])
+    statuses = [record["status"] for record in json.loads(run(*command).stdout)["images"]]
+    assert statuses == ["skipped", "done"]
+    with np.load(path) as file:
+        assert file["probabilities"].shape[1:] == (40, 30)
+
+
+def test_scores_to_a_pipe(run: Run, fast: list[str]) -> None:
+    piped = run("segment", EXAMPLES / "cat.jpg", "-o", "-", "--save", "scores", *fast)
+    assert piped.returncode == 0, piped.stderr
+    with np.load(io.BytesIO(piped.stdout)) as file:
+        assert file["probabilities"].shape[1:] == (300, 451)
+
+
 def test_example_photos_with_the_shipped_network(run: Run, tmp_path: Path) -> None:
     """Each is named after what it shows; ten regions in place of fifty keep the test short."""
     done = run("segment", EXAMPLES, "-o", "out", "--proposals", "10", "--json")

@@ -1,10 +1,13 @@
 """Crops: objects found by hand-made masks, regions cut exactly, void where there is no photo."""
 
 import numpy as np
+import pytest
 import torch
 from torch.nn import functional
 
-from deconvseg.data.crops import ImageStore, cut_crops, objects, square_boxes
+from deconvseg.data import crops as crops_module
+from deconvseg.data.crops import ImageStore, cut_crops, cut_parts, objects, square_boxes
+from deconvseg.errors import DataError
 
 
 def gradient_store(height: int = 40, width: int = 60, canvas: int = 64) -> ImageStore:
@@ -84,5 +87,86 @@ def test_larger_photos_are_shrunk_to_the_canvas_with_their_masks() -> None:
     store = ImageStore.load([(image, mask)], 1, 50)
     assert store.sizes.tolist() == [[25, 50]]
     want = functional.interpolate(torch.from_numpy(mask)[None, None].float(), (25, 50), mode="nearest-exact")
-    assert (store.mask(0) == want[0, 0].numpy()).mean() > 0.97
+    np.testing.assert_array_equal(store.mask(0), want[0, 0].numpy())
     assert (store.labels[0, 25:] == 255).all()
+
+
+def test_shrunk_photos_are_means_over_areas() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (80, 120, 3), dtype=np.uint8)
+    store = ImageStore.load([(image, np.zeros((80, 120), np.uint8))], 1, 30)
+    want = image.reshape(20, 4, 30, 4, 3).mean((1, 3))
+    found = store.images[0, :, :20].permute(1, 2, 0).numpy()
+    assert np.abs(found - want).max() <= 1  # rounded after rows and after columns
+
+
+def shapes_store() -> ImageStore:
+    image = np.zeros((40, 60, 3), np.uint8)
+    mask = np.zeros((40, 60), np.uint8)
+    mask[5:15, 5:15] = 2
+    mask[5:15, 30:50] = 2
+    mask[30:32, 2:3] = 2  # a sliver
+    mask[20:38, 20:30] = 1
+    mask[20:38, 30:32] = 255
+    other = np.zeros((50, 30), np.uint8)
+    other[:, 10:] = 7
+    return ImageStore.load([(image, mask), (np.zeros((50, 30, 3), np.uint8), other)], 2, 64)
+
+
+def test_parts_number_the_objects_in_their_order() -> None:
+    store = shapes_store().with_parts()
+    assert store.parts is not None and store.parts.dtype == torch.uint8
+    for i in range(2):
+        found = list(objects(store.mask(i)))
+        assert store.parts[i].unique().tolist() == list(range(len(found) + 1))
+        for number, (label, (x0, y0, x1, y1)) in enumerate(found, start=1):
+            rows, columns = torch.nonzero(store.parts[i] == number, as_tuple=True)
+            assert (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) == (x0, y0, x1, y1)
+            assert (store.labels[i][store.parts[i] == number] == label).all()
+    assert [label for label, _ in objects(store.mask(0))] == [1, 2, 2]
+    assert (store.parts[0, 30:32, 2:3] == 0).all()
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_parts_are_cut_like_labels(mirror: bool) -> None:
+    store = shapes_store().with_parts().to(torch.device("cpu"))
+    index, mirrored = torch.tensor([0, 0, 1]), torch.tensor([mirror] * 3)
+    boxes = torch.tensor([[0.0, 0, 40, 40], [-13, -7, 61, 67], [5, 10, 42, 47]])
+    _, labels = cut_crops(store, index, boxes, mirrored, 29)
+    parts = cut_parts(store, index, boxes, mirrored, 29)
+    assert parts.dtype == torch.int64 and parts.shape == labels.shape
+    class_of = torch.tensor([[0, 1, 2, 2], [0, 7, 0, 0]])
+    kept = parts > 0
+    assert torch.equal(class_of[index][torch.arange(3)[:, None, None], parts][kept], labels[kept])
+    sliver = (labels == 2) & ~kept
+    assert (sliver.sum((1, 2)) <= 2).all()
+    assert (~kept[(labels == 0) | (labels == 255)]).all()
+    assert kept.any((1, 2)).all()
+
+
+def test_a_store_without_parts_says_so() -> None:
+    with pytest.raises(ValueError, match="with_parts"):
+        cut_parts(shapes_store(), torch.tensor([0]), torch.zeros(1, 4), torch.tensor([False]), 8)
+
+
+def test_no_more_objects_than_a_byte_can_count() -> None:
+    mask = np.zeros((60, 60), np.uint8)
+    for i in range(400):  # tiles of 3x3 pixels, 0.25 % of the photo each, neighbours of another class
+        row, column = divmod(i, 20)
+        mask[3 * row : 3 * row + 3, 3 * column : 3 * column + 3] = 1 + row % 2 * 2 + column % 2
+    store = ImageStore.load([(np.zeros((60, 60, 3), np.uint8), mask)], 1, 60).with_parts()
+    assert store.parts is not None
+    assert len(list(objects(mask))) == store.parts.max() == 255
+
+
+def test_more_photos_than_memory_are_refused_before_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(
+        DataError,
+        match=r"^10000000 photos on a canvas of 384 pixels need 5898\.2 GB of memory, .* GB are free",
+    ):
+        ImageStore.load([], 10_000_000)
+    monkeypatch.setattr(crops_module, "available_memory", lambda: 4 * 64 * 64)
+    assert len(ImageStore.load([], 1, 64)) == 1
+    with pytest.raises(DataError, match="take a smaller canvas or fewer photos"):
+        ImageStore.load([], 2, 64)
+    monkeypatch.setattr(crops_module, "available_memory", lambda: None)
+    assert len(ImageStore.load([], 2, 64)) == 2

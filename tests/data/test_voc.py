@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from deconvseg.data.voc import read_examples, read_mask, read_split, voc_dir
+from deconvseg.data.voc import read_split, voc_dataset, voc_dir
 from deconvseg.errors import DataError
+from deconvseg.images.palette import VOC_CLASSES, palette_for
 
 
 @pytest.fixture
@@ -32,31 +32,50 @@ def test_root_may_be_the_devkit_its_year_or_its_parent(devkit: Path) -> None:
 
 def test_splits(devkit: Path) -> None:
     assert read_split(devkit, "val") == ["b", "a"]
-    assert [e.name for e in read_examples(devkit, "val")] == ["b", "a"]
+    val = voc_dataset(devkit, "val")
+    assert [example.name for example in val.examples] == ["b", "a"]
+    assert (val.classes, val.palette) == (VOC_CLASSES, palette_for(21))
+    image, mask = val.read(val.examples[0])
+    assert image.shape == (4, 5, 3) and mask.shape == (4, 5)
     with pytest.raises(DataError, match="no split named 'trian'; splits here: none, val"):
-        read_split(devkit, "trian")
-    with pytest.raises(DataError, match="the split is empty"):
-        read_split(devkit, "none")
+        voc_dataset(devkit, "trian")
+    with pytest.raises(DataError, match=r"none\.txt: the split is empty"):
+        voc_dataset(devkit, "none")
 
 
-def test_a_missing_photo_or_mask_is_named(devkit: Path) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a\nb\n",
+        "\ufeffa\r\n\r\nb  \r\n",
+        "/JPEGImages/a.jpg /SegmentationClassAug/a.png\n/JPEGImages/b.jpg /SegmentationClassAug/b.png",
+        "a  1\nb -1\n",
+    ],
+    ids=["names", "from Windows", "pairs of paths", "with flags"],
+)
+def test_lists_as_they_are_published(devkit: Path, text: str) -> None:
+    (devkit / "VOC2012/ImageSets/Segmentation/some.txt").write_bytes(text.encode())
+    assert read_split(devkit, "some") == ["a", "b"]
+
+
+def test_a_list_that_is_no_text_is_named(devkit: Path) -> None:
+    (devkit / "VOC2012/ImageSets/Segmentation/bad.txt").write_bytes(b"\xff\xfe\xfa")
+    with pytest.raises(DataError, match=r"bad\.txt: list cannot be read"):
+        read_split(devkit, "bad")
+
+
+def test_a_missing_mask_is_named_only_when_it_is_read(devkit: Path) -> None:
     (devkit / "VOC2012/SegmentationClass/a.png").unlink()
-    with pytest.raises(DataError, match=r"a\.png: named by split 'val' but missing \(1 such"):
-        read_examples(devkit, "val")
+    val = voc_dataset(devkit, "val")
+    with pytest.raises(DataError, match=r"SegmentationClass/a\.png: no such mask"):
+        val.read(val.examples[1])
 
 
-def test_masks(tmp_path: Path) -> None:
-    path = tmp_path / "m.png"
-    mask = np.array([[0, 1, 255], [2, 2, 0]], np.uint8)
-    image = Image.fromarray(mask, "P")
-    image.putpalette([i for j in range(256) for i in (j, 255 - j, 7)])
-    image.save(path)
-    assert np.array_equal(read_mask(path, 3), mask)
-    with pytest.raises(DataError, match=r"holds ids \[2\]; the classes are 0..1, void is 255"):
-        read_mask(path, 2)
-    image.convert("RGB").save(path)
-    with pytest.raises(DataError, match="mode RGB"):
-        read_mask(path, 3)
-    path.write_bytes(b"not a png")
-    with pytest.raises(DataError, match="cannot be read"):
-        read_mask(path, 3)
+def test_masks_laid_over_the_folder_fill_gaps_alone(devkit: Path) -> None:
+    folder = devkit / "VOC2012"
+    (folder / "SegmentationClassAug").mkdir()
+    for name in ("a", "b"):
+        Image.new("P", (5, 4)).save(folder / "SegmentationClassAug" / f"{name}.png")
+    (folder / "SegmentationClass/a.png").unlink()
+    masks = {example.name: example.mask for example in voc_dataset(devkit, "val").examples}
+    assert masks == {"a": folder / "SegmentationClassAug/a.png", "b": folder / "SegmentationClass/b.png"}

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deconvseg.data.voc import VOID, Example
+from deconvseg.data.dataset import Example
+from deconvseg.data.masks import VOID
 from deconvseg.evaluation.subject import Labelling, Step
 from deconvseg.evaluation.truth import Truth, open_truth
 

@@ -202,7 +202,7 @@ def test_a_sample_is_evenly_spread_and_fixed(shapes: Path) -> None:
 
 
 def test_a_network_of_other_classes_is_refused(truth: Truth, tiny_network: Path) -> None:
-    renamed = Truth(truth.split, truth.examples, 6, ("background", "crack"), truth.palette[:2])
+    renamed = Truth(truth.split, truth.examples, 6, ("background", "crack"), truth.palette[:2], truth.masks)
     subject = Network(Segmenter(tiny_network, proposals=0, crf=False))
     with pytest.raises(DataError, match=r"knows 21 classes .* has 2 \(background, crack\)"):
         evaluate(subject, renamed)

@@ -15,7 +15,8 @@ from PIL import Image
 
 from deconvseg.errors import OutputError
 from deconvseg.images.palette import palette_for
-from deconvseg.images.write import WRITERS, replacing, write_labels
+from deconvseg.images.read import has_size
+from deconvseg.images.write import WRITERS, overlay, replacing, write_labels, write_scores
 from deconvseg.segmentation import Segmentation
 
 
@@ -99,12 +100,81 @@ def test_overlay_is_jpeg_unless_named_png(tmp_path: Path) -> None:
         assert Image.open(tmp_path / name).format == format_
 
 
-@pytest.mark.parametrize("kind", WRITERS)
+@pytest.mark.parametrize("kind", [kind for kind in WRITERS if kind != "scores"])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (300, 2)])
 def test_any_size(kind: str, shape: tuple[int, int]) -> None:
     labels = np.full(shape, 3, np.uint8)
     image = written(kind, labels, np.zeros((*shape, 3), np.uint8))
     assert (image.height, image.width) == shape
+
+
+def scored(shape: tuple[int, int], classes: tuple[str, ...] = ("background", "été", "b")) -> Segmentation:
+    """Random probabilities, and the labels they give."""
+    raw = np.random.default_rng(0).exponential(size=(len(classes), *shape)).astype(np.float32)
+    probabilities = raw / raw.sum(0)
+    labels = probabilities.argmax(0).astype(np.uint8)
+    return Segmentation(labels, classes, palette_for(len(classes)), probabilities)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (5, 7)])
+def test_scores_come_back(tmp_path: Path, shape: tuple[int, int]) -> None:
+    segmentation = scored(shape)
+    write_scores(segmentation, np.zeros((*shape, 3), np.uint8), tmp_path / "a.npz")
+    with np.load(tmp_path / "a.npz", allow_pickle=False) as file:
+        probabilities, classes = file["probabilities"], file["classes"]
+    assert segmentation.probabilities is not None
+    assert probabilities.dtype == np.float16
+    np.testing.assert_allclose(probabilities, segmentation.probabilities, atol=5e-4)
+    assert tuple(classes.tolist()) == segmentation.classes
+
+
+def test_scores_go_to_a_stream_that_cannot_seek(tmp_path: Path) -> None:
+    class Pipe(io.RawIOBase):
+        content = b""
+
+        def writable(self) -> bool:
+            return True
+
+        def write(self, data: object) -> int:
+            self.content += bytes(data)  # type: ignore[call-overload]
+            return len(data)  # type: ignore[arg-type]
+
+    pipe = Pipe()
+    WRITERS["scores"](scored((4, 6)), PHOTO, pipe)  # type: ignore[arg-type]
+    (tmp_path / "a.npz").write_bytes(pipe.content)
+    assert has_size(tmp_path / "a.npz", 6, 4)
+
+
+def test_scores_that_were_not_asked_for() -> None:
+    with pytest.raises(ValueError, match="probabilities=True"):
+        write_scores(segmentation(LABELS), PHOTO, io.BytesIO())
+
+
+def test_whole_scores_of_a_size(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    write_scores(scored((30, 40)), PHOTO, path)
+    assert has_size(path, 40, 30)
+    assert not has_size(path, 30, 40)
+    whole = path.read_bytes()
+    middle = len(whole) // 2
+    for damaged in (b"", whole[:-1], whole[:middle], whole[:middle] + b"?" + whole[middle + 1 :]):
+        assert damaged != whole
+        path.write_bytes(damaged)
+        assert not has_size(path, 40, 30)
+    np.savez(path, labels=np.zeros((30, 40), np.uint8))
+    assert not has_size(path, 40, 30)
+
+
+def test_overlay_tints_in_proportion() -> None:
+    """By hand: 6 parts of photo and 4 of the tint; background is half way to its grey, at three quarters."""
+    photo = np.full((9, 9, 3), (100, 60, 20), np.uint8)
+    labels = np.zeros((9, 9), np.uint8)
+    labels[2:8, 2:8] = 1
+    shown = overlay(labels, ((0, 0, 0), (100, 0, 50)), photo)
+    # The brightest channel of (100, 0, 50) scaled to 255 is (255, 0, 127.5): 0.4 and 0.6 of both.
+    assert shown[5, 5].tolist() == [(600 + 193 * 4) // 10, 36, (120 + 96 * 4) // 10]
+    assert shown[0, 0].tolist() == [160 * 3 // 8, 120 * 3 // 8, 80 * 3 // 8]
+    assert shown[2, 2].tolist() == [(193 + 510) // 3, 170, (96 + 510) // 3]  # its outline
 
 
 def test_folders_are_made_and_nothing_else_is_left(tmp_path: Path) -> None:

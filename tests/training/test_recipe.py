@@ -5,14 +5,15 @@ from pathlib import Path
 import pytest
 
 from deconvseg.errors import UsageError
-from deconvseg.training.recipe import Recipe, read_recipe
-from deconvseg.training.run import recipe_file
+from deconvseg.training.loop import schedule
+from deconvseg.training.plan import recipe_file
+from deconvseg.training.recipe import Recipe, read_recipes
 
 
 def test_flags_win_over_the_file_and_the_file_over_the_defaults(tmp_path: Path) -> None:
     path = tmp_path / "r.toml"
     path.write_text("steps = 7\nlearning_rate = 1\ndecoder_convs = [1, 2]\n[about]\nanything = 'goes'\n")
-    recipe = read_recipe(path, {"steps": 9, "seed": None})
+    recipe = read_recipes(path, {"steps": 9, "seed": None})[""]
     assert (recipe.steps, recipe.learning_rate, recipe.decoder_convs) == (9, 1.0, (1, 2))
     assert recipe.seed == Recipe().seed
 
@@ -31,16 +32,58 @@ def test_flags_win_over_the_file_and_the_file_over_the_defaults(tmp_path: Path) 
         ("steps = 0", "steps = 0 is out of range"),
         ("crop_size = 100", "no multiple of 32"),
         ("whole_share = 0.9", "over 1 together"),
+        ("learning_rate = nan", "out of range"),
+        ("batch_size = 9\naccumulate = 2", "cannot be shared out"),
+        ("batch_size = 4\naccumulate = 4", "at least 2"),
+        ("stage1 = 3", "stage1 must be a table"),
+        ("[stage1]\nstep = 3", "unknown key 'step'; did you mean 'steps'"),
+        ("[stage_1]\nsteps = 3", "unknown key 'stage_1'; did you mean 'stage1'"),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "r.toml"
     path.write_text(text)
     with pytest.raises(UsageError, match=message):
-        read_recipe(path)
+        read_recipes(path)
 
 
-def test_shipped_recipes_are_found_by_name() -> None:
-    assert read_recipe(recipe_file("lite")).bottleneck == 512
+def test_stages_are_laid_over_the_top_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text("steps = 7\nseed = 4\n[stage1]\nsteps = 1\n[stage2]\ncrop_size = 128\n")
+    both = read_recipes(path, {"batch_size": 6})
+    assert list(both) == ["stage1", "stage2"]
+    assert [(r.steps, r.seed, r.crop_size, r.batch_size) for r in both.values()] == [
+        (1, 4, 96, 6),
+        (7, 4, 128, 6),
+    ]
+    assert read_recipes(path, stage="both") == read_recipes(path)
+    assert list(read_recipes(path, stage="2")) == ["stage2"]
+
+
+@pytest.mark.parametrize("text", ["steps = 3", "[stage1]\nsteps = 3"])
+def test_a_stage_the_recipe_lacks_is_named(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=r"the recipe has no \[stage2\]"):
+        read_recipes(path, stage="2")
+
+
+def test_shipped_recipes_are_found_by_name_and_are_sound() -> None:
+    names = {path.stem for path in (Path(__file__).parents[2] / "recipes").glob("*.toml")}
+    assert {"lite", "own", "paper-stage1", "paper-stage2"} <= names
+    for name in names:
+        assert read_recipes(recipe_file(name))
     with pytest.raises(UsageError, match="neither a recipe file nor"):
         recipe_file("no-such-recipe")
+
+
+def test_the_papers_recipes_are_the_papers() -> None:
+    one, two = (read_recipes(recipe_file(f"paper-stage{stage}"))[""] for stage in (1, 2))
+    for recipe in (one, two):
+        assert (recipe.crop_size, recipe.bottleneck, recipe.decoder_convs) == (224, 4096, (3, 3, 3, 2, 2))
+        assert (recipe.batch_size, recipe.accumulate, recipe.optimizer) == (64, 8, "sgd")
+        assert round(recipe.crop_size / recipe.window) == 250
+    rates = [one.learning_rate * schedule(step, one) for step in (0, 8999, 9000, 18000)]
+    assert rates == pytest.approx([0.01, 0.01, 0.001, 0.0001])
+    assert two.learning_rate * schedule(39999, two) == pytest.approx(1e-5)
+    assert (one.label, one.object_share, two.label, two.proposal_share) == ("object", 1, "all", 1)

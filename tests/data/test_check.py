@@ -1,0 +1,149 @@
+"""The check of a data set: every fault is found and named, and what is there is counted."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deconvseg.data.check import check_dataset
+from deconvseg.data.dataset import DataSet, Example
+from deconvseg.data.masks import MaskFormat
+from deconvseg.data.voc import voc_dataset
+from deconvseg.errors import DataError
+from deconvseg.images.palette import palette_for
+
+Add = Callable[..., Example]
+
+
+@pytest.fixture
+def add(tmp_path: Path) -> Add:
+    """Writes a photo and a mask."""
+
+    def add(name: str, mask: list[list[int]], suffix: str = "jpg", exif: int = 1) -> Example:
+        example = Example(name, tmp_path / f"{name}.{suffix}", tmp_path / f"{name}.mask.png")
+        values = np.array(mask, np.uint8)
+        tags = Image.Exif()
+        tags[0x0112] = exif
+        Image.new("RGB", values.shape[::-1]).save(example.image, exif=tags)
+        Image.fromarray(values).save(example.mask)
+        return example
+
+    return add
+
+
+def dataset(*examples: Example) -> DataSet:
+    classes = ("background", "cat", "dog")
+    return DataSet(classes, palette_for(3), MaskFormat.indexed(3), examples, Path("list.txt"))
+
+
+def test_counts(add: Add) -> None:
+    report = check_dataset(dataset(add("a", [[0, 1, 255]]), add("b", [[1, 1], [0, 0]])))
+    assert report.faults == ()
+    assert report.examples == 2
+    assert report.pixels == {"background": 3, "cat": 3, "dog": 0}
+    assert report.photos == {"background": 2, "cat": 2, "dog": 0}
+    assert report.void_share == pytest.approx(1 / 7)
+    assert report.warnings == ("never found: dog",)
+    report.raise_if_unusable()
+
+
+def test_every_fault_is_found_and_named_by_its_file(add: Add) -> None:
+    good = add("good", [[0, 1]])
+    no_photo, no_mask, neither = (add(name, [[0, 1]]) for name in ("no_photo", "no_mask", "neither"))
+    broken_photo, cut_photo, broken_mask = (add(n, [[0, 2]]) for n in ("bad_photo", "cut_photo", "bad_mask"))
+    for path in (no_photo.image, no_mask.mask, neither.image, neither.mask):
+        path.unlink()
+    for path in (broken_photo.image, broken_mask.mask):
+        path.write_bytes(b"nothing")
+    cut_photo.image.write_bytes(cut_photo.image.read_bytes()[:-40])
+    other_size, turned = add("size", [[0, 1]]), add("turned", [[0, 1]], exif=8)
+    Image.new("L", (3, 3)).save(other_size.mask)
+    unknown, void = add("unknown", [[0, 5]], "png"), add("void", [[255, 255]])
+    examples = (
+        *(good, no_photo, no_mask, neither, broken_photo, cut_photo, broken_mask, other_size, turned),
+        *(unknown, void, good),
+    )
+    report = check_dataset(dataset(*examples))
+    want = [
+        (Path("list.txt"), "names good 2 times"),
+        (no_photo.image, "no such file"),
+        (no_mask.mask, "no such mask"),
+        (neither.image, "no such file"),
+        (neither.mask, "no such mask"),
+        (broken_photo.image, "is not an image"),
+        (cut_photo.image, "is damaged or cut short"),
+        (broken_mask.mask, "mask cannot be read"),
+        (other_size.mask, "mask is 3x3, its photo size.jpg 2x1; they must agree"),
+        (turned.mask, "mask is 2x1, its photo turned.jpg 1x2; it fits when turned"),
+        (unknown.mask, "mask holds ids that are no class: 5 (1 pixels); known are 0..2, 255"),
+        (void.mask, "is void all over"),
+    ]
+    assert [fault.file for fault in report.faults] == [file for file, _ in want]
+    for fault, (_, problem) in zip(report.faults, want, strict=True):
+        assert fault.problem.startswith(problem)
+    with pytest.raises(DataError, match=r"^list\.txt: names good 2 times.* \(12 faults in all\)$"):
+        report.raise_if_unusable()
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+@pytest.mark.parametrize("exif", range(1, 9))
+def test_photos_and_masks_agree_in_the_check_when_they_do_in_training(
+    add: Add, suffix: str, exif: int
+) -> None:
+    example = add("a", [[0, 1, 2], [0, 1, 2]], suffix, exif)
+    data = dataset(example)
+    try:
+        data.read(example)
+        want: list[str] = []
+    except DataError as error:
+        want = [str(error)]
+    assert [str(fault) for fault in check_dataset(data).faults] == want
+    assert bool(want) == (exif >= 5)
+
+
+def test_one_class_alone_is_warned_of(add: Add) -> None:
+    report = check_dataset(dataset(add("a", [[1, 1, 255]])))
+    assert report.warnings[0] == "every labelled pixel is cat: there is nothing to tell apart"
+
+
+def test_the_digest_follows_names_masks_and_photo_sizes(add: Add) -> None:
+    def digest(*examples: Example) -> str:
+        return check_dataset(dataset(*examples)).digest
+
+    a, b = add("a", [[0, 1]]), add("b", [[0, 2]])
+    first = digest(a, b)
+    assert len(first) == 64
+    assert digest(a, b) == first
+    others = {digest(b, a), digest(a), digest(replace(a, name="c"), b)}
+    b.image.write_bytes(b.image.read_bytes() + b"\0")
+    others.add(digest(a, b))
+    add("b", [[0, 1]])
+    others.add(digest(a, b))
+    assert len(others | {first}) == 6
+
+
+def test_the_report_is_json_and_lines(add: Add) -> None:
+    gone = replace(add("a", [[0, 1]]), image=Path("gone.jpg"))
+    report = check_dataset(dataset(gone, *(replace(gone, name=f"{i}") for i in range(30))))
+    as_json = json.loads(json.dumps(report.as_dict()))
+    assert as_json["faults"][0]["file"] == "gone.jpg"
+    assert as_json["pixels"] == {"background": 31, "cat": 31, "dog": 0}
+    lines = report.lines()
+    assert lines[0].startswith("31 photos, 31 faults, 0.0% of pixels void")
+    assert sum(line.startswith("fault: gone.jpg: no such file") for line in lines) == 20
+    assert "and 11 faults more" in lines
+    assert any(line.split() == ["cat", "in", "31", "photos", "50.00%", "of", "pixels"] for line in lines)
+
+
+def test_processes_and_progress_change_nothing(make_shapes: Callable[..., Path], tmp_path: Path) -> None:
+    data = voc_dataset(make_shapes(tmp_path / "voc", train=3, val=1), "train")
+    # The same few photos under many names: enough for a second process to be started.
+    many = tuple(replace(data.examples[i % 3], name=f"{i}") for i in range(200))
+    data = replace(data, examples=many)
+    calls: list[None] = []
+    assert check_dataset(data, workers=2, progress=lambda: calls.append(None)) == check_dataset(data)
+    assert len(calls) == 200

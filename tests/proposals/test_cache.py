@@ -1,0 +1,179 @@
+"""The proposal file: what it holds, and how little is done twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deconvseg.data.proposals import read_proposals
+from deconvseg.errors import DataError, InputError, OutputError, WeightsError
+from deconvseg.images.read import read_image
+from deconvseg.proposals import cache as cache_module
+from deconvseg.proposals.boxes import find_boxes
+from deconvseg.proposals.cache import cache_proposals
+from deconvseg.proposals.edges import EdgeDetector
+
+Photos = list[tuple[str, Path]]
+SIZES = [(90, 60), (50, 70), (64, 64), (80, 50)]
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Photos:
+    """Four small photos, each with a bright rectangle."""
+    found = []
+    for number, (width, height) in enumerate(SIZES):
+        image = np.full((height, width, 3), 60, np.uint8)
+        image[10 : height - 12, 8 + number : width - 15] = (220, 180, 40 + number)
+        path = tmp_path / f"{number}.png"
+        Image.fromarray(image).save(path)
+        found.append((f"photo {number}", path))
+    return found
+
+
+class Here:
+    """Stands in for the pool of processes: works in this one, and notes on what."""
+
+    done: list[str]
+
+    def __init__(self, *arguments: Any, **more: Any) -> None: ...
+
+    def __enter__(self) -> Here:
+        return self
+
+    def __exit__(self, *exception: object) -> None: ...
+
+    def shutdown(self, **options: bool) -> None: ...
+
+    def map(self, function: Callable[[Path], Any], paths: list[Path]) -> Iterator[Any]:
+        for path in paths:
+            result = function(path)
+            Here.done.append(path.stem)
+            yield result
+
+
+@pytest.fixture
+def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Stems of the photos whose boxes were computed, in order."""
+    Here.done = []
+    monkeypatch.setattr(cache_module, "ProcessPoolExecutor", Here)
+    return Here.done
+
+
+def test_file_holds_the_plain_boxes_of_every_photo(
+    photos: Photos, tmp_path: Path, detector: EdgeDetector
+) -> None:
+    steps: list[int] = []
+    cache_proposals(photos, tmp_path / "p.npz", count=7, workers=2, progress=lambda: steps.append(1))
+    file = read_proposals(tmp_path / "p.npz")
+    for (name, path), (width, height) in zip(photos, SIZES, strict=True):
+        boxes, size = file.of(name)
+        expected = find_boxes(read_image(path), detector, count=7)
+        assert size == (height, width)
+        assert 0 < len(boxes) <= 7
+        np.testing.assert_array_equal(boxes, expected.xyxy)
+    assert len(steps) == len(photos)
+    assert not (tmp_path / "p.npz.part").exists()
+
+
+def test_a_whole_file_is_kept(photos: Photos, tmp_path: Path, done: list[str]) -> None:
+    target = tmp_path / "p.npz"
+    cache_proposals(photos, target)
+    before = target.stat().st_mtime_ns
+    steps: list[int] = []
+    cache_proposals(photos[1:], target, progress=lambda: steps.append(1))
+    assert (done, len(steps)) == (["0", "1", "2", "3"], 3)
+    assert target.stat().st_mtime_ns == before
+
+
+def test_new_and_changed_photos_alone_are_done(photos: Photos, tmp_path: Path, done: list[str]) -> None:
+    target = tmp_path / "p.npz"
+    cache_proposals(photos[:2], target)
+    kept = read_proposals(target).of("photo 0")[0]
+    Image.new("RGB", (33, 44)).save(photos[1][1])
+    done.clear()
+    cache_proposals(photos[1:], target)
+    assert done == ["1", "2", "3"]
+    file = read_proposals(target)
+    assert file.of("photo 1")[0].shape == (0, 4)  # nothing is an edge in a black photo
+    assert file.of("photo 1")[1] == (44, 33)
+    np.testing.assert_array_equal(file.of("photo 0")[0], kept)
+
+
+def test_other_settings_do_all_again(
+    photos: Photos, tmp_path: Path, done: list[str], shipped_forest: Path
+) -> None:
+    target = tmp_path / "p.npz"
+    cache_proposals(photos, target, count=5)
+    cache_proposals(photos, target, count=3)
+    assert done == ["0", "1", "2", "3"] * 2
+    assert max(len(read_proposals(target).of(name)[0]) for name, _ in photos) == 3
+    forest = tmp_path / "same.yml.gz"
+    forest.write_bytes(shipped_forest.read_bytes())
+    cache_proposals(photos, target, count=3, forest=forest)  # by its content, not its name
+    assert len(done) == 8
+
+
+def test_interrupted_run_goes_on(photos: Photos, tmp_path: Path, done: list[str]) -> None:
+    target = tmp_path / "p.npz"
+
+    def stop() -> None:
+        if len(done) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cache_proposals(photos, target, progress=stop)
+    assert not target.exists()
+    done.clear()
+    cache_proposals(photos, target)
+    assert done == ["3"]
+    assert set(read_proposals(target).rows) == {name for name, _ in photos}
+    assert not (tmp_path / "p.npz.part").exists()
+
+
+def test_killed_run_has_saved_on_the_way(
+    photos: Photos, tmp_path: Path, done: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache_module, "_SAVED_EVERY", 2)
+    seen: list[list[str]] = []
+
+    def look() -> None:
+        part = tmp_path / "p.npz.part"
+        seen.append(list(read_proposals(part).rows) if part.exists() else [])
+
+    cache_proposals(photos, tmp_path / "p.npz", progress=look)
+    assert seen == [[], [], ["photo 0", "photo 1"], ["photo 0", "photo 1"]]
+
+
+def test_photo_that_cannot_be_read_is_named(photos: Photos, tmp_path: Path) -> None:
+    photos[2][1].write_text("no photo")
+    with pytest.raises(InputError, match=r"2\.png: is not an image"):
+        cache_proposals(photos, tmp_path / "p.npz")
+    assert not (tmp_path / "p.npz").exists()
+    assert list(read_proposals(tmp_path / "p.npz.part").rows) == ["photo 0", "photo 1"]
+    photos[2][1].unlink()
+    with pytest.raises(InputError, match=r"2\.png: no such file"):
+        cache_proposals(photos, tmp_path / "p.npz")
+
+
+def test_name_that_occurs_twice(photos: Photos, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="photo 0: there are two photos"):
+        cache_proposals([*photos, ("photo 0", photos[1][1])], tmp_path / "p.npz")
+
+
+@pytest.mark.parametrize("content", [b"precious", b"PK\x03\x04 precious", b""])
+def test_file_of_another_kind_is_not_replaced(photos: Photos, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "p.npz").write_bytes(content)
+    with pytest.raises(OutputError, match=r"p\.npz: exists and is no whole proposal file"):
+        cache_proposals(photos, tmp_path / "p.npz")
+    assert (tmp_path / "p.npz").read_bytes() == content
+
+
+def test_bad_forest(photos: Photos, tmp_path: Path) -> None:
+    (tmp_path / "f.yml").write_text("no forest")
+    with pytest.raises(WeightsError, match=r"f\.yml"):
+        cache_proposals(photos, tmp_path / "p.npz", forest=tmp_path / "f.yml")

@@ -1,0 +1,82 @@
+"""What a run is made of: data sets that fit together, and clear words when they do not."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from deconvseg.errors import DataError, UsageError
+from deconvseg.training.plan import Sources, check_plan, digest, plan_training
+
+from .test_loop import RECIPE_FILE
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "r.toml"
+    path.write_text(RECIPE_FILE)
+    return path
+
+
+@pytest.fixture
+def voc(tmp_path: Path, make_shapes: Callable[..., Path]) -> Path:
+    return make_shapes(tmp_path / "voc", train=3, val=2)
+
+
+def test_a_plan_names_all_photos_and_checks_them(
+    tmp_path: Path, voc: Path, recipe: Path, make_shapes: Callable[..., Path]
+) -> None:
+    extra = make_shapes(tmp_path / "more", train=2, val=1)
+    sources = Sources(voc_root=voc, extra_roots=[extra])
+    plan = plan_training(sources, recipe, {"steps": 5, "seed": None}, None)
+    assert plan.names == ["shape000", "shape001", "shape002", "more/shape000", "more/shape001"]
+    assert [path.parent.parent.name for _, path in plan.photos] == ["voc"] * 3 + ["more"] * 2
+    assert plan.stages[""].steps == 5
+    assert len(plan.classes) == 21
+    assert not plan.needs_proposals
+    reports = check_plan(plan)
+    assert [report.examples for _, report in reports] == [3, 2, 2]
+    before = digest(reports)
+    mask = voc / "SegmentationClass/shape001.png"
+    mask.write_bytes((voc / "SegmentationClass/shape002.png").read_bytes())
+    assert digest(check_plan(plan)) != before
+
+
+def test_sbd_joins_in_without_the_photos_to_validate_on(
+    tmp_path: Path, recipe: Path, make_shapes: Callable[..., Path]
+) -> None:
+    voc, sbd = make_shapes(tmp_path / "voc", train=2, val=2), make_shapes(tmp_path / "sbd", train=6, val=0)
+    (sbd / "SegmentationClass").rename(sbd / "SegmentationClassAug")
+    lists = sbd / "ImageSets/Segmentation"
+    (lists / "train.txt").rename(lists / "train_aug.txt")
+    plan = plan_training(Sources(voc_root=voc, sbd_root=sbd), recipe, {}, None)
+    # shape000 and 001 are in VOC's train, 002 and 003 in its val.
+    assert plan.names == ["shape000", "shape001", "shape004", "shape005"]
+    assert [len(dataset.examples) for dataset in plan.training] == [2, 2]
+
+
+def test_mistakes_are_named(
+    tmp_path: Path, voc: Path, recipe: Path, make_shapes: Callable[..., Path]
+) -> None:
+    def plan(sources: Sources) -> None:
+        plan_training(sources, recipe, {}, None)
+
+    with pytest.raises(UsageError, match="either --voc-root DIR or --data DIR"):
+        plan(Sources())
+    with pytest.raises(UsageError, match="either --voc-root DIR or --data DIR"):
+        plan(Sources(voc_root=voc, data=voc))
+    lists = voc / "ImageSets/Segmentation"
+    (lists / "leaky.txt").write_text("shape003\nshape000\n")
+    with pytest.raises(DataError, match=r"shape003: both in the split .* \(1 such"):
+        plan(Sources(voc_root=voc, split="leaky"))
+    plan(Sources(voc_root=voc, split="val", val_split="val"))  # asked for: to see whether it can overfit
+    own = make_shapes(tmp_path / "own", train=2, val=1)
+    (own / "dataset.toml").write_text(
+        'images = "JPEGImages"\nmasks = "SegmentationClass"\n[splits]\ntrain = ["shape000"]\n'
+        '[[classes]]\nname = "ground"\n[[classes]]\nname = "disc"\n[[classes]]\nname = "square"\n'
+    )
+    with pytest.raises(DataError, match="its classes are not those of"):
+        plan(Sources(voc_root=voc, extra_roots=[own]))
+    with pytest.raises(DataError, match="named twice"):
+        plan(replace(Sources(voc_root=voc), extra_roots=[voc, voc]))

@@ -1,0 +1,220 @@
+"""Whole runs: own classes, two stages, other starts; and the folder they leave."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import filelock
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from deconvseg.errors import UsageError
+from deconvseg.network.checkpoint import load_network, save_network
+from deconvseg.proposals.cache import cache_proposals
+from deconvseg.segmenter import Segmenter
+from deconvseg.training.plan import Plan, Sources, check_plan, digest, plan_training
+from deconvseg.training.recipe import Recipe
+from deconvseg.training.reporter import Reporter
+from deconvseg.training.run import Start, run_training
+
+from .conftest import HEADER, small_network
+from .test_loop import RECIPE_FILE, metrics
+
+CLASSES = {"ground": "#101010", "disc": "#ff8000", "square": "#0080ff"}
+NETWORK = RECIPE_FILE + "learning_rate = 5e-3\nencoder_learning_rate = 5e-3\nema = 0.9\nwarmup_steps = 20\n"
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Own data: discs and squares in noise, masks in RGB."""
+    root = tmp_path_factory.mktemp("own")
+    for folder in ("images", "masks"):
+        (root / folder).mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        width, height = rng.integers(60, 90, 2).tolist()
+        photo = Image.fromarray(rng.integers(90, 140, (height, width, 3), dtype=np.uint8))
+        mask = Image.new("RGB", (width, height), CLASSES["ground"])
+        side = int(rng.integers(26, 40))
+        x, y = int(rng.integers(0, width - side)), int(rng.integers(0, height - side))
+        for canvas, fill in ((photo, ("#dc2828", "#283cdc")[i % 2]), (mask, [*CLASSES.values()][i % 2 + 1])):
+            draw = ImageDraw.Draw(canvas)
+            (draw.rectangle if i % 2 else draw.ellipse)((x, y, x + side, y + side), fill=fill)
+        photo.save(root / f"images/{i:02}.png")
+        mask.save(root / f"masks/{i:02}.png")
+    classes = [f'[[classes]]\nname = "{name}"\ncolor = "{color}"' for name, color in CLASSES.items()]
+    (root / "dataset.toml").write_text("\n".join(['[splits]\nval = 0.25\ntrain = "rest"', *classes]))
+    return root
+
+
+def plan_of(root: Path, tmp_path: Path, text: str = NETWORK, **overrides: object) -> Plan:
+    path = tmp_path / "recipe.toml"
+    path.write_text(text)
+    return plan_training(Sources(data=root), path, overrides, None)
+
+
+def start(plan: Plan, out: Path, begin: Start | None = None, **options: object) -> list[Path]:
+    return run_training(plan, digest(check_plan(plan)), begin or Start(), out, device="cpu", **options)  # type: ignore[arg-type]
+
+
+class Told(Reporter):
+    """Remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.begun: list[Path] = []
+
+    def begin(self, folder: Path, recipe: Recipe, device: str) -> None:
+        self.begun.append(folder)
+
+    def note(self, line: str) -> None:
+        self.notes.append(line)
+
+
+def test_own_classes_are_learned_and_the_file_segments_with_their_names_and_colours(
+    own: Path, tmp_path: Path
+) -> None:
+    text = NETWORK.replace("crop_size = 32", "crop_size = 64").replace("[1, 1, 1, 1]", "[1, 1, 1, 1, 1]")
+    text = text.replace("16, 16]", "32, 32]").replace("ema = 0.9", "ema = 0.95")
+    text += "object_share = 0.4\nwhole_share = 0.4\n"
+    changes = {
+        "steps": 300,
+        "bottleneck": 32,
+        "batch_size": 16,
+        "checkpoint_minutes": 5.0,
+        "validate_every": 100,
+    }
+    plan = plan_of(own, tmp_path, text, **changes)
+    (folder,) = start(plan, tmp_path / "run")
+    assert max(line.get("val_whole_image_miou", 0) for line in metrics(folder)) > 0.9
+    segmenter = Segmenter(folder / "best.safetensors", proposals=0, crf=False)
+    example = plan.validation.examples[0]
+    result = segmenter.segment(example.image)
+    assert result.classes == tuple(CLASSES)
+    assert result.palette == ((16, 16, 16), (255, 128, 0), (0, 128, 255))
+    assert (result.labels == plan.validation.read(example)[1]).mean() > 0.95
+
+    document = json.loads((folder / "run.json").read_text())
+    assert document["recipe"]["steps"] == 300
+    assert document["data"]["photos"] == len(plan.names)
+    assert document["data"]["sha256"] == digest(check_plan(plan))
+    assert document["versions"]["torch"] == torch.__version__
+    for figure in ("curves.png", "validation.png"):
+        assert min(Image.open(folder / figure).size) > 200
+
+
+STAGES = """
+[stage1]
+label = "object"
+object_share = 0.8
+steps = 4
+[stage2]
+crop_size = 64
+object_share = 0.2
+proposal_share = 0.6
+overlap = 0.3
+steps = 3
+"""
+
+
+def test_two_stages_follow_each_other_and_each_can_be_taken_up_again(own: Path, tmp_path: Path) -> None:
+    plan = plan_of(own, tmp_path, NETWORK.replace("steps = 120\n", "") + STAGES)
+    assert plan.needs_proposals
+    out, told = tmp_path / "run", Told()
+    with pytest.raises(UsageError, match="give their file with --proposals"):
+        start(plan, tmp_path / "none")
+    cache_proposals(plan.photos, tmp_path / "p.npz")
+    begin = Start(proposals=tmp_path / "p.npz")
+    folders = start(plan, out, begin, reporter=told)
+    assert folders == told.begun == [out / "stage1", out / "stage2"]
+    assert [metrics(folder)[-1]["step"] for folder in folders] == [4, 3]
+    assert load_network(folders[1] / "last.safetensors")[0].crop_size == 64
+    assert json.loads((folders[1] / "run.json").read_text())["init"] == str(out / "stage1/best.safetensors")
+    with pytest.raises(UsageError, match="it holds a run already; add --resume"):
+        start(plan, out, begin)
+    longer = replace(plan, stages={**plan.stages, "stage2": replace(plan.stages["stage2"], steps=5)})
+    assert start(longer, out, begin, resume=True) == folders
+    assert [metrics(folder)[-1]["step"] for folder in folders] == [4, 5]
+
+
+def test_stage_2_alone_needs_stage_1_or_a_network(own: Path, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(NETWORK.replace("steps = 120\n", "") + STAGES.replace("proposal_share = 0.6\n", ""))
+    plan = plan_training(Sources(data=own), path, {}, "2")
+    with pytest.raises(UsageError, match="run --stage 1 first, or give a network with --init"):
+        start(plan, tmp_path / "run")
+    save_network(tmp_path / "n.safetensors", small_network(), HEADER)
+    assert start(plan, tmp_path / "run", Start(init=tmp_path / "n.safetensors")) == [tmp_path / "run/stage2"]
+
+
+def test_a_network_for_other_classes_keeps_all_but_its_last_layer(
+    own: Path, tmp_path: Path, tiny_network: Path
+) -> None:
+    told = Told()
+    plan = plan_of(own, tmp_path, steps=1, learning_rate=0.0, encoder_learning_rate=0.0, ema=0.0)
+    plan = replace(plan, stages={"": replace(plan.stages[""], encoder_learning_rate=0.0, steps=1)})
+    (folder,) = start(plan, tmp_path / "run", Start(init=tiny_network), reporter=told)
+    assert any("made for other classes" in note for note in told.notes)
+    before, after = (load_network(path)[0] for path in (tiny_network, folder / "last.safetensors"))
+    assert after.seg_score.out_channels == 3
+    assert torch.equal(after.fc7.conv.weight, before.fc7.conv.weight)
+
+
+def test_a_resumed_run_must_be_the_same_run(own: Path, tmp_path: Path) -> None:
+    plan = plan_of(own, tmp_path, steps=2)
+    out = tmp_path / "run"
+    with pytest.raises(UsageError, match="there is no run to resume"):
+        start(plan, out, resume=True)
+    start(plan, out)
+    other = plan_of(own, tmp_path, steps=2, seed=9)
+    with pytest.raises(UsageError, match="this run has other seed"):
+        start(other, out, resume=True)
+    with pytest.raises(UsageError, match="photos or masks have changed"):
+        run_training(plan, "another digest", Start(), out, device="cpu", resume=True)
+    with (
+        filelock.FileLock(out / ".lock"),
+        pytest.raises(UsageError, match="another process is training there"),
+    ):
+        start(plan, out, resume=True)
+    (out / "run.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"run\.json: cannot be read"):
+        start(plan, out, resume=True)
+
+
+def test_a_recipe_that_describes_no_network_is_told(own: Path, tmp_path: Path) -> None:
+    plan = plan_of(own, tmp_path, NETWORK.replace("[8, 16, 16, 16, 16]", "[8, 16]"))
+    with pytest.raises(UsageError, match="describes no network"):
+        start(plan, tmp_path / "run")
+
+
+def test_soft_labels_teach(
+    own: Path, tmp_path: Path, make_scores: Callable[[Path, Sequence[str]], Path]
+) -> None:
+    """With scores that call everything a disc, the network calls more of the photo a disc."""
+    plan = plan_of(own, tmp_path, steps=30)
+    scores = make_scores(tmp_path / "scores", plan.names)
+    shares = []
+    for name, begin, weight in (("plain", Start(), 0.0), ("soft", Start(scores=scores), 5.0)):
+        weighted = replace(plan, stages={"": replace(plan.stages[""], scores_weight=weight)})
+        (folder,) = start(weighted, tmp_path / name, begin)
+        labels = Segmenter(folder / "last.safetensors", proposals=0, crf=False).segment(
+            np.full((64, 64, 3), 115, np.uint8)
+        )
+        shares.append(labels.class_shares().get("disc", 0.0))
+    assert shares[1] > 0.9 > shares[0]
+
+
+@pytest.fixture
+def make_scores() -> Callable[[Path, Sequence[str]], Path]:
+    def make(folder: Path, names: Sequence[str]) -> Path:
+        folder.mkdir()
+        probabilities = np.zeros((3, 20, 30), np.float16)
+        probabilities[1] = 1
+        for name in names:
+            np.savez(folder / f"{name}.scores.npz", probabilities=probabilities, classes=np.array([*CLASSES]))
+        return folder
+
+    return make

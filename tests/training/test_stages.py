@@ -1,0 +1,159 @@
+"""Crops of a step: always the same, classes equally often, labelled as each stage wants it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from deconvseg.data.crops import ImageStore
+from deconvseg.data.proposals import ProposalFile
+from deconvseg.errors import DataError
+from deconvseg.training.loop import TrainingData
+from deconvseg.training.stages import CropSampler, jitter_colours, object_regions, proposal_regions
+
+from .conftest import CPU, RECIPE
+
+EXACT = replace(
+    RECIPE,
+    object_share=1.0,
+    whole_share=0.0,
+    scale_jitter=1.0,
+    shift_jitter=0.0,
+    colour_jitter=0.0,
+    mirror=False,
+)
+
+
+def proposals(boxes: dict[str, list[list[float]]], height: int, width: int) -> ProposalFile:
+    counts = np.cumsum([0, *map(len, boxes.values())])
+    flat = np.array([box for some in boxes.values() for box in some], np.float32).reshape(-1, 4)
+    sizes = np.tile(np.array([[height, width]], np.int32), (len(boxes), 1))
+    return ProposalFile(Path("p.npz"), {name: i for i, name in enumerate(boxes)}, sizes, counts, flat)
+
+
+@pytest.fixture
+def two_dogs() -> ImageStore:
+    """One photo, 64x64, red; class 1 at the left and at the right, class 2 between them, a void line."""
+    mask = np.zeros((64, 64), np.uint8)
+    mask[10:30, 2:18] = 1
+    mask[10:30, 44:60] = 1
+    mask[12:28, 20:40] = 2
+    mask[31] = 255
+    image = np.zeros((64, 64, 3), np.uint8)
+    image[..., 0] = 200
+    return ImageStore.load([(image, mask)], 1, 64)
+
+
+def test_a_steps_batch_is_always_the_same_and_others_differ(shapes: TrainingData) -> None:
+    sampler, again = (CropSampler(shapes.store, RECIPE, CPU) for _ in range(2))
+    first, second = sampler.batch(5), again.batch(5)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert not torch.equal(first.crops, sampler.batch(6).crops)
+
+
+def test_parts_of_a_batch_are_the_batch(shapes: TrainingData) -> None:
+    sampler = CropSampler(shapes.store, replace(RECIPE, label="object"), CPU)
+    whole, parts = sampler.batch(3), [sampler.batch(3, slice(k, k + 4)) for k in (0, 4, 8, 12)]
+    for field, together in zip(whole, zip(*parts, strict=True), strict=True):
+        assert torch.equal(field, torch.cat(together))
+
+
+def test_classes_are_drawn_equally_often(shapes: TrainingData) -> None:
+    sampler = CropSampler(shapes.store, EXACT, CPU)
+    # The middle of an object-centred crop is the object: discs and squares come equally often.
+    middle = torch.cat([sampler.batch(step).labels[:, 16, 16] for step in range(40)])
+    counts = torch.bincount(middle, minlength=3)
+    assert counts[0] == 0
+    assert abs(counts[1] / counts.sum() - 0.5) < 0.08
+
+
+def test_stage_1_labels_the_object_alone(two_dogs: ImageStore) -> None:
+    everything = CropSampler(two_dogs, replace(EXACT, enlarge=5.0), CPU).batch(0)
+    alone = CropSampler(two_dogs, replace(EXACT, enlarge=5.0, label="object"), CPU).batch(0)
+    assert torch.equal(everything.crops, alone.crops)
+    assert torch.equal(everything.labels == 255, alone.labels == 255)
+    for labels, boxes in zip(alone.labels, alone.boxes, strict=True):
+        kept = labels[(labels > 0) & (labels < 255)]
+        centre = float((boxes[0] + boxes[2]) / 2)
+        assert kept.unique().tolist() == [1 if centre in (10, 52) else 2]
+        columns = torch.nonzero(((labels > 0) & (labels < 255)).any(0))[:, 0]
+        x = boxes[0] + (columns + 0.5) / 32 * (boxes[2] - boxes[0])
+        assert float(x.max() - x.min()) < 21  # one of the two dogs, not both
+    assert any(set(labels.unique().tolist()) >= {0, 1, 2} for labels in everything.labels)
+
+
+def test_boxes_are_enlarged_and_squared_or_stretched(two_dogs: ImageStore) -> None:
+    sides = {}
+    for square in (True, False):
+        batch = CropSampler(two_dogs, replace(EXACT, square=square), CPU).batch(0)
+        sides[square] = {
+            tuple(s) for s in (batch.boxes[:, 2:] - batch.boxes[:, :2]).round(decimals=3).tolist()
+        }
+    assert sides[True] == {(24.0, 24.0)}  # 1.2 x the longer side, 20 for both kinds
+    assert {tuple(round(v, 1) for v in s) for s in sides[False]} == {(19.2, 24.0), (24.0, 19.2)}
+
+
+def test_a_window_lies_anywhere_inside_the_box(two_dogs: ImageStore) -> None:
+    recipe = replace(EXACT, window=0.5)
+    boxes = torch.cat([CropSampler(two_dogs, recipe, CPU).batch(step).boxes for step in range(30)])
+    assert torch.allclose(boxes[:, 2:] - boxes[:, :2], torch.tensor(12.0))
+    outer = CropSampler(two_dogs, EXACT, CPU).objects.boxes
+    offset = (boxes[:, 0] - (10 - 12)).abs().amin(), (boxes[:, 1] - (20 - 12)).abs().amin()
+    assert max(offset) < 1  # the left dog's box begins at -2, 8, and some windows with it
+    assert len(outer) == 3
+    assert boxes[:, 1].min() >= 8 - 1e-3
+    assert boxes[:, 3].max() <= 32 + 1e-3
+
+
+def test_proposals_are_those_that_overlap_an_object(two_dogs: ImageStore) -> None:
+    # In pixels of the photo at twice the size it is stored at.
+    boxes = proposals(
+        {"a": [[0, 0, 128, 128], [4, 20, 36, 60], [4, 20, 36, 100], [88, 20, 120, 58], [40, 24, 80, 50]]},
+        128,
+        128,
+    )
+    found = [[(1, (2, 10, 18, 30)), (2, (20, 12, 40, 28)), (1, (44, 10, 60, 30))]]
+    regions = proposal_regions(found, two_dogs.sizes, ["a"], boxes, 0.5)
+    assert regions.boxes.tolist() == [[2, 10, 18, 30], [2, 10, 18, 50], [44, 10, 60, 29], [20, 12, 40, 25]]
+    assert regions.number.tolist() == [1, 1, 3, 2]
+    assert regions.counts.tolist() == [3, 1]
+    assert len(proposal_regions(found, two_dogs.sizes, ["a"], boxes, 0.6)) == 3
+    assert len(object_regions(found)) == 3
+
+
+def test_stage_2_draws_them_with_all_labels(two_dogs: ImageStore) -> None:
+    boxes = proposals({"a": [[2, 10, 18, 30], [20, 12, 40, 28]]}, 64, 64)
+    recipe = replace(EXACT, object_share=0.0, proposal_share=1.0)
+    batch = CropSampler(two_dogs, recipe, CPU, ["a"], boxes).batch(0)
+    centres = ((batch.boxes[:, 0] + batch.boxes[:, 2]) / 2).tolist()
+    assert set(centres) == {10.0, 30.0}
+    assert 5 <= centres.count(10.0) <= 11  # two classes, equally often in 16
+    assert batch.labels.unique().tolist() == [0, 1, 2, 255]
+    with pytest.raises(DataError, match="there are none"):
+        CropSampler(two_dogs, recipe, CPU)
+    with pytest.raises(DataError, match=r"no proposal overlaps an object by 0\.9"):
+        far = proposals({"a": [[0, 0, 64, 64]]}, 64, 64)
+        CropSampler(two_dogs, replace(recipe, overlap=0.9), CPU, ["a"], far)
+
+
+def test_masks_without_objects_are_refused() -> None:
+    store = ImageStore.load([(np.zeros((40, 40, 3), np.uint8), np.zeros((40, 40), np.uint8))], 1, 64)
+    with pytest.raises(DataError, match="nothing to learn"):
+        CropSampler(store, RECIPE, CPU)
+
+
+def test_photos_of_a_step_are_named(shapes: TrainingData) -> None:
+    sampler = CropSampler(shapes.store, RECIPE, CPU, shapes.names)
+    batch = sampler.batch(7)
+    assert sampler.photos(7) == sorted({shapes.names[i] for i in batch.photo.tolist()})
+
+
+def test_colour_jitter_by_hand() -> None:
+    crops = torch.tensor([100.0, 50.0, 30.0]).view(1, 3, 1, 1).expand(2, 3, 4, 4)
+    one, half = torch.ones(2, 1, 1, 1), torch.full((2, 1, 1, 1), 0.5)
+    torch.testing.assert_close(jitter_colours(crops, one, one, one), crops)
+    assert jitter_colours(crops, half, one, one)[0, :, 0, 0].tolist() == [50, 25, 15]
+    assert jitter_colours(crops, one, one, 0 * one)[0, :, 0, 0].tolist() == [60, 60, 60]
+    assert jitter_colours(crops, 5 * one, one, one).max() == 255
