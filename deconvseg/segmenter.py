@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import time
 from collections.abc import Iterator
@@ -101,6 +102,17 @@ class Segmenter:
             MissingDependencyError: OpenCV without ximgproc.
         """
         self._ready()
+
+    def proposing(self, count: int) -> Segmenter:
+        """A copy, not yet loaded, that looks at `count` regions besides the whole photo."""
+        other = copy.copy(self)
+        other.proposals = count
+        return other
+
+    @property
+    def header(self) -> NetworkHeader:
+        """What the network's file says of itself."""
+        return self._ready().header
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ import typer
 
 from deconvseg import __version__
 from deconvseg.cli import console
+from deconvseg.cli.eval import EXAMPLES as EVAL_EXAMPLES
 from deconvseg.cli.eval import evaluate
 from deconvseg.cli.segment import EXAMPLES, segment
 from deconvseg.cli.train import EXAMPLES as TRAIN_EXAMPLES
@@ -20,7 +21,7 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", pretty_exceptio
 app.command(epilog=EXAMPLES)(segment)
 app.command(epilog=TRAIN_EXAMPLES)(train)
 app.command("train-edges")(train_edges)
-app.command("eval")(evaluate)
+app.command("eval", epilog=EVAL_EXAMPLES)(evaluate)
 app.add_typer(weights, name="weights")
 
 

@@ -1,110 +1,289 @@
-"""`deconvseg eval`: measure a network on a data set's split."""
+"""`deconvseg eval`: measure a network, or predictions made elsewhere, on a data set's split."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from deconvseg.cli import console
+from deconvseg.cli.scores import EvalProgress, print_scores, print_tuned
+from deconvseg.errors import UsageError
+
+if TYPE_CHECKING:
+    from deconvseg.evaluation.truth import Truth
+    from deconvseg.segmenter import Segmenter
+
+TUNING_SAMPLE = 60
+"""Photos that --tune-crf takes if --limit does not say."""
+WHAT, RESULT, NETWORK, STEPS, RUN = (
+    "What is measured",
+    "Results",
+    "Network",
+    "Proposals and postprocessing",
+    "Run",
+)
+
+EXAMPLES = """[bold]Examples[/bold]
+
+deconvseg eval --voc-root VOC2012
+
+deconvseg eval --voc-root VOC2012 --ablate --report report/    [dim]again after a stop: goes on[/dim]
+
+deconvseg eval --data mine/ --weights run/best.safetensors
+
+deconvseg eval --voc-root VOC2012 --predictions masks/ --json
+
+deconvseg eval --voc-root VOC2012 --tune-crf -o tuned.safetensors
+
+[bold]Exit codes[/bold]
+
+0 all done; 1 an unforeseen error; 2 usage, or data that cannot be scored; 130 interrupted"""
 
 
 def evaluate(
     voc_root: Annotated[
-        Path, typer.Option(metavar="DIR", help="Folder with JPEGImages, SegmentationClass, ImageSets.")
-    ],
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder with JPEGImages, SegmentationClass, ImageSets.",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Your own data: photos, masks and a dataset.toml that says what is what.",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
     split: Annotated[
-        str, typer.Option(metavar="NAME", help="List in ImageSets/Segmentation to score.")
+        str,
+        typer.Option(metavar="NAME", help="Which of its lists to score.", rich_help_panel=WHAT),
     ] = "val",
     limit: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Score an evenly spread, fixed sample of N photos.")
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Take an evenly spread, fixed sample of N photos.", rich_help_panel=WHAT
+        ),
+    ] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Score the label PNGs NAME.png there, palette or grey, and run nothing.",
+            rich_help_panel=WHAT,
+        ),
     ] = None,
     ablate: Annotated[
-        bool, typer.Option("--ablate", help="Score fewer proposals and no CRF as well.")
+        bool,
+        typer.Option(
+            "--ablate",
+            help="Score the whole photo alone, 10, 25, 50 and 100 proposals, without and with CRF, as well.",
+            rich_help_panel=WHAT,
+        ),
     ] = False,
-    weights: Annotated[str, typer.Option(metavar="NAME|FILE", help="Network.")] = "default",
-    proposals: Annotated[int, typer.Option(min=0, metavar="N", help="Regions besides the photo.")] = 50,
-    min_side: Annotated[int, typer.Option(min=1, metavar="PX", help="Shortest side of a region.")] = 112,
-    fusion: Annotated[str, typer.Option(metavar="max|mean", help="How regions are put together.")] = "max",
-    crf: Annotated[bool, typer.Option("--crf/--no-crf", help="Sharpen with the dense CRF.")] = True,
-    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")] = "auto",
+    tune_crf: Annotated[
+        bool,
+        typer.Option(
+            "--tune-crf",
+            help=f"Search the CRF's parameters on {TUNING_SAMPLE} photos (or --limit), write them with -o.",
+            rich_help_panel=WHAT,
+        ),
+    ] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Write report.html, report.json, per_class.csv, per_image.csv and the labels there. A "
+            "stopped run goes on from it; without it nothing is kept.",
+            rich_help_panel=RESULT,
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="Copy of the network, tuned.", rich_help_panel=RESULT
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Replace other results in the way.", rich_help_panel=RESULT),
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=RESULT)
+    ] = False,
+    weights: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME|FILE", help="Network, by name or as a .safetensors.", rich_help_panel=NETWORK
+        ),
+    ] = "default",
+    device: Annotated[
+        str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.", rich_help_panel=NETWORK)
+    ] = "auto",
     precision: Annotated[
-        str, typer.Option(metavar="auto|fp32|bf16|fp16", help="Number format to compute in.")
+        str,
+        typer.Option(
+            metavar="auto|fp32|bf16|fp16", help="Number format to compute in.", rich_help_panel=NETWORK
+        ),
     ] = "auto",
     batch_size: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Regions at a time. Left out: what suits the device."),
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Regions at a time. Left out: what suits the device.",
+            rich_help_panel=NETWORK,
+        ),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="CPU threads. Left out: all cores.")
+        int | None,
+        typer.Option(min=1, metavar="N", help="CPU threads. Left out: all cores.", rich_help_panel=NETWORK),
     ] = None,
+    proposals: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Regions besides the photo.", rich_help_panel=STEPS)
+    ] = 50,
+    min_side: Annotated[
+        int, typer.Option(min=1, metavar="PX", help="Shortest side of a region.", rich_help_panel=STEPS)
+    ] = 112,
+    fusion: Annotated[
+        str, typer.Option(metavar="max|mean", help="How regions are put together.", rich_help_panel=STEPS)
+    ] = "max",
+    crf: Annotated[
+        bool, typer.Option("--crf/--no-crf", help="Sharpen with the dense CRF.", rich_help_panel=STEPS)
+    ] = True,
     forest: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Edge forest, instead of the shipped one.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Edge forest, instead of the shipped one.", rich_help_panel=STEPS),
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, metavar="N", help="Processes.")] = 1,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+    workers: Annotated[int, typer.Option(min=1, metavar="N", help="Processes.", rich_help_panel=RUN)] = 1,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Say nothing but errors.", rich_help_panel=RUN)
+    ] = False,
     debug: console.DebugOption = False,
 ) -> int:
     """Score a network on a split: each photo at its own size, pixels pooled over the set, void left out.
 
     Mean IoU is the mean over the classes that occur in truth or prediction.
     """
-    from deconvseg.errors import UsageError
-    from deconvseg.evaluation.run import evaluate as run
-    from deconvseg.network.memory import reuse_freed_memory
-    from deconvseg.segmenter import Segmenter
+    root = voc_root or data
+    if root is None or (voc_root and data):
+        raise UsageError("name the data set: --voc-root DIR for VOC's layout, or --data DIR for your own")
+    _refuse_contradictions(
+        predictions=predictions, ablate=ablate, tune_crf=tune_crf, report=report, output=output
+    )
+    from deconvseg.evaluation.truth import open_truth
 
     if fusion not in ("max", "mean"):
         raise UsageError(f"--fusion {fusion}: unknown rule; use max or mean")
-    segmenter = Segmenter(
-        weights,
-        proposals=proposals,
-        min_side=min_side,
-        fusion=fusion,  # type: ignore[arg-type]
-        crf=crf,
-        device=device,
-        precision=precision,
-        batch_size=batch_size,
-        threads=threads,
-        forest=forest,
-    )
+    truth = open_truth(root, split, limit or (TUNING_SAMPLE if tune_crf else None))
+    if len(truth.examples) < truth.photos and not quiet:
+        console.say(f"a sample: {len(truth.examples)} of the {truth.photos} photos of {split}, evenly spread")
+
+    from deconvseg.evaluation.run import evaluate as run
+    from deconvseg.evaluation.subject import Network, Predictions, Subject
+    from deconvseg.segmenter import Segmenter
+
+    subject: Subject
+    if predictions:
+        folder = Predictions(predictions)
+        folder.refuse_missing(truth.examples)
+        subject = folder
+    else:
+        segmenter = Segmenter(
+            weights,
+            proposals=proposals,
+            min_side=min_side,
+            fusion=fusion,  # type: ignore[arg-type]
+            crf=crf,
+            device=device,
+            precision=precision,
+            batch_size=batch_size,
+            threads=threads,
+            forest=forest,
+        )
+        _load(segmenter, weights, quiet=quiet)
+        if tune_crf:
+            assert output is not None
+            return _tune(segmenter, weights, truth, output, overwrite, workers, as_json, quiet)
+        subject = Network(segmenter, ablate=ablate)
+    try:
+        with EvalProgress(wanted=not quiet) as progress:
+            evaluation = run(
+                subject, truth, folder=report, overwrite=overwrite, workers=workers, progress=progress.show
+            )
+    except KeyboardInterrupt:
+        kept = "finished photos are kept, run the same again to go on" if report else "nothing is kept"
+        console.error(f"interrupted; {kept}")
+        return console.INTERRUPTED
+    from deconvseg.evaluation.report import summarise, write_report
+
+    summary = summarise(evaluation, None if predictions else weights)
+    if report:
+        write_report(evaluation, summary, report)
+        if not quiet:
+            console.say(f"report: {report / 'report.html'}")
+    if as_json:
+        print(json.dumps(summary, indent=2, allow_nan=False))
+    else:
+        print_scores(summary)
+    return console.DONE
+
+
+def _refuse_contradictions(
+    *, predictions: Path | None, ablate: bool, tune_crf: bool, report: Path | None, output: Path | None
+) -> None:
+    if predictions and (ablate or tune_crf):
+        raise UsageError("--predictions runs no network; leave out --ablate and --tune-crf")
+    if tune_crf and (ablate or report):
+        raise UsageError("--tune-crf writes a network and no report; leave out --ablate and --report")
+    if tune_crf and not output:
+        raise UsageError("--tune-crf: name the tuned copy of the network with -o FILE")
+    if output and not tune_crf:
+        raise UsageError("-o is for --tune-crf; results go to standard output or --report DIR")
+
+
+def _load(segmenter: Segmenter, weights: str, *, quiet: bool) -> None:
+    from deconvseg.network.memory import reuse_freed_memory
+
     reuse_freed_memory()
     segmenter.load()
-    for note in segmenter.notes:
-        console.say(f"note: {note}")
-    bar = None
+    if not quiet:
+        console.say(f"network {weights} on {segmenter.device}, {segmenter.precision}")
+        for note in segmenter.notes:
+            console.say(f"note: {note}")
 
-    def progress(done: int, total: int) -> None:
-        nonlocal bar
-        if bar is None:
-            bar = console.Progress(total, wanted=not quiet).__enter__()
-        bar.step()
 
-    try:
-        report = run(
-            segmenter,
-            voc_root,
-            split,
-            limit=limit,
-            ablate=ablate,
-            workers=workers,
-            progress=progress,
-        )
-    finally:
-        if bar is not None:
-            bar.__exit__()
-    report = {"weights": weights, **report}
+def _tune(
+    segmenter: Segmenter,
+    weights: str,
+    truth: Truth,
+    output: Path,
+    overwrite: bool,
+    workers: int,
+    as_json: bool,
+    quiet: bool,
+) -> int:
+    from deconvseg.evaluation.tune import tune_crf
+    from deconvseg.weights import network_file
+
+    source = network_file(weights)
+    if output.exists() and (not overwrite or output.samefile(source)):
+        raise UsageError(f"{output}: exists; give another -o FILE, or --overwrite if it is not the network")
+    result = tune_crf(
+        segmenter,
+        source,
+        truth,
+        output,
+        workers=workers,
+        progress=(lambda text: None) if quiet else console.say,
+    )
     if as_json:
-        print(json.dumps(report, indent=2, allow_nan=False))
+        print(json.dumps(result, indent=2, allow_nan=False))
         return console.DONE
-    for name, value in report["rows"].items():
-        print(f"{value:.4f}  mean IoU, {name}")
-    print(f"{report['pixel_accuracy']:.4f}  pixel accuracy")
-    print(f"{report['mean_accuracy']:.4f}  mean accuracy")
-    print(f"{report['images']} photos of {split}, {report['seconds_per_image']:.2f} s each")
-    for name, value in report["per_class_iou"].items():
-        print(f"{'-     ' if value is None else format(value, '.4f')}  {name}")
+    print_tuned(result)
     return console.DONE

@@ -16,34 +16,43 @@ def confusion_matrix(truth: NDArray[np.uint8], found: NDArray[np.uint8], classes
 
     Args:
         truth: uint8, class indices and 255.
-        found: uint8 of the same shape, class indices.
+        found: uint8 of the same shape, class indices; where the truth is void any value will do.
         classes: C.
 
     Raises:
-        ValueError: the shapes differ.
+        ValueError: the shapes differ, or a counted pixel of `found` is no class.
     """
     if truth.shape != found.shape:
         raise ValueError(f"truth is {truth.shape}, prediction {found.shape}: they must have one size")
     valid = truth != VOID
-    pairs = truth[valid].astype(np.int64) * classes + found[valid]
+    predicted = found[valid]
+    if predicted.size and predicted.max() >= classes:
+        raise ValueError(f"prediction holds {predicted.max()}; the classes are 0..{classes - 1}")
+    pairs = truth[valid].astype(np.int64) * classes + predicted
     return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Figures of one confusion matrix; shares from 0 to 1, None for a class that occurs in neither map.
+    """Figures of one confusion matrix; shares from 0 to 1.
 
     Attributes:
-        per_class_iou: true positives over the union of truth and prediction.
+        per_class_iou: true positives over the union of truth and prediction; None for a class that occurs in
+            neither.
         mean_iou: mean over the classes that occur in the union.
+        voc_mean_iou: mean over all classes, one that occurs in neither counting 0, as the VOC 2012
+            development kit (`VOCevalseg.m`) has it. Equals `mean_iou` on sets where every class occurs.
         pixel_accuracy: right pixels over counted pixels.
         mean_accuracy: mean over the classes in the truth of the share of their pixels found.
+        frequency_weighted_iou: mean IoU, each class weighted by its share of the true pixels.
     """
 
     per_class_iou: dict[str, float | None]
     mean_iou: float
+    voc_mean_iou: float
     pixel_accuracy: float
     mean_accuracy: float
+    frequency_weighted_iou: float
 
     @classmethod
     def of(cls, confusion: NDArray[np.int64], classes: Sequence[str]) -> Scores:
@@ -52,19 +61,36 @@ class Scores:
         Raises:
             ValueError: the matrix counts no pixel.
         """
-        if confusion.sum() == 0:
+        total = confusion.sum()
+        if total == 0:
             raise ValueError("no pixel was counted: every one is void")
-        right = np.diag(confusion).astype(np.float64)
+        right = np.diag(confusion)
         true, found = confusion.sum(1), confusion.sum(0)
-        union = true + found - np.diag(confusion)
-        with np.errstate(invalid="ignore"):
-            iou, recall = right / union, right / true
+        iou, recall = share(right, true + found - right), share(right, true)
         return cls(
-            per_class_iou={
-                name: None if np.isnan(value) else float(value)
-                for name, value in zip(classes, iou, strict=True)
-            },
+            per_class_iou=by_name(classes, iou),
             mean_iou=float(np.nanmean(iou)),
-            pixel_accuracy=float(right.sum() / confusion.sum()),
+            voc_mean_iou=float(np.nan_to_num(iou).mean()),
+            pixel_accuracy=float(right.sum() / total),
             mean_accuracy=float(np.nanmean(recall)),
+            frequency_weighted_iou=float((np.nan_to_num(iou) * true).sum() / total),
         )
+
+
+def share(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
+    """`part / whole`, float64, NaN where the whole is 0."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(whole > 0, part / whole, np.nan)
+
+
+def by_name(classes: Sequence[str], values: NDArray[np.float64]) -> dict[str, float | None]:
+    """Values (C,) under the class names; None where there is none (NaN)."""
+    return {
+        name: None if np.isnan(value) else float(value) for name, value in zip(classes, values, strict=True)
+    }
+
+
+def mean(values: NDArray[np.float64]) -> float | None:
+    """Mean of what is not NaN, or None."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else None

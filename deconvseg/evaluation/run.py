@@ -1,159 +1,175 @@
-"""Scores a segmenter over a split of a data set, each photo at its own size."""
+"""Measures a network, or predictions made elsewhere, over a split: each photo at its own size."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from deconvseg.data.dataset import DataSet, Example, open_dataset
-from deconvseg.errors import DataError, UsageError
-from deconvseg.evaluation.metrics import Scores, confusion_matrix
-from deconvseg.network.memory import reuse_freed_memory
-from deconvseg.segmenter import WORKING_SIDE, Segmenter, enlarge, shrink
+from deconvseg.data.dataset import Example
+from deconvseg.data.masks import VOID
+from deconvseg.errors import DataError
+from deconvseg.evaluation.journal import Journal, Measured
+from deconvseg.evaluation.pool import pool
+from deconvseg.evaluation.subject import Step, Subject
+from deconvseg.evaluation.tally import Reference, Tally
+from deconvseg.evaluation.truth import Truth
+from deconvseg.images.read import has_size
+from deconvseg.images.write import write_labels
+from deconvseg.segmentation import Segmentation
 
-ABLATION = (0, 10, 25, 50)
-"""Numbers of proposals besides the whole photo that `--ablate` scores, below the full number."""
+PREDICTIONS = "predictions"
+"""Folder, in the report's, of the full setting's labels."""
+REPORT_FILES = ("report.html", "report.json", "per_class.csv", "per_image.csv")
 
-Row = dict[str, NDArray[np.int64]]
-"""A confusion matrix by the name of a setting."""
 
-Evaluate = Callable[[Segmenter, DataSet, Example], Row]
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured.
+
+    Attributes:
+        truth: the photos and their classes.
+        steps: the rows of the table.
+        full: the step that the headline figures are of.
+        settings: everything that can change a figure.
+        photos: counts of each photo, in the truth's order.
+        predictions: folder of the full setting's labels, `NAME.png`; None when they were not kept.
+    """
+
+    truth: Truth
+    steps: tuple[Step, ...]
+    full: Step
+    settings: dict[str, Any]
+    photos: tuple[Measured, ...]
+    predictions: Path | None
+
+    def total(self, step: Step) -> Tally:
+        """The counts of a step, over all photos."""
+        return sum((photo.rows[step.name] for photo in self.photos), Tally.empty(len(self.truth.classes)))
 
 
 def evaluate(
-    segmenter: Segmenter,
-    root: Path,
-    split: str,
+    subject: Subject,
+    truth: Truth,
     *,
-    limit: int | None = None,
-    ablate: bool = False,
+    folder: Path | None = None,
+    overwrite: bool = False,
     workers: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[str, Any]:
-    """Run and score a split.
+) -> Evaluation:
+    """Label and count every photo.
+
+    All counts are whole numbers, so the figures depend neither on `workers` nor on stops.
 
     Args:
-        segmenter: the setting to score; with `ablate` it proposes, and every row shares its work.
-        root: folder of any layout that `open_dataset` knows.
-        split: list of photos.
-        limit: score an evenly spread, fixed sample of that many photos.
-        ablate: score fewer proposals and no CRF as well, in one pass.
-        workers: processes; the figures do not depend on it.
-        progress: called with the photos done and their total.
-
-    Returns:
-        A JSON-able report; `mean_iou` and its neighbours are those of the full setting, the last of `rows`.
+        subject: what to measure.
+        truth: what to measure it against.
+        folder: keep the counts of each photo in `per_image.jsonl` there, and the labels of a network in
+            `predictions`; the photos found in it, unchanged and measured at the same settings, are not done
+            again.
+        overwrite: begin anew, whatever is in the folder.
+        workers: processes.
+        progress: called with the photos done and their total, first with those that were done before.
 
     Raises:
-        DataError: the data set is broken or of other classes than the network, or a mask does not fit its
-            photo.
+        DataError: a mask or prediction cannot be used, or all pixels are void.
         InputError: a photo cannot be read.
-        UsageError: `limit` or `workers` is not positive.
+        UsageError: the folder holds something else, or `workers` is not positive.
+        OutputError: the folder cannot be written to.
     """
-    if workers < 1 or (limit is not None and limit < 1):
-        raise UsageError("--workers and --limit take a number of at least 1")
-    dataset = open_dataset(root, split)
-    classes = segmenter.classes
-    if dataset.classes != classes:
-        raise DataError(
-            f"{dataset.source}: its classes ({', '.join(dataset.classes)}) are not the network's "
-            f"({', '.join(classes)}); score a network that was trained for them"
+    settings = {**subject.settings(), "split": truth.split, "classes": list(truth.classes)}
+    keep = folder / PREDICTIONS if folder and subject.folder is None else None
+    measure = _Measure(subject, truth, keep)
+    measured: dict[str, Measured] = {}
+    journal = None
+    if folder:
+        journal = Journal(
+            folder, settings, len(truth.classes), overwrite=overwrite, others=[*REPORT_FILES, PREDICTIONS]
         )
-    examples = dataset.examples
-    if limit is not None and limit < len(examples):
-        examples = tuple(examples[i * len(examples) // limit] for i in range(limit))
-        dataset = replace(dataset, examples=examples)
-    started = time.perf_counter()
-    totals: Row = {}
-    for done, row in enumerate(_rows(segmenter, dataset, _ablate if ablate else _full, workers), start=1):
-        for name, confusion in row.items():
-            totals[name] = totals[name] + confusion if name in totals else confusion
-        progress(done, len(examples))
-    seconds = time.perf_counter() - started
-    rows = {name: asdict(Scores.of(confusion, classes)) for name, confusion in totals.items()}
-    return {
-        **list(rows.values())[-1],
-        "images": len(examples),
-        "split": split,
-        "settings": segmenter.settings(),
-        "seconds_per_image": seconds / len(examples),
-        "rows": {name: scores["mean_iou"] for name, scores in rows.items()},
-    }
+        measured = {e.name: journal.done[e.name] for e in truth.examples if measure.is_done(e, journal.done)}
+    progress(len(measured), len(truth.examples))
+    missing = [example for example in truth.examples if example.name not in measured]
+    with pool(measure, workers) as run:
+        for photo in run(missing):
+            measured[photo.name] = photo
+            if journal:
+                journal.add(photo)
+            progress(len(measured), len(truth.examples))
+    evaluation = Evaluation(
+        truth,
+        subject.steps,
+        subject.full,
+        settings,
+        tuple(measured[example.name] for example in truth.examples),
+        subject.folder or keep,
+    )
+    if not evaluation.total(subject.full).confusion.any():
+        raise DataError(
+            f"{truth.examples[0].mask}: it and all other masks of split '{truth.split}' are void alone; "
+            "there is nothing to score"
+        )
+    return evaluation
 
 
-def _rows(segmenter: Segmenter, dataset: DataSet, step: Evaluate, workers: int) -> Iterator[Row]:
-    if workers == 1:
-        yield from (step(segmenter, dataset, example) for example in dataset.examples)
-        return
-    threads = max((os.cpu_count() or 1) // workers, 1)
-    # Spawned, not forked: a fork of a process whose thread pools run can hang.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, _start_worker, (segmenter, dataset, step, threads)) as pool:
-        yield from pool.map(_work, dataset.examples)
+@dataclass(frozen=True)
+class _Measure:
+    """Labels one photo and counts, in whatever process."""
+
+    subject: Subject
+    truth: Truth
+    keep: Path | None
+
+    def __call__(self, example: Example) -> Measured:
+        mask = self.truth.mask(example)
+        stamp = self.stamp(example)
+        reference = Reference(mask, len(self.truth.classes))
+        rows: dict[str, Tally] = {}
+        took: dict[str, float] = {}
+        for step, labels, seconds in self.subject.label(self.truth, example):
+            _check(labels, mask, self.subject.source(example), example.mask)
+            rows[step.name] = reference.tally(labels)
+            if step == self.subject.full:
+                took = seconds
+                self._write(example, labels)
+        height, width = mask.shape
+        return Measured(example.name, stamp, width, height, took, rows)
+
+    def is_done(self, example: Example, done: dict[str, Measured]) -> bool:
+        photo = done.get(example.name)
+        if photo is None or photo.stamp != self.stamp(example):
+            return False
+        return not self.keep or has_size(self.keep / f"{example.name}.png", photo.width, photo.height)
+
+    def stamp(self, example: Example) -> list[int]:
+        """Size and time of change of the prediction's or photo's file and the mask's."""
+        return [number for path in (self.subject.source(example), example.mask) for number in _state(path)]
+
+    def _write(self, example: Example, labels: NDArray[np.uint8]) -> None:
+        if self.keep:
+            segmentation = Segmentation(labels, self.truth.classes, self.truth.palette)
+            write_labels(segmentation, np.empty((0, 0, 3), np.uint8), self.keep / f"{example.name}.png")
 
 
-_worker: tuple[Segmenter, DataSet, Evaluate] | None = None
+def _state(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except OSError:  # whoever reads the file says what is wrong
+        return 0, 0
+    return status.st_size, status.st_mtime_ns
 
 
-def _start_worker(segmenter: Segmenter, dataset: DataSet, step: Evaluate, threads: int) -> None:
-    global _worker
-    reuse_freed_memory()
-    torch.set_num_threads(threads)
-    _worker = segmenter, dataset, step
-
-
-def _work(example: Example) -> Row:
-    assert _worker is not None
-    segmenter, dataset, step = _worker
-    return step(segmenter, dataset, example)
-
-
-def _full(segmenter: Segmenter, dataset: DataSet, example: Example) -> Row:
-    image, truth = dataset.read(example)
-    labels = segmenter.segment(image).labels
-    return {"full": confusion_matrix(truth, labels, len(segmenter.classes))}
-
-
-def _ablate(segmenter: Segmenter, dataset: DataSet, example: Example) -> Row:
-    image, truth = dataset.read(example)
-    small = shrink(image, WORKING_SIDE)
-    boxes = segmenter.propose(small)
-    fusion = segmenter.new_fusion(small)
-    row: Row = {}
-
-    def score(name: str, probabilities: NDArray[np.float32]) -> None:
-        labels, _ = enlarge(probabilities, truth.shape[0], truth.shape[1], keep=False)
-        row[name] = confusion_matrix(truth, labels, len(segmenter.classes))
-
-    most = segmenter.proposals
-    stops: dict[int, list[int]] = {}
-    for count in [*(fewer for fewer in ABLATION if fewer < most), most]:
-        stops.setdefault(min(count + 1, len(boxes)), []).append(count)
-    for used, (box, scores) in enumerate(segmenter.score(small, boxes), start=1):
-        fusion.add(scores, box)
-        if used not in stops:
-            continue
-        probabilities = fusion.probabilities().cpu().numpy()
-        for count in stops[used]:
-            score(_name(count), probabilities)
-        if segmenter.crf and not {0, most}.isdisjoint(stops[used]):
-            sharp = segmenter.sharpen(small, probabilities)
-            for count in {0, most}.intersection(stops[used]):
-                score(f"{_name(count)} + CRF", sharp)
-    last = f"{_name(most)} + CRF" if segmenter.crf else _name(most)
-    row[last] = row.pop(last)  # the full setting comes last
-    return row
-
-
-def _name(proposals: int) -> str:
-    return f"{proposals} proposals" if proposals else "whole photo"
+def _check(labels: NDArray[np.uint8], mask: NDArray[np.uint8], source: Path, mask_file: Path) -> None:
+    if labels.shape != mask.shape:
+        raise DataError(
+            f"{source}: is {labels.shape[1]}x{labels.shape[0]} pixels, its true mask {mask_file.name} "
+            f"{mask.shape[1]}x{mask.shape[0]}; make them one size (labels are not resized to be scored)"
+        )
+    if nowhere := int(np.count_nonzero((labels == VOID) & (mask != VOID))):
+        raise DataError(
+            f"{source}: {nowhere} pixels that count are {VOID}, which is no class; "
+            "a prediction names a class for every pixel"
+        )

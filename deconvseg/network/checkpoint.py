@@ -79,6 +79,33 @@ def save_network(path: Path, network: DeconvNet, header: NetworkHeader, storage:
         "order": "RGB",
         **asdict(header),
     }
+    _write(path, tensors, document)
+
+
+def copy_network(source: Path, target: Path, changes: Mapping[str, Any]) -> None:
+    """Copy a network file with some fields of its header replaced; its tensors stay as they are, bit for bit.
+
+    Args:
+        source: network file.
+        target: file to write.
+        changes: fields of `NetworkHeader` and their new values, fit for JSON.
+
+    Raises:
+        WeightsError: the source is no network file.
+        OutputError: the target cannot be written.
+    """
+    try:
+        with safe_open(source, framework="pt") as file:
+            document = _document(source, file.metadata())
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(
+            f"{source}: not a readable network file ({error}); fetch or train it again"
+        ) from error
+    _write(target, tensors, {**document, **changes})
+
+
+def _write(path: Path, tensors: dict[str, Tensor], document: Mapping[str, Any]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_bytes(save(tensors, {"deconvseg": json.dumps(document)}))

@@ -1,14 +1,25 @@
-"""Metrics: hand-computed 3x3 cases, VOC's rules, and an independent count on random masks."""
+"""Metrics: hand-computed 3x3 cases, VOC's rules, and torchmetrics on random masks."""
 
 import numpy as np
 import pytest
-from hypothesis import given
+import torch
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from torchmetrics.functional.classification import multiclass_confusion_matrix, multiclass_jaccard_index
 
 from deconvseg.evaluation.metrics import Scores, confusion_matrix
 
 NAMES = ("background", "cat", "dog")
+
+
+def masks(*values: int) -> st.SearchStrategy[np.ndarray]:
+    return arrays(np.uint8, (7, 5), elements=st.sampled_from(values))
+
+
+TRUTHS = st.one_of(masks(0, 1, 2, 255), masks(0, 255), masks(1), masks(0, 2))
+"""Random masks with void, without a class, and of one class."""
+FOUND = st.one_of(masks(0, 1, 2), masks(0), masks(2))
 
 
 def test_by_hand() -> None:
@@ -21,8 +32,10 @@ def test_by_hand() -> None:
     assert scores.per_class_iou["cat"] == pytest.approx(3 / 5)
     assert scores.per_class_iou["dog"] is None  # predicted on void alone: in neither map
     assert scores.mean_iou == pytest.approx((2 / 4 + 3 / 5) / 2)
+    assert scores.voc_mean_iou == pytest.approx((2 / 4 + 3 / 5 + 0) / 3)
     assert scores.pixel_accuracy == pytest.approx(5 / 7)
     assert scores.mean_accuracy == pytest.approx((2 / 3 + 3 / 4) / 2)
+    assert scores.frequency_weighted_iou == pytest.approx(3 / 7 * 2 / 4 + 4 / 7 * 3 / 5)
 
 
 def test_a_class_that_is_only_predicted_counts_as_zero() -> None:
@@ -34,21 +47,55 @@ def test_a_class_that_is_only_predicted_counts_as_zero() -> None:
     assert scores.mean_accuracy == pytest.approx(3 / 4)
 
 
-@given(
-    arrays(np.uint8, (7, 5), elements=st.sampled_from([0, 1, 2, 255])),
-    arrays(np.uint8, (7, 5), elements=st.integers(0, 2)),
-)
-def test_against_a_plain_count(truth: np.ndarray, found: np.ndarray) -> None:
-    confusion = confusion_matrix(truth, found, 3)
-    for t in range(3):
-        for f in range(3):
-            assert confusion[t, f] == sum(
-                (a, b) == (t, f) for a, b in zip(truth.flat, found.flat, strict=True)
-            )
+def test_figures_are_pooled_not_averaged_over_photos() -> None:
+    small = confusion_matrix(np.array([[1]], np.uint8), np.array([[0]], np.uint8), 2)
+    large = confusion_matrix(np.ones((3, 3), np.uint8), np.ones((3, 3), np.uint8), 2)
+    assert Scores.of(small + large, NAMES[:2]).per_class_iou["cat"] == pytest.approx(9 / 10)
 
 
-def test_sizes_must_agree_and_something_must_count() -> None:
+@settings(deadline=None)
+@given(TRUTHS, FOUND)
+def test_the_confusion_matrix_is_torchmetrics(truth: np.ndarray, found: np.ndarray) -> None:
+    want = multiclass_confusion_matrix(
+        torch.from_numpy(found).long(), torch.from_numpy(truth).long(), num_classes=3, ignore_index=255
+    )
+    assert confusion_matrix(truth, found, 3).tolist() == want.tolist()
+
+
+@settings(deadline=None)
+@given(TRUTHS.filter(lambda truth: bool((truth != 255).any())), FOUND)
+def test_iou_is_torchmetrics_where_a_class_occurs(truth: np.ndarray, found: np.ndarray) -> None:
+    scores = Scores.of(confusion_matrix(truth, found, 3), NAMES)
+    want = multiclass_jaccard_index(
+        torch.from_numpy(found).long(),
+        torch.from_numpy(truth).long(),
+        num_classes=3,
+        ignore_index=255,
+        average="none",
+    )
+    for value, other in zip(scores.per_class_iou.values(), want.tolist(), strict=True):
+        assert other == pytest.approx(value or 0, abs=1e-6)
+
+
+@given(TRUTHS.filter(lambda truth: bool((truth != 255).any())), FOUND)
+def test_vocs_rules(truth: np.ndarray, found: np.ndarray) -> None:
+    """Void locations are skipped; a class's accuracy is tp / (tp + fp + fn), and 0 where that is 0 / 0."""
+    pairs = [(t, f) for t, f in zip(truth.flat, found.flat, strict=True) if t < 255]
+    accuracies = []
+    for label in range(3):
+        both = sum(t == label and f == label for t, f in pairs)
+        either = sum(t == label or f == label for t, f in pairs)
+        accuracies.append(both / max(either, 1))
+    scores = Scores.of(confusion_matrix(truth, found, 3), NAMES)
+    assert scores.voc_mean_iou == pytest.approx(sum(accuracies) / 3)
+    assert scores.pixel_accuracy == pytest.approx(sum(t == f for t, f in pairs) / len(pairs))
+    assert scores.mean_iou >= scores.voc_mean_iou - 1e-12
+
+
+def test_what_cannot_be_scored_is_refused() -> None:
     with pytest.raises(ValueError, match="one size"):
         confusion_matrix(np.zeros((2, 2), np.uint8), np.zeros((2, 3), np.uint8), 2)
+    with pytest.raises(ValueError, match=r"holds 2; the classes are 0\.\.1"):
+        confusion_matrix(np.zeros((2, 2), np.uint8), np.full((2, 2), 2, np.uint8), 2)
     with pytest.raises(ValueError, match="every one is void"):
         Scores.of(np.zeros((3, 3), np.int64), NAMES)

@@ -1,5 +1,6 @@
 """Network files: what goes in comes out, and damaged ones are refused in one clear line."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from deconvseg.errors import OutputError, WeightsError
-from deconvseg.network.checkpoint import NetworkHeader, load_network, save_network
+from deconvseg.network.checkpoint import NetworkHeader, copy_network, load_network, save_network
 from deconvseg.network.deconvnet import DeconvNet
 
 HEADER = NetworkHeader(
@@ -168,3 +169,19 @@ def test_damaged_header(tmp_path: Path, good: bytes, changes: dict[str, object],
     rewritten(tmp_path / "n", good, **changes)
     with pytest.raises(WeightsError, match=message):
         load_network(tmp_path / "n")
+
+
+def test_a_copy_differs_in_the_header_alone(tiny_network: Path, tmp_path: Path) -> None:
+    small = tmp_path / "int8.safetensors"
+    save_network(small, *load_network(tiny_network), storage="int8")
+    target = tmp_path / "copy.safetensors"
+    copy_network(small, target, {"crf": {"colour_weight": 3.5}})
+    (old, before), (new, after) = load_network(small), load_network(target)
+    assert after == dataclasses.replace(before, crf={"colour_weight": 3.5})
+    assert abs(target.stat().st_size - small.stat().st_size) < 100
+    for name, tensor in old.state_dict().items():
+        assert torch.equal(tensor, new.state_dict()[name]), name
+    with pytest.raises(WeightsError, match="not a readable network file"):
+        copy_network(tmp_path / "none", target, {})
+    with pytest.raises(OutputError, match="cannot be written"):
+        copy_network(small, tmp_path / "none" / "copy.safetensors", {})

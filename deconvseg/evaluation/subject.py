@@ -1,0 +1,196 @@
+"""What is measured: a network at one or several settings, or a folder of finished predictions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deconvseg.data.dataset import Example
+from deconvseg.errors import DataError
+from deconvseg.evaluation.truth import Truth, check_classes
+from deconvseg.images.read import read_image
+from deconvseg.segmenter import WORKING_SIDE, Segmenter, enlarge, shrink
+
+ABLATION = (0, 10, 25, 50, 100)
+"""Numbers of proposals besides the whole photo that an ablation scores."""
+SHARPENED = (0, 10, 50)
+"""Those also scored with the CRF, which takes about as long as the network itself."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One row of the table: a setting of the way from photo to labels.
+
+    Attributes:
+        proposals: regions besides the whole photo; None for predictions made elsewhere.
+        crf: whether the dense CRF follows.
+    """
+
+    proposals: int | None
+    crf: bool = False
+
+    @property
+    def name(self) -> str:
+        """As the table shows it."""
+        if self.proposals is None:
+            return "predictions"
+        regions = f"{self.proposals} proposals" if self.proposals else "whole photo"
+        return regions + " + CRF" * self.crf
+
+
+Labelling = tuple[Step, NDArray[np.uint8], dict[str, float]]
+"""A step, its labels uint8 (H, W), and the seconds it took by part of the work."""
+
+
+class Subject(Protocol):
+    """What `evaluate` measures. It can be pickled to other processes."""
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The settings scored."""
+        ...
+
+    @property
+    def full(self) -> Step:
+        """The one of them that the headline figures are of."""
+        ...
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the predictions lie as `NAME.png`, if they are made already."""
+        ...
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that can change a label, fit for JSON."""
+        ...
+
+    def source(self, example: Example) -> Path:
+        """The file whose content the labels depend on."""
+        ...
+
+    def label(self, truth: Truth, example: Example) -> Iterator[Labelling]:
+        """Label one photo at every step."""
+        ...
+
+
+class Network:
+    """A network with its proposals, fusion and CRF.
+
+    Args:
+        segmenter: the full setting.
+        ablate: score 0, 10, 25, 50 and 100 proposals as well, some also with the CRF (if the segmenter has
+            one). Each region goes through the network once, whatever the number of steps.
+    """
+
+    folder = None
+
+    def __init__(self, segmenter: Segmenter, *, ablate: bool = False) -> None:
+        self._segmenter = segmenter
+        self.full = Step(segmenter.proposals, segmenter.crf)
+        steps = {self.full, Step(segmenter.proposals)} if ablate else {self.full}
+        if ablate:
+            steps |= {Step(count) for count in ABLATION}
+            steps |= {Step(count, True) for count in SHARPENED if segmenter.crf}
+        self.steps = tuple(sorted(steps, key=lambda step: (step.proposals or 0, step.crf)))
+        # Fewer regions are the first of more: what scores the most can score them all.
+        self._widest = segmenter.proposing(max(step.proposals or 0 for step in steps))
+
+    def settings(self) -> dict[str, Any]:
+        """Those of the segmenter, and the steps."""
+        return {**self._segmenter.settings(), "steps": [step.name for step in self.steps]}
+
+    def source(self, example: Example) -> Path:
+        """The photo."""
+        return example.image
+
+    def label(self, truth: Truth, example: Example) -> Iterator[Labelling]:
+        """Segment one photo, fewest proposals first.
+
+        Raises:
+            InputError: the photo cannot be read.
+            DataError: the network has other classes than the data set.
+        """
+        check_classes(truth, self._widest.classes)
+        segmenter, clock = self._widest, _Clock()
+        image = read_image(example.image)
+        clock.lap("read")
+        small = shrink(image, WORKING_SIDE)
+        boxes = segmenter.propose(small)
+        fusion = segmenter.new_fusion(small)
+        clock.lap("proposals")
+        stops: dict[int, list[Step]] = {}
+        for step in self.steps:
+            stops.setdefault(min((step.proposals or 0) + 1, len(boxes)), []).append(step)
+        for used, (box, scores) in enumerate(segmenter.score(small, boxes), start=1):
+            clock.lap("network")
+            fusion.add(scores, box)
+            steps = stops.get(used, [])
+            plain = fusion.probabilities().cpu().numpy() if steps else None
+            clock.lap("fusion")
+            for crf in (False, True):
+                same = [step for step in steps if step.crf is crf]
+                if not same or plain is None:
+                    continue
+                sharp = segmenter.sharpen(small, plain) if crf else plain
+                extra = {"crf": clock.split()} if crf else {}
+                labels, _ = enlarge(sharp, image.shape[0], image.shape[1], keep=False)
+                extra["enlarge"] = clock.split()
+                for step in same:
+                    yield step, labels, {**clock.seconds, **extra}
+                clock.split()  # what the caller did meanwhile is nobody's time
+
+
+class Predictions:
+    """A folder of label PNGs, `NAME.png` for the photo NAME: ours or another tool's."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.full = Step(None)
+        self.steps = (self.full,)
+
+    def settings(self) -> dict[str, Any]:
+        """The folder."""
+        return {"predictions": str(self.folder)}
+
+    def source(self, example: Example) -> Path:
+        """The prediction."""
+        return self.folder / f"{example.name}.png"
+
+    def refuse_missing(self, examples: Sequence[Example]) -> None:
+        """Raise DataError if a photo has no prediction."""
+        if not self.folder.is_dir():
+            raise DataError(f"{self.folder}: there is no such folder of predictions; check the path")
+        missing = [path for path in map(self.source, examples) if not path.is_file()]
+        if missing:
+            raise DataError(
+                f"{missing[0]}: the prediction is missing ({len(missing)} of {len(examples)} are); "
+                "every photo of the split needs one, named like the photo"
+            )
+
+    def label(self, truth: Truth, example: Example) -> Iterator[Labelling]:
+        """Read the prediction of one photo; DataError if it is no label PNG."""
+        yield self.full, truth.prediction(self.source(example)), {}
+
+
+class _Clock:
+    """Adds up wall-clock seconds by part of the work."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def split(self) -> float:
+        """Seconds since the last reading."""
+        now = time.perf_counter()
+        passed, self._last = now - self._last, now
+        return passed
+
+    def lap(self, part: str) -> None:
+        """The time since the last reading went into `part`."""
+        self.seconds[part] = self.seconds.get(part, 0.0) + self.split()

@@ -1,0 +1,197 @@
+"""Searches the dense CRF's parameters for a network, on photos it was not trained on."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deconvseg.data.dataset import Example
+from deconvseg.errors import MissingDependencyError, UsageError, WeightsError
+from deconvseg.evaluation.metrics import Scores, confusion_matrix
+from deconvseg.evaluation.pool import pool
+from deconvseg.evaluation.truth import Truth, check_classes
+from deconvseg.images.read import read_image
+from deconvseg.network.checkpoint import copy_network
+from deconvseg.postprocess.crf import CRFParameters, crf_is_available, dense_crf
+from deconvseg.segmenter import WORKING_SIDE, Segmenter, enlarge, shrink
+
+SEARCHED = ("colour_weight", "colour_sigma_rgb", "colour_sigma_xy", "smooth_weight", "smooth_sigma")
+"""The parameters, in the order in which they are tried: what matters most comes first."""
+FACTORS = (2.0, 2**0.5)
+"""A parameter is multiplied and divided by the first factor as long as it helps, later by the second."""
+LEAST_GAIN = 5e-4
+"""Mean IoU by which a step must help: smaller gains are chance and lead to extremes."""
+MOST_TRIALS = 40
+
+
+def tune_crf(
+    segmenter: Segmenter,
+    network: Path,
+    truth: Truth,
+    target: Path,
+    *,
+    workers: int = 1,
+    progress: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Search the CRF's parameters and write them into a copy of the network's file.
+
+    The network runs once over the photos. Its probabilities are kept in a temporary folder (some megabytes a
+    photo), and every second photo is used to search: each parameter in turn is made larger or smaller as long
+    as the pooled mean IoU rises by at least `LEAST_GAIN`. The other photos decide: unless the new parameters
+    are better on them as well, the copy keeps the old ones.
+
+    Args:
+        segmenter: network, proposals and fusion; its CRF is not used.
+        network: its file.
+        truth: photos and masks, best of a split that was not trained on.
+        target: the copy to write.
+        workers: processes.
+        progress: told in words how far it is.
+
+    Returns:
+        Fit for JSON: `before` and `after`, each with `crf` (the parameters), `mean_iou_searched` and
+        `mean_iou_held_out`; `improved`, whether the copy has those of `after`; `trials`; `images_searched`,
+        `images_held_out`, `split`; `output`.
+
+    Raises:
+        MissingDependencyError: no CRF is installed.
+        UsageError: fewer than 4 photos.
+        DataError, InputError: a photo or mask cannot be used.
+        OutputError: the copy cannot be written.
+    """
+    if not crf_is_available():
+        raise MissingDependencyError(
+            "the search needs pydensecrf; install pydensecrf2 (Python up to 3.12) and try again"
+        )
+    if len(truth.examples) < 4:
+        raise UsageError(
+            f"--tune-crf: {len(truth.examples)} photos are too few; it takes at least 4, better 60"
+        )
+    check_classes(truth, segmenter.classes)
+    old = CRFParameters.from_mapping(segmenter.header.crf)
+    searched, held_out = truth.examples[::2], truth.examples[1::2]
+    with tempfile.TemporaryDirectory(prefix="deconvseg-") as folder:
+        with pool(_Map(segmenter, Path(folder)), workers) as run_map:
+            for done, _ in enumerate(run_map(truth.examples), start=1):
+                progress(f"score maps: {done} of {len(truth.examples)} photos")
+        with pool(_Sharpen(truth, Path(folder)), workers) as run:
+
+            def score(parameters: CRFParameters, examples: Sequence[Example]) -> float:
+                counts = list(run([(parameters, example) for example in examples]))
+                return Scores.of(np.sum(counts, axis=0), truth.classes).mean_iou
+
+            def trial(parameters: CRFParameters) -> float:
+                value = score(parameters, searched)
+                progress(f"mean IoU {value:.4f}: {in_words(asdict(parameters))}")
+                return value
+
+            new, trials = search(old, trial)
+            held = {parameters: score(parameters, held_out) for parameters in {old, new}}
+    improved = held[new] > held[old]
+    report = {
+        **{
+            key: {
+                "crf": asdict(parameters),
+                "mean_iou_searched": trials[parameters],
+                "mean_iou_held_out": held[parameters],
+            }
+            for key, parameters in (("before", old), ("after", new))
+        },
+        "improved": improved,
+        "trials": len(trials),
+        "images_searched": len(searched),
+        "images_held_out": len(held_out),
+        "split": truth.split,
+    }
+    training = {**segmenter.header.training, "crf_search": report}
+    copy_network(network, target, {"crf": asdict(new if improved else old), "training": training})
+    return {**report, "output": str(target)}
+
+
+def search(
+    start: CRFParameters, score: Callable[[CRFParameters], float], most: int = MOST_TRIALS
+) -> tuple[CRFParameters, dict[CRFParameters, float]]:
+    """Coordinate search: better parameters, and the score of everything tried.
+
+    Args:
+        start: where to begin; the result is never worse.
+        score: the higher, the better.
+        most: calls of `score`.
+    """
+    tried = {start: score(start)}
+    best = start
+    for factor in FACTORS:
+        for name in SEARCHED:
+            for candidates in (_along(best, name, factor), _along(best, name, 1 / factor)):
+                began = best
+                for candidate in candidates:
+                    if candidate not in tried:
+                        if len(tried) >= most:
+                            return best, tried
+                        tried[candidate] = score(candidate)
+                    if tried[candidate] < tried[best] + LEAST_GAIN:
+                        break
+                    best = candidate
+                if best != began:  # larger helped: smaller will not
+                    break
+    return best, tried
+
+
+def in_words(parameters: Mapping[str, float]) -> str:
+    """Names and values on one line."""
+    return ", ".join(f"{name} {value:g}" for name, value in parameters.items())
+
+
+def _along(parameters: CRFParameters, name: str, factor: float) -> Iterator[CRFParameters]:
+    """The parameters with one of them multiplied again and again, as far as it is allowed."""
+    while getattr(parameters, name) > 0:
+        parameters = replace(parameters, **{name: round(getattr(parameters, name) * factor, 4)})
+        try:
+            CRFParameters.from_mapping(asdict(parameters))
+        except WeightsError:
+            return
+        yield parameters
+
+
+@dataclass(frozen=True)
+class _Map:
+    """Runs the network over a photo and keeps the probabilities at the size they are made at."""
+
+    segmenter: Segmenter
+    folder: Path
+
+    def __call__(self, example: Example) -> None:
+        small = shrink(read_image(example.image), WORKING_SIDE)
+        fusion = self.segmenter.new_fusion(small)
+        for box, scores in self.segmenter.score(small, self.segmenter.propose(small)):
+            fusion.add(scores, box)
+        path = _cached(self.folder, example)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(path, image=small, probabilities=fusion.probabilities().cpu().numpy().astype(np.float16))
+
+
+@dataclass(frozen=True)
+class _Sharpen:
+    """Applies the CRF to a photo's probabilities and counts, as an evaluation does."""
+
+    truth: Truth
+    folder: Path
+
+    def __call__(self, item: tuple[CRFParameters, Example]) -> NDArray[np.int64]:
+        parameters, example = item
+        mask = self.truth.mask(example)
+        with np.load(_cached(self.folder, example)) as cached:
+            image, probabilities = cached["image"], cached["probabilities"].astype(np.float32)
+        height, width = mask.shape
+        labels, _ = enlarge(dense_crf(image, probabilities, parameters), height, width, keep=False)
+        return confusion_matrix(mask, labels, len(self.truth.classes))
+
+
+def _cached(folder: Path, example: Example) -> Path:
+    return folder / f"{example.name}.npz"

@@ -1,0 +1,167 @@
+"""`deconvseg eval` as a command: scores, reports, and what it refuses."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from .conftest import COMMAND, Run, files, lines
+
+
+@pytest.fixture
+def voc(tmp_path: Path, make_shapes: Callable[..., Path]) -> Path:
+    return make_shapes(tmp_path / "voc", train=1, val=4)
+
+
+def timeless(document: dict[str, object]) -> dict[str, object]:
+    return {key: value for key, value in document.items() if not key.startswith("seconds")}
+
+
+def test_json_has_the_promised_keys(run: Run, voc: Path, fast: list[str]) -> None:
+    done = run("eval", "--voc-root", voc, "--limit", "2", "--json", *fast)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    for key in ("mean_iou", "voc_mean_iou", "pixel_accuracy", "mean_accuracy", "boundary_f"):
+        assert 0 <= document[key] <= 1
+    assert (document["images"], document["split_images"], document["split"]) == (2, 4, "val")
+    assert document["weights"].endswith("tiny.safetensors")
+    assert document["per_class_iou"].keys() >= {"background", "cat"}
+    assert document["seconds_per_image"] > 0
+    assert "a sample: 2 of the 4 photos of val, evenly spread" in lines(done)
+
+
+def test_text_shows_the_papers_rows_and_which_images_they_are_of(run: Run, voc: Path) -> None:
+    done = run("eval", "--voc-root", voc, "--predictions", voc / "SegmentationClass", "--quiet")
+    assert done.returncode == 0, done.stderr
+    text = done.stdout.decode()
+    assert done.stderr == b""
+    assert text.splitlines()[1].startswith("1.0000")
+    assert "0.725   EDeconvNet + CRF" in text
+    assert "on other images (PASCAL VOC 2012 test, 1,456 images" in text
+    assert "4 of the 4 photos of val" in text
+
+
+def test_a_killed_run_goes_on_to_the_same_json(run: Run, voc: Path, fast: list[str], tmp_path: Path) -> None:
+    arguments = ["eval", "--voc-root", str(voc), *fast]
+    whole = run(*arguments, "--report", "whole", "--json")
+    assert whole.returncode == 0, whole.stderr
+    process = subprocess.Popen(
+        [COMMAND, *arguments, "--report", "cut"],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    journal = tmp_path / "cut" / "per_image.jsonl"
+    deadline = time.monotonic() + 120
+    while not (journal.exists() and journal.read_text().count("\n") > 1) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not (tmp_path / "cut" / "report.html").exists()
+    again = run(*arguments, "--report", "cut", "--json", "--workers", "2")
+    assert again.returncode == 0, again.stderr
+    assert any(line.startswith("going on: ") for line in lines(again))
+    assert timeless(json.loads(again.stdout)) == timeless(json.loads(whole.stdout))
+    assert files(tmp_path / "cut") == files(tmp_path / "whole")
+    kept = json.loads((tmp_path / "cut" / "report.json").read_text())
+    assert kept == json.loads(again.stdout)
+
+
+def test_an_interrupted_run_says_how_to_go_on(voc: Path, fast: list[str], tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [COMMAND, "eval", "--voc-root", voc, "--report", "report", *fast],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "report").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate()
+    if process.returncode == 0:
+        pytest.skip("the machine was faster than the signal")
+    assert process.returncode == 130
+    assert b"interrupted; finished photos are kept, run the same again to go on" in errors
+    assert b"Traceback" not in errors
+
+
+def test_tuned_parameters_are_in_the_copy(run: Run, voc: Path, fast: list[str]) -> None:
+    pytest.importorskip("pydensecrf")
+    done = run("eval", "--voc-root", voc, "--tune-crf", "-o", "tuned.safetensors", "--json", *fast)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    chosen = result["after" if result["improved"] else "before"]["crf"]
+    info = json.loads(run("weights", "info", "tuned.safetensors").stdout)
+    assert info["crf"] == chosen
+    again = run("eval", "--voc-root", voc, "--tune-crf", "-o", "tuned.safetensors", *fast)
+    assert again.returncode == 2
+    assert "tuned.safetensors: exists" in lines(again)[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--split", "test"), "no split named 'test'"),
+        (("--split", "empty"), "empty.txt: the split is empty"),
+        (("--predictions", "none"), "none: there is no such folder of predictions"),
+        (("--predictions", "some"), ".png: the prediction is missing (1 of 4 are)"),
+        (("--predictions", "small"), "is 20x20 pixels"),
+        (("--predictions", "rgb"), "RGB"),
+        (("--predictions", "ids"), "ids"),
+        (("--predictions", "some", "--ablate"), "leave out --ablate"),
+        (("--tune-crf",), "with -o FILE"),
+        (("--tune-crf", "-o", "a.safetensors", "--report", "r"), "leave out --ablate and --report"),
+        (("-o", "a.safetensors"), "-o is for --tune-crf"),
+        (("--limit", "0"), "--limit"),
+        (("--fusion", "sum"), "use max or mean"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_mistakes_are_one_line(run: Run, voc: Path, arguments: tuple[str, ...], message: str) -> None:
+    (voc / "ImageSets" / "Segmentation" / "empty.txt").write_text("\n")
+    names = (voc / "ImageSets" / "Segmentation" / "val.txt").read_text().split()
+    for folder in ("some", "small", "rgb", "ids"):
+        (voc.parent / folder).mkdir()
+        for name in names:
+            shutil.copy(voc / "SegmentationClass" / f"{name}.png", voc.parent / folder)
+    last = f"{names[-1]}.png"
+    (voc.parent / "some" / last).unlink()
+    Image.new("L", (20, 20)).save(voc.parent / "small" / last)
+    Image.new("RGB", (20, 20)).save(voc.parent / "rgb" / last)
+    Image.fromarray(np.full((20, 20), 77, np.uint8)).save(voc.parent / "ids" / last)
+    done = run("eval", "--voc-root", voc, "--quiet", *arguments)
+    assert done.returncode == 2
+    assert done.stdout == b""
+    assert len(lines(done)) == 1
+    assert message in lines(done)[0]
+    if message in ("ids", "RGB", "is 20x20 pixels"):
+        assert last in lines(done)[0]
+
+
+def test_own_data_has_its_own_classes(run: Run, tmp_path: Path) -> None:
+    for folder in ("images", "masks", "found"):
+        (tmp_path / "mine" / folder).mkdir(parents=True)
+    Image.new("RGB", (8, 6)).save(tmp_path / "mine" / "images" / "a.jpg")
+    mask = np.zeros((6, 8), np.uint8)
+    mask[:, 4:] = 7  # the number of roads in these masks
+    Image.fromarray(mask).save(tmp_path / "mine" / "masks" / "a.png")
+    Image.fromarray((mask == 7).astype(np.uint8)).save(tmp_path / "mine" / "found" / "a.png")
+    (tmp_path / "mine" / "dataset.toml").write_text(
+        'images = "images"\nmasks = "masks"\n[splits]\nval = ["a"]\n'
+        '[[classes]]\nname = "background"\n[[classes]]\nname = "road"\nid = 7\n'
+    )
+    done = run("eval", "--data", "mine", "--predictions", "mine/found", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["per_class_iou"] == {"background": 1, "road": 1}
+    both = run("eval", "--data", "mine", "--voc-root", "mine")
+    assert both.returncode == 2
+    assert "name the data set" in lines(both)[0]

@@ -1,0 +1,80 @@
+"""The report in a browser: all is there, on a desktop and a phone, and nothing is asked of the network."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+
+from deconvseg.evaluation.report import summarise, write_report
+from deconvseg.evaluation.run import evaluate
+from deconvseg.evaluation.truth import Truth
+
+from .conftest import Shifted
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+
+pytestmark = pytest.mark.skipif(
+    not (CHROMIUM and DRIVER), reason="no browser: needs Debian's chromium and chromium-driver"
+)
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(CHROMIUM)
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+        options.add_argument(argument)
+    options.add_argument(f"--user-data-dir={tmp_path / 'profile'}")
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+    try:
+        yield driver
+    finally:
+        driver.quit()
+
+
+def asked(driver: webdriver.Chrome, page: str) -> list[str]:
+    """Every address the page has asked for; the browser's own start page asks for others."""
+    events: list[dict[str, Any]] = [
+        json.loads(entry["message"])["message"] for entry in driver.get_log("performance")
+    ]
+    sent = [event for event in events if event["method"] == "Network.requestWillBeSent"]
+    return [e["params"]["request"]["url"] for e in sent if e["params"]["documentURL"] == page]
+
+
+def test_the_report(truth: Truth, subject: Shifted, browser: webdriver.Chrome, tmp_path: Path) -> None:
+    evaluation = evaluate(subject, truth, folder=tmp_path / "report")
+    write_report(evaluation, summarise(evaluation, "shifted"), tmp_path / "report")
+    page = (tmp_path / "report" / "report.html").as_uri()
+    browser.get(page)
+
+    addresses = asked(browser, page)
+    assert page in addresses
+    assert [a for a in addresses if a != page and not a.startswith("data:image/")] == []
+    assert browser.get_log("browser") == []  # nothing was refused by the content security policy either
+
+    images = browser.find_elements(By.CSS_SELECTOR, "#gallery img")
+    assert len(images) == 24
+    assert all(image.get_property("naturalWidth") for image in images)
+    bars = browser.find_elements(By.CSS_SELECTOR, "#classes svg.plot rect")
+    widths = [bar.size["width"] for bar in bars]
+    assert len(bars) == 21
+    assert widths[0] > widths[1] > 0  # background, and aeroplane, which was predicted aside
+    cells = browser.find_elements(By.CSS_SELECTOR, "#matrix g rect")
+    assert len(cells) == 3 + 2 + 2  # background is taken for both classes, both are taken for it
+    assert browser.find_element(By.CSS_SELECTOR, "#proposals circle").is_displayed()
+
+    for width in (1280, 390):
+        browser.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride",
+            {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 500},
+        )
+        shown = browser.execute_script("return document.documentElement.scrollWidth")
+        assert shown <= width, f"the page is {shown} pixels wide on a screen of {width}"

@@ -1,0 +1,172 @@
+"""The report's files: figures as in the run, a page that is whole without the network."""
+
+import base64
+import csv
+import io
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deconvseg.evaluation.gallery import FALSE, MISSED, OTHER, choose, difference
+from deconvseg.evaluation.page import heat_map, proposal_lines, worst_confusions
+from deconvseg.evaluation.report import PUBLISHED, summarise, write_report
+from deconvseg.evaluation.run import REPORT_FILES, evaluate
+from deconvseg.evaluation.truth import Truth
+
+from .conftest import Shifted
+
+
+@pytest.fixture
+def report(truth: Truth, subject: Shifted, tmp_path: Path) -> Path:
+    evaluation = evaluate(subject, truth, folder=tmp_path / "report")
+    write_report(evaluation, summarise(evaluation, "<b>shifted</b>"), tmp_path / "report")
+    return tmp_path / "report"
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and whether every one is closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def test_the_files_agree(report: Path, truth: Truth) -> None:
+    assert {path.name for path in report.iterdir()} == {*REPORT_FILES, "per_image.jsonl", "predictions"}
+    summary = json.loads((report / "report.json").read_text())
+    assert [row["name"] for row in summary["rows"]] == ["whole photo", "50 proposals + CRF"]
+    assert summary["mean_iou"] == summary["rows"][1]["mean_iou"] > summary["rows"][0]["mean_iou"]
+    assert summary["seconds"] == {"network": 1.0, "crf": 0.25}
+    assert summary["seconds_per_image"] == 1.25
+    assert [row["mean_iou"] for row in summary["published"]] == [value for _, value in PUBLISHED]
+    classes = list(csv.DictReader(io.StringIO((report / "per_class.csv").read_text())))
+    assert [row["class"] for row in classes] == list(truth.classes)
+    assert float(classes[1]["iou"]) == summary["per_class_iou"]["aeroplane"]
+    assert classes[5]["iou"] == ""  # bottle is nowhere
+    assert int(classes[1]["pixels_right"]) == summary["confusion"][1][1]
+    photos = list(csv.DictReader(io.StringIO((report / "per_image.csv").read_text())))
+    assert [row["name"] for row in photos] == [example.name for example in truth.examples]
+    assert sum(int(row["pixels_counted"]) for row in photos) == np.sum(summary["confusion"])
+    for row in photos:
+        image = Image.open(report / "predictions" / f"{row['name']}.png")
+        assert (image.mode, image.size) == ("P", (int(row["width"]), int(row["height"])))
+
+
+def test_the_page_is_well_formed_and_needs_nothing(report: Path) -> None:
+    text = (report / "report.html").read_text()
+    page = Page(text)
+    assert not page.open
+    assert not page.all("script")
+    assert not page.all("link")
+    assert not re.search(r"https?:|url\(|@import|<b>shifted", text)
+    targets = {attributes.get("id") for _, attributes in page.tags}
+    assert all(link["href"] and link["href"].lstrip("#") in targets for link in page.all("a"))
+    assert all(
+        image["src"] and image["src"].startswith("data:image/jpeg;base64,") for image in page.all("img")
+    )
+
+
+def test_every_picture_has_an_alternative(report: Path) -> None:
+    page = Page((report / "report.html").read_text())
+    images = page.all("img")
+    assert len(images) == 6 * 4
+    assert all(image["alt"] for image in images)
+    for drawing in page.all("svg"):
+        assert drawing.get("aria-hidden") == "true" or drawing.get("aria-labelledby")
+    first = Image.open(io.BytesIO(base64.b64decode((images[0]["src"] or "").partition(",")[2])))
+    assert first.size == (int(images[0]["width"] or 0), int(images[0]["height"] or 0))
+
+
+def test_a_page_without_kept_predictions_has_no_gallery(
+    truth: Truth, subject: Shifted, tmp_path: Path
+) -> None:
+    evaluation = evaluate(subject, truth)
+    write_report(evaluation, summarise(evaluation, "shifted"), tmp_path)
+    assert not Page((tmp_path / "report.html").read_text()).all("img")
+
+
+@pytest.mark.parametrize(
+    ("count", "best", "median", "worst"),
+    [
+        (1, [0], [], []),
+        (2, [0], [], [1]),
+        (3, [0], [1], [2]),
+        (5, [0, 1], [2], [3, 4]),
+        (18, list(range(6)), list(range(6, 12)), list(range(12, 18))),
+        (101, list(range(6)), list(range(47, 53)), list(range(95, 101))),
+    ],
+)
+def test_the_gallery_shows_no_photo_twice(
+    count: int, best: list[int], median: list[int], worst: list[int]
+) -> None:
+    chosen = choose(range(count))  # type: ignore[arg-type]
+    assert {kind: list(photos) for kind, photos in chosen.items()} == {
+        "best": best,
+        "median": median,
+        "worst": worst,
+    }
+
+
+def test_the_difference_has_a_colour_for_each_mistake() -> None:
+    photo = np.full((1, 6, 3), 100, np.uint8)
+    truth = np.array([[0, 1, 1, 0, 1, 255]], np.uint8)
+    found = np.array([[0, 1, 0, 1, 2, 1]], np.uint8)
+    shown = [tuple(pixel) for pixel in difference(photo, truth, found)[0].tolist()]
+    assert shown == [(40, 40, 40), (170, 170, 170), MISSED, FALSE, OTHER, (40, 40, 40)]
+
+
+CONFUSION = np.array([[90, 10, 0], [40, 60, 0], [0, 0, 0]])
+
+
+def test_heat_map_cells() -> None:
+    cells = heat_map(CONFUSION)
+    assert [value for value, _, _ in cells[0]] == [0.9, 0.1, 0]
+    assert cells[2] == []  # no such pixel in the truth
+    _, colour, dark = cells[0][0]
+    assert dark
+    assert sum(bytes.fromhex(colour[1:])) < sum(bytes.fromhex(cells[0][1][1][1:]))
+
+
+def test_worst_confusions_in_words() -> None:
+    assert worst_confusions(CONFUSION, ("background", "cat", "dog")) == [
+        ("cat", "background", 0.4),
+        ("background", "cat", 0.1),
+    ]
+
+
+def test_proposal_lines() -> None:
+    rows = [
+        {"proposals": 0, "crf": False, "mean_iou": 0.40},
+        {"proposals": 0, "crf": True, "mean_iou": 0.41},
+        {"proposals": 50, "crf": False, "mean_iou": 0.45},
+        {"proposals": 10, "crf": False, "mean_iou": 0.44},
+    ]
+    chart = proposal_lines(rows)
+    assert chart["ticks"] == [(0, 0), (0.5, 10), (1, 50)]
+    names = [name for name, _ in chart["series"]]
+    assert names == ["without CRF", "with CRF"]
+    heights = {value: y for _, points in chart["series"] for _, y, value in points}
+    assert 1 >= heights[0.40] > heights[0.41] > heights[0.44] > heights[0.45] >= 0
+    assert chart["levels"][0][1] >= 0.45
+    assert proposal_lines(rows[:2])["series"] == []
