@@ -33,7 +33,7 @@ torchrun --nproc-per-node 4 -m deconvseg train ...    [dim]on four devices[/dim]
 
 [bold]Exit codes[/bold]
 
-0 done; 1 --check found faults; 2 usage, data or weights that cannot be used; 130 stopped, with a checkpoint"""
+0 done; 1 --check found faults; 2 usage, or data or weights that cannot be used; 130 stopped, state kept"""
 
 
 class Stage(StrEnum):

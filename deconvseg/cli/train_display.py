@@ -58,9 +58,8 @@ class TrainingDisplay(Reporter):
             self._bar.move(step, f"loss {loss:.3f}  lr {rate:.1e}  {speed:.0f} images/s")
         if not sys.stderr.isatty() and time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
-            self.note(
-                f"step {step} of {self._steps}: loss {loss:.3f}, learning rate {rate:.1e}, {speed:.1f} images/s"
-            )
+            figures_line = f"loss {loss:.3f}, learning rate {rate:.1e}, {speed:.1f} images/s"
+            self.note(f"step {step} of {self._steps}: {figures_line}")
 
     def note(self, line: str) -> None:
         """Print a line, unless quiet."""
