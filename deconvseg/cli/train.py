@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -241,7 +239,7 @@ def train(
     plan = plan_training(sources, recipe, overrides, stage.value if stage else None)
     if out is not None and not check:
         refuse_start(plan, out, resume)
-    with process_group(device) as device:
+    with _Signals() as signals, process_group(device) as device:
         first = rank() == 0
         quiet = quiet or not first
         reports = _check(plan, workers or os.cpu_count() or 1, quiet) if first else []
@@ -258,7 +256,7 @@ def train(
             if first:
                 _make_proposals(plan, proposals, workers or os.cpu_count() or 1, quiet)
             barrier()
-        with _stop_signals() as stopped, TrainingDisplay(quiet=quiet, tensorboard=tensorboard) as display:
+        with TrainingDisplay(quiet=quiet, tensorboard=tensorboard) as display:
             folders = run_training(
                 plan,
                 digest(reports),
@@ -268,7 +266,7 @@ def train(
                 limit_steps=limit_steps,
                 device=device,
                 reporter=display,
-                interrupted=stopped,
+                interrupted=signals.asked_to_stop,
             )
     if first:
         _tell_end(folders, as_json=as_json, quiet=quiet)
@@ -304,23 +302,29 @@ def _make_proposals(plan: Plan, target: Path, workers: int, quiet: bool) -> None
         cache_proposals(plan.photos, target, workers=workers, progress=bar.step)
 
 
-@contextmanager
-def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """The first SIGINT or SIGTERM asks for a checkpoint and an orderly end, the second ends at once."""
-    caught: list[int] = []
+class _Signals:
+    """SIGINT and SIGTERM end the command: in the loop after the step, with a checkpoint; else at once."""
 
-    def stop(number: int, frame: object) -> None:
-        if caught:
-            raise KeyboardInterrupt
-        caught.append(number)
-        console.say("stopping after this step, with a checkpoint; once more stops at once")
+    def __enter__(self) -> _Signals:
+        self._asks, self._caught = False, False
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        self._before = {number: signal.signal(number, self._stop) for number in numbers}
+        return self
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(caught)
-    finally:
-        for number, handler in before.items():
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def asked_to_stop(self) -> bool:
+        """Whether a signal came; the loop asks this after every step."""
+        self._asks = True
+        return self._caught
+
+    def _stop(self, number: int, frame: object) -> None:
+        if self._caught or not self._asks:
+            raise KeyboardInterrupt
+        self._caught = True
+        console.say("stopping after this step, with a checkpoint; once more stops at once")
 
 
 def _tell_end(folders: list[Path], *, as_json: bool, quiet: bool) -> None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +20,7 @@ from deconvseg.data.dataset import DataSet, Example, refuse_other_size
 from deconvseg.data.masks import VOID, MaskFormat, read_mask
 from deconvseg.errors import DataError, InputError
 from deconvseg.images.read import read_image
+from deconvseg.processes import worker_processes
 
 _WORTH = 100
 """Photos from which on another process is worth its start, half a second."""
@@ -166,9 +165,7 @@ def _looks(dataset: DataSet, workers: int) -> Iterator[_Look]:
     if workers <= 1:
         yield from (_look(dataset.masks, example) for example in dataset.examples)
         return
-    # Spawned, not forked: a fork of a process whose thread pools run can hang.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context) as pool:
+    with worker_processes(workers) as pool:
         yield from pool.map(partial(_look, dataset.masks), dataset.examples, chunksize=_CHUNK)
 
 

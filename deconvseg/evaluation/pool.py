@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -14,6 +12,7 @@ import torch
 
 from deconvseg.errors import UsageError
 from deconvseg.network.memory import reuse_freed_memory
+from deconvseg.processes import worker_processes
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -38,18 +37,13 @@ def pool(
         yield lambda items: map(call, items)
         return
     threads = max((os.cpu_count() or 1) // workers, 1)
-    # Spawned, not forked: a fork of a process whose thread pools run can hang.
-    context = multiprocessing.get_context("spawn")
-    processes = ProcessPoolExecutor(workers, context, _start, (call, threads))
+    with worker_processes(workers, _start, call, threads) as processes:
 
-    def run(items: Sequence[Item]) -> Iterator[Result]:
-        for future in as_completed([processes.submit(_work, item) for item in items]):
-            yield future.result()
+        def run(items: Sequence[Item]) -> Iterator[Result]:
+            for future in as_completed([processes.submit(_work, item) for item in items]):
+                yield future.result()
 
-    try:
         yield run
-    finally:
-        processes.shutdown(cancel_futures=True)
 
 
 _call: Callable[[Any], Any] | None = None
@@ -57,8 +51,6 @@ _call: Callable[[Any], Any] | None = None
 
 def _start(call: Callable[[Any], Any], threads: int) -> None:
     global _call
-    # Ctrl+C reaches the whole process group; the process that started this one ends it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     reuse_freed_memory()
     torch.set_num_threads(threads)
     _call = call

@@ -16,10 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
-import signal
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
@@ -29,6 +26,7 @@ import numpy as np
 from deconvseg.errors import DataError, OutputError
 from deconvseg.images.read import read_image
 from deconvseg.images.write import replacing
+from deconvseg.processes import worker_processes
 from deconvseg.proposals.boxes import Boxes, find_boxes
 from deconvseg.proposals.edges import EdgeDetector
 from deconvseg.proposals.opencv import opencv
@@ -97,9 +95,7 @@ def cache_proposals(
         progress()
     if todo:
         EdgeDetector(forest)  # a damaged forest is told here, in one line, not by every worker
-        with ProcessPoolExecutor(
-            min(workers, len(todo)), multiprocessing.get_context("spawn"), initializer=_start_worker
-        ) as pool:
+        with worker_processes(min(workers, len(todo)), _use_one_thread) as pool:
             try:
                 results = pool.map(partial(_find, forest, count), [path for _, path in todo])
                 for done, ((name, _), result) in enumerate(zip(todo, results, strict=True), 1):
@@ -108,7 +104,6 @@ def cache_proposals(
                     if done % _SAVED_EVERY == 0:
                         _write(unfinished, settings, found)
             except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
                 _write(unfinished, settings, found)
                 raise
     if todo or found.keys() != finished.keys():
@@ -116,9 +111,7 @@ def cache_proposals(
     unfinished.unlink(missing_ok=True)
 
 
-def _start_worker() -> None:
-    # Ctrl-C reaches every process of the terminal; the parent alone answers it, and ends the workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _use_one_thread() -> None:
     opencv().setNumThreads(1)
 
 

@@ -47,8 +47,6 @@ class Here:
 
     def __exit__(self, *exception: object) -> None: ...
 
-    def shutdown(self, **options: bool) -> None: ...
-
     def map(self, function: Callable[[Path], Any], paths: list[Path]) -> Iterator[Any]:
         for path in paths:
             result = function(path)
@@ -60,7 +58,7 @@ class Here:
 def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Stems of the photos whose boxes were computed, in order."""
     Here.done = []
-    monkeypatch.setattr(cache_module, "ProcessPoolExecutor", Here)
+    monkeypatch.setattr(cache_module, "worker_processes", Here)
     return Here.done
 
 
