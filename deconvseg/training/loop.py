@@ -68,7 +68,7 @@ def train(
     limit_steps: int | None = None,
     report: Report = lambda _: None,
     interrupted: Callable[[], bool] = lambda: False,
-) -> None:
+) -> bool:
     """Train a network and leave `last.safetensors`, `best.safetensors` and `metrics.jsonl` in the run folder.
 
     Every crop, and every random number in it, follows from the recipe's seed and the number of the step, so a
@@ -85,6 +85,9 @@ def train(
         limit_steps: stop (with a checkpoint) after this many steps of this call.
         report: called with the figures of every tenth step and every validation.
         interrupted: asked after every step; once it is true, a checkpoint is written and the run ends.
+
+    Returns:
+        Whether the run is through: all its steps are done, or its patience is at an end.
 
     Raises:
         KeyboardInterrupt: `interrupted` was true; the checkpoint is written.
@@ -182,6 +185,7 @@ def train(
             saved = lap = time.monotonic()
         if ends and step < stop:
             raise KeyboardInterrupt
+    return step >= recipe.steps or _out_of_patience(progress, recipe)
 
 
 def normalise(crops: Tensor, header: NetworkHeader) -> Tensor:

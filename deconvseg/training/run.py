@@ -85,14 +85,14 @@ def run_training(
         start: what the first stage starts from.
         out: folder of the run; stages with names get folders of these names in it.
         resume: go on where the run in `out` stopped.
-        limit_steps: stop, with a checkpoint, after this many steps of a stage.
+        limit_steps: stop, with a checkpoint, after this many steps of a stage, unless that ends it.
         device: `auto`, `cpu`, `cuda` or `mps`.
         reporter: hears what happens.
         interrupted: once true, the run writes a checkpoint and ends with KeyboardInterrupt.
 
     Returns:
-        The stages' run folders, with `best.safetensors`, `last.safetensors`, `metrics.jsonl`, `run.json`,
-        `curves.png` and `validation.png`.
+        The run folders of the stages that were run, with `best.safetensors`, `last.safetensors`,
+        `metrics.jsonl`, `run.json`, `curves.png` and `validation.png`.
 
     Raises:
         DeconvSegError: anything about data, recipe, weights or run folder is wrong.
@@ -102,11 +102,11 @@ def run_training(
     target = pick_device(device)
     folders = [out / name for name in plan.stages]
     stores: dict[int, tuple[ImageStore, ImageStore]] = {}
-    previous: Path | None = None
+    done: list[Path] = []
     if distributed.rank() == 0:
         refuse_start(plan, out, resume)
     for folder, (name, recipe) in zip(folders, plan.stages.items(), strict=True):
-        init = start.init if previous is None else previous / "best.safetensors"
+        init = done[-1] / "best.safetensors" if done else start.init
         if init is None and name == "stage2":
             init = _first_stage(out)
         document = _document(plan, recipe, data_digest, init, start)
@@ -135,7 +135,7 @@ def run_training(
                 sampler = CropSampler(store, recipe, torch.device("cpu"), plan.names, proposals)
                 calibrate_encoder_norm(network, normalise(sampler.batch(0).crops, header))
             reporter.begin(folder, recipe, str(target))
-            train(
+            through = train(
                 network,
                 header,
                 recipe,
@@ -150,8 +150,10 @@ def run_training(
             if distributed.rank() == 0:
                 _draw(folder, recipe, validation, plan.validation, target, reporter)
         distributed.barrier()
-        previous = folder
-    return folders
+        done.append(folder)
+        if not through:
+            break
+    return done
 
 
 def refuse_start(plan: Plan, out: Path, resume: bool) -> None:

@@ -130,6 +130,11 @@ def test_two_stages_follow_each_other_and_each_can_be_taken_up_again(own: Path, 
     begin = Start(proposals=tmp_path / "p.npz")
     folders = start(plan, out, begin, reporter=told)
     assert folders == told.begun == [out / "stage1", out / "stage2"]
+    assert start(plan, tmp_path / "limited", begin, limit_steps=3) == [tmp_path / "limited/stage1"]
+    assert start(plan, tmp_path / "limited", begin, limit_steps=3, resume=True) == [
+        tmp_path / "limited/stage1",
+        tmp_path / "limited/stage2",
+    ]
     assert [metrics(folder)[-1]["step"] for folder in folders] == [4, 3]
     assert load_network(folders[1] / "last.safetensors")[0].crop_size == 64
     assert json.loads((folders[1] / "run.json").read_text())["init"] == str(out / "stage1/best.safetensors")
