@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -42,6 +43,7 @@ class Stage(StrEnum):
     both = "both"
 
 
+MOST_FAULTS = 50
 DATA, TRAINING, RUN = "Data", "Training", "Run"
 
 
@@ -221,7 +223,8 @@ def train(
     from deconvseg.errors import UsageError
     from deconvseg.training.distributed import barrier, process_group, rank
     from deconvseg.training.plan import Sources, digest, plan_training
-    from deconvseg.training.run import Start, refuse_start, run_training
+    from deconvseg.training.run import check_start, run_training
+    from deconvseg.training.run_folder import Start
 
     if out is None and not check:
         raise UsageError("say where the run goes with --out DIR, or only look at the data with --check")
@@ -237,30 +240,29 @@ def train(
     }
     sources = Sources(voc_root, data, sbd_root, extra_root or (), split, val_split)
     plan = plan_training(sources, recipe, overrides, stage.value if stage else None)
-    if out is not None and not check:
-        refuse_start(plan, out, resume)
+    start = Start(init, vgg16, proposals, scores)
     with _Signals() as signals, process_group(device) as device:
+        if out is not None and not check:
+            check_start(plan, start, out, resume=resume, device=device)
+        barrier()  # the first process must not begin a run before the others have looked
         first = rank() == 0
         quiet = quiet or not first
         reports = _check(plan, workers or os.cpu_count() or 1, quiet) if first else []
         if check:
             return _show_check(reports, as_json=as_json) if first else console.DONE
-        for about, report in reports:
-            report.raise_if_unusable()
-            for warning in report.warnings:
-                if not quiet:
-                    console.say(f"note: {about}: {warning}")
+        _refuse_faults(reports, quiet)
         assert out is not None
         if plan.needs_proposals:
-            proposals = proposals or out / "proposals.npz"
-            if first:
-                _make_proposals(plan, proposals, workers or os.cpu_count() or 1, quiet)
+            cached = proposals or out / "proposals.npz"
+            start = replace(start, proposals=cached)
+            if first and not (proposals and proposals.is_file()):
+                _make_proposals(plan, cached, workers or os.cpu_count() or 1, quiet)
             barrier()
-        with TrainingDisplay(quiet=quiet, tensorboard=tensorboard) as display:
+        with TrainingDisplay(quiet=quiet, tensorboard=tensorboard and first) as display:
             folders = run_training(
                 plan,
-                digest(reports),
-                Start(init, vgg16, proposals if plan.needs_proposals else None, scores),
+                digest(plan, reports),
+                start,
                 out,
                 resume=resume,
                 limit_steps=limit_steps,
@@ -279,6 +281,23 @@ def _check(plan: Plan, workers: int, quiet: bool) -> list[tuple[str, DataReport]
     files = len(plan.names) + len(plan.validation.examples)
     with console.Progress(files, wanted=not quiet, what="checking") as bar:
         return check_plan(plan, workers=workers, progress=bar.step)
+
+
+def _refuse_faults(reports: list[tuple[str, DataReport]], quiet: bool) -> None:
+    from deconvseg.errors import DataError
+
+    faults = [fault for _, report in reports for fault in report.faults]
+    for fault in faults[:MOST_FAULTS] if len(faults) > 1 else ():
+        console.say(str(fault))
+    if len(faults) > 1:
+        raise DataError(
+            f"{len(faults)} faults in photos and masks, see above; --check --json lists all of them"
+        )
+    for about, report in reports:
+        report.raise_if_unusable()
+        for warning in report.warnings:
+            if not quiet:
+                console.say(f"note: {about}: {warning}")
 
 
 def _show_check(reports: list[tuple[str, DataReport]], *, as_json: bool) -> int:
@@ -331,16 +350,14 @@ def _tell_end(folders: list[Path], *, as_json: bool, quiet: bool) -> None:
     results = []
     for folder in folders:
         lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        scored: list[dict[str, float]] = [
-            line for line in map(json.loads, lines) if "val_whole_image_miou" in line
-        ]
-        best = max(scored, key=lambda line: float(line["val_whole_image_miou"]), default={})
-        results.append({"network": str(folder / "best.safetensors"), **best})
+        scored: list[dict[str, float]] = [line for line in map(json.loads, lines) if "seconds" in line]
+        best = max(scored, key=lambda line: line["val_whole_image_miou"], default=None)
+        name = "best" if best else "last"
+        results.append({"network": str(folder / f"{name}.safetensors"), **(best or {})})
+        if best and not (quiet or as_json):
+            iou, step = best["val_whole_image_miou"], best["step"]
+            console.say(
+                f"{folder / 'best.safetensors'}: mean IoU {iou:.4f} on whole validation photos, step {step}"
+            )
     if as_json:
         print(json.dumps({"stages": results}, indent=2))
-    elif not quiet:
-        for result in results:
-            iou = result.get("val_whole_image_miou", float("nan"))
-            console.say(
-                f"{result['network']}: mean IoU {iou:.4f} on whole validation photos, step {result['step']}"
-            )

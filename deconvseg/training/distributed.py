@@ -6,10 +6,10 @@ import datetime
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.distributed.nn.functional import all_reduce
 
 from deconvseg.errors import UsageError
 
@@ -110,15 +110,14 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
             return super().forward(features)
         assert self.running_mean is not None and self.running_var is not None
         wide = features.float()
-        count = torch.tensor(float(wide[:, 0].numel()), device=wide.device)
-        total(count)
+        count = wide[:, 0].numel() * world_size()  # every process has as many crops, see `share`
         mean = _sum(wide.sum((0, 2, 3))) / count
         centred = wide - mean.view(1, -1, 1, 1)
         variance = _sum(centred.square().sum((0, 2, 3))) / count
         with torch.no_grad():
             rate = self.momentum or 0.0
             self.running_mean.lerp_(mean, rate)
-            self.running_var.lerp_(variance * count / (count - 1).clamp_min(1), rate)
+            self.running_var.lerp_(variance * count / max(count - 1, 1), rate)
             assert self.num_batches_tracked is not None
             self.num_batches_tracked += 1
         scale = self.weight * (variance + self.eps).rsqrt()
@@ -126,9 +125,20 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
         return result.to(features.dtype)
 
 
+class _AllReduce(torch.autograd.Function):
+    """The sum over all processes; on the way back the gradients are summed as well."""
+
+    @staticmethod
+    def forward(context: Any, value: Tensor) -> Tensor:
+        return total(value.clone())
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        return total(gradient.clone())
+
+
 def _sum(value: Tensor) -> Tensor:
-    """The sum over all processes, and so for the gradients on the way back."""
-    summed: Tensor = all_reduce(value)  # type: ignore[no-untyped-call]
+    summed: Tensor = _AllReduce.apply(value)
     return summed
 
 

@@ -25,6 +25,7 @@ from deconvseg.network.checkpoint import NetworkHeader, save_network
 from deconvseg.network.deconvnet import DeconvNet
 from deconvseg.training import distributed
 from deconvseg.training.recipe import Recipe
+from deconvseg.training.run_folder import STATE
 from deconvseg.training.scores import SoftLabels
 from deconvseg.training.stages import Batch, CropSampler
 
@@ -32,7 +33,6 @@ REPORT_EVERY = 10
 """Steps between two lines of figures."""
 PRESENT_SHARE = 0.005
 """A class counts as present in a crop from this share of its pixels on."""
-STATE = "state.pt"
 
 Report = Callable[[dict[str, float]], None]
 
@@ -72,7 +72,8 @@ def train(
     """Train a network and leave `last.safetensors`, `best.safetensors` and `metrics.jsonl` in the run folder.
 
     Every crop, and every random number in it, follows from the recipe's seed and the number of the step, so a
-    run that was stopped or killed at any moment and taken up again ends with the same network, bit by bit.
+    run that was stopped or killed at any moment and taken up again ends with the same network; on a processor,
+    with the same number of threads, bit by bit.
 
     Args:
         network: start of the run, initialised.
@@ -94,16 +95,33 @@ def train(
         DeconvSegError: the loss is no longer a number, or memory is used up; the last checkpoint is kept.
         OutputError: a file cannot be written; the files before it are kept.
     """
+    with _memory_errors(run):
+        return _train(network, header, recipe, data, run, device, resume, limit_steps, report, interrupted)
+
+
+def _train(
+    network: DeconvNet,
+    header: NetworkHeader,
+    recipe: Recipe,
+    data: TrainingData,
+    run: Path,
+    device: torch.device,
+    resume: bool,
+    limit_steps: int | None,
+    report: Report,
+    interrupted: Callable[[], bool],
+) -> bool:
     network.to(device)
     network.to(memory_format=torch.channels_last)
     for parameter in network.encoder[: recipe.frozen_blocks].parameters():
         parameter.requires_grad_(False)
     distributed.synchronise_norms(network)
-    averaged = copy.deepcopy(network).requires_grad_(False)
+    averaged = copy.deepcopy(network).requires_grad_(False) if recipe.ema else network
     presence = nn.Linear(network.arguments["bottleneck"], len(header.classes) - 1).to(device)
     optimizer = _optimizer(network, presence, recipe)
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
     sampler = CropSampler(data.store, recipe, device, data.names, data.proposals)
+    validation = data.validation.to(device)
     crop_losses = torch.compile(_losses) if recipe.compile else _losses
     part = distributed.share(recipe.batch_size, recipe.accumulate)
     writes = distributed.rank() == 0
@@ -117,7 +135,7 @@ def train(
     }
     progress: dict[str, float] = {"step": 0, "best": -1.0, "best_step": 0, "seconds": 0.0}
     if resume and (run / STATE).is_file():
-        progress = _load_state(run / STATE, modules, device)
+        progress = _load_state(run / STATE, modules)
     if writes:
         _rewind_metrics(run / "metrics.jsonl", int(progress["step"]))
     step = int(progress["step"])
@@ -131,23 +149,25 @@ def train(
         for group in optimizer.param_groups:
             peak = recipe.encoder_learning_rate if group["pretrained"] else recipe.learning_rate
             group["lr"] = peak * group["rate"] * schedule(step, recipe)
-        with _memory_errors(run):
-            batch = sampler.batch(step, part)
-            optimizer.zero_grad(set_to_none=True)
-            losses.append(_backward(crop_losses, network, presence, batch, data, header, recipe, scaler))
-            distributed.sum_gradients([*network.parameters(), *presence.parameters()])
-            scaler.unscale_(optimizer)
-            if recipe.clip_norm:
-                nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_norm)
-            scaler.step(optimizer)
-            scaler.update()
+        batch = sampler.batch(step, part)
+        optimizer.zero_grad(set_to_none=True)
+        losses.append(_backward(crop_losses, network, presence, batch, data, header, recipe, scaler))
+        distributed.sum_gradients([*network.parameters(), *presence.parameters()])
+        scaler.unscale_(optimizer)
+        if recipe.clip_norm:
+            nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_norm)
+        scaler.step(optimizer)
+        scaler.update()
         step += 1
-        # Early on the average follows closely, so that it forgets the random start.
-        update_average(averaged, network, min(recipe.ema, step / (step + 10)))
+        if recipe.ema:
+            # Early on the average follows closely, so that it forgets the random start.
+            update_average(averaged, network, min(recipe.ema, step / (step + 10)))
 
-        ends = step == stop or _any(interrupted(), device)
-        validates = step == stop or step % recipe.validate_every == 0
-        saves = ends or validates or _any(time.monotonic() - saved > 60 * recipe.checkpoint_minutes, device)
+        is_due = time.monotonic() - saved > 60 * recipe.checkpoint_minutes
+        stops, is_due = _any(device, interrupted(), is_due)
+        ends = stops or step == stop
+        validates = step == recipe.steps or step % recipe.validate_every == 0
+        saves = ends or validates or is_due
         if saves or step % REPORT_EVERY == 0:
             loss = _mean_loss(losses, step, sampler, run)
             now = time.monotonic()
@@ -161,25 +181,26 @@ def train(
             losses.clear()
             lap = now
             _publish(figures, run, report, writes)
+        if saves:
+            _refuse_broken(modules["network"], averaged, step, run)
         progress |= {"step": step, "seconds": seconds_before + time.monotonic() - started}
         if validates:
-            iou = mean_iou(validate(averaged, header, data.validation, recipe))
+            iou = mean_iou(validate(averaged, header, validation, recipe))
             progress["seconds"] = seconds_before + time.monotonic() - started
             figures = {
                 "step": step,
                 "crops": step * recipe.batch_size,
                 "val_whole_image_miou": round(iou, 4),
             }
-            shipped = replace(header, training={**header.training, **figures, "recipe": asdict(recipe)})
-            better = iou > progress["best"]
-            if better:
+            if iou > progress["best"]:
                 progress |= {"best": iou, "best_step": step}
-            if writes:
-                for name in ("last", "best") if better else ("last",):
-                    save_network(run / f"{name}.safetensors", averaged, shipped)
+                if writes:
+                    save_network(run / "best.safetensors", averaged, _described(header, recipe, figures))
             _publish(figures | {"seconds": round(progress["seconds"], 1)}, run, report, writes)
         if saves:
             if writes:
+                figures = {"step": step, "crops": step * recipe.batch_size}
+                save_network(run / "last.safetensors", averaged, _described(header, recipe, figures))
                 _save_state(run / STATE, modules, progress)
             distributed.barrier()
             saved = lap = time.monotonic()
@@ -188,21 +209,27 @@ def train(
     return step >= recipe.steps or _out_of_patience(progress, recipe)
 
 
+def _described(header: NetworkHeader, recipe: Recipe, figures: dict[str, float]) -> NetworkHeader:
+    """The header of a network's file, with how the network was trained so far."""
+    return replace(header, training={**header.training, **figures, "recipe": asdict(recipe)})
+
+
 def normalise(crops: Tensor, header: NetworkHeader) -> Tensor:
     """Crops (B, 3, S, S) of 0..255 RGB as the network expects them, channels last."""
-    mean = torch.tensor(header.mean, device=crops.device).view(1, 3, 1, 1)
+    mean = torch.tensor(header.mean).view(1, 3, 1, 1).to(crops.device, non_blocking=True)
     return ((crops - mean) * header.scale).contiguous(memory_format=torch.channels_last)
 
 
 def schedule(step: int, recipe: Recipe) -> float:
     """Share of the peak learning rate at a step: linear warm-up, then the recipe's way down."""
-    if step < recipe.warmup_steps:
-        return (step + 1) / recipe.warmup_steps
+    warmup = min(recipe.warmup_steps, recipe.steps // 4)
+    if step < warmup:
+        return (step + 1) / warmup
     if recipe.schedule == "constant":
         return 1.0
     if recipe.schedule == "step":
         return float(recipe.step_factor ** (step // recipe.step_size))
-    progress = min((step - recipe.warmup_steps) / max(recipe.steps - recipe.warmup_steps, 1), 1.0)
+    progress = min((step - warmup) / max(recipe.steps - warmup, 1), 1.0)
     if recipe.schedule == "poly":
         return float((1 - progress) ** 0.9)
     return 0.5 * (1 + math.cos(math.pi * progress))
@@ -254,7 +281,8 @@ def whole_photos(
     device = next(network.parameters()).device
     was_training = network.training
     network.eval()
-    for index in photos.split(batch):  # type: ignore[no-untyped-call]
+    for start in range(0, len(photos), batch):
+        index = photos[start : start + batch]
         filled = torch.cat([index, index[-1:].expand(batch - len(index))])
         crops, _ = cut_crops(store, filled, *_whole(store, filled), network.crop_size)
         with autocast(recipe, device):
@@ -265,10 +293,12 @@ def whole_photos(
 
 
 def _whole(store: ImageStore, index: Tensor) -> tuple[Tensor, Tensor]:
-    """Squares around whole photos, not mirrored."""
+    """Squares around whole photos, not mirrored, on the store's device."""
+    device = store.images.device
     extent = store.sizes[index].flip(1).float()
     half = extent.amax(1, keepdim=True) / 2
-    return torch.cat([extent / 2 - half, extent / 2 + half], 1), torch.zeros(len(index), dtype=torch.bool)
+    boxes = torch.cat([extent / 2 - half, extent / 2 + half], 1).to(device)
+    return boxes, torch.zeros(len(index), dtype=torch.bool, device=device)
 
 
 def mean_iou(confusion: Tensor) -> float:
@@ -309,7 +339,7 @@ def _backward(
     for start in range(0, len(inputs), size):
         part = slice(start, start + size)
         soft = None
-        if data.scores is not None:
+        if data.scores is not None and recipe.label == "all":
             soft = data.scores.cut(batch.photo[part], batch.boxes[part], batch.mirror[part], recipe.crop_size)
         with autocast(recipe, inputs.device):
             sums = crop_losses(
@@ -345,7 +375,9 @@ def _losses(
         with torch.autocast(inputs.device.type, enabled=False):
             guess = presence(code.flatten(1).float())
             present = functional.binary_cross_entropy_with_logits(guess, target, reduction="sum")
-    softly = zero if soft is None else -(soft * scores.log_softmax(1)).sum()
+    softly = zero
+    if soft is not None:
+        softly = -(soft * scores.log_softmax(1)).sum(1)[labels != VOID].sum()
     return torch.stack([hard, present, softly])
 
 
@@ -374,11 +406,22 @@ def _optimizer(network: DeconvNet, presence: nn.Module, recipe: Recipe) -> torch
     return torch.optim.AdamW(table, lr=recipe.learning_rate)
 
 
-def _any(value: bool, device: torch.device) -> bool:
-    """Whether it is true in any process, so that all of them do the same."""
+def _any(device: torch.device, *values: bool) -> tuple[bool, ...]:
+    """Which of them are true in any process, so that all processes do the same."""
     if distributed.world_size() == 1:
-        return value
-    return bool(distributed.total(torch.tensor(float(value), device=device)))
+        return values
+    summed = distributed.total(torch.tensor(values, dtype=torch.float32, device=device))
+    return tuple(value > 0 for value in summed.tolist())
+
+
+def _refuse_broken(network: nn.Module, averaged: nn.Module, step: int, run: Path) -> None:
+    """The last update may have broken a network whose loss before it was a number."""
+    for module in (network, averaged):
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in module.state_dict().values()):
+            raise DeconvSegError(
+                f"{run}: step {step} left weights that are not numbers; the last checkpoint is kept. Lower "
+                "learning_rate or use --precision fp32, then --resume"
+            )
 
 
 def _out_of_patience(progress: dict[str, float], recipe: Recipe) -> bool:
@@ -407,7 +450,9 @@ def _publish(figures: dict[str, float], run: Path, report: Report, writes: bool)
         with (run / "metrics.jsonl").open("a", encoding="utf-8") as log:
             log.write(json.dumps(figures) + "\n")
     except OSError as error:
-        raise OutputError(f"{run / 'metrics.jsonl'}: cannot be written ({error.strerror})") from error
+        raise OutputError(
+            f"{run / 'metrics.jsonl'}: cannot be written ({error.strerror}); free some space, then --resume"
+        ) from error
     report(figures)
 
 
@@ -433,16 +478,20 @@ def _save_state(path: Path, modules: dict[str, Any], progress: dict[str, float])
             torch.save(state, stream)
     except RuntimeError as error:  # how torch tells that its writer failed
         raise OutputError(
-            f"{path}: the checkpoint cannot be written ({str(error).splitlines()[0]})"
+            f"{path}: the checkpoint cannot be written (is the disk full?); the one before is kept. Free "
+            "some space, then --resume"
         ) from error
 
 
-def _load_state(path: Path, modules: dict[str, Any], device: torch.device) -> dict[str, float]:
+def _load_state(path: Path, modules: dict[str, Any]) -> dict[str, float]:
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
         for name, module in modules.items():
-            module.load_state_dict(state[name])
+            if name != "scaler" or state[name]:  # empty in a precision that needs no scaling
+                module.load_state_dict(state[name])
         return dict(state["progress"])
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:  # a damaged file can fail in any way
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DeconvSegError(
@@ -459,7 +508,7 @@ def _memory_errors(run: Path) -> Iterator[None]:
         text = str(error).lower()
         if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
             raise DeconvSegError(
-                f"{run}: out of memory in a step; the last checkpoint is kept. Raise accumulate, lower "
-                "batch_size or crop_size, or train on another device"
+                f"{run}: out of memory; the last checkpoint is kept. Raise --accumulate, then --resume; or "
+                "start again with a smaller batch_size, crop_size or canvas"
             ) from error
         raise

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -106,23 +108,30 @@ def plan_training(
     for root in sources.extra_roots:
         extra = open_dataset(root, "train")
         training.append(extra)
-        names += [f"{root.resolve().name}/{example.name}" for example in extra.examples]
+        names += [f"{_short(root, sources.extra_roots)}/{example.name}" for example in extra.examples]
     for dataset in training:
         if dataset.classes != validation.classes:
             raise DataError(
                 f"{dataset.source}: its classes are not those of {validation.source}; data sets that are "
                 "trained on together must have the same classes in the same order"
             )
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise DataError(f"{twice}: named twice by the lists to train on; each photo may come once")
-    shared = set(names) & {example.name for example in validation.examples}
+    files = Counter(example.image.resolve() for dataset in training for example in dataset.examples)
+    twice = [path for path, count in files.items() if count > 1]
+    if twice:
+        raise DataError(f"{twice[0]}: named twice by the lists to train on; each photo may come once")
+    shared = files.keys() & {example.image.resolve() for example in validation.examples}
     if shared and sources.split != sources.val_split:
         raise DataError(
             f"{min(shared)}: both in the split to train on and in the one to validate on ({len(shared)} such "
             "photos); the figures would flatter. Take them out of one list"
         )
     return Plan(stages, training, names, validation)
+
+
+def _short(root: Path, roots: Sequence[Path]) -> str:
+    """What tells a folder from others of the same name."""
+    same = [other for other in roots if other.resolve().name == root.resolve().name]
+    return root.resolve().name + (f"-{same.index(root) + 1}" if len(same) > 1 else "")
 
 
 def _sbd(root: Path) -> list[DataSet]:
@@ -145,9 +154,14 @@ def check_plan(
     return [*reports, (f"validation: {plan.validation.source}", checked)]
 
 
-def digest(reports: Sequence[tuple[str, DataReport]]) -> str:
-    """One hash of all data sets of a run."""
-    return hashlib.sha256("".join(report.digest for _, report in reports).encode()).hexdigest()
+def digest(plan: Plan, reports: Sequence[tuple[str, DataReport]]) -> str:
+    """One hash of all photos, masks and classes of a run, and of what the masks' pixels mean."""
+    meanings = [
+        [list(dataset.classes), sorted(dataset.masks.ids.items()), sorted(dataset.masks.colors.items())]
+        for dataset in (*plan.training, plan.validation)
+    ]
+    contents = [report.digest for _, report in reports]
+    return hashlib.sha256(json.dumps([meanings, contents]).encode()).hexdigest()
 
 
 def recipe_file(recipe: str | Path) -> Path:

@@ -18,7 +18,8 @@ class Recipe:
 
     Attributes:
         crop_size, widths, encoder_convs, decoder_convs, bottleneck, encoder_norm: arguments of `DeconvNet`.
-        pretrained: what the encoder starts from when there is no network to start from.
+        pretrained: what training starts from if no network is given: VGG-16's encoder or nothing; `init`
+            insists on a network.
         frozen_blocks: encoder blocks, from the first, that keep the weights they start with.
         object_share, proposal_share, whole_share: shares of crops around an object, around a proposal that
             overlaps one (in both, classes come equally often) and of whole photos; the rest are squares from
@@ -43,7 +44,7 @@ class Recipe:
         clip_norm: largest norm of the gradient; 0 does not clip.
         schedule: `cosine` to zero, `poly` (power 0.9), `step` (times `step_factor` every `step_size` steps)
             or `constant`.
-        warmup_steps: linear rise to the peak.
+        warmup_steps: linear rise to the peak, at most a quarter of the run.
         ema: decay of the averaged network that is validated and kept; 0 switches it off.
         presence_weight: weight of an auxiliary loss on fc7 that asks which classes the crop holds.
         scores_weight: weight of the soft labels of score files, if there are any (distillation).
@@ -61,7 +62,7 @@ class Recipe:
     decoder_convs: tuple[int, ...] = (2, 2, 2, 1)
     bottleneck: int = 512
     encoder_norm: bool = False
-    pretrained: Literal["vgg16", "none"] = "vgg16"
+    pretrained: Literal["vgg16", "init", "none"] = "vgg16"
     frozen_blocks: int = 2
     object_share: float = 0.7
     proposal_share: float = 0.0
@@ -102,8 +103,11 @@ class Recipe:
     seed: int = 1
 
 
-FREE_ON_RESUME = frozenset({"steps", "patience", "validate_every", "checkpoint_minutes", "compile"})
-"""What a resumed run may change: nothing here changes a step already made."""
+FREE_ON_RESUME = frozenset(
+    {"steps", "patience", "validate_every", "checkpoint_minutes", "compile"}
+    | {"learning_rate", "encoder_learning_rate", "clip_norm", "precision", "accumulate"}
+)
+"""What a resumed run may change: its length, and what helps when memory is used up or the loss explodes."""
 
 _RANGES = (
     ("crop_size", 32, 2048),
@@ -123,8 +127,8 @@ _RANGES = (
     ("batch_size", 1, 2**16),
     ("accumulate", 1, 2**16),
     ("momentum", 0, 1),
-    ("learning_rate", 0, 1e40),
-    ("encoder_learning_rate", 0, 1e40),
+    ("learning_rate", 0, 100),
+    ("encoder_learning_rate", 0, 100),
     ("bias_rate", 0, 100),
     ("weight_decay", 0, 1e40),
     ("clip_norm", 0, 1e40),
@@ -137,6 +141,7 @@ _RANGES = (
     ("validate_every", 1, 10**9),
     ("patience", 0, 10**9),
     ("checkpoint_minutes", 0, 10**6),
+    ("seed", 0, 2**40),
 )
 _STAGES = ("stage1", "stage2")
 

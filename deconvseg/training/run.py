@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import platform
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-import filelock
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from deconvseg import __version__
 from deconvseg.data.crops import ImageStore
 from deconvseg.data.dataset import DataSet
 from deconvseg.data.proposals import read_proposals
-from deconvseg.errors import MissingDependencyError, OutputError, UsageError
-from deconvseg.images.write import replacing
+from deconvseg.errors import MissingDependencyError, UsageError
 from deconvseg.network.checkpoint import NetworkHeader, load_network
 from deconvseg.network.deconvnet import DeconvNet, replace_classes, resize_bottleneck
 from deconvseg.network.device import pick_device
@@ -38,31 +30,15 @@ from deconvseg.training import distributed
 from deconvseg.training.figures import draw_curves, draw_sheet
 from deconvseg.training.loop import TrainingData, normalise, train, whole_photos
 from deconvseg.training.plan import Plan
-from deconvseg.training.recipe import FREE_ON_RESUME, Recipe
+from deconvseg.training.recipe import Recipe
 from deconvseg.training.reporter import Reporter
+from deconvseg.training.run_folder import STATE, Start, begin, describe, lock, refuse_begun, same_run
 from deconvseg.training.scores import SoftLabels
 from deconvseg.training.stages import CropSampler
 from deconvseg.weights import network_file
 
 SHEET_PHOTOS = 12
 _READ_AHEAD = 64
-
-
-@dataclass(frozen=True)
-class Start:
-    """What a run starts from.
-
-    Attributes:
-        init: a network file or the name of a shipped network; it decides all but crop size and classes.
-        vgg16: local file of VGG-16's ImageNet convolutions; they are downloaded when there is none.
-        proposals: file of `proposals.cache.cache_proposals`, for recipes that draw proposals.
-        scores: folder of score files to learn from as soft labels.
-    """
-
-    init: str | Path | None = None
-    vgg16: Path | None = None
-    proposals: Path | None = None
-    scores: Path | None = None
 
 
 def run_training(
@@ -100,40 +76,34 @@ def run_training(
     reuse_freed_memory()
     reporter = reporter or Reporter()
     target = pick_device(device)
-    folders = [out / name for name in plan.stages]
     stores: dict[int, tuple[ImageStore, ImageStore]] = {}
     done: list[Path] = []
-    if distributed.rank() == 0:
-        refuse_start(plan, out, resume)
-    for folder, (name, recipe) in zip(folders, plan.stages.items(), strict=True):
-        init = done[-1] / "best.safetensors" if done else start.init
-        if init is None and name == "stage2":
-            init = _first_stage(out)
-        document = _document(plan, recipe, data_digest, init, start)
-        torch.manual_seed(recipe.seed)
-        network, header = _network(plan, recipe, init, start.vgg16, reporter)
-        if distributed.rank() == 0:
-            _begin(folder, document)
-        with _lock(folder):
+    with lock(out):
+        if not resume and distributed.rank() == 0:
+            refuse_begun(plan, out)
+        for name, recipe in plan.stages.items():
+            folder = out / name
+            going_on = resume and (folder / STATE).is_file()
+            if resume and not going_on:
+                reporter.note(f"{folder}: no checkpoint yet, training starts from the beginning")
+            init = done[-1] / "last.safetensors" if done else _origin(start, out, name, going_on)
+            description = describe(plan, recipe, data_digest, init, start)
+            if going_on and distributed.rank() == 0:
+                description = same_run(folder, description)
+            torch.manual_seed(recipe.seed)
+            source = folder / "last.safetensors" if going_on else init
+            network, header = _network(plan, recipe, source, start.vgg16, reporter)
             if recipe.canvas not in stores:
                 stores.clear()
                 reporter.note(f"reading {len(plan.names) + len(plan.validation.examples)} photos and masks")
                 stores[recipe.canvas] = (_load(plan.training, recipe), _load([plan.validation], recipe))
-            store, validation = stores[recipe.canvas]
-            proposals = None
-            if recipe.proposal_share > 0:
-                if start.proposals is None:
-                    raise UsageError(
-                        "this recipe draws object proposals; give their file with --proposals FILE"
-                    )
-                proposals = read_proposals(start.proposals)
-            scores = None
-            if start.scores is not None:
-                scores = SoftLabels.load(start.scores, plan.names, store, plan.classes, target)
-            data = TrainingData(store, plan.names, validation, proposals, scores)
-            if recipe.encoder_norm and init is None and recipe.pretrained == "vgg16":
-                sampler = CropSampler(store, recipe, torch.device("cpu"), plan.names, proposals)
+            data = _data(plan, recipe, start, *stores[recipe.canvas], target)
+            if recipe.encoder_norm and source is None and recipe.pretrained == "vgg16":
+                sampler = CropSampler(data.store, recipe, torch.device("cpu"), data.names, data.proposals)
                 calibrate_encoder_norm(network, normalise(sampler.batch(0).crops, header))
+            if distributed.rank() == 0:
+                begin(folder, description)
+            distributed.barrier()
             reporter.begin(folder, recipe, str(target))
             through = train(
                 network,
@@ -148,26 +118,46 @@ def run_training(
                 interrupted=interrupted,
             )
             if distributed.rank() == 0:
-                _draw(folder, recipe, validation, plan.validation, target, reporter)
-        distributed.barrier()
-        done.append(folder)
-        if not through:
-            break
+                _draw(folder, recipe, data.validation, plan.validation, target, reporter)
+            distributed.barrier()
+            done.append(folder)
+            if not through:
+                break
     return done
 
 
-def refuse_start(plan: Plan, out: Path, resume: bool) -> None:
-    """Raise a UsageError unless the run folder is fit for a new run, or for one that is taken up again."""
-    folders = [out / name for name in plan.stages]
-    begun = [folder for folder in folders if (folder / "run.json").is_file()]
-    if begun and not resume:
-        raise UsageError(f"{begun[0]}: it holds a run already; add --resume, or use another --out")
-    if resume and folders[0] not in begun:
-        raise UsageError(f"{folders[0]}: there is no run to resume; leave --resume out")
+def check_start(plan: Plan, start: Start, out: Path, *, resume: bool, device: str) -> None:
+    """Find what is wrong with a run before hours go into the data and the proposals.
+
+    Raises:
+        UsageError: the folder holds a run and `resume` is false, a file of `start` is missing, a network to
+            start from is needed, the device is not there, or a batch cannot be shared out.
+    """
+    pick_device(device)
+    if not resume:
+        refuse_begun(plan, out)
+    first, recipe = next(iter(plan.stages.items()))
+    for recipe in plan.stages.values():
+        distributed.share(recipe.batch_size, recipe.accumulate)
+    for path in (start.vgg16, start.scores):
+        if path is not None and not path.exists():
+            raise UsageError(f"{path}: does not exist; check the path")
+    going_on = resume and (out / first / STATE).is_file()
+    init = _origin(start, out, first, going_on)
+    if plan.stages[first].pretrained == "init" and init is None and not going_on:
+        raise UsageError(
+            "this recipe starts from a trained network; name it with --init FILE (--init default is the "
+            "shipped one)"
+        )
 
 
-def _first_stage(out: Path) -> Path:
-    network = out / "stage1" / "best.safetensors"
+def _origin(start: Start, out: Path, stage: str, going_on: bool) -> Path | None:
+    """The network that the first stage of a call starts from, if any."""
+    if start.init is not None:
+        return network_file(start.init)
+    if stage != "stage2" or going_on:
+        return None
+    network = out / "stage1" / "last.safetensors"
     if not network.is_file():
         raise UsageError(
             f"{network}: stage 2 starts from stage 1's network, and there is none; run --stage 1 first, or "
@@ -176,83 +166,29 @@ def _first_stage(out: Path) -> Path:
     return network
 
 
-def _document(
-    plan: Plan, recipe: Recipe, data_digest: str, init: str | Path | None, start: Start
-) -> dict[str, Any]:
-    return {
-        "recipe": asdict(recipe),
-        "data": {
-            "sha256": data_digest,
-            "photos": len(plan.names),
-            "validation_photos": len(plan.validation.examples),
-            "classes": plan.classes,
-            "sources": [str(dataset.source) for dataset in (*plan.training, plan.validation)],
-        },
-        "init": None if init is None else str(init),
-        "scores": None if start.scores is None else str(start.scores),
-        "processes": distributed.world_size(),
-        "versions": {
-            "deconvseg": __version__,
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
-    }
-
-
-def _begin(folder: Path, document: dict[str, Any]) -> None:
-    """Make the run folder, or see that a run begun there is this one."""
-    path = folder / "run.json"
-    if path.is_file():
-        try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-            old, old_digest = dict(before["recipe"]), before["data"]["sha256"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UsageError(f"{path}: cannot be read ({error}); start again in another --out") from error
-        now = json.loads(json.dumps(document["recipe"]))
-        changed = [key for key in now if key not in FREE_ON_RESUME and now[key] != old.get(key)]
-        if changed:
-            raise UsageError(
-                f"{path}: this run has other {', '.join(changed)}; resume with the same or use another --out"
-            )
-        if old_digest != document["data"]["sha256"]:
-            raise UsageError(
-                f"{path}: the photos or masks have changed since this run began; start again in another "
-                "--out, with --init to keep what was learned"
-            )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder}: the run folder cannot be made ({error.strerror})") from error
-    with replacing(path) as stream:
-        stream.write(json.dumps(document, indent=2).encode() + b"\n")
-
-
-@contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Two runs in one folder would overwrite each other's checkpoints."""
-    if distributed.rank():
-        yield
-        return
-    try:
-        with filelock.FileLock(folder / ".lock", timeout=0):
-            yield
-    except filelock.Timeout as error:
-        raise UsageError(
-            f"{folder}: another process is training there; wait for it or use another --out"
-        ) from error
+def _data(
+    plan: Plan, recipe: Recipe, start: Start, store: ImageStore, validation: ImageStore, device: torch.device
+) -> TrainingData:
+    proposals = scores = None
+    if recipe.proposal_share > 0:
+        if start.proposals is None:
+            raise UsageError("this recipe draws object proposals; give their file with --proposals FILE")
+        proposals = read_proposals(start.proposals)
+    if start.scores is not None:
+        scores = SoftLabels.load(start.scores, plan.names, store, plan.classes, device)
+    return TrainingData(store, plan.names, validation, proposals, scores)
 
 
 def _network(
     plan: Plan,
     recipe: Recipe,
-    init: str | Path | None,
+    init: Path | None,
     vgg16: Path | None,
     reporter: Reporter,
 ) -> tuple[DeconvNet, NetworkHeader]:
     classes, palette = plan.classes, plan.validation.palette
     if init is not None:
-        network, header = load_network(network_file(init))
+        network, header = load_network(init)
         if network.crop_size != recipe.crop_size:
             network = resize_bottleneck(network, recipe.crop_size)
         crf = header.crf

@@ -143,7 +143,10 @@ class CropSampler:
         found = [list(objects(store.mask(i))) for i in range(len(store))]
         self.objects = object_regions(found)
         if not len(self.objects):
-            raise DataError("the masks hold no object of any class: there is nothing to learn")
+            raise DataError(
+                f"the masks of the {len(store)} photos to train on hold no object of any class: there is "
+                "nothing to learn; look at them with --check"
+            )
         self.proposals = Regions.build([])
         if recipe.proposal_share > 0:
             if proposals is None:
@@ -159,13 +162,15 @@ class CropSampler:
         """The crops of a step, or those of them at some indices, on the store's device."""
         draw = _Draw(*(values[part] for values in self._draw(step)))
         device = self.store.images.device
-        photo, boxes, mirror = (t.to(device) for t in (draw.photo, draw.boxes, draw.mirror))
+        # Not waiting for the copies keeps the device's queue of work full.
+        draw = _Draw(*(values.to(device, non_blocking=True) for values in draw))
+        photo, boxes, mirror = draw.photo, draw.boxes, draw.mirror
         crops, labels = cut_crops(self.store, photo, boxes, mirror, self.recipe.crop_size)
         if self.recipe.label == "object":
-            number = draw.number.to(device)[:, None, None]
+            number = draw.number[:, None, None]
             parts = cut_parts(self.store, photo, boxes, mirror, self.recipe.crop_size)
             labels = torch.where((parts != number) & (labels != VOID) & (number > 0), 0, labels)
-        crops = jitter_colours(crops, *draw.factors.to(device).T[:, :, None, None, None])
+        crops = jitter_colours(crops, *draw.factors.T[:, :, None, None, None])
         return Batch(crops, labels, photo, boxes, mirror)
 
     def photos(self, step: int) -> list[str]:

@@ -27,7 +27,7 @@ def test_train_then_eval_then_store(run: Run, voc: Path, tiny_network: Path, tmp
     assert "it holds a run already; add --resume" in lines(again)[-1]
     assert run(*train, "--init", tiny_network, "--resume").returncode == 0
     metrics = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
-    assert [figures["step"] for figures in metrics if "seconds" in figures] == [2, 4]
+    assert [figures["step"] for figures in metrics if "seconds" in figures] == [4]
     assert json.loads((tmp_path / "run/run.json").read_text())["recipe"]["steps"] == 4
 
     done = run("weights", "convert", "run/last.safetensors", "-o", "small.safetensors")
@@ -54,7 +54,6 @@ def test_train_then_eval_then_store(run: Run, voc: Path, tiny_network: Path, tmp
         (("eval", "--voc-root", "voc", "--split", "test"), "no split named 'test'; splits here: train, val"),
         (("eval", "--voc-root", "voc", "--weights", "none.safetensors"), "no such network file"),
         (("train", "--voc-root", "voc", "--out", "r", "--recipe", "none"), "neither a recipe file nor"),
-        (("train", "--voc-root", "voc", "--out", "r", "--resume"), "there is no run to resume"),
         (("weights", "info", "voc/ImageSets/Segmentation/val.txt"), "not a readable network file"),
     ],
     ids=lambda value: " ".join(value[:1]) if isinstance(value, tuple) else "",

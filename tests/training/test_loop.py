@@ -96,13 +96,34 @@ def test_metrics_have_each_step_once_after_a_kill(tmp_path: Path, shapes: Traini
     assert steps == [5, 10, 20, 30]
 
 
+def test_a_limited_call_leaves_no_other_network_than_a_whole_run(
+    tmp_path: Path, shapes: TrainingData
+) -> None:
+    """A validation at the stop would be one more chance to be the best."""
+    changes = {"steps": 20, "validate_every": 8}
+    run(tmp_path / "whole", shapes, **changes)
+    for _ in range(3):
+        run(tmp_path / "parts", shapes, {"resume": True, "limit_steps": 7}, **changes)
+    assert same_weights(tmp_path / "whole/best.safetensors", tmp_path / "parts/best.safetensors")
+    scored = [line["step"] for line in metrics(tmp_path / "parts") if "seconds" in line]
+    assert scored == [8, 16, 20]
+
+
+def test_weights_that_broke_are_not_kept(tmp_path: Path, shapes: TrainingData) -> None:
+    run(tmp_path, shapes, {"limit_steps": 3})
+    kept = (tmp_path / "state.pt").read_bytes()
+    with pytest.raises(DeconvSegError, match="weights that are not numbers; the last checkpoint is kept"):
+        run(tmp_path, shapes, {"resume": True, "limit_steps": 1}, learning_rate=float("inf"))
+    assert (tmp_path / "state.pt").read_bytes() == kept
+
+
 def test_a_loss_that_is_no_number_names_the_photos_and_keeps_the_checkpoint(
     tmp_path: Path, shapes: TrainingData
 ) -> None:
     run(tmp_path, shapes, {"limit_steps": 3})
     kept = (tmp_path / "state.pt").read_bytes()
     with pytest.raises(
-        DeconvSegError, match=r"not a number at step \d+ \(photos: shape0.*checkpoint is kept"
+        DeconvSegError, match=r"not (a number at step \d+ \(photos: shape0|numbers).*checkpoint is kept"
     ):
         run(tmp_path, shapes, {"resume": True}, learning_rate=1e38, encoder_learning_rate=1e38)
     assert (tmp_path / "state.pt").read_bytes() == kept

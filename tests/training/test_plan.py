@@ -1,7 +1,6 @@
 """What a run is made of: data sets that fit together, and clear words when they do not."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -37,10 +36,10 @@ def test_a_plan_names_all_photos_and_checks_them(
     assert not plan.needs_proposals
     reports = check_plan(plan)
     assert [report.examples for _, report in reports] == [3, 2, 2]
-    before = digest(reports)
+    before = digest(plan, reports)
     mask = voc / "SegmentationClass/shape001.png"
     mask.write_bytes((voc / "SegmentationClass/shape002.png").read_bytes())
-    assert digest(check_plan(plan)) != before
+    assert digest(plan, check_plan(plan)) != before
 
 
 def test_sbd_joins_in_without_the_photos_to_validate_on(
@@ -68,7 +67,7 @@ def test_mistakes_are_named(
         plan(Sources(voc_root=voc, data=voc))
     lists = voc / "ImageSets/Segmentation"
     (lists / "leaky.txt").write_text("shape003\nshape000\n")
-    with pytest.raises(DataError, match=r"shape003: both in the split .* \(1 such"):
+    with pytest.raises(DataError, match=r"shape003\.jpg: both in the split .* \(1 such"):
         plan(Sources(voc_root=voc, split="leaky"))
     plan(Sources(voc_root=voc, split="val", val_split="val"))  # asked for: to see whether it can overfit
     own = make_shapes(tmp_path / "own", train=2, val=1)
@@ -78,5 +77,20 @@ def test_mistakes_are_named(
     )
     with pytest.raises(DataError, match="its classes are not those of"):
         plan(Sources(voc_root=voc, extra_roots=[own]))
-    with pytest.raises(DataError, match="named twice"):
-        plan(replace(Sources(voc_root=voc), extra_roots=[voc, voc]))
+    with pytest.raises(DataError, match=r"shape000\.jpg: named twice"):
+        plan(Sources(voc_root=voc, extra_roots=[voc]))
+    (tmp_path / "leak").mkdir()
+    for part in ("JPEGImages", "SegmentationClass"):
+        (tmp_path / "leak" / part).symlink_to(voc / part)
+    (tmp_path / "leak/ImageSets/Segmentation").mkdir(parents=True)
+    (tmp_path / "leak/ImageSets/Segmentation/train.txt").write_text("shape004\n")
+    with pytest.raises(DataError, match=r"shape004\.jpg: both in the split"):
+        plan(Sources(voc_root=voc, extra_roots=[tmp_path / "leak"]))
+
+
+def test_folders_of_the_same_name_are_told_apart(
+    tmp_path: Path, voc: Path, recipe: Path, make_shapes: Callable[..., Path]
+) -> None:
+    extras = [make_shapes(tmp_path / place / "data", train=1, val=1) for place in ("a", "b")]
+    plan = plan_training(Sources(voc_root=voc, extra_roots=extras), recipe, {}, None)
+    assert plan.names[3:] == ["data-1/shape000", "data-2/shape000"]

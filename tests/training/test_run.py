@@ -11,14 +11,15 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from deconvseg.errors import UsageError
+from deconvseg.errors import UsageError, WeightsError
 from deconvseg.network.checkpoint import load_network, save_network
 from deconvseg.proposals.cache import cache_proposals
 from deconvseg.segmenter import Segmenter
 from deconvseg.training.plan import Plan, Sources, check_plan, digest, plan_training
 from deconvseg.training.recipe import Recipe
 from deconvseg.training.reporter import Reporter
-from deconvseg.training.run import Start, run_training
+from deconvseg.training.run import check_start, run_training
+from deconvseg.training.run_folder import Start
 
 from .conftest import HEADER, small_network
 from .test_loop import RECIPE_FILE, metrics
@@ -57,7 +58,7 @@ def plan_of(root: Path, tmp_path: Path, text: str = NETWORK, **overrides: object
 
 
 def start(plan: Plan, out: Path, begin: Start | None = None, **options: object) -> list[Path]:
-    return run_training(plan, digest(check_plan(plan)), begin or Start(), out, device="cpu", **options)  # type: ignore[arg-type]
+    return run_training(plan, digest(plan, check_plan(plan)), begin or Start(), out, device="cpu", **options)  # type: ignore[arg-type]
 
 
 class Told(Reporter):
@@ -100,7 +101,7 @@ def test_own_classes_are_learned_and_the_file_segments_with_their_names_and_colo
     document = json.loads((folder / "run.json").read_text())
     assert document["recipe"]["steps"] == 300
     assert document["data"]["photos"] == len(plan.names)
-    assert document["data"]["sha256"] == digest(check_plan(plan))
+    assert document["data"]["sha256"] == digest(plan, check_plan(plan))
     assert document["versions"]["torch"] == torch.__version__
     for figure in ("curves.png", "validation.png"):
         assert min(Image.open(folder / figure).size) > 200
@@ -137,12 +138,17 @@ def test_two_stages_follow_each_other_and_each_can_be_taken_up_again(own: Path, 
     ]
     assert [metrics(folder)[-1]["step"] for folder in folders] == [4, 3]
     assert load_network(folders[1] / "last.safetensors")[0].crop_size == 64
-    assert json.loads((folders[1] / "run.json").read_text())["init"] == str(out / "stage1/best.safetensors")
+    assert json.loads((folders[1] / "run.json").read_text())["init"]["file"] == str(
+        out / "stage1/last.safetensors"
+    )
     with pytest.raises(UsageError, match="it holds a run already; add --resume"):
         start(plan, out, begin)
     longer = replace(plan, stages={**plan.stages, "stage2": replace(plan.stages["stage2"], steps=5)})
     assert start(longer, out, begin, resume=True) == folders
     assert [metrics(folder)[-1]["step"] for folder in folders] == [4, 5]
+    first = replace(plan, stages={**plan.stages, "stage1": replace(plan.stages["stage1"], steps=6)})
+    with pytest.raises(UsageError, match="started from another network than"):
+        start(first, out, begin, resume=True)  # stage 1 goes on, and stage 2 would no longer be its successor
 
 
 def test_stage_2_alone_needs_stage_1_or_a_network(own: Path, tmp_path: Path) -> None:
@@ -171,22 +177,74 @@ def test_a_network_for_other_classes_keeps_all_but_its_last_layer(
 def test_a_resumed_run_must_be_the_same_run(own: Path, tmp_path: Path) -> None:
     plan = plan_of(own, tmp_path, steps=2)
     out = tmp_path / "run"
-    with pytest.raises(UsageError, match="there is no run to resume"):
-        start(plan, out, resume=True)
     start(plan, out)
     other = plan_of(own, tmp_path, steps=2, seed=9)
     with pytest.raises(UsageError, match="this run has other seed"):
         start(other, out, resume=True)
-    with pytest.raises(UsageError, match="photos or masks have changed"):
+    with pytest.raises(UsageError, match="photos, masks or classes have changed"):
         run_training(plan, "another digest", Start(), out, device="cpu", resume=True)
+    with pytest.raises(UsageError, match="begun with other --scores"):
+        start(plan, out, Start(scores=tmp_path / "scores"), resume=True)
     with (
         filelock.FileLock(out / ".lock"),
         pytest.raises(UsageError, match="another process is training there"),
     ):
         start(plan, out, resume=True)
+    slower = plan_of(own, tmp_path, steps=3, learning_rate=1e-4)
+    start(slower, out, resume=True)  # what helps after an exploded loss may change
     (out / "run.json").write_text("{}")
     with pytest.raises(UsageError, match=r"run\.json: cannot be read"):
         start(plan, out, resume=True)
+
+
+def test_classes_that_mean_something_else_are_other_data(own: Path, tmp_path: Path) -> None:
+    plan = plan_of(own, tmp_path)
+    before = digest(plan, check_plan(plan))
+    description = own / "dataset.toml"
+    text = description.read_text()
+    description.write_text(
+        text.replace('"disc"', '"x"').replace('"square"', '"disc"').replace('"x"', '"square"')
+    )
+    swapped = plan_of(own, tmp_path)
+    description.write_text(text)
+    assert swapped.classes == ("ground", "square", "disc")
+    assert digest(swapped, check_plan(swapped)) != before
+
+
+def test_resume_before_the_first_checkpoint_starts_from_the_beginning(own: Path, tmp_path: Path) -> None:
+    told = Told()
+    plan = plan_of(own, tmp_path, steps=2)
+    (folder,) = start(plan, tmp_path / "run", resume=True, reporter=told)
+    assert any("no checkpoint yet" in note for note in told.notes)
+    assert metrics(folder)[-1]["step"] == 2
+
+
+def test_a_resumed_run_keeps_the_start_it_had(own: Path, tmp_path: Path, tiny_network: Path) -> None:
+    plan = plan_of(own, tmp_path, steps=2)
+    (folder,) = start(plan, tmp_path / "run", Start(init=tiny_network))
+    start(plan_of(own, tmp_path, steps=3), tmp_path / "run", resume=True)
+    assert json.loads((folder / "run.json").read_text())["init"]["file"] == str(tiny_network)
+    assert load_network(folder / "last.safetensors")[1].scale == load_network(tiny_network)[1].scale
+    save_network(tmp_path / "n.safetensors", small_network(), HEADER)
+    with pytest.raises(UsageError, match="started from another network"):
+        start(plan, tmp_path / "run", Start(init=tmp_path / "n.safetensors"), resume=True)
+
+
+def test_what_is_missing_is_found_before_the_data_is_read(own: Path, tmp_path: Path) -> None:
+    plan = plan_of(own, tmp_path, NETWORK.replace('"none"', '"init"'))
+
+    def check(begin: Start, device: str = "cpu") -> None:
+        check_start(plan, begin, tmp_path / "run", resume=False, device=device)
+
+    with pytest.raises(UsageError, match="starts from a trained network; name it with --init"):
+        check(Start())
+    with pytest.raises(WeightsError, match="no such network file"):
+        check(Start(init=tmp_path / "n.safetensors"))
+    with pytest.raises(UsageError, match=r"v\.safetensors: does not exist"):
+        check(Start(init="default", vgg16=tmp_path / "v.safetensors"))
+    with pytest.raises(UsageError, match="unknown device"):
+        check(Start(init="default"), "gpu")
+    check(Start(init="default"))
 
 
 def test_a_recipe_that_describes_no_network_is_told(own: Path, tmp_path: Path) -> None:
