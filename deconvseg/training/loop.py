@@ -71,9 +71,9 @@ def train(
 ) -> bool:
     """Train a network and leave `last.safetensors`, `best.safetensors` and `metrics.jsonl` in the run folder.
 
-    Every crop, and every random number in it, follows from the recipe's seed and the number of the step, so a
-    run that was stopped or killed at any moment and taken up again ends with the same network; on a processor,
-    with the same number of threads, bit by bit.
+    Every crop, and every random number in it, follows from the recipe's seed and the number of the step, so
+    a run that was stopped or killed at any moment and taken up again ends with the same network; on a
+    processor, with the same number of threads, bit by bit.
 
     Args:
         network: start of the run, initialised.
