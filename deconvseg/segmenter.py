@@ -104,9 +104,11 @@ class Segmenter:
         self._ready()
 
     def proposing(self, count: int) -> Segmenter:
-        """A copy, not yet loaded, that looks at `count` regions besides the whole photo."""
-        other = copy.copy(self)
+        """A copy that looks at `count` regions besides the whole photo, and shares what is loaded."""
+        other = copy.copy(self)  # __getstate__ leaves out what is loaded
         other.proposals = count
+        if self._loaded and (self._loaded.detector or not count):
+            other._loaded = self._loaded
         return other
 
     @property

@@ -74,7 +74,7 @@ def evaluate(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Score the label PNGs NAME.png there, palette or grey, and run nothing.",
+            help="Score the label PNGs NAME.png there (class numbers, palette or grey) and run nothing.",
             rich_help_panel=WHAT,
         ),
     ] = None,
@@ -190,9 +190,11 @@ def evaluate(
 
     subject: Subject
     if predictions:
-        folder = Predictions(predictions)
-        folder.refuse_missing(truth.examples)
-        subject = folder
+        subject = Predictions(predictions)
+        if not quiet and any(truth.masks.ids.get(i) != i for i in range(len(truth.classes))):
+            console.say(
+                "note: predictions hold class numbers, 0 and up in the order of dataset.toml, not its ids"
+            )
     else:
         segmenter = Segmenter(
             weights,
@@ -274,6 +276,8 @@ def _tune(
     source = network_file(weights)
     if output.exists() and (not overwrite or output.samefile(source)):
         raise UsageError(f"{output}: exists; give another -o FILE, or --overwrite if it is not the network")
+    if output.is_dir() or not output.resolve().parent.is_dir():
+        raise UsageError(f"{output}: is a folder, or in none that exists; give -o another name")
     result = tune_crf(
         segmenter,
         source,

@@ -51,7 +51,8 @@ def print_scores(summary: dict[str, Any]) -> None:
         sizes = "  ".join(_number(value, 3).rjust(5) for value in row["sizes"].values())
         mark = " *" * (row["name"] == summary["setting"] and len(summary["rows"]) > 1)
         print(f"{row['mean_iou']:.4f}    {_number(row['boundary_f'], 4):10}  {sizes}   {row['name']}{mark}")
-    print(f"\nThe paper's rows, on other images ({summary['published_on']}):")
+    if summary["published"]:
+        print(f"\nThe paper's rows, on other images ({summary['published_on']}):")
     for row in summary["published"]:
         print(f"{row['mean_iou']:.3f}   {row['name']}")
     print(f"\n{summary['setting']}, {summary['images']} of the {summary['split_images']} photos of", end=" ")

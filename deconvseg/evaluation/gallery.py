@@ -84,7 +84,7 @@ def choose(
     ranking: Sequence[tuple[float, Measured]], each: int = EACH
 ) -> dict[str, Sequence[tuple[float, Measured]]]:
     """The first, the middle and the last `each` of a ranking, each of a short one once."""
-    each = min(each, -(-len(ranking) // 3))
+    each = min(each, max(len(ranking) // 3, 1))
     best = ranking[:each]
     worst = ranking[max(len(ranking) - each, each) :]
     between = ranking[each : len(ranking) - len(worst)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from deconvseg.evaluation.tally import Tally
 from deconvseg.images.write import replacing
 
 JOURNAL = "per_image.jsonl"
-FORMAT = 1
+FORMAT = 2
 """Raised whenever figures are counted in another way, so that no two ways are mixed."""
 
 
@@ -37,14 +38,17 @@ class Measured:
     rows: dict[str, Tally]
 
     def to_json(self) -> str:
-        """One line."""
+        """One line, with a checksum."""
         rows = {name: tally.to_json() for name, tally in self.rows.items()}
-        return json.dumps({**vars(self), "rows": rows}, separators=(",", ":"))
+        document = {**vars(self), "rows": rows}
+        return _compact({**document, "check": _checksum(document)})
 
     @classmethod
     def from_json(cls, line: str, classes: int) -> Measured:
         """Read what `to_json` made; KeyError, IndexError, TypeError or ValueError if it is something else."""
         document = json.loads(line)
+        if document.pop("check") != _checksum(document):
+            raise ValueError("the line is not what was written")
         rows = {name: Tally.from_json(counts, classes) for name, counts in document["rows"].items()}
         return cls(**{**document, "rows": rows})
 
@@ -77,7 +81,7 @@ class Journal:
         self._classes = classes
         header = json.dumps({"format": FORMAT, **settings}, sort_keys=True)
         lines = [] if overwrite else self._read()
-        if lines and lines[0] != header:
+        if len(lines) > 1 and lines[0] != header:
             raise UsageError(
                 f"{folder}: holds the results of other settings; give another --report DIR, or --overwrite"
             )
@@ -87,7 +91,12 @@ class Journal:
                 f"{strange[0]}: exists, and no {JOURNAL} says that it is a result; "
                 "give another --report DIR, or --overwrite"
             )
-        self.done = self._parse(lines[1:])
+        self.done = self._parse(lines[1:]) if lines and lines[0] == header else {}
+        if not self.done:
+            for name in others:  # a report of what was measured before
+                path = folder / name
+                if path.is_file():
+                    path.unlink()
         # Written anew: a line that a kill cut short must not run into the next one.
         with replacing(self.path) as stream:
             stream.write(f"{header}\n".encode())
@@ -107,10 +116,10 @@ class Journal:
 
     def _read(self) -> list[str]:
         try:
-            return self.path.read_text("utf-8").splitlines()
+            return self.path.read_text("utf-8", errors="replace").splitlines()
         except FileNotFoundError:
             return []
-        except (OSError, UnicodeDecodeError) as error:
+        except OSError as error:
             raise OutputError(f"{self.path}: cannot be read ({error}); give another --report DIR") from error
 
     def _parse(self, lines: Sequence[str]) -> dict[str, Measured]:
@@ -118,7 +127,22 @@ class Journal:
         for line in lines:
             try:
                 measured = Measured.from_json(line, self._classes)
-            except (KeyError, IndexError, TypeError, ValueError):  # cut short by a kill: not done
+            except (
+                KeyError,
+                IndexError,
+                TypeError,
+                ValueError,
+                AttributeError,
+                RecursionError,
+            ):  # cut short or damaged: not done
                 continue
             done[measured.name] = measured
         return done
+
+
+def _checksum(document: Mapping[str, Any]) -> int:
+    return zlib.crc32(_compact(document).encode())
+
+
+def _compact(document: Mapping[str, Any]) -> str:
+    return json.dumps(document, separators=(",", ":"))

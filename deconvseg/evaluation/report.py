@@ -16,6 +16,7 @@ from deconvseg.evaluation.journal import Measured
 from deconvseg.evaluation.page import render
 from deconvseg.evaluation.run import Evaluation
 from deconvseg.evaluation.subject import Step
+from deconvseg.images.palette import VOC_CLASSES
 from deconvseg.images.write import replacing
 
 PUBLISHED = (
@@ -53,7 +54,9 @@ def summarise(evaluation: Evaluation, weights: str | None) -> dict[str, Any]:
         **full.figures(classes),
         "boundary_tolerance": TOLERANCE,
         "rows": [_row(evaluation, step) for step in evaluation.steps],
-        "published": [{"name": name, "mean_iou": value} for name, value in PUBLISHED],
+        "published": [{"name": name, "mean_iou": value} for name, value in PUBLISHED]
+        if classes == VOC_CLASSES
+        else [],
         "published_on": PUBLISHED_ON,
         "settings": evaluation.settings,
         "confusion": full.confusion.tolist(),

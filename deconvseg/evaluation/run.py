@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deconvseg.data.dataset import Example
+from deconvseg.data.dataset import Example, refuse_other_size
 from deconvseg.data.masks import VOID
-from deconvseg.errors import DataError
+from deconvseg.errors import DataError, UsageError
 from deconvseg.evaluation.journal import Journal, Measured
 from deconvseg.evaluation.pool import pool
 from deconvseg.evaluation.subject import Step, Subject
 from deconvseg.evaluation.tally import Reference, Tally
 from deconvseg.evaluation.truth import Truth
-from deconvseg.images.read import has_size
+from deconvseg.images.read import has_size, read_image
 from deconvseg.images.write import write_labels
 from deconvseg.segmentation import Segmentation
 
@@ -81,9 +81,12 @@ def evaluate(
         UsageError: the folder holds something else, or `workers` is not positive.
         OutputError: the folder cannot be written to.
     """
-    settings = {**subject.settings(), "split": truth.split, "classes": list(truth.classes)}
+    subject.check(truth)
+    settings = {**subject.settings(), **truth.settings()}
     keep = folder / PREDICTIONS if folder and subject.folder is None else None
-    measure = _Measure(subject, truth, keep)
+    measure = _Measure(subject, truth, keep, shows_photos=folder is not None)
+    if keep:
+        _refuse_own_files(truth, keep)
     measured: dict[str, Measured] = {}
     journal = None
     if folder:
@@ -122,9 +125,12 @@ class _Measure:
     subject: Subject
     truth: Truth
     keep: Path | None
+    shows_photos: bool
 
     def __call__(self, example: Example) -> Measured:
         mask = self.truth.mask(example)
+        if self.shows_photos:  # found now, a bad photo costs no finished figures
+            refuse_other_size(example, read_image(example.image).shape[:2], mask.shape)
         stamp = self.stamp(example)
         reference = Reference(mask, len(self.truth.classes))
         rows: dict[str, Tally] = {}
@@ -152,6 +158,16 @@ class _Measure:
         if self.keep:
             segmentation = Segmentation(labels, self.truth.classes, self.truth.palette)
             write_labels(segmentation, np.empty((0, 0, 3), np.uint8), self.keep / f"{example.name}.png")
+
+
+def _refuse_own_files(truth: Truth, folder: Path) -> None:
+    """Labels must not replace the masks or photos they are measured against."""
+    own = {path.resolve() for example in truth.examples for path in (example.mask, example.image)}
+    for example in truth.examples:
+        if (folder / f"{example.name}.png").resolve() in own:
+            raise UsageError(
+                f"{folder / example.name}.png: is a file of the data set; give another --report DIR"
+            )
 
 
 def _state(path: Path) -> tuple[int, int]:

@@ -66,6 +66,10 @@ class Subject(Protocol):
         """Where the predictions lie as `NAME.png`, if they are made already."""
         ...
 
+    def check(self, truth: Truth) -> None:
+        """Raise DataError if this cannot be measured against the truth."""
+        ...
+
     def settings(self) -> dict[str, Any]:
         """Everything that can change a label, fit for JSON."""
         ...
@@ -103,7 +107,15 @@ class Network:
 
     def settings(self) -> dict[str, Any]:
         """Those of the segmenter, and the steps."""
-        return {**self._segmenter.settings(), "steps": [step.name for step in self.steps]}
+        return {
+            **self._widest.settings(),
+            "proposals": self.full.proposals,
+            "steps": [step.name for step in self.steps],
+        }
+
+    def check(self, truth: Truth) -> None:
+        """The network must have the data set's classes."""
+        check_classes(truth, self._widest.classes)
 
     def source(self, example: Example) -> Path:
         """The photo."""
@@ -114,9 +126,7 @@ class Network:
 
         Raises:
             InputError: the photo cannot be read.
-            DataError: the network has other classes than the data set.
         """
-        check_classes(truth, self._widest.classes)
         segmenter, clock = self._widest, _Clock()
         image = read_image(example.image)
         clock.lap("read")
@@ -156,7 +166,11 @@ class Predictions:
 
     def settings(self) -> dict[str, Any]:
         """The folder."""
-        return {"predictions": str(self.folder)}
+        return {"predictions": str(self.folder.resolve())}
+
+    def check(self, truth: Truth) -> None:
+        """Every photo needs a prediction."""
+        self.refuse_missing(truth.examples)
 
     def source(self, example: Example) -> Path:
         """The prediction."""

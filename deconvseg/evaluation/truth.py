@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,12 @@ class Truth:
     classes: tuple[str, ...]
     palette: Palette
     masks: MaskFormat
+
+    def settings(self) -> dict[str, Any]:
+        """What of the truth decides the figures, fit for JSON."""
+        colors = [[*color, label] for color, label in sorted(self.masks.colors.items())]
+        ids = [list(pair) for pair in sorted(self.masks.ids.items())]
+        return {"split": self.split, "classes": list(self.classes), "ids": ids, "colors": colors}
 
     def mask(self, example: Example) -> NDArray[np.uint8]:
         """The true mask, uint8 (H, W): class indices, 255 for void; DataError if it cannot be used."""

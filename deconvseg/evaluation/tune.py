@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deconvseg.data.dataset import Example
-from deconvseg.errors import MissingDependencyError, UsageError, WeightsError
+from deconvseg.data.dataset import Example, refuse_other_size
+from deconvseg.errors import DataError, MissingDependencyError, UsageError, WeightsError
 from deconvseg.evaluation.metrics import Scores, confusion_matrix
 from deconvseg.evaluation.pool import pool
 from deconvseg.evaluation.truth import Truth, check_classes
@@ -77,14 +77,18 @@ def tune_crf(
     old = CRFParameters.from_mapping(segmenter.header.crf)
     searched, held_out = truth.examples[::2], truth.examples[1::2]
     with tempfile.TemporaryDirectory(prefix="deconvseg-") as folder:
-        with pool(_Map(segmenter, Path(folder)), workers) as run_map:
+        with pool(_Map(segmenter, truth, Path(folder)), workers) as run_map:
             for done, _ in enumerate(run_map(truth.examples), start=1):
                 progress(f"score maps: {done} of {len(truth.examples)} photos")
         with pool(_Sharpen(truth, Path(folder)), workers) as run:
 
             def score(parameters: CRFParameters, examples: Sequence[Example]) -> float:
-                counts = list(run([(parameters, example) for example in examples]))
-                return Scores.of(np.sum(counts, axis=0), truth.classes).mean_iou
+                counts = np.sum(list(run([(parameters, example) for example in examples])), axis=0)
+                if not counts.any():
+                    raise DataError(
+                        f"split '{truth.split}': half of the sample is void alone; take more with --limit"
+                    )
+                return Scores.of(counts, truth.classes).mean_iou
 
             def trial(parameters: CRFParameters) -> float:
                 value = score(parameters, searched)
@@ -164,10 +168,13 @@ class _Map:
     """Runs the network over a photo and keeps the probabilities at the size they are made at."""
 
     segmenter: Segmenter
+    truth: Truth
     folder: Path
 
     def __call__(self, example: Example) -> None:
-        small = shrink(read_image(example.image), WORKING_SIDE)
+        image = read_image(example.image)
+        refuse_other_size(example, image.shape[:2], self.truth.mask(example).shape)
+        small = shrink(image, WORKING_SIDE)
         fusion = self.segmenter.new_fusion(small)
         for box, scores in self.segmenter.score(small, self.segmenter.propose(small)):
             fusion.add(scores, box)

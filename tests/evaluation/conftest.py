@@ -38,6 +38,8 @@ class Shifted:
     steps: tuple[Step, ...] = STEPS
     folder: None = None
 
+    def check(self, truth: Truth) -> None: ...
+
     def settings(self) -> dict[str, int]:
         return {"aside": self.aside}
 

@@ -1,14 +1,17 @@
 """A whole evaluation: rows share their work but say what single runs say, and stops change nothing."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from deconvseg.data.masks import MaskFormat
 from deconvseg.errors import DataError, UsageError
 from deconvseg.evaluation.metrics import Scores, confusion_matrix
 from deconvseg.evaluation.report import summarise
@@ -17,7 +20,7 @@ from deconvseg.evaluation.subject import Network, Predictions, Step
 from deconvseg.evaluation.truth import Truth, open_truth
 from deconvseg.segmenter import Segmenter
 
-from .conftest import Shifted
+from .conftest import FULL, Shifted
 
 
 def timeless(summary: dict[str, object]) -> dict[str, object]:
@@ -215,3 +218,57 @@ def test_the_journal_is_readable(truth: Truth, subject: Shifted, tmp_path: Path)
     assert [photo["name"] for photo in photos] == [example.name for example in truth.examples]
     assert photos[0]["seconds"] == {"network": 1.0, "crf": 0.25}
     assert photos[0]["rows"].keys() == {"whole photo", "50 proposals + CRF"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (r"\[0,0,\d+\]", "[0,0,-9]"),
+        (r"\[0,0,\d+\]", "[0,7]"),
+        ('"rows":{', '"rows":{"x":{},'),
+        ('"width":', '"w":'),
+    ],
+)
+def test_a_damaged_line_is_measured_again(
+    truth: Truth, subject: Shifted, tmp_path: Path, old: str, new: str
+) -> None:
+    whole = evaluate(subject, truth, folder=tmp_path / "r")
+    journal = tmp_path / "r/per_image.jsonl"
+    header, first, *others = journal.read_text().splitlines()
+    damaged = re.sub(old, new, first, count=1)
+    assert damaged != first
+    journal.write_text("\n".join([header, damaged, *others]) + "\n")
+    again = evaluate(subject, truth, folder=tmp_path / "r")
+    assert subject.count() == len(truth.examples) + 1
+    assert (again.total(FULL).confusion == whole.total(FULL).confusion).all()
+
+
+def test_a_mask_that_means_something_else_is_another_setting(
+    truth: Truth, subject: Shifted, tmp_path: Path
+) -> None:
+    evaluate(subject, truth, folder=tmp_path / "r")
+    swapped = replace(truth, masks=MaskFormat({**truth.masks.ids, 1: 2, 2: 1}))
+    with pytest.raises(UsageError, match="results of other settings"):
+        evaluate(subject, swapped, folder=tmp_path / "r")
+
+
+def test_labels_never_replace_the_masks_they_are_measured_against(
+    truth: Truth, subject: Shifted, tmp_path: Path
+) -> None:
+    folder = tmp_path / "r"
+    moved = [replace(e, mask=folder / "predictions" / e.mask.name) for e in truth.examples]
+    (folder / "predictions").mkdir(parents=True)
+    for before, after in zip(truth.examples, moved, strict=True):
+        after.mask.write_bytes(before.mask.read_bytes())
+    with pytest.raises(UsageError, match="is a file of the data set"):
+        evaluate(subject, replace(truth, examples=tuple(moved)), folder=folder, overwrite=True)
+
+
+def test_a_photo_of_another_size_is_found_before_the_report(
+    truth: Truth, subject: Shifted, tmp_path: Path
+) -> None:
+    photo = tmp_path / "small.png"
+    Image.new("RGB", (9, 9)).save(photo)
+    one = replace(truth, examples=(replace(truth.examples[0], image=photo),))
+    with pytest.raises(DataError, match="they must agree"):
+        evaluate(subject, one, folder=tmp_path / "r")
