@@ -160,7 +160,7 @@ def test_used_up_memory_is_told(
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
     monkeypatch.setattr("deconvseg.training.loop._losses", fail)
-    with pytest.raises(DeconvSegError, match=r"out of memory in a step.*accumulate"):
+    with pytest.raises(DeconvSegError, match=r"out of memory; .*Raise --accumulate"):
         run(tmp_path, shapes)
 
 
