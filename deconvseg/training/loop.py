@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,11 +18,11 @@ from torch.nn import functional
 from deconvseg.data.crops import ImageStore, cut_crops
 from deconvseg.data.masks import VOID
 from deconvseg.data.proposals import ProposalFile
-from deconvseg.errors import DeconvSegError, OutputError
-from deconvseg.images.write import replacing
+from deconvseg.errors import DeconvSegError
 from deconvseg.network.checkpoint import NetworkHeader, save_network
 from deconvseg.network.deconvnet import DeconvNet
 from deconvseg.training import distributed
+from deconvseg.training.files import append_metrics, load_state, rewind_metrics, save_state
 from deconvseg.training.recipe import Recipe
 from deconvseg.training.run_folder import STATE
 from deconvseg.training.scores import SoftLabels
@@ -135,15 +134,20 @@ def _train(
     }
     progress: dict[str, float] = {"step": 0, "best": -1.0, "best_step": 0, "seconds": 0.0}
     if resume and (run / STATE).is_file():
-        progress = _load_state(run / STATE, modules)
+        progress = load_state(run / STATE, modules)
     if writes:
-        _rewind_metrics(run / "metrics.jsonl", int(progress["step"]))
+        rewind_metrics(run / "metrics.jsonl", int(progress["step"]))
     step = int(progress["step"])
     stop = min(recipe.steps, step + (limit_steps or recipe.steps))
     started = saved = lap = time.monotonic()
     seconds_before = progress["seconds"]
     losses: list[Tensor] = []
     _set_training(network, recipe)
+
+    def tell(figures: dict[str, float]) -> None:
+        if writes:
+            append_metrics(run / "metrics.jsonl", figures)
+            report(figures)
 
     while step < stop and not _out_of_patience(progress, recipe):
         for group in optimizer.param_groups:
@@ -180,7 +184,7 @@ def _train(
             }
             losses.clear()
             lap = now
-            _publish(figures, run, report, writes)
+            tell(figures)
         if saves:
             _refuse_broken(modules["network"], averaged, step, run)
         progress |= {"step": step, "seconds": seconds_before + time.monotonic() - started}
@@ -196,12 +200,12 @@ def _train(
                 progress |= {"best": iou, "best_step": step}
                 if writes:
                     save_network(run / "best.safetensors", averaged, _described(header, recipe, figures))
-            _publish(figures | {"seconds": round(progress["seconds"], 1)}, run, report, writes)
+            tell(figures | {"seconds": round(progress["seconds"], 1)})
         if saves:
             if writes:
                 figures = {"step": step, "crops": step * recipe.batch_size}
                 save_network(run / "last.safetensors", averaged, _described(header, recipe, figures))
-                _save_state(run / STATE, modules, progress)
+                save_state(run / STATE, modules, progress)
             distributed.barrier()
             saved = lap = time.monotonic()
         if ends and step < stop:
@@ -441,63 +445,6 @@ def _mean_loss(losses: Sequence[Tensor], step: int, sampler: CropSampler, run: P
             "checkpoint is kept. Lower learning_rate or use --precision fp32, then --resume"
         )
     return float(values.mean())
-
-
-def _publish(figures: dict[str, float], run: Path, report: Report, writes: bool) -> None:
-    if not writes:
-        return
-    try:
-        with (run / "metrics.jsonl").open("a", encoding="utf-8") as log:
-            log.write(json.dumps(figures) + "\n")
-    except OSError as error:
-        raise OutputError(
-            f"{run / 'metrics.jsonl'}: cannot be written ({error.strerror}); free some space, then --resume"
-        ) from error
-    report(figures)
-
-
-def _rewind_metrics(path: Path, step: int) -> None:
-    """Drop the lines of steps that will be made again, and a line that was cut short."""
-    if not path.is_file():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except (ValueError, KeyError, TypeError):
-            continue
-    with replacing(path) as stream:
-        stream.write("".join(kept).encode())
-
-
-def _save_state(path: Path, modules: dict[str, Any], progress: dict[str, float]) -> None:
-    state = {name: module.state_dict() for name, module in modules.items()} | {"progress": progress}
-    try:
-        with replacing(path) as stream:
-            torch.save(state, stream)
-    except RuntimeError as error:  # how torch tells that its writer failed
-        raise OutputError(
-            f"{path}: the checkpoint cannot be written (is the disk full?); the one before is kept. Free "
-            "some space, then --resume"
-        ) from error
-
-
-def _load_state(path: Path, modules: dict[str, Any]) -> dict[str, float]:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        for name, module in modules.items():
-            if name != "scaler" or state[name]:  # empty in a precision that needs no scaling
-                module.load_state_dict(state[name])
-        return dict(state["progress"])
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # a damaged file can fail in any way
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DeconvSegError(
-            f"{path}: this checkpoint cannot be read ({reason}); start again in another --out, with --init "
-            f"{path.parent / 'last.safetensors'} to keep what was learned"
-        ) from error
 
 
 @contextmanager
