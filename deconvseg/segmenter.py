@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from deconvseg.errors import InputError, UsageError
+from deconvseg.errors import InputError, UsageError, WeightsError
 from deconvseg.images.read import read_image
 from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.checkpoint import NetworkHeader, load_network
@@ -307,6 +307,11 @@ class Segmenter:
                 torch.set_num_threads(self._threads)
                 cv2.setNumThreads(self._threads)
             network, header = load_network(network_file(self._weights))
+            if not header.statistics:
+                raise WeightsError(
+                    f"{self._weights}: a network of a training stage, whose BatchNorm has no statistics yet; "
+                    f"train it further (deconvseg train --init {self._weights}) and segment with the result"
+                )
             is_whole = isinstance(network, FCN8s)
             detector = EdgeDetector(forest_file(self._forest)) if self.proposals and not is_whole else None
             CRFParameters.from_mapping(header.crf)  # a bad value is told now, not at the first photo
