@@ -151,7 +151,9 @@ def load_network(path: Path) -> tuple[SegmentationNetwork, NetworkHeader]:
         with safe_open(path, framework="pt") as file:
             document = _document(path, file.metadata())
             network = build_network(path, document.get("architecture", "deconvnet"), document["arguments"])
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            # One by one: a large network is in memory once, whatever its file stores it as.
+            names = [name for name in file.keys() if not name.endswith(".scale")]  # noqa: SIM118 (not a dict)
+            state = {name: _expand(file, name) for name in names}
         header = NetworkHeader(
             classes=tuple(str(name) for name in document["classes"]),
             palette=tuple((int(r), int(g), int(b)) for r, g, b in document["palette"]),
@@ -161,7 +163,6 @@ def load_network(path: Path) -> tuple[SegmentationNetwork, NetworkHeader]:
             training=dict(document["training"]),
             statistics=bool(document.get("statistics", True)),
         )
-        state = _expand(state)
     except (SafetensorError, OSError) as error:
         raise WeightsError(
             f"{path}: not a readable network file ({error}); fetch or train it again"
@@ -179,7 +180,7 @@ def load_network(path: Path) -> tuple[SegmentationNetwork, NetworkHeader]:
         raise WeightsError(
             f"{path}: tensors missing, left over or of the wrong shape: {', '.join(wrong[:5])}"
         )
-    broken = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
+    broken = [name for name, tensor in state.items() if not torch.stack(tensor.aminmax()).isfinite().all()]
     if broken:
         raise WeightsError(f"{path}: weights that are not numbers: {', '.join(broken[:5])}; train it again")
     network.load_state_dict(state, assign=True)
@@ -237,17 +238,13 @@ def _triple(values: Any) -> tuple[float, float, float]:
     return r, g, b
 
 
-def _expand(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    expanded = {}
-    for name, tensor in state.items():
-        if name.endswith(".scale"):
-            continue
-        scale = state.get(f"{name}.scale")
-        if tensor.dtype == torch.int8:
-            if scale is None or tensor.ndim != 4 or scale.shape != (tensor.shape[output_axis(name)],):
-                raise ValueError(f"{name} lacks its scales")
-            shape = [1, 1, 1, 1]
-            shape[output_axis(name)] = -1
-            tensor = tensor.float() * scale.float().reshape(shape)
-        expanded[name] = tensor.float() if tensor.is_floating_point() else tensor
-    return expanded
+def _expand(file: Any, name: str) -> Tensor:
+    """A tensor of an open safetensors file; stored numbers become float32, others stay."""
+    tensor: Tensor = file.get_tensor(name)
+    if tensor.dtype == torch.int8:
+        axis = output_axis(name)
+        scale = file.get_tensor(f"{name}.scale").float()
+        if tensor.ndim != 4 or scale.shape != (tensor.shape[axis],):
+            raise ValueError(f"{name} lacks its scales")
+        return tensor.float().mul_(scale.reshape([-1 if i == axis else 1 for i in range(4)]))
+    return tensor.float() if tensor.is_floating_point() else tensor

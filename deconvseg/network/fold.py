@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Literal, cast
 
 import torch
@@ -35,12 +34,12 @@ def pick_precision(name: str, device: torch.device) -> Precision:
 
 
 def prepare(network: SegmentationNetwork, device: torch.device, precision: Precision) -> SegmentationNetwork:
-    """An inference copy of a trained network; the original is left as it is.
+    """Make a trained network ready to segment, in its own memory; it cannot be trained or saved any more.
 
-    The copy computes the same function (exact in real arithmetic): every BatchNorm's running statistics go
-    into the kernel and bias of the convolution beside it.
+    It computes the same function as before (exact in real arithmetic): every BatchNorm's running statistics
+    go into the kernel and bias of the convolution beside it.
     """
-    network = copy.deepcopy(network).eval().requires_grad_(False)
+    network.eval().requires_grad_(False)
     if isinstance(network, FCN8s) and network.arguments["norm"]:
         for score in (network.score_pool4, network.score_pool3):
             _fold_into_next(score.get_submodule("norm"), score.get_submodule("conv"))
@@ -68,7 +67,7 @@ def _fold_into_previous(conv: nn.Module, norm: nn.Module) -> None:
     assert isinstance(conv, nn.Conv2d | nn.ConvTranspose2d) and conv.bias is not None
     scale, shift = _affine(norm)
     shape = (1, -1, 1, 1) if isinstance(conv, nn.ConvTranspose2d) else (-1, 1, 1, 1)
-    conv.weight.copy_(conv.weight * scale.reshape(shape))
+    conv.weight.mul_(scale.reshape(shape))
     conv.bias.copy_(conv.bias * scale + shift)
 
 
@@ -77,7 +76,7 @@ def _fold_into_next(norm: nn.Module, conv: nn.Module) -> None:
     assert isinstance(conv, nn.Conv2d) and conv.bias is not None
     scale, shift = _affine(norm)
     conv.bias.copy_(conv.bias + (conv.weight * shift.reshape(1, -1, 1, 1)).sum((1, 2, 3)))
-    conv.weight.copy_(conv.weight * scale.reshape(1, -1, 1, 1))
+    conv.weight.mul_(scale.reshape(1, -1, 1, 1))
 
 
 def _cpu_multiplies_bf16() -> bool:

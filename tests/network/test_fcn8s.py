@@ -1,5 +1,6 @@
 """FCN-8s: alignment of its maps, sizes, inference copies, files, and its start from a DeconvNet."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -92,7 +93,7 @@ def test_prepared_network_computes_the_same_scores(changes: dict[str, object]) -
     network = random_network(**changes)
     photo = torch.randn(1, 3, 70, 99)
     want = network(photo)
-    ready = prepare(network, torch.device("cpu"), "fp32")
+    ready = prepare(copy.deepcopy(network), torch.device("cpu"), "fp32")
     torch.testing.assert_close(ready(photo), want, atol=1e-4 * float(want.abs().max()), rtol=1e-4)
     # Only fc6 pads itself, and what it pads is not what its BatchNorm would make of nothing.
     assert sum(isinstance(module, nn.BatchNorm2d) for module in ready.modules()) <= 1

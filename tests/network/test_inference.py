@@ -1,5 +1,6 @@
 """Folding, precision, devices and pretrained encoders."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,7 @@ def test_prepared_network_computes_the_same_scores(changes: dict[str, object]) -
     crops = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         want = network(crops)
-        ready = prepare(network, torch.device("cpu"), "fp32")
+        ready = prepare(copy.deepcopy(network), torch.device("cpu"), "fp32")
         got = ready(crops)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in ready.modules())
     assert any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
@@ -47,7 +48,7 @@ def test_bf16_stays_near_fp32() -> None:
     network = trained_like()
     crops = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
-        want = prepare(network, torch.device("cpu"), "fp32")(crops)
+        want = prepare(copy.deepcopy(network), torch.device("cpu"), "fp32")(crops)
         got = prepare(network, torch.device("cpu"), "bf16")(crops.bfloat16()).float()
     # Rounding can move a switch, so a few scores differ much; the bulk must not.
     error = (got - want).abs() / want.abs().max()
