@@ -22,7 +22,7 @@ from deconvseg.images.read import read_image
 from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.checkpoint import NetworkHeader, load_network
 from deconvseg.network.device import pick_device
-from deconvseg.network.fcn8s import FCN8s
+from deconvseg.network.fcn8s import STRIDE, FCN8s
 from deconvseg.network.fold import Precision, pick_precision, prepare
 from deconvseg.postprocess.crf import CRFParameters, crf_is_available, dense_crf
 from deconvseg.postprocess.fusion import EnsembleRule, Fusion, FusionRule, ensemble
@@ -394,14 +394,27 @@ def _run(network: SegmentationNetwork, header: NetworkHeader, images: Tensor) ->
 def _whole_scores(
     network: SegmentationNetwork, header: NetworkHeader, image: NDArray[np.uint8], device: torch.device
 ) -> Tensor:
-    """Raw scores float32 (C, H, W) of a photo that goes through FCN-8s at the network's size."""
+    """Raw scores float32 (C, H, W) of a photo that goes through FCN-8s at the network's size.
+
+    It gets a black frame of at least 16 pixels, up to whole cells: training showed black outside the photo.
+    Where the network itself pads widely, it needs none.
+    """
     height, width = image.shape[:2]
     scale = network.side / max(height, width)
-    size = (max(round(height * scale), 1), max(round(width * scale), 1))
+    rows, columns = (max(round(height * scale), 1), max(round(width * scale), 1))
     photo = functional.interpolate(
-        _on(device, image)[None].float(), size, mode="bilinear", antialias=True, align_corners=False
+        _on(device, image)[None].float(),
+        (rows, columns),
+        mode="bilinear",
+        antialias=True,
+        align_corners=False,
     )
-    scores = _run(network, header, photo).float()
+    top, left = 0, 0
+    if network.arguments["padding"] == 1:
+        high, wide = -(rows + STRIDE) % STRIDE + STRIDE, -(columns + STRIDE) % STRIDE + STRIDE
+        top, left = high // 2, wide // 2
+        photo = functional.pad(photo, (left, wide - left, top, high - top))
+    scores = _run(network, header, photo)[..., top : top + rows, left : left + columns].float()
     return functional.interpolate(scores, (height, width), mode="bilinear", align_corners=False)[0]
 
 

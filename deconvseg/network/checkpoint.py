@@ -243,6 +243,8 @@ def _expand(file: Any, name: str) -> Tensor:
     tensor: Tensor = file.get_tensor(name)
     if tensor.dtype == torch.int8:
         axis = output_axis(name)
+        if f"{name}.scale" not in file.keys():  # noqa: SIM118 (not a dict)
+            raise ValueError(f"{name} lacks its scales")
         scale = file.get_tensor(f"{name}.scale").float()
         if tensor.ndim != 4 or scale.shape != (tensor.shape[axis],):
             raise ValueError(f"{name} lacks its scales")
