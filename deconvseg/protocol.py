@@ -17,20 +17,22 @@ class Protocol:
         whole_photo: the whole photo is a region as well.
         min_side: regions whose shorter side after enlarging is below this are not looked at; pixels of the
             photo shrunk to at most 640.
+        measure_squares: `min_side` is that of the squares, not of the enlarged boxes they are made of.
         squared: regions are widened to squares, else stretched to the network's square input.
         same: a region with a larger IoU than this with a better one is not looked at; 1 drops none.
         fusion: how the regions are put together.
-        ensemble: how FCN-8s joins in.
+        ensemble: how FCN-8s joins in, if there is one.
         crf: parameters of the dense CRF; None takes those of the network's file.
     """
 
     proposals: int = 50
     whole_photo: bool = True
     min_side: int = 112
+    measure_squares: bool = False
     squared: bool = True
     same: float = 0.7
     fusion: FusionRule = "max"
-    ensemble: EnsembleRule = "off"
+    ensemble: EnsembleRule = "mean"
     crf: CRFParameters | None = None
 
 
@@ -47,8 +49,8 @@ AUTHORS_CRF = CRFParameters(
 
 PROTOCOLS = {
     "default": Protocol(),
-    "paper": Protocol(
-        whole_photo=False, min_side=0, squared=False, same=1.0, ensemble="mean", crf=AUTHORS_CRF
+    "paper": Protocol(whole_photo=False, min_side=0, squared=False, same=1.0, crf=AUTHORS_CRF),
+    "released-code": Protocol(
+        whole_photo=False, measure_squares=True, same=1.0, ensemble="product", crf=AUTHORS_CRF
     ),
-    "released-code": Protocol(whole_photo=False, same=1.0, ensemble="product", crf=AUTHORS_CRF),
 }

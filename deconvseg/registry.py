@@ -52,6 +52,7 @@ class Entry:
         recipe: how it was trained.
         classes: names, background first.
         aliases: other names.
+        partner: name of the FCN-8s that a network is used in an ensemble with, if nothing else is asked for.
         figures: measured numbers, the most telling one first.
     """
 
@@ -71,6 +72,7 @@ class Entry:
     recipe: str = ""
     classes: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
+    partner: str = ""
     figures: tuple[Figure, ...] = ()
 
 
@@ -85,6 +87,7 @@ _OPTIONAL = {
     "recipe": str,
     "classes": list,
     "aliases": list,
+    "partner": str,
     "figures": list,
 }
 _FIGURE = {"measure": str, "value": float, "on": str, "how": str}

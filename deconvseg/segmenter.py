@@ -30,10 +30,12 @@ from deconvseg.proposals.boxes import propose
 from deconvseg.proposals.edges import EdgeDetector
 from deconvseg.protocol import PROTOCOLS
 from deconvseg.segmentation import Palette, Segmentation
-from deconvseg.weights import forest_file, network_file
+from deconvseg.weights import forest_file, is_missing, network_file, partner_of
 
 WORKING_SIDE = 1024
 """Photos with a longer side are shrunk to it for the work; the labels come back at the photo's size."""
+FCN = "fcn8s-lite"
+"""The FCN-8s of ensembles of networks that have no partner of their own."""
 _STRIP_ROWS = 256
 
 
@@ -62,8 +64,9 @@ class Segmenter:
             photo shrunk to at most 640.
         fusion: `max` of the regions' scores (the paper), or `mean` of their probabilities by area.
         ensemble: `mean` of the probabilities with FCN-8s's (the paper), `product` of both networks' clipped
-            scores (the released code), or `off`.
-        fcn: the FCN-8s of the ensemble, by name or file.
+            scores (the released code), or `off`. If it is None, a network known by name is used with the
+            partner that the registry names, and a file alone.
+        fcn: the FCN-8s of the ensemble, by name or file; None is that partner, or the shipped one.
         crf: sharpen with the dense CRF, if it is installed.
         device: `auto`, `cpu`, `cuda` or `mps`.
         precision: `auto`, `fp32`, `bf16` or `fp16`.
@@ -81,7 +84,7 @@ class Segmenter:
         min_side: int | None = None,
         fusion: FusionRule | None = None,
         ensemble: EnsembleRule | None = None,
-        fcn: str | Path = "fcn8s-lite",
+        fcn: str | Path | None = None,
         crf: bool = True,
         device: str = "auto",
         precision: str = "auto",
@@ -101,7 +104,13 @@ class Segmenter:
         self.protocol = replace(PROTOCOLS[protocol], **chosen)
         if self.protocol.ensemble == "product" and self.protocol.fusion != "max":
             raise UsageError("the ensemble by product multiplies raw scores; it needs the fusion rule max")
-        self._must_ensemble, self._fcn = ensemble is not None, fcn
+        if fcn is not None and self.protocol.ensemble == "off":
+            raise UsageError(f"{fcn}: an FCN-8s is for ensembles, and there is none; ask for mean or product")
+        self._must_ensemble = fcn is not None or ensemble is not None
+        # The default protocol pairs only networks that are known to belong together.
+        fallback = FCN if self._must_ensemble or protocol != "default" else None
+        self.fcn = fcn or partner_of(weights) or fallback
+        self._for_regions = sorted(chosen.keys() & {"proposals", "min_side", "fusion"})
         self._device, self._precision = device, precision
         self._batch_size, self._threads = batch_size, threads
         self.crf = crf and crf_is_available()
@@ -178,7 +187,7 @@ class Segmenter:
         loaded = self._ready()
         return {
             "weights": _digest(network_file(self._weights)),
-            "fcn": _digest(network_file(self._fcn)) if loaded.partner else None,
+            "fcn": _digest(network_file(self.fcn)) if loaded.partner and self.fcn else None,
             "forest": _digest(forest_file(self._forest)) if loaded.detector else None,
             **asdict(self.protocol),
             "ensemble": self.ensemble,
@@ -247,6 +256,7 @@ class Segmenter:
             min_side=protocol.min_side,
             whole_photo=protocol.whole_photo,
             square=protocol.squared,
+            measure_squares=protocol.measure_squares,
             same=protocol.same,
         ).xyxy
 
@@ -313,6 +323,11 @@ class Segmenter:
                     f"train it further (deconvseg train --init {self._weights}) and segment with the result"
                 )
             is_whole = isinstance(network, FCN8s)
+            if is_whole and self._for_regions:
+                self._note(
+                    f"{self._weights} is an FCN-8s, which sees the whole photo and no regions: "
+                    f"{', '.join(self._for_regions)} change nothing"
+                )
             detector = EdgeDetector(forest_file(self._forest)) if self.proposals and not is_whole else None
             CRFParameters.from_mapping(header.crf)  # a bad value is told now, not at the first photo
             partner, partner_header = self._load_partner(network, header)
@@ -331,19 +346,29 @@ class Segmenter:
         self, network: SegmentationNetwork, header: NetworkHeader
     ) -> tuple[SegmentationNetwork | None, NetworkHeader | None]:
         """The ensemble's FCN-8s; none if it is off, or not asked for and does not fit."""
-        if self.protocol.ensemble == "off":
+        if self.protocol.ensemble == "off" or self.fcn is None:
             return None, None
         fault = None
-        partner, partner_header = load_network(network_file(self._fcn))
         if isinstance(network, FCN8s):
             fault = f"{self._weights} is an FCN-8s itself"
-        elif not isinstance(partner, FCN8s):
-            fault = f"{self._fcn} is no FCN-8s"
-        elif partner_header.classes != header.classes:
-            fault = f"{self._fcn} has other classes than {self._weights}"
-        if fault and self._must_ensemble:
+        elif is_missing(self.fcn) and not self._must_ensemble:
+            fault = f"{self.fcn} is not on this machine ('deconvseg weights pull {self.fcn}' tells more)"
+        else:
+            partner, partner_header = load_network(network_file(self.fcn))
+            if not isinstance(partner, FCN8s):
+                fault = f"{self.fcn} is no FCN-8s"
+            elif partner_header.classes != header.classes:
+                fault = f"{self.fcn} has other classes than {self._weights}"
+        if fault is None:
+            return partner, partner_header
+        if self._must_ensemble:
             raise UsageError(f"no ensemble: {fault}; take another network, or the ensemble off")
-        return (None, None) if fault else (partner, partner_header)
+        self._note(f"no ensemble: {fault}")
+        return None, None
+
+    def _note(self, note: str) -> None:
+        if note not in self.notes:
+            self.notes.append(note)
 
 
 def shrink(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:

@@ -106,6 +106,18 @@ def network_file(weights: str | Path) -> Path:
     return _file(weights, "network")
 
 
+def partner_of(weights: str | Path) -> str | None:
+    """The name of the FCN-8s that a named network goes with in ensembles; None for files, or without one."""
+    entry = find(registry(), weights) if isinstance(weights, str) else None
+    return (entry.partner or None) if entry else None
+
+
+def is_missing(weights: str | Path) -> bool:
+    """Whether this is a known name whose file is not on this machine."""
+    entry = find(registry(), weights) if isinstance(weights, str) else None
+    return entry is not None and located(entry) is None
+
+
 def forest_file(forest: str | Path | None = None) -> Path:
     """The structured edge forest: the shipped one, one known by name, or a file of your own.
 
@@ -201,7 +213,8 @@ def pull(
 
 def _refuse(entry: Entry, offline: bool, accept: Callable[[Entry], bool]) -> None:
     if not entry.urls:
-        raise WeightsError(f"{entry.name}: this file is got by hand; put it at {cache_target(entry)}")
+        how = "convert it to" if entry.convert_from else "put it at"
+        raise WeightsError(f"{entry.name}: this file is got by hand; {how} {cache_target(entry)}")
     if offline:
         raise UsageError(
             f"{entry.name}: is not here, and nothing is fetched offline; put it at {cache_target(entry)}"

@@ -155,10 +155,18 @@ def test_ensembles_that_cannot_be(tiny_network: Path, tiny_fcn: Path, tmp_path: 
     copy_network(tiny_fcn, other, {"classes": [f"class{i}" for i in range(21)]})
     with pytest.raises(UsageError, match="has other classes than"):
         Segmenter(tiny_network, ensemble="mean", fcn=other).load()
-    # What nobody asked for by name is left out where it does not fit.
-    segmenter = Segmenter(tiny_network, protocol="paper", fcn=other)
+    with pytest.raises(UsageError, match="an FCN-8s is for ensembles"):
+        Segmenter(tiny_network, ensemble="off", fcn=tiny_fcn)
+    # What was not asked for by name is left out where it does not fit.
+    own = tmp_path / "own.safetensors"
+    copy_network(tiny_network, own, {"classes": [f"class{i}" for i in range(21)]})
+    segmenter = Segmenter(own, protocol="paper")
     assert segmenter.ensemble == "off"
     assert segmenter.settings()["fcn"] is None
+    assert any("no ensemble" in note and "other classes" in note for note in segmenter.notes)
+    alone = Segmenter(tiny_fcn, proposals=3)
+    alone.load()
+    assert any("proposals change nothing" in note for note in alone.notes)
 
 
 def test_protocols_set_what_is_not_given(tiny_network: Path, tiny_fcn: Path) -> None:
@@ -174,7 +182,7 @@ def test_protocols_set_what_is_not_given(tiny_network: Path, tiny_fcn: Path) -> 
         "iterations": 10, "smooth_sigma": 3, "smooth_weight": 3, "colour_sigma_xy": 20,
         "colour_sigma_rgb": 3, "colour_weight": 5, "normalise": False,
     }  # fmt: skip
-    code = Segmenter(tiny_network, protocol="released-code", fcn=tiny_fcn, proposals=3, ensemble="off")
+    code = Segmenter(tiny_network, protocol="released-code", proposals=3, ensemble="off")
     boxes = code.segment(image).boxes
     sides = boxes[:, 2:] - boxes[:, :2]
     np.testing.assert_allclose(sides[:, 0], sides[:, 1], atol=1e-3)
@@ -182,3 +190,25 @@ def test_protocols_set_what_is_not_given(tiny_network: Path, tiny_fcn: Path) -> 
     assert code.settings()["ensemble"] == "off"
     with pytest.raises(UsageError, match="no such protocol"):
         Segmenter(tiny_network, protocol="mine")
+
+
+def test_named_networks_come_with_their_partner_and_files_alone(
+    tiny_network: Path, tiny_fcn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = 'kind = "network"\ndescription = "d"\nlicence = "l"\nlicence_free = true\n'
+    pair = f'[weights.pair]\nfile = "p"\npartner = "other"\n{entry}'
+    other = f'[weights.other]\nfile = "o"\n{entry}'
+    (tmp_path / "registry.toml").write_text(f"format = 1\n{pair}{other}")
+    (tmp_path / "p").write_bytes(tiny_network.read_bytes())
+    monkeypatch.setenv("DECONVSEG_REGISTRY", str(tmp_path / "registry.toml"))
+    missing = Segmenter("pair")
+    assert missing.ensemble == "off"
+    assert any("other is not on this machine" in note for note in missing.notes)
+    with pytest.raises(WeightsError, match="weights pull other"):
+        Segmenter("pair", ensemble="mean").load()
+    (tmp_path / "o").write_bytes(tiny_fcn.read_bytes())
+    both = Segmenter("pair")
+    assert (both.ensemble, both.fcn) == ("mean", "other")
+    assert Segmenter("pair", ensemble="off").ensemble == "off"
+    assert Segmenter(tiny_network).ensemble == "off"
+    assert not Segmenter(tiny_network).notes

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deconvseg.cli import console
-from deconvseg.cli.options import Ensemble, Fusion, ProtocolName
+from deconvseg.cli.options import Ensemble, Fusion, ProtocolName, introduce
 from deconvseg.cli.scores import EvalProgress, print_scores, print_tuned
 from deconvseg.errors import UsageError
 
@@ -189,13 +189,19 @@ def evaluate(
         typer.Option(
             metavar="mean|product|off",
             help="Let an FCN-8s on the whole photo join in: mean of probabilities, or product of scores.",
-            show_default="off",
+            show_default="mean for named networks that have one, off for files",
             rich_help_panel=STEPS,
         ),
     ] = None,
     fcn: Annotated[
-        str, typer.Option(metavar="NAME|FILE", help="That FCN-8s.", rich_help_panel=STEPS)
-    ] = "fcn8s-lite",
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="That FCN-8s.",
+            show_default="the network's partner",
+            rich_help_panel=STEPS,
+        ),
+    ] = None,
     crf: Annotated[
         bool, typer.Option("--crf/--no-crf", help="Sharpen with the dense CRF.", rich_help_panel=STEPS)
     ] = True,
@@ -221,8 +227,8 @@ def evaluate(
     )
     from deconvseg.evaluation.truth import open_truth
 
-    if ablate and protocol is not ProtocolName.default:
-        raise UsageError("--ablate varies the default protocol; leave --protocol out")
+    if (ablate or tune_crf) and protocol is not ProtocolName.default:
+        raise UsageError("--ablate and --tune-crf vary the default protocol; leave --protocol out")
     truth = open_truth(root, split, limit or (TUNING_SAMPLE if tune_crf else None))
     if len(truth.examples) < truth.photos and not quiet:
         console.say(f"a sample: {len(truth.examples)} of the {truth.photos} photos of {split}, evenly spread")
@@ -301,9 +307,7 @@ def _load(segmenter: Segmenter, weights: str, *, quiet: bool) -> None:
     reuse_freed_memory()
     segmenter.load()
     if not quiet:
-        console.say(f"network {weights} on {segmenter.device}, {segmenter.precision}")
-        for note in segmenter.notes:
-            console.say(f"note: {note}")
+        introduce(segmenter, weights)
 
 
 def _tune(

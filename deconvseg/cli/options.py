@@ -1,8 +1,15 @@
-"""Choices that several commands share."""
+"""What the commands that run networks share."""
 
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from deconvseg import __version__
+from deconvseg.cli import console
+
+if TYPE_CHECKING:
+    from deconvseg.segmenter import Segmenter
 
 
 class Fusion(StrEnum):
@@ -35,3 +42,11 @@ class Precision(StrEnum):
     fp32 = "fp32"
     bf16 = "bf16"
     fp16 = "fp16"
+
+
+def introduce(segmenter: Segmenter, weights: str) -> None:
+    """Say which networks run where, and what there is to know about it."""
+    ensemble = f", {segmenter.ensemble} with {segmenter.fcn}," if segmenter.ensemble != "off" else ""
+    console.say(f"deconvseg {__version__}: {weights}{ensemble} on {segmenter.device}, {segmenter.precision}")
+    for note in segmenter.notes:
+        console.say(f"note: {note}")

@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deconvseg import __version__
 from deconvseg.cli import console
 from deconvseg.cli.batch import STDIN, STDOUT, Task, make_plan
 from deconvseg.cli.manifest import MANIFEST, Manifest, Record, new_record
-from deconvseg.cli.options import Ensemble, Fusion, Precision, ProtocolName
+from deconvseg.cli.options import Ensemble, Fusion, Precision, ProtocolName, introduce
 from deconvseg.errors import UsageError
 
 if TYPE_CHECKING:
@@ -169,13 +168,19 @@ def segment(
         typer.Option(
             metavar="mean|product|off",
             help="Let an FCN-8s on the whole photo join in: mean of probabilities, or product of scores.",
-            show_default="off",
+            show_default="mean for named networks that have one, off for files",
             rich_help_panel=STEPS,
         ),
     ] = None,
     fcn: Annotated[
-        str, typer.Option(metavar="NAME|FILE", help="That FCN-8s.", rich_help_panel=STEPS)
-    ] = "fcn8s-lite",
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="That FCN-8s.",
+            show_default="the network's partner",
+            rich_help_panel=STEPS,
+        ),
+    ] = None,
     crf: Annotated[
         bool,
         typer.Option("--crf/--no-crf", help="Draw the mask to the photo's edges.", rich_help_panel=STEPS),
@@ -233,13 +238,7 @@ def segment(
         )
         segmenter.load()
         if not quiet:
-            with_fcn = f", {segmenter.ensemble} with {fcn}" if segmenter.ensemble != "off" else ""
-            console.say(
-                f"deconvseg {__version__}: network {weights}{with_fcn} on {segmenter.device}, "
-                f"{segmenter.precision}"
-            )
-            for note in segmenter.notes:
-                console.say(f"note: {note}")
+            introduce(segmenter, weights)
     records: list[Record] = []
     try:
         for record in _run(segmenter, plan.tasks, manifest, overwrite=overwrite, quiet=quiet):

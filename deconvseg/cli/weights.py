@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from deconvseg.cli import console
 from deconvseg.cli.registry import describe, list_weights, pull, verify
+from deconvseg.errors import UsageError
+
+if TYPE_CHECKING:
+    from deconvseg.network.base import SegmentationNetwork
 
 app = typer.Typer(
     no_args_is_help=True, help="List, check and fetch networks, look into them and store them smaller."
@@ -62,9 +66,9 @@ def info(
 def _contents(path: Path) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from deconvseg.network.checkpoint import load_network
+    from deconvseg.network.checkpoint import describe_network
 
-    network, header = load_network(path)
+    network, header = describe_network(path)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     return {"parameters": parameters, "arguments": network.arguments, **asdict(header)}
 
@@ -90,12 +94,22 @@ def convert(
             "training stage); auto goes by the file.",
         ),
     ] = Norms.auto,
+    side: Annotated[
+        int | None,
+        typer.Option(
+            min=32,
+            metavar="PX",
+            help="Of an FCN-8s: scale the longer side of photos to this from now on; nothing is retrained.",
+        ),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file to write.")] = False,
     debug: console.DebugOption = False,
 ) -> int:
     """Convert networks from Caffe, or store a network's weights in another number format.
 
     They are expanded again when the file is loaded.
     """
+    _refuse_target(source, output, overwrite=overwrite)
     if source.suffix.lower() == ".caffemodel":
         from deconvseg.network.caffe_networks import convert_caffemodel
 
@@ -107,6 +121,25 @@ def convert(
         from deconvseg.network.checkpoint import load_network, save_network
 
         network, header = load_network(source)
+        if side is not None:
+            network = _with_side(source, network, side)
         save_network(output, network, header, storage.value)
     console.say(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
     return console.DONE
+
+
+def _refuse_target(source: Path, output: Path, *, overwrite: bool) -> None:
+    if output.is_dir() or not output.resolve().parent.is_dir():
+        raise UsageError(f"{output}: is a folder, or in none that exists; give -o another name")
+    if output.exists() and source.exists() and output.samefile(source):
+        raise UsageError(f"{output}: is the file to convert; give -o another name")
+    if output.exists() and not overwrite:
+        raise UsageError(f"{output}: exists; give -o another name, or --overwrite")
+
+
+def _with_side(source: Path, network: SegmentationNetwork, side: int) -> SegmentationNetwork:
+    from deconvseg.network.fcn8s import FCN8s, resize_side
+
+    if not isinstance(network, FCN8s):
+        raise UsageError(f"{source}: --side is for an FCN-8s, and this is none")
+    return resize_side(network, side)

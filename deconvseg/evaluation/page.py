@@ -73,13 +73,14 @@ def worst_confusions(confusion: NDArray[np.int64], classes: Sequence[str]) -> li
 
 
 def proposal_lines(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The chart of IoU against proposals, in shares of its area from the left and from the top.
+    """The chart of IoU against proposals, without ensembles, in shares of its area from the left and the top.
 
     Returns:
         `ticks`: (x, number of proposals); `levels`: (y, IoU); `series`: (name, points), a point being
         (x, y, IoU). No series where there are fewer than two numbers of proposals.
     """
-    counts = sorted({row["proposals"] for row in rows if row["proposals"] is not None})
+    rows = [row for row in rows if row["proposals"] is not None and row["ensemble"] == "off"]
+    counts = sorted({row["proposals"] for row in rows})
     if len(counts) < 2:
         return {"ticks": [], "levels": [], "series": []}
     values = [row["mean_iou"] for row in rows]

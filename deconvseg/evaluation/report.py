@@ -94,6 +94,7 @@ def _row(evaluation: Evaluation, step: Step) -> dict[str, Any]:
     return {
         "name": step.name,
         "proposals": step.proposals,
+        "ensemble": step.ensemble,
         "crf": step.crf,
         **{name: figures[name] for name in kept},
         "sizes": {size: values["mean_iou"] for size, values in figures["sizes"].items()},

@@ -128,8 +128,10 @@ class Network:
         steps = {Step(count)} | {Step(count) for count in ABLATION}
         steps |= {Step(count, True) for count in SHARPENED if segmenter.crf}
         if segmenter.ensemble != "off":
+            # The product is one of raw scores, which only the fusion rule max keeps.
+            rules = PAIRS if segmenter.protocol.fusion == "max" else ("mean",)
             steps |= {Step(None, crf, "alone") for crf in sharpens}
-            steps |= {Step(count, crf, rule) for rule in PAIRS for crf in sharpens}
+            steps |= {Step(count, crf, rule) for rule in rules for crf in sharpens}
         return steps
 
     def settings(self) -> dict[str, Any]:
@@ -163,7 +165,7 @@ class Network:
         clock.lap("proposals")
         partner = segmenter.partner_scores(small)
         clock.lap("FCN-8s")
-        first = int(segmenter.protocol.whole_photo)
+        first = int(segmenter.protocol.whole_photo or not segmenter.proposals)
         stops: dict[int, list[Step]] = {}
         for step in self.steps:
             used = len(boxes) if step.proposals is None else step.proposals + first

@@ -57,7 +57,8 @@ def tune_crf(
     Returns:
         Fit for JSON: `before` and `after`, each with `crf` (the parameters), `mean_iou_searched` and
         `mean_iou_held_out`; `improved`, whether the copy has those of `after`; `trials`; `images_searched`,
-        `images_held_out`, `split`; `output`.
+        `images_held_out`, `split`; `settings` of the segmenter, ensemble included: the parameters belong to
+        all of them; `output`.
 
     Raises:
         MissingDependencyError: no CRF is installed.
@@ -112,6 +113,7 @@ def tune_crf(
         "images_searched": len(searched),
         "images_held_out": len(held_out),
         "split": truth.split,
+        "settings": {key: value for key, value in segmenter.settings().items() if key != "crf"},
     }
     training = {**segmenter.header.training, "crf_search": report}
     copy_network(network, target, {"crf": asdict(new if improved else old), "training": training})

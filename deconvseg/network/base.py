@@ -34,7 +34,8 @@ class SegmentationNetwork(nn.Module):
 def replace_classes(network: SegmentationNetwork, classes: int) -> SegmentationNetwork:
     """The same network for other classes: all but the layers of scores, which are initialised anew."""
     changed = type(network)(**{**network.arguments, "classes": classes})
-    kept = {name: tensor for name, tensor in network.state_dict().items() if "score" not in name}
+    state = network.state_dict().items()
+    kept = {name: tensor for name, tensor in state if "score" not in name or ".norm." in name}
     changed.load_state_dict(changed.state_dict() | kept)
     return changed
 

@@ -13,8 +13,6 @@ from deconvseg.errors import WeightsError
 from deconvseg.network.caffe import Array, CaffeLayer, CaffeModel
 from deconvseg.network.tensor_file import Values
 
-_LISTED = 6
-
 
 class CaffeLayers:
     """Looks layers up by name, takes their arrays, and tells at the end what was wrong or left over.
@@ -154,9 +152,8 @@ class CaffeLayers:
         ignored = [name for name in self._left if ignorable and name.startswith(ignorable)]
         wrong = self._wrong + [f"{name} is left over" for name in self._left if name not in ignored]
         if wrong:
-            more = f" and {len(wrong) - _LISTED} more" if len(wrong) > _LISTED else ""
             raise WeightsError(
-                f"{self._path}: {kind} by the names of its layers, but {', '.join(wrong[:_LISTED])}{more}; "
+                f"{self._path}: {kind} by the names of its layers, but {', '.join(wrong)}; "
                 "only the published networks, or the same with other sizes, can be converted"
             )
         if self._empty:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -139,21 +140,15 @@ def copy_network(source: Path, target: Path, changes: Mapping[str, Any]) -> None
     write_tensors(target, tensors, {_KEY: json.dumps({**document, **changes})})
 
 
-def load_network(path: Path) -> tuple[SegmentationNetwork, NetworkHeader]:
-    """Rebuild a network from its file, in float32 on the CPU and in evaluation mode.
+def describe_network(path: Path) -> tuple[SegmentationNetwork, NetworkHeader]:
+    """What a network's file says of it: the network without its numbers (device `meta`), and the header.
 
     Raises:
-        WeightsError: missing, truncated, not a deconvseg network, or tensors that do not fit its header.
+        WeightsError: missing, truncated, or not a deconvseg network.
     """
-    if not path.is_file():
-        raise WeightsError(f"{path}: there is no such network file")
-    try:
-        with safe_open(path, framework="pt") as file:
-            document = _document(path, file.metadata())
-            network = build_network(path, document.get("architecture", "deconvnet"), document["arguments"])
-            # One by one: a large network is in memory once, whatever its file stores it as.
-            names = [name for name in file.keys() if not name.endswith(".scale")]  # noqa: SIM118 (not a dict)
-            state = {name: _expand(file, name) for name in names}
+    with _opened(path) as file:
+        document = _document(path, file.metadata())
+        network = build_network(path, document.get("architecture", "deconvnet"), document["arguments"])
         header = NetworkHeader(
             classes=tuple(str(name) for name in document["classes"]),
             palette=tuple((int(r), int(g), int(b)) for r, g, b in document["palette"]),
@@ -163,13 +158,21 @@ def load_network(path: Path) -> tuple[SegmentationNetwork, NetworkHeader]:
             training=dict(document["training"]),
             statistics=bool(document.get("statistics", True)),
         )
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(
-            f"{path}: not a readable network file ({error}); fetch or train it again"
-        ) from error
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise WeightsError(f"{path}: the header of this network file is damaged ({error!r})") from error
     _check_header(path, header, document, network.arguments["classes"])
+    return network.eval(), header
+
+
+def load_network(path: Path) -> tuple[SegmentationNetwork, NetworkHeader]:
+    """Rebuild a network from its file, in float32 on the CPU and in evaluation mode.
+
+    Raises:
+        WeightsError: missing, truncated, not a deconvseg network, or tensors that do not fit its header.
+    """
+    network, header = describe_network(path)
+    with _opened(path) as file:
+        # One by one: a large network is in memory once, whatever its file stores it as.
+        names = [name for name in file.keys() if not name.endswith(".scale")]  # noqa: SIM118 (not a dict)
+        state = {name: _expand(file, name) for name in names}
     expected = network.state_dict()
     wrong = sorted(
         name
@@ -184,7 +187,23 @@ def load_network(path: Path) -> tuple[SegmentationNetwork, NetworkHeader]:
     if broken:
         raise WeightsError(f"{path}: weights that are not numbers: {', '.join(broken[:5])}; train it again")
     network.load_state_dict(state, assign=True)
-    return network.eval(), header
+    return network, header
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """An open network file; whatever is wrong with it becomes a WeightsError."""
+    if not path.is_file():
+        raise WeightsError(f"{path}: there is no such network file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(
+            f"{path}: not a readable network file ({error}); fetch or train it again"
+        ) from error
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise WeightsError(f"{path}: the header of this network file is damaged ({error!r})") from error
 
 
 def _check_header(path: Path, header: NetworkHeader, document: Mapping[str, Any], classes: int) -> None:

@@ -161,6 +161,7 @@ def propose(
     enlarge: float = ENLARGE,
     whole_photo: bool = True,
     square: bool = True,
+    measure_squares: bool = False,
     same: float = SAME,
     working_side: int = WORKING_SIDE,
 ) -> Boxes:
@@ -179,7 +180,8 @@ def propose(
             photo is treated like the same photo at 640.
         enlarge: factor on both sides, 1 or more.
         whole_photo: put the whole image first. If `count` is 0 it is looked at in any case.
-        square: widen boxes to squares; the whole image as well.
+        square: widen boxes to squares. The whole image becomes one in any case.
+        measure_squares: hold `min_side` against the squares, not against the boxes they are made of.
         same: largest IoU with a better square; 1 keeps them all.
         working_side: see `find_boxes`.
 
@@ -188,17 +190,18 @@ def propose(
         outside it. The whole image is not enlarged and has score 1, or the best box's if that is higher.
     """
     height, width = image.shape[:2]
-    whole = np.array([[0, 0, width, height]], np.float32)
-    whole = squared(whole) if square else whole
+    whole = squared(np.array([[0, 0, width, height]], np.float32))
     if count <= 0:
         return Boxes(whole, np.ones(1, np.float32))
     scale = max(1.0, max(height, width) / working_side)
     # No box with a smaller area can have a shorter side that is long enough.
-    least = max(400.0, (min_side / enlarge) ** 2)
+    least = 400.0 if measure_squares else max(400.0, (min_side / enlarge) ** 2)
     boxes = find_boxes(image, detector, count=_SEARCHED, min_area=least, working_side=working_side)
     larger = enlarged(boxes.xyxy, enlarge)
-    long_enough = (larger[:, 2:] - larger[:, :2]).min(1) >= min_side * scale
-    regions = squared(larger[long_enough]) if square else larger[long_enough]
+    regions = squared(larger) if square else larger
+    measured = regions if measure_squares else larger
+    long_enough = (measured[:, 2:] - measured[:, :2]).min(1) >= min_side * scale
+    regions = regions[long_enough]
     scores = boxes.scores[long_enough]
     if whole_photo:
         top = np.array([max(1.0, float(scores.max(initial=0.0)))], np.float32)

@@ -286,6 +286,7 @@ def whole_photos(
     device = next(network.parameters()).device
     was_training = network.training
     network.eval()
+    batch = min(batch, max(1, batch * 256**2 // network.side**2))  # large photos need much memory
     for start in range(0, len(photos), batch):
         index = photos[start : start + batch]
         filled = torch.cat([index, index[-1:].expand(batch - len(index))])

@@ -216,7 +216,7 @@ def _recipe(path: Path, table: Mapping[str, Any]) -> Recipe:
         raise UsageError(f"{path}: crop_size = {recipe.crop_size} is no multiple of 32")
     if (recipe.network == "fcn8s") != (recipe.photo_side > 0):
         raise UsageError(
-            f"{path}: photo_side = {recipe.photo_side} does not fit network = '{recipe.network}': fcn8s sees "
+            f"{path}: is no recipe for {recipe.network}: photo_side = {recipe.photo_side}, and fcn8s sees "
             "photos scaled to photo_side pixels, deconvnet sees regions (photo_side = 0)"
         )
     if recipe.batch_size % recipe.accumulate or recipe.batch_size // recipe.accumulate < 2:

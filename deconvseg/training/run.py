@@ -18,7 +18,7 @@ from deconvseg.data.dataset import DataSet
 from deconvseg.data.proposals import read_proposals
 from deconvseg.errors import MissingDependencyError, UsageError
 from deconvseg.network.base import SegmentationNetwork, replace_classes
-from deconvseg.network.checkpoint import NetworkHeader, load_network
+from deconvseg.network.checkpoint import NetworkHeader, describe_network, load_network
 from deconvseg.network.deconvnet import DeconvNet, resize_bottleneck
 from deconvseg.network.device import pick_device
 from deconvseg.network.fcn8s import FCN8s, resize_side, start_from_deconvnet
@@ -156,6 +156,8 @@ def check_start(plan: Plan, start: Start, out: Path, *, resume: bool, device: st
             "this recipe starts from a trained network; name it with --init FILE (--init default is the "
             "shipped one)"
         )
+    if init is not None and not going_on:
+        _refuse_other_kind(init, plan.stages[first])
 
 
 def _origin(start: Start, out: Path, stage: str, going_on: bool) -> Path | None:
@@ -212,21 +214,14 @@ def _network(
             return network, NetworkHeader(classes, palette, scale=1 / 64)  # inputs of about unit size
         initialise_encoder(network, read_vgg16(vgg16) if vgg16 else download_vgg16())
         return network, NetworkHeader(classes, palette)
+    _refuse_other_kind(init, recipe)
     network, header = load_network(init)
     crf = header.crf
     if recipe.network == "fcn8s" and isinstance(network, DeconvNet):
         source, network, crf = network, _described_network(recipe, len(header.classes)), {}
         assert isinstance(network, FCN8s)
-        try:
-            start_from_deconvnet(network, source)
-        except ValueError as error:
-            raise UsageError(f"{init}: FCN-8s cannot start from this network: {error}") from error
+        start_from_deconvnet(network, source)
         reporter.note(f"{init}: a DeconvNet; FCN-8s starts from its encoder, fc6 and fc7")
-    elif network.architecture != recipe.network:
-        raise UsageError(
-            f"{init}: a network of the kind {network.architecture}, the recipe is for {recipe.network}; take "
-            "another recipe or another network"
-        )
     elif isinstance(network, DeconvNet) and network.crop_size != recipe.crop_size:
         network = resize_bottleneck(network, recipe.crop_size)
     elif isinstance(network, FCN8s) and network.side != recipe.photo_side:
@@ -237,6 +232,26 @@ def _network(
             f"{init}: made for other classes; all of it is kept but the last layer, which starts anew"
         )
     return network.train(), replace(header, classes=classes, palette=palette, crf=crf, training={})
+
+
+def _refuse_other_kind(init: Path, recipe: Recipe) -> None:
+    """Raise UsageError if training by the recipe cannot start from this network."""
+    network, _ = describe_network(init)
+    if network.architecture == recipe.network:
+        return
+    if recipe.network != DeconvNet.architecture and isinstance(network, DeconvNet):
+        arguments = network.arguments
+        same = (arguments["widths"], arguments["encoder_convs"]) == (recipe.widths, recipe.encoder_convs)
+        if same and not arguments["encoder_norm"]:
+            return
+        raise UsageError(
+            f"{init}: FCN-8s cannot start from this network: the encoder of the DeconvNet has other layers "
+            "than the recipe's, or BatchNorm; take another network"
+        )
+    raise UsageError(
+        f"{init}: a network of the kind {network.architecture}, the recipe is for {recipe.network}; take "
+        "another recipe or another network"
+    )
 
 
 def _described_network(recipe: Recipe, classes: int) -> SegmentationNetwork:

@@ -1,4 +1,4 @@
-"""`deconvseg weights convert` of networks from Caffe, and what is done with the result."""
+"""`deconvseg weights convert`, networks from Caffe, and ensembles."""
 
 from __future__ import annotations
 
@@ -69,3 +69,42 @@ def test_vgg16_from_caffe_whole_and_cut_short(run: Run, tmp_path: Path) -> None:
     (line,) = lines(refused)
     assert line.startswith("error: x.caffemodel: not a sound .caffemodel file")
     assert not (tmp_path / "o.safetensors").exists()
+
+
+def test_what_is_there_is_not_overwritten(
+    run: Run, tmp_path: Path, tiny_network: Path, tiny_fcn: Path
+) -> None:
+    before = tiny_network.read_bytes()
+    for output, told in ((tiny_network, "is the file to convert"), ("no/n.safetensors", "none that exists")):
+        refused = run("weights", "convert", tiny_network, "-o", output, "--overwrite")
+        assert refused.returncode == 2
+        assert told in lines(refused)[0]
+    assert tiny_network.read_bytes() == before
+    (tmp_path / "n.safetensors").write_text("mine")
+    assert "--overwrite" in lines(run("weights", "convert", tiny_fcn, "-o", "n.safetensors"))[0]
+    refused = run("weights", "convert", tiny_network, "-o", "n.safetensors", "--overwrite", "--side", "96")
+    assert "--side is for an FCN-8s" in lines(refused)[0]
+    assert (tmp_path / "n.safetensors").read_text() == "mine"
+    done = run("weights", "convert", tiny_fcn, "-o", "n.safetensors", "--overwrite", "--side", "96")
+    assert done.returncode == 0, done.stderr
+    assert load_network(tmp_path / "n.safetensors")[0].side == 96
+
+
+def test_an_ensemble_from_the_shell(run: Run, tmp_path: Path, tiny_network: Path, tiny_fcn: Path) -> None:
+    common = ("segment", EXAMPLES / "cat.jpg", "--weights", tiny_network, "--device", "cpu", "--no-crf")
+    few = ("--proposals", "2", "--min-side", "20")
+    done = run(*common, *few, "-o", "m.png", "--ensemble", "mean", "--fcn", tiny_fcn)
+    assert done.returncode == 0, done.stderr
+    assert f"mean with {tiny_fcn}" in lines(done)[0]
+    alone = run(*common, *few, "-o", "a.png")
+    assert alone.returncode == 0
+    assert (tmp_path / "m.png").read_bytes() != (tmp_path / "a.png").read_bytes()
+    implied = run(*common, *few, "-o", "i.png", "--fcn", tiny_fcn)
+    assert f"mean with {tiny_fcn}" in lines(implied)[0]
+    assert (tmp_path / "i.png").read_bytes() == (tmp_path / "m.png").read_bytes()
+    refused = run(*common, "-o", "r.png", "--fcn", tiny_fcn, "--ensemble", "off")
+    assert refused.returncode == 2
+    assert "an FCN-8s is for ensembles" in lines(refused)[0]
+    paper = run(*common, *few, "-o", "p.png", "--protocol", "paper", "--fcn", tiny_fcn)
+    assert paper.returncode == 0, paper.stderr
+    assert f"mean with {tiny_fcn}" in lines(paper)[0]

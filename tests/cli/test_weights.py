@@ -58,7 +58,15 @@ def test_list(run: Run, home: Path) -> None:
     listed = run("weights", "list")
     assert listed.returncode == 0
     rows = {row.split()[0]: row for row in listed.stdout.decode().splitlines()}
-    assert list(rows) == ["name", "deconvnet-lite", "edges", "deconvnet-voc", "fcn8s-voc", "roads"]
+    assert list(rows) == [
+        "name",
+        "deconvnet-lite",
+        "fcn8s-lite",
+        "edges",
+        "deconvnet-voc",
+        "fcn8s-voc",
+        "roads",
+    ]
     assert "32.7  shipped" in rows["deconvnet-lite"]
     assert "not here  research only" in rows["deconvnet-voc"]
     assert "2.7  cached    in-house" in rows["roads"]
@@ -69,7 +77,7 @@ def test_list(run: Run, home: Path) -> None:
 
 def test_list_in_a_pipe_breaks_no_line(run: Run, home: Path) -> None:
     add(home, "roads-" + "x" * 100)
-    assert len(run("weights", "list").stdout.splitlines()) == 6
+    assert len(run("weights", "list").stdout.splitlines()) == 7
 
 
 def test_list_json(run: Run, home: Path, tmp_path: Path) -> None:
@@ -115,6 +123,7 @@ def test_verify(run: Run, home: Path) -> None:
     assert checked.returncode == 0
     assert checked.stdout.decode().splitlines() == [
         f"deconvnet-lite: {SHIPPED / 'deconvnet-lite.safetensors'} ok",
+        f"fcn8s-lite: {SHIPPED / 'fcn8s-lite.safetensors'} ok",
         f"edges: {SHIPPED / 'edges.yml.gz'} ok",
     ]
     home.mkdir()
@@ -130,7 +139,7 @@ def test_verify_finds_the_wrong_one(run: Run, home: Path) -> None:
     assert checked.returncode == 1
     (line,) = lines(checked)
     assert line.startswith(f"error: roads: {home / 'roads.safetensors'} has sha256 ")
-    assert len(checked.stdout.splitlines()) == 2
+    assert len(checked.stdout.splitlines()) == 3
     document = json.loads(run("weights", "verify", "--json", "roads", "edges").stdout)
     roads, edges = document["weights"]
     assert (roads["name"], edges["status"]) == ("roads", "ok")

@@ -158,10 +158,12 @@ def test_worst_confusions_in_words() -> None:
 
 def test_proposal_lines() -> None:
     rows = [
-        {"proposals": 0, "crf": False, "mean_iou": 0.40},
-        {"proposals": 0, "crf": True, "mean_iou": 0.41},
-        {"proposals": 50, "crf": False, "mean_iou": 0.45},
-        {"proposals": 10, "crf": False, "mean_iou": 0.44},
+        {"proposals": 0, "ensemble": "off", "crf": False, "mean_iou": 0.40},
+        {"proposals": 0, "ensemble": "off", "crf": True, "mean_iou": 0.41},
+        {"proposals": 50, "ensemble": "off", "crf": False, "mean_iou": 0.45},
+        {"proposals": 10, "ensemble": "off", "crf": False, "mean_iou": 0.44},
+        {"proposals": 10, "ensemble": "mean", "crf": False, "mean_iou": 0.9},
+        {"proposals": None, "ensemble": "alone", "crf": False, "mean_iou": 0.1},
     ]
     chart = proposal_lines(rows)
     assert chart["ticks"] == [(0, 0), (0.5, 10), (1, 50)]

@@ -14,7 +14,8 @@ from PIL import Image
 from deconvseg.data.masks import MaskFormat
 from deconvseg.errors import DataError, UsageError
 from deconvseg.evaluation.metrics import Scores, confusion_matrix
-from deconvseg.evaluation.report import summarise
+from deconvseg.evaluation.page import proposal_lines
+from deconvseg.evaluation.report import summarise, write_report
 from deconvseg.evaluation.run import PREDICTIONS, evaluate
 from deconvseg.evaluation.subject import Network, Predictions, Step
 from deconvseg.evaluation.truth import Truth, open_truth
@@ -60,12 +61,14 @@ def test_ablation_rows_are_what_single_runs_give(shapes: Path, tiny_network: Pat
         assert rows[step.name]["mean_iou"] == pytest.approx(want, abs=2e-3), step.name
 
 
-def test_ensemble_rows_are_what_single_runs_give(shapes: Path, tiny_network: Path, tiny_fcn: Path) -> None:
+def test_ensemble_rows_are_what_single_runs_give(
+    shapes: Path, tiny_network: Path, tiny_fcn: Path, tmp_path: Path
+) -> None:
     truth = open_truth(shapes, "val", 2)
     common = {"proposals": 3, "min_side": 10, "crf": False, "precision": "fp32"}
     full = Segmenter(tiny_network, ensemble="mean", fcn=tiny_fcn, **common)  # type: ignore[arg-type]
-    subject = Network(full, ablate=True)
-    summary = summarise(evaluate(subject, truth), "tiny")
+    evaluation = evaluate(Network(full, ablate=True), truth)
+    summary = summarise(evaluation, "tiny")
     rows = {row["name"]: row for row in summary["rows"]}
     assert summary["setting"] == "3 proposals + FCN-8s (mean)"
     assert {"FCN-8s", "3 proposals", "3 proposals + FCN-8s (product)", "100 proposals"} <= set(rows)
@@ -81,6 +84,32 @@ def test_ensemble_rows_are_what_single_runs_give(shapes: Path, tiny_network: Pat
         # Crops in other batches may differ in the last bits.
         assert rows[name]["mean_iou"] == pytest.approx(one["mean_iou"], abs=2e-3), name
     assert len({row["mean_iou"] for row in rows.values()}) > 3
+    write_report(evaluation, summary, tmp_path / "report")
+    page = (tmp_path / "report/report.html").read_text()
+    assert "3 proposals + FCN-8s (product)" in page
+    chart = proposal_lines(summary["rows"])
+    assert [count for _, count in chart["ticks"]] == [0, 3, 10, 25, 50, 100]
+    assert [len(points) for _, points in chart["series"]] == [6]  # the ensembles are no points of the line
+
+
+def test_an_ablation_of_mean_fusion_has_no_product(tiny_network: Path, tiny_fcn: Path) -> None:
+    segmenter = Segmenter(tiny_network, fusion="mean", ensemble="mean", fcn=tiny_fcn)
+    rules = {step.ensemble for step in Network(segmenter, ablate=True).steps}
+    assert rules == {"off", "mean", "alone"}
+
+
+@pytest.mark.parametrize("protocol", ["paper", "released-code"])
+@pytest.mark.parametrize("proposals", [0, 4])
+def test_protocols_are_scored_as_they_segment(
+    truth: Truth, tiny_network: Path, protocol: str, proposals: int
+) -> None:
+    options = {"ensemble": "off", "min_side": 10, "crf": False, "precision": "fp32"}
+    segmenter = Segmenter(tiny_network, protocol=protocol, proposals=proposals, **options)  # type: ignore[arg-type]
+    summary = summarise(evaluate(Network(segmenter), truth), "tiny")
+    total = sum(
+        confusion_matrix(truth.mask(e), segmenter.segment(e.image).labels, 21) for e in truth.examples
+    )
+    assert summary["confusion"] == np.asarray(total).tolist()
 
 
 def test_an_ablation_of_the_whole_photo_alone_still_proposes(tiny_network: Path) -> None:

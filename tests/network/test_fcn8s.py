@@ -142,6 +142,7 @@ def test_other_classes_and_another_side_keep_the_rest() -> None:
     scores, same = changed.scores_and_code(photo)
     torch.testing.assert_close(same, code)
     assert scores.shape[1] == 7
+    assert torch.equal(changed.score_pool3.norm.running_var, network.score_pool3.norm.running_var)
     resized = resize_side(network, 128).eval()
     assert resized.side == resized.arguments["side"] == 128
     torch.testing.assert_close(resized(photo), network(photo))

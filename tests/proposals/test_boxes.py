@@ -147,6 +147,20 @@ def test_proposals_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.xyxy.dtype == found.scores.dtype == np.float32
 
 
+def test_protocols_select_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The paper's boxes keep their shape, copies included; the released code measures the squares."""
+    kept, narrow, copy, small = (101, 101, 99, 79), (301, 1, 30, 300), (101, 101, 99, 79), (301, 201, 59, 59)
+    FakeSearch(monkeypatch, answer(narrow, kept, copy, small))
+    image = np.zeros((400, 600, 3), np.uint8)
+    options = {"count": 50, "whole_photo": False, "same": 1.0}
+    paper = propose(image, BlindDetector(), min_side=0, square=False, **options)
+    sides = paper.xyxy[:, 2:] - paper.xyxy[:, :2]
+    np.testing.assert_allclose(sides, 1.2 * np.array([[30, 300], [100, 80], [100, 80], [60, 60]]), rtol=0.05)
+    code = propose(image, BlindDetector(), min_side=96, measure_squares=True, **options)
+    squares = code.xyxy[:, 2:] - code.xyxy[:, :2]
+    np.testing.assert_allclose(squares, 1.2 * np.array([[300, 300], [100, 100], [100, 100]]), rtol=0.05)
+
+
 def test_count_does_not_count_the_whole_image_nor_dropped_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
     FakeSearch(monkeypatch, answer((1, 1, 20, 300), (1, 1, 99, 99), (201, 1, 99, 99), (401, 1, 99, 99)))
     image = np.zeros((400, 600, 3), np.uint8)

@@ -225,7 +225,7 @@ def test_fcn_starts_from_a_deconvnet(own: Path, tmp_path: Path, tiny_network: Pa
     assert torch.equal(network.encoder[0].conv1_1.conv.weight, source.encoder[0].conv1_1.conv.weight)
     assert network.arguments["classes"] == 3
     with pytest.raises(UsageError, match="the encoder of the DeconvNet has other layers"):
-        start(plan, tmp_path / "other", Start(init=tiny_network))
+        check_start(plan, Start(init=tiny_network), tmp_path / "other", resume=False, device="cpu")
 
 
 def test_a_resumed_run_must_be_the_same_run(own: Path, tmp_path: Path) -> None:
