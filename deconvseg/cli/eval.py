@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deconvseg.cli import console
-from deconvseg.cli.options import Ensemble, Fusion, ProtocolName, introduce
+from deconvseg.cli.options import (
+    STEPS,
+    EnsembleOption,
+    FcnOption,
+    Fusion,
+    ProtocolName,
+    ProtocolOption,
+    introduce,
+)
 from deconvseg.cli.scores import EvalProgress, print_scores, print_tuned
 from deconvseg.errors import UsageError
 
@@ -19,13 +27,7 @@ if TYPE_CHECKING:
 
 TUNING_SAMPLE = 60
 """Photos that --tune-crf takes if --limit does not say."""
-WHAT, RESULT, NETWORK, STEPS, RUN = (
-    "What is measured",
-    "Results",
-    "Network",
-    "Proposals and postprocessing",
-    "Run",
-)
+WHAT, RESULT, NETWORK, RUN = "What is measured", "Results", "Network", "Run"
 
 EXAMPLES = """[bold]Examples[/bold]
 
@@ -146,15 +148,7 @@ def evaluate(
         int | None,
         typer.Option(min=1, metavar="N", help="CPU threads. Left out: all cores.", rich_help_panel=NETWORK),
     ] = None,
-    protocol: Annotated[
-        ProtocolName,
-        typer.Option(
-            metavar="default|paper|released-code",
-            help="What this panel's options are if they are not given, and boxes and CRF: ours, the paper's, "
-            "or those of the authors' code.",
-            rich_help_panel=STEPS,
-        ),
-    ] = ProtocolName.default,
+    protocol: ProtocolOption = ProtocolName.default,
     proposals: Annotated[
         int | None,
         typer.Option(
@@ -184,24 +178,8 @@ def evaluate(
             rich_help_panel=STEPS,
         ),
     ] = None,
-    ensemble: Annotated[
-        Ensemble | None,
-        typer.Option(
-            metavar="mean|product|off",
-            help="Let an FCN-8s on the whole photo join in: mean of probabilities, or product of scores.",
-            show_default="mean for named networks that have one, off for files",
-            rich_help_panel=STEPS,
-        ),
-    ] = None,
-    fcn: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME|FILE",
-            help="That FCN-8s.",
-            show_default="the network's partner",
-            rich_help_panel=STEPS,
-        ),
-    ] = None,
+    ensemble: EnsembleOption = None,
+    fcn: FcnOption = None,
     crf: Annotated[
         bool, typer.Option("--crf/--no-crf", help="Sharpen with the dense CRF.", rich_help_panel=STEPS)
     ] = True,

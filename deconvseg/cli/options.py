@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from deconvseg import __version__
 from deconvseg.cli import console
@@ -42,6 +44,36 @@ class Precision(StrEnum):
     fp32 = "fp32"
     bf16 = "bf16"
     fp16 = "fp16"
+
+
+STEPS = "Proposals and postprocessing"
+ProtocolOption = Annotated[
+    ProtocolName,
+    typer.Option(
+        metavar="default|paper|released-code",
+        help="What this panel's options are if they are not given, and boxes and CRF: ours, the paper's, "
+        "or those of the authors' code.",
+        rich_help_panel=STEPS,
+    ),
+]
+EnsembleOption = Annotated[
+    Ensemble | None,
+    typer.Option(
+        metavar="mean|product|off",
+        help="Let an FCN-8s on the whole photo join in: mean of probabilities, or product of scores.",
+        show_default="mean for named networks that have one, off for files",
+        rich_help_panel=STEPS,
+    ),
+]
+FcnOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|FILE",
+        help="That FCN-8s.",
+        show_default="the network's partner",
+        rich_help_panel=STEPS,
+    ),
+]
 
 
 def introduce(segmenter: Segmenter, weights: str) -> None:

@@ -17,7 +17,16 @@ import typer
 from deconvseg.cli import console
 from deconvseg.cli.batch import STDIN, STDOUT, Task, make_plan
 from deconvseg.cli.manifest import MANIFEST, Manifest, Record, new_record
-from deconvseg.cli.options import Ensemble, Fusion, Precision, ProtocolName, introduce
+from deconvseg.cli.options import (
+    STEPS,
+    EnsembleOption,
+    FcnOption,
+    Fusion,
+    Precision,
+    ProtocolName,
+    ProtocolOption,
+    introduce,
+)
 from deconvseg.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,7 +43,7 @@ class Save(StrEnum):
     scores = "scores"
 
 
-IO, NETWORK, STEPS, RUN = "Input and output", "Network", "Proposals and postprocessing", "Run"
+IO, NETWORK, RUN = "Input and output", "Network", "Run"
 
 EXAMPLES = """[bold]Examples[/bold]
 
@@ -125,15 +134,7 @@ def segment(
         int | None,
         typer.Option(min=1, metavar="N", help="CPU threads. Left out: all cores.", rich_help_panel=NETWORK),
     ] = None,
-    protocol: Annotated[
-        ProtocolName,
-        typer.Option(
-            metavar="default|paper|released-code",
-            help="What this panel's options are if they are not given, and boxes and CRF: ours, the paper's, "
-            "or those of the authors' code.",
-            rich_help_panel=STEPS,
-        ),
-    ] = ProtocolName.default,
+    protocol: ProtocolOption = ProtocolName.default,
     proposals: Annotated[
         int | None,
         typer.Option(
@@ -163,24 +164,8 @@ def segment(
             rich_help_panel=STEPS,
         ),
     ] = None,
-    ensemble: Annotated[
-        Ensemble | None,
-        typer.Option(
-            metavar="mean|product|off",
-            help="Let an FCN-8s on the whole photo join in: mean of probabilities, or product of scores.",
-            show_default="mean for named networks that have one, off for files",
-            rich_help_panel=STEPS,
-        ),
-    ] = None,
-    fcn: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME|FILE",
-            help="That FCN-8s.",
-            show_default="the network's partner",
-            rich_help_panel=STEPS,
-        ),
-    ] = None,
+    ensemble: EnsembleOption = None,
+    fcn: FcnOption = None,
     crf: Annotated[
         bool,
         typer.Option("--crf/--no-crf", help="Draw the mask to the photo's edges.", rich_help_panel=STEPS),
