@@ -86,7 +86,7 @@ def evaluate(
         typer.Option(
             "--ablate",
             help="Score the whole photo alone, 10, 25, 50 and 100 proposals, without and with CRF, as well; "
-            "with --ensemble, FCN-8s alone and both ensembles too.",
+            "where there is an ensemble, FCN-8s alone and both rules too.",
             rich_help_panel=WHAT,
         ),
     ] = False,
