@@ -122,7 +122,7 @@ def test_tuned_parameters_are_in_the_copy(run: Run, voc: Path, fast: list[str]) 
         (("--tune-crf", "-o", "a.safetensors", "--report", "r"), "leave out --ablate and --report"),
         (("-o", "a.safetensors"), "-o is for --tune-crf"),
         (("--limit", "0"), "--limit"),
-        (("--fusion", "sum"), "use max or mean"),
+        (("--fusion", "sum"), "is not one of 'max', 'mean'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )

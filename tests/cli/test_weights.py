@@ -15,9 +15,11 @@ from typing import Any
 
 import pytest
 
+from deconvseg.weights import weights_folder
+
 from .conftest import COMMAND, EXAMPLES, Run, lines
 
-SHIPPED = EXAMPLES.parent / "weights"
+SHIPPED = weights_folder()  # of the package that is installed
 CONTENT = b"no real network, but a file" * 100_000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
