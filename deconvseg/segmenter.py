@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import difflib
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from deconvseg.errors import InputError
-from deconvseg.images.read import read_image
+from deconvseg.errors import InputError, UsageError
+from deconvseg.images.enlarge import enlarge
+from deconvseg.images.read import read_photo
 from deconvseg.network.checkpoint import NetworkHeader, load_network
 from deconvseg.network.deconvnet import DeconvNet
 from deconvseg.network.device import pick_device
@@ -32,7 +34,6 @@ from deconvseg.weights import forest_file, network_file
 
 WORKING_SIDE = 1024
 """Photos with a longer side are shrunk to it for the work; the labels come back at the photo's size."""
-_STRIP_ROWS = 256
 
 
 @dataclass
@@ -61,6 +62,7 @@ class Segmenter:
         precision: `auto`, `fp32`, `bf16` or `fp16`.
         batch_size: crops that go through the network together; None chooses by device.
         threads: CPU threads; None leaves torch's choice.
+        only: names of the classes to keep, all other pixels become background; None keeps all.
     """
 
     def __init__(
@@ -76,12 +78,14 @@ class Segmenter:
         precision: str = "auto",
         batch_size: int | None = None,
         threads: int | None = None,
+        only: Collection[str] | None = None,
     ) -> None:
         self._weights, self._forest = weights, forest
         self.proposals, self._min_side = proposals, min_side
         self._fusion: FusionRule = fusion
         self._device, self._precision = device, precision
         self._batch_size, self._threads = batch_size, threads
+        self._only = None if only is None else sorted(set(only))
         self.crf = crf and crf_is_available()
         self.notes: list[str] = []
         if crf and not self.crf:
@@ -98,7 +102,7 @@ class Segmenter:
 
         Raises:
             WeightsError: a file is missing or damaged.
-            UsageError: a device or precision this machine does not have.
+            UsageError: a device or precision this machine does not have, or a class the network has not.
             MissingDependencyError: OpenCV without ximgproc.
         """
         self._ready()
@@ -148,20 +152,29 @@ class Segmenter:
             "crf": asdict(self._crf_parameters()) if self.crf else None,
             "precision": loaded.precision,
             "device": loaded.device.type,
+            "only": self._only,
         }
 
-    def segment(self, image: NDArray[np.uint8] | str | Path, *, probabilities: bool = False) -> Segmentation:
+    def segment(
+        self,
+        image: NDArray[np.uint8] | str | Path,
+        *,
+        size: tuple[int, int] | None = None,
+        probabilities: bool = False,
+    ) -> Segmentation:
         """Label every pixel of one photo.
 
         Args:
             image: uint8 (H, W, 3) RGB, or a file.
+            size: height and width of the result, if the array is a reduced photo (`images.read.read_photo`).
             probabilities: keep the class probabilities as well (C x H x W floats).
 
         Raises:
             InputError: a file that cannot be read, or an array of another shape or type.
         """
         if isinstance(image, str | Path):
-            image = read_image(image)
+            photo = read_photo(image)
+            image, size = photo.image, (photo.height, photo.width)
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
             raise InputError(
                 f"a photo must be a uint8 array (H, W, 3), not {image.dtype} {image.shape}; convert it to RGB"
@@ -180,10 +193,10 @@ class Segmenter:
         if self.crf:
             fused = self.sharpen(small, fused)
             clock.lap("crf")
-        height, width = image.shape[:2]
+        height, width = size or image.shape[:2]
         labels, kept = enlarge(fused, height, width, probabilities)
         clock.lap("enlarge")
-        return Segmentation(
+        result = Segmentation(
             labels=labels,
             classes=loaded.header.classes,
             palette=loaded.header.palette,
@@ -191,6 +204,7 @@ class Segmenter:
             boxes=boxes * np.array([width / small.shape[1], height / small.shape[0]] * 2, np.float32),
             seconds=seconds,
         )
+        return result if self._only is None else result.only(self._only)
 
     def propose(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Regions to look at: float32 (N, 4), x0 y0 x1 y1, the whole photo first, then best first."""
@@ -246,9 +260,18 @@ class Segmenter:
                 cv2.setNumThreads(self._threads)
             network, header = load_network(network_file(self._weights))
             detector = EdgeDetector(forest_file(self._forest)) if self.proposals else None
+            _refuse_unknown(self._only or (), header.classes)
             CRFParameters.from_mapping(header.crf)  # a bad value is told now, not at the first photo
             self._loaded = _Loaded(prepare(network, device, precision), header, detector, device, precision)
         return self._loaded
+
+
+def _refuse_unknown(names: Collection[str], classes: tuple[str, ...]) -> None:
+    for name in names:
+        if name not in classes[1:]:
+            near = difflib.get_close_matches(name.lower(), classes[1:], 1, cutoff=0.5)
+            cure = f"did you mean {near[0]}?" if near else f"choose from {', '.join(classes[1:])}"
+            raise UsageError(f"{name!r} is no class of this network; {cure}")
 
 
 def shrink(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
@@ -291,33 +314,6 @@ def _crop(photo: Tensor, box: tuple[int, int, int, int], size: int) -> Tensor:
     return functional.interpolate(region, (size, size), mode="bilinear", antialias=True, align_corners=False)[
         0
     ]
-
-
-def enlarge(
-    probabilities: NDArray[np.float32], height: int, width: int, keep: bool
-) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
-    """Labels (and probabilities, if kept) at the photo's size, in strips so that large photos fit."""
-    if probabilities.shape[1:] == (height, width):
-        return probabilities.argmax(0).astype(np.uint8), probabilities if keep else None
-    small = torch.from_numpy(probabilities)
-    classes, rows, _ = small.shape
-    labels = np.empty((height, width), np.uint8)
-    kept = np.empty((classes, height, width), np.float32) if keep else None
-    for top in range(0, height, _STRIP_ROWS):
-        bottom = min(top + _STRIP_ROWS, height)
-        y = ((torch.arange(top, bottom) + 0.5) * rows / height - 0.5).clamp(0, rows - 1)
-        above = y.floor().long()
-        below = (above + 1).clamp_max(rows - 1)
-        first, last = int(above[0]), int(below[-1])
-        strip = functional.interpolate(
-            small[None, :, first : last + 1], (last + 1 - first, width), mode="bilinear", align_corners=False
-        )[0]
-        weight = (y - above)[:, None]
-        strip = strip[:, above - first] * (1 - weight) + strip[:, below - first] * weight
-        labels[top:bottom] = strip.argmax(0).numpy().astype(np.uint8)
-        if kept is not None:
-            kept[:, top:bottom] = strip.numpy()
-    return labels, kept
 
 
 def _digest(path: Path) -> str:

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from deconvseg.errors import InputError, UsageError, WeightsError
-from deconvseg.segmenter import WORKING_SIDE, Segmenter, enlarge, shrink
+from deconvseg.images.enlarge import enlarge
+from deconvseg.segmenter import WORKING_SIDE, Segmenter, shrink
 
 
 def photo(height: int, width: int) -> np.ndarray:

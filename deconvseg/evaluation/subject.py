@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from deconvseg.data.dataset import Example
 from deconvseg.errors import DataError
 from deconvseg.evaluation.truth import Truth, check_classes
+from deconvseg.images.enlarge import enlarge
 from deconvseg.images.read import read_image
-from deconvseg.segmenter import WORKING_SIDE, Segmenter, enlarge, shrink
+from deconvseg.segmenter import WORKING_SIDE, Segmenter, shrink
 
 ABLATION = (0, 10, 25, 50, 100)
 """Numbers of proposals besides the whole photo that an ablation scores."""

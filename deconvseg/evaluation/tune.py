@@ -16,10 +16,11 @@ from deconvseg.errors import DataError, MissingDependencyError, UsageError, Weig
 from deconvseg.evaluation.metrics import Scores, confusion_matrix
 from deconvseg.evaluation.pool import pool
 from deconvseg.evaluation.truth import Truth, check_classes
+from deconvseg.images.enlarge import enlarge
 from deconvseg.images.read import read_image
 from deconvseg.network.checkpoint import copy_network
 from deconvseg.postprocess.crf import CRFParameters, crf_is_available, dense_crf
-from deconvseg.segmenter import WORKING_SIDE, Segmenter, enlarge, shrink
+from deconvseg.segmenter import WORKING_SIDE, Segmenter, shrink
 
 SEARCHED = ("colour_weight", "colour_sigma_rgb", "colour_sigma_xy", "smooth_weight", "smooth_sigma")
 """The parameters, in the order in which they are tried: what matters most comes first."""
