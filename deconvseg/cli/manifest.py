@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict
 
-from deconvseg.cli.batch import Photo, Task
+from deconvseg.cli.batch import Task
+from deconvseg.cli.inputs import Photo
 from deconvseg.errors import OutputError, UsageError
 
 MANIFEST = "segment.jsonl"
@@ -72,11 +73,13 @@ class Manifest:
     """The manifest of one results folder, read on creation.
 
     At every moment, also after a kill, it holds one line for each finished photo and none for another. A file
-    beside it names our results that have no line: those of a run under way or stopped, or of another --save.
+    beside it names our results that have no line: those of a run under way or stopped, or of another --save,
+    and `run_files`, those of the run as a whole.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, run_files: Sequence[Path] = ()) -> None:
         self.folder = folder
+        self.run_files = run_files
         self.path = folder / MANIFEST
         self._leftovers_path = folder / LEFTOVERS
         self._records = self._read()
@@ -108,16 +111,22 @@ class Manifest:
     def refuse_strangers(self, tasks: Iterable[Task]) -> None:
         """Raise UsageError if a result would replace a file that is not ours, or another photo's result."""
         owners = {path: record for record in self._records.values() for path in record["outputs"].values()}
+        for path in self.run_files:
+            self._refuse_stranger(path, owners)
         for task in tasks:
             self._refuse_other_photo(task, self._records.get(task.photo.name))
             for path in filter(None, task.outputs.values()):
-                name = self._from_folder(path)
-                self._refuse_other_photo(task, owners.get(name))
-                if name not in owners and name not in self._leftovers and path.exists():
-                    raise UsageError(
-                        f"{path}: exists, and no line of {self.path} says that it is a result; "
-                        "give another -o DIR, or --overwrite"
-                    )
+                self._refuse_other_photo(task, owners.get(self._from_folder(path)))
+                self._refuse_stranger(path, owners)
+
+    def _refuse_stranger(self, path: Path, owners: Mapping[str, Record]) -> None:
+        name = self._from_folder(path)
+        # os.path, as pathlib's question raises where a name is too long; that costs its own photo alone.
+        if name not in owners and name not in self._leftovers and os.path.exists(path):  # noqa: PTH110
+            raise UsageError(
+                f"{path}: exists, and no line of {self.path} says that it is a result; "
+                "give another -o DIR, or --overwrite"
+            )
 
     def _refuse_other_photo(self, task: Task, old: Record | None) -> None:
         if old and old["outputs"] and _is_of_another(old, task.photo):
@@ -131,8 +140,6 @@ class Manifest:
         return {task.photo.name: record for task in tasks if (record := self._done(task, settings))}
 
     def _done(self, task: Task, settings: str | None) -> Record | None:
-        from deconvseg.images.read import has_size
-
         old, now = self._records.get(task.photo.name), new_record(task.photo, settings)
         if (
             old is None
@@ -143,7 +150,7 @@ class Manifest:
         ):
             return None
         for kind, path in task.outputs.items():
-            if path is None or kind not in old["outputs"] or not has_size(path, old["width"], old["height"]):
+            if path is None or kind not in old["outputs"] or not _is_whole(kind, path, old):
                 return None
         outputs = {kind: str(self.folder / path) for kind, path in old["outputs"].items()}
         return {**old, "input": task.photo.path, "status": "skipped", "outputs": outputs}
@@ -159,6 +166,7 @@ class Manifest:
             old = self._records.get(task.photo.name)
             self._leftovers.update(old["outputs"].values() if old else ())
             self._leftovers.update(map(self._from_folder, filter(None, task.outputs.values())))
+        self._leftovers.update(map(self._from_folder, self.run_files))
         with replacing(self._leftovers_path) as stream:
             stream.write(json.dumps(sorted(self._leftovers)).encode())
         with replacing(self.path) as stream:
@@ -177,12 +185,22 @@ class Manifest:
         from deconvseg.images.write import replacing
 
         named = {path for record in self._read().values() for path in record["outputs"].values()}
-        left = sorted(path for path in self._leftovers - named if (self.folder / path).is_file())
+        left = {path for path in self._leftovers - named if os.path.exists(self.folder / path)}  # noqa: PTH110
+        left.update(map(self._from_folder, self.run_files))
         if left:
             with replacing(self._leftovers_path) as stream:
-                stream.write(json.dumps(left).encode())
+                stream.write(json.dumps(sorted(left)).encode())
         else:
             self._leftovers_path.unlink(missing_ok=True)
+
+    def files_of(self, kind: str) -> list[Path]:
+        """The results of a kind of all photos that are done by now, in order of the photos' names."""
+        records = sorted(self._read().values(), key=lambda record: record["name"])
+        return [
+            self.folder / record["outputs"][kind]
+            for record in records
+            if record["status"] != "failed" and kind in record["outputs"]
+        ]
 
     def _from_folder(self, path: str | Path) -> str:
         return Path(os.path.relpath(path, self.folder)).as_posix()
@@ -194,6 +212,14 @@ class Manifest:
     @staticmethod
     def _line(record: Record) -> bytes:
         return json.dumps(record).encode() + b"\n"
+
+
+def _is_whole(kind: str, path: Path, record: Record) -> bool:
+    from deconvseg.images.read import has_size
+
+    if kind == "masks" and len(list(path.glob("*.png"))) != len(record["classes"]):
+        return False
+    return has_size(path, record["width"], record["height"])
 
 
 def _is_of_another(old: Record, photo: Photo) -> bool:

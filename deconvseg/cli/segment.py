@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deconvseg import __version__
-from deconvseg.cli import console
-from deconvseg.cli.batch import STDIN, STDOUT, Task, make_plan
+from deconvseg.cli import console, results
+from deconvseg.cli.batch import Task, make_plan
+from deconvseg.cli.kinds import COCO
 from deconvseg.cli.manifest import MANIFEST, Manifest, Record, new_record
-from deconvseg.errors import UsageError
+from deconvseg.cli.results import Style
+from deconvseg.errors import DeconvSegError, UsageError
 
 if TYPE_CHECKING:
     from deconvseg.segmenter import Segmenter
@@ -31,7 +33,9 @@ class Save(StrEnum):
     color = "color"
     overlay = "overlay"
     cutout = "cutout"
+    masks = "masks"
     scores = "scores"
+    coco = "coco"
 
 
 class Fusion(StrEnum):
@@ -56,11 +60,17 @@ EXAMPLES = """[bold]Examples[/bold]
 
 deconvseg segment cat.jpg
 
-deconvseg segment cat.jpg -o mask.png --save labels --save overlay
+deconvseg segment cat.jpg -o cut.png --save cutout --classes cat,dog
 
-deconvseg segment photos/ -o masks/    [dim]again after a stop: goes on with what is missing[/dim]
+deconvseg segment cat.jpg -o cat/ --save overlay --legend --save masks
 
-deconvseg segment 'photos/**/*.jpg' @more.txt -o masks/ --json > masks.json
+deconvseg segment photos/ -o masks/    [dim]again after a stop: does the rest[/dim]
+
+deconvseg segment photos/ -o out/ --save coco    [dim]all in out/coco.json[/dim]
+
+deconvseg segment 'photos/**/*.jpg' @more.txt -o masks/ --json > done.json
+
+find . -name '*.jpg' -print0 | deconvseg segment @- -o masks/
 
 deconvseg segment - < cat.jpg > mask.png
 
@@ -74,7 +84,8 @@ def segment(
         list[str],
         typer.Argument(
             metavar="INPUT",
-            help="Photo; folder, with all below it; quoted glob; @list.txt, a path a line; or - for stdin.",
+            help="Photo; folder, with all below it; quoted glob; @list.txt, a path a line or NUL after each, "
+            "@- from stdin; or - for a photo from stdin.",
         ),
     ],
     output: Annotated[
@@ -93,12 +104,41 @@ def segment(
         typer.Option(
             metavar="KIND",
             help="labels: PNG of class ids, shown in class colours. color: the same as plain RGB. overlay: "
-            "the photo tinted, JPEG. cutout: the objects alone, transparent PNG. scores: the probability of "
-            "every class, for programs, NPZ. Give it again for more; the first is OUT, the others "
-            "NAME.KIND.png (overlay .jpg, scores .npz) beside it.",
+            "the photo tinted, JPEG. cutout: the objects alone, transparent PNG. masks: a folder with a "
+            "black and white PNG a class. scores: the probability of every class, for programs, NPZ. coco: "
+            "regions of each class, JSON, and for a folder OUT all photos' in OUT/coco.json. Give it again "
+            "for more; the first is OUT, the others NAME.KIND.png (.jpg, .npz, .json) beside it.",
             rich_help_panel=IO,
         ),
     ] = [Save.labels],  # noqa: B006 (Typer needs a list, and nothing changes it)
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,...",
+            help="Keep these classes alone; in all results the others are background.",
+            rich_help_panel=IO,
+        ),
+    ] = None,
+    legend: Annotated[
+        bool,
+        typer.Option("--legend", help="Name the colours on overlays.", rich_help_panel=IO),
+    ] = False,
+    coco_polygons: Annotated[
+        bool,
+        typer.Option(
+            "--coco-polygons", help="Outlines as polygons in COCO files, not as RLE.", rich_help_panel=IO
+        ),
+    ] = False,
+    max_megapixels: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Fail larger photos unread. One takes up to 5 bytes of memory a pixel, 9 for overlay and "
+            "cutout.",
+            rich_help_panel=IO,
+        ),
+    ] = 500,
     overwrite: Annotated[
         bool,
         typer.Option(
@@ -197,7 +237,9 @@ def segment(
         console.error(problem)
     if not plan.tasks:
         return console.NOTHING_DONE
-    manifest = Manifest(plan.folder) if plan.folder else None
+    coco = plan.folder / COCO if plan.folder and Save.coco in save else None
+    manifest = Manifest(plan.folder, [coco] if coco else []) if plan.folder else None
+    style = Style(legend, coco_polygons, max_megapixels * 1_000_000)
     if manifest and not overwrite:
         manifest.refuse_strangers(plan.tasks)
 
@@ -218,6 +260,7 @@ def segment(
             precision=precision.value,
             batch_size=batch_size,
             threads=threads,
+            only=None if classes is None else [name.strip() for name in classes.split(",")],
         )
         segmenter.load()
         if not quiet:
@@ -228,11 +271,12 @@ def segment(
                 console.say(f"note: {note}")
     records: list[Record] = []
     try:
-        for record in _run(segmenter, plan.tasks, manifest, overwrite=overwrite, quiet=quiet):
+        for record in _run(segmenter, plan.tasks, manifest, style, overwrite=overwrite, quiet=quiet):
             records.append(record)
         interrupted = False
     except KeyboardInterrupt:
         interrupted = True
+    left_out = [] if interrupted or not (manifest and coco) else _write_coco(manifest, coco)
     if as_json:
         print(json.dumps({"images": records}, indent=2))
     counts = Counter(record["status"] for record in records)
@@ -245,19 +289,31 @@ def segment(
             "interrupted; finished photos are kept" + ", run the same again to go on" * bool(plan.folder)
         )
         return console.INTERRUPTED
-    return console.SOME_FAILED if counts["failed"] or plan.problems else console.DONE
+    return console.SOME_FAILED if counts["failed"] or plan.problems or left_out else console.DONE
+
+
+def _write_coco(manifest: Manifest, target: Path) -> list[str]:
+    """Write the run's COCO file; returns, and prints, a line for all that is not in it."""
+    try:
+        problems = results.write_run_coco(manifest, target)
+    except DeconvSegError as error:
+        return [console.failure(error)]
+    for problem in problems:
+        console.error(problem)
+    return problems
 
 
 def _run(
     segmenter: Segmenter | None,
     tasks: Sequence[Task],
     manifest: Manifest | None,
+    style: Style,
     *,
     overwrite: bool,
     quiet: bool,
 ) -> Iterator[Record]:
     """Segment photo after photo; yields what became of each, in order."""
-    settings = _hash(segmenter.settings()) if segmenter else None
+    settings = _hash(segmenter.settings() | style.settings()) if segmenter else None
     done: dict[str, Record] = {}
     if manifest:
         if not overwrite:
@@ -269,7 +325,7 @@ def _run(
             if record is None:
                 record = new_record(task.photo, settings)
                 try:
-                    _segment(segmenter, task, record)
+                    _segment(segmenter, task, style, record)
                 except Exception as error:  # one bad photo must not cost the others
                     record["error"] = console.failure(error, about=task.photo.path)
                 if manifest:
@@ -283,18 +339,13 @@ def _run(
         manifest.finish()
 
 
-def _segment(segmenter: Segmenter | None, task: Task, record: Record) -> None:
+def _segment(segmenter: Segmenter | None, task: Task, style: Style, record: Record) -> None:
     """Segment one photo, write its results and fill in its record."""
-    from deconvseg.images.read import read_image
-    from deconvseg.images.write import WRITERS
-
     start = time.perf_counter()
-    image = read_image(sys.stdin.buffer if task.photo.path == STDIN else task.photo.path)
+    photo = results.read(task, style)
     assert segmenter is not None  # it is left out only where every photo is missing
-    result = segmenter.segment(image, probabilities="scores" in task.outputs)
-    for kind, path in task.outputs.items():
-        WRITERS[kind](result, image, path or sys.stdout.buffer)
-        record["outputs"][kind] = str(path or STDOUT)
+    result = results.compute(segmenter, task, photo)
+    record["outputs"] = results.write(task, result, photo, style)
     record["status"] = "done"
     record["width"], record["height"] = result.width, result.height
     record["classes"] = {name: round(share, 6) for name, share in result.class_shares().items()}

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from deconvseg.cli.batch import Photo, Task
+from deconvseg.cli.batch import Task
+from deconvseg.cli.inputs import Photo
 from deconvseg.cli.manifest import LEFTOVERS, MANIFEST, Manifest, Record, new_record
 from deconvseg.errors import UsageError
 
