@@ -9,6 +9,7 @@ import torch
 
 from deconvseg.errors import InputError, UsageError, WeightsError
 from deconvseg.images.enlarge import enlarge
+from deconvseg.network.checkpoint import copy_network
 from deconvseg.segmenter import WORKING_SIDE, Segmenter, shrink
 
 
@@ -119,3 +120,66 @@ def test_settings_name_everything_that_changes_a_result(tiny_network: Path) -> N
         changes.append({"precision": "fp32"})
     for changed in changes:
         assert settings(**changed) != base, changed
+
+
+def probabilities(*args: object, **options: object) -> np.ndarray:
+    result = Segmenter(*args, **options, crf=False).segment(photo(90, 140), probabilities=True)  # type: ignore[arg-type]
+    assert result.probabilities is not None
+    return result.probabilities
+
+
+def test_ensemble_is_the_mean_of_what_both_networks_say_alone(tiny_network: Path, tiny_fcn: Path) -> None:
+    options = {"proposals": 4, "min_side": 20, "precision": "fp32"}
+    both = probabilities(tiny_network, ensemble="mean", fcn=tiny_fcn, **options)
+    alone = probabilities(tiny_network, **options), probabilities(tiny_fcn, **options)
+    np.testing.assert_allclose(both, (alone[0] + alone[1]) / 2, atol=1e-5)
+    product = probabilities(tiny_network, ensemble="product", fcn=tiny_fcn, **options)
+    assert np.abs(product - both).max() > 0.01
+
+
+def test_fcn_alone_looks_at_the_whole_photo_once(tiny_fcn: Path) -> None:
+    segmenter = Segmenter(tiny_fcn, proposals=50)
+    result = segmenter.segment(photo(90, 140))
+    assert segmenter.sees_whole_photo
+    assert result.boxes.tolist() == [[0, 0, 140, 90]]
+    assert len(np.unique(result.labels)) > 1
+
+
+def test_ensembles_that_cannot_be(tiny_network: Path, tiny_fcn: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is an FCN-8s itself"):
+        Segmenter(tiny_fcn, ensemble="mean", fcn=tiny_fcn).load()
+    with pytest.raises(UsageError, match="is no FCN-8s"):
+        Segmenter(tiny_network, ensemble="mean", fcn=tiny_network).load()
+    with pytest.raises(UsageError, match="needs the fusion rule max"):
+        Segmenter(tiny_network, ensemble="product", fusion="mean", fcn=tiny_fcn)
+    other = tmp_path / "other.safetensors"
+    copy_network(tiny_fcn, other, {"classes": [f"class{i}" for i in range(21)]})
+    with pytest.raises(UsageError, match="has other classes than"):
+        Segmenter(tiny_network, ensemble="mean", fcn=other).load()
+    # What nobody asked for by name is left out where it does not fit.
+    segmenter = Segmenter(tiny_network, protocol="paper", fcn=other)
+    assert segmenter.ensemble == "off"
+    assert segmenter.settings()["fcn"] is None
+
+
+def test_protocols_set_what_is_not_given(tiny_network: Path, tiny_fcn: Path) -> None:
+    image = photo(200, 300)
+    paper = Segmenter(tiny_network, protocol="paper", fcn=tiny_fcn)
+    boxes = paper.segment(image).boxes
+    sides = boxes[:, 2:] - boxes[:, :2]
+    assert len(boxes) and not np.allclose(sides[:, 0], sides[:, 1])  # not squared
+    assert not (sides >= 300).all(1).any()  # without the whole photo
+    assert paper.settings()["ensemble"] == "mean"
+    crf = paper.settings()["crf"]
+    assert crf == {
+        "iterations": 10, "smooth_sigma": 3, "smooth_weight": 3, "colour_sigma_xy": 20,
+        "colour_sigma_rgb": 3, "colour_weight": 5, "normalise": False,
+    }  # fmt: skip
+    code = Segmenter(tiny_network, protocol="released-code", fcn=tiny_fcn, proposals=3, ensemble="off")
+    boxes = code.segment(image).boxes
+    sides = boxes[:, 2:] - boxes[:, :2]
+    np.testing.assert_allclose(sides[:, 0], sides[:, 1], atol=1e-3)
+    assert sides.min() >= 112 and len(boxes) <= 3
+    assert code.settings()["ensemble"] == "off"
+    with pytest.raises(UsageError, match="no such protocol"):
+        Segmenter(tiny_network, protocol="mine")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deconvseg.cli import console
+from deconvseg.cli.options import Ensemble, Fusion, ProtocolName
 from deconvseg.cli.scores import EvalProgress, print_scores, print_tuned
 from deconvseg.errors import UsageError
 
@@ -82,7 +83,8 @@ def evaluate(
         bool,
         typer.Option(
             "--ablate",
-            help="Score the whole photo alone, 10, 25, 50 and 100 proposals, without and with CRF, as well.",
+            help="Score the whole photo alone, 10, 25, 50 and 100 proposals, without and with CRF, as well; "
+            "with --ensemble, FCN-8s alone and both ensembles too.",
             rich_help_panel=WHAT,
         ),
     ] = False,
@@ -144,15 +146,56 @@ def evaluate(
         int | None,
         typer.Option(min=1, metavar="N", help="CPU threads. Left out: all cores.", rich_help_panel=NETWORK),
     ] = None,
+    protocol: Annotated[
+        ProtocolName,
+        typer.Option(
+            metavar="default|paper|released-code",
+            help="What this panel's options are if they are not given, and boxes and CRF: ours, the paper's, "
+            "or those of the authors' code.",
+            rich_help_panel=STEPS,
+        ),
+    ] = ProtocolName.default,
     proposals: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Regions besides the photo.", rich_help_panel=STEPS)
-    ] = 50,
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Regions besides the photo.",
+            show_default="50",
+            rich_help_panel=STEPS,
+        ),
+    ] = None,
     min_side: Annotated[
-        int, typer.Option(min=1, metavar="PX", help="Shortest side of a region.", rich_help_panel=STEPS)
-    ] = 112,
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="PX",
+            help="Shortest side of a region.",
+            show_default="112",
+            rich_help_panel=STEPS,
+        ),
+    ] = None,
     fusion: Annotated[
-        str, typer.Option(metavar="max|mean", help="How regions are put together.", rich_help_panel=STEPS)
-    ] = "max",
+        Fusion | None,
+        typer.Option(
+            metavar="max|mean",
+            help="How regions are put together.",
+            show_default="max",
+            rich_help_panel=STEPS,
+        ),
+    ] = None,
+    ensemble: Annotated[
+        Ensemble | None,
+        typer.Option(
+            metavar="mean|product|off",
+            help="Let an FCN-8s on the whole photo join in: mean of probabilities, or product of scores.",
+            show_default="off",
+            rich_help_panel=STEPS,
+        ),
+    ] = None,
+    fcn: Annotated[
+        str, typer.Option(metavar="NAME|FILE", help="That FCN-8s.", rich_help_panel=STEPS)
+    ] = "fcn8s-lite",
     crf: Annotated[
         bool, typer.Option("--crf/--no-crf", help="Sharpen with the dense CRF.", rich_help_panel=STEPS)
     ] = True,
@@ -178,8 +221,8 @@ def evaluate(
     )
     from deconvseg.evaluation.truth import open_truth
 
-    if fusion not in ("max", "mean"):
-        raise UsageError(f"--fusion {fusion}: unknown rule; use max or mean")
+    if ablate and protocol is not ProtocolName.default:
+        raise UsageError("--ablate varies the default protocol; leave --protocol out")
     truth = open_truth(root, split, limit or (TUNING_SAMPLE if tune_crf else None))
     if len(truth.examples) < truth.photos and not quiet:
         console.say(f"a sample: {len(truth.examples)} of the {truth.photos} photos of {split}, evenly spread")
@@ -198,9 +241,12 @@ def evaluate(
     else:
         segmenter = Segmenter(
             weights,
+            protocol=protocol.value,
             proposals=proposals,
             min_side=min_side,
-            fusion=fusion,  # type: ignore[arg-type]
+            fusion=fusion.value if fusion else None,
+            ensemble=ensemble.value if ensemble else None,
+            fcn=fcn,
             crf=crf,
             device=device,
             precision=precision,

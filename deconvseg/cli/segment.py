@@ -19,6 +19,7 @@ from deconvseg.cli import console, results
 from deconvseg.cli.batch import Task, make_plan
 from deconvseg.cli.kinds import COCO
 from deconvseg.cli.manifest import MANIFEST, Manifest, Record, new_record
+from deconvseg.cli.options import Ensemble, Fusion, Precision, ProtocolName
 from deconvseg.cli.results import Style
 from deconvseg.errors import DeconvSegError, UsageError
 
@@ -36,22 +37,6 @@ class Save(StrEnum):
     masks = "masks"
     scores = "scores"
     coco = "coco"
-
-
-class Fusion(StrEnum):
-    """Ways to put the regions' scores together."""
-
-    max = "max"
-    mean = "mean"
-
-
-class Precision(StrEnum):
-    """Number formats of the network."""
-
-    auto = "auto"
-    fp32 = "fp32"
-    bf16 = "bf16"
-    fp16 = "fp16"
 
 
 IO, NETWORK, STEPS, RUN = "Input and output", "Network", "Proposals and postprocessing", "Run"
@@ -181,32 +166,56 @@ def segment(
         int | None,
         typer.Option(min=1, metavar="N", help="CPU threads. Left out: all cores.", rich_help_panel=NETWORK),
     ] = None,
+    protocol: Annotated[
+        ProtocolName,
+        typer.Option(
+            metavar="default|paper|released-code",
+            help="What this panel's options are if they are not given, and boxes and CRF: ours, the paper's, "
+            "or those of the authors' code.",
+            rich_help_panel=STEPS,
+        ),
+    ] = ProtocolName.default,
     proposals: Annotated[
-        int,
+        int | None,
         typer.Option(
             min=0,
             metavar="N",
             help="Regions to look at besides the whole photo; 0 is the fastest.",
+            show_default="50",
             rich_help_panel=STEPS,
         ),
-    ] = 50,
+    ] = None,
     min_side: Annotated[
-        int,
+        int | None,
         typer.Option(
-            min=1,
+            min=0,
             metavar="PX",
             help="Leave out regions with a shorter side below this, on the photo shrunk to at most 640 px.",
+            show_default="112",
             rich_help_panel=STEPS,
         ),
-    ] = 112,
+    ] = None,
     fusion: Annotated[
-        Fusion,
+        Fusion | None,
         typer.Option(
             metavar="max|mean",
             help="How regions are put together: max of scores, as in the paper, or mean of probabilities.",
+            show_default="max",
             rich_help_panel=STEPS,
         ),
-    ] = Fusion.max,
+    ] = None,
+    ensemble: Annotated[
+        Ensemble | None,
+        typer.Option(
+            metavar="mean|product|off",
+            help="Let an FCN-8s on the whole photo join in: mean of probabilities, or product of scores.",
+            show_default="off",
+            rich_help_panel=STEPS,
+        ),
+    ] = None,
+    fcn: Annotated[
+        str, typer.Option(metavar="NAME|FILE", help="That FCN-8s.", rich_help_panel=STEPS)
+    ] = "fcn8s-lite",
     crf: Annotated[
         bool,
         typer.Option("--crf/--no-crf", help="Draw the mask to the photo's edges.", rich_help_panel=STEPS),
@@ -252,9 +261,12 @@ def segment(
         segmenter = Segmenter(
             weights,
             forest=forest,
+            protocol=protocol.value,
             proposals=proposals,
             min_side=min_side,
-            fusion=fusion.value,
+            fusion=fusion.value if fusion else None,
+            ensemble=ensemble.value if ensemble else None,
+            fcn=fcn,
             crf=crf,
             device=device,
             precision=precision.value,
@@ -264,8 +276,10 @@ def segment(
         )
         segmenter.load()
         if not quiet:
+            with_fcn = f", {segmenter.ensemble} with {fcn}" if segmenter.ensemble != "off" else ""
             console.say(
-                f"deconvseg {__version__}: network {weights} on {segmenter.device}, {segmenter.precision}"
+                f"deconvseg {__version__}: network {weights}{with_fcn} on {segmenter.device}, "
+                f"{segmenter.precision}"
             )
             for note in segmenter.notes:
                 console.say(f"note: {note}")

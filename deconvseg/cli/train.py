@@ -35,6 +35,13 @@ torchrun --nproc-per-node 4 -m deconvseg train ...    [dim]on four devices[/dim]
 0 done; 1 --check found faults; 2 usage, or data or weights that cannot be used; 130 stopped, state kept"""
 
 
+class NetworkKind(StrEnum):
+    """What can be trained."""
+
+    deconvnet = "deconvnet"
+    fcn8s = "fcn8s"
+
+
 class Stage(StrEnum):
     """Which of a recipe's stages to run."""
 
@@ -106,12 +113,23 @@ def train(
             rich_help_panel=DATA,
         ),
     ] = None,
-    recipe: Annotated[
-        str,
+    network: Annotated[
+        NetworkKind | None,
         typer.Option(
-            metavar="NAME|FILE", help="Name of a shipped recipe, or a .toml file.", rich_help_panel=TRAINING
+            metavar="deconvnet|fcn8s",
+            help="What to train: a DeconvNet for regions, or an FCN-8s for whole photos (for ensembles). "
+            "Left out: as the recipe says.",
+            rich_help_panel=TRAINING,
         ),
-    ] = "lite",
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="Name of a shipped recipe, or a .toml file. Left out: lite, or fcn8s-lite.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
     stage: Annotated[
         Stage | None,
         typer.Option(help="Of a recipe with two stages. Left out: both.", rich_help_panel=TRAINING),
@@ -229,6 +247,7 @@ def train(
     if out is None and not check:
         raise UsageError("say where the run goes with --out DIR, or only look at the data with --check")
     overrides = {
+        "network": network.value if network else None,
         "crop_size": crop_size,
         "steps": steps,
         "batch_size": batch_size,
@@ -239,6 +258,7 @@ def train(
         "seed": seed,
     }
     sources = Sources(voc_root, data, sbd_root, extra_root or (), split, val_split)
+    recipe = recipe or ("fcn8s-lite" if network is NetworkKind.fcn8s else "lite")
     plan = plan_training(sources, recipe, overrides, stage.value if stage else None)
     start = Start(init, vgg16, proposals, scores)
     with _Signals() as signals, process_group(device) as device:

@@ -5,23 +5,29 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from deconvseg.data.dataset import Example
 from deconvseg.errors import DataError
 from deconvseg.evaluation.truth import Truth, check_classes
 from deconvseg.images.enlarge import enlarge
 from deconvseg.images.read import read_image
+from deconvseg.postprocess.fusion import EnsembleRule, Fusion, ensemble
 from deconvseg.segmenter import WORKING_SIDE, Segmenter, shrink
 
 ABLATION = (0, 10, 25, 50, 100)
 """Numbers of proposals besides the whole photo that an ablation scores."""
 SHARPENED = (0, 10, 50)
 """Those also scored with the CRF, which takes about as long as the network itself."""
+StepRule = EnsembleRule | Literal["alone"]
+PAIRS: tuple[EnsembleRule, ...] = ("mean", "product")
+"""Ensembles that an ablation scores."""
 
 
 @dataclass(frozen=True)
@@ -29,20 +35,26 @@ class Step:
     """One row of the table: a setting of the way from photo to labels.
 
     Attributes:
-        proposals: regions besides the whole photo; None for predictions made elsewhere.
+        proposals: regions besides the whole photo; None for predictions made elsewhere and FCN-8s alone.
         crf: whether the dense CRF follows.
+        ensemble: how FCN-8s joins in; `alone` leaves the regions out.
     """
 
     proposals: int | None
     crf: bool = False
+    ensemble: StepRule = "off"
 
     @property
     def name(self) -> str:
         """As the table shows it."""
-        if self.proposals is None:
-            return "predictions"
-        regions = f"{self.proposals} proposals" if self.proposals else "whole photo"
-        return regions + " + CRF" * self.crf
+        if self.ensemble == "alone":
+            regions = "FCN-8s"
+        elif self.proposals is None:
+            regions = "predictions"
+        else:
+            regions = f"{self.proposals} proposals" if self.proposals else "whole photo"
+        others = "" if self.ensemble in ("off", "alone") else f" + FCN-8s ({self.ensemble})"
+        return regions + others + " + CRF" * self.crf
 
 
 Labelling = tuple[Step, NDArray[np.uint8], dict[str, float]]
@@ -85,26 +97,41 @@ class Subject(Protocol):
 
 
 class Network:
-    """A network with its proposals, fusion and CRF.
+    """A network with its proposals, fusion, ensemble and CRF.
 
     Args:
         segmenter: the full setting.
         ablate: score 0, 10, 25, 50 and 100 proposals as well, some also with the CRF (if the segmenter has
-            one). Each region goes through the network once, whatever the number of steps.
+            one), FCN-8s alone and both ensembles (if the segmenter has one). Each region goes through the
+            network once, whatever the number of steps.
     """
 
     folder = None
 
     def __init__(self, segmenter: Segmenter, *, ablate: bool = False) -> None:
         self._segmenter = segmenter
-        self.full = Step(segmenter.proposals, segmenter.crf)
-        steps = {self.full, Step(segmenter.proposals)} if ablate else {self.full}
-        if ablate:
-            steps |= {Step(count) for count in ABLATION}
-            steps |= {Step(count, True) for count in SHARPENED if segmenter.crf}
-        self.steps = tuple(sorted(steps, key=lambda step: (step.proposals or 0, step.crf)))
+        count, crf = segmenter.proposals, segmenter.crf
+        if segmenter.sees_whole_photo:
+            self.full = Step(None, crf, "alone")
+            steps = {self.full, Step(None, False, "alone")} if ablate else {self.full}
+        else:
+            self.full = Step(count, crf, segmenter.ensemble)
+            steps = self._ablation(segmenter) | {self.full} if ablate else {self.full}
+        self.steps = tuple(
+            sorted(steps, key=lambda s: (s.proposals is None, s.proposals or 0, s.ensemble, s.crf))
+        )
         # Fewer regions are the first of more: what scores the most can score them all.
         self._widest = segmenter.proposing(max(step.proposals or 0 for step in steps))
+
+    @staticmethod
+    def _ablation(segmenter: Segmenter) -> set[Step]:
+        count, sharpens = segmenter.proposals, {False, segmenter.crf}
+        steps = {Step(count)} | {Step(count) for count in ABLATION}
+        steps |= {Step(count, True) for count in SHARPENED if segmenter.crf}
+        if segmenter.ensemble != "off":
+            steps |= {Step(None, crf, "alone") for crf in sharpens}
+            steps |= {Step(count, crf, rule) for rule in PAIRS for crf in sharpens}
+        return steps
 
     def settings(self) -> dict[str, Any]:
         """Those of the segmenter, and the steps."""
@@ -135,26 +162,41 @@ class Network:
         boxes = segmenter.propose(small)
         fusion = segmenter.new_fusion(small)
         clock.lap("proposals")
+        partner = segmenter.partner_scores(small)
+        clock.lap("FCN-8s")
+        first = int(segmenter.protocol.whole_photo)
         stops: dict[int, list[Step]] = {}
         for step in self.steps:
-            stops.setdefault(min((step.proposals or 0) + 1, len(boxes)), []).append(step)
-        for used, (box, scores) in enumerate(segmenter.score(small, boxes), start=1):
-            clock.lap("network")
-            fusion.add(scores, box)
-            steps = stops.get(used, [])
-            plain = fusion.probabilities().cpu().numpy() if steps else None
-            clock.lap("fusion")
-            for crf in (False, True):
-                same = [step for step in steps if step.crf is crf]
-                if not same or plain is None:
-                    continue
-                sharp = segmenter.sharpen(small, plain) if crf else plain
-                extra = {"crf": clock.split()} if crf else {}
-                labels, _ = enlarge(sharp, image.shape[0], image.shape[1], keep=False)
+            used = len(boxes) if step.proposals is None else step.proposals + first
+            stops.setdefault(min(used, len(boxes)), []).append(step)
+        for steps_here in stops.values():
+            steps_here.sort(key=lambda step: (step.ensemble, step.crf))
+        scored = segmenter.score(small, boxes)
+        for used in range(len(boxes) + 1):
+            if used:
+                box, scores = next(scored)
+                clock.lap("network")
+                fusion.add(scores, box)
+                clock.lap("fusion")
+            alike = groupby(stops.get(used, ()), lambda step: (step.ensemble, step.crf))
+            for (rule, crf), steps in alike:
+                fused = _probabilities(rule, fusion, partner).cpu().numpy()
+                extra = {"ensemble": clock.split()}
+                if crf:
+                    fused = segmenter.sharpen(small, fused)
+                    extra["crf"] = clock.split()
+                labels, _ = enlarge(fused, image.shape[0], image.shape[1], keep=False)
                 extra["enlarge"] = clock.split()
-                for step in same:
+                for step in steps:
                     yield step, labels, {**clock.seconds, **extra}
                 clock.split()  # what the caller did meanwhile is nobody's time
+
+
+def _probabilities(rule: StepRule, fusion: Fusion, partner: Tensor | None) -> Tensor:
+    """Class probabilities (C, H, W) of all regions so far and FCN-8s."""
+    if partner is None:
+        return fusion.probabilities()
+    return partner.softmax(0) if rule == "alone" else ensemble(fusion, partner, rule)
 
 
 class Predictions:

@@ -179,9 +179,10 @@ class _Map:
         fusion = self.segmenter.new_fusion(small)
         for box, scores in self.segmenter.score(small, self.segmenter.propose(small)):
             fusion.add(scores, box)
+        probabilities = self.segmenter.combine(fusion, self.segmenter.partner_scores(small))
         path = _cached(self.folder, example)
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(path, image=small, probabilities=fusion.probabilities().cpu().numpy().astype(np.float16))
+        np.savez(path, image=small, probabilities=probabilities.cpu().numpy().astype(np.float16))
 
 
 @dataclass(frozen=True)

@@ -4,29 +4,42 @@ from __future__ import annotations
 
 import json
 import math
-import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from deconvseg.errors import OutputError, WeightsError
+from deconvseg.errors import WeightsError
+from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.deconvnet import DeconvNet
+from deconvseg.network.fcn8s import FCN8s
+from deconvseg.network.tensor_file import (
+    Storage,
+    Stored,
+    Values,
+    as_it_is,
+    encode,
+    output_axis,
+    write_tensors,
+)
 from deconvseg.segmentation import Palette
 
 FORMAT = 1
+ARCHITECTURES: dict[str, type[SegmentationNetwork]] = {
+    network.architecture: network for network in (DeconvNet, FCN8s)
+}
 MAX_PARAMETERS = 2_000_000_000
 MAX_LAYERS = 200
 """Larger networks are refused before memory is asked for: a header is data from elsewhere."""
 VGG_MEAN_RGB = (123.68, 116.779, 103.939)
 """Channel means of VGG-16's training photos, 0..255 (Simonyan and Zisserman 2014)."""
 
-Storage = Literal["float32", "float16", "int8"]
+_KEY = "deconvseg"
+"""Entry of a safetensors file's metadata that holds the header."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +52,8 @@ class NetworkHeader:
         mean, scale: a crop of 0..255 RGB enters the network as `(crop - mean) * scale`.
         crf: dense CRF parameters that belong to this network's scores; empty means the defaults.
         training: free-form summary of how it was trained and what it measured.
+        statistics: whether BatchNorm has the mean and variance of training; a network without them can be
+            trained further, but not segment.
     """
 
     classes: tuple[str, ...]
@@ -47,9 +62,12 @@ class NetworkHeader:
     scale: float = 1.0
     crf: Mapping[str, float] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
+    statistics: bool = True
 
 
-def save_network(path: Path, network: DeconvNet, header: NetworkHeader, storage: Storage = "float32") -> None:
+def save_network(
+    path: Path, network: SegmentationNetwork, header: NetworkHeader, storage: Storage = "float32"
+) -> None:
     """Write a network file beside its target and rename it into place.
 
     Args:
@@ -60,26 +78,42 @@ def save_network(path: Path, network: DeconvNet, header: NetworkHeader, storage:
 
     Raises:
         OutputError: the file cannot be written.
+        WeightsError: a weight is not finite, or too large for the storage format.
     """
-    tensors: dict[str, Tensor] = {}
-    for name, tensor in network.state_dict().items():
-        tensor = tensor.detach().cpu().contiguous()
-        if storage == "int8" and tensor.ndim == 4:
-            tensors[name], tensors[f"{name}.scale"] = _quantise(tensor.float(), _output_axis(name))
-        elif storage != "float32" and tensor.ndim == 4:
-            tensors[name] = tensor.half()
-        elif tensor.is_floating_point():
-            tensors[name] = tensor.float()
-        else:
-            tensors[name] = tensor
+    write_network(path, network, network.state_dict(), header, storage)
+
+
+def write_network(
+    path: Path,
+    network: SegmentationNetwork,
+    state: Mapping[str, Values],
+    header: NetworkHeader,
+    storage: Storage,
+    release: Callable[[], None] = lambda: None,
+) -> None:
+    """Write a network file from numbers that need not be in memory.
+
+    Args:
+        path, header, storage: as for `save_network`.
+        network: gives the architecture; its own numbers are not looked at, it may be on the `meta` device.
+        state: a tensor or array for every entry of the network's state.
+        release: called now and then, when a part of the numbers has been used.
+
+    Raises:
+        OutputError: the file cannot be written.
+        WeightsError: a number is not finite, or too large for the storage format.
+    """
+    tensors: dict[str, Stored] = {}
+    for name, values in state.items():
+        tensors |= encode(name, values, storage, release)
     document = {
         "format": FORMAT,
-        "architecture": "deconvnet",
+        "architecture": network.architecture,
         "arguments": network.arguments,
         "order": "RGB",
         **asdict(header),
     }
-    _write(path, tensors, document)
+    write_tensors(path, tensors, {_KEY: json.dumps(document)})
 
 
 def copy_network(source: Path, target: Path, changes: Mapping[str, Any]) -> None:
@@ -97,25 +131,15 @@ def copy_network(source: Path, target: Path, changes: Mapping[str, Any]) -> None
     try:
         with safe_open(source, framework="pt") as file:
             document = _document(source, file.metadata())
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            tensors = {name: as_it_is(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(
             f"{source}: not a readable network file ({error}); fetch or train it again"
         ) from error
-    _write(target, tensors, {**document, **changes})
+    write_tensors(target, tensors, {_KEY: json.dumps({**document, **changes})})
 
 
-def _write(path: Path, tensors: dict[str, Tensor], document: Mapping[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(save(tensors, {"deconvseg": json.dumps(document)}))
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OutputError(f"{path}: the network cannot be written ({error})") from error
-
-
-def load_network(path: Path) -> tuple[DeconvNet, NetworkHeader]:
+def load_network(path: Path) -> tuple[SegmentationNetwork, NetworkHeader]:
     """Rebuild a network from its file, in float32 on the CPU and in evaluation mode.
 
     Raises:
@@ -126,7 +150,7 @@ def load_network(path: Path) -> tuple[DeconvNet, NetworkHeader]:
     try:
         with safe_open(path, framework="pt") as file:
             document = _document(path, file.metadata())
-            network = _build(path, document["arguments"])
+            network = build_network(path, document.get("architecture", "deconvnet"), document["arguments"])
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         header = NetworkHeader(
             classes=tuple(str(name) for name in document["classes"]),
@@ -135,6 +159,7 @@ def load_network(path: Path) -> tuple[DeconvNet, NetworkHeader]:
             scale=float(document["scale"]),
             crf={str(key): float(value) for key, value in document["crf"].items()},
             training=dict(document["training"]),
+            statistics=bool(document.get("statistics", True)),
         )
         state = _expand(state)
     except (SafetensorError, OSError) as error:
@@ -176,39 +201,36 @@ def _check_header(path: Path, header: NetworkHeader, document: Mapping[str, Any]
 
 
 def _document(path: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
-    if not metadata or "deconvseg" not in metadata:
+    if not metadata or _KEY not in metadata:
         raise WeightsError(f"{path}: a safetensors file, but not one of deconvseg's networks")
-    document = json.loads(metadata["deconvseg"])
+    document = json.loads(metadata[_KEY])
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise WeightsError(f"{path}: written in a format this version does not know; update deconvseg")
     return document
 
 
-def _build(path: Path, arguments: dict[str, Any]) -> DeconvNet:
+def build_network(path: Path, architecture: str, arguments: dict[str, Any]) -> SegmentationNetwork:
+    """A network of this architecture on the `meta` device: its tensors have shapes and no numbers.
+
+    Raises:
+        WeightsError: an unknown architecture, or a network of absurd size; it names `path`.
+        ValueError, TypeError, KeyError: arguments out of range, of another type, or missing.
+    """
+    if architecture not in ARCHITECTURES:
+        raise WeightsError(f"{path}: a network of a kind this version does not know; update deconvseg")
     arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
-    if sum(arguments["encoder_convs"]) + sum(arguments["decoder_convs"]) > MAX_LAYERS:
-        raise WeightsError(f"{path}: its header asks for a network of over {MAX_LAYERS} layers")
+    if sum(arguments["encoder_convs"]) + sum(arguments.get("decoder_convs", ())) > MAX_LAYERS:
+        raise WeightsError(f"{path}: it asks for a network of over {MAX_LAYERS} layers")
     with torch.device("meta"):
-        network = DeconvNet(**arguments)
+        network = ARCHITECTURES[architecture](**arguments)
     if sum(p.numel() for p in network.parameters()) > MAX_PARAMETERS:
-        raise WeightsError(f"{path}: its header asks for a network of over {MAX_PARAMETERS:,} parameters")
+        raise WeightsError(f"{path}: it asks for a network of over {MAX_PARAMETERS:,} parameters")
     return network
 
 
 def _triple(values: Any) -> tuple[float, float, float]:
     r, g, b = (float(value) for value in values)
     return r, g, b
-
-
-def _output_axis(name: str) -> int:
-    """Transposed convolutions keep their output channels on axis 1."""
-    return 1 if "deconv" in name else 0
-
-
-def _quantise(weight: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-    others = [i for i in range(weight.ndim) if i != axis]
-    scale = weight.abs().amax(others, keepdim=True).clamp_min(1e-12) / 127
-    return (weight / scale).round().to(torch.int8), scale.flatten()
 
 
 def _expand(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -218,10 +240,10 @@ def _expand(state: dict[str, Tensor]) -> dict[str, Tensor]:
             continue
         scale = state.get(f"{name}.scale")
         if tensor.dtype == torch.int8:
-            if scale is None or tensor.ndim != 4 or scale.shape != (tensor.shape[_output_axis(name)],):
+            if scale is None or tensor.ndim != 4 or scale.shape != (tensor.shape[output_axis(name)],):
                 raise ValueError(f"{name} lacks its scales")
             shape = [1, 1, 1, 1]
-            shape[_output_axis(name)] = -1
+            shape[output_axis(name)] = -1
             tensor = tensor.float() * scale.float().reshape(shape)
         expanded[name] = tensor.float() if tensor.is_floating_point() else tensor
     return expanded

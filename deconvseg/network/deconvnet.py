@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor, nn
 from torch.nn import functional
+
+from deconvseg.network.base import SegmentationNetwork, check_sizes, unit, vgg_encoder
 
 STRIDE = 32
 """Five 2x2 poolings: one cell of the last pooling sees 32 x 32 pixels of the crop."""
 
 
-class DeconvNet(nn.Module):
+class DeconvNet(SegmentationNetwork):
     """The network of Noh, Hong, Han 2015 (arXiv 1505.04366, section 3; `DeconvNet_inference_deploy`).
 
     The defaults are the paper's network: 251,805,653 learnable parameters, 32.75 GMAC a crop. Layers carry
@@ -32,6 +32,8 @@ class DeconvNet(nn.Module):
         ValueError: an argument is out of range.
     """
 
+    architecture = "deconvnet"
+
     def __init__(
         self,
         classes: int = 21,
@@ -45,11 +47,10 @@ class DeconvNet(nn.Module):
         super().__init__()
         if crop_size < STRIDE or crop_size % STRIDE:
             raise ValueError(f"crop_size {crop_size} is not a multiple of {STRIDE}")
-        if len(widths) != 5 or len(encoder_convs) != 5 or not 1 <= len(decoder_convs) <= 5:
-            raise ValueError("widths and encoder_convs take five entries, decoder_convs one to five")
-        if min(*widths, *encoder_convs, *decoder_convs, classes - 1, bottleneck) < 1:
-            raise ValueError("every width and count must be at least 1, and classes at least 2")
-        self.arguments: dict[str, Any] = {
+        check_sizes(widths, encoder_convs, classes=classes - 1, bottleneck=bottleneck)
+        if not 1 <= len(decoder_convs) <= 5 or min(decoder_convs) < 1:
+            raise ValueError("decoder_convs takes one to five entries of at least 1")
+        self.arguments = {
             "classes": classes,
             "crop_size": crop_size,
             "widths": tuple(widths),
@@ -58,21 +59,14 @@ class DeconvNet(nn.Module):
             "bottleneck": bottleneck,
             "encoder_norm": encoder_norm,
         }
-        self.crop_size = crop_size
+        self.crop_size = self.side = crop_size
 
-        self.encoder = nn.ModuleList()
-        channels = 3
-        for block, (width, convs) in enumerate(zip(widths, encoder_convs, strict=True), start=1):
-            stage = nn.Sequential()
-            for i in range(1, convs + 1):
-                stage.add_module(f"conv{block}_{i}", _conv(channels, width, 3, 1, norm=encoder_norm))
-                channels = width
-            self.encoder.append(stage)
-
+        self.encoder = vgg_encoder(widths, encoder_convs, norm=encoder_norm)
+        channels = widths[4]
         self.bottleneck_norm = None if encoder_norm else nn.BatchNorm2d(channels)
         cells = crop_size // STRIDE
-        self.fc6 = _conv(channels, bottleneck, cells, 0)
-        self.fc7 = _conv(bottleneck, bottleneck, 1, 0)
+        self.fc6 = _conv(channels, bottleneck, cells)
+        self.fc7 = _conv(bottleneck, bottleneck, 1)
         self.fc6_deconv = _deconv(bottleneck, channels, cells, 0)
 
         self.decoder = nn.ModuleList()
@@ -123,17 +117,18 @@ class DeconvNet(nn.Module):
             scores = functional.interpolate(scores, size, mode="bilinear", align_corners=False)
         return scores
 
-    def forward(self, crops: Tensor) -> Tensor:
-        """Raw scores, no softmax.
+    def scores_and_code(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Raw scores and the code.
 
         Args:
-            crops: float (B, 3, crop_size, crop_size), normalised as the network file says.
+            images: float (B, 3, crop_size, crop_size), normalised as the network file says.
 
         Returns:
-            Scores (B, classes, crop_size, crop_size), unbounded, in the dtype the layers ran in.
+            Scores (B, classes, crop_size, crop_size), unbounded, and the code (B, bottleneck, 1, 1), in the
+            dtype the layers ran in.
         """
-        code, switches = self.encode(crops)
-        return self.decode(code, switches)
+        code, switches = self.encode(images)
+        return self.decode(code, switches), code
 
 
 def resize_bottleneck(network: DeconvNet, crop_size: int) -> DeconvNet:
@@ -159,28 +154,9 @@ def resize_bottleneck(network: DeconvNet, crop_size: int) -> DeconvNet:
     return resized
 
 
-def replace_classes(network: DeconvNet, classes: int) -> DeconvNet:
-    """The same network for other classes: all is kept but the last layer, which is initialised anew."""
-    changed = DeconvNet(**{**network.arguments, "classes": classes})
-    state = network.state_dict() | {
-        f"seg_score.{name}": tensor for name, tensor in changed.seg_score.state_dict().items()
-    }
-    changed.load_state_dict(state)
-    return changed
-
-
-def _conv(inputs: int, outputs: int, kernel: int, padding: int, *, norm: bool = True) -> nn.Sequential:
-    return _unit(nn.Conv2d(inputs, outputs, kernel, padding=padding), outputs, norm)
+def _conv(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
+    return unit(nn.Conv2d(inputs, outputs, kernel), outputs, norm=True)
 
 
 def _deconv(inputs: int, outputs: int, kernel: int, padding: int) -> nn.Sequential:
-    return _unit(nn.ConvTranspose2d(inputs, outputs, kernel, padding=padding), outputs, norm=True)
-
-
-def _unit(conv: nn.Module, channels: int, norm: bool) -> nn.Sequential:
-    unit = nn.Sequential()
-    unit.add_module("conv", conv)
-    if norm:
-        unit.add_module("norm", nn.BatchNorm2d(channels))
-    unit.add_module("relu", nn.ReLU(inplace=True))
-    return unit
+    return unit(nn.ConvTranspose2d(inputs, outputs, kernel, padding=padding), outputs, norm=True)

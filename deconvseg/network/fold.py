@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from deconvseg.errors import UsageError
+from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.deconvnet import DeconvNet
+from deconvseg.network.fcn8s import FCN8s
 
 Precision = Literal["fp32", "bf16", "fp16"]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -32,14 +34,18 @@ def pick_precision(name: str, device: torch.device) -> Precision:
     return cast(Precision, name)
 
 
-def prepare(network: DeconvNet, device: torch.device, precision: Precision) -> DeconvNet:
+def prepare(network: SegmentationNetwork, device: torch.device, precision: Precision) -> SegmentationNetwork:
     """An inference copy of a trained network; the original is left as it is.
 
     The copy computes the same function (exact in real arithmetic): every BatchNorm's running statistics go
     into the kernel and bias of the convolution beside it.
     """
     network = copy.deepcopy(network).eval().requires_grad_(False)
-    if network.bottleneck_norm is not None:
+    if isinstance(network, FCN8s) and network.arguments["norm"]:
+        for score in (network.score_pool4, network.score_pool3):
+            _fold_into_next(score.get_submodule("norm"), score.get_submodule("conv"))
+            del score.norm
+    elif isinstance(network, DeconvNet) and network.bottleneck_norm is not None:
         _fold_into_next(network.bottleneck_norm, network.fc6.get_submodule("conv"))
         network.bottleneck_norm = None
     units = [module for module in network.modules() if isinstance(getattr(module, "norm", None), nn.Module)]
@@ -67,7 +73,7 @@ def _fold_into_previous(conv: nn.Module, norm: nn.Module) -> None:
 
 
 def _fold_into_next(norm: nn.Module, conv: nn.Module) -> None:
-    """Exact because fc6 has no padding: every kernel position sees normalised values."""
+    """Exact where the convolution has no padding: every kernel position sees normalised values."""
     assert isinstance(conv, nn.Conv2d) and conv.bias is not None
     scale, shift = _affine(norm)
     conv.bias.copy_(conv.bias + (conv.weight * shift.reshape(1, -1, 1, 1)).sum((1, 2, 3)))

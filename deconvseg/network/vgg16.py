@@ -5,32 +5,37 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn import functional
 
 from deconvseg.errors import WeightsError
-from deconvseg.network.deconvnet import DeconvNet
+from deconvseg.network.base import SegmentationNetwork
 
 
 def read_vgg16(path: Path) -> dict[str, Tensor]:
-    """The 13 convolutions from a local safetensors file, for RGB input.
+    """The 13 convolutions from a local safetensors file, for RGB input, and fc6 and fc7 if it has them.
 
     Args:
-        path: keys `conv{block}_{i}.weight` (out, in, 3, 3) and `.bias`; a name with `bgr` in it says that
-            conv1_1 expects BGR, as Caffe's files do.
+        path: keys `conv{block}_{i}.weight` (out, in, 3, 3) and `.bias`, and perhaps `fc6` and `fc7` likewise.
+            The metadata may tell the `order` that conv1_1 expects, `RGB` or `BGR`; where they do not, a name
+            with `bgr` in it tells BGR.
+
+    Returns:
+        Tensors by key, in the precision of the file.
 
     Raises:
         WeightsError: unreadable, or not these 13 layers.
     """
     try:
-        tensors = {name: tensor.float() for name, tensor in load_file(path).items()}
+        with safe_open(path, framework="pt") as file:
+            order = (file.metadata() or {}).get("order", "BGR" if "bgr" in path.stem else "RGB")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"{path}: VGG-16 convolutions cannot be read ({error})") from error
     if "conv1_1.weight" not in tensors or "conv5_3.bias" not in tensors:
         raise WeightsError(f"{path}: does not hold VGG-16's convolutions conv1_1 to conv5_3")
-    if "bgr" in path.stem:
+    if order == "BGR":
         tensors["conv1_1.weight"] = tensors["conv1_1.weight"].flip(1)
     return tensors
 
@@ -58,8 +63,12 @@ def download_vgg16() -> dict[str, Tensor]:
     }
 
 
-def initialise_encoder(network: DeconvNet, convolutions: dict[str, Tensor]) -> None:
-    """Copy pretrained convolutions into an encoder of VGG-16's widths.
+def initialise_encoder(network: SegmentationNetwork, convolutions: dict[str, Tensor]) -> None:
+    """Copy pretrained convolutions into an encoder of VGG-16's widths, and into fc6 and fc7 if they fit.
+
+    Args:
+        network: of any architecture.
+        convolutions: as `read_vgg16` gives them.
 
     Raises:
         WeightsError: a layer has another shape than the pretrained one.
@@ -75,11 +84,18 @@ def initialise_encoder(network: DeconvNet, convolutions: dict[str, Tensor]) -> N
                         f"{tuple(state[target].shape)}; start such a network without pretrained weights"
                     )
                 state[target] = source
+    for layer in ("fc6", "fc7"):
+        names = {f"{layer}.conv.{kind}": f"{layer}.{kind}" for kind in ("weight", "bias")}
+        if any(source not in convolutions for source in names.values()):
+            break
+        if any(convolutions[source].shape != state[target].shape for target, source in names.items()):
+            break  # fc7 makes sense after fc6 alone
+        state |= {target: convolutions[source] for target, source in names.items()}
     network.load_state_dict(state)
 
 
 @torch.no_grad()
-def calibrate_encoder_norm(network: DeconvNet, crops: Tensor) -> None:
+def calibrate_encoder_norm(network: SegmentationNetwork, crops: Tensor) -> None:
     """Set each encoder BatchNorm so that it passes its pretrained convolution's output through unchanged.
 
     Scale becomes the deviation and shift the mean that the layer has on these crops: normalising then

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,8 @@ class CRFParameters:
         colour_sigma_xy: deviation of the position part of the colour kernel, pixels.
         colour_sigma_rgb: deviation of its colour part, in steps of 0..255.
         colour_weight: its penalty.
+        normalise: divide both kernels by their mass at each pixel, symmetrically. Without, as in the authors'
+            code, the same weights smooth far more: at 3 pixels of deviation about fifty times.
     """
 
     iterations: float = 10
@@ -35,6 +38,7 @@ class CRFParameters:
     colour_sigma_xy: float = 50.0
     colour_sigma_rgb: float = 8.0
     colour_weight: float = 2.0
+    normalise: bool = True
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, float]) -> CRFParameters:
@@ -43,14 +47,16 @@ class CRFParameters:
         Raises:
             WeightsError: a value that the filter would not survive.
         """
-        given = {field.name: values[field.name] for field in fields(cls) if field.name in values}
+        known = {field.name for field in fields(cls)}
+        given: dict[str, Any] = {name: value for name, value in values.items() if name in known}
+        normalise = bool(given.pop("normalise", True))
         for name, value in given.items():
             low, high = _RANGES["sigma" if "sigma" in name else name.rpartition("_")[2]]
             if not low <= value <= high:  # NaN is in no range
                 raise WeightsError(
                     f"the network's CRF parameter {name} is {value}; allowed are {low} to {high}"
                 )
-        return cls(**given)
+        return cls(**given, normalise=normalise)
 
 
 def crf_is_available() -> bool:
@@ -75,7 +81,7 @@ def dense_crf(
         MissingDependencyError: pydensecrf is not installed.
     """
     try:
-        from pydensecrf.densecrf import DenseCRF2D
+        from pydensecrf.densecrf import NO_NORMALIZATION, NORMALIZE_SYMMETRIC, DenseCRF2D
     except ImportError as error:
         raise MissingDependencyError(
             "the dense CRF needs pydensecrf (pip install pydensecrf2; Python up to 3.12), or use --no-crf"
@@ -87,13 +93,17 @@ def dense_crf(
         return probabilities
     energy = -np.log(np.clip(probabilities[kept], 1e-5, 1.0)).reshape(len(kept), -1)
     crf = DenseCRF2D(width, height, len(kept))
+    normalisation = NORMALIZE_SYMMETRIC if parameters.normalise else NO_NORMALIZATION
     crf.setUnaryEnergy(np.ascontiguousarray(energy, dtype=np.float32))
-    crf.addPairwiseGaussian(sxy=parameters.smooth_sigma, compat=parameters.smooth_weight)
+    crf.addPairwiseGaussian(
+        sxy=parameters.smooth_sigma, compat=parameters.smooth_weight, normalization=normalisation
+    )
     crf.addPairwiseBilateral(
         sxy=parameters.colour_sigma_xy,
         srgb=parameters.colour_sigma_rgb,
         rgbim=np.ascontiguousarray(image),
         compat=parameters.colour_weight,
+        normalization=normalisation,
     )
     refined = np.asarray(crf.inference(int(parameters.iterations)), dtype=np.float32)
     result = np.zeros_like(probabilities)

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 FusionRule = Literal["max", "mean"]
+EnsembleRule = Literal["off", "mean", "product"]
 
 
 class Fusion:
@@ -68,3 +69,29 @@ class Fusion:
             return self.total.softmax(0)
         uniform = 1 / len(self.total)
         return torch.where(self.cover > 0, self.total / self.cover, uniform)
+
+
+def ensemble(fusion: Fusion, scores: Tensor, rule: EnsembleRule) -> Tensor:
+    """Class probabilities of two networks together: the fused regions and FCN-8s on the whole photo.
+
+    `mean` is the paper's: the mean of both probability maps. `product` is the released code's
+    (generate_EDeconvNet_CRF_results.m): the product of both raw score maps, each at least 0, then softmax.
+
+    Args:
+        fusion: all regions; for `product`, of rule `max`.
+        scores: float (C, H, W), raw, of the photo's size.
+        rule: `off` leaves the regions alone.
+
+    Returns:
+        float32 (C, H, W), summing to 1 over C.
+
+    Raises:
+        ValueError: `product` of regions that were not fused as scores.
+    """
+    if rule == "off":
+        return fusion.probabilities()
+    if rule == "mean":
+        return (fusion.probabilities() + scores.float().softmax(0)) / 2
+    if fusion.rule != "max":
+        raise ValueError("the product is one of raw scores, which only the fusion rule max keeps")
+    return (fusion.total * scores.float().clamp_min(0)).softmax(0)

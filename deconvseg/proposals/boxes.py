@@ -159,6 +159,9 @@ def propose(
     count: int = 50,
     min_side: float = 112.0,
     enlarge: float = ENLARGE,
+    whole_photo: bool = True,
+    square: bool = True,
+    same: float = SAME,
     working_side: int = WORKING_SIDE,
 ) -> Boxes:
     """The squares the network looks at: the whole image, then the best boxes, enlarged and squared.
@@ -175,14 +178,18 @@ def propose(
         min_side: in pixels of the working image, whose longer side is at most `working_side`: a 4,000 pixel
             photo is treated like the same photo at 640.
         enlarge: factor on both sides, 1 or more.
+        whole_photo: put the whole image first. If `count` is 0 it is looked at in any case.
+        square: widen boxes to squares; the whole image as well.
+        same: largest IoU with a better square; 1 keeps them all.
         working_side: see `find_boxes`.
 
     Returns:
-        1 to `count` + 1 squares in pixels of `image`; all may reach outside it. The first is the square
-        around the whole image, not enlarged, with score 1 or the best box's if that is higher.
+        1 to `count` + 1 squares in pixels of `image` (without the whole image, 0 to `count`); all may reach
+        outside it. The whole image is not enlarged and has score 1, or the best box's if that is higher.
     """
     height, width = image.shape[:2]
-    whole = squared(np.array([[0, 0, width, height]], np.float32))
+    whole = np.array([[0, 0, width, height]], np.float32)
+    whole = squared(whole) if square else whole
     if count <= 0:
         return Boxes(whole, np.ones(1, np.float32))
     scale = max(1.0, max(height, width) / working_side)
@@ -191,13 +198,13 @@ def propose(
     boxes = find_boxes(image, detector, count=_SEARCHED, min_area=least, working_side=working_side)
     larger = enlarged(boxes.xyxy, enlarge)
     long_enough = (larger[:, 2:] - larger[:, :2]).min(1) >= min_side * scale
-    squares = squared(larger[long_enough])
+    regions = squared(larger[long_enough]) if square else larger[long_enough]
     scores = boxes.scores[long_enough]
-    kept = distinct(np.concatenate((whole, squares)), count + 1)
-    top = max(1.0, float(scores.max(initial=0.0)))
-    return Boxes(
-        np.concatenate((whole, squares))[kept], np.concatenate((np.array([top], np.float32), scores))[kept]
-    )
+    if whole_photo:
+        top = np.array([max(1.0, float(scores.max(initial=0.0)))], np.float32)
+        regions, scores = np.concatenate((whole, regions)), np.concatenate((top, scores))
+    kept = distinct(regions, count + whole_photo, same)
+    return Boxes(regions[kept], scores[kept])
 
 
 def enlarged(xyxy: NDArray[np.float32], factor: float) -> NDArray[np.float32]:

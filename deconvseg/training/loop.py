@@ -19,8 +19,8 @@ from deconvseg.data.crops import ImageStore, cut_crops
 from deconvseg.data.masks import VOID
 from deconvseg.data.proposals import ProposalFile
 from deconvseg.errors import DeconvSegError
+from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.checkpoint import NetworkHeader, save_network
-from deconvseg.network.deconvnet import DeconvNet
 from deconvseg.training import distributed
 from deconvseg.training.files import append_metrics, load_state, rewind_metrics, save_state
 from deconvseg.training.recipe import Recipe
@@ -56,7 +56,7 @@ class TrainingData:
 
 
 def train(
-    network: DeconvNet,
+    network: SegmentationNetwork,
     header: NetworkHeader,
     recipe: Recipe,
     data: TrainingData,
@@ -99,7 +99,7 @@ def train(
 
 
 def _train(
-    network: DeconvNet,
+    network: SegmentationNetwork,
     header: NetworkHeader,
     recipe: Recipe,
     data: TrainingData,
@@ -154,6 +154,7 @@ def _train(
             peak = recipe.encoder_learning_rate if group["pretrained"] else recipe.learning_rate
             group["lr"] = peak * group["rate"] * schedule(step, recipe)
         batch = sampler.batch(step, part)
+        torch.manual_seed(recipe.seed * 1_000_003 + step + (distributed.rank() << 40))  # for dropout
         optimizer.zero_grad(set_to_none=True)
         losses.append(_backward(crop_losses, network, presence, batch, data, header, recipe, scaler))
         distributed.sum_gradients([*network.parameters(), *presence.parameters()])
@@ -251,7 +252,7 @@ def update_average(averaged: nn.Module, network: nn.Module, decay: float) -> Non
 
 @torch.no_grad()
 def validate(
-    network: DeconvNet, header: NetworkHeader, store: ImageStore, recipe: Recipe, batch: int = 32
+    network: SegmentationNetwork, header: NetworkHeader, store: ImageStore, recipe: Recipe, batch: int = 32
 ) -> Tensor:
     """Confusion matrix int64 (C, C), row = truth, of the whole photo as a single crop, at the crop's size.
 
@@ -265,7 +266,7 @@ def validate(
     mine = torch.arange(distributed.rank(), len(store), distributed.world_size())
     for index, found in whole_photos(network, header, store, recipe, mine, batch):
         boxes, mirror = _whole(store, index)
-        _, truth = cut_crops(store, index, boxes, mirror, network.crop_size)
+        _, truth = cut_crops(store, index, boxes, mirror, network.side)
         truth = truth.to(device)
         valid = truth != VOID
         confusion += torch.bincount(truth[valid] * classes + found[valid], minlength=classes * classes)
@@ -274,7 +275,7 @@ def validate(
 
 @torch.no_grad()
 def whole_photos(
-    network: DeconvNet,
+    network: SegmentationNetwork,
     header: NetworkHeader,
     store: ImageStore,
     recipe: Recipe,
@@ -288,7 +289,7 @@ def whole_photos(
     for start in range(0, len(photos), batch):
         index = photos[start : start + batch]
         filled = torch.cat([index, index[-1:].expand(batch - len(index))])
-        crops, _ = cut_crops(store, filled, *_whole(store, filled), network.crop_size)
+        crops, _ = cut_crops(store, filled, *_whole(store, filled), network.side)
         with autocast(recipe, device):
             scores = network(normalise(crops.to(device), header))
         yield index, scores[: len(index)].argmax(1)
@@ -319,14 +320,14 @@ def autocast(recipe: Recipe, device: torch.device) -> AbstractContextManager[obj
     return torch.autocast(device.type, torch.bfloat16 if recipe.precision == "bf16" else torch.float16)
 
 
-def _set_training(network: DeconvNet, recipe: Recipe) -> None:
+def _set_training(network: SegmentationNetwork, recipe: Recipe) -> None:
     network.train()
     network.encoder[: recipe.frozen_blocks].eval()  # BatchNorm statistics are frozen as well
 
 
 def _backward(
     crop_losses: Callable[..., Tensor],
-    network: DeconvNet,
+    network: SegmentationNetwork,
     presence: nn.Linear,
     batch: Batch,
     data: TrainingData,
@@ -358,7 +359,7 @@ def _backward(
 
 
 def _losses(
-    network: DeconvNet,
+    network: SegmentationNetwork,
     presence: nn.Linear,
     inputs: Tensor,
     labels: Tensor,
@@ -366,8 +367,8 @@ def _losses(
     presence_weight: float,
 ) -> Tensor:
     """Sums over crops (3,): of the pixels' cross-entropy, of the presence loss, and against soft labels."""
-    code, switches = network.encode(inputs)
-    scores = network.decode(code, switches).float()
+    scores, code = network.scores_and_code(inputs)
+    scores = scores.float()
     hard = functional.cross_entropy(scores, labels, ignore_index=VOID, reduction="sum")
     zero = hard.new_zeros(())
     present = zero
@@ -377,7 +378,7 @@ def _losses(
         share.scatter_add_(1, flat, torch.full(flat.shape, 1 / flat.shape[1], device=labels.device))
         target = (share[:, 1 : presence.out_features + 1] >= PRESENT_SHARE).float()
         with torch.autocast(inputs.device.type, enabled=False):
-            guess = presence(code.flatten(1).float())
+            guess = presence(code.float().mean((2, 3)))
             present = functional.binary_cross_entropy_with_logits(guess, target, reduction="sum")
     softly = zero
     if soft is not None:
@@ -385,7 +386,7 @@ def _losses(
     return torch.stack([hard, present, softly])
 
 
-def _optimizer(network: DeconvNet, presence: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+def _optimizer(network: SegmentationNetwork, presence: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     groups: dict[tuple[bool, bool, bool], list[nn.Parameter]] = {}
     for prefix, root in (("", network), ("presence.", presence)):
         for path, module in root.named_modules():

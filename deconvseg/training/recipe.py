@@ -17,7 +17,11 @@ class Recipe:
     """One training stage. Sizes are in pixels, rates per step, shares from 0 to 1.
 
     Attributes:
+        network: `deconvnet`, or `fcn8s`, which sees the whole photo.
         crop_size, widths, encoder_convs, decoder_convs, bottleneck, encoder_norm: arguments of `DeconvNet`.
+        photo_side: crops are windows of a photo whose longer side is scaled to this many pixels; 0 scales
+            crops to the objects instead. For `fcn8s`, whose `side` it is.
+        head_kernel, padding, head_norm, dropout: arguments of `FCN8s`, besides widths and bottleneck.
         pretrained: what training starts from if no network is given: VGG-16's encoder or nothing; `init`
             insists on a network.
         frozen_blocks: encoder blocks, from the first, that keep the weights they start with.
@@ -56,12 +60,18 @@ class Recipe:
         seed: decides initial weights and every crop.
     """
 
+    network: Literal["deconvnet", "fcn8s"] = "deconvnet"
     crop_size: int = 96
     widths: tuple[int, ...] = (64, 128, 256, 512, 512)
     encoder_convs: tuple[int, ...] = (2, 2, 3, 3, 3)
     decoder_convs: tuple[int, ...] = (2, 2, 2, 1)
     bottleneck: int = 512
     encoder_norm: bool = False
+    photo_side: int = 0
+    head_kernel: int = 7
+    padding: int = 100
+    head_norm: bool = False
+    dropout: float = 0.5
     pretrained: Literal["vgg16", "init", "none"] = "vgg16"
     frozen_blocks: int = 2
     object_share: float = 0.7
@@ -112,6 +122,10 @@ FREE_ON_RESUME = frozenset(
 _RANGES = (
     ("crop_size", 32, 2048),
     ("bottleneck", 1, 2**16),
+    ("photo_side", 0, 2048),
+    ("head_kernel", 1, 31),
+    ("padding", 1, 500),
+    ("dropout", 0, 0.99),
     ("frozen_blocks", 0, 5),
     ("object_share", 0, 1),
     ("proposal_share", 0, 1),
@@ -200,6 +214,11 @@ def _recipe(path: Path, table: Mapping[str, Any]) -> Recipe:
             )
     if recipe.crop_size % 32:
         raise UsageError(f"{path}: crop_size = {recipe.crop_size} is no multiple of 32")
+    if (recipe.network == "fcn8s") != (recipe.photo_side > 0):
+        raise UsageError(
+            f"{path}: photo_side = {recipe.photo_side} does not fit network = '{recipe.network}': fcn8s sees "
+            "photos scaled to photo_side pixels, deconvnet sees regions (photo_side = 0)"
+        )
     if recipe.batch_size % recipe.accumulate or recipe.batch_size // recipe.accumulate < 2:
         raise UsageError(
             f"{path}: batch_size = {recipe.batch_size} cannot be shared out over accumulate = "

@@ -16,9 +16,11 @@ from deconvseg.data.crops import ImageStore
 from deconvseg.data.dataset import DataSet
 from deconvseg.data.proposals import read_proposals
 from deconvseg.errors import MissingDependencyError, UsageError
+from deconvseg.network.base import SegmentationNetwork, replace_classes
 from deconvseg.network.checkpoint import NetworkHeader, load_network
-from deconvseg.network.deconvnet import DeconvNet, replace_classes, resize_bottleneck
+from deconvseg.network.deconvnet import DeconvNet, resize_bottleneck
 from deconvseg.network.device import pick_device
+from deconvseg.network.fcn8s import FCN8s, resize_side, start_from_deconvnet
 from deconvseg.network.memory import reuse_freed_memory
 from deconvseg.network.vgg16 import (
     calibrate_encoder_norm,
@@ -185,23 +187,58 @@ def _network(
     init: Path | None,
     vgg16: Path | None,
     reporter: Reporter,
-) -> tuple[DeconvNet, NetworkHeader]:
+) -> tuple[SegmentationNetwork, NetworkHeader]:
+    """The network that a stage starts from, in training mode, and its header."""
     classes, palette = plan.classes, plan.validation.palette
-    if init is not None:
-        network, header = load_network(init)
-        if network.crop_size != recipe.crop_size:
-            network = resize_bottleneck(network, recipe.crop_size)
-        crf = header.crf
-        if header.classes != classes:
-            network, crf = replace_classes(network, len(classes)), {}
-            reporter.note(
-                f"{init}: made for other classes; all of it is kept but the last layer, which starts anew"
-            )
-        return network.train(), NetworkHeader(classes, palette, header.mean, header.scale, crf)
-    header = NetworkHeader(classes, palette)
+    if init is None:
+        network = _described_network(recipe, len(classes))
+        if recipe.pretrained == "none":
+            return network, NetworkHeader(classes, palette, scale=1 / 64)  # inputs of about unit size
+        initialise_encoder(network, read_vgg16(vgg16) if vgg16 else download_vgg16())
+        return network, NetworkHeader(classes, palette)
+    network, header = load_network(init)
+    crf = header.crf
+    if recipe.network == "fcn8s" and isinstance(network, DeconvNet):
+        source, network, crf = network, _described_network(recipe, len(header.classes)), {}
+        assert isinstance(network, FCN8s)
+        try:
+            start_from_deconvnet(network, source)
+        except ValueError as error:
+            raise UsageError(f"{init}: FCN-8s cannot start from this network: {error}") from error
+        reporter.note(f"{init}: a DeconvNet; FCN-8s starts from its encoder, fc6 and fc7")
+    elif network.architecture != recipe.network:
+        raise UsageError(
+            f"{init}: a network of the kind {network.architecture}, the recipe is for {recipe.network}; take "
+            "another recipe or another network"
+        )
+    elif isinstance(network, DeconvNet) and network.crop_size != recipe.crop_size:
+        network = resize_bottleneck(network, recipe.crop_size)
+    elif isinstance(network, FCN8s) and network.side != recipe.photo_side:
+        network = resize_side(network, recipe.photo_side)
+    if header.classes != classes:
+        network, crf = replace_classes(network, len(classes)), {}
+        reporter.note(
+            f"{init}: made for other classes; all of it is kept but the last layer, which starts anew"
+        )
+    return network.train(), NetworkHeader(classes, palette, header.mean, header.scale, crf)
+
+
+def _described_network(recipe: Recipe, classes: int) -> SegmentationNetwork:
     try:
-        network = DeconvNet(
-            classes=len(classes),
+        if recipe.network == "fcn8s":
+            return FCN8s(
+                classes=classes,
+                side=recipe.photo_side,
+                widths=recipe.widths,
+                encoder_convs=recipe.encoder_convs,
+                bottleneck=recipe.bottleneck,
+                head_kernel=recipe.head_kernel,
+                padding=recipe.padding,
+                norm=recipe.head_norm,
+                dropout=recipe.dropout,
+            )
+        return DeconvNet(
+            classes=classes,
             crop_size=recipe.crop_size,
             widths=recipe.widths,
             encoder_convs=recipe.encoder_convs,
@@ -211,10 +248,6 @@ def _network(
         )
     except ValueError as error:
         raise UsageError(f"the recipe describes no network: {error}") from error
-    if recipe.pretrained == "none":
-        return network, NetworkHeader(classes, palette, scale=1 / 64)  # inputs of about unit size
-    initialise_encoder(network, read_vgg16(vgg16) if vgg16 else download_vgg16())
-    return network, header
 
 
 def _load(datasets: Sequence[DataSet], recipe: Recipe) -> ImageStore:

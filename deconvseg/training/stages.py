@@ -209,7 +209,14 @@ class CropSampler:
             within = uniform[drawn, 5:7] - 0.5
             sides[drawn] = recipe.enlarge * recipe.window * tight
             centre[drawn] = (boxes[:, :2] + boxes[:, 2:]) / 2
-            centre[drawn] += recipe.enlarge * (1 - recipe.window) * tight * within
+            # A window of the photo shows any part of the object, a crop nearly all of it.
+            free = 1.0 if recipe.photo_side else recipe.enlarge * (1 - recipe.window)
+            centre[drawn] += free * tight * within
+
+        if recipe.photo_side:
+            extent = self.store.sizes[photo].amax(1, keepdim=True).float()
+            window = (recipe.crop_size / recipe.photo_side * extent).expand(-1, 2)
+            sides = torch.where(is_whole[:, None], sides, window)
 
         jitter[is_whole] = 0
         sides = sides * recipe.scale_jitter ** jitter[:, :1]

@@ -60,6 +60,29 @@ def test_ablation_rows_are_what_single_runs_give(shapes: Path, tiny_network: Pat
         assert rows[step.name]["mean_iou"] == pytest.approx(want, abs=2e-3), step.name
 
 
+def test_ensemble_rows_are_what_single_runs_give(shapes: Path, tiny_network: Path, tiny_fcn: Path) -> None:
+    truth = open_truth(shapes, "val", 2)
+    common = {"proposals": 3, "min_side": 10, "crf": False, "precision": "fp32"}
+    full = Segmenter(tiny_network, ensemble="mean", fcn=tiny_fcn, **common)  # type: ignore[arg-type]
+    subject = Network(full, ablate=True)
+    summary = summarise(evaluate(subject, truth), "tiny")
+    rows = {row["name"]: row for row in summary["rows"]}
+    assert summary["setting"] == "3 proposals + FCN-8s (mean)"
+    assert {"FCN-8s", "3 proposals", "3 proposals + FCN-8s (product)", "100 proposals"} <= set(rows)
+    product = Segmenter(tiny_network, ensemble="product", fcn=tiny_fcn, **common)  # type: ignore[arg-type]
+    alone = Segmenter(tiny_fcn, **common)  # type: ignore[arg-type]
+    for single, name in (
+        (full, summary["setting"]),
+        (product, "3 proposals + FCN-8s (product)"),
+        (alone, "FCN-8s"),
+    ):
+        one = summarise(evaluate(Network(single), truth), "tiny")
+        assert one["setting"] == name
+        # Crops in other batches may differ in the last bits.
+        assert rows[name]["mean_iou"] == pytest.approx(one["mean_iou"], abs=2e-3), name
+    assert len({row["mean_iou"] for row in rows.values()}) > 3
+
+
 def test_an_ablation_of_the_whole_photo_alone_still_proposes(tiny_network: Path) -> None:
     subject = Network(Segmenter(tiny_network, proposals=0, crf=False), ablate=True)
     assert [step.proposals for step in subject.steps] == [0, 10, 25, 50, 100]

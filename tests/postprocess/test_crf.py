@@ -1,5 +1,7 @@
 """Dense CRF: borders move to the photo's edges, noise goes, and certain answers stay."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -62,6 +64,21 @@ def test_classes_that_are_nowhere_likely_stay_at_zero() -> None:
 def test_parameters_from_a_network_file_override_the_defaults() -> None:
     parameters = CRFParameters.from_mapping({"colour_weight": 9.0, "of_the_future": 1.0})
     assert parameters == CRFParameters(colour_weight=9.0)
+
+
+@needs_crf
+def test_kernels_that_are_not_normalised_smooth_far_more() -> None:
+    """As in the released code: the same weights are some fifty times stronger."""
+    image = np.full((40, 40, 3), 128, np.uint8)
+    rng = np.random.default_rng(0)
+    first = (rng.random((40, 40)) * 0.5 + 0.3).astype(np.float32)
+    noisy = np.stack([first, 1 - first])
+    weak = CRFParameters(smooth_weight=0.05, colour_weight=0)
+    strong = replace(weak, normalise=False)
+    spread = [dense_crf(image, noisy, parameters)[0].std() for parameters in (weak, strong)]
+    labels = dense_crf(image, noisy, strong).argmax(0)
+    assert spread[1] < spread[0] / 2
+    assert len(np.unique(labels)) == 1
 
 
 def test_missing_backend_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:

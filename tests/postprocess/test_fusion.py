@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from deconvseg.postprocess.fusion import Fusion
+from deconvseg.postprocess.fusion import Fusion, ensemble
 
 
 def test_max_by_hand() -> None:
@@ -54,3 +54,22 @@ def test_scores_land_where_their_box_is() -> None:
     fusion.add(known[:, 16:48, 8:40], (8, 16, 40, 48))
     assert torch.equal(fusion.total[:, 16:48, 8:40], known[:, 16:48, 8:40])
     assert fusion.total[0, :16].abs().sum() == 0
+
+
+@pytest.mark.parametrize("rule", ["mean", "product", "off"])
+def test_ensemble_by_hand(rule: str) -> None:
+    fusion = Fusion(2, 1, 2, "max")
+    fusion.add(torch.tensor([[[2.0, 0.5]], [[-1.0, 3.0]]]), (0, 0, 2, 1))
+    fused = torch.tensor([[[2.0, 0.5]], [[0.0, 3.0]]])
+    other = torch.tensor([[[1.0, -4.0]], [[2.0, 1.0]]])
+    want = {
+        "mean": (fused.softmax(0) + other.softmax(0)) / 2,
+        "product": torch.tensor([[[2.0, 0.0]], [[0.0, 3.0]]]).softmax(0),
+        "off": fused.softmax(0),
+    }[rule]
+    torch.testing.assert_close(ensemble(fusion, other, rule), want)  # type: ignore[arg-type]
+
+
+def test_product_of_probabilities_is_refused() -> None:
+    with pytest.raises(ValueError, match="raw scores"):
+        ensemble(Fusion(2, 1, 2, "mean"), torch.zeros(2, 1, 2), "product")

@@ -50,7 +50,7 @@ def shapes(tmp_path_factory: pytest.TempPathFactory, make_shapes: Callable[..., 
     return TrainingData(load(training), [example.name for example in training.examples], load(validation))
 
 
-def small_network(recipe: Recipe = RECIPE) -> DeconvNet:
+def small_network(recipe: Recipe = RECIPE, *, encoder_norm: bool = True) -> DeconvNet:
     torch.manual_seed(0)
     return DeconvNet(
         classes=3,
@@ -59,6 +59,7 @@ def small_network(recipe: Recipe = RECIPE) -> DeconvNet:
         encoder_convs=recipe.encoder_convs,
         decoder_convs=recipe.decoder_convs,
         bottleneck=recipe.bottleneck,
+        encoder_norm=encoder_norm,
     )
 
 

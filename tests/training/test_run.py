@@ -174,6 +174,60 @@ def test_a_network_for_other_classes_keeps_all_but_its_last_layer(
     assert torch.equal(after.fc7.conv.weight, before.fc7.conv.weight)
 
 
+FCN = """
+network = "fcn8s"
+photo_side = 96
+crop_size = 64
+widths = [8, 16, 16, 16, 16]
+encoder_convs = [1, 1, 1, 1, 1]
+bottleneck = 16
+head_kernel = 3
+padding = 1
+head_norm = true
+pretrained = "none"
+frozen_blocks = 0
+batch_size = 8
+canvas = 96
+steps = 40
+precision = "fp32"
+learning_rate = 5e-3
+encoder_learning_rate = 5e-3
+ema = 0.9
+"""
+
+
+def test_fcn_is_trained_and_a_stopped_run_ends_with_the_same_network(own: Path, tmp_path: Path) -> None:
+    plan = plan_of(own, tmp_path, FCN)
+    (folder,) = start(plan, tmp_path / "run")
+    lines = metrics(folder)
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert losses[-1] < losses[0] / 2
+    result = Segmenter(folder / "best.safetensors").segment(plan.validation.examples[0].image)
+    assert result.classes == tuple(CLASSES)
+    again = tmp_path / "again"
+    start(plan, again, limit_steps=17)
+    start(plan, again, resume=True)
+    # Dropout as well follows from the seed and the step.
+    assert (again / "last.safetensors").read_bytes() == (folder / "last.safetensors").read_bytes()
+    with pytest.raises(UsageError, match="a network of the kind fcn8s, the recipe is for deconvnet"):
+        start(plan_of(own, tmp_path, steps=1), tmp_path / "other", Start(init=folder / "best.safetensors"))
+
+
+def test_fcn_starts_from_a_deconvnet(own: Path, tmp_path: Path, tiny_network: Path) -> None:
+    source = small_network(encoder_norm=False)
+    save_network(tmp_path / "n.safetensors", source, HEADER)
+    told = Told()
+    plan = plan_of(own, tmp_path, FCN, steps=1)
+    plan = replace(plan, stages={"": replace(plan.stages[""], frozen_blocks=5, ema=0.0)})
+    (folder,) = start(plan, tmp_path / "run", Start(init=tmp_path / "n.safetensors"), reporter=told)
+    assert any("FCN-8s starts from its encoder" in note for note in told.notes)
+    network = load_network(folder / "last.safetensors")[0]
+    assert torch.equal(network.encoder[0].conv1_1.conv.weight, source.encoder[0].conv1_1.conv.weight)
+    assert network.arguments["classes"] == 3
+    with pytest.raises(UsageError, match="the encoder of the DeconvNet has other layers"):
+        start(plan, tmp_path / "other", Start(init=tiny_network))
+
+
 def test_a_resumed_run_must_be_the_same_run(own: Path, tmp_path: Path) -> None:
     plan = plan_of(own, tmp_path, steps=2)
     out = tmp_path / "run"

@@ -1,0 +1,81 @@
+"""What every network here is: an encoder of VGG-16's form, and scores for the photo or crop that went in."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+
+class SegmentationNetwork(nn.Module):
+    """Base of the networks; they know nothing of photos, files or classes' names.
+
+    Attributes:
+        architecture: its name in network files.
+        arguments: what its constructor was given, fit for JSON.
+        side: a whole photo enters with its longer side scaled to this many pixels.
+        encoder: five blocks of convolutions `conv{block}_{i}`, each with a pooling after it.
+    """
+
+    architecture: ClassVar[str]
+    arguments: dict[str, Any]
+    side: int
+    encoder: nn.ModuleList
+
+    def scores_and_code(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Raw scores (B, classes, H, W) of images (B, 3, H, W), and fc7's output (B, bottleneck, h, w)."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Raw scores (B, classes, H, W), no softmax, of images (B, 3, H, W) normalised as the file says."""
+        return self.scores_and_code(images)[0]
+
+
+def replace_classes(network: SegmentationNetwork, classes: int) -> SegmentationNetwork:
+    """The same network for other classes: all but the layers of scores, which are initialised anew."""
+    changed = type(network)(**{**network.arguments, "classes": classes})
+    kept = {name: tensor for name, tensor in network.state_dict().items() if "score" not in name}
+    changed.load_state_dict(changed.state_dict() | kept)
+    return changed
+
+
+def vgg_encoder(
+    widths: tuple[int, ...], convs: tuple[int, ...], *, norm: bool, padding: int = 1
+) -> nn.ModuleList:
+    """Five blocks of 3x3 convolutions, named as VGG-16's; the poolings are the network's own.
+
+    Args:
+        widths: channels of each block.
+        convs: convolutions of each block.
+        norm: BatchNorm after each of them.
+        padding: of the very first one; the others keep the size.
+    """
+    blocks = nn.ModuleList()
+    channels = 3
+    for block, (width, count) in enumerate(zip(widths, convs, strict=True), start=1):
+        stage = nn.Sequential()
+        for i in range(1, count + 1):
+            border = padding if block == i == 1 else 1
+            conv = nn.Conv2d(channels, width, 3, padding=border)
+            stage.add_module(f"conv{block}_{i}", unit(conv, width, norm=norm))
+            channels = width
+        blocks.append(stage)
+    return blocks
+
+
+def unit(conv: nn.Module, channels: int, *, norm: bool) -> nn.Sequential:
+    """A (transposed) convolution `conv`, with a BatchNorm `norm` if wanted, and ReLU."""
+    layers = nn.Sequential()
+    layers.add_module("conv", conv)
+    if norm:
+        layers.add_module("norm", nn.BatchNorm2d(channels))
+    layers.add_module("relu", nn.ReLU(inplace=True))
+    return layers
+
+
+def check_sizes(widths: tuple[int, ...], convs: tuple[int, ...], **others: int) -> None:
+    """Raise ValueError unless there are five blocks and every number is at least 1."""
+    if len(widths) != 5 or len(convs) != 5:
+        raise ValueError("widths and encoder_convs take five entries")
+    if min(*widths, *convs, *others.values()) < 1:
+        raise ValueError("every width and count must be at least 1, and classes at least 2")

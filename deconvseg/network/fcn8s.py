@@ -1,0 +1,195 @@
+"""FCN-8s: the fully convolutional network on the whole photo that DeconvNet is ensembled with."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from deconvseg.network.base import SegmentationNetwork, check_sizes, unit, vgg_encoder
+from deconvseg.network.deconvnet import DeconvNet
+
+STRIDE = 32
+
+
+class FCN8s(SegmentationNetwork):
+    """The network of Long, Shelhamer, Darrell 2015 (arXiv 1411.4038), as `fcn-8s-pascal` of Caffe's zoo.
+
+    Scores are made from fc7 and enlarged twofold, those of pool4 are added, enlarged twofold, those of pool3
+    are added, enlarged eightfold. The enlarging kernels are bilinear and not learned. The defaults are the
+    zoo's network: the first convolution pads by 100 pixels so that fc6 needs no padding, and each map is
+    cropped to what it has in common with the next.
+
+    Args:
+        classes: number of labels, background included.
+        side: a whole photo enters with its longer side scaled to this many pixels.
+        widths, encoder_convs: as for `DeconvNet`.
+        bottleneck: channels of fc6 and fc7.
+        head_kernel: side of fc6's kernel; odd.
+        padding: of the first convolution. With 1, as in VGG-16, fc6 pads itself and a photo is padded to
+            whole cells of 32 pixels: no arithmetic goes into a border of nothing.
+        norm: BatchNorm before fc6 and before the scores of pool3 and pool4, whose scale differs widely, and
+            after fc6 and fc7.
+        dropout: share of fc6's and fc7's outputs that is dropped in training.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    architecture = "fcn8s"
+
+    def __init__(
+        self,
+        classes: int = 21,
+        side: int = 500,
+        widths: tuple[int, ...] = (64, 128, 256, 512, 512),
+        encoder_convs: tuple[int, ...] = (2, 2, 3, 3, 3),
+        bottleneck: int = 4096,
+        head_kernel: int = 7,
+        padding: int = 100,
+        norm: bool = False,
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        check_sizes(
+            widths, encoder_convs, classes=classes - 1, side=side, bottleneck=bottleneck, padding=padding
+        )
+        if head_kernel < 1 or head_kernel % 2 == 0:
+            raise ValueError(f"head_kernel {head_kernel} is not an odd number")
+        if padding > 1 and padding < STRIDE * (head_kernel - 1) // 2:
+            raise ValueError(
+                f"padding {padding} is too small for head_kernel {head_kernel}; 1 pads fc6 instead"
+            )
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout {dropout} is not a share below 1")
+        self.arguments = {
+            "classes": classes,
+            "side": side,
+            "widths": tuple(widths),
+            "encoder_convs": tuple(encoder_convs),
+            "bottleneck": bottleneck,
+            "head_kernel": head_kernel,
+            "padding": padding,
+            "norm": norm,
+            "dropout": dropout,
+        }
+        self.side = side
+        self.dropout = dropout
+        self.padding = padding
+        self.head_padding = (head_kernel - 1) // 2 if padding == 1 else 0
+        # Where the middle of fc6's first cell lies, in pixels of the photo.
+        self.head_origin = 15.5 - (padding - 1) + STRIDE * ((head_kernel - 1) / 2 - self.head_padding)
+
+        self.encoder = vgg_encoder(widths, encoder_convs, norm=False, padding=padding)
+        self.pool5_norm = nn.BatchNorm2d(widths[4]) if norm else nn.Identity()
+        fc6 = nn.Conv2d(widths[4], bottleneck, head_kernel, padding=self.head_padding)
+        self.fc6 = unit(fc6, bottleneck, norm=norm)
+        self.fc7 = unit(nn.Conv2d(bottleneck, bottleneck, 1), bottleneck, norm=norm)
+        self.score_fr = nn.Conv2d(bottleneck, classes, 1)
+        self.score_pool4 = _score(widths[3], classes, norm)
+        self.score_pool3 = _score(widths[2], classes, norm)
+        self.upscore2 = _enlarger(classes, 4, 2)
+        self.upscore_pool4 = _enlarger(classes, 4, 2)
+        self.upscore8 = _enlarger(classes, 16, 8)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Conv2d):
+                if "score" in name:
+                    nn.init.zeros_(module.weight)  # as in the zoo: learning starts from equal scores
+                else:
+                    nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                assert module.bias is not None
+                nn.init.zeros_(module.bias)
+
+    def scores_and_code(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Raw scores and fc7's output; the photo may have any size.
+
+        Args:
+            images: float (B, 3, H, W), normalised as the network file says.
+
+        Returns:
+            Scores (B, classes, H, W), unbounded, and the code (B, bottleneck, h, w).
+        """
+        height, width = images.shape[-2:]
+        features = images
+        if self.padding == 1:
+            features = functional.pad(features, (0, -width % STRIDE, 0, -height % STRIDE))
+        pools = []
+        for stage in self.encoder:
+            features = functional.max_pool2d(stage(features), 2, ceil_mode=True)
+            pools.append(features)
+        code = self._drop(self.fc6(self.pool5_norm(pools[4])))
+        code = self._drop(self.fc7(code))
+
+        scores, origin, border = self.score_fr(code), self.head_origin, self.padding - 1
+        # Enlarging and cropping move the middle of the map's first cell.
+        skips = (
+            (self.upscore2, self.score_pool4(pools[3]), 16, 7.5 - border),
+            (self.upscore_pool4, self.score_pool3(pools[2]), 8, 3.5 - border),
+        )
+        for enlarge, skip, stride, skip_origin in skips:
+            scores, origin = enlarge(scores), origin - 1.5 * stride
+            offset = round((origin - skip_origin) / stride)
+            if offset < 0:
+                scores, origin = scores[..., -offset:, -offset:], skip_origin
+            else:
+                skip = skip[..., offset:, offset:]
+            rows, columns = (min(scores.shape[i], skip.shape[i]) for i in (2, 3))
+            scores = scores[..., :rows, :columns] + skip[..., :rows, :columns]
+        scores, first = self.upscore8(scores), round(7.5 - origin)
+        return scores[..., first : first + height, first : first + width], code
+
+    def _drop(self, features: Tensor) -> Tensor:
+        return functional.dropout(features, self.dropout, self.training) if self.dropout else features
+
+
+def resize_side(network: FCN8s, side: int) -> FCN8s:
+    """The same network for photos of another size: nothing in it depends on that."""
+    resized = FCN8s(**{**network.arguments, "side": side})
+    resized.load_state_dict(network.state_dict())
+    return resized
+
+
+def start_from_deconvnet(network: FCN8s, source: DeconvNet) -> None:
+    """Copy a trained DeconvNet's encoder, fc6 and fc7, as far as the two networks have them alike.
+
+    fc6's kernel is interpolated to the new size and scaled to keep the magnitude of its sum.
+
+    Raises:
+        ValueError: the encoders differ.
+    """
+    same = ("widths", "encoder_convs")
+    if source.arguments["encoder_norm"] or any(source.arguments[k] != network.arguments[k] for k in same):
+        raise ValueError("the encoder of the DeconvNet has other layers")
+    network.encoder.load_state_dict(source.encoder.state_dict())
+    if not network.arguments["norm"] or source.arguments["bottleneck"] != network.arguments["bottleneck"]:
+        return
+    assert source.bottleneck_norm is not None
+    network.pool5_norm.load_state_dict(source.bottleneck_norm.state_dict())
+    network.fc7.load_state_dict(source.fc7.state_dict())
+    state = source.fc6.state_dict()
+    old, new = state["conv.weight"].shape[-1], network.arguments["head_kernel"]
+    state["conv.weight"] = (old / new) ** 2 * functional.interpolate(
+        state["conv.weight"].float(), (new, new), mode="bilinear", align_corners=True
+    )
+    network.fc6.load_state_dict(state)
+
+
+def _score(channels: int, classes: int, norm: bool) -> nn.Sequential:
+    layers = nn.Sequential()
+    if norm:
+        layers.add_module("norm", nn.BatchNorm2d(channels))
+    layers.add_module("conv", nn.Conv2d(channels, classes, 1))
+    return layers
+
+
+def _enlarger(classes: int, kernel: int, stride: int) -> nn.ConvTranspose2d:
+    """Bilinear enlarging as a transposed convolution, so that learned kernels fit in as well; not trained."""
+    layer = nn.ConvTranspose2d(classes, classes, kernel, stride, bias=False)
+    ramp = 1 - (torch.arange(kernel) - (kernel - 1) / 2).abs() / stride
+    with torch.no_grad():
+        layer.weight.zero_()
+        layer.weight[range(classes), range(classes)] = ramp[:, None] * ramp
+    return layer.requires_grad_(False)

@@ -1,0 +1,54 @@
+"""The steps around the network and their settings: ours, the paper's, and those of the authors' code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from deconvseg.postprocess.crf import CRFParameters
+from deconvseg.postprocess.fusion import EnsembleRule, FusionRule
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a photo is segmented, apart from the networks.
+
+    Attributes:
+        proposals: regions besides the whole photo; 0 looks at the whole photo alone.
+        whole_photo: the whole photo is a region as well.
+        min_side: regions whose shorter side after enlarging is below this are not looked at; pixels of the
+            photo shrunk to at most 640.
+        squared: regions are widened to squares, else stretched to the network's square input.
+        same: a region with a larger IoU than this with a better one is not looked at; 1 drops none.
+        fusion: how the regions are put together.
+        ensemble: how FCN-8s joins in.
+        crf: parameters of the dense CRF; None takes those of the network's file.
+    """
+
+    proposals: int = 50
+    whole_photo: bool = True
+    min_side: int = 112
+    squared: bool = True
+    same: float = 0.7
+    fusion: FusionRule = "max"
+    ensemble: EnsembleRule = "off"
+    crf: CRFParameters | None = None
+
+
+AUTHORS_CRF = CRFParameters(
+    iterations=10,
+    smooth_sigma=3,
+    smooth_weight=3,
+    colour_sigma_xy=20,
+    colour_sigma_rgb=3,
+    colour_weight=5,
+    normalise=False,
+)
+"""As the released MATLAB code sets them (generate_EDeconvNet_CRF_results.m), made for its networks' scores."""
+
+PROTOCOLS = {
+    "default": Protocol(),
+    "paper": Protocol(
+        whole_photo=False, min_side=0, squared=False, same=1.0, ensemble="mean", crf=AUTHORS_CRF
+    ),
+    "released-code": Protocol(whole_photo=False, same=1.0, ensemble="product", crf=AUTHORS_CRF),
+}

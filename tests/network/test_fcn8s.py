@@ -1,0 +1,172 @@
+"""FCN-8s: alignment of its maps, sizes, inference copies, files, and its start from a DeconvNet."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional
+
+from deconvseg.network.base import replace_classes
+from deconvseg.network.checkpoint import NetworkHeader, load_network, save_network
+from deconvseg.network.deconvnet import DeconvNet
+from deconvseg.network.fcn8s import FCN8s, resize_side, start_from_deconvnet
+from deconvseg.network.fold import prepare
+
+ZOO = {"padding": 100, "head_kernel": 7, "norm": False}
+LITE = {"padding": 1, "head_kernel": 5, "norm": True}
+
+
+def random_network(**changes: object) -> FCN8s:
+    """Small, with weights and statistics as after training; all its scores count."""
+    torch.manual_seed(0)
+    network = FCN8s(**{"classes": 3, "side": 64, "widths": (6,) * 5, "bottleneck": 8, **changes})
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
+            nn.init.normal_(module.bias, std=0.1)
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 2)
+            nn.init.uniform_(module.bias, -0.5, 0.5)
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+    return network.eval()
+
+
+@torch.no_grad()
+def test_the_zoos_network_crops_as_its_prototxt_says() -> None:
+    """The layers of fcn-8s-pascal written down one by one, with its own crops of 5, 9 and 31."""
+    network = random_network(**ZOO)
+    photo = torch.randn(1, 3, 75, 110)
+    state = network.state_dict()
+
+    def conv(x: torch.Tensor, name: str, padding: int = 0) -> torch.Tensor:
+        return functional.conv2d(x, state[f"{name}.weight"], state[f"{name}.bias"], padding=padding)
+
+    x, pools = photo, []
+    for block, convs in enumerate((2, 2, 3, 3, 3)):
+        for i in range(1, convs + 1):
+            x = conv(x, f"encoder.{block}.conv{block + 1}_{i}.conv", 100 if block + i == 1 else 1).relu()
+        x = functional.max_pool2d(x, 2, 2, ceil_mode=True)
+        pools.append(x)
+    x = conv(conv(conv(x, "fc6.conv").relu(), "fc7.conv").relu(), "score_fr")
+    x = functional.conv_transpose2d(x, state["upscore2.weight"], stride=2)
+    skip = conv(pools[3], "score_pool4.conv")[:, :, 5 : 5 + x.shape[2], 5 : 5 + x.shape[3]]
+    x = functional.conv_transpose2d(x + skip, state["upscore_pool4.weight"], stride=2)
+    skip = conv(pools[2], "score_pool3.conv")[:, :, 9 : 9 + x.shape[2], 9 : 9 + x.shape[3]]
+    x = functional.conv_transpose2d(x + skip, state["upscore8.weight"], stride=8)
+    want = x[:, :, 31 : 31 + 75, 31 : 31 + 110]
+    torch.testing.assert_close(network(photo), want)
+
+
+@pytest.mark.parametrize(("changes", "side"), [(ZOO, 58), (ZOO, 90), (LITE, 64), (LITE, 96)], ids=str)
+@torch.no_grad()
+def test_a_mirrored_photo_gets_mirrored_scores(changes: dict[str, object], side: int) -> None:
+    """True for symmetric kernels, and only if every map lies where the next one takes it to be."""
+    network = random_network(**changes)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            module.weight.copy_((module.weight + module.weight.flip(2)) / 2)
+            module.weight.copy_((module.weight + module.weight.flip(3)) / 2)
+    photo = torch.randn(1, 3, side, side)
+    scores = network(photo)
+    for axis in (2, 3):
+        torch.testing.assert_close(network(photo.flip(axis)), scores.flip(axis), atol=1e-4, rtol=1e-4)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 150), st.integers(1, 150), st.sampled_from([ZOO, LITE]))
+def test_scores_have_the_photos_size(height: int, width: int, changes: dict[str, object]) -> None:
+    with torch.no_grad():
+        scores, code = random_network(**changes).scores_and_code(torch.randn(1, 3, height, width))
+    assert scores.shape == (1, 3, height, width)
+    assert code.shape[:2] == (1, 8)
+    assert scores.isfinite().all()
+
+
+@pytest.mark.parametrize("changes", [ZOO, LITE], ids=str)
+@torch.no_grad()
+def test_prepared_network_computes_the_same_scores(changes: dict[str, object]) -> None:
+    network = random_network(**changes)
+    photo = torch.randn(1, 3, 70, 99)
+    want = network(photo)
+    ready = prepare(network, torch.device("cpu"), "fp32")
+    torch.testing.assert_close(ready(photo), want, atol=1e-4 * float(want.abs().max()), rtol=1e-4)
+    # Only fc6 pads itself, and what it pads is not what its BatchNorm would make of nothing.
+    assert sum(isinstance(module, nn.BatchNorm2d) for module in ready.modules()) <= 1
+
+
+@pytest.mark.parametrize("storage", ["float32", "int8"])
+@torch.no_grad()
+def test_file_brings_the_same_network_back(tmp_path: Path, storage: str) -> None:
+    network = random_network(**LITE)
+    header = NetworkHeader(("background", "cat", "dog"), ((0, 0, 0), (1, 2, 3), (4, 5, 6)))
+    path = tmp_path / "fcn.safetensors"
+    save_network(path, network, header, storage)  # type: ignore[arg-type]
+    loaded, found = load_network(path)
+    assert isinstance(loaded, FCN8s) and loaded.arguments == network.arguments and found == header
+    photo = torch.randn(1, 3, 64, 64)
+    want = network(photo)
+    error = (loaded(photo) - want).abs().max() / want.abs().max()
+    assert error < (1e-6 if storage == "float32" else 0.05)
+
+
+@torch.no_grad()
+def test_start_from_deconvnet_takes_over_its_code() -> None:
+    torch.manual_seed(1)
+    source = DeconvNet(classes=5, crop_size=96, widths=(6,) * 5, bottleneck=8, encoder_norm=False)
+    for _ in range(5):
+        source.train()(torch.randn(8, 3, 96, 96))
+    source.eval()
+    network = FCN8s(classes=3, side=96, widths=(6,) * 5, bottleneck=8, head_kernel=3, padding=1, norm=True)
+    start_from_deconvnet(network, source)
+    photo = torch.randn(2, 3, 96, 96)
+    code = network.eval().scores_and_code(photo)[1]
+    # The middle one of 3 x 3 cells sees the same 3 x 3 cells that the DeconvNet's only one does.
+    torch.testing.assert_close(code[:, :, 1:2, 1:2], source.scores_and_code(photo)[1])
+
+    with_norm = DeconvNet(classes=5, crop_size=96, widths=(6,) * 5, bottleneck=8, encoder_norm=True)
+    with pytest.raises(ValueError, match="other layers"):
+        start_from_deconvnet(network, with_norm)
+
+
+@torch.no_grad()
+def test_other_classes_and_another_side_keep_the_rest() -> None:
+    network = random_network(**LITE)
+    photo = torch.randn(1, 3, 64, 64)
+    code = network.scores_and_code(photo)[1]
+    changed = replace_classes(network, 7).eval()
+    scores, same = changed.scores_and_code(photo)
+    torch.testing.assert_close(same, code)
+    assert scores.shape[1] == 7
+    resized = resize_side(network, 128).eval()
+    assert resized.side == resized.arguments["side"] == 128
+    torch.testing.assert_close(resized(photo), network(photo))
+
+
+def test_enlarging_is_bilinear_and_stays_so() -> None:
+    network = FCN8s(classes=2, widths=(4,) * 5, bottleneck=4, padding=1)
+    small = torch.rand(1, 2, 6, 7)
+    large = network.upscore8(small)[:, :, 4:-4, 4:-4]
+    want = functional.interpolate(small, scale_factor=8, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(large[:, :, 4:-4, 4:-4], want[:, :, 4:-4, 4:-4])
+    assert not any(p.requires_grad for name, p in network.named_parameters() if "upscore" in name)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"head_kernel": 4},
+        {"padding": 50},
+        {"padding": 0},
+        {"dropout": 1.0},
+        {"widths": (8, 8)},
+        {"classes": 1},
+    ],
+    ids=str,
+)
+def test_impossible_arguments_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"head_kernel|padding|dropout|entries|at least"):
+        FCN8s(**wrong)
