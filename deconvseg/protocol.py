@@ -43,7 +43,7 @@ AUTHORS_CRF = CRFParameters(
     colour_weight=5,
     normalise=False,
 )
-"""As the released MATLAB code sets them (generate_EDeconvNet_CRF_results.m), made for its networks' scores."""
+"""As the released code sets them (generate_EDeconvNet_CRF_results.m), made for its networks' scores."""
 
 PROTOCOLS = {
     "default": Protocol(),

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from deconvseg.errors import InputError, UsageError
+from deconvseg.errors import InputError, UsageError, WeightsError
 from deconvseg.images.enlarge import enlarge
 from deconvseg.images.read import read_photo
 from deconvseg.network.base import SegmentationNetwork
@@ -321,6 +321,11 @@ class Segmenter:
                 torch.set_num_threads(self._threads)
                 cv2.setNumThreads(self._threads)
             network, header = load_network(network_file(self._weights))
+            if not header.statistics:
+                raise WeightsError(
+                    f"{self._weights}: a network of a training stage, whose BatchNorm has no statistics yet; "
+                    f"train it further (deconvseg train --init {self._weights}) and segment with the result"
+                )
             _refuse_unknown(self._only or (), header.classes)
             is_whole = isinstance(network, FCN8s)
             detector = EdgeDetector(forest_file(self._forest)) if self.proposals and not is_whole else None

@@ -33,7 +33,7 @@ ARCHITECTURES: dict[str, type[SegmentationNetwork]] = {
     network.architecture: network for network in (DeconvNet, FCN8s)
 }
 MAX_PARAMETERS = 2_000_000_000
-MAX_LAYERS = 200
+MAX_LAYERS, MAX_CLASSES = 200, 255
 """Larger networks are refused before memory is asked for: a header is data from elsewhere."""
 VGG_MEAN_RGB = (123.68, 116.779, 103.939)
 """Channel means of VGG-16's training photos, 0..255 (Simonyan and Zisserman 2014)."""
@@ -188,7 +188,7 @@ def load_network(path: Path) -> tuple[SegmentationNetwork, NetworkHeader]:
 
 def _check_header(path: Path, header: NetworkHeader, document: Mapping[str, Any], classes: int) -> None:
     fault = None
-    if not len(header.classes) == len(header.palette) == classes <= 255:
+    if not len(header.classes) == len(header.palette) == classes:
         fault = f"names {len(header.classes)} classes and {len(header.palette)} colours for {classes} labels"
     elif len(set(header.classes)) != classes:
         fault = "names a class twice"
@@ -221,6 +221,10 @@ def build_network(path: Path, architecture: str, arguments: dict[str, Any]) -> S
     arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
     if sum(arguments["encoder_convs"]) + sum(arguments.get("decoder_convs", ())) > MAX_LAYERS:
         raise WeightsError(f"{path}: it asks for a network of over {MAX_LAYERS} layers")
+    if arguments.get("classes", 2) > MAX_CLASSES:
+        raise WeightsError(
+            f"{path}: it has {arguments['classes']:,} labels; at most {MAX_CLASSES} are possible"
+        )
     with torch.device("meta"):
         network = ARCHITECTURES[architecture](**arguments)
     if sum(p.numel() for p in network.parameters()) > MAX_PARAMETERS:

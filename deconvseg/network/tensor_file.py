@@ -18,7 +18,7 @@ from deconvseg.errors import OutputError, WeightsError
 Storage = Literal["float32", "float16", "int8"]
 Values = Tensor | NDArray[np.floating[Any]]
 
-_SLICE = 1 << 22
+_SLICE = 1 << 20
 """Numbers that are worked on at a time."""
 _NAMES = {
     torch.float64: "F64",
@@ -73,7 +73,7 @@ def encode(
 
     if storage == "int8" and len(shape) == 4:
         axis = output_axis(name)
-        scale = _finite(name, _largest(rows(), axis).clamp_min(1e-12) / 127)
+        scale = _finite(name, _largest(rows(), axis, shape[axis]).clamp_min(1e-12) / 127)
         quantised = Stored(torch.int8, shape, (_quantise(*row, scale, axis) for row in rows()))
         return {name: quantised, f"{name}.scale": Stored(torch.float32, tuple(scale.shape), [scale])}
     dtype = torch.float32 if storage == "float32" or len(shape) != 4 else torch.float16
@@ -136,11 +136,16 @@ def _slices(values: Values) -> Iterator[tuple[int, Tensor]]:
                 yield start, torch.from_numpy(np.array(rows, np.float32))  # a copy: rows may be unaligned
 
 
-def _largest(rows: Iterator[tuple[int, Tensor]], axis: int) -> Tensor:
-    """Largest magnitude of each output channel."""
-    if axis == 0:
-        return torch.cat([piece.abs().amax((1, 2, 3)) for _, piece in rows])
-    return torch.stack([piece.abs().amax((0, 2, 3)) for _, piece in rows]).amax(0)
+def _largest(rows: Iterator[tuple[int, Tensor]], axis: int, channels: int) -> Tensor:
+    """Largest magnitude of each output channel; NaN where there is a NaN."""
+    # Filled in place: small tensors kept between the large ones that come and go would fragment the memory.
+    largest = torch.zeros(channels)
+    for start, piece in rows:
+        if axis == 0:
+            largest[start : start + len(piece)] = piece.abs().amax((1, 2, 3))
+        else:
+            torch.maximum(largest, piece.abs().amax((0, 2, 3)), out=largest)
+    return largest
 
 
 def _quantise(start: int, rows: Tensor, scale: Tensor, axis: int) -> Tensor:

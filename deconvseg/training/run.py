@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from deconvseg.network.deconvnet import DeconvNet, resize_bottleneck
 from deconvseg.network.device import pick_device
 from deconvseg.network.fcn8s import FCN8s, resize_side, start_from_deconvnet
 from deconvseg.network.memory import reuse_freed_memory
+from deconvseg.network.norms import gather_statistics
 from deconvseg.network.vgg16 import (
     calibrate_encoder_norm,
     download_vgg16,
@@ -40,6 +42,7 @@ from deconvseg.training.stages import CropSampler
 from deconvseg.weights import network_file
 
 SHEET_PHOTOS = 12
+STATISTICS_BATCHES = 10
 _READ_AHEAD = 64
 
 
@@ -103,6 +106,8 @@ def run_training(
             if recipe.encoder_norm and source is None and recipe.pretrained == "vgg16":
                 sampler = CropSampler(data.store, recipe, torch.device("cpu"), data.names, data.proposals)
                 calibrate_encoder_norm(network, normalise(sampler.batch(0).crops, header))
+            if not header.statistics:
+                header = _with_statistics(network.to(target), header, data, recipe)
             if distributed.rank() == 0:
                 begin(folder, description)
             distributed.barrier()
@@ -168,6 +173,17 @@ def _origin(start: Start, out: Path, stage: str, going_on: bool) -> Path | None:
     return network
 
 
+def _with_statistics(
+    network: SegmentationNetwork, header: NetworkHeader, data: TrainingData, recipe: Recipe
+) -> NetworkHeader:
+    """Give a network BatchNorm statistics before training: blocks that are frozen get no others."""
+    sampler = CropSampler(data.store, recipe, torch.device("cpu"), data.names, data.proposals)
+    device = next(network.parameters()).device
+    crops = (sampler.batch(step).crops.to(device) for step in range(STATISTICS_BATCHES))
+    gather_statistics(network, (normalise(batch, header) for batch in crops))
+    return replace(header, statistics=True)
+
+
 def _data(
     plan: Plan, recipe: Recipe, start: Start, store: ImageStore, validation: ImageStore, device: torch.device
 ) -> TrainingData:
@@ -220,7 +236,7 @@ def _network(
         reporter.note(
             f"{init}: made for other classes; all of it is kept but the last layer, which starts anew"
         )
-    return network.train(), NetworkHeader(classes, palette, header.mean, header.scale, crf)
+    return network.train(), replace(header, classes=classes, palette=palette, crf=crf, training={})
 
 
 def _described_network(recipe: Recipe, classes: int) -> SegmentationNetwork:

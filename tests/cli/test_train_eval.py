@@ -30,7 +30,7 @@ def test_train_then_eval_then_store(run: Run, voc: Path, tiny_network: Path, tmp
     assert [figures["step"] for figures in metrics if "seconds" in figures] == [4]
     assert json.loads((tmp_path / "run/run.json").read_text())["recipe"]["steps"] == 4
 
-    done = run("weights", "convert", "run/last.safetensors", "-o", "small.safetensors")
+    done = run("weights", "convert", "run/last.safetensors", "-o", "small.safetensors", "--storage", "int8")
     assert done.returncode == 0, done.stderr
     done = run("weights", "info", "small.safetensors")
     assert json.loads(done.stdout)["arguments"]["crop_size"] == 64
