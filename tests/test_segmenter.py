@@ -10,7 +10,8 @@ import torch
 from deconvseg.errors import InputError, UsageError, WeightsError
 from deconvseg.images.enlarge import enlarge
 from deconvseg.network.checkpoint import copy_network
-from deconvseg.segmenter import WORKING_SIDE, Segmenter, shrink
+from deconvseg.segmenter import Segmenter
+from deconvseg.steps import WORKING_SIDE, shrink
 
 
 def photo(height: int, width: int) -> np.ndarray:
@@ -140,7 +141,7 @@ def test_ensemble_is_the_mean_of_what_both_networks_say_alone(tiny_network: Path
 def test_fcn_alone_looks_at_the_whole_photo_once(tiny_fcn: Path) -> None:
     segmenter = Segmenter(tiny_fcn, proposals=50)
     result = segmenter.segment(photo(90, 140))
-    assert segmenter.sees_whole_photo
+    assert segmenter.inference.sees_whole_photo
     assert result.boxes.tolist() == [[0, 0, 140, 90]]
     assert len(np.unique(result.labels)) > 1
 
