@@ -56,6 +56,10 @@ class Crew:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End now: wait for the calls that run, drop those that have not begun."""
         if self._minders:
             self._minders.shutdown(cancel_futures=True)
         for pool in self._pools:

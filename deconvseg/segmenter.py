@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import difflib
-import hashlib
 from collections.abc import Collection
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from deconvseg.errors import UsageError, WeightsError
+from deconvseg.files import digest
 from deconvseg.images.read import read_photo
 from deconvseg.inference import Inference
 from deconvseg.network.base import SegmentationNetwork
@@ -157,9 +157,9 @@ class Segmenter:
         """Everything that can change a result, fit for JSON: equal settings give equal masks."""
         forest = self.before.forest
         return {
-            "weights": _digest(network_file(self._weights)),
-            "fcn": _digest(network_file(self._fcn)) if self.inference.partner else None,
-            "forest": _digest(forest) if forest else None,
+            "weights": digest(network_file(self._weights)),
+            "fcn": digest(network_file(self._fcn)) if self.inference.partner else None,
+            "forest": digest(forest) if forest else None,
             **asdict(self.protocol),
             "ensemble": self.ensemble,
             "crf": asdict(self._crf_parameters()) if self.crf else None,
@@ -267,8 +267,3 @@ def _refuse_unknown(names: Collection[str], classes: tuple[str, ...]) -> None:
             near = difflib.get_close_matches(name.lower(), classes[1:], 1, cutoff=0.5)
             cure = f"did you mean {near[0]}?" if near else f"choose from {', '.join(classes[1:])}"
             raise UsageError(f"{name!r} is no class of this network; {cure}")
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -96,10 +96,17 @@ def say(message: str) -> None:
 
 
 class Progress:
-    """A bar on stderr, from the start to the end of a `with` block, if wanted and stderr is a terminal."""
+    """A bar on stderr, from the start to the end of a `with` block, if wanted and stderr is a terminal.
 
-    def __init__(self, total: int, *, wanted: bool, what: str = "") -> None:
-        self.total = total
+    Args:
+        total: how many there are.
+        done: so many of them before the start, which do not count for the speed.
+        wanted: show it at all.
+        what: said before it.
+    """
+
+    def __init__(self, total: int, *, done: int = 0, wanted: bool, what: str = "") -> None:
+        self.total, self.done = total, done
         self.what = what
         self.visible = wanted and total > 1 and sys.stderr.isatty()
 
@@ -120,7 +127,7 @@ class Progress:
             )
             _bar_console = Console(stderr=True)
             self._bar = Bar(*columns, console=_bar_console, transient=True)
-            self._task = self._bar.add_task("", total=self.total, text="")
+            self._task = self._bar.add_task("", total=self.total, completed=self.done, text="")
             self._bar.start()
         return self
 
@@ -130,10 +137,10 @@ class Progress:
             self._bar.stop()
             _bar_console = None
 
-    def step(self) -> None:
-        """One of the total is done."""
+    def step(self, text: str = "") -> None:
+        """One more of the total is done, and this is to be said of it."""
         if self.visible:
-            self._bar.advance(self._task)
+            self._bar.update(self._task, advance=1, text=text)
 
     def move(self, done: int, text: str) -> None:
         """So many of the total are done, and this is to be said of it."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from deconvseg.data.components import Runs, regions
 from deconvseg.data.outline import outline
 from deconvseg.errors import OutputError
-from deconvseg.images.write import replacing
+from deconvseg.files import replacing
 from deconvseg.segmentation import Segmentation
 
 Document = dict[str, Any]

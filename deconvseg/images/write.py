@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import io
-import os
 import re
-import secrets
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
@@ -16,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from deconvseg.errors import OutputError
+from deconvseg.files import replacing
 from deconvseg.images.legend import draw_legend
 from deconvseg.images.palette import palette_for
 from deconvseg.segmentation import Palette, Segmentation
@@ -189,28 +188,6 @@ def tints(palette: Palette) -> Palette:
     colors = np.array(palette, np.float32).reshape(-1, 3)
     full = colors * (255 / np.maximum(colors.max(axis=1, keepdims=True), 1))
     return tuple((r, g, b) for r, g, b in (0.4 * colors + 0.6 * full).astype(np.uint8).tolist())
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A binary stream whose content becomes the file `path`, at once and only if the block ends well.
-
-    Folders on the way are made. Raises OutputError for whatever the system refuses.
-    """
-    beside = path.parent / f".deconvseg-{os.getpid()}-{secrets.token_hex(4)}.tmp"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with beside.open("xb") as stream:
-                yield stream
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise OutputError(f"{path}: {path.parent} is not a folder; choose another place") from error
-    except OSError as error:
-        reason = error.strerror or error
-        raise OutputError(f"{path}: cannot be written ({reason}); check the folder and its space") from error
 
 
 def _save(image: Image.Image, target: Target, format_: str = "PNG") -> None:

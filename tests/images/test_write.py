@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from deconvseg.errors import OutputError
+from deconvseg.files import replacing
 from deconvseg.images.palette import palette_for
 from deconvseg.images.read import has_size
-from deconvseg.images.write import WRITERS, overlay, replacing, write_labels, write_scores
+from deconvseg.images.write import WRITERS, overlay, write_labels, write_scores
 from deconvseg.segmentation import Segmentation
 
 
