@@ -14,6 +14,8 @@ from filelock import FileLock, Timeout
 
 from deconvseg.errors import OutputError, UsageError
 
+_PATIENCE = 5.0
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -36,7 +38,7 @@ class Shard:
 
     def holds(self, name: str) -> bool:
         """Whether the photo with this name is in the shard."""
-        digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
+        digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()
         return int.from_bytes(digest[:8], "big") % self.count == self.index
 
     def __str__(self) -> str:
@@ -57,7 +59,7 @@ def claim(folder: Path, shard: Shard | None) -> Iterator[None]:
             held.enter_context(_held(folder, shard))
             if shard:
                 # Other shards that look at this moment hold it just as briefly; a run holds it for long.
-                with _held(folder, None, patience=5):
+                with _held(folder, None, patience=_PATIENCE):
                     pass
             else:
                 for path in folder.glob(_name("*-of-*")):

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from deconvseg.errors import OutputError
-from deconvseg.files import replacing
 from deconvseg.images.palette import palette_for
 from deconvseg.images.read import has_size
 from deconvseg.images.write import WRITERS, overlay, write_labels, write_scores
@@ -188,16 +187,6 @@ def test_file_mode_follows_the_umask(tmp_path: Path) -> None:
     write_labels(segmentation(LABELS), PHOTO, tmp_path / "a.png")
     (tmp_path / "plain").touch()
     assert (tmp_path / "a.png").stat().st_mode == (tmp_path / "plain").stat().st_mode
-
-
-def test_failure_keeps_the_old_file(tmp_path: Path) -> None:
-    target = tmp_path / "a.png"
-    target.write_text("old")
-    with pytest.raises(RuntimeError), replacing(target) as stream:
-        stream.write(b"half")
-        raise RuntimeError
-    assert target.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [target]
 
 
 def test_full_disk(tmp_path: Path) -> None:
