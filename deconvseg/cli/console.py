@@ -72,13 +72,13 @@ def failure(problem: Exception, about: str = "") -> str:
 def _describe(problem: Exception, about: str) -> str:
     """Our own errors say it all, any other is named with what it is `about`."""
     if isinstance(problem, DeconvSegError):
-        return _one_line(str(problem))
+        return one_line(str(problem))
     if isinstance(problem, MemoryError):
         text = "out of memory; try a smaller photo, --batch-size 1 or fewer --proposals"
     else:
         first = str(problem).strip().partition("\n")[0]
         text = f"{type(problem).__name__}: {first}; --debug shows where"
-    return _one_line(f"{about}: {text}" if about else text)
+    return one_line(f"{about}: {text}" if about else text)
 
 
 def error(message: str) -> None:
@@ -88,7 +88,7 @@ def error(message: str) -> None:
 
 def say(message: str) -> None:
     """Print one line on stderr, above the progress bar if there is one."""
-    line = _one_line(message)
+    line = one_line(message)
     if _bar_console:
         _bar_console.print(line, markup=False, highlight=False, soft_wrap=True)
     else:
@@ -157,6 +157,6 @@ def _usage_error(problem: Exception) -> int:
     return NOTHING_DONE
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     """The text with line ends and other control characters, which file names may hold, made visible."""
     return "".join(c if c.isprintable() or "\ud800" <= c <= "\udfff" else repr(c)[1:-1] for c in text)

@@ -130,12 +130,10 @@ def _below(root: str, paths: Iterable[str], output: str | None) -> Iterator[Phot
     photos_in = cache(_photo_stems)
 
     def is_result(path: str, bare: Path) -> bool:
-        if (bare.suffix, Path(path).suffix.lower()) in _RESULT_ENDS:
-            return bare.stem in photos_in(os.path.dirname(path))
-        folder = bare.parent
-        return folder.suffix == _MASKS_END and folder.stem in photos_in(
-            os.path.dirname(os.path.dirname(path))
-        )
+        at, end = os.path.dirname(path), Path(path).suffix.lower()
+        if bare.parent.suffix == _MASKS_END and end == ".png":
+            return bare.parent.stem in photos_in(os.path.dirname(at))
+        return (bare.suffix, end) in _RESULT_ENDS and bare.stem in photos_in(at)
 
     for path in paths:
         bare = Path(os.path.relpath(path, root)).with_suffix("")
