@@ -42,6 +42,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 def sweep(folder: Path) -> None:
     """Remove what killed processes have left half written in a folder, if of this machine or a day old."""
+    if not os.path.isdir(folder):  # noqa: PTH112 (pathlib's question, and its glob, raise if a name is too long)
+        return
     for path in folder.glob(".deconvseg-*.tmp"):
         with suppress(OSError):  # another run may sweep as well
             made = re.fullmatch(rf"\.deconvseg-{_here()}-(\d+)-\w+\.tmp", path.name)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import errno
 import io
-import json
 import os
 import stat
 import threading
 import warnings
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -86,42 +84,14 @@ def read_photo(source: str | Path | BinaryIO, *, max_pixels: int = MAX_PIXELS) -
 
 
 def has_size(path: Path, width: int | None, height: int | None) -> bool:
-    """Whether `path` holds an undamaged result of this size, as far as can be told without decoding it.
-
-    A result is an image or, by its suffix, a `.npz` with `probabilities` (C, H, W), or the COCO `.json` of
-    one photo; or a folder of PNGs that are all of this size.
-    """
-    sizes = {".npz": _scores_size, ".json": _coco_size}
+    """Whether `path` holds an undamaged image of this size, as far as can be told without decoding it."""
     try:
-        if path.is_dir():
-            return all(_image_size(mask) == (width, height) for mask in path.glob("*.png"))
-        return sizes.get(path.suffix.lower(), _image_size)(path) == (width, height)
-    except Exception:  # whatever is wrong with it, it is no such result
+        with path.open("rb") as stream, _opened(stream) as image:
+            size = image.size
+            image.verify()
+    except Exception:  # whatever is wrong with it, it is no such image
         return False
-
-
-def _image_size(path: Path) -> tuple[int, int]:
-    with path.open("rb") as stream, _opened(stream) as image:
-        size = image.size
-        image.verify()
-    return size
-
-
-def _coco_size(path: Path) -> tuple[int, int]:
-    document = json.loads(path.read_bytes())
-    (image,) = document["images"]
-    return image["width"], image["height"]
-
-
-def _scores_size(path: Path) -> tuple[int, int]:
-    with zipfile.ZipFile(path) as archive:
-        damaged = archive.testzip()
-        if damaged:
-            raise zipfile.BadZipFile(damaged)
-        with archive.open("probabilities.npy") as member:
-            np.lib.format.read_magic(member)
-            (_, height, width), _, _ = np.lib.format.read_array_header_1_0(member)
-    return width, height
+    return size == (width, height)
 
 
 def _read(source: str | Path | BinaryIO, side: int | None, max_pixels: int) -> PhotoPixels:

@@ -89,19 +89,15 @@ def mask_names(classes: Sequence[str]) -> list[str]:
     """A file name without suffix for each class: its own, where every system can have it; no two are alike.
 
     What cannot stand in file names is written `%` and its UTF-8 bytes as hex; a name that would be too long,
-    equal to another but for capitals, or a device on Windows, ends in `.` and the class id.
+    equal to another but for capitals, or a device on Windows, comes after the class id and a `.`.
     """
     taken: set[str] = set()
     names = []
     for label, class_ in enumerate(classes):
         name = re.sub(r"""[^\w '(),;=+@!#&-]""", _in_hex, class_)
-        if (
-            name.casefold() in taken
-            or len(name.encode()) > 200
-            or _DEVICE.fullmatch(name)
-            or name != name.strip()
-        ):
-            name = f"{name.encode()[:200].decode(errors='ignore').strip()}.{label}"
+        odd = not name or name != name.strip() or len(name.encode()) > 200 or _DEVICE.fullmatch(name)
+        if odd or name.casefold() in taken:
+            name = f"{label}.{name.encode()[:200].decode(errors='ignore').strip()}".rstrip(".")
         taken.add(name.casefold())
         names.append(name)
     return names

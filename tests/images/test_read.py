@@ -232,18 +232,3 @@ def test_has_size(tmp_path: Path) -> None:
     assert not has_size(tmp_path / "none.png", 8, 16)
     path.write_bytes(path.read_bytes()[:-30])
     assert not has_size(path, 8, 16)
-
-
-def test_has_size_of_a_coco_file_and_of_a_folder(tmp_path: Path) -> None:
-    coco = tmp_path / "a.json"
-    coco.write_text('{"images": [{"width": 8, "height": 16}]}')
-    assert has_size(coco, 8, 16)
-    assert not has_size(coco, 16, 8)
-    coco.write_text('{"images": [')
-    assert not has_size(coco, 8, 16)
-    folder = tmp_path / "a.masks"
-    folder.mkdir()
-    save(folder / "x.png", Image.new("L", (8, 16)))
-    assert has_size(folder, 8, 16)
-    save(folder / "y.png", Image.new("L", (8, 17)))
-    assert not has_size(folder, 8, 16)
