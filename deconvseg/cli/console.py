@@ -90,7 +90,7 @@ def say(message: str) -> None:
     """Print one line on stderr, above the progress bar if there is one."""
     line = one_line(message)
     if _bar_console:
-        _bar_console.print(line, markup=False, highlight=False, soft_wrap=True)
+        _bar_console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
     else:
         print(line, file=sys.stderr, flush=True)
 
