@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from deconvseg.errors import InputError, UsageError, WeightsError
 from deconvseg.images.enlarge import enlarge
+from deconvseg.images.read import read_image, read_photo
 from deconvseg.network.checkpoint import copy_network
 from deconvseg.segmenter import Segmenter
 from deconvseg.steps import WORKING_SIDE, shrink
@@ -184,3 +186,38 @@ def test_protocols_set_what_is_not_given(tiny_network: Path, tiny_fcn: Path) -> 
     assert code.settings()["ensemble"] == "off"
     with pytest.raises(UsageError, match="no such protocol"):
         Segmenter(tiny_network, protocol="mine")
+
+
+def test_large_file_is_segmented_as_it_is_read(tiny_network: Path, tmp_path: Path) -> None:
+    """Reduced while it is decoded; the result has the photo's size, from the file as from its pixels."""
+    path = tmp_path / "large.png"
+    Image.fromarray(photo(400, 3300)).save(path)
+    segmenter = Segmenter(tiny_network, proposals=0, crf=False, precision="fp32")
+    read = read_photo(path)
+    assert read.reduced
+    from_file = segmenter.segment(path)
+    assert from_file.labels.shape == (400, 3300)
+    np.testing.assert_array_equal(
+        from_file.labels, segmenter.segment(read.image, size=(read.height, read.width)).labels
+    )
+    whole = segmenter.segment(read_image(path)).labels
+    assert (whole == from_file.labels).mean() > 0.9
+
+
+def test_only_some_classes(tiny_network: Path) -> None:
+    options = {"proposals": 0, "crf": False, "precision": "fp32"}
+    plain = Segmenter(tiny_network, **options)
+    labels = plain.segment(photo(90, 120)).labels
+    label = int(labels[labels > 0].flat[0])
+    chosen = Segmenter(tiny_network, **options, only=[plain.classes[label]])
+    np.testing.assert_array_equal(chosen.segment(photo(90, 120)).labels, np.where(labels == label, label, 0))
+    assert chosen.settings() != plain.settings()
+    assert pickle.loads(pickle.dumps(chosen)).settings() == chosen.settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "cure"), [("Cat ", "did you mean cat"), ("zebra crossing", "choose from aeroplane, bicycle")]
+)
+def test_class_the_network_does_not_have(tiny_network: Path, name: str, cure: str) -> None:
+    with pytest.raises(UsageError, match=f"'{name}' is no class of this network; {cure}"):
+        Segmenter(tiny_network, proposals=0, only=["cat", name]).load()
