@@ -27,3 +27,7 @@ class UsageError(DeconvSegError):
 
 class MissingDependencyError(DeconvSegError):
     """A library that this step needs is not installed, or two installed ones clash."""
+
+
+class WorkerError(DeconvSegError):
+    """A worker process that died again and again at one piece of work."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from deconvseg.postprocess.crf import CRFParameters
-from deconvseg.postprocess.fusion import EnsembleRule, FusionRule
+
+if TYPE_CHECKING:  # it imports torch, which the steps around the network do without
+    from deconvseg.postprocess.fusion import EnsembleRule, FusionRule
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from deconvseg.errors import InputError, UsageError, WeightsError
+from deconvseg.images.enlarge import enlarge
+from deconvseg.images.read import read_image, read_photo
 from deconvseg.network.checkpoint import copy_network
-from deconvseg.segmenter import WORKING_SIDE, Segmenter, enlarge, shrink
+from deconvseg.segmenter import Segmenter
+from deconvseg.steps import WORKING_SIDE, shrink
 
 
 def photo(height: int, width: int) -> np.ndarray:
@@ -139,7 +143,7 @@ def test_ensemble_is_the_mean_of_what_both_networks_say_alone(tiny_network: Path
 def test_fcn_alone_looks_at_the_whole_photo_once(tiny_fcn: Path) -> None:
     segmenter = Segmenter(tiny_fcn, proposals=50)
     result = segmenter.segment(photo(90, 140))
-    assert segmenter.sees_whole_photo
+    assert segmenter.inference.sees_whole_photo
     assert result.boxes.tolist() == [[0, 0, 140, 90]]
     assert len(np.unique(result.labels)) > 1
 
@@ -212,3 +216,38 @@ def test_named_networks_come_with_their_partner_and_files_alone(
     assert Segmenter("pair", ensemble="off").ensemble == "off"
     assert Segmenter(tiny_network).ensemble == "off"
     assert not Segmenter(tiny_network).notes
+
+
+def test_large_file_is_segmented_as_it_is_read(tiny_network: Path, tmp_path: Path) -> None:
+    """Reduced while it is decoded; the result has the photo's size, from the file as from its pixels."""
+    path = tmp_path / "large.png"
+    Image.fromarray(photo(400, 3300)).save(path)
+    segmenter = Segmenter(tiny_network, proposals=0, crf=False, precision="fp32")
+    read = read_photo(path)
+    assert read.reduced
+    from_file = segmenter.segment(path)
+    assert from_file.labels.shape == (400, 3300)
+    np.testing.assert_array_equal(
+        from_file.labels, segmenter.segment(read.image, size=(read.height, read.width)).labels
+    )
+    whole = segmenter.segment(read_image(path)).labels
+    assert (whole == from_file.labels).mean() > 0.9
+
+
+def test_only_some_classes(tiny_network: Path) -> None:
+    options = {"proposals": 0, "crf": False, "precision": "fp32"}
+    plain = Segmenter(tiny_network, **options)
+    labels = plain.segment(photo(90, 120)).labels
+    label = int(labels[labels > 0].flat[0])
+    chosen = Segmenter(tiny_network, **options, only=[plain.classes[label]])
+    np.testing.assert_array_equal(chosen.segment(photo(90, 120)).labels, np.where(labels == label, label, 0))
+    assert chosen.settings() != plain.settings()
+    assert pickle.loads(pickle.dumps(chosen)).settings() == chosen.settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "cure"), [("Cat ", "did you mean cat"), ("zebra crossing", "choose from aeroplane, bicycle")]
+)
+def test_class_the_network_does_not_have(tiny_network: Path, name: str, cure: str) -> None:
+    with pytest.raises(UsageError, match=f"'{name}' is no class of this network; {cure}"):
+        Segmenter(tiny_network, proposals=0, only=["cat", name]).load()

@@ -9,6 +9,8 @@ import typer
 
 from deconvseg import __version__
 from deconvseg.cli import console
+from deconvseg.cli.completion import EXAMPLES as COMPLETION_EXAMPLES
+from deconvseg.cli.completion import completion
 from deconvseg.cli.eval import EXAMPLES as EVAL_EXAMPLES
 from deconvseg.cli.eval import evaluate
 from deconvseg.cli.segment import EXAMPLES, segment
@@ -17,12 +19,15 @@ from deconvseg.cli.train import train
 from deconvseg.cli.train_edges import train_edges
 from deconvseg.cli.weights import app as weights
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False)
+app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False, add_completion=False
+)
 app.command(epilog=EXAMPLES)(segment)
 app.command(epilog=TRAIN_EXAMPLES)(train)
 app.command("train-edges")(train_edges)
 app.command("eval", epilog=EVAL_EXAMPLES)(evaluate)
 app.add_typer(weights, name="weights")
+app.command(epilog=COMPLETION_EXAMPLES)(completion)
 
 
 def _version(wanted: bool) -> None:

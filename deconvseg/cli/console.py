@@ -72,13 +72,13 @@ def failure(problem: Exception, about: str = "") -> str:
 def _describe(problem: Exception, about: str) -> str:
     """Our own errors say it all, any other is named with what it is `about`."""
     if isinstance(problem, DeconvSegError):
-        return _one_line(str(problem))
+        return one_line(str(problem))
     if isinstance(problem, MemoryError):
         text = "out of memory; try a smaller photo, --batch-size 1 or fewer --proposals"
     else:
         first = str(problem).strip().partition("\n")[0]
         text = f"{type(problem).__name__}: {first}; --debug shows where"
-    return _one_line(f"{about}: {text}" if about else text)
+    return one_line(f"{about}: {text}" if about else text)
 
 
 def error(message: str) -> None:
@@ -88,18 +88,25 @@ def error(message: str) -> None:
 
 def say(message: str) -> None:
     """Print one line on stderr, above the progress bar if there is one."""
-    line = _one_line(message)
+    line = one_line(message)
     if _bar_console:
-        _bar_console.print(line, markup=False, highlight=False, soft_wrap=True)
+        _bar_console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
     else:
         print(line, file=sys.stderr, flush=True)
 
 
 class Progress:
-    """A bar on stderr, from the start to the end of a `with` block, if wanted and stderr is a terminal."""
+    """A bar on stderr, from the start to the end of a `with` block, if wanted and stderr is a terminal.
 
-    def __init__(self, total: int, *, wanted: bool, what: str = "") -> None:
-        self.total = total
+    Args:
+        total: how many there are.
+        done: so many of them before the start, which do not count for the speed.
+        wanted: show it at all.
+        what: said before it.
+    """
+
+    def __init__(self, total: int, *, done: int = 0, wanted: bool, what: str = "") -> None:
+        self.total, self.done = total, done
         self.what = what
         self.visible = wanted and total > 1 and sys.stderr.isatty()
 
@@ -120,7 +127,7 @@ class Progress:
             )
             _bar_console = Console(stderr=True)
             self._bar = Bar(*columns, console=_bar_console, transient=True)
-            self._task = self._bar.add_task("", total=self.total, text="")
+            self._task = self._bar.add_task("", total=self.total, completed=self.done, text="")
             self._bar.start()
         return self
 
@@ -130,10 +137,10 @@ class Progress:
             self._bar.stop()
             _bar_console = None
 
-    def step(self) -> None:
-        """One of the total is done."""
+    def step(self, text: str = "") -> None:
+        """One more of the total is done, and this is to be said of it."""
         if self.visible:
-            self._bar.advance(self._task)
+            self._bar.update(self._task, advance=1, text=text)
 
     def move(self, done: int, text: str) -> None:
         """So many of the total are done, and this is to be said of it."""
@@ -150,6 +157,6 @@ def _usage_error(problem: Exception) -> int:
     return NOTHING_DONE
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     """The text with line ends and other control characters, which file names may hold, made visible."""
     return "".join(c if c.isprintable() or "\ud800" <= c <= "\udfff" else repr(c)[1:-1] for c in text)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
-import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from deconvseg.cli import console
-from deconvseg.cli.batch import STDIN, STDOUT, Task, make_plan
-from deconvseg.cli.manifest import MANIFEST, Manifest, Record, new_record
+from deconvseg.cli.batch import Plan, make_plan
+from deconvseg.cli.coco import write_run_coco
+from deconvseg.cli.kinds import COCO
+from deconvseg.cli.manifest import Manifest
 from deconvseg.cli.options import (
     STEPS,
     EnsembleOption,
@@ -27,10 +28,9 @@ from deconvseg.cli.options import (
     ProtocolOption,
     introduce,
 )
-from deconvseg.errors import UsageError
-
-if TYPE_CHECKING:
-    from deconvseg.segmenter import Segmenter
+from deconvseg.cli.runs import Run
+from deconvseg.cli.shard import Shard
+from deconvseg.errors import DeconvSegError, OutputError, UsageError
 
 
 class Save(StrEnum):
@@ -40,7 +40,9 @@ class Save(StrEnum):
     color = "color"
     overlay = "overlay"
     cutout = "cutout"
+    masks = "masks"
     scores = "scores"
+    coco = "coco"
 
 
 IO, NETWORK, RUN = "Input and output", "Network", "Run"
@@ -49,11 +51,17 @@ EXAMPLES = """[bold]Examples[/bold]
 
 deconvseg segment cat.jpg
 
-deconvseg segment cat.jpg -o mask.png --save labels --save overlay
+deconvseg segment cat.jpg -o cut.png --save cutout --classes cat,dog
 
-deconvseg segment photos/ -o masks/    [dim]again after a stop: goes on with what is missing[/dim]
+deconvseg segment cat.jpg -o cat/ --save overlay --legend --save masks
 
-deconvseg segment 'photos/**/*.jpg' @more.txt -o masks/ --json > masks.json
+deconvseg segment photos/ -o masks/    [dim]again after a stop: does the rest[/dim]
+
+deconvseg segment photos/ -o out/ --save coco    [dim]all in out/coco.json[/dim]
+
+deconvseg segment 'photos/**/*.jpg' @more.txt -o masks/ --json > done.json
+
+find . -name '*.jpg' -print0 | deconvseg segment @- -o masks/
 
 deconvseg segment - < cat.jpg > mask.png
 
@@ -67,7 +75,8 @@ def segment(
         list[str],
         typer.Argument(
             metavar="INPUT",
-            help="Photo; folder, with all below it; quoted glob; @list.txt, a path a line; or - for stdin.",
+            help="Photo; folder, with all below it; quoted glob; @list.txt, a path a line or NUL after each, "
+            "@- from stdin; or - for a photo from stdin.",
         ),
     ],
     output: Annotated[
@@ -86,12 +95,41 @@ def segment(
         typer.Option(
             metavar="KIND",
             help="labels: PNG of class ids, shown in class colours. color: the same as plain RGB. overlay: "
-            "the photo tinted, JPEG. cutout: the objects alone, transparent PNG. scores: the probability of "
-            "every class, for programs, NPZ. Give it again for more; the first is OUT, the others "
-            "NAME.KIND.png (overlay .jpg, scores .npz) beside it.",
+            "the photo tinted, JPEG. cutout: the objects alone, transparent PNG. masks: a folder with a "
+            "black and white PNG a class. scores: the probability of every class, for programs, NPZ. coco: "
+            "regions of each class, JSON, and for a folder OUT all photos' in OUT/coco.json. Give it again "
+            "for more; the first is OUT, the others NAME.KIND.png (.jpg, .npz, .json) beside it.",
             rich_help_panel=IO,
         ),
     ] = [Save.labels],  # noqa: B006 (Typer needs a list, and nothing changes it)
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,...",
+            help="Keep these classes alone; in all results the others are background.",
+            rich_help_panel=IO,
+        ),
+    ] = None,
+    legend: Annotated[
+        bool,
+        typer.Option("--legend", help="Name the colours on overlays.", rich_help_panel=IO),
+    ] = False,
+    coco_polygons: Annotated[
+        bool,
+        typer.Option(
+            "--coco-polygons", help="Outlines as polygons in COCO files, not as RLE.", rich_help_panel=IO
+        ),
+    ] = False,
+    max_megapixels: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Fail larger photos unread. One takes up to 5 bytes of memory a pixel, 9 for overlay and "
+            "cutout.",
+            rich_help_panel=IO,
+        ),
+    ] = 500,
     overwrite: Annotated[
         bool,
         typer.Option(
@@ -178,6 +216,24 @@ def segment(
             rich_help_panel=STEPS,
         ),
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Processes that read and write photos beside the network; 0: none. Left out: by the cores.",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Do one of N shares of the photos, I from 0 to N - 1. Several processes or machines can do "
+            "theirs at once into one folder OUT; each writes segment.I-of-N.jsonl.",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Say nothing but errors.", rich_help_panel=RUN)
     ] = False,
@@ -196,12 +252,17 @@ def segment(
         console.error(problem)
     if not plan.tasks:
         return console.NOTHING_DONE
-    manifest = Manifest(plan.folder) if plan.folder else None
+    share = Shard.parse(shard) if shard else None
+    if share:
+        plan = _only(share, plan)
+    coco = plan.folder / COCO if plan.folder and Save.coco in save else None
+    manifest = Manifest(plan.folder, [coco] if coco else [], share) if plan.folder else None
     if manifest and not overwrite:
         manifest.refuse_strangers(plan.tasks)
 
-    segmenter = None
+    segmenter = workshop = None
     if not all(task.photo.missing for task in plan.tasks):  # a mistyped name is told at once
+        from deconvseg.jobs import Workshop
         from deconvseg.network.memory import reuse_freed_memory
         from deconvseg.segmenter import Segmenter
 
@@ -220,92 +281,68 @@ def segment(
             precision=precision.value,
             batch_size=batch_size,
             threads=threads,
+            only=None if classes is None else [name.strip() for name in classes.split(",")],
         )
         segmenter.load()
+        workshop = Workshop(
+            segmenter.before,
+            segmenter.after,
+            legend=legend,
+            polygons=coco_polygons,
+            max_pixels=max_megapixels * 1_000_000,
+        )
         if not quiet:
             introduce(segmenter, weights)
-    records: list[Record] = []
-    try:
-        for record in _run(segmenter, plan.tasks, manifest, overwrite=overwrite, quiet=quiet):
-            records.append(record)
-        interrupted = False
-    except KeyboardInterrupt:
-        interrupted = True
+    run = Run(plan.tasks, manifest, overwrite=overwrite, quiet=quiet)
+    fault, left_out = None, []
+    with manifest.claimed() if manifest else nullcontext():
+        try:
+            run.work(segmenter, workshop, workers)
+            if manifest and coco:
+                left_out = _write_coco(manifest, coco)
+        except (KeyboardInterrupt, OutputError) as error:
+            fault = error
+    records = [run.records[place] for place in sorted(run.records)]
     if as_json:
-        print(json.dumps({"images": records}, indent=2))
+        speed = {"photos_per_second": run.rate, "network_busy": run.network_busy}
+        print(json.dumps({"images": records, **speed}, indent=2))
     counts = Counter(record["status"] for record in records)
-    if not quiet and (plan.folder or len(plan.tasks) > 1):
-        where = f"; see {plan.folder / MANIFEST}" if plan.folder else ""
-        told = ", ".join(f"{counts[status]} {status}" for status in ("done", "skipped", "failed"))
-        console.say(f"{len(plan.tasks)} photo{'s' * (len(plan.tasks) != 1)}: {told}{where}")
-    if interrupted:
+    if not quiet and (manifest or len(plan.tasks) > 1):
+        _say_end(run, counts, len(plan.tasks), manifest)
+    if isinstance(fault, OutputError):
+        console.failure(fault)
+        return console.SOME_FAILED if records else console.NOTHING_DONE
+    if fault:
         console.error(
             "interrupted; finished photos are kept" + ", run the same again to go on" * bool(plan.folder)
         )
         return console.INTERRUPTED
-    return console.SOME_FAILED if counts["failed"] or plan.problems else console.DONE
+    return console.SOME_FAILED if counts["failed"] or plan.problems or left_out else console.DONE
 
 
-def _run(
-    segmenter: Segmenter | None,
-    tasks: Sequence[Task],
-    manifest: Manifest | None,
-    *,
-    overwrite: bool,
-    quiet: bool,
-) -> Iterator[Record]:
-    """Segment photo after photo; yields what became of each, in order."""
-    settings = _hash(segmenter.settings()) if segmenter else None
-    done: dict[str, Record] = {}
-    if manifest:
-        if not overwrite:
-            done = manifest.find_done(tasks, settings)
-        manifest.start(tasks, done)
-    with console.Progress(len(tasks), wanted=not quiet) as progress:
-        for place, task in enumerate(tasks, 1):
-            record = done.get(task.photo.name)
-            if record is None:
-                record = new_record(task.photo, settings)
-                try:
-                    _segment(segmenter, task, record)
-                except Exception as error:  # one bad photo must not cost the others
-                    record["error"] = console.failure(error, about=task.photo.path)
-                if manifest:
-                    manifest.add(record)
-                if record["status"] == "done" and not quiet and not progress.visible:
-                    count = f"[{place}/{len(tasks)}] " if len(tasks) > 1 else ""
-                    console.say(count + _sentence(record))
-            progress.step()
-            yield record
-    if manifest:
-        manifest.finish()
+def _only(share: Shard, plan: Plan) -> Plan:
+    """The plan of one shard."""
+    if not plan.folder:
+        raise UsageError("--shard is for photos whose results go to one folder; name it with -o DIR")
+    tasks = [task for task in plan.tasks if share.holds(task.photo.name)]
+    return replace(plan, tasks=tasks)
 
 
-def _segment(segmenter: Segmenter | None, task: Task, record: Record) -> None:
-    """Segment one photo, write its results and fill in its record."""
-    from deconvseg.images.read import read_image
-    from deconvseg.images.write import WRITERS
-
-    start = time.perf_counter()
-    image = read_image(sys.stdin.buffer if task.photo.path == STDIN else task.photo.path)
-    assert segmenter is not None  # it is left out only where every photo is missing
-    result = segmenter.segment(image, probabilities="scores" in task.outputs)
-    for kind, path in task.outputs.items():
-        WRITERS[kind](result, image, path or sys.stdout.buffer)
-        record["outputs"][kind] = str(path or STDOUT)
-    record["status"] = "done"
-    record["width"], record["height"] = result.width, result.height
-    record["classes"] = {name: round(share, 6) for name, share in result.class_shares().items()}
-    record["seconds"] = round(time.perf_counter() - start, 3)
+def _say_end(run: Run, counts: Counter[str], total: int, manifest: Manifest | None) -> None:
+    told = ", ".join(f"{counts[status]} {status}" for status in ("done", "skipped", "failed"))
+    speed = ""
+    if run.rate is not None and run.network_busy is not None:
+        speed = f"; {run.rate:.2f} photos/s, network busy {run.network_busy:.0%} of the time"
+    where = f"; see {manifest.path}" if manifest else ""
+    console.say(f"{total} photo{'s' * (total != 1)}: {told}{speed}{where}")
 
 
-def _sentence(record: Record) -> str:
-    objects = [f"{name} {share:.1%}" for name, share in record["classes"].items() if name != "background"]
-    found = ", ".join(objects[:4]) or "background alone"
-    return (
-        f"{record['input']} -> {', '.join(record['outputs'].values())}: {found} ({record['seconds']:.1f} s)"
-    )
-
-
-def _hash(settings: dict[str, object]) -> str:
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+def _write_coco(manifest: Manifest, target: Path) -> list[str]:
+    """Write the run's COCO file; returns, and prints, a line for all that is not in it."""
+    try:
+        problems = write_run_coco(manifest, target)
+    except DeconvSegError as error:
+        return [console.failure(error)]
+    for problem in problems:
+        console.error(problem)
+    return problems

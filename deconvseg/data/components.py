@@ -24,37 +24,7 @@ class Components(NamedTuple):
     areas: NDArray[np.int64]
 
 
-def components(mask: NDArray[np.uint8]) -> tuple[NDArray[np.int32], Components]:
-    """Regions of pixels (H, W) of one class that touch at a side or a corner; background and void are none.
-
-    Returns:
-        int32 (H, W): 0, or the 1-based number of the region a pixel belongs to; and the regions.
-    """
-    runs = _Runs.of(mask)
-    inside = (runs.label != 0) & (runs.label != VOID)
-    found = _Runs(*(values[inside] for values in runs))
-    root = _connect(len(found.row), *_touching(found))
-    roots = np.flatnonzero(root == np.arange(len(root)))
-    roots = roots[np.argsort(found.label[roots], kind="stable")]
-    region = np.empty(len(root), np.int64)
-    region[roots] = np.arange(len(roots))
-    region = region[root]
-
-    number = np.zeros(len(inside), np.int32)
-    number[inside] = region + 1
-    parts = np.repeat(number, runs.stop - runs.start).reshape(mask.shape)
-    boxes = np.empty((len(roots), 4), np.int64)
-    boxes[:, :2], boxes[:, 2:] = max(mask.shape), 0
-    np.minimum.at(boxes[:, 0], region, found.start)
-    np.minimum.at(boxes[:, 1], region, found.row)
-    np.maximum.at(boxes[:, 2], region, found.stop)
-    np.maximum.at(boxes[:, 3], region, found.row + 1)
-    areas = np.zeros(len(roots), np.int64)
-    np.add.at(areas, region, found.stop - found.start)
-    return parts, Components(found.label[roots], boxes, areas)
-
-
-class _Runs(NamedTuple):
+class Runs(NamedTuple):
     """Pixels of one label side by side, in reading order: row, columns start to stop (half-open), label."""
 
     row: NDArray[np.int64]
@@ -63,7 +33,8 @@ class _Runs(NamedTuple):
     label: NDArray[np.int64]
 
     @classmethod
-    def of(cls, mask: NDArray[np.uint8]) -> _Runs:
+    def of(cls, mask: NDArray[np.uint8]) -> Runs:
+        """All runs of a mask (H, W); together they cover it."""
         begins = np.ones(mask.shape, bool)
         np.not_equal(mask[:, 1:], mask[:, :-1], out=begins[:, 1:])
         place = np.flatnonzero(begins)
@@ -71,7 +42,41 @@ class _Runs(NamedTuple):
         return cls(row, start, start + np.diff(place, append=mask.size), mask.ravel()[place].astype(np.int64))
 
 
-def _touching(runs: _Runs) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def components(mask: NDArray[np.uint8]) -> tuple[NDArray[np.int32], Components]:
+    """Regions of pixels (H, W) of one class that touch at a side or a corner; background and void are none.
+
+    Returns:
+        int32 (H, W): 0, or the 1-based number of the region a pixel belongs to; and the regions.
+    """
+    runs = Runs.of(mask)
+    inside = (runs.label != 0) & (runs.label != VOID)
+    region, found = regions(Runs(*(values[inside] for values in runs)))
+    number = np.zeros(len(inside), np.int32)
+    number[inside] = region + 1
+    return np.repeat(number, runs.stop - runs.start).reshape(mask.shape), found
+
+
+def regions(runs: Runs) -> tuple[NDArray[np.int64], Components]:
+    """The connected regions that runs of a mask make up, and int64 (N,), the region (from 0) of each run."""
+    root = _connect(len(runs.row), *_touching(runs))
+    roots = np.flatnonzero(root == np.arange(len(root)))
+    roots = roots[np.argsort(runs.label[roots], kind="stable")]
+    region = np.empty(len(root), np.int64)
+    region[roots] = np.arange(len(roots))
+    region = region[root]
+
+    boxes = np.empty((len(roots), 4), np.int64)
+    boxes[:, :2], boxes[:, 2:] = np.iinfo(np.int64).max, 0
+    np.minimum.at(boxes[:, 0], region, runs.start)
+    np.minimum.at(boxes[:, 1], region, runs.row)
+    np.maximum.at(boxes[:, 2], region, runs.stop)
+    np.maximum.at(boxes[:, 3], region, runs.row + 1)
+    areas = np.zeros(len(roots), np.int64)
+    np.add.at(areas, region, runs.stop - runs.start)
+    return region, Components(runs.label[roots], boxes, areas)
+
+
+def _touching(runs: Runs) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Pairs of runs of one label in neighbouring rows that touch, corners included."""
     # On a line on which rows follow each other with a gap, runs are in order, and those of the row above that
     # a run touches are neighbours in the list.

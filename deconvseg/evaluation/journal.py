@@ -11,7 +11,7 @@ from typing import Any
 
 from deconvseg.errors import OutputError, UsageError
 from deconvseg.evaluation.tally import Tally
-from deconvseg.images.write import replacing
+from deconvseg.files import replacing
 
 JOURNAL = "per_image.jsonl"
 FORMAT = 2

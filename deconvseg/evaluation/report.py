@@ -16,8 +16,8 @@ from deconvseg.evaluation.journal import Measured
 from deconvseg.evaluation.page import render
 from deconvseg.evaluation.run import Evaluation
 from deconvseg.evaluation.subject import Step
+from deconvseg.files import replacing
 from deconvseg.images.palette import VOC_CLASSES
-from deconvseg.images.write import replacing
 
 PUBLISHED = (
     ("DeconvNet", 0.696),

@@ -16,9 +16,11 @@ from torch import Tensor
 from deconvseg.data.dataset import Example
 from deconvseg.errors import DataError
 from deconvseg.evaluation.truth import Truth, check_classes
+from deconvseg.images.enlarge import enlarge
 from deconvseg.images.read import read_image
 from deconvseg.postprocess.fusion import EnsembleRule, Fusion, ensemble
-from deconvseg.segmenter import WORKING_SIDE, Segmenter, enlarge, shrink
+from deconvseg.segmenter import Segmenter
+from deconvseg.steps import WORKING_SIDE, shrink
 
 ABLATION = (0, 10, 25, 50, 100)
 """Numbers of proposals besides the whole photo that an ablation scores."""
@@ -110,7 +112,7 @@ class Network:
     def __init__(self, segmenter: Segmenter, *, ablate: bool = False) -> None:
         self._segmenter = segmenter
         count, crf = segmenter.proposals, segmenter.crf
-        if segmenter.sees_whole_photo:
+        if segmenter.inference.sees_whole_photo:
             self.full = Step(None, crf, "alone")
             steps = {self.full, Step(None, False, "alone")} if ablate else {self.full}
         else:
@@ -160,10 +162,10 @@ class Network:
         image = read_image(example.image)
         clock.lap("read")
         small = shrink(image, WORKING_SIDE)
-        boxes = segmenter.propose(small)
-        fusion = segmenter.new_fusion(small)
+        boxes = segmenter.before.propose(small)
+        fusion = segmenter.inference.new_fusion(small)
         clock.lap("proposals")
-        partner = segmenter.partner_scores(small)
+        partner = segmenter.inference.partner_scores(small)
         clock.lap("FCN-8s")
         first = int(segmenter.protocol.whole_photo or not segmenter.proposals)
         stops: dict[int, list[Step]] = {}
@@ -172,7 +174,7 @@ class Network:
             stops.setdefault(min(used, len(boxes)), []).append(step)
         for steps_here in stops.values():
             steps_here.sort(key=lambda step: (step.ensemble, step.crf))
-        scored = segmenter.score(small, boxes)
+        scored = segmenter.inference.score(small, boxes)
         for used in range(len(boxes) + 1):
             if used:
                 box, scores = next(scored)
@@ -184,7 +186,7 @@ class Network:
                 fused = _probabilities(rule, fusion, partner).cpu().numpy()
                 extra = {"ensemble": clock.split()}
                 if crf:
-                    fused = segmenter.sharpen(small, fused)
+                    fused = segmenter.after.sharpen(small, fused)
                     extra["crf"] = clock.split()
                 labels, _ = enlarge(fused, image.shape[0], image.shape[1], keep=False)
                 extra["enlarge"] = clock.split()

@@ -16,10 +16,12 @@ from deconvseg.errors import DataError, MissingDependencyError, UsageError, Weig
 from deconvseg.evaluation.metrics import Scores, confusion_matrix
 from deconvseg.evaluation.pool import pool
 from deconvseg.evaluation.truth import Truth, check_classes
+from deconvseg.images.enlarge import enlarge
 from deconvseg.images.read import read_image
 from deconvseg.network.checkpoint import copy_network
 from deconvseg.postprocess.crf import CRFParameters, crf_is_available, dense_crf
-from deconvseg.segmenter import WORKING_SIDE, Segmenter, enlarge, shrink
+from deconvseg.segmenter import Segmenter
+from deconvseg.steps import WORKING_SIDE, shrink
 
 SEARCHED = ("colour_weight", "colour_sigma_rgb", "colour_sigma_xy", "smooth_weight", "smooth_sigma")
 """The parameters, in the order in which they are tried: what matters most comes first."""
@@ -177,10 +179,12 @@ class _Map:
         image = read_image(example.image)
         refuse_other_size(example, image.shape[:2], self.truth.mask(example).shape)
         small = shrink(image, WORKING_SIDE)
-        fusion = self.segmenter.new_fusion(small)
-        for box, scores in self.segmenter.score(small, self.segmenter.propose(small)):
+        fusion = self.segmenter.inference.new_fusion(small)
+        for box, scores in self.segmenter.inference.score(small, self.segmenter.before.propose(small)):
             fusion.add(scores, box)
-        probabilities = self.segmenter.combine(fusion, self.segmenter.partner_scores(small))
+        probabilities = self.segmenter.inference.combine(
+            fusion, self.segmenter.inference.partner_scores(small)
+        )
         path = _cached(self.folder, example)
         path.parent.mkdir(parents=True, exist_ok=True)
         np.savez(path, image=small, probabilities=probabilities.cpu().numpy().astype(np.float16))

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import io
-import os
-import secrets
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+import re
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
@@ -15,11 +14,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from deconvseg.errors import OutputError
+from deconvseg.files import replacing
+from deconvseg.images.legend import draw_legend
 from deconvseg.images.palette import palette_for
 from deconvseg.segmentation import Palette, Segmentation
 
 Photo: TypeAlias = NDArray[np.uint8]
 Target: TypeAlias = Path | BinaryIO
+
+_STRIP_PIXELS = 1 << 20
+_LONGEST_JPEG = 65_500
+_DEVICE = re.compile("con|prn|aux|nul|com[0-9]|lpt[0-9]", re.IGNORECASE)
 
 
 def write_labels(segmentation: Segmentation, photo: Photo, target: Target) -> None:
@@ -37,19 +42,69 @@ def write_labels(segmentation: Segmentation, photo: Photo, target: Target) -> No
 
 def write_color(segmentation: Segmentation, photo: Photo, target: Target) -> None:
     """Write the labels as plain RGB in the class colours (PNG)."""
-    _save(Image.fromarray(_colors(segmentation)[segmentation.labels]), target)
+    colors, labels = _colors(segmentation), segmentation.labels
+    _save(_in_strips("RGB", labels.shape, lambda rows: colors[labels[rows]]), target)
 
 
-def write_overlay(segmentation: Segmentation, photo: Photo, target: Target) -> None:
-    """Write the photo, objects tinted and outlined, background dimmed and paler (JPEG, or PNG by name)."""
-    shown = overlay(segmentation.labels, segmentation.palette, photo)
-    _save(Image.fromarray(shown), target, format_="JPEG")
+def write_overlay(segmentation: Segmentation, photo: Photo, target: Target, *, legend: bool = False) -> None:
+    """Write the photo, objects tinted and outlined, background dimmed and paler (JPEG, or PNG by name).
+
+    With `legend`, a panel names the colours of the objects that occur.
+    """
+    image = _overlay(segmentation.labels, segmentation.palette, photo)
+    if legend:
+        colors = dict(zip(segmentation.classes, tints(segmentation.palette), strict=True))
+        objects = [name for name in segmentation.class_shares() if name != segmentation.classes[0]]
+        draw_legend(image, [(name, colors[name]) for name in objects], segmentation.labels > 0)
+    _save(image, target, format_="JPEG")
 
 
 def write_cutout(segmentation: Segmentation, photo: Photo, target: Target) -> None:
     """Write the objects alone as RGBA PNG: background pixels are transparent, and black beneath."""
-    opaque = (segmentation.labels > 0)[:, :, None]
-    _save(Image.fromarray(np.concatenate([photo * opaque, opaque * np.uint8(255)], axis=2)), target)
+
+    def cut(rows: slice) -> NDArray[np.uint8]:
+        opaque = (segmentation.labels[rows] > 0)[:, :, None]
+        return np.concatenate([photo[rows] * opaque, opaque * np.uint8(255)], axis=2)
+
+    _save(_in_strips("RGBA", segmentation.labels.shape, cut), target)
+
+
+def write_masks(segmentation: Segmentation, photo: Photo, target: Target) -> None:
+    """Write a folder with a PNG for each class that occurs, background as well: 255 where it is, 0 elsewhere.
+
+    The files are called as `mask_names` says; other PNGs of the folder, masks of an earlier run, are removed.
+    """
+    if not isinstance(target, Path):
+        raise ValueError("masks are several files, and need a folder")
+    present = [segmentation.classes.index(name) for name in segmentation.class_shares()]
+    names = mask_names(segmentation.classes)
+    for label in present:
+        _save(Image.fromarray((segmentation.labels == label) * np.uint8(255)), target / f"{names[label]}.png")
+    for path in sorted(target.glob("*.png")):
+        if path.stem not in [names[label] for label in present]:
+            path.unlink()
+
+
+def mask_names(classes: Sequence[str]) -> list[str]:
+    """A file name without suffix for each class: its own, where every system can have it; no two are alike.
+
+    What cannot stand in file names is written `%` and its UTF-8 bytes as hex; a name that would be too long,
+    equal to another but for capitals, or a device on Windows, comes after the class id and a `.`.
+    """
+    taken: set[str] = set()
+    names = []
+    for label, class_ in enumerate(classes):
+        name = re.sub(r"""[^\w '(),;=+@!#&-]""", _in_hex, class_)
+        odd = not name or name != name.strip() or len(name.encode()) > 200 or _DEVICE.fullmatch(name)
+        if odd or name.casefold() in taken:
+            name = f"{label}.{name.encode()[:200].decode(errors='ignore').strip()}".rstrip(".")
+        taken.add(name.casefold())
+        names.append(name)
+    return names
+
+
+def _in_hex(match: re.Match[str]) -> str:
+    return "".join(f"%{byte:02X}" for byte in match[0].encode("utf-8", "surrogatepass"))
 
 
 def write_scores(segmentation: Segmentation, photo: Photo, target: Target) -> None:
@@ -77,8 +132,11 @@ WRITERS: dict[str, Callable[[Segmentation, Photo, Target], None]] = {
     "color": write_color,
     "overlay": write_overlay,
     "cutout": write_cutout,
+    "masks": write_masks,
     "scores": write_scores,
 }
+PAINTED = ("overlay", "cutout")
+"""The kinds for which `photo` matters."""
 
 
 def overlay(labels: NDArray[np.uint8], palette: Palette, photo: Photo) -> Photo:
@@ -89,17 +147,36 @@ def overlay(labels: NDArray[np.uint8], palette: Palette, photo: Photo) -> Photo:
         palette: the class colours.
         photo: uint8 (H, W, 3).
     """
+    return np.array(_overlay(labels, palette, photo))
+
+
+def _overlay(labels: NDArray[np.uint8], palette: Palette, photo: Photo) -> Image.Image:
     colors = np.array(tints(palette), np.uint16).reshape(-1, 3)
-    bright = photo.astype(
-        np.uint16
-    )  # whole numbers of 16 bits: large photos in a quarter of float64's memory
-    grey = bright.sum(axis=2, keepdims=True, dtype=np.uint16) // 3
-    shown = np.where(
-        labels[:, :, None] > 0, (bright * 6 + colors[labels] * 4) // 10, (bright + grey) * 3 // 8
-    )
-    outline = _outline(labels, width=max(1, round(min(labels.shape) / 250)))
-    shown[outline] = (colors[labels[outline]] + 2 * 255) // 3
-    return shown.astype(np.uint8)
+    width = max(1, round(min(labels.shape) / 250))
+
+    def paint(rows: slice) -> Photo:
+        part = labels[rows]
+        bright = photo[rows].astype(np.uint16)
+        grey = bright.sum(axis=2, keepdims=True, dtype=np.uint16) // 3
+        shown = np.where(
+            part[:, :, None] > 0, (bright * 6 + colors[part] * 4) // 10, (bright + grey) * 3 // 8
+        )
+        above = min(rows.start, width)
+        outline = _outline(labels[rows.start - above : rows.stop + width], width)[above:][: len(part)]
+        shown[outline] = (colors[part[outline]] + 2 * 255) // 3
+        return shown.astype(np.uint8)
+
+    return _in_strips("RGB", labels.shape, paint)
+
+
+def _in_strips(mode: str, shape: tuple[int, ...], paint: Callable[[slice], Photo]) -> Image.Image:
+    """An image made a strip of rows at a time, so that a large one takes little more memory than itself."""
+    height, width = shape
+    image = Image.new(mode, (width, height))
+    rows = max(_STRIP_PIXELS // width, 1)
+    for top in range(0, height, rows):
+        image.paste(Image.fromarray(paint(slice(top, min(top + rows, height)))), (0, top))
+    return image
 
 
 def tints(palette: Palette) -> Palette:
@@ -109,31 +186,14 @@ def tints(palette: Palette) -> Palette:
     return tuple((r, g, b) for r, g, b in (0.4 * colors + 0.6 * full).astype(np.uint8).tolist())
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A binary stream whose content becomes the file `path`, at once and only if the block ends well.
-
-    Folders on the way are made. Raises OutputError for whatever the system refuses.
-    """
-    beside = path.parent / f".deconvseg-{os.getpid()}-{secrets.token_hex(4)}.tmp"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with beside.open("xb") as stream:
-                yield stream
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise OutputError(f"{path}: {path.parent} is not a folder; choose another place") from error
-    except OSError as error:
-        reason = error.strerror or error
-        raise OutputError(f"{path}: cannot be written ({reason}); check the folder and its space") from error
-
-
 def _save(image: Image.Image, target: Target, format_: str = "PNG") -> None:
     if isinstance(target, Path) and target.suffix.lower() == ".png":
         format_ = "PNG"
+    if format_ == "JPEG" and max(image.size) > _LONGEST_JPEG:
+        where = target if isinstance(target, Path) else "standard output"
+        raise OutputError(
+            f"{where}: a JPEG has at most {_LONGEST_JPEG} pixels a side; name it .png, one photo a run"
+        )
     options = {"quality": 92, "subsampling": 0} if format_ == "JPEG" else {}
     encoded = io.BytesIO()
     image.save(encoded, format_, **options)

@@ -24,8 +24,8 @@ from typing import NamedTuple
 import numpy as np
 
 from deconvseg.errors import DataError, OutputError
+from deconvseg.files import replacing
 from deconvseg.images.read import read_image
-from deconvseg.images.write import replacing
 from deconvseg.processes import worker_processes
 from deconvseg.proposals.boxes import Boxes, find_boxes
 from deconvseg.proposals.edges import EdgeDetector

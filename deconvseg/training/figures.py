@@ -14,7 +14,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from deconvseg.data.masks import VOID
 from deconvseg.errors import DataError, MissingDependencyError
-from deconvseg.images.write import overlay, replacing, tints
+from deconvseg.files import replacing
+from deconvseg.images.write import overlay, tints
 from deconvseg.segmentation import Palette
 
 Row: TypeAlias = tuple[str, NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]

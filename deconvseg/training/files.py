@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from deconvseg.errors import DeconvSegError, OutputError
-from deconvseg.images.write import replacing
+from deconvseg.files import replacing
 
 
 def append_metrics(path: Path, figures: dict[str, float]) -> None:

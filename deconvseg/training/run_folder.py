@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from deconvseg import __version__
 from deconvseg.errors import OutputError, UsageError
-from deconvseg.images.write import replacing
+from deconvseg.files import replacing
 from deconvseg.training import distributed
 from deconvseg.training.plan import Plan
 from deconvseg.training.recipe import FREE_ON_RESUME, Recipe

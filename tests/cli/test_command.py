@@ -62,7 +62,7 @@ def test_help_names_every_option_in_its_group(run: Run) -> None:
     [
         (["segment"], "INPUT"),
         (["segment", "a.jpg", "--sav", "labels"], "--save"),
-        (["segment", "a.jpg", "--save", "masks"], "masks"),
+        (["segment", "a.jpg", "--save", "sketch"], "sketch"),
         (["segment", "a.jpg", "--proposals", "-1"], "--proposals"),
         (["segment", "a.jpg", "--batch-size", "0"], "--batch-size"),
         (["segment", "*.jpg"], "*.jpg: no file matches"),

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from deconvseg.cli.batch import Photo, Task
+from deconvseg.cli.batch import Task
+from deconvseg.cli.inputs import Photo
 from deconvseg.cli.manifest import LEFTOVERS, MANIFEST, Manifest, Record, new_record
 from deconvseg.errors import UsageError
+from deconvseg.files import digest
 
 
 def make_task(folder: Path, name: str, kinds: tuple[str, ...] = ("labels",)) -> Task:
@@ -29,6 +31,7 @@ def finish(manifest: Manifest, task: Task, settings: str = "s1") -> Record:
         assert path is not None
         Image.new("L", (4, 3)).save(path)
         record["outputs"][kind] = str(path)
+        record["digests"][kind] = digest(path)
     record |= {"status": "done", "width": 4, "height": 3}
     manifest.add(record)
     return record
@@ -49,7 +52,7 @@ def task(tmp_path: Path) -> Task:
     manifest = Manifest(tmp_path / "out")
     manifest.start([task], {})
     finish(manifest, task)
-    manifest.finish()
+    manifest.finish([])
     return task
 
 
@@ -158,13 +161,13 @@ def test_results_of_a_stopped_run_are_ours(task: Task, tmp_path: Path) -> None:
     manifest.start([task, more], {})
     finish(manifest, make_task(tmp_path, "a"), "s2")  # without the colours, which are left from before
     finish(manifest, more, "s2")
-    manifest.finish()
+    manifest.finish([])
     Manifest(tmp_path / "out").refuse_strangers([task, more])
     assert json.loads((tmp_path / "out" / LEFTOVERS).read_text()) == ["a.color.png"]
     manifest = Manifest(tmp_path / "out")
     manifest.start([task], {})
     finish(manifest, task, "s2")
-    manifest.finish()
+    manifest.finish([])
     assert not (tmp_path / "out" / LEFTOVERS).exists()
 
 

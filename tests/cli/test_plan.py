@@ -181,6 +181,29 @@ def test_refused(inputs: list[str], output: str | None, kinds: list[str], words:
     assert "\n" not in str(caught.value)
 
 
+def test_masks_are_a_folder() -> None:
+    assert named(make_plan(["c.jpg"], None, ["masks"])) == {"c.jpg": ["c.masks"]}
+    assert named(make_plan(["c.jpg"], "out", ["labels", "masks"])) == {"c.jpg": ["out/c.png", "out/c.masks"]}
+    assert named(make_plan(["c.jpg"], "m.png", ["labels", "masks"])) == {"c.jpg": ["m.png", "m.masks"]}
+    for output in ("m.png", "-"):
+        with pytest.raises(UsageError, match="masks are several files"):
+            make_plan(["c.jpg"], output, ["masks"])
+
+
+def test_photo_or_result_in_a_folder_for_masks() -> None:
+    Path("in/a.masks").mkdir()
+    Path("in/a.masks/cat.jpg").touch()
+    with pytest.raises(UsageError, match=r"out/a\.masks: would hold masks, and in/a\.masks/cat\.jpg"):
+        make_plan(["in"], "out", ["labels", "masks"])
+    with pytest.raises(UsageError, match=r"in/a\.masks: would hold masks, and in/a\.masks/cat\.jpg"):
+        make_plan(["in/a.jpg", "in/a.masks/cat.jpg"], None, ["masks"])
+
+
+def test_one_photo_as_coco() -> None:
+    assert named(make_plan(["c.jpg"], None, ["coco"])) == {"c.jpg": ["c.coco.json"]}
+    assert named(make_plan(["c.jpg"], "c.json", ["coco"])) == {"c.jpg": ["c.json"]}
+
+
 @pytest.mark.parametrize("twin", ["in/a.png", "in/A.JPG"])
 def test_two_photos_with_one_result(twin: str) -> None:
     Path(twin).touch()

@@ -243,11 +243,12 @@ def test_bad_forest_file(run: Run, photos: Path, tmp_path: Path, tiny_network: P
     assert not (tmp_path / "out").exists()
 
 
-def test_interrupt_keeps_what_is_done(fast: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_interrupt_keeps_what_is_done(fast: list[str], tmp_path: Path, workers: str) -> None:
     (tmp_path / "in").mkdir()
     for number in range(300):
         Image.new("RGB", (300, 200), "gray").save(tmp_path / "in" / f"{number}.png")
-    command = [COMMAND, "segment", "in", "-o", "out", *fast]
+    command = [COMMAND, "segment", "in", "-o", "out", "--workers", workers, *fast]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE)
     log = tmp_path / "out" / "segment.jsonl"
     deadline = time.monotonic() + 240

@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -182,9 +183,46 @@ def test_cut_short(tmp_path: Path, suffix: str) -> None:
     assert "damaged or cut short" in refused(path) or "not an image" in refused(path)
 
 
-def test_decompression_bomb(tmp_path: Path) -> None:
-    path = save(tmp_path / "a.png", Image.new("1", (20_000, 10_000)))
-    assert "178 megapixels" in refused(path)
+def test_limit_of_pixels(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.png", Image.new("1", (300, 100)))
+    assert read_image(path, max_pixels=30_000).shape == (100, 300, 3)
+    with pytest.raises(InputError, match=r"has 0\.03 megapixels, and 0\.03 are the limit"):
+        read_image(path, max_pixels=29_999)
+
+
+def test_postscript_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow would start Ghostscript on it, whatever its name ends in."""
+    save(tmp_path / "a.eps", Image.fromarray(RGB)).rename(tmp_path / "a.jpg")
+    monkeypatch.setattr(subprocess, "check_call", lambda *_: pytest.fail("a program was started"))
+    assert "not an image" in refused(tmp_path / "a.jpg")
+
+
+def test_fault_of_the_disk_is_not_blamed_on_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(image: Image.Image) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", fail)
+    path = save(tmp_path / "a.bmp", Image.fromarray(RGB))
+    assert f"cannot be read ({os.strerror(errno.EIO)})" in refused(path)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_heif(tmp_path: Path, turned: bool) -> None:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    exif = Image.Exif()
+    exif[0x0112] = 6 if turned else 1
+    image = Image.fromarray(np.full((40, 64, 3), (200, 100, 50), np.uint8))
+    path = tmp_path / "a.heic"
+    pillow_heif.from_pillow(image).save(path, quality=90, exif=exif.tobytes())
+    read = read_image(path)
+    assert read.shape == ((64, 40, 3) if turned else (40, 64, 3))
+    assert np.abs(read.astype(int) - (200, 100, 50)).max() < 8
+
+
+def test_heif_without_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deconvseg.images.read._heif_is_available", lambda: False)
+    (tmp_path / "a.jpg").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))
+    assert "is HEIF; install pillow-heif" in refused(tmp_path / "a.jpg")
 
 
 def test_has_size(tmp_path: Path) -> None:

@@ -15,8 +15,15 @@ from PIL import Image
 
 from deconvseg.errors import OutputError
 from deconvseg.images.palette import palette_for
-from deconvseg.images.read import has_size
-from deconvseg.images.write import WRITERS, overlay, replacing, write_labels, write_scores
+from deconvseg.images.write import (
+    WRITERS,
+    mask_names,
+    overlay,
+    write_labels,
+    write_masks,
+    write_overlay,
+    write_scores,
+)
 from deconvseg.segmentation import Segmentation
 
 
@@ -100,7 +107,7 @@ def test_overlay_is_jpeg_unless_named_png(tmp_path: Path) -> None:
         assert Image.open(tmp_path / name).format == format_
 
 
-@pytest.mark.parametrize("kind", [kind for kind in WRITERS if kind != "scores"])
+@pytest.mark.parametrize("kind", [kind for kind in WRITERS if kind not in ("scores", "masks")])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (300, 2)])
 def test_any_size(kind: str, shape: tuple[int, int]) -> None:
     labels = np.full(shape, 3, np.uint8)
@@ -128,7 +135,7 @@ def test_scores_come_back(tmp_path: Path, shape: tuple[int, int]) -> None:
     assert tuple(classes.tolist()) == segmentation.classes
 
 
-def test_scores_go_to_a_stream_that_cannot_seek(tmp_path: Path) -> None:
+def test_scores_go_to_a_stream_that_cannot_seek() -> None:
     class Pipe(io.RawIOBase):
         content = b""
 
@@ -141,28 +148,13 @@ def test_scores_go_to_a_stream_that_cannot_seek(tmp_path: Path) -> None:
 
     pipe = Pipe()
     WRITERS["scores"](scored((4, 6)), PHOTO, pipe)  # type: ignore[arg-type]
-    (tmp_path / "a.npz").write_bytes(pipe.content)
-    assert has_size(tmp_path / "a.npz", 6, 4)
+    with np.load(io.BytesIO(pipe.content)) as file:
+        assert file["probabilities"].shape == (3, 4, 6)
 
 
 def test_scores_that_were_not_asked_for() -> None:
     with pytest.raises(ValueError, match="probabilities=True"):
         write_scores(segmentation(LABELS), PHOTO, io.BytesIO())
-
-
-def test_whole_scores_of_a_size(tmp_path: Path) -> None:
-    path = tmp_path / "a.npz"
-    write_scores(scored((30, 40)), PHOTO, path)
-    assert has_size(path, 40, 30)
-    assert not has_size(path, 30, 40)
-    whole = path.read_bytes()
-    middle = len(whole) // 2
-    for damaged in (b"", whole[:-1], whole[:middle], whole[:middle] + b"?" + whole[middle + 1 :]):
-        assert damaged != whole
-        path.write_bytes(damaged)
-        assert not has_size(path, 40, 30)
-    np.savez(path, labels=np.zeros((30, 40), np.uint8))
-    assert not has_size(path, 40, 30)
 
 
 def test_overlay_tints_in_proportion() -> None:
@@ -189,16 +181,6 @@ def test_file_mode_follows_the_umask(tmp_path: Path) -> None:
     assert (tmp_path / "a.png").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-def test_failure_keeps_the_old_file(tmp_path: Path) -> None:
-    target = tmp_path / "a.png"
-    target.write_text("old")
-    with pytest.raises(RuntimeError), replacing(target) as stream:
-        stream.write(b"half")
-        raise RuntimeError
-    assert target.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [target]
-
-
 def test_full_disk(tmp_path: Path) -> None:
     """A limit on the size of files stands in for a full disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -221,3 +203,78 @@ def test_places_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"folder\.png: cannot be written"):
         write_labels(segmentation(LABELS), PHOTO, tmp_path / "folder.png")
     assert {path.name for path in tmp_path.iterdir()} == {"file", "folder.png"}
+
+
+@pytest.mark.parametrize("kind", ["color", "overlay", "cutout"])
+def test_strips_do_not_show(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large photos are painted some rows at a time; an outline goes on from one strip to the next."""
+    rng = np.random.default_rng(2)
+    labels = np.kron(rng.integers(0, 3, (9, 5)), np.ones((80, 90), int)).astype(np.uint8)
+    photo = rng.integers(0, 256, (*labels.shape, 3), np.uint8)
+    pictures = []
+    for pixels in (1 << 20, 1000):
+        monkeypatch.setattr("deconvseg.images.write._STRIP_PIXELS", pixels)
+        WRITERS[kind](segmentation(labels), photo, tmp_path / "a.png")
+        pictures.append(np.asarray(Image.open(tmp_path / "a.png")))
+    np.testing.assert_array_equal(*pictures)
+
+
+def test_overlay_with_a_legend_names_objects_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    named: list[list[str]] = []
+    monkeypatch.setattr(
+        "deconvseg.images.write.draw_legend",
+        lambda image, entries, busy: named.append([name for name, _ in entries]),
+    )
+    write_overlay(segmentation(LABELS), PHOTO, tmp_path / "a.jpg", legend=True)
+    write_overlay(segmentation(LABELS), PHOTO, tmp_path / "a.jpg")
+    assert named == [["class 8", "class 15"]]
+
+
+def test_overlay_longer_than_a_jpeg_can_be(tmp_path: Path) -> None:
+    labels = np.zeros((1, 65_501), np.uint8)
+    photo = np.zeros((1, 65_501, 3), np.uint8)
+    with pytest.raises(OutputError, match=r"a\.jpg: a JPEG has at most 65500 pixels a side; name it \.png"):
+        write_overlay(segmentation(labels), photo, tmp_path / "a.jpg")
+    assert not list(tmp_path.iterdir())
+    write_overlay(segmentation(labels), photo, tmp_path / "a.png")
+    assert Image.open(tmp_path / "a.png").size == (65_501, 1)
+
+
+def test_masks(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "a.masks"
+    write_masks(segmentation(LABELS), PHOTO, folder)
+    assert {path.name for path in folder.iterdir()} == {"class 0.png", "class 8.png", "class 15.png"}
+    for label in (0, 8, 15):
+        mask = Image.open(folder / f"class {label}.png")
+        assert mask.mode == "L"
+        np.testing.assert_array_equal(np.asarray(mask), np.where(label == LABELS, 255, 0))
+
+
+def test_masks_of_an_earlier_run_go(tmp_path: Path) -> None:
+    write_masks(segmentation(LABELS), PHOTO, tmp_path)
+    (tmp_path / "notes.txt").touch()
+    write_masks(segmentation(LABELS // 8 * 8), PHOTO, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"class 0.png", "class 8.png", "notes.txt"}
+
+
+def test_masks_need_a_folder() -> None:
+    with pytest.raises(ValueError, match="several files"):
+        write_masks(segmentation(LABELS), PHOTO, io.BytesIO())
+
+
+@given(st.lists(st.text(max_size=300), max_size=9))
+def test_every_class_has_a_file_name_of_its_own(classes: list[str]) -> None:
+    names = mask_names(classes)
+    assert len({name.casefold() for name in names}) == len(classes)
+    for name in names:
+        assert len(f"{name}.png".encode()) <= 255
+        assert not {*name} & {*'/\\:*?"<>|\0\n'}
+        assert name == name.strip()
+        assert name.partition(".")[0].casefold() not in ("", "con", "nul")
+
+
+def test_names_of_masks() -> None:
+    classes = ["background", "traffic light", "été", "a/b", "A/B", "St. Bernard", "con", "猫", ""]
+    assert mask_names(classes) == [
+        *("background", "traffic light", "été", "a%2Fb", "4.A%2FB", "St%2E Bernard", "6.con", "猫", "8"),
+    ]

@@ -1,0 +1,208 @@
+"""From INPUT... to photos: files, folders, globs, lists, standard input."""
+
+# os.path rather than pathlib: its questions answer False where pathlib's may raise (no permission, too long a
+# name), and paths stay as the user wrote them.
+# ruff: noqa: PTH112, PTH110, PTH118, PTH120, PTH207, PTH208
+
+from __future__ import annotations
+
+import codecs
+import glob
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from functools import cache
+from itertools import takewhile
+from pathlib import Path
+
+from deconvseg.cli.kinds import KINDS
+from deconvseg.errors import InputError
+from deconvseg.images import PHOTO_SUFFIXES
+
+STDIN = "-"
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A photo: its path as the user would write it, and its place below -o DIR, without suffix."""
+
+    path: str
+    name: str
+
+    @property
+    def missing(self) -> bool:
+        """Whether there is nothing at the path."""
+        return self.path != STDIN and not os.path.exists(self.path)
+
+    @property
+    def file_name(self) -> str:
+        """Its place below the folder of photos, with suffix."""
+        return self.name + Path(self.path).suffix
+
+
+def find_photos(inputs: Sequence[str], output: str | None) -> tuple[list[Photo], list[str]]:
+    """The photos that INPUT... stand for, without those below `output`.
+
+    Returns:
+        Each photo once (a link to a photo is one of its own), and a line for every input without photos and
+        every folder that cannot be listed.
+    """
+    photos: dict[str, Photo] = {}
+    problems: list[str] = []
+    for argument in inputs:
+        try:
+            for photo in _expand(argument, output, problems):
+                folder, file = os.path.split(photo.path)
+                photos.setdefault(os.path.join(os.path.realpath(folder), file), photo)
+        except InputError as error:
+            problems.append(str(error))
+    return list(photos.values()), problems
+
+
+def _expand(argument: str, output: str | None, problems: list[str]) -> list[Photo]:
+    if argument == STDIN:
+        return [Photo(STDIN, "stdin")]
+    if os.path.isdir(argument):
+        return _in_folder(argument, output, problems)
+    if not os.path.exists(argument):
+        if argument.startswith("@"):
+            return _listed(argument[1:])
+        if glob.has_magic(argument):
+            return _matching(argument, output, problems)
+    return [
+        Photo(argument, Path(argument).stem)
+    ]  # a missing one fails when its turn comes; the others are done
+
+
+def _in_folder(folder: str, output: str | None, problems: list[str]) -> list[Photo]:
+    before = len(problems)
+    files = (path for path in _walk(folder, problems) if Path(path).suffix.lower() in PHOTO_SUFFIXES)
+    photos = list(_below(folder, sorted(files), output))
+    if not photos and len(problems) == before:
+        raise InputError(f"{folder}: no photos in this folder (.jpg, .png, .tif, ...); check the path")
+    return photos
+
+
+def _matching(pattern: str, output: str | None, problems: list[str]) -> list[Photo]:
+    parts = Path(pattern).parts
+    root = Path(*takewhile(lambda part: not glob.has_magic(part), parts))
+    if "**" in parts:
+        start = parts.index("**")
+        files = _matching_below(parts[:start], parts[start:], problems)
+    else:
+        files = glob.iglob(pattern)
+    photos = list(_below(str(root), sorted(filter(os.path.isfile, files)), output))
+    if not photos:
+        raise InputError(f"{pattern}: no file matches; check the pattern")
+    return photos
+
+
+def _matching_below(parents: Sequence[str], patterns: Sequence[str], problems: list[str]) -> Iterator[str]:
+    """Files as of `**`. Python's own glob would go through every way that circles of links allow."""
+    above = os.path.join(*parents) if parents else ""
+    hidden = any(pattern.startswith(".") for pattern in patterns)
+    for folder in glob.glob(above) if glob.has_magic(above) else [above]:
+        if os.path.isdir(folder or "."):
+            for path in _walk(folder or ".", problems, hidden=hidden):
+                bare = os.path.relpath(path, folder or ".")
+                if _fits(Path(bare).parts, patterns):
+                    yield os.path.join(folder, bare)
+
+
+def _fits(parts: Sequence[str], patterns: Sequence[str]) -> bool:
+    if not patterns or not parts:
+        return not parts and all(pattern == "**" for pattern in patterns)
+    hidden = parts[0].startswith(".")
+    if patterns[0] == "**":
+        return _fits(parts, patterns[1:]) or (not hidden and _fits(parts[1:], patterns))
+    return (
+        fnmatch(parts[0], patterns[0])
+        and hidden <= patterns[0].startswith(".")
+        and _fits(parts[1:], patterns[1:])
+    )
+
+
+def _below(root: str, paths: Iterable[str], output: str | None) -> Iterator[Photo]:
+    """The photos of a search below `root`, without what this command itself writes there."""
+    out = os.path.join(os.path.realpath(output), "") if output else None
+    photos_in = cache(_photo_stems)
+
+    def is_result(path: str, bare: Path) -> bool:
+        at, end = os.path.dirname(path), Path(path).suffix.lower()
+        if bare.parent.suffix == _MASKS_END and end == ".png":
+            return bare.parent.stem in photos_in(os.path.dirname(at))
+        return (bare.suffix, end) in _RESULT_ENDS and bare.stem in photos_in(at)
+
+    for path in paths:
+        bare = Path(os.path.relpath(path, root)).with_suffix("")
+        if not is_result(path, bare) and not (out and os.path.realpath(path).startswith(out)):
+            yield Photo(path, bare.as_posix())
+
+
+_RESULT_ENDS = {(f".{kind.word}", suffix) for kind in KINDS.values() for suffix in kind.suffixes}
+_MASKS_END = f".{KINDS['masks'].word}"
+
+
+def _photo_stems(folder: str) -> set[str]:
+    try:
+        paths = [Path(name) for name in os.listdir(folder or ".")]
+    except OSError:  # a glob can find files in a folder that may not be listed
+        return set()
+    return {path.stem for path in paths if path.suffix.lower() in PHOTO_SUFFIXES}
+
+
+def _walk(root: str, problems: list[str], *, hidden: bool = False) -> Iterator[str]:
+    """All regular files below `root`; links to folders are followed, each folder is entered once.
+
+    A folder that cannot be listed is left out, and told in `problems`.
+    """
+    seen = {os.path.realpath(root)}
+
+    def tell(error: OSError) -> None:
+        problems.append(f"{error.filename}: cannot be listed ({error.strerror}); check its permissions")
+
+    for at, folders, files in os.walk(root, onerror=tell, followlinks=True):
+        paths = (os.path.join(at, file) for file in files if hidden or not file.startswith("."))
+        yield from filter(os.path.isfile, paths)
+        real = {
+            name: os.path.realpath(os.path.join(at, name))
+            for name in folders
+            if hidden or not name.startswith(".")
+        }
+        folders.clear()
+        for name in sorted(real):
+            if real[name] not in seen:
+                seen.add(real[name])
+                folders.append(name)
+
+
+def _listed(path: str) -> list[Photo]:
+    try:
+        content = sys.stdin.buffer.read() if path == STDIN else Path(path).read_bytes()
+        paths = _paths_in(content)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is not text"
+        raise InputError(f"@{path}: the list cannot be read ({reason}); check the path") from error
+    if not paths:
+        raise InputError(f"@{path}: the list is empty; write one photo a line")
+    # A file named - is meant here, not standard input.
+    return [Photo("./-" if path == STDIN else path, _as_written(path)) for path in paths]
+
+
+def _paths_in(content: bytes) -> list[str]:
+    """The paths of a list: a line each, or ended by NUL each, as `find -print0` writes them; of any bytes."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        content = content.decode("utf-16").encode()
+    content = content.removeprefix(codecs.BOM_UTF8)
+    if b"\0" in content:
+        return [os.fsdecode(path) for path in content.split(b"\0") if path]
+    lines = (line.strip() for line in content.splitlines() if not line.startswith(b"#"))
+    return [os.fsdecode(line) for line in lines if line]
+
+
+def _as_written(path: str) -> str:
+    """The path without suffix and without what would lead out of -o DIR: its root and every `..`."""
+    bare = Path(path).with_suffix("")
+    return Path(*(part for part in bare.parts if part not in (bare.anchor, ".."))).as_posix()

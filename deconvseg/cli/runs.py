@@ -1,0 +1,157 @@
+"""A run over the photos of a plan: what is skipped, what is done, and what is told of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from deconvseg.cli import console
+from deconvseg.cli.batch import STDOUT, Task
+from deconvseg.cli.inputs import STDIN
+from deconvseg.cli.manifest import Manifest, Record, new_record
+from deconvseg.errors import InputError
+
+if TYPE_CHECKING:
+    from deconvseg.jobs import Done, Job, Workshop
+    from deconvseg.segmenter import Segmenter
+
+
+class Run:
+    """Segments the photos of a plan, and keeps what became of them.
+
+    Args:
+        tasks: the photos and their results.
+        manifest: of the results folder, claimed; None without one.
+        overwrite: redo what is done.
+        quiet: say nothing but errors.
+
+    Attributes:
+        records: what became of each photo so far, by place.
+        rate: photos segmented a second.
+        network_busy: share of the time (0..1) in which the network was at work.
+    """
+
+    def __init__(
+        self, tasks: Sequence[Task], manifest: Manifest | None, *, overwrite: bool, quiet: bool
+    ) -> None:
+        self.records: dict[int, Record] = {}
+        self.rate: float | None = None
+        self.network_busy: float | None = None
+        self._tasks, self._manifest = tasks, manifest
+        self._overwrite, self._quiet = overwrite, quiet
+        self._begun: dict[int, Record] = {}
+        self._segmented, self._network_seconds = 0, 0.0
+
+    def work(self, segmenter: Segmenter | None, workshop: Workshop | None, workers: int | None) -> None:
+        """Do all that is not done.
+
+        Args:
+            segmenter, workshop: None where every photo is missing.
+            workers: processes; None chooses.
+
+        Raises:
+            KeyboardInterrupt: `records` tells what was done until then.
+            OutputError: the manifest cannot be written.
+        """
+        settings = _hash(segmenter, workshop) if segmenter and workshop else None
+        if self._manifest:
+            done = {} if self._overwrite else self._manifest.find_done(self._tasks, settings)
+            self._manifest.start(self._tasks, done)
+            self._take_over(done)
+        skipped = len(self.records)
+        with console.Progress(len(self._tasks), done=skipped, wanted=not self._quiet) as self._progress:
+            self._start = time.perf_counter()
+            jobs = self._jobs(settings)
+            if segmenter and workshop:
+                self._segment(segmenter, workshop, jobs, len(self._tasks) - skipped, workers)
+            else:
+                for job in jobs:
+                    self._report(job, InputError(f"{job.title}: no such file; check the path"))
+        if self._manifest:
+            self._manifest.finish(self._tasks)
+
+    def _take_over(self, done: dict[str, Record]) -> None:
+        for place, task in enumerate(self._tasks):
+            if task.photo.name in done:
+                self.records[place] = done[task.photo.name]
+
+    def _segment(
+        self,
+        segmenter: Segmenter,
+        workshop: Workshop,
+        jobs: Iterator[Job],
+        count: int,
+        workers: int | None,
+    ) -> None:
+        from deconvseg import pipeline
+
+        if workers is None:
+            workers = pipeline.default_workers()
+        to_stdout = any(None in task.outputs.values() for task in self._tasks)
+        pipeline.run(
+            segmenter.inference,
+            workshop,
+            jobs,
+            self._report,
+            # One photo goes its way without detours, and standard output is this process's.
+            workers=0 if count <= 1 or to_stdout else min(workers, count),
+            full_batches=self._manifest is not None or len(self._tasks) > 1,
+        )
+
+    def _jobs(self, settings: str | None) -> Iterator[Job]:
+        from deconvseg.jobs import Job
+
+        for place, task in enumerate(self._tasks):
+            if place not in self.records:
+                # Before it is read: a photo that changes meanwhile is then done again by a later run.
+                self._begun[place] = new_record(task.photo, settings)
+                path = task.photo.path
+                yield Job(
+                    number=place,
+                    source=sys.stdin.buffer.read() if path == STDIN else path,
+                    file_name=task.photo.file_name,
+                    outputs={kind: target or sys.stdout.buffer for kind, target in task.outputs.items()},
+                )
+
+    def _report(self, job: Job, result: Done | Exception) -> None:
+        record = self._begun.pop(job.number)
+        if isinstance(result, Exception):  # one bad photo must not cost the others
+            record["error"] = console.failure(result, about=job.title)
+        else:
+            outputs = self._tasks[job.number].outputs
+            self._fill_in(record, {kind: str(path or STDOUT) for kind, path in outputs.items()}, result)
+        self.records[job.number] = record
+        if self._manifest:
+            self._manifest.add(record)
+        if record["status"] == "done" and not self._quiet and not self._progress.visible:
+            total = len(self._tasks)
+            console.say(f"[{len(self.records)}/{total}] " * (total > 1) + _sentence(record))
+        self._progress.step(f"{self.rate:.2f} photos/s" if self.rate else "")
+
+    def _fill_in(self, record: Record, outputs: dict[str, str], done: Done) -> None:
+        record["status"] = "done"
+        record["outputs"], record["digests"] = outputs, done.digests
+        record["width"], record["height"] = done.width, done.height
+        record["classes"] = {name: round(share, 6) for name, share in done.classes.items()}
+        record["seconds"] = round(sum(done.seconds.values()), 3)
+        passed = time.perf_counter() - self._start
+        self._segmented += 1
+        self._network_seconds += done.seconds["network"]
+        self.rate, self.network_busy = self._segmented / passed, self._network_seconds / passed
+
+
+def _sentence(record: Record) -> str:
+    objects = [f"{name} {share:.1%}" for name, share in record["classes"].items() if name != "background"]
+    found = ", ".join(objects[:4]) or "background alone"
+    return (
+        f"{record['input']} -> {', '.join(record['outputs'].values())}: {found} ({record['seconds']:.1f} s)"
+    )
+
+
+def _hash(segmenter: Segmenter, workshop: Workshop) -> str:
+    settings = segmenter.settings() | workshop.settings()
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,90 @@
+"""A run's share of the photos, and its claim on the results folder. Shards need no word from each other."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from deconvseg.errors import OutputError, UsageError
+
+_PATIENCE = 5.0
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The photos of shard `index` of 0 to `count` - 1.
+
+    Which one a photo is in follows from its name alone: it stays the same when photos come and go, and when
+    machines that list the folder at different times do not see the same ones.
+    """
+
+    index: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """From `I/N`; UsageError if it is no such thing."""
+        match = re.fullmatch(r"(\d+)/(\d+)", text)
+        if match and int(match[1]) < int(match[2]):
+            return cls(int(match[1]), int(match[2]))
+        raise UsageError(f"--shard {text}: give I/N, where I is a number from 0 to N - 1: 0/3, 1/3 and 2/3")
+
+    def holds(self, name: str) -> bool:
+        """Whether the photo with this name is in the shard."""
+        digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()
+        return int.from_bytes(digest[:8], "big") % self.count == self.index
+
+    def __str__(self) -> str:
+        return f"{self.index}-of-{self.count}"
+
+
+@contextmanager
+def claim(folder: Path, shard: Shard | None) -> Iterator[None]:
+    """Hold a results folder, made if need be, for a whole run or for one shard; a killed run lets go of it.
+
+    Raises:
+        UsageError: another run holds it. Different shards do not mind each other.
+        OutputError: the folder cannot be written.
+    """
+    with ExitStack() as held:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(_held(folder, shard))
+            if shard:
+                # Other shards that look at this moment hold it just as briefly; a run holds it for long.
+                with _held(folder, None, patience=_PATIENCE):
+                    pass
+            else:
+                for path in folder.glob(_name("*-of-*")):
+                    with _held(folder, path.name.split(".")[2]):
+                        pass
+        except OSError as error:
+            reason = error.strerror or error
+            raise OutputError(f"{folder}: cannot be written ({reason}); choose another -o DIR") from error
+        yield
+
+
+@contextmanager
+def _held(folder: Path, shard: Shard | str | None, patience: float = 0) -> Iterator[None]:
+    path = folder / _name(shard)
+    try:
+        with FileLock(path, timeout=patience, poll_interval=0.02):
+            try:
+                yield
+            finally:
+                with suppress(OSError):  # Windows keeps an open file
+                    os.unlink(path)  # noqa: PTH108
+    except Timeout as error:
+        whose = f"shard {shard}" if shard else "another run"
+        raise UsageError(f"{folder}: {whose} is at work here; wait for its end, or stop it") from error
+
+
+def _name(shard: Shard | str | None) -> str:
+    return f".segment.{shard}.lock" if shard else ".segment.lock"

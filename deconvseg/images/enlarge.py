@@ -1,0 +1,84 @@
+"""From the probabilities of a small image to the labels of a large one."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+_STRIP_PIXELS = 1 << 17
+
+
+def enlarge(
+    probabilities: NDArray[np.float32], height: int, width: int, keep: bool
+) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
+    """Labels (and probabilities, if kept) at another size, by bilinear interpolation.
+
+    In strips, so that large photos fit. Among four neighbours of one label every mixture has that label, so
+    the classes are only compared near borders: 400 megapixels take seconds in place of minutes.
+
+    Args:
+        probabilities: float32 (C, h, w), of at most 256 classes.
+        height, width: of the result, in pixels.
+        keep: return the interpolated probabilities as well.
+
+    Returns:
+        uint8 (height, width), the most probable class; float32 (C, height, width), or None unless kept.
+    """
+    best = probabilities.argmax(0).astype(np.uint8)
+    if best.shape == (height, width):
+        return best, probabilities if keep else None
+    down, across = _Places.of(best.shape[0], height), _Places.of(best.shape[1], width)
+    apart = best != np.roll(best, -1, 1)
+    apart[:, -1] = False
+    border = apart.copy()
+    border[:-1] |= apart[1:] | (best[:-1] != best[1:])
+    values = np.ascontiguousarray(probabilities.transpose(1, 2, 0))
+    labels = np.empty((height, width), np.uint8)
+    kept = np.empty((len(probabilities), height, width), np.float32) if keep else None
+    rows = max(_STRIP_PIXELS // width, 1)
+    for top in range(0, height, rows):
+        part = labels[top : top + rows]
+        near = down.low[top : top + rows]
+        part[:] = np.take(best[near], across.low, 1)
+        row, column = np.nonzero(np.take(border[near], across.low, 1))
+        part[row, column] = _mix(values, down, row + top, across, column).argmax(1)
+        if kept is not None:
+            row, column = np.indices(part.shape).reshape(2, -1)
+            mixture = _mix(values, down, row + top, across, column)
+            kept[:, top : top + rows] = mixture.T.reshape(-1, *part.shape)
+    return labels, kept
+
+
+class _Places(NamedTuple):
+    """Where the pixels along a side of a large image lie on a small one: `weight` of the way, low to high."""
+
+    low: NDArray[np.int64]
+    high: NDArray[np.int64]
+    weight: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, small: int, large: int) -> _Places:
+        place = np.clip((np.arange(large) + 0.5) * small / large - 0.5, 0, small - 1)
+        low = place.astype(np.int64)
+        return cls(low, np.minimum(low + 1, small - 1), (place - low).astype(np.float32))
+
+
+def _mix(
+    values: NDArray[np.float32],
+    down: _Places,
+    row: NDArray[np.int64],
+    across: _Places,
+    column: NDArray[np.int64],
+) -> NDArray[np.float32]:
+    """`values` (h, w, C) of the small image at N pixels of the large one, (N, C)."""
+    above, below, y = down.low[row], down.high[row], down.weight[row, None]
+    left, right, x = across.low[column], across.high[column], across.weight[column, None]
+    mixture = np.zeros((len(row), values.shape[2]), np.float32)
+    for at_row, by_row in ((above, 1 - y), (below, y)):
+        for at_column, by_column in ((left, 1 - x), (right, x)):
+            corner = values[at_row, at_column]
+            corner *= by_row * by_column
+            mixture += corner
+    return mixture

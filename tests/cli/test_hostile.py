@@ -1,0 +1,135 @@
+"""Files that are no photos, and a disk that is full, cost themselves and nothing else."""
+
+import json
+import os
+import re
+import resource
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deconvseg.cli import console
+
+from . import hostile
+from .conftest import COMMAND, EXAMPLES, Run, files, lines
+
+
+def make_good(folder: Path) -> dict[str, tuple[int, int]]:
+    """Ten photos of all kinds; returns name -> width and height as displayed."""
+    cat = Image.open(EXAMPLES / "cat.jpg").resize((90, 60))
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    cat.save(folder / "rgb.jpg")
+    cat.save(folder / "turned.jpg", exif=turned)
+    cat.convert("CMYK").save(folder / "cmyk.jpeg")
+    cat.convert("L").save(folder / "grey.PNG", "PNG")
+    Image.fromarray(np.asarray(cat.convert("L")).astype(np.uint16) * 257).save(folder / "16 bit.png")
+    cat.convert("P").save(folder / "palette.gif", save_all=True, append_images=[Image.new("P", cat.size)])
+    cat.convert("RGBA").save(folder / "alpha.webp")
+    cat.save(folder / "tiff.tif", compression="tiff_lzw")
+    cat.save(folder / os.fsdecode(b"bmp \xff\xfe.bmp"))
+    Image.new("RGB", (1, 4000), "olive").save(folder / 'thin "\n\U0001f408.png')
+    sizes = {path.name: (90, 60) for path in folder.iterdir()}
+    return sizes | {"turned.jpg": (60, 90), 'thin "\n\U0001f408.png': (1, 4000)}
+
+
+def test_hostile_files_beside_good_photos(run: Run, fast: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    good = make_good(folder)
+    bad = hostile.make(folder)
+    if os.geteuid():  # root may read everything
+        (folder / "secret.jpg").touch(0o000)
+        bad["secret.jpg"] = r"cannot be read \(.+\); .+"
+    assert len(good) == 10 and len(bad) >= 40
+    (folder / "album.jpg").mkdir()
+    (folder / "around.jpg").symlink_to(".", target_is_directory=True)
+    (folder / "nowhere.jpg").symlink_to("nothing")
+    (folder / "itself.jpg").symlink_to("itself.jpg")
+    os.mkfifo(folder / "pipe.jpg")
+
+    done = run("segment", "in", "-o", "out", "--json", *fast)
+    assert done.returncode == 1, done.stderr
+    told = lines(done)
+    assert told[-1].startswith(f"{len(good) + len(bad)} photos: 10 done, 0 skipped, {len(bad)} failed")
+    assert len([line for line in told if line.startswith("error: in/")]) == len(bad)
+    assert len(told) == 1 + len(good) + len(bad) + 1  # nothing but our own lines, from no library either
+
+    records = [json.loads(line) for line in (tmp_path / "out" / "segment.jsonl").read_text().splitlines()]
+    assert {record["input"] for record in records} == {f"in/{name}" for name in (*good, *bad)}
+    assert len(records) == len(good) + len(bad)
+    told_of = {record["input"]: record for record in json.loads(done.stdout)["images"]}
+    for record in records:
+        outputs = {kind: f"out/{path}" for kind, path in record["outputs"].items()}
+        assert told_of[record["input"]] == {**record, "outputs": outputs}
+    for record in records:
+        name = record["input"].removeprefix("in/")
+        if name in bad:
+            assert record["status"] == "failed"
+            shown = re.escape(console.one_line(f"in/{name}"))
+            assert re.fullmatch(f"{shown}: {bad[name]}", record["error"]), record["error"]
+            assert record["outputs"] == {}
+        else:
+            assert record["status"] == "done"
+            mask = Image.open(tmp_path / "out" / record["outputs"]["labels"])
+            assert (mask.mode, mask.size) == ("P", good[name])
+    results = {record["outputs"]["labels"] for record in records if record["status"] == "done"}
+    assert files(tmp_path / "out") == {*results, "segment.jsonl"}
+
+
+def test_name_too_long_for_its_results(run: Run, fast: list[str], tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (9, 9)).save(tmp_path / "in" / f"{'n' * 251}.jpg")
+    Image.new("RGB", (9, 9)).save(tmp_path / "in" / "short.jpg")
+    done = run("segment", "in", "-o", "out", "--save", "overlay", *fast)
+    assert done.returncode == 1
+    assert any("nnn.overlay.jpg: cannot be written (File name too long)" in line for line in lines(done))
+    assert files(tmp_path / "out") == {"short.overlay.jpg", "segment.jsonl"}
+
+
+def test_full_disk(fast: list[str], tmp_path: Path) -> None:
+    """Files that may not grow beyond 15 kB: one kind of a noisy photo does not fit, and no half is left."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "noise.png").write_bytes(hostile.encoded("PNG", (200, 150)))
+    Image.new("RGB", (20, 20), "teal").save(tmp_path / "in" / "small.png")
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (15_000, 15_000))
+
+    command = [COMMAND, "segment", "in", "-o", "out", "--save", "labels", "--save", "overlay", *fast]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, preexec_fn=limit)
+    assert done.returncode == 1, done.stderr
+    (error,) = [line for line in done.stderr.decode().splitlines() if line.startswith("error: ")]
+    assert error.startswith("error: out/noise.overlay.jpg: cannot be written (File too large)")
+    assert {"small.png", "small.overlay.jpg"} <= files(tmp_path / "out")
+    assert not [name for name in files(tmp_path / "out") if "noise.overlay" in name or name.endswith(".tmp")]
+    again = subprocess.run(command, cwd=tmp_path, capture_output=True)  # there is room again
+    assert again.returncode == 0, again.stderr
+    assert "noise.overlay.jpg" in files(tmp_path / "out")
+
+
+def test_no_room_for_the_manifest(fast: list[str], tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (20, 20), "teal").save(tmp_path / "in" / "a.png")
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1, 1))
+
+    command = [COMMAND, "segment", "in", "-o", "out", *fast]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, preexec_fn=limit)
+    assert done.returncode in (1, 2)
+    error = done.stderr.decode().splitlines()[-1]
+    assert error.startswith("error: out/")
+    assert "cannot be written (File too large)" in error
+    assert not [name for name in files(tmp_path) if name.endswith(".tmp")]
+
+
+@pytest.mark.skipif(not os.geteuid(), reason="root may write everywhere")
+def test_output_that_may_not_be_written(run: Run, fast: list[str], photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir(mode=0o500)
+    refused = run("segment", "photos", "-o", "out", *fast)
+    assert refused.returncode == 2
+    assert "cannot be written (Permission denied)" in lines(refused)[-1]

@@ -1,0 +1,104 @@
+"""What INPUT... stands for where folders, links, names and lists are odd."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from deconvseg.cli.inputs import find_photos
+
+
+@pytest.fixture(autouse=True)
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("in/a.jpg", "in/sub/a.jpg", "in/sub/b.PNG", "in/x.txt", "in/.hidden/c.jpg"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+
+
+def found(*inputs: str) -> list[str]:
+    photos, problems = find_photos(inputs, "out")
+    assert not problems
+    return [photo.path for photo in photos]
+
+
+def test_circles_of_links_below_a_double_star() -> None:
+    """Python's own glob would go 2 ** 40 ways here."""
+    for name in ("up", "round"):
+        Path("in/sub", name).symlink_to("..", target_is_directory=True)
+    assert found("in/**/*.jpg") == found("in/*.jpg", "in/sub/*.jpg") == ["in/a.jpg", "in/sub/a.jpg"]
+
+
+def test_two_links_to_one_folder_are_one() -> None:
+    Path("more").mkdir()
+    Path("more/d.jpg").touch()
+    for name in ("x", "y"):
+        Path("in", name).symlink_to("../more", target_is_directory=True)
+    assert [path for path in found("in") if path.endswith("d.jpg")] == ["in/x/d.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("**/a.jpg", {"in/a.jpg", "in/sub/a.jpg"}),
+        ("i*/**/[ab].*", {"in/a.jpg", "in/sub/a.jpg", "in/sub/b.PNG"}),
+        ("in/**/sub/*", {"in/sub/a.jpg", "in/sub/b.PNG"}),
+        ("in/**", {"in/a.jpg", "in/sub/a.jpg", "in/sub/b.PNG", "in/x.txt"}),
+        ("in/**/.hidden/*.jpg", {"in/.hidden/c.jpg"}),
+        ("./in/**/x.txt", {"in/x.txt"}),
+    ],
+)
+def test_double_star(pattern: str, expected: set[str]) -> None:
+    assert set(found(pattern)) == expected
+
+
+def test_folder_that_cannot_be_listed_costs_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    scandir = os.scandir
+
+    def refuse(path: str) -> object:
+        if str(path).endswith("sub"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    line = "in/sub: cannot be listed (Permission denied); check its permissions"
+    for argument in ("in", "in/**/*.jpg"):
+        photos, problems = find_photos([argument], "out")
+        assert [photo.path for photo in photos] == ["in/a.jpg"]
+        assert problems == [line]
+    assert find_photos(["in/sub"], "out") == ([], [line])
+
+
+def test_list_of_names_of_any_bytes() -> None:
+    names = [
+        b"in/new\nline.jpg",
+        b" in/spaces .jpg ",
+        b"# no comment.jpg",
+        b"in/\xf0\x9f\x90\x88.jpg",
+        b"in/\xff.jpg",
+    ]
+    Path("list").write_bytes(b"\0".join([*names, b""]))
+    assert found("@list") == [os.fsdecode(name) for name in names]
+    Path("list").write_bytes(b"\n".join([b"# a comment", b"", *names[3:]]))
+    assert found("@list") == [os.fsdecode(name) for name in names[3:]]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_encodings_of_a_list(encoding: str) -> None:
+    Path("list.txt").write_text("in/é.jpg\r\nin/ü.jpg\r\n", encoding, newline="")
+    assert found("@list.txt") == ["in/é.jpg", "in/ü.jpg"]
+
+
+def test_masks_of_an_earlier_run_are_no_photos() -> None:
+    for name in ("in/a.masks/cat.png", "in/other.masks/cat.png"):
+        Path(name).parent.mkdir()
+        Path(name).touch()
+    for argument in ("in", "in/**/*.png"):
+        assert {path for path in found(argument) if "masks" in path} == {"in/other.masks/cat.png"}
+    assert found("in/a.masks") == ["in/a.masks/cat.png"]
+
+
+def test_file_name_is_the_place_below_the_folder() -> None:
+    Path("in/sub/b.PNG").rename("in/sub/b.c.PNG")
+    photos, _ = find_photos(["in"], "out")
+    assert [photo.file_name for photo in photos] == ["a.jpg", "sub/a.jpg", "sub/b.c.PNG"]

@@ -1,0 +1,168 @@
+"""Masks, cut-outs, COCO files and chosen classes of whole runs, against the labels of the same run."""
+
+import contextlib
+import io
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from deconvseg.images.palette import VOC_CLASSES
+
+from .conftest import EXAMPLES, Run, files, lines
+
+
+def labels_of(path: Path) -> NDArray[np.uint8]:
+    return np.asarray(Image.open(path))
+
+
+def coco_labels(path: Path) -> dict[str, NDArray[np.uint8]]:
+    """By file name the labels that pycocotools draws from a COCO file."""
+    api = pytest.importorskip("pycocotools.coco")
+    with contextlib.redirect_stdout(io.StringIO()):  # it reports to stdout
+        coco = api.COCO(str(path))
+    drawn = {}
+    for key, image in coco.imgs.items():
+        labels = np.zeros((image["height"], image["width"]), np.uint8)
+        for annotation in coco.loadAnns(coco.getAnnIds(imgIds=[key])):
+            labels[coco.annToMask(annotation) == 1] = annotation["category_id"]
+        drawn[image["file_name"]] = labels
+    return drawn
+
+
+def saving(*kinds: str) -> list[str]:
+    return [word for kind in kinds for word in ("--save", kind)]
+
+
+def test_chosen_classes_in_every_kind(run: Run, fast: list[str], tmp_path: Path) -> None:
+    photo = tmp_path / "cat.png"
+    Image.open(EXAMPLES / "cat.jpg").resize((120, 80)).save(photo)
+    whole = run("segment", "cat.png", "-o", "whole/", "--save", "labels", *fast)
+    assert whole.returncode == 0, whole.stderr
+    labels = labels_of(tmp_path / "whole" / "cat.png")
+    found = [VOC_CLASSES[i] for i in np.unique(labels) if i]
+    assert len(found) > 2
+    first, second = found[:2]
+
+    kinds = saving("labels", "cutout", "masks", "coco", "scores", "color", "overlay")
+    chosen = run(
+        *("segment", "cat.png", "-o", "some/", "--json", "--legend", *kinds),
+        *("--classes", f"{first}, {second}", *fast),
+    )
+    assert chosen.returncode == 0, chosen.stderr
+    (record,) = json.loads(chosen.stdout)["images"]
+    kept = labels * np.isin(labels, [VOC_CLASSES.index(first), VOC_CLASSES.index(second)])
+    some = tmp_path / "some"
+    np.testing.assert_array_equal(labels_of(some / "cat.png"), kept)
+    assert set(record["classes"]) == {"background", first, second}
+    np.testing.assert_array_equal(labels_of(some / "cat.cutout.png")[:, :, 3] > 0, kept > 0)
+    assert files(some / "cat.masks") == {f"{name}.png" for name in record["classes"]}
+    for name in record["classes"]:
+        mask = Image.open(some / "cat.masks" / f"{name}.png")
+        assert mask.mode == "L"
+        np.testing.assert_array_equal(np.asarray(mask), np.where(kept == VOC_CLASSES.index(name), 255, 0))
+    assert list(coco_labels(some / "coco.json")) == ["cat.png"]
+    np.testing.assert_array_equal(coco_labels(some / "coco.json")["cat.png"], kept)
+    with np.load(some / "cat.scores.npz") as file:
+        scores = file["probabilities"].astype(np.float32)
+    np.testing.assert_allclose(scores.sum(0), 1, atol=0.01)
+    assert {VOC_CLASSES[i] for i in np.flatnonzero(scores.any((1, 2)))} <= {"background", first, second}
+    assert Image.open(some / "cat.overlay.jpg").size == (120, 80)
+
+    # Other classes are other settings.
+    again = run("segment", "cat.png", "-o", "some/", "--json", "--legend", *kinds, "--classes", first, *fast)
+    assert json.loads(again.stdout)["images"][0]["status"] == "done"
+    assert files(some / "cat.masks") == {"background.png", f"{first}.png"}
+
+
+def test_unknown_class(run: Run, fast: list[str], photos: Path, tmp_path: Path) -> None:
+    for name, cure in (("Dgo", "did you mean dog?"), ("background", "choose from aeroplane, bicycle, ")):
+        refused = run("segment", "photos", "-o", "out", "--classes", f"cat,{name}", *fast)
+        assert refused.returncode == 2
+        (line,) = lines(refused)
+        assert line.startswith(f"error: '{name}' is no class of this network; {cure}")
+    assert not (tmp_path / "out").exists()
+
+
+def test_coco_of_a_run_in_parts_is_that_of_one_run(
+    run: Run, fast: list[str], photos: Path, tmp_path: Path
+) -> None:
+    Image.open(EXAMPLES / "person.jpg").resize((70, 80)).save(photos / os.fsdecode(b"\xff.webp"))
+    command = ("segment", "photos", *saving("coco", "labels"), "--coco-polygons", *fast)
+    one = run(*command, "-o", "one")
+    assert one.returncode == 0, one.stderr
+    whole = (tmp_path / "one" / "coco.json").read_bytes()
+    drawn = coco_labels(tmp_path / "one" / "coco.json")
+    assert set(drawn) == {"cat.jpg", "day one/фото [1].PNG", "\udcff.webp"}
+    for name, labels in drawn.items():
+        np.testing.assert_array_equal(labels, labels_of(tmp_path / "one" / Path(name).with_suffix(".png")))
+
+    last = photos / "cat.jpg"  # the first photo comes last
+    shutil.move(last, tmp_path / "aside.jpg")
+    assert run(*command, "-o", "two").returncode == 0
+    assert (tmp_path / "two" / "coco.json").read_bytes() != whole
+    shutil.move(tmp_path / "aside.jpg", last)
+    part = tmp_path / "two" / "day one" / "фото [1].coco.json"
+    part.write_bytes(part.read_bytes()[:-9])  # damaged meanwhile
+    again = run(*command, "-o", "two")
+    assert lines(again)[-1].startswith("3 photos: 2 done, 1 skipped, 0 failed")
+    assert (tmp_path / "two" / "coco.json").read_bytes() == whole
+
+
+def test_coco_file_of_others_is_not_touched(run: Run, fast: list[str], photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "coco.json").write_text("precious")
+    refused = run("segment", "photos", "-o", "out", "--save", "coco", *fast)
+    assert refused.returncode == 2
+    assert "out/coco.json: exists" in lines(refused)[-1]
+    assert files(tmp_path / "out") == {"coco.json"}
+
+
+def test_missing_mask_is_made_again(run: Run, fast: list[str], photos: Path, tmp_path: Path) -> None:
+    command = ("segment", "photos", "-o", "out", "--save", "masks", "--json", *fast)
+    assert run(*command).returncode == 0
+    masks = sorted((tmp_path / "out" / "cat.masks").iterdir())
+    masks[-1].unlink()
+    statuses = {r["name"]: r["status"] for r in json.loads(run(*command).stdout)["images"]}
+    assert statuses == {"cat": "done", "day one/фото [1]": "skipped"}
+    assert masks[-1].exists()
+
+
+def test_large_photo_from_a_pipe(run: Run, fast: list[str], tmp_path: Path) -> None:
+    """Labels of a reduced photo, and a cut-out of the whole one."""
+    photo = io.BytesIO()
+    Image.open(EXAMPLES / "cat.jpg").resize((3200, 1000)).save(photo, "JPEG")
+    done = run(
+        *("segment", "-", "-o", "out.png", "--save", "cutout", "--save", "labels", *fast),
+        stdin=photo.getvalue(),
+    )
+    assert done.returncode == 0, done.stderr
+    cutout, labels = labels_of(tmp_path / "out.png"), labels_of(tmp_path / "out.mask.png")
+    np.testing.assert_array_equal(cutout[:, :, 3] > 0, labels > 0)
+    whole = np.asarray(Image.open(photo))
+    np.testing.assert_array_equal(cutout[labels > 0, :3], whole[labels > 0])
+
+
+def test_limit_of_size(run: Run, fast: list[str], tmp_path: Path) -> None:
+    Image.new("1", (1200, 1000)).save(tmp_path / "a.png")
+    refused = run("segment", "a.png", "--max-megapixels", "1", *fast)
+    assert refused.returncode == 1
+    assert lines(refused)[-1] == (
+        "error: a.png: has 1.2 megapixels, and 1 are the limit; make it smaller, or raise --max-megapixels"
+    )
+
+
+@pytest.mark.parametrize("kind", ["masks", "coco"])
+def test_standard_output(run: Run, fast: list[str], photos: Path, kind: str) -> None:
+    piped = run("segment", "photos/cat.jpg", "-o", "-", "--save", kind, *fast)
+    if kind == "masks":
+        assert piped.returncode == 2
+        assert "several files" in lines(piped)[-1]
+    else:
+        assert piped.returncode == 0, piped.stderr
+        assert json.loads(piped.stdout)["images"][0]["file_name"] == "cat.jpg"

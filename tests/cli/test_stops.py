@@ -1,0 +1,281 @@
+"""Folder runs that are killed, share their work, meet, or run out of disk, with a tiny network."""
+
+import json
+import os
+import random
+import re
+import resource
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from .conftest import COMMAND, Run, files, lines
+
+COUNT = 40
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `in`, COUNT photos in two folders."""
+    folder = tmp_path_factory.mktemp("stops")
+    rng = np.random.default_rng(0)
+    for number in range(COUNT):
+        path = folder / "in" / f"{number % 2}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        blocks = Image.fromarray(rng.integers(0, 255, (4, 6, 3), np.uint8))
+        blocks.resize((300, 200), Image.Resampling.NEAREST).save(path)
+    return folder
+
+
+Start = Callable[..., subprocess.Popen[bytes]]
+
+
+@pytest.fixture(scope="module")
+def start(folder: Path, tiny_network: Path) -> Start:
+    """Start a run over `in` with labels and COCO, whole photos and no CRF."""
+
+    def start(out: Path, *options: str) -> subprocess.Popen[bytes]:
+        kinds = ["--save", "labels", "--save", "coco"]
+        fast = ["--weights", tiny_network, "--proposals", "0", "--no-crf", "--device", "cpu"]
+        fast += ["--precision", "fp32", "--threads", "1"]
+        command = [COMMAND, "segment", "in", "-o", out, *kinds, *fast, *options]
+        return subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE)
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def plain(start: Start, folder: Path) -> dict[str, bytes]:
+    """What one run without a stop gives."""
+    process = start(Path("plain"), "--workers", "0")
+    assert f"{COUNT} photos: {COUNT} done, 0 skipped, 0 failed; " in end(process)[-1]
+    assert process.returncode == 0
+    contents = results(folder / "plain")
+    assert {"0/0.png", "0/0.coco.json", "1/39.png", "coco.json", "line of 1/39"} < contents.keys()
+    return contents
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+def end(process: subprocess.Popen[bytes]) -> list[str]:
+    _, stderr = process.communicate(timeout=240)
+    assert b"Traceback" not in stderr
+    return stderr.decode().splitlines()
+
+
+def manifest_lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def results(out: Path) -> dict[str, bytes]:
+    """All files but the manifests, hidden ones too; and the manifests' lines without what depends on time."""
+    contents = {name: (out / name).read_bytes() for name in files(out) if not name.endswith(".jsonl")}
+    records = [json.loads(line) for path in out.glob("segment*.jsonl") for line in path.open("rb")]
+    names = [record["name"] for record in records]
+    assert len(set(names)) == len(names) == COUNT
+    for record in sorted(records, key=lambda record: record["name"]):
+        assert record["status"] in ("done", "skipped")
+        record |= {"status": "", "seconds": 0}
+        contents[f"line of {record['name']}"] = json.dumps(record).encode()
+    return contents
+
+
+def children(pid: int) -> list[int]:
+    """Those of all threads."""
+    lists = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(word) for path in lists for word in path.read_text().split()]
+
+
+def runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads /proc")
+def test_killed_five_times_and_finished(start: Start, out: Path, plain: dict[str, bytes]) -> None:
+    log = out / "segment.jsonl"
+    rng = random.Random(0)
+    for _ in range(5):
+        process = start(out, "--workers", "2")
+        before = manifest_lines(log)
+        wanted = min(before + rng.randint(1, 5), COUNT - 1)
+        while process.poll() is None and not before < wanted <= manifest_lines(log):
+            time.sleep(0.001)
+        time.sleep(rng.random() / 20)
+        workers = children(process.pid) if process.poll() is None else []
+        process.kill()
+        process.communicate()
+        deadline = time.monotonic() + 20
+        while any(map(runs, workers)) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert not any(map(runs, workers))
+        *whole, _ = log.read_bytes().split(b"\n")
+        for record in map(json.loads, whole):
+            for path in record["outputs"].values():
+                assert (out / path).read_bytes() == plain[path]
+    assert 0 < manifest_lines(log) < COUNT
+    finished = start(out, "--workers", "2")
+    assert f"{COUNT} photos: " in end(finished)[-1]
+    assert finished.returncode == 0
+    assert results(out) == plain
+    names = [json.loads(line)["name"] for line in log.open()]
+    assert names == sorted(names, key=lambda name: f"in/{name}.png")  # the order of the plan
+    again = start(out)
+    assert f"0 done, {COUNT} skipped, 0 failed; see" in end(again)[-1]
+
+
+def test_a_killed_worker_is_replaced(start: Start, out: Path, plain: dict[str, bytes]) -> None:
+    process = start(out, "--workers", "2", "--quiet")
+    while process.poll() is None and not manifest_lines(out / "segment.jsonl"):
+        time.sleep(0.001)
+    workers = [
+        pid for pid in children(process.pid) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+    assert workers
+    os.kill(workers[0], signal.SIGKILL)
+    assert end(process) == []
+    assert process.returncode == 0
+    assert results(out) == plain
+
+
+def test_shards_at_once_are_one_run(start: Start, out: Path, plain: dict[str, bytes]) -> None:
+    processes = [start(out, "--workers", "0", "--shard", f"{index}/3") for index in range(3)]
+    told = [end(process)[-1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], told
+    assert all(line.endswith(f"see {out}/segment.{index}-of-3.jsonl") for index, line in enumerate(told))
+    counts = [manifest_lines(out / f"segment.{index}-of-3.jsonl") for index in range(3)]
+    assert sum(counts) == COUNT and min(counts) > 0
+    assert not (out / "segment.jsonl").exists()
+    shards = results(out)
+    hidden = {name for name in shards if name.startswith(".segment")}
+    assert {name: content for name, content in shards.items() if name not in hidden} == {
+        name: content for name, content in plain.items() if not name.startswith(".segment")
+    }
+
+    # A run of the whole knows what they did, and takes their lines over.
+    (out / "1" / "1.png").unlink()
+    whole = start(out, "--workers", "0")
+    assert f"{COUNT} photos: 1 done, {COUNT - 1} skipped, 0 failed" in end(whole)[-1]
+    assert results(out) == plain
+    assert [path.name for path in out.glob("*.jsonl")] == ["segment.jsonl"]
+
+    # And a shard knows what the run did.
+    shard = start(out, "--shard", "1/3")
+    assert f"{counts[1]} photos: 0 done, {counts[1]} skipped" in end(shard)[-1]
+
+
+def test_shards_of_other_settings_are_redone(run: Run, photos: Path, fast: list[str], tmp_path: Path) -> None:
+    """Though the manifest of the whole still says that they are done."""
+
+    def segment(*options: str) -> list[str]:
+        done = run("segment", "photos", "-o", "out", *fast, *options)
+        assert done.returncode == 0, done.stderr
+        return [lines(done)[-1].split(";")[0]]
+
+    segment()
+    first = (tmp_path / "out" / "cat.png").read_bytes()
+    other = ("--classes", "cat")
+    told = segment("--shard", "0/1", *other)
+    assert told == ["2 photos: 2 done, 0 skipped, 0 failed"]
+    assert (tmp_path / "out" / "cat.png").read_bytes() != first
+    assert segment() == told
+    assert (tmp_path / "out" / "cat.png").read_bytes() == first
+
+
+def test_an_empty_shard(run: Run, fast: list[str], tmp_path: Path) -> None:
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+    ends = [run("segment", "a.png", "-o", "out", "--shard", f"{index}/2", *fast) for index in range(2)]
+    assert {done.returncode for done in ends} == {0}
+    assert sorted(lines(done)[-1][:15] for done in ends) == ["0 photos: 0 don", "1 photo: 1 done"]
+    assert files(tmp_path / "out") == {"a.png", "segment.0-of-2.jsonl", "segment.1-of-2.jsonl"}
+
+
+def test_shard_without_a_folder_is_refused(run: Run, photos: Path) -> None:
+    for arguments in (["photos/cat.jpg"], ["photos/cat.jpg", "-o", "mask.png"]):
+        refused = run("segment", *arguments, "--shard", "0/2")
+        assert refused.returncode == 2
+        assert lines(refused)[-1].startswith("error: --shard is for photos whose results go to one folder")
+    refused = run("segment", "photos", "-o", "out", "--shard", "2/2")
+    assert refused.returncode == 2
+    assert "give I/N" in lines(refused)[-1]
+
+
+def test_two_runs_into_one_folder(start: Start, out: Path) -> None:
+    first = start(out, "--workers", "0", "--proposals", "50", "--min-side", "1")
+    while first.poll() is None and not manifest_lines(out / "segment.jsonl"):
+        time.sleep(0.01)
+    first.send_signal(signal.SIGSTOP)
+    second = start(out, "--workers", "0")
+    assert end(second)[-1] == f"error: {out}: another run is at work here; wait for its end, or stop it"
+    assert second.returncode == 2
+    first.send_signal(signal.SIGCONT)
+    first.kill()
+    first.communicate()
+    third = start(out, "--workers", "0")
+    end(third)
+    assert third.returncode == 0
+
+
+@pytest.fixture
+def limit_files() -> Iterator[Callable[[int], None]]:
+    """Limit the size of files that this process and those it starts can write: as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.fixture
+def plain_photos(tmp_path: Path) -> Path:
+    """A folder `in` with 12 photos whose results are small."""
+    (tmp_path / "in").mkdir()
+    for number in range(12):
+        Image.new("RGB", (30, 40), "teal").save(tmp_path / "in" / f"{number:02}.png")
+    return tmp_path
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_result_too_large_for_the_disk(
+    run: Run, fast: list[str], plain_photos: Path, limit_files: Callable[[int], None], workers: str
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (300, 400, 3), np.uint8)
+    Image.fromarray(noise).save(plain_photos / "in" / "noise.png")
+    limit_files(60_000)
+    done = run("segment", "in", "-o", "out", "--save", "overlay", "--workers", workers, *fast)
+    assert done.returncode == 1
+    cause = "cannot be written (File too large); check the folder and its space"
+    errors = [line for line in lines(done) if line.startswith("error: ")]
+    assert errors == [f"error: out/noise.overlay.jpg: {cause}"]
+    results = {f"{number:02}.overlay.jpg" for number in range(12)}
+    assert files(plain_photos / "out") == results | {"segment.jsonl"}
+
+
+def test_a_disk_too_full_for_the_manifest(
+    run: Run, fast: list[str], plain_photos: Path, limit_files: Callable[[int], None]
+) -> None:
+    command = ("segment", "in", "-o", "out", "--workers", "2", *fast)
+    limit_files(4000)
+    stopped = run(*command)
+    limit_files(resource.RLIM_INFINITY)
+    assert stopped.returncode == 1
+    errors = [line for line in lines(stopped) if line.startswith("error: ")]
+    assert errors == ["error: out/segment.jsonl: cannot be written (File too large); check the disk"]
+    assert "12 photos: " in lines(stopped)[-2]
+    again = run(*command)
+    assert again.returncode == 0
+    done, skipped = re.search(r"12 photos: (\d+) done, (\d+) skipped", lines(again)[-1]).groups()
+    assert int(done) + int(skipped) == 12
+    assert int(skipped) > 1
+    assert files(plain_photos / "out") == {*(f"{number:02}.png" for number in range(12)), "segment.jsonl"}

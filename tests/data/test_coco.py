@@ -1,0 +1,154 @@
+"""COCO files: pycocotools reads them back to the very labels, and merging does not depend on any order."""
+
+import contextlib
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
+
+from deconvseg.data.coco import coco_document, merge_coco, write_coco
+from deconvseg.errors import OutputError
+from deconvseg.images.palette import palette_for
+from deconvseg.segmentation import Segmentation
+
+coco_api = pytest.importorskip("pycocotools.coco")
+mask_api = pytest.importorskip("pycocotools.mask")
+
+small_labels = arrays(
+    np.uint8, st.tuples(st.integers(1, 12), st.integers(1, 12)), elements=st.sampled_from([0, 0, 1, 2])
+)
+# By hand: a ring, a pixel at its corner, another class inside, one at the edges of the photo.
+LABELS = np.array(
+    [
+        [1, 1, 1, 0, 2],
+        [1, 2, 1, 0, 2],
+        [1, 1, 1, 0, 0],
+        [0, 0, 0, 1, 0],
+    ],
+    np.uint8,
+)
+
+
+def segmentation(
+    labels: NDArray[np.uint8], classes: tuple[str, ...] = ("background", "a", "b")
+) -> Segmentation:
+    return Segmentation(labels, classes, palette_for(len(classes)))
+
+
+def loaded(path: Path) -> "coco_api.COCO":
+    with contextlib.redirect_stdout(io.StringIO()):  # it reports to stdout
+        return coco_api.COCO(str(path))
+
+
+def painted(path: Path, image: int = 1) -> NDArray[np.uint8]:
+    """The labels that a program using pycocotools would draw."""
+    coco = loaded(path)
+    labels = np.zeros((coco.imgs[image]["height"], coco.imgs[image]["width"]), np.uint8)
+    for annotation in coco.loadAnns(coco.getAnnIds(imgIds=[image])):
+        mask = coco.annToMask(annotation).astype(bool)
+        assert not labels[mask].any()
+        labels[mask] = annotation["category_id"]
+        assert annotation["area"] == mask.sum() == mask_api.area(coco.annToRLE(annotation))
+        assert annotation["bbox"] == mask_api.toBbox(mask_api.encode(np.asfortranarray(mask))).tolist()
+    return labels
+
+
+def test_by_hand() -> None:
+    document = coco_document(segmentation(LABELS), "x/y.jpg")
+    assert document["images"] == [{"id": 1, "file_name": "x/y.jpg", "width": 5, "height": 4}]
+    assert [(c["id"], c["name"]) for c in document["categories"]] == [(1, "a"), (2, "b")]
+    found = [(a["category_id"], a["area"], a["bbox"], a["iscrowd"]) for a in document["annotations"]]
+    assert found == [(1, 9, [0, 0, 4, 4], 0), (2, 1, [1, 1, 1, 1], 0), (2, 2, [4, 0, 1, 2], 0)]
+    assert [a["id"] for a in document["annotations"]] == [1, 2, 3]
+
+
+def test_polygon_by_hand() -> None:
+    document = coco_document(segmentation(LABELS[:, 3:]), "y.jpg", polygons=True)
+    assert [a["segmentation"] for a in document["annotations"]] == [
+        [[0, 3, 1, 3, 1, 4, 0, 4]],
+        [[1, 0, 2, 0, 2, 2, 1, 2]],
+    ]
+
+
+@settings(deadline=None)
+@given(small_labels, st.booleans())
+def test_masks_come_back_exactly(
+    tmp_path_factory: pytest.TempPathFactory, labels: NDArray[np.uint8], polygons: bool
+) -> None:
+    path = tmp_path_factory.mktemp("coco") / "a.json"
+    write_coco(
+        segmentation(labels), np.zeros((*labels.shape, 3), np.uint8), path, file_name="a", polygons=polygons
+    )
+    np.testing.assert_array_equal(painted(path), labels)
+
+
+@settings(deadline=None)
+@given(small_labels)
+def test_counts_are_those_of_pycocotools(labels: NDArray[np.uint8]) -> None:
+    for annotation in coco_document(segmentation(labels), "a")["annotations"]:
+        own = {**annotation["segmentation"], "counts": annotation["segmentation"]["counts"].encode()}
+        assert mask_api.encode(mask_api.decode(own)) == own
+
+
+def test_large_regions_come_back(tmp_path: Path) -> None:
+    rows, columns = np.mgrid[:300, :401]
+    waves = (np.sin(rows / 17) + np.cos(columns / 23) > 0.3) + (np.hypot(rows - 150, columns - 200) < 90)
+    labels = waves.astype(np.uint8)
+    for polygons in (False, True):
+        write_coco(segmentation(labels), labels, tmp_path / "a.json", file_name="a", polygons=polygons)
+        np.testing.assert_array_equal(painted(tmp_path / "a.json"), labels)
+
+
+def test_no_annotation_for_background_alone(tmp_path: Path) -> None:
+    write_coco(segmentation(np.zeros((3, 4), np.uint8)), LABELS, tmp_path / "a.json", file_name="a")
+    assert not painted(tmp_path / "a.json").any()
+
+
+def test_name_that_is_no_unicode_is_kept(tmp_path: Path) -> None:
+    write_coco(segmentation(LABELS), LABELS, tmp_path / "a.json", file_name="\udcff\n\U0001f408.jpg")
+    assert loaded(tmp_path / "a.json").imgs[1]["file_name"] == "\udcff\n\U0001f408.jpg"
+
+
+def test_merged(tmp_path: Path) -> None:
+    empty = np.zeros((2, 3), np.uint8)
+    parts = []
+    for name, labels in (("a", LABELS), ("b", empty), ("c", LABELS.T.copy())):
+        parts.append(tmp_path / f"{name}.coco.json")
+        write_coco(segmentation(labels), labels, parts[-1], file_name=f"{name}.jpg")
+    assert merge_coco(parts, tmp_path / "all.json") == []
+    coco = loaded(tmp_path / "all.json")
+    assert {i: image["file_name"] for i, image in coco.imgs.items()} == {1: "a.jpg", 2: "b.jpg", 3: "c.jpg"}
+    assert sorted(coco.anns) == list(range(1, 7))
+    for image, labels in ((1, LABELS), (2, empty), (3, LABELS.T)):
+        np.testing.assert_array_equal(painted(tmp_path / "all.json", image), labels)
+
+
+def test_damaged_parts_and_other_classes_are_told_and_left_out(tmp_path: Path) -> None:
+    for name in ("a", "c", "e"):
+        write_coco(segmentation(LABELS), LABELS, tmp_path / f"{name}.json", file_name=name)
+    (tmp_path / "b.json").write_bytes((tmp_path / "a.json").read_bytes()[:200])
+    write_coco(segmentation(LABELS, ("background", "x", "y")), LABELS, tmp_path / "d.json", file_name="d")
+    names = ("a", "b", "c", "d", "e", "none")
+    problems = merge_coco([tmp_path / f"{name}.json" for name in names], tmp_path / "all.json")
+    assert [line.partition(": ")[0] for line in problems] == [
+        str(tmp_path / f"{name}.json") for name in ("b", "d", "none")
+    ]
+    assert "other classes" in problems[1]
+    assert [image["file_name"] for image in loaded(tmp_path / "all.json").imgs.values()] == ["a", "c", "e"]
+
+
+def test_nothing_to_merge_is_an_empty_data_set(tmp_path: Path) -> None:
+    merge_coco([], tmp_path / "all.json")
+    assert json.loads((tmp_path / "all.json").read_text())["annotations"] == []
+
+
+def test_no_half_file(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="file is not a folder"):
+        merge_coco([], tmp_path / "file" / "all.json")

@@ -1,0 +1,61 @@
+"""Labels of large photos, against torch's own interpolation."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from deconvseg.images import enlarge as module
+from deconvseg.images.enlarge import enlarge
+
+
+def interpolated(probabilities: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
+    small = torch.from_numpy(probabilities)[None].double()
+    large = torch.nn.functional.interpolate(small, (height, width), mode="bilinear", align_corners=False)
+    return large[0].numpy()
+
+
+@settings(deadline=None)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.tuples(st.integers(2, 5), st.integers(1, 9), st.integers(1, 9)),
+    st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    st.sampled_from([1, 50, 1 << 17]),
+)
+def test_labels_are_those_of_interpolated_probabilities(
+    seed: int, small: tuple[int, int, int], size: tuple[int, int], strip: int
+) -> None:
+    probabilities = np.random.default_rng(seed).dirichlet(np.ones(small[0]), small[1:])
+    probabilities = probabilities.transpose(2, 0, 1).astype(np.float32).copy()
+    expected = interpolated(probabilities, *size)
+    before, module._STRIP_PIXELS = module._STRIP_PIXELS, strip
+    try:
+        labels, kept = enlarge(probabilities, *size, True)
+        alone, none = enlarge(probabilities, *size, False)
+    finally:
+        module._STRIP_PIXELS = before
+    assert none is None
+    assert labels.dtype == np.uint8
+    np.testing.assert_array_equal(alone, labels)
+    assert kept is not None
+    np.testing.assert_allclose(kept, expected, atol=1e-5)
+    chosen = np.take_along_axis(expected, labels[None].astype(int), 0)[0]
+    np.testing.assert_allclose(chosen, expected.max(0), atol=1e-6)  # the best class, or as good as it
+
+
+def test_same_size_is_untouched() -> None:
+    probabilities = np.random.default_rng(0).random((3, 7, 5), np.float32)
+    labels, kept = enlarge(probabilities, 7, 5, True)
+    assert kept is probabilities
+    np.testing.assert_array_equal(labels, probabilities.argmax(0))
+
+
+@pytest.mark.parametrize("large", [(90, 70), (1, 3)])
+def test_one_label_everywhere(large: tuple[int, int]) -> None:
+    probabilities = np.zeros((4, 9, 7), np.float32)
+    probabilities[2] = 1
+    labels, _ = enlarge(probabilities, *large, False)
+    assert labels.shape == large
+    assert (labels == 2).all()

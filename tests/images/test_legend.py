@@ -1,0 +1,54 @@
+"""The legend: it names colours, hides as little as it can, and never breaks a photo."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deconvseg.images.legend import draw_legend
+
+RED, GREEN = (230, 20, 30), (10, 200, 40)
+
+
+def drawn(
+    size: tuple[int, int], entries: list[tuple[str, tuple[int, int, int]]], busy: np.ndarray
+) -> np.ndarray:
+    image = Image.new("RGB", size, (120, 120, 120))
+    draw_legend(image, entries, busy)
+    return np.asarray(image).astype(int)
+
+
+def has(image: np.ndarray, colour: tuple[int, int, int]) -> bool:
+    return bool((np.abs(image - colour).max(axis=2) == 0).any())
+
+
+@pytest.mark.parametrize("corner", [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_goes_to_the_corner_without_objects(corner: tuple[int, int]) -> None:
+    busy = np.ones((200, 300), bool)
+    half = (
+        slice(0, 100) if corner[0] == 0 else slice(100, 200),
+        slice(0, 150) if corner[1] == 0 else slice(150, 300),
+    )
+    busy[half] = False
+    image = drawn((300, 200), [("cat", RED), ("dog", GREEN)], busy)
+    changed = (image != 120).any(axis=2)
+    assert changed[half].any()
+    assert not (changed & busy).any()
+    assert has(image, RED)
+    assert has(image, GREEN)
+
+
+def test_last_entries_are_left_out_where_there_is_no_room() -> None:
+    entries = [("cat", RED)] + [(f"class {i}", (1, 2, 3)) for i in range(30)] + [("dog", GREEN)]
+    image = drawn((90, 60), entries, np.zeros((60, 90), bool))
+    assert has(image, RED)
+    assert not has(image, GREEN)
+    assert has(drawn((900, 900), entries, np.zeros((900, 900), bool)), GREEN)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 400), (400, 5)])
+def test_no_room_at_all(size: tuple[int, int]) -> None:
+    assert (drawn(size, [("cat", RED)], np.zeros(size[::-1], bool)) == 120).all()
+
+
+def test_nothing_to_name() -> None:
+    assert (drawn((90, 60), [], np.zeros((60, 90), bool)) == 120).all()

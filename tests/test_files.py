@@ -1,0 +1,80 @@
+"""Files are whole or not there, what killed processes leave is removed, and a change is noticed."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from deconvseg.files import digest, replacing, sweep
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from deconvseg.files import replacing
+with replacing(Path(sys.argv[1])) as stream:
+    print("begun", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_failure_keeps_the_old_file(tmp_path: Path) -> None:
+    target = tmp_path / "a.png"
+    target.write_text("old")
+    with pytest.raises(RuntimeError), replacing(target) as stream:
+        stream.write(b"half")
+        raise RuntimeError
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process's number does not tell whose it is")
+def test_what_a_killed_process_leaves_is_removed(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WRITER, tmp_path / "new" / "a.png"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE)
+    assert process.stdout
+    process.stdout.readline()
+    (half,) = (tmp_path / "new").iterdir()
+    sweep(tmp_path / "new")
+    assert half.exists()  # its writer is at work
+    process.kill()
+    process.wait()
+    sweep(tmp_path / "new")
+    assert not list((tmp_path / "new").iterdir())
+
+
+def test_what_other_machines_leave_is_removed_after_a_day(tmp_path: Path) -> None:
+    new, old = (tmp_path / f".deconvseg-elsewhere-{number}-ab12.tmp" for number in (1, 2))
+    theirs = tmp_path / "notes.tmp"
+    for path in (new, old, theirs):
+        path.touch()
+    yesterday = time.time() - 90_000
+    for path in (old, theirs):
+        os.utime(path, (yesterday, yesterday))
+    sweep(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted([new, theirs])
+    sweep(tmp_path / "none")
+
+
+def test_digest_of_a_file_and_of_a_folder(tmp_path: Path) -> None:
+    file, folder = tmp_path / "a", tmp_path / "masks"
+    file.write_text("abc")
+    # the example of FIPS 180-2
+    assert digest(file) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    folder.mkdir()
+    (folder / "cat.png").write_text("1")
+    (folder / "dog.png").write_text("2")
+    seen = {digest(folder)}
+    (folder / ".DS_Store").touch()
+    assert digest(folder) in seen
+    (folder / "dog.png").rename(folder / "cow.png")
+    seen.add(digest(folder))
+    (folder / "cow.png").write_text("3")
+    seen.add(digest(folder))
+    (folder / "cow.png").unlink()
+    seen.add(digest(folder))
+    assert len(seen) == 4
+    with pytest.raises(FileNotFoundError):
+        digest(tmp_path / "none")

@@ -1,0 +1,127 @@
+"""Photos through the network together: the same as alone, in batches that neighbours share."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import deconvseg.segmenter
+from deconvseg.segmenter import Segmenter
+from deconvseg.steps import Prepared
+
+SIZES = [(60, 90), (40, 40), (33, 70), (90, 60), (20, 25)]
+
+
+def prepare_all(segmenter: Segmenter) -> list[Prepared]:
+    """Photos of blocks, whose regions differ in number."""
+    rng = np.random.default_rng(0)
+    photos = []
+    for height, width in SIZES:
+        image = rng.integers(0, 255, (height // 10 + 1, width // 10 + 1, 3), np.uint8)
+        image = image.repeat(10, 0).repeat(10, 1)[:height, :width]
+        photos.append(segmenter.before(image, height, width))
+    return photos
+
+
+@pytest.fixture
+def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of the batches that went through the network."""
+    sizes: list[int] = []
+
+    def count(network: torch.nn.Module, inputs: Any) -> None:
+        sizes.append(len(inputs[0]))
+
+    def prepare(network: torch.nn.Module, *arguments: Any) -> torch.nn.Module:
+        network = original(network, *arguments)
+        network.register_forward_pre_hook(count)
+        return network
+
+    original = deconvseg.segmenter.prepare
+    monkeypatch.setattr(deconvseg.segmenter, "prepare", prepare)
+    return sizes
+
+
+@pytest.mark.parametrize("rule", ["max", "mean"])
+def test_full_batches_make_a_photo_independent_of_others(
+    tiny_network: Path, batches: list[int], rule: Any
+) -> None:
+    """In float32, where the size of a batch can change the last bits of its scores."""
+    segmenter = Segmenter(
+        tiny_network, proposals=6, min_side=10, precision="fp32", batch_size=4, device="cpu", fusion=rule
+    )
+    photos = prepare_all(segmenter)
+    regions = sum(len(photo.boxes) for photo in photos)
+    assert len({len(photo.boxes) for photo in photos}) > 1
+    together = list(segmenter.inference.fuse(photos, full_batches=True))
+    assert batches == [4] * -(-regions // 4)
+    backwards = list(segmenter.inference.fuse(photos[::-1], full_batches=True))[::-1]
+    alone = [next(segmenter.inference.fuse([photo], full_batches=True)) for photo in photos]
+    for (photo, fused), same, lone, given in zip(together, backwards, alone, photos, strict=True):
+        assert photo.image is given.image
+        assert np.array_equal(fused, same[1])
+        assert np.array_equal(fused, lone[1])
+        assert fused.shape == (21, *given.image.shape[:2])
+        np.testing.assert_allclose(fused.sum(0), 1, atol=1e-5)
+
+
+def test_together_as_alone(tiny_network: Path, batches: list[int]) -> None:
+    segmenter = Segmenter(tiny_network, proposals=0, precision="fp32", batch_size=3, device="cpu", crf=False)
+    photos = prepare_all(segmenter)
+    together = [fused for _, fused in segmenter.inference.fuse(photos)]
+    assert batches == [3, 2]
+    for photo, fused in zip(photos, together, strict=True):
+        alone = segmenter.segment(photo.image, probabilities=True).probabilities
+        assert alone is not None
+        np.testing.assert_allclose(fused, alone, atol=1e-5)
+    assert batches == [3, 2, *[1] * len(photos)]
+
+
+def test_photos_are_taken_no_earlier_than_needed(tiny_network: Path) -> None:
+    segmenter = Segmenter(tiny_network, proposals=0, batch_size=2, device="cpu")
+    photos = prepare_all(segmenter)
+    taken: list[int] = []
+    supply = (taken.append(place) or photo for place, photo in enumerate(photos))
+    results = segmenter.inference.fuse(supply)
+    next(results)
+    assert taken == [0, 1]
+    assert len(list(results)) == 4
+
+
+def test_photos_without_regions_keep_their_place(tiny_network: Path) -> None:
+    segmenter = Segmenter(tiny_network, proposals=3, min_side=10, batch_size=2, device="cpu")
+    photos = prepare_all(segmenter)
+    bare = Prepared(photos[0].image, np.zeros((0, 4), np.float32), 60, 90)
+    given = [bare, photos[1], bare, bare, photos[2], bare]
+    results = list(segmenter.inference.fuse(given))
+    assert [photo.boxes.tolist() for photo, _ in results] == [photo.boxes.tolist() for photo in given]
+    np.testing.assert_allclose(results[0][1], 1 / 21)
+    assert np.array_equal(results[0][1], results[5][1])
+    assert np.ptp(results[1][1]) > 0.1
+
+
+def test_seconds_are_of_the_photo_alone(tiny_network: Path) -> None:
+    segmenter = Segmenter(tiny_network, proposals=3, min_side=10, batch_size=2, device="cpu")
+    start = time.perf_counter()
+    results = list(segmenter.inference.fuse(prepare_all(segmenter)))
+    passed = time.perf_counter() - start
+    spent = [photo.seconds["network"] for photo, _ in results]
+    assert min(spent) > 0
+    assert sum(spent) <= passed
+    assert all(photo.seconds["proposals"] > 0 for photo, _ in results)
+
+
+def test_an_fcn_looks_at_whole_photos(tiny_fcn: Path, tiny_network: Path) -> None:
+    segmenter = Segmenter(tiny_fcn, device="cpu", crf=False)
+    photos = prepare_all(segmenter)
+    for photo, fused in segmenter.inference.fuse(photos, full_batches=True):
+        alone = segmenter.segment(photo.image, probabilities=True).probabilities
+        assert np.array_equal(fused, alone)
+    both = Segmenter(tiny_network, ensemble="mean", fcn=tiny_fcn, proposals=0, device="cpu", crf=False)
+    results = [fused for _, fused in both.inference.fuse(prepare_all(both))]
+    lone = Segmenter(tiny_network, proposals=0, device="cpu", crf=False)
+    for photo, fused in zip(photos, results, strict=True):
+        parts = [other.segment(photo.image, probabilities=True).probabilities for other in (segmenter, lone)]
+        np.testing.assert_allclose(fused, np.mean(parts, 0), atol=2e-3)
