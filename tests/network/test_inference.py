@@ -3,16 +3,22 @@
 import copy
 from pathlib import Path
 
+import cv2
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
 from deconvseg.errors import UsageError, WeightsError
+from deconvseg.images.read import read_image
+from deconvseg.network.checkpoint import load_network
 from deconvseg.network.deconvnet import DeconvNet
 from deconvseg.network.device import pick_device
-from deconvseg.network.fold import pick_precision, prepare
+from deconvseg.network.fold import Precision, _BF16ReLU, pick_precision, prepare
 from deconvseg.network.vgg16 import calibrate_encoder_norm, initialise_encoder, read_vgg16
+from deconvseg.weights import network_file
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
 def trained_like(**changes: object) -> DeconvNet:
@@ -53,6 +59,36 @@ def test_bf16_stays_near_fp32() -> None:
     # Rounding can move a switch, so a few scores differ much; the bulk must not.
     error = (got - want).abs() / want.abs().max()
     assert error.median() < 0.02
+
+
+@pytest.mark.parametrize(
+    ("precision", "largest", "mean", "labels"), [("fp32", 1e-5, 1e-6, 0.9999), ("bf16", 0.1, 0.004, 0.99)]
+)
+def test_the_shipped_network_scores_as_before(
+    precision: Precision, largest: float, mean: float, labels: float
+) -> None:
+    """On three photos: errors as shares of the largest score, and the share of pixels with the same label."""
+    network, header = load_network(network_file("default"))
+    photos = [read_image(photo) for photo in sorted(EXAMPLES.glob("*.jpg"))]
+    assert len(photos) == 3
+    size = (network.side, network.side)
+    crops = torch.stack([torch.from_numpy(cv2.resize(photo, size)).permute(2, 0, 1) for photo in photos])
+    inputs = (crops - torch.tensor(header.mean).view(3, 1, 1)) * header.scale
+    with torch.no_grad():
+        want = network.eval()(inputs)
+        ready = prepare(network, torch.device("cpu"), precision)
+        dtype = next(ready.parameters()).dtype
+        got = ready(inputs.to(dtype, memory_format=torch.channels_last)).float()
+    error = (got - want).abs() / want.abs().max()
+    assert float(error.max()) < largest and float(error.mean()) < mean
+    assert float((got.argmax(1) == want.argmax(1)).float().mean()) > labels
+
+
+def test_relu_on_bits_is_relu() -> None:
+    every = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)
+    numbers = every[~every.isnan()]
+    want = numbers.float().clamp_min(0).bfloat16()
+    assert torch.equal(_BF16ReLU()(numbers.clone()), want)
 
 
 def test_devices_and_precisions_that_are_not_there_are_refused() -> None:

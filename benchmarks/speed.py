@@ -1,0 +1,385 @@
+"""How fast deconvseg is, against plain PyTorch, ONNX Runtime, pydensecrf and the machine's own limit.
+
+    python benchmarks/speed.py [--threads N] [--photos DIR] [--only network,crf] [--json speed.json]
+
+Every ratio compares two things that ran in turn in one process; the figure is the median of the rounds.
+The parts:
+
+- network: crops a second of the prepared network (folded, channels last, bf16 where the processor has it)
+  against the same network as it was trained (float32, BatchNorm, contiguous), and against ONNX Runtime where
+  `onnx` and `onnxruntime` are installed; its convolutions against a matrix product of 3072 x 3072 at the same
+  precision;
+- crf: against pydensecrf2, where it is installed, with all classes and with those above 0.02;
+- proposals: each step;
+- photo: one photo, step by step; how much memory it took;
+- folder: the photos again and again up to 50, against single runs of the command;
+- start: of the command, and to the first mask.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import io
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from deconvseg.images.read import read_image
+from deconvseg.network.base import SegmentationNetwork
+from deconvseg.network.checkpoint import load_network
+from deconvseg.network.deconvnet import DeconvNet
+from deconvseg.network.fold import Precision, pick_precision, prepare
+from deconvseg.network.memory import reuse_freed_memory
+from deconvseg.proposals.boxes import edge_boxes, propose
+from deconvseg.proposals.edges import EdgeDetector
+from deconvseg.segmenter import Segmenter
+from deconvseg.weights import forest_file, network_file
+
+ROOT = Path(__file__).resolve().parent.parent
+ROUNDS = 5
+CROPS = 8
+FOLDER = 50
+PRODUCT = 3072
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: `ours` and `other`, in the same unit."""
+
+    part: str
+    what: str
+    ours: float
+    unit: str
+    other: float | None = None
+    against: str = ""
+    higher_is_better: bool = False
+
+    @property
+    def ratio(self) -> float | None:
+        """Above 1 where ours is better."""
+        if not self.other or not self.ours:
+            return None
+        return self.ours / self.other if self.higher_is_better else self.other / self.ours
+
+
+def in_turn(*calls: Callable[[], object], rounds: int = ROUNDS) -> list[float]:
+    """Median seconds of each, run one after the other in every round; a first round is not counted."""
+    seconds: list[list[float]] = [[] for _ in calls]
+    for _ in range(rounds + 1):
+        for call, times in zip(calls, seconds, strict=True):
+            start = time.perf_counter()
+            call()
+            times.append(time.perf_counter() - start)
+    return [statistics.median(times[1:]) for times in seconds]
+
+
+def network_rows(photos: Sequence[Path]) -> Iterator[Row]:
+    """Crops a second, and arithmetic against the machine's limit."""
+    precision = pick_precision("auto", torch.device("cpu"))
+    shipped, _ = load_network(network_file("default"))
+    crops = torch.rand(CROPS, 3, shipped.side, shipped.side)
+    yield from _one_network(
+        "deconvnet-lite", lambda: load_network(network_file("default"))[0], crops, precision
+    )
+    torch.manual_seed(0)
+    crops = torch.rand(CROPS, 3, 224, 224)
+    yield from _one_network("the paper's network", lambda: DeconvNet().eval(), crops, precision)
+
+
+def _one_network(
+    name: str, make: Callable[[], SegmentationNetwork], crops: Tensor, precision: Precision
+) -> Iterator[Row]:
+    plain = make().eval()
+    ours = prepare(make(), torch.device("cpu"), precision)
+    dtype = next(ours.parameters()).dtype
+    inputs = crops.to(dtype, memory_format=torch.channels_last)
+    with torch.inference_mode():
+        fast, slow = in_turn(partial(ours, inputs), partial(plain, crops))
+    yield Row(
+        "network",
+        f"{name}, {precision}",
+        len(crops) / fast,
+        "crops/s",
+        len(crops) / slow,
+        "plain PyTorch, float32",
+        True,
+    )
+    if importlib.util.find_spec("onnxruntime") and importlib.util.find_spec("onnx"):
+        run = _onnx(plain, crops)
+        with torch.inference_mode():
+            fast, slow = in_turn(partial(ours, inputs), run)
+        yield Row(
+            "network",
+            f"{name}, {precision}",
+            len(crops) / fast,
+            "crops/s",
+            len(crops) / slow,
+            "ONNX Runtime",
+            True,
+        )
+    yield _against_product(name, ours, inputs)
+
+
+def _against_product(name: str, network: nn.Module, inputs: Tensor) -> Row:
+    """The convolutions' GFLOP a second, beside that of a matrix product."""
+    flops = _convolution_flops(network, inputs)
+    spent = 0.0
+
+    def begin(*_: object) -> None:
+        nonlocal spent
+        spent -= time.perf_counter()
+
+    def end(*_: object) -> None:
+        nonlocal spent
+        spent += time.perf_counter()
+
+    hooks = []
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            hooks += [module.register_forward_pre_hook(begin), module.register_forward_hook(end)]
+    a, b = torch.rand(2, PRODUCT, PRODUCT).to(inputs.dtype)
+    rates, products = [], []
+    with torch.inference_mode():
+        for _ in range(ROUNDS + 1):
+            spent = 0.0
+            network(inputs)
+            rates.append(flops / spent / 1e9)
+            start = time.perf_counter()
+            torch.mm(a, b)
+            products.append(2 * PRODUCT**3 / (time.perf_counter() - start) / 1e9)
+    for hook in hooks:
+        hook.remove()
+    return Row(
+        "network",
+        f"{name}, its convolutions",
+        statistics.median(rates[1:]),
+        "GFLOP/s",
+        statistics.median(products[1:]),
+        f"a matrix product of {PRODUCT}",
+        True,
+    )
+
+
+def _convolution_flops(network: nn.Module, inputs: Tensor) -> int:
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        network(inputs)
+    counts = counter.get_flop_counts()["Global"]
+    return sum(count for operation, count in counts.items() if "conv" in str(operation))
+
+
+def _onnx(network: nn.Module, crops: Tensor) -> Callable[[], object]:
+    import onnxruntime
+
+    file: Any = io.BytesIO()  # which the exporter takes as well as a path
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            network, (crops,), file, input_names=["crops"], output_names=["scores"], dynamo=False
+        )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(file.getvalue(), options, providers=["CPUExecutionProvider"])
+    return partial(session.run, None, {"crops": crops.numpy()})
+
+
+def crf_rows(photos: Sequence[Path]) -> Iterator[Row]:
+    """Our mean field against pydensecrf2's, on the network's own answers; labels in common."""
+    from deconvseg.postprocess.crf import dense_crf
+
+    segmenter = Segmenter(proposals=10)
+    parameters = segmenter.after.crf
+    assert parameters is not None
+    for photo in photos[:3]:
+        image = read_image(photo)
+        prepared = segmenter.before(image, *image.shape[:2])
+        ((prepared, fused),) = segmenter.inference.fuse([prepared])
+        ours = partial(dense_crf, prepared.image, fused, parameters)
+        if importlib.util.find_spec("pydensecrf") is None:
+            yield Row("crf", photo.name, in_turn(ours)[0], "s")
+            continue
+        peaks = fused.reshape(len(fused), -1).max(1)
+        for classes, kept in (("all classes", peaks >= 0), ("classes over 0.02", peaks >= 0.02)):
+            other = partial(_pydensecrf, prepared.image, fused[kept], parameters)
+            fast, slow = in_turn(ours, other, rounds=3)
+            same = np.mean(ours().argmax(0) == np.flatnonzero(kept)[other().argmax(0)])
+            yield Row(
+                "crf",
+                f"{photo.name}, same labels {same:.2%}",
+                fast,
+                "s",
+                slow,
+                f"pydensecrf2, {classes} ({kept.sum()})",
+            )
+
+
+def _pydensecrf(
+    image: NDArray[np.uint8], probabilities: NDArray[np.float32], parameters: object
+) -> NDArray[np.float32]:
+    from pydensecrf import densecrf
+
+    values = asdict(parameters)  # type: ignore[call-overload]
+    classes, height, width = probabilities.shape
+    norm = densecrf.NORMALIZE_SYMMETRIC if values["normalise"] else densecrf.NO_NORMALIZATION
+    crf = densecrf.DenseCRF2D(width, height, classes)
+    energy = -np.log(np.clip(probabilities, 1e-5, 1)).reshape(classes, -1)
+    crf.setUnaryEnergy(np.ascontiguousarray(energy, np.float32))
+    crf.addPairwiseGaussian(sxy=values["smooth_sigma"], compat=values["smooth_weight"], normalization=norm)
+    crf.addPairwiseBilateral(
+        sxy=values["colour_sigma_xy"],
+        srgb=values["colour_sigma_rgb"],
+        rgbim=np.ascontiguousarray(image),
+        compat=values["colour_weight"],
+        normalization=norm,
+    )
+    refined = np.array(crf.inference(int(values["iterations"])), np.float32)
+    return refined.reshape(classes, height, width)
+
+
+def proposal_rows(photos: Sequence[Path]) -> Iterator[Row]:
+    """Seconds of each step of EdgeBoxes."""
+    detector = EdgeDetector(forest_file(None))
+    image = read_image(photos[0])
+    size = f"{image.shape[1]}x{image.shape[0]}"
+    edges = detector.detect(image)
+    orientation = detector.orientation(edges)
+    thin = detector.thin(edges, orientation)
+    steps: dict[str, Callable[[], object]] = {
+        "edge forest": partial(detector.detect, image),
+        "orientation": partial(detector.orientation, edges),
+        "thinning": partial(detector.thin, edges, orientation),
+        "EdgeBoxes": partial(edge_boxes, thin, orientation),
+        "all": partial(propose, image, detector),
+    }
+    for step, seconds in zip(steps, in_turn(*steps.values()), strict=True):
+        yield Row("proposals", f"{step}, {size}", seconds, "s")
+
+
+def photo_rows(photos: Sequence[Path]) -> Iterator[Row]:
+    """One photo with the default settings, and with 50 proposals."""
+    for what, segmenter in (("default", Segmenter()), ("50 proposals", Segmenter(proposals=50))):
+        segmenter.load()
+        segmenter.segment(photos[0])
+        runs = [segmenter.segment(photos[0]).seconds for _ in range(3)]
+        total = statistics.median(sum(run.values()) for run in runs)
+        for step in runs[0]:
+            yield Row("photo", f"{what}: {step}", statistics.median(run[step] for run in runs), "s")
+        yield Row("photo", f"{what}: all", total, "s")
+    yield Row("photo", "peak memory", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "MiB")
+
+
+def folder_rows(photos: Sequence[Path]) -> Iterator[Row]:
+    """Photos a second of a folder run, and of one run of the command a photo."""
+    with tempfile.TemporaryDirectory() as folder:
+        for i in range(FOLDER):
+            Path(folder, f"{i:02}{photos[i % len(photos)].suffix}").symlink_to(
+                photos[i % len(photos)].resolve()
+            )
+        report = json.loads(_command("segment", folder, "-o", f"{folder}/out", "--json", "--quiet").stdout)
+        start = time.perf_counter()
+        for photo in photos[:3]:
+            _command("segment", str(photo), "-o", f"{folder}/one.png", "--quiet")
+        single = len(photos[:3]) / (time.perf_counter() - start)
+    rate, busy = report["photos_per_second"], report["network_busy"]
+    yield Row("folder", f"{FOLDER} photos", rate, "photos/s", single, "one run a photo", True)
+    yield Row("folder", "time in which the network is busy", 100 * busy, "%")
+
+
+def start_rows(photos: Sequence[Path]) -> Iterator[Row]:
+    """From a cold command to its answer."""
+    with tempfile.TemporaryDirectory() as folder:
+        target = f"{folder}/mask.png"
+        helps, masks = in_turn(
+            partial(_command, "--help"),
+            partial(_command, "segment", str(photos[0]), "-o", target, "--overwrite"),
+            rounds=3,
+        )
+    yield Row("start", "deconvseg --help", helps, "s")
+    yield Row("start", f"deconvseg segment {photos[0].name}", masks, "s")
+
+
+def _command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    command = [sys.executable, "-m", "deconvseg", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)}: {done.stderr}")
+    return done
+
+
+PARTS: dict[str, Callable[[Sequence[Path]], Iterator[Row]]] = {
+    "network": network_rows,
+    "crf": crf_rows,
+    "proposals": proposal_rows,
+    "photo": photo_rows,
+    "folder": folder_rows,
+    "start": start_rows,
+}
+
+
+@contextmanager
+def _table() -> Iterator[Table]:
+    table = Table(
+        "part", "what", "ours", "other", "ratio", "against", title=f"{torch.get_num_threads()} threads"
+    )
+    yield table
+    Console(width=150).print(table)
+
+
+def main() -> None:
+    """Run the parts, print the table and write the JSON."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--threads", type=int, help="of PyTorch, ONNX Runtime and the command")
+    parser.add_argument("--photos", type=Path, default=ROOT / "examples", help="folder of JPEGs")
+    parser.add_argument("--only", default=",".join(PARTS), help="parts, separated by commas")
+    parser.add_argument("--json", type=Path, help="write the rows here as well")
+    options = parser.parse_args()
+    wanted = options.only.split(",")
+    if unknown := set(wanted) - PARTS.keys():
+        parser.error(f"no such part: {', '.join(sorted(unknown))}; take {', '.join(PARTS)}")
+    photos = sorted(options.photos.glob("*.jpg"))
+    if not photos:
+        parser.error(f"{options.photos}: no .jpg in it")
+    reuse_freed_memory()  # as the command does
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    rows: list[Row] = []
+    with _table() as table:
+        for part in wanted:
+            for row in PARTS[part](photos):
+                rows.append(row)
+                other = "" if row.other is None else f"{row.other:.3g} {row.unit}"
+                ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
+                table.add_row(row.part, row.what, f"{row.ours:.3g} {row.unit}", other, ratio, row.against)
+    if options.json:
+        report = {
+            "threads": torch.get_num_threads(),
+            "rows": [asdict(row) | {"ratio": row.ratio} for row in rows],
+        }
+        options.json.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
