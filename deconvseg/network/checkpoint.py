@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from deconvseg.errors import WeightsError
 from deconvseg.network.base import SegmentationNetwork
@@ -245,11 +246,28 @@ def build_network(path: Path, architecture: str, arguments: dict[str, Any]) -> S
         raise WeightsError(
             f"{path}: it has {arguments['classes']:,} labels; at most {MAX_CLASSES} are possible"
         )
-    with torch.device("meta"):
+    with torch.device("meta"), _NoInitialisation():
         network = ARCHITECTURES[architecture](**arguments)
     if sum(p.numel() for p in network.parameters()) > MAX_PARAMETERS:
         raise WeightsError(f"{path}: it asks for a network of over {MAX_PARAMETERS:,} parameters")
     return network
+
+
+class _NoInitialisation(TorchFunctionMode):
+    """Weights stay as they are made: to fill those of device `meta`, which are nothing, torch would load its
+    compiler (a second and 900 modules)."""
+
+    FILLERS = frozenset(
+        {nn.init.normal_, nn.init.uniform_, nn.init.kaiming_normal_, nn.init.kaiming_uniform_}
+        | {Tensor.normal_, Tensor.uniform_}
+    )
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func in self.FILLERS:
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 def _triple(values: Any) -> tuple[float, float, float]:

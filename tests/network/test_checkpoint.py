@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -185,3 +187,16 @@ def test_a_copy_differs_in_the_header_alone(tiny_network: Path, tmp_path: Path) 
         copy_network(tmp_path / "none", target, {})
     with pytest.raises(OutputError, match="cannot be written"):
         copy_network(small, tmp_path / "none" / "copy.safetensors", {})
+
+
+def test_loading_leaves_torchs_compiler_alone(tiny_network: Path) -> None:
+    """Its import takes longer than all the rest of the loading."""
+    script = (
+        "import sys, torch; from pathlib import Path; before = set(sys.modules);"
+        "from deconvseg.network.checkpoint import load_network; load_network(Path(sys.argv[1]));"
+        "print(*{name.partition('.')[0] for name in set(sys.modules) - before})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tiny_network)], capture_output=True, text=True, check=True
+    )
+    assert not {"sympy", "triton"} & set(done.stdout.split())
