@@ -1,4 +1,4 @@
-"""`deconvseg weights`: list, check and fetch network files, look into them and store them smaller."""
+"""`deconvseg weights`: list, check, fetch, describe, convert and average network files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from deconvseg.network.base import SegmentationNetwork
 
 app = typer.Typer(
-    no_args_is_help=True, help="List, check and fetch networks, look into them and store them smaller."
+    no_args_is_help=True,
+    help="List, check and fetch networks, look into them, average them and store them smaller.",
 )
 app.command("list")(list_weights)
 app.command()(verify)
@@ -109,7 +110,7 @@ def convert(
 
     They are expanded again when the file is loaded.
     """
-    _refuse_target(source, output, overwrite=overwrite)
+    _refuse_target(output, source, overwrite=overwrite)
     if source.suffix.lower() == ".caffemodel":
         from deconvseg.network.caffe_networks import convert_caffemodel
 
@@ -128,11 +129,44 @@ def convert(
     return console.DONE
 
 
-def _refuse_target(source: Path, output: Path, *, overwrite: bool) -> None:
+@app.command("average")
+def average_networks(
+    first: Annotated[Path, typer.Argument(metavar="FIRST", help="Network file; gives classes and the rest.")],
+    second: Annotated[Path, typer.Argument(metavar="SECOND", help="Network trained from the same weights.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="File to write.")],
+    share: Annotated[float, typer.Option(min=0, max=1, help="Of SECOND.")] = 0.5,
+    encoder_only: Annotated[
+        bool,
+        typer.Option("--encoder-only", help="Average the encoders; the rest is FIRST's. For unlike kinds."),
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file to write.")] = False,
+    debug: console.DebugOption = False,
+) -> int:
+    """Average the weights of two networks that come of one training.
+
+    A later state with an earlier one, or with one trained on for something else: measure it, it is often
+    better than both.
+    """
+    from dataclasses import replace
+
+    from deconvseg.network.average import average
+    from deconvseg.network.checkpoint import load_network, save_network
+
+    _refuse_target(output, first, second, overwrite=overwrite)
+    network, header = load_network(first)
+    other, _ = load_network(second)
+    average(network, other, share, encoder_only=encoder_only)
+    averaged = {"averaged_with": second.name, "share": share, "encoder_only": encoder_only}
+    save_network(output, network, replace(header, training={**header.training, **averaged}))
+    console.say(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
+    return console.DONE
+
+
+def _refuse_target(output: Path, *sources: Path, overwrite: bool) -> None:
     if output.is_dir() or not output.resolve().parent.is_dir():
         raise UsageError(f"{output}: is a folder, or in none that exists; give -o another name")
-    if output.exists() and source.exists() and output.samefile(source):
-        raise UsageError(f"{output}: is the file to convert; give -o another name")
+    if output.exists() and any(source.exists() and output.samefile(source) for source in sources):
+        raise UsageError(f"{output}: is one of the files to read; give -o another name")
     if output.exists() and not overwrite:
         raise UsageError(f"{output}: exists; give -o another name, or --overwrite")
 

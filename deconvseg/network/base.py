@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 class SegmentationNetwork(nn.Module):
@@ -14,12 +15,14 @@ class SegmentationNetwork(nn.Module):
         architecture: its name in network files.
         arguments: what its constructor was given, fit for JSON.
         side: a whole photo enters with its longer side scaled to this many pixels.
+        dropout: share of fc6's and fc7's outputs that is dropped in training.
         encoder: five blocks of convolutions `conv{block}_{i}`, each with a pooling after it.
     """
 
     architecture: ClassVar[str]
     arguments: dict[str, Any]
     side: int
+    dropout: float = 0.0
     encoder: nn.ModuleList
 
     def scores_and_code(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -29,6 +32,10 @@ class SegmentationNetwork(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Raw scores (B, classes, H, W), no softmax, of images (B, 3, H, W) normalised as the file says."""
         return self.scores_and_code(images)[0]
+
+    def drop(self, features: Tensor) -> Tensor:
+        """Features of fc6 or fc7 with dropout in training; the same ones otherwise."""
+        return functional.dropout(features, self.dropout, self.training) if self.dropout else features
 
 
 def replace_classes(network: SegmentationNetwork, classes: int) -> SegmentationNetwork:

@@ -104,7 +104,7 @@ class DeconvNet(SegmentationNetwork):
             switches.append(where)
         if self.bottleneck_norm is not None:
             features = self.bottleneck_norm(features)
-        return self.fc7(self.fc6(features)), switches
+        return self.drop(self.fc7(self.drop(self.fc6(features)))), switches
 
     def decode(self, code: Tensor, switches: list[Tensor]) -> Tensor:
         """Deconvolution network: the code and the encoder's switches to scores (B, classes, S, S)."""

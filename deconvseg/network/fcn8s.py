@@ -120,8 +120,8 @@ class FCN8s(SegmentationNetwork):
         for stage in self.encoder:
             features = functional.max_pool2d(stage(features), 2, ceil_mode=True)
             pools.append(features)
-        code = self._drop(self.fc6(self.pool5_norm(pools[4])))
-        code = self._drop(self.fc7(code))
+        code = self.drop(self.fc6(self.pool5_norm(pools[4])))
+        code = self.drop(self.fc7(code))
 
         scores, origin, border = self.score_fr(code), self.head_origin, self.padding - 1
         # Enlarging and cropping move the middle of the map's first cell.
@@ -140,9 +140,6 @@ class FCN8s(SegmentationNetwork):
             scores = scores[..., :rows, :columns] + skip[..., :rows, :columns]
         scores, first = self.upscore8(scores), round(7.5 - origin)
         return scores[..., first : first + height, first : first + width], code
-
-    def _drop(self, features: Tensor) -> Tensor:
-        return functional.dropout(features, self.dropout, self.training) if self.dropout else features
 
 
 def resize_side(network: FCN8s, side: int) -> FCN8s:

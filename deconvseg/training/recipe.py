@@ -21,7 +21,8 @@ class Recipe:
         crop_size, widths, encoder_convs, decoder_convs, bottleneck, encoder_norm: arguments of `DeconvNet`.
         photo_side: crops are windows of a photo whose longer side is scaled to this many pixels; 0 scales
             crops to the objects instead. For `fcn8s`, whose `side` it is.
-        head_kernel, padding, head_norm, dropout: arguments of `FCN8s`, besides widths and bottleneck.
+        head_kernel, padding, head_norm: arguments of `FCN8s`, besides widths and bottleneck.
+        dropout: share of fc6's and fc7's outputs that is dropped.
         pretrained: what training starts from if no network is given: VGG-16's encoder or nothing; `init`
             insists on a network.
         frozen_blocks: encoder blocks, from the first, that keep the weights they start with.
@@ -36,6 +37,7 @@ class Recipe:
         window: share of a box's sides that a crop covers, anywhere inside it: 0.896 is 224 pixels out of 250.
         scale_jitter: boxes and random squares are scaled by a factor between 1/x and x.
         shift_jitter: and moved by up to this share of their side.
+        copy_paste: share of crops that objects from another photo are pasted onto, every class equally often.
         colour_jitter: brightness, contrast and saturation vary by up to this share.
         mirror: half of the crops are flipped left to right.
         canvas: photos are held in memory with a longer side of at most this.
@@ -71,7 +73,7 @@ class Recipe:
     head_kernel: int = 7
     padding: int = 100
     head_norm: bool = False
-    dropout: float = 0.5
+    dropout: float = 0.0
     pretrained: Literal["vgg16", "init", "none"] = "vgg16"
     frozen_blocks: int = 2
     object_share: float = 0.7
@@ -84,6 +86,7 @@ class Recipe:
     window: float = 1.0
     scale_jitter: float = 1.4
     shift_jitter: float = 0.1
+    copy_paste: float = 0.0
     colour_jitter: float = 0.2
     mirror: bool = True
     canvas: int = 384
@@ -135,6 +138,7 @@ _RANGES = (
     ("window", 0.1, 1),
     ("scale_jitter", 1, 10),
     ("shift_jitter", 0, 1),
+    ("copy_paste", 0, 1),
     ("colour_jitter", 0, 1),
     ("canvas", 32, 8192),
     ("steps", 1, 10**9),
@@ -228,6 +232,8 @@ def _recipe(path: Path, table: Mapping[str, Any]) -> Recipe:
     if sum(getattr(recipe, key) for key in shares) > 1 + 1e-9:
         listed = ", ".join(f"{key} = {getattr(recipe, key)}" for key in shares)
         raise UsageError(f"{path}: {listed} are over 1 together; lower one")
+    if recipe.copy_paste and recipe.label == "object":
+        raise UsageError(f'{path}: copy_paste needs label = "all": crops of one object alone hold no others')
     return recipe
 
 

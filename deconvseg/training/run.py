@@ -195,6 +195,10 @@ def _data(
             raise UsageError("this recipe draws object proposals; give their file with --proposals FILE")
         proposals = read_proposals(start.proposals)
     if start.scores is not None:
+        if recipe.copy_paste:
+            raise UsageError(
+                "score files know nothing of pasted objects; take a recipe without copy_paste, or no --scores"
+            )
         scores = SoftLabels.load(start.scores, plan.names, store, plan.classes, device)
     return TrainingData(store, plan.names, validation, proposals, scores)
 
@@ -210,6 +214,7 @@ def _network(
     classes, palette = plan.classes, plan.validation.palette
     if init is None:
         network = _described_network(recipe, len(classes))
+        network.dropout = recipe.dropout
         if recipe.pretrained == "none":
             return network, NetworkHeader(classes, palette, scale=1 / 64)  # inputs of about unit size
         initialise_encoder(network, read_vgg16(vgg16) if vgg16 else download_vgg16())
@@ -231,6 +236,7 @@ def _network(
         reporter.note(
             f"{init}: made for other classes; all of it is kept but the last layer, which starts anew"
         )
+    network.dropout = recipe.dropout
     return network.train(), replace(header, classes=classes, palette=palette, crf=crf, training={})
 
 

@@ -17,6 +17,8 @@ from deconvseg.data.proposals import ProposalFile
 from deconvseg.errors import DataError
 from deconvseg.training.recipe import Recipe
 
+PASTED_SIZE = (0.3, 0.9)
+"""Longer sides of pasted objects as shares of the crop's side."""
 RANDOM_SIDE = (0.35, 1.0)
 """Sides of random squares as shares of the photo's longer side."""
 
@@ -126,6 +128,9 @@ class _Draw(NamedTuple):
     factors: Tensor
 
 
+_PASTE_SEED = 1 << 41
+
+
 class CropSampler:
     """Draws the batch of any step. Everything random comes from the seed and the step alone: a run that is
     taken up again, or shared out over more processes, sees the same crops."""
@@ -170,8 +175,33 @@ class CropSampler:
             number = draw.number[:, None, None]
             parts = cut_parts(self.store, photo, boxes, mirror, self.recipe.crop_size)
             labels = torch.where((parts != number) & (labels != VOID) & (number > 0), 0, labels)
+        if self.recipe.copy_paste:
+            self._paste(step, part, crops, labels)
         crops = jitter_colours(crops, *draw.factors.T[:, :, None, None, None])
         return Batch(crops, labels, photo, boxes, mirror)
+
+    def _paste(self, step: int, part: slice | Tensor, crops: Tensor, labels: Tensor) -> None:
+        """Put objects of other photos in front of what some crops show (Ghiasi et al., arXiv 2012.07177)."""
+        size, device = self.recipe.batch_size, crops.device
+        generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + step + _PASTE_SEED)
+        uniform = torch.rand(size, 7, generator=generator)
+        chosen = self.objects.pick(uniform[:, :2])
+        tight = self.objects.boxes[chosen]
+        extent = tight[:, 2:] - tight[:, :2]
+        low, high = PASTED_SIZE
+        sides = extent.amax(1, keepdim=True) / (low + (high - low) * uniform[:, 2:3])
+        corner = tight[:, :2] - (sides - extent) * uniform[:, 3:5]
+        boxes = torch.cat([corner, corner + sides], 1)
+        mirrored = (uniform[:, 6] < 0.5) & torch.tensor(self.recipe.mirror)
+        rows = torch.nonzero(uniform[part, 5] < self.recipe.copy_paste)[:, 0]
+        photo, boxes, mirror = (
+            values[part][rows].to(device) for values in (self.objects.photo[chosen], boxes, mirrored)
+        )
+        fronts, masks = cut_crops(self.store, photo, boxes, mirror, self.recipe.crop_size)
+        is_object = (masks != 0) & (masks != VOID)
+        rows = rows.to(device)
+        crops[rows] = torch.where(is_object[:, None], fronts, crops[rows])
+        labels[rows] = torch.where(is_object, masks, labels[rows])
 
     def photos(self, step: int) -> list[str]:
         """Names of the photos in a step's batch."""

@@ -6,9 +6,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from torch import nn
 
-from deconvseg.network.checkpoint import load_network
+from deconvseg.network.checkpoint import load_network, save_network
 
 from ..network import caffemodel
 from ..network.caffemodel import Style
@@ -75,7 +76,10 @@ def test_what_is_there_is_not_overwritten(
     run: Run, tmp_path: Path, tiny_network: Path, tiny_fcn: Path
 ) -> None:
     before = tiny_network.read_bytes()
-    for output, told in ((tiny_network, "is the file to convert"), ("no/n.safetensors", "none that exists")):
+    for output, told in (
+        (tiny_network, "is one of the files to read"),
+        ("no/n.safetensors", "none that exists"),
+    ):
         refused = run("weights", "convert", tiny_network, "-o", output, "--overwrite")
         assert refused.returncode == 2
         assert told in lines(refused)[0]
@@ -108,3 +112,21 @@ def test_an_ensemble_from_the_shell(run: Run, tmp_path: Path, tiny_network: Path
     paper = run(*common, *few, "-o", "p.png", "--protocol", "paper", "--fcn", tiny_fcn)
     assert paper.returncode == 0, paper.stderr
     assert f"mean with {tiny_fcn}" in lines(paper)[0]
+
+
+def test_average(run: Run, tmp_path: Path, tiny_network: Path) -> None:
+    network, header = load_network(tiny_network)
+    with torch.no_grad():
+        for values in network.parameters():
+            values.add_(1)
+    save_network(tmp_path / "b.safetensors", network, header)
+    done = run("weights", "average", tiny_network, "b.safetensors", "-o", "c.safetensors", "--share", "0.25")
+    assert done.returncode == 0, done.stderr
+    averaged, header = load_network(tmp_path / "c.safetensors")
+    first = load_network(tiny_network)[0].state_dict()
+    for name, values in averaged.named_parameters():
+        torch.testing.assert_close(values.detach(), first[name] + 0.25)
+    assert header.training["averaged_with"] == "b.safetensors"
+    refused = run("weights", "average", tiny_network, "b.safetensors", "-o", "b.safetensors")
+    assert refused.returncode == 2
+    assert "is one of the files to read" in lines(refused)[0]

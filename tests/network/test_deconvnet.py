@@ -85,6 +85,18 @@ def test_scores_have_the_crops_size_and_gradients_reach_every_parameter(variant:
     assert [name for name, p in network.named_parameters() if p.grad is None] == []
 
 
+def test_dropout_is_for_training_alone() -> None:
+    torch.manual_seed(0)
+    network = DeconvNet(**TINY).eval()
+    crops = torch.randn(2, 3, network.crop_size, network.crop_size)
+    plain = network(crops)
+    network.dropout = 0.5
+    assert torch.equal(network(crops), plain)
+    # Statistics of the batch stay out of it: only dropout is random.
+    network.training = True
+    assert not torch.equal(network.encode(crops)[0], network.encode(crops)[0])
+
+
 def test_unpooling_puts_values_back_where_the_maxima_were() -> None:
     network = DeconvNet(**TINY).eval()
     torch.manual_seed(1)

@@ -35,6 +35,7 @@ def test_flags_win_over_the_file_and_the_file_over_the_defaults(tmp_path: Path) 
         ("learning_rate = nan", "out of range"),
         ("batch_size = 9\naccumulate = 2", "cannot be shared out"),
         ("batch_size = 4\naccumulate = 4", "at least 2"),
+        ("copy_paste = 0.5\nlabel = 'object'", "copy_paste needs label"),
         ("stage1 = 3", "stage1 must be a table"),
         ("[stage1]\nstep = 3", "unknown key 'step'; did you mean 'steps'"),
         ("[stage_1]\nsteps = 3", "unknown key 'stage_1'; did you mean 'stage1'"),

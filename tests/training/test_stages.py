@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from deconvseg.data.crops import ImageStore
 from deconvseg.data.proposals import ProposalFile
@@ -136,6 +137,34 @@ def test_stage_2_draws_them_with_all_labels(two_dogs: ImageStore) -> None:
     with pytest.raises(DataError, match=r"no proposal overlaps an object by 0\.9"):
         far = proposals({"a": [[0, 0, 64, 64]]}, 64, 64)
         CropSampler(two_dogs, replace(recipe, overlap=0.9), CPU, ["a"], far)
+
+
+def test_pasted_objects_lie_in_front_and_bring_their_labels(two_dogs: ImageStore) -> None:
+    green = np.zeros((64, 64, 3), np.uint8)
+    green[..., 1] = 200
+    red = two_dogs.images[0].permute(1, 2, 0).numpy()
+    pairs = [(red, two_dogs.mask(0)), (green, np.zeros((64, 64), np.uint8))]
+    both = ImageStore.load(pairs, 2, 64)
+    recipe = replace(EXACT, object_share=0.0, whole_share=1.0, crop_size=64)
+    plain = CropSampler(both, recipe, CPU).batch(0)
+    pasted = CropSampler(both, replace(recipe, copy_paste=0.5), CPU).batch(0)
+    assert torch.equal(plain.photo, pasted.photo) and torch.equal(plain.boxes, pasted.boxes)
+    changed = (plain.crops != pasted.crops).flatten(1).any(1)
+    assert 2 <= int(changed[plain.photo == 1].sum()) < int((plain.photo == 1).sum())  # about half
+    for crop, labels in zip(pasted.crops[plain.photo == 1], pasted.labels[plain.photo == 1], strict=True):
+        assert set(labels.unique().tolist()) <= {0, 1, 2}  # the void line of the donor stays behind
+        inside = functional.max_pool2d((labels == 0).float()[None], 3, 1, 1)[0] == 0
+        assert torch.allclose(crop[0][inside], torch.tensor(200.0)) and (crop[1][inside] == 0).all()
+        assert ((crop[1] > 0) | (labels > 0)).all()
+    with_objects = [int(labels.max()) for labels in pasted.labels[plain.photo == 1] if labels.any()]
+    assert len(with_objects) == int(changed[plain.photo == 1].sum())
+
+
+def test_a_step_pastes_the_same_in_parts(shapes: TrainingData) -> None:
+    sampler = CropSampler(shapes.store, replace(RECIPE, copy_paste=0.7), CPU)
+    whole, parts = sampler.batch(3), [sampler.batch(3, slice(k, k + 4)) for k in (0, 4, 8, 12)]
+    for field, together in zip(whole, zip(*parts, strict=True), strict=True):
+        assert torch.equal(field, torch.cat(together))
 
 
 def test_masks_without_objects_are_refused() -> None:
