@@ -99,8 +99,8 @@ class Segmenter:
         self.protocol = replace(PROTOCOLS[protocol], **chosen)
         if self.protocol.ensemble == "product" and self.protocol.fusion != "max":
             raise UsageError("the ensemble by product multiplies raw scores; it needs the fusion rule max")
-        if not 0 <= self.protocol.stop < 1:
-            raise UsageError(f"stop {self.protocol.stop}: is a share of pixels; give 0 (never) to below 1")
+        if not 0 <= self.protocol.stop <= 1:
+            raise UsageError(f"stop {self.protocol.stop}: is a share of pixels; give 0 (look at all) to 1")
         if self.protocol.encoder == "shared" and not self.protocol.squared:
             raise UsageError(f"protocol {protocol} stretches regions; a shared encoder needs squares")
         if fcn is not None and self.protocol.ensemble == "off":
@@ -134,11 +134,11 @@ class Segmenter:
         """
         self.before.load()
 
-    def proposing(self, count: int) -> Segmenter:
-        """A copy that looks at `count` regions besides the whole photo, and shares what is loaded."""
+    def exhaustive(self, count: int) -> Segmenter:
+        """A copy that looks at all of `count` regions, each exactly, and shares what is loaded."""
         other = copy.copy(self)
-        other._inference = self._inference  # which __getstate__ has left out
-        other.protocol = replace(self.protocol, proposals=count)
+        other.protocol = replace(self.protocol, proposals=count, stop=0.0, encoder="exact")
+        other._inference = replace(self.inference, stop=0.0, encoder="exact")
         return other
 
     @property

@@ -40,7 +40,7 @@ def test_scores_are_those_of_segmenting_each_photo(truth: Truth, tiny_network: P
     assert summary["per_class_iou"] == want.per_class_iou
     assert (summary["images"], summary["split_images"]) == (6, 6)
     assert summary["seconds_per_image"] == pytest.approx(sum(summary["seconds"].values()))
-    assert summary["seconds"].keys() >= {"proposals", "network", "fusion"}
+    assert summary["seconds"].keys() >= {"read", "proposals", "network"}
 
 
 def test_ablation_rows_are_what_single_runs_give(shapes: Path, tiny_network: Path) -> None:
