@@ -69,7 +69,7 @@ StopOption = Annotated[
         min=0,
         max=1,
         metavar="SHARE",
-        help="Look at no more regions of a photo once a round of 5 changed less than this share of its pixels; "
+        help="Look at no more regions of a photo once a round of 5 changed fewer than this share of pixels; "
         "0 looks at all.",
         show_default="0",
         rich_help_panel=STEPS,
