@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Collection
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import cv2
 import numpy as np
@@ -101,6 +101,8 @@ class Segmenter:
             raise UsageError("the ensemble by product multiplies raw scores; it needs the fusion rule max")
         if not 0 <= self.protocol.stop <= 1:
             raise UsageError(f"stop {self.protocol.stop}: is a share of pixels; give 0 (look at all) to 1")
+        if self.protocol.encoder not in get_args(EncoderMode):
+            raise UsageError(f"{self.protocol.encoder}: no such encoder; take one of exact, shared")
         if self.protocol.encoder == "shared" and not self.protocol.squared:
             raise UsageError(f"protocol {protocol} stretches regions; a shared encoder needs squares")
         if fcn is not None and self.protocol.ensemble == "off":
