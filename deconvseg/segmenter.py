@@ -48,7 +48,7 @@ class Segmenter:
         min_side: regions whose shorter side after enlarging is below this are not looked at; pixels of the
             photo shrunk to at most 640.
         stop: share of pixels (0..1): no more regions of a photo are looked at once a round of 5 has changed
-            fewer labels than that, before the ensemble and the CRF; 0 looks at all.
+            fewer labels than that, as they are before the CRF; 0 looks at all.
         encoder: `exact` runs the encoder on each region; `shared` once on a pyramid of the photo, and
             regions move a little (`network.shared`).
         fusion: `max` of the regions' scores (the paper), or `mean` of their probabilities by area.

@@ -109,10 +109,10 @@ def test_the_last_round_changed_less_than_the_share_and_no_earlier_one_did(tiny_
         used = len(photo.boxes)
         assert np.array_equal(photo.boxes, given.boxes[:used])
         fusion = Fusion(21, *given.image.shape[:2], "max")
-        labels = [fusion.labels()]
+        labels = [fusion.total[:, ::4, ::4].argmax(0)]
         for box, scores in segmenter.inference.score(given.image, given.boxes):
             fusion.add(scores, box)
-            labels.append(fusion.labels())
+            labels.append(fusion.total[:, ::4, ::4].argmax(0))
         changed = [
             (labels[end] != labels[end - 5]).float().mean().item()
             for end in range(6, len(given.boxes) + 1, 5)
@@ -212,3 +212,22 @@ def test_an_fcn_looks_at_whole_photos(tiny_fcn: Path, tiny_network: Path) -> Non
     for photo, fused in zip(photos, results, strict=True):
         parts = [other.segment(photo.image, probabilities=True).probabilities for other in (segmenter, lone)]
         np.testing.assert_allclose(fused, np.mean(parts, 0), atol=2e-3)
+
+
+def test_in_an_ensemble_what_counts_is_the_answer_of_both(tiny_network: Path, tiny_fcn: Path) -> None:
+    """A partner that is nearly sure of one class leaves the regions nothing to change."""
+    options: dict[str, Any] = {"proposals": 30, "min_side": 10, "precision": "fp32", "device": "cpu"}
+    options |= {"crf": False, "stop": 0.01}
+    alone = Segmenter(tiny_network, ensemble="off", **options)
+    both = Segmenter(tiny_network, ensemble="mean", fcn=tiny_fcn, **options)
+    photos = prepare_all(alone)
+    assert both.inference.partner is not None
+    sure = both.inference.partner.get_submodule("score_fr")
+    sure.weight.data.zero_()
+    sure.bias.data.fill_(-1000)
+    sure.bias.data[7] = 1e6
+    counts = [len(photo.boxes) for photo, _ in both.inference.fuse(photos)]
+    assert counts == [min(6, len(photo.boxes)) for photo in photos]
+    assert [len(photo.boxes) for photo, _ in alone.inference.fuse(photos)] != counts
+    for photo, fused in both.inference.fuse(photos):
+        assert fused.shape == (21, *photo.image.shape[:2]) and (fused.argmax(0) == 7).all()

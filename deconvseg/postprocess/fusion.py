@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -63,9 +65,11 @@ class Fusion:
             target += area * enlarged
             self.cover[top:bottom, left:right] += area
 
-    def labels(self) -> Tensor:
-        """Most probable class of every pixel: int64 (H, W); 0 where no region lies."""
-        return self.total.argmax(0)
+    def thinned(self, step: int) -> Fusion:
+        """A view of every `step`-th pixel of every `step`-th row."""
+        view = copy.copy(self)
+        view.total, view.cover = self.total[:, ::step, ::step], self.cover[::step, ::step]
+        return view
 
     def probabilities(self) -> Tensor:
         """Class probabilities of the photo: float32 (C, H, W), summing to 1 over C."""
@@ -103,13 +107,18 @@ class Rounds:
             return regions
         return min(1 + self._size * (max(used - 1, 0) // self._size + 1), regions)
 
-    def look(self, fusion: Fusion, used: int) -> None:
-        """Decide, if a round is over; to be called after each region."""
+    def look(self, used: int, labels: Callable[[], Tensor]) -> None:
+        """Decide, if a round is over; to be called after each region.
+
+        Args:
+            used: regions so far.
+            labels: gives the photo's labels of now, or those of an even sample of its pixels.
+        """
         if self._share and (used - 1) % self._size == 0:
-            labels = fusion.labels()
+            now = labels()
             if self._labels is not None:
-                self.settled = (labels != self._labels).float().mean().item() < self._share
-            self._labels = labels
+                self.settled = (now != self._labels).float().mean().item() < self._share
+            self._labels = now
 
 
 def ensemble(fusion: Fusion, scores: Tensor, rule: EnsembleRule) -> Tensor:

@@ -75,6 +75,14 @@ def test_product_of_probabilities_is_refused() -> None:
         ensemble(Fusion(2, 1, 2, "mean"), torch.zeros(2, 1, 2), "product")
 
 
+def test_a_thinned_fusion_sees_every_so_many_pixels_and_what_is_added_later() -> None:
+    for rule in ("max", "mean"):
+        fusion = Fusion(3, 7, 10, rule)
+        thinned = fusion.thinned(3)
+        fusion.add(torch.randn(3, 8, 8), (1, 0, 9, 6))
+        assert torch.equal(thinned.probabilities(), fusion.probabilities()[:, ::3, ::3])
+
+
 def paint(fusion: Fusion, pixels: int) -> None:
     """Class 1 for the first pixels of a row of 100."""
     fusion.add(torch.tensor([[[0.0]], [[1.0]]]), (0, 0, pixels, 1))
@@ -90,7 +98,7 @@ def test_rounds_settle_when_the_last_one_changed_too_little(rule: FusionRule) ->
         if used == due[-1]:
             break
         paint(fusion, pixels)
-        rounds.look(fusion, used + 1)
+        rounds.look(used + 1, lambda: fusion.probabilities().argmax(0))
     assert due == [
         3,
         3,
@@ -106,7 +114,7 @@ def test_rounds_without_a_share_look_at_all() -> None:
     fusion, rounds = Fusion(2, 1, 100, "max"), Rounds(0, 2)
     for used in range(7):
         assert rounds.due(used, 7) == 7
-        rounds.look(fusion, used + 1)
+        rounds.look(used + 1, lambda: fusion.probabilities().argmax(0))
     assert not rounds.settled
 
 
@@ -114,6 +122,6 @@ def test_a_change_of_just_the_share_goes_on() -> None:
     fusion, rounds = Fusion(2, 1, 100, "max"), Rounds(0.25, 1)
     for used, pixels in enumerate((10, 35, 59), start=1):
         paint(fusion, pixels)
-        rounds.look(fusion, used)
+        rounds.look(used, lambda: fusion.probabilities().argmax(0))
         assert rounds.settled == (used == 3)
     assert rounds.due(3, 9) == 3 and Rounds(0.25, 1).due(0, 1) == 1
