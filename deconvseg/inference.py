@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -16,12 +16,19 @@ from torch.nn import functional
 
 from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.checkpoint import NetworkHeader
+from deconvseg.network.deconvnet import DeconvNet
 from deconvseg.network.fcn8s import STRIDE, FCN8s
 from deconvseg.network.fold import Precision
-from deconvseg.postprocess.fusion import EnsembleRule, Fusion, FusionRule, ensemble
+from deconvseg.postprocess.fusion import EnsembleRule, Fusion, FusionRule, Rounds, ensemble
+from deconvseg.protocol import EncoderMode
+from deconvseg.regions import Box, Crops, Regions, Windows, on_device, scores
 from deconvseg.steps import Prepared
 
-Box = tuple[int, int, int, int]
+FINISHED = 2
+"""Most photos whose scores are kept while one before them is not finished: 132 MB each at 1024 x 768."""
+SAMPLED = 4
+"""Whether a photo is finished is decided on every fourth pixel of every fourth row: all of them would cost
+as much time as two regions."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,7 @@ class Inference:
         device: where the networks are.
         precision: their arithmetic.
         batch_size: regions that go through the network together.
+        encoder, stop, round_size: as in `Protocol`.
     """
 
     network: SegmentationNetwork
@@ -48,6 +56,9 @@ class Inference:
     device: torch.device
     precision: Precision
     batch_size: int
+    encoder: EncoderMode = "exact"
+    stop: float = 0.0
+    round_size: int = 5
 
     @property
     def sees_whole_photo(self) -> bool:
@@ -59,6 +70,8 @@ class Inference:
     ) -> Iterator[tuple[Prepared, NDArray[np.float32]]]:
         """Class probabilities of photos; regions of one photo and of the next share batches.
 
+        Where a photo's next regions wait for what its last ones show, regions of others go first.
+
         Args:
             photos: taken as they are needed, some ahead of what is returned.
             full_batches: fill the last batch up, so that all are of one size. With the size of the batch a
@@ -66,30 +79,25 @@ class Inference:
                 result then does not depend on the others.
 
         Yields:
-            Each photo in order, its `seconds` completed, with its probabilities, float32 (C, h, w).
+            Each photo in order, its `boxes` those looked at and its `seconds` completed, with its
+            probabilities, float32 (C, h, w).
         """
-        begun: deque[_Begun] = deque()
-
-        def regions() -> Iterator[tuple[Tensor, Box]]:
-            for photo in photos:
-                boxes = _whole_pixels(photo.boxes)
-                begun.append(_Begun(photo, deque(boxes), self.new_fusion(photo.image)))
-                pixels = _on(self.device, photo.image)
-                yield from ((pixels, box) for box in boxes)
-
         if self.sees_whole_photo:
-            for photo in photos:
-                yield self._finish(_Begun(photo, deque(), self.new_fusion(photo.image)))
+            yield from map(self._label_whole, photos)
             return
-        for scores, seconds in self._run(regions(), full_batches):
-            next(photo for photo in begun if photo.boxes).add(scores, seconds)
-            while begun and not begun[0].boxes:
+        begun: deque[_Begun] = deque()
+        supply = (self._begin(photo) for photo in photos)
+        while True:
+            batch = list(islice(_waiting(begun, supply), self.batch_size))
+            if not (batch or begun):
+                return
+            if batch:
+                self._run(batch, self.batch_size if full_batches else len(batch))
+            while begun and begun[0].is_done:
                 yield self._finish(begun.popleft())
-        while begun:  # photos without any region
-            yield self._finish(begun.popleft())
 
     def score(self, image: NDArray[np.uint8], boxes: NDArray[np.float32]) -> Iterator[tuple[Box, Tensor]]:
-        """Run the network over regions of a photo, in batches.
+        """Run the network over all regions of a photo, in batches.
 
         Yields:
             Each region in whole pixels with its raw scores (C, S, S), in the order of `boxes`; from FCN-8s,
@@ -99,10 +107,11 @@ class Inference:
             height, width = image.shape[:2]
             yield (0, 0, width, height), _whole_scores(self.network, self.header, image, self.device)
             return
-        pixels = _on(self.device, image)
-        whole = _whole_pixels(boxes)
-        for box, (scores, _) in zip(whole, self._run(((pixels, box) for box in whole), False), strict=True):
-            yield box, scores
+        regions = self._regions(image, boxes)
+        for start in range(0, len(regions.boxes), self.batch_size):
+            part = range(len(regions.boxes))[start : start + self.batch_size]
+            found = self._scores([regions.inputs(index) for index in part], len(part))
+            yield from zip((regions.boxes[index] for index in part), found, strict=True)
 
     def partner_scores(self, image: NDArray[np.uint8]) -> Tensor | None:
         """Raw scores (C, H, W) of the ensemble's FCN-8s on the whole photo; None without an ensemble."""
@@ -121,66 +130,106 @@ class Inference:
         rule = "mean" if self.sees_whole_photo else self.fusion
         return Fusion(len(self.header.classes), height, width, rule, self.device)
 
-    def _run(self, regions: Iterable[tuple[Tensor, Box]], full: bool) -> Iterator[tuple[Tensor, float]]:
-        """Scores (C, S, S) of each region, and its share of the seconds that its batch took."""
-        regions, size = iter(regions), self.batch_size
-        while batch := list(islice(regions, size)):
-            start = time.perf_counter()
-            crops = torch.stack([_crop(pixels, box, self.network.side) for pixels, box in batch])
-            if full:
-                crops = functional.pad(crops, (0, 0, 0, 0, 0, 0, 0, size - len(batch)))
-            scores = _raw_scores(self.network, self.header, crops)
-            seconds = (time.perf_counter() - start) / len(batch)
-            for one in scores[: len(batch)]:
-                yield one, seconds
+    def _regions(self, image: NDArray[np.uint8], boxes: NDArray[np.float32]) -> Regions:
+        photo = on_device(self.device, image)
+        if self.encoder == "exact":
+            return Crops(self.network, photo, boxes)
+        assert isinstance(self.network, DeconvNet)
+        return Windows(self.network, self.header, photo, boxes)
+
+    def _scores(self, inputs: Sequence[tuple[Tensor, ...]], size: int) -> Tensor:
+        """Scores (B, C, S, S) of the inputs of B regions, filled up to a batch of `size`."""
+        batch = [torch.stack(parts) for parts in zip(*inputs, strict=True)]
+        batch = [functional.pad(part, (0, 0) * 3 + (0, size - len(inputs))) for part in batch]
+        found = scores(self.network, self.header, batch, encoded=self.encoder == "shared")
+        return found[: len(inputs)]
+
+    def _run(self, batch: Sequence[tuple[_Begun, int]], size: int) -> None:
+        start = time.perf_counter()
+        found = self._scores([photo.regions.inputs(index) for photo, index in batch], size)
+        seconds = (time.perf_counter() - start) / len(batch)
+        for (photo, _), one in zip(batch, found, strict=True):
+            self._add(photo, one, seconds)
+
+    def _begin(self, photo: Prepared) -> _Begun:
+        start = time.perf_counter()
+        regions, fusion = self._regions(photo.image, photo.boxes), self.new_fusion(photo.image)
+        rounds = Rounds(self.stop, self.round_size)
+        return _Begun(photo, regions, fusion, rounds, seconds=time.perf_counter() - start)
+
+    def _add(self, photo: _Begun, found: Tensor, seconds: float) -> None:
+        """Take in the scores of a photo's next region."""
+        start = time.perf_counter()
+        photo.fusion.add(found, photo.regions.boxes[photo.used])
+        photo.used += 1
+        if photo.used < len(photo.regions.boxes):
+            photo.rounds.look(photo.used, lambda: self._sampled_labels(photo))
+        photo.seconds += seconds + time.perf_counter() - start
+
+    def _sampled_labels(self, photo: _Begun) -> Tensor:
+        if self.partner and photo.partner is None:
+            photo.partner = self.partner_scores(photo.prepared.image)
+        partner = None if photo.partner is None else photo.partner[:, ::SAMPLED, ::SAMPLED]
+        return self.combine(photo.fusion.thinned(SAMPLED), partner).argmax(0)
 
     def _finish(self, photo: _Begun) -> tuple[Prepared, NDArray[np.float32]]:
         start = time.perf_counter()
-        if self.sees_whole_photo:
-            for box, scores in self.score(photo.prepared.image, photo.prepared.boxes):
-                photo.fusion.add(scores, box)
-        fused = self.combine(photo.fusion, self.partner_scores(photo.prepared.image)).cpu().numpy()
+        partner = self.partner_scores(photo.prepared.image) if photo.partner is None else photo.partner
+        fused = self.combine(photo.fusion, partner).cpu().numpy()
         seconds = {"network": photo.seconds + time.perf_counter() - start}
-        return replace(photo.prepared, seconds=photo.prepared.seconds | seconds), fused
+        boxes = photo.prepared.boxes[: photo.used]
+        if self.encoder == "shared":
+            boxes = np.array(photo.regions.boxes[: photo.used], np.float32).reshape(-1, 4)
+        return replace(photo.prepared, boxes=boxes, seconds=photo.prepared.seconds | seconds), fused
+
+    def _label_whole(self, photo: Prepared) -> tuple[Prepared, NDArray[np.float32]]:
+        start = time.perf_counter()
+        fusion = self.new_fusion(photo.image)
+        for box, found in self.score(photo.image, photo.boxes):
+            fusion.add(found, box)
+        fused = fusion.probabilities().cpu().numpy()
+        seconds = {"network": time.perf_counter() - start}
+        return replace(photo, seconds=photo.seconds | seconds), fused
 
 
 @dataclass
 class _Begun:
-    """A photo in the network: the regions whose scores are not there yet, and those that are."""
+    """A photo in the network: how many regions have gone into a batch, and how many scores are there."""
 
     prepared: Prepared
-    boxes: deque[Box]
+    regions: Regions
     fusion: Fusion
+    rounds: Rounds
+    partner: Tensor | None = None
+    given: int = 0
+    used: int = 0
     seconds: float = 0.0
 
-    def add(self, scores: Tensor, seconds: float) -> None:
-        start = time.perf_counter()
-        self.fusion.add(scores, self.boxes.popleft())
-        self.seconds += seconds + time.perf_counter() - start
+    @property
+    def is_done(self) -> bool:
+        return self.used == self.due
+
+    @property
+    def due(self) -> int:
+        return self.rounds.due(self.used, len(self.regions.boxes))
+
+    def take(self) -> Iterator[tuple[_Begun, int]]:
+        """The regions that wait for no decision, each once."""
+        while self.given < self.due:
+            self.given += 1
+            yield self, self.given - 1
 
 
-def _whole_pixels(boxes: NDArray[np.float32]) -> list[Box]:
-    """Boxes rounded to pixels, at least one pixel wide and high."""
-    rounded = []
-    for x0, y0, x1, y1 in boxes.tolist():
-        left, top = round(x0), round(y0)
-        rounded.append((left, top, max(round(x1), left + 1), max(round(y1), top + 1)))
-    return rounded
-
-
-def _on(device: torch.device, image: NDArray[np.uint8]) -> Tensor:
-    """A photo as uint8 (3, H, W) on a device."""
-    return torch.from_numpy(np.ascontiguousarray(image)).to(device).permute(2, 0, 1)
-
-
-def _raw_scores(network: SegmentationNetwork, header: NetworkHeader, images: Tensor) -> Tensor:
-    """Raw scores of images (B, 3, H, W) of 0..255."""
-    mean = torch.tensor(header.mean, device=images.device).view(3, 1, 1)
-    inputs = (images - mean) * header.scale
-    dtype = next(network.parameters()).dtype
-    with torch.inference_mode():
-        scores: Tensor = network(inputs.to(dtype, memory_format=torch.channels_last))
-    return scores
+def _waiting(begun: deque[_Begun], supply: Iterator[_Begun]) -> Iterator[tuple[_Begun, int]]:
+    """Regions for the next batch: of the photos begun, then of others, which are begun as they are needed."""
+    for photo in begun:
+        yield from photo.take()
+    while sum(photo.is_done for photo in begun) < FINISHED:
+        following = next(supply, None)
+        if following is None:
+            return
+        begun.append(following)
+        yield from following.take()
 
 
 def _whole_scores(
@@ -195,7 +244,7 @@ def _whole_scores(
     scale = network.side / max(height, width)
     rows, columns = (max(round(height * scale), 1), max(round(width * scale), 1))
     photo = functional.interpolate(
-        _on(device, image)[None].float(),
+        on_device(device, image)[None].float(),
         (rows, columns),
         mode="bilinear",
         antialias=True,
@@ -206,17 +255,6 @@ def _whole_scores(
         high, wide = -(rows + STRIDE) % STRIDE + STRIDE, -(columns + STRIDE) % STRIDE + STRIDE
         top, left = high // 2, wide // 2
         photo = functional.pad(photo, (left, wide - left, top, high - top))
-    scores = _raw_scores(network, header, photo)[..., top : top + rows, left : left + columns].float()
-    return functional.interpolate(scores, (height, width), mode="bilinear", align_corners=False)[0]
-
-
-def _crop(photo: Tensor, box: tuple[int, int, int, int], size: int) -> Tensor:
-    """One region as float (3, size, size) of 0..255; what lies outside the photo is black."""
-    x0, y0, x1, y1 = box
-    _, height, width = photo.shape
-    left, top, right, bottom = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
-    region = torch.zeros(1, 3, y1 - y0, x1 - x0, device=photo.device)
-    region[0, :, top - y0 : bottom - y0, left - x0 : right - x0] = photo[:, top:bottom, left:right]
-    return functional.interpolate(region, (size, size), mode="bilinear", antialias=True, align_corners=False)[
-        0
-    ]
+    found = scores(network, header, [photo], encoded=False)
+    found = found[..., top : top + rows, left : left + columns].float()
+    return functional.interpolate(found, (height, width), mode="bilinear", align_corners=False)[0]

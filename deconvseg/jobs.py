@@ -55,6 +55,7 @@ class Done:
 
     Attributes:
         height, width: of the photo as displayed, in pixels.
+        regions: of the photo that went through the network; an FCN-8s's is the photo itself.
         classes: name -> share of the pixels (0..1) of every class that occurs, largest first.
         seconds: wall-clock seconds by step: `read`, `proposals`, `network`, `crf`, `enlarge`, `write`.
         digests: kind of result -> `files.digest` of what was written.
@@ -62,6 +63,7 @@ class Done:
 
     height: int
     width: int
+    regions: int
     classes: dict[str, float]
     seconds: dict[str, float]
     digests: dict[str, str]
@@ -124,7 +126,7 @@ class Workshop:
         digests = {kind: digest(path) for kind, path in job.outputs.items() if isinstance(path, Path)}
         clock.lap("write")
         seconds = {**result.seconds, **clock.seconds}
-        return Done(result.height, result.width, result.class_shares(), seconds, digests)
+        return Done(result.height, result.width, len(result.boxes), result.class_shares(), seconds, digests)
 
     def _refuse_large(self, job: Job, photo: PhotoPixels) -> None:
         pixels = photo.height * photo.width

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from deconvseg.postprocess.crf import CRFParameters
 
 if TYPE_CHECKING:  # it imports torch, which the steps around the network do without
     from deconvseg.postprocess.fusion import EnsembleRule, FusionRule
+
+EncoderMode = Literal["exact", "shared"]
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,11 @@ class Protocol:
         measure_squares: `min_side` is that of the squares, not of the enlarged boxes they are made of.
         squared: regions are widened to squares, else stretched to the network's square input.
         same: a region with a larger IoU than this with a better one is not looked at; 1 drops none.
+        stop: share of pixels (0..1); no more regions of a photo are looked at once a round of them has
+            changed fewer labels than that. 0 looks at all.
+        round_size: regions a round, after the first, which is one of its own.
+        encoder: `exact` runs the encoder over each region; `shared` once over a pyramid of the photo, and
+            regions move to its grid (`network.shared`).
         fusion: how the regions are put together.
         ensemble: how FCN-8s joins in, if there is one.
         crf: parameters of the dense CRF; None takes those of the network's file.
@@ -34,6 +41,9 @@ class Protocol:
     measure_squares: bool = False
     squared: bool = True
     same: float = 0.7
+    stop: float = 0.0
+    round_size: int = 5
+    encoder: EncoderMode = "exact"
     fusion: FusionRule = "max"
     ensemble: EnsembleRule = "mean"
     crf: CRFParameters | None = None

@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Collection
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import cv2
 import numpy as np
@@ -20,12 +20,13 @@ from deconvseg.images.read import read_photo
 from deconvseg.inference import Inference
 from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.checkpoint import NetworkHeader, load_network
+from deconvseg.network.deconvnet import DeconvNet
 from deconvseg.network.device import pick_device
 from deconvseg.network.fcn8s import FCN8s
 from deconvseg.network.fold import pick_precision, prepare
 from deconvseg.postprocess.crf import CRFParameters, crf_is_available
 from deconvseg.postprocess.fusion import EnsembleRule, FusionRule
-from deconvseg.protocol import PROTOCOLS
+from deconvseg.protocol import PROTOCOLS, EncoderMode
 from deconvseg.segmentation import Palette, Segmentation
 from deconvseg.steps import After, Before
 from deconvseg.weights import forest_file, is_missing, network_file, partner_of
@@ -46,6 +47,10 @@ class Segmenter:
         proposals: regions besides the whole photo; 0 looks at the whole photo alone.
         min_side: regions whose shorter side after enlarging is below this are not looked at; pixels of the
             photo shrunk to at most 640.
+        stop: share of pixels (0..1): no more regions of a photo are looked at once a round of 5 has changed
+            fewer labels than that, as they are before the CRF; 0 looks at all.
+        encoder: `exact` runs the encoder on each region; `shared` once on a pyramid of the photo, and
+            regions move a little (`network.shared`).
         fusion: `max` of the regions' scores (the paper), or `mean` of their probabilities by area.
         ensemble: `mean` of the probabilities with FCN-8s's (the paper), `product` of both networks' clipped
             scores (the released code), or `off`. If it is None, a network known by name is used with the
@@ -67,6 +72,8 @@ class Segmenter:
         protocol: str = "default",
         proposals: int | None = None,
         min_side: int | None = None,
+        stop: float | None = None,
+        encoder: EncoderMode | None = None,
         fusion: FusionRule | None = None,
         ensemble: EnsembleRule | None = None,
         fcn: str | Path | None = None,
@@ -83,6 +90,8 @@ class Segmenter:
         given: dict[str, Any] = {
             "proposals": proposals,
             "min_side": min_side,
+            "stop": stop,
+            "encoder": encoder,
             "fusion": fusion,
             "ensemble": ensemble,
         }
@@ -90,13 +99,19 @@ class Segmenter:
         self.protocol = replace(PROTOCOLS[protocol], **chosen)
         if self.protocol.ensemble == "product" and self.protocol.fusion != "max":
             raise UsageError("the ensemble by product multiplies raw scores; it needs the fusion rule max")
+        if not 0 <= self.protocol.stop <= 1:
+            raise UsageError(f"stop {self.protocol.stop}: is a share of pixels; give 0 (look at all) to 1")
+        if self.protocol.encoder not in get_args(EncoderMode):
+            raise UsageError(f"{self.protocol.encoder}: no such encoder; take one of exact, shared")
+        if self.protocol.encoder == "shared" and not self.protocol.squared:
+            raise UsageError(f"protocol {protocol} stretches regions; a shared encoder needs squares")
         if fcn is not None and self.protocol.ensemble == "off":
             raise UsageError(f"{fcn}: an FCN-8s is for ensembles, and there is none; ask for mean or product")
         self._must_ensemble = fcn is not None or ensemble is not None
         # The default protocol pairs only networks that are known to belong together.
         fallback = FCN if self._must_ensemble or protocol != "default" else None
         self.fcn = fcn or partner_of(weights) or fallback
-        self._for_regions = sorted(chosen.keys() & {"proposals", "min_side", "fusion"})
+        self._for_regions = sorted(chosen.keys() & {"proposals", "min_side", "stop", "fusion"})
         self._device, self._precision = device, precision
         self._batch_size, self._threads = batch_size, threads
         self._only = None if only is None else sorted(set(only))
@@ -121,11 +136,11 @@ class Segmenter:
         """
         self.before.load()
 
-    def proposing(self, count: int) -> Segmenter:
-        """A copy that looks at `count` regions besides the whole photo, and shares what is loaded."""
+    def exhaustive(self, count: int) -> Segmenter:
+        """A copy that looks at all of `count` regions, each exactly, and shares what is loaded."""
         other = copy.copy(self)
-        other._inference = self._inference  # which __getstate__ has left out
-        other.protocol = replace(self.protocol, proposals=count)
+        other.protocol = replace(self.protocol, proposals=count, stop=0.0, encoder="exact")
+        other._inference = replace(self.inference, stop=0.0, encoder="exact")
         return other
 
     @property
@@ -237,6 +252,10 @@ class Segmenter:
                 f"{self._weights}: a network of a training stage, whose BatchNorm has no statistics yet; "
                 f"train it further (deconvseg train --init {self._weights}) and segment with the result"
             )
+        if self.protocol.encoder == "shared" and not isinstance(network, DeconvNet):
+            raise UsageError(
+                f"{self._weights} is an FCN-8s, whose encoder runs once anyway; leave the shared encoder out"
+            )
         if isinstance(network, FCN8s) and self._for_regions:
             self._note(
                 f"{self._weights} is an FCN-8s, which sees the whole photo and no regions: "
@@ -255,6 +274,9 @@ class Segmenter:
             device,
             precision,
             self._batch_size or (64 if device.type == "cuda" else 16),
+            self.protocol.encoder,
+            self.protocol.stop,
+            self.protocol.round_size,
         )
 
     def _load_partner(

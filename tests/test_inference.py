@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+import deconvseg.inference
 import deconvseg.segmenter
+from deconvseg.postprocess.fusion import Fusion
 from deconvseg.segmenter import Segmenter
 from deconvseg.steps import Prepared
 
@@ -65,6 +67,91 @@ def test_full_batches_make_a_photo_independent_of_others(
         assert np.array_equal(fused, lone[1])
         assert fused.shape == (21, *given.image.shape[:2])
         np.testing.assert_allclose(fused.sum(0), 1, atol=1e-5)
+
+
+CHOICES = [("max", "exact", 0.15), ("mean", "exact", 0.15), ("max", "shared", 0.5)]
+
+
+@pytest.mark.parametrize(("rule", "encoder", "stop"), CHOICES)
+def test_stopping_early_depends_on_the_photo_alone(
+    tiny_network: Path, rule: Any, encoder: Any, stop: float
+) -> None:
+    """Whatever else is in the batches, and however large they are."""
+    options: dict[str, Any] = {"proposals": 30, "min_side": 10, "precision": "fp32", "device": "cpu"}
+    options |= {"fusion": rule, "encoder": encoder, "stop": stop}
+    segmenter = Segmenter(tiny_network, batch_size=4, **options)
+    photos = prepare_all(segmenter)
+    together = list(segmenter.inference.fuse(photos, full_batches=True))
+    backwards = list(segmenter.inference.fuse(photos[::-1], full_batches=True))[::-1]
+    alone = [next(segmenter.inference.fuse([photo], full_batches=True)) for photo in photos]
+    counts = [len(photo.boxes) for photo, _ in together]
+    everything = [
+        len(photo.boxes)
+        for photo, _ in Segmenter(tiny_network, **{**options, "stop": 0}).inference.fuse(photos)
+    ]
+    assert len({*counts}) > 1 and any(n < m for n, m in zip(counts, everything, strict=True))
+    for (photo, fused), same, lone, given in zip(together, backwards, alone, photos, strict=True):
+        assert photo.image is given.image
+        for other, probabilities in (same, lone):
+            assert np.array_equal(photo.boxes, other.boxes)
+            assert np.array_equal(fused, probabilities)
+    larger = Segmenter(tiny_network, batch_size=9, **options).inference.fuse(photos)
+    assert [len(photo.boxes) for photo, _ in larger] == counts
+
+
+def test_the_last_round_changed_less_than_the_share_and_no_earlier_one_did(tiny_network: Path) -> None:
+    share = 0.15
+    options: dict[str, Any] = {"proposals": 30, "min_side": 10, "precision": "fp32", "device": "cpu"}
+    segmenter = Segmenter(tiny_network, stop=share, **options)
+    photos = prepare_all(segmenter)
+    stopped = 0
+    for given, (photo, _) in zip(photos, segmenter.inference.fuse(photos), strict=True):
+        used = len(photo.boxes)
+        assert np.array_equal(photo.boxes, given.boxes[:used])
+        fusion = Fusion(21, *given.image.shape[:2], "max")
+        labels = [fusion.total[:, ::4, ::4].argmax(0)]
+        for box, scores in segmenter.inference.score(given.image, given.boxes):
+            fusion.add(scores, box)
+            labels.append(fusion.total[:, ::4, ::4].argmax(0))
+        changed = [
+            (labels[end] != labels[end - 5]).float().mean().item()
+            for end in range(6, len(given.boxes) + 1, 5)
+        ]
+        settled = [number for number, value in enumerate(changed) if value < share]
+        assert used == (6 + 5 * settled[0] if settled else len(given.boxes))
+        stopped += bool(settled)
+    assert stopped
+
+
+def test_photos_that_wait_for_one_before_them_are_few(tiny_network: Path) -> None:
+    """A photo of many rounds, then many of one region: the score maps of only some are kept."""
+    segmenter = Segmenter(
+        tiny_network, proposals=60, min_side=10, stop=1e-9, batch_size=8, device="cpu", precision="fp32"
+    )
+    first = prepare_all(segmenter)[0]
+    assert len(first.boxes) > 20
+    short = Prepared(first.image, first.boxes[:1], 60, 90)
+    taken: list[int] = []
+    supply = (taken.append(place) or photo for place, photo in enumerate([first, *[short] * 30]))
+    results = segmenter.inference.fuse(supply)
+    assert len(next(results)[0].boxes) > 6
+    assert len(taken) <= 1 + 8 + deconvseg.inference.FINISHED
+    assert len(list(results)) == 30
+
+
+def test_a_shared_encoder_answers_much_like_the_exact_one(tiny_network: Path) -> None:
+    """Large regions move by little; the boxes are those looked at."""
+    options: dict[str, Any] = {"proposals": 4, "min_side": 10, "precision": "fp32", "device": "cpu"}
+    exact, shared = (Segmenter(tiny_network, encoder=encoder, **options) for encoder in ("exact", "shared"))
+    photos = prepare_all(exact)
+    results = list(shared.inference.fuse(photos))
+    for given, (photo, fused) in zip(photos, results, strict=True):
+        assert 1 <= len(photo.boxes) <= len(given.boxes)
+        np.testing.assert_allclose(photo.boxes[0], given.boxes[0], atol=1)
+        np.testing.assert_allclose(fused.sum(0), 1, atol=1e-5)
+    bare = Prepared(photos[0].image, np.zeros((0, 4), np.float32), 60, 90)
+    ((nothing, _),) = shared.inference.fuse([bare])
+    assert nothing.boxes.shape == (0, 4)
 
 
 def test_together_as_alone(tiny_network: Path, batches: list[int]) -> None:
@@ -125,3 +212,22 @@ def test_an_fcn_looks_at_whole_photos(tiny_fcn: Path, tiny_network: Path) -> Non
     for photo, fused in zip(photos, results, strict=True):
         parts = [other.segment(photo.image, probabilities=True).probabilities for other in (segmenter, lone)]
         np.testing.assert_allclose(fused, np.mean(parts, 0), atol=2e-3)
+
+
+def test_in_an_ensemble_what_counts_is_the_answer_of_both(tiny_network: Path, tiny_fcn: Path) -> None:
+    """A partner that is nearly sure of one class leaves the regions nothing to change."""
+    options: dict[str, Any] = {"proposals": 30, "min_side": 10, "precision": "fp32", "device": "cpu"}
+    options |= {"crf": False, "stop": 0.01}
+    alone = Segmenter(tiny_network, ensemble="off", **options)
+    both = Segmenter(tiny_network, ensemble="mean", fcn=tiny_fcn, **options)
+    photos = prepare_all(alone)
+    assert both.inference.partner is not None
+    sure = both.inference.partner.get_submodule("score_fr")
+    sure.weight.data.zero_()
+    sure.bias.data.fill_(-1000)
+    sure.bias.data[7] = 1e6
+    counts = [len(photo.boxes) for photo, _ in both.inference.fuse(photos)]
+    assert counts == [min(6, len(photo.boxes)) for photo in photos]
+    assert [len(photo.boxes) for photo, _ in alone.inference.fuse(photos)] != counts
+    for photo, fused in both.inference.fuse(photos):
+        assert fused.shape == (21, *photo.image.shape[:2]) and (fused.argmax(0) == 7).all()

@@ -11,11 +11,13 @@ import typer
 from deconvseg.cli import console
 from deconvseg.cli.options import (
     STEPS,
+    EncoderOption,
     EnsembleOption,
     FcnOption,
     Fusion,
     ProtocolName,
     ProtocolOption,
+    StopOption,
     introduce,
 )
 from deconvseg.cli.scores import EvalProgress, print_scores, print_tuned
@@ -169,6 +171,8 @@ def evaluate(
             rich_help_panel=STEPS,
         ),
     ] = None,
+    stop: StopOption = None,
+    encoder: EncoderOption = None,
     fusion: Annotated[
         Fusion | None,
         typer.Option(
@@ -228,6 +232,8 @@ def evaluate(
             protocol=protocol.value,
             proposals=proposals,
             min_side=min_side,
+            stop=stop,
+            encoder=encoder.value if encoder else None,
             fusion=fusion.value if fusion else None,
             ensemble=ensemble.value if ensemble else None,
             fcn=fcn,

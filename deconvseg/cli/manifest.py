@@ -30,6 +30,7 @@ class Record(TypedDict):
         outputs: kind of result -> its file, in the manifest relative to the folder the manifest lies in.
         digests: kind of result -> SHA-256 of its file, by which a later run knows it again.
         width, height: of the photo as displayed, in pixels.
+        regions: that went through the network.
         classes: name -> share of the pixels (0..1), largest first.
         seconds: of work for this photo, from reading to writing, without waiting.
         settings: hash of all that changes a result, the network's content included.
@@ -44,6 +45,7 @@ class Record(TypedDict):
     digests: dict[str, str]
     width: int | None
     height: int | None
+    regions: int | None
     classes: dict[str, float]
     seconds: float | None
     settings: str | None
@@ -67,6 +69,7 @@ def new_record(photo: Photo, settings: str | None) -> Record:
         digests={},
         width=None,
         height=None,
+        regions=None,
         classes={},
         seconds=None,
         settings=settings,

@@ -29,6 +29,13 @@ class Ensemble(StrEnum):
     product = "product"
 
 
+class Encoder(StrEnum):
+    """Ways to run the encoder over the regions."""
+
+    exact = "exact"
+    shared = "shared"
+
+
 class ProtocolName(StrEnum):
     """Sets of settings."""
 
@@ -53,6 +60,27 @@ ProtocolOption = Annotated[
         metavar="default|paper|released-code",
         help="What this panel's options are if they are not given, and boxes and CRF: ours, the paper's, "
         "or those of the authors' code.",
+        rich_help_panel=STEPS,
+    ),
+]
+StopOption = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        max=1,
+        metavar="SHARE",
+        help="Look at no more regions of a photo once a round of 5 changed fewer than this share of pixels; "
+        "0 looks at all.",
+        show_default="0",
+        rich_help_panel=STEPS,
+    ),
+]
+EncoderOption = Annotated[
+    Encoder | None,
+    typer.Option(
+        metavar="exact|shared",
+        help="Run the encoder on each region, or once on a pyramid of the photo; regions then move a bit.",
+        show_default="exact",
         rich_help_panel=STEPS,
     ),
 ]

@@ -136,6 +136,7 @@ class Run:
         record["status"] = "done"
         record["outputs"], record["digests"] = outputs, done.digests
         record["width"], record["height"] = done.width, done.height
+        record["regions"] = done.regions
         record["classes"] = {name: round(share, 6) for name, share in done.classes.items()}
         record["seconds"] = round(sum(done.seconds.values()), 3)
         passed = time.perf_counter() - self._start

@@ -20,12 +20,14 @@ from deconvseg.cli.kinds import COCO
 from deconvseg.cli.manifest import Manifest
 from deconvseg.cli.options import (
     STEPS,
+    EncoderOption,
     EnsembleOption,
     FcnOption,
     Fusion,
     Precision,
     ProtocolName,
     ProtocolOption,
+    StopOption,
     introduce,
 )
 from deconvseg.cli.runs import Run
@@ -193,6 +195,8 @@ def segment(
             rich_help_panel=STEPS,
         ),
     ] = None,
+    stop: StopOption = None,
+    encoder: EncoderOption = None,
     fusion: Annotated[
         Fusion | None,
         typer.Option(
@@ -273,6 +277,8 @@ def segment(
             protocol=protocol.value,
             proposals=proposals,
             min_side=min_side,
+            stop=stop,
+            encoder=encoder.value if encoder else None,
             fusion=fusion.value if fusion else None,
             ensemble=ensemble.value if ensemble else None,
             fcn=fcn,

@@ -73,13 +73,16 @@ def worst_confusions(confusion: NDArray[np.int64], classes: Sequence[str]) -> li
 
 
 def proposal_lines(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The chart of IoU against proposals, without ensembles, in shares of its area from the left and the top.
+    """The chart of IoU against proposals, in shares of its area from the left and the top.
+
+    Ensembles, early stops and shared encoders are no points of it.
 
     Returns:
         `ticks`: (x, number of proposals); `levels`: (y, IoU); `series`: (name, points), a point being
         (x, y, IoU). No series where there are fewer than two numbers of proposals.
     """
     rows = [row for row in rows if row["proposals"] is not None and row["ensemble"] == "off"]
+    rows = [row for row in rows if not (row["stops"] or row["shared"])]
     counts = sorted({row["proposals"] for row in rows})
     if len(counts) < 2:
         return {"ticks": [], "levels": [], "series": []}

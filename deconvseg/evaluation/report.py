@@ -96,6 +96,8 @@ def _row(evaluation: Evaluation, step: Step) -> dict[str, Any]:
         "proposals": step.proposals,
         "ensemble": step.ensemble,
         "crf": step.crf,
+        "stops": step.stops,
+        "shared": step.shared,
         **{name: figures[name] for name in kept},
         "sizes": {size: values["mean_iou"] for size, values in figures["sizes"].items()},
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -20,7 +19,7 @@ from deconvseg.images.enlarge import enlarge
 from deconvseg.images.read import read_image
 from deconvseg.postprocess.fusion import EnsembleRule, Fusion, ensemble
 from deconvseg.segmenter import Segmenter
-from deconvseg.steps import WORKING_SIDE, shrink
+from deconvseg.steps import WORKING_SIDE, Clock, shrink
 
 ABLATION = (0, 10, 25, 50, 100)
 """Numbers of proposals besides the whole photo that an ablation scores."""
@@ -39,11 +38,15 @@ class Step:
         proposals: regions besides the whole photo; None for predictions made elsewhere and FCN-8s alone.
         crf: whether the dense CRF follows.
         ensemble: how FCN-8s joins in; `alone` leaves the regions out.
+        stops: photos stop early (`Protocol.stop`): `proposals` are the most.
+        shared: with a shared encoder (`Protocol.encoder`).
     """
 
     proposals: int | None
     crf: bool = False
     ensemble: StepRule = "off"
+    stops: bool = False
+    shared: bool = False
 
     @property
     def name(self) -> str:
@@ -54,12 +57,13 @@ class Step:
             regions = "predictions"
         else:
             regions = f"{self.proposals} proposals" if self.proposals else "whole photo"
+            regions = "up to " * self.stops + regions + ", shared encoder" * self.shared
         others = "" if self.ensemble in ("off", "alone") else f" + FCN-8s ({self.ensemble})"
         return regions + others + " + CRF" * self.crf
 
 
 Labelling = tuple[Step, NDArray[np.uint8], dict[str, float]]
-"""A step, its labels uint8 (H, W), and the seconds it took by part of the work."""
+"""A step, its labels uint8 (H, W), and of the full setting the seconds it took by part of the work."""
 
 
 class Subject(Protocol):
@@ -102,9 +106,9 @@ class Network:
 
     Args:
         segmenter: the full setting.
-        ablate: score 0, 10, 25, 50 and 100 proposals as well, some also with the CRF (if the segmenter has
-            one), FCN-8s alone and both ensembles (if the segmenter has one). Each region goes through the
-            network once, whatever the number of steps.
+        ablate: score 0, 10, 25, 50 and 100 proposals as well, all of them looked at exactly, some also with
+            the CRF (if the segmenter has one), FCN-8s alone and both ensembles (if the segmenter has one).
+            For all these steps together each region goes through the network once.
     """
 
     folder = None
@@ -114,15 +118,19 @@ class Network:
         count, crf = segmenter.proposals, segmenter.crf
         if segmenter.inference.sees_whole_photo:
             self.full = Step(None, crf, "alone")
-            steps = {self.full, Step(None, False, "alone")} if ablate else {self.full}
+            others = {Step(None, False, "alone")}
         else:
-            self.full = Step(count, crf, segmenter.ensemble)
-            steps = self._ablation(segmenter) | {self.full} if ablate else {self.full}
+            protocol = segmenter.protocol
+            stops, shared = bool(protocol.stop and count), protocol.encoder == "shared"
+            self.full = Step(count, crf, segmenter.ensemble, stops, shared)
+            others = self._ablation(segmenter)
+        self._others = others - {self.full} if ablate else set()
         self.steps = tuple(
-            sorted(steps, key=lambda s: (s.proposals is None, s.proposals or 0, s.ensemble, s.crf))
+            sorted(
+                {self.full, *self._others},
+                key=lambda s: (s.proposals is None, s.proposals or 0, s.stops, s.ensemble, s.crf),
+            )
         )
-        # Fewer regions are the first of more: what scores the most can score them all.
-        self._widest = segmenter.proposing(max(step.proposals or 0 for step in steps))
 
     @staticmethod
     def _ablation(segmenter: Segmenter) -> set[Step]:
@@ -138,38 +146,40 @@ class Network:
 
     def settings(self) -> dict[str, Any]:
         """Those of the segmenter, and the steps."""
-        return {
-            **self._widest.settings(),
-            "proposals": self.full.proposals,
-            "steps": [step.name for step in self.steps],
-        }
+        return {**self._segmenter.settings(), "steps": [step.name for step in self.steps]}
 
     def check(self, truth: Truth) -> None:
         """The network must have the data set's classes."""
-        check_classes(truth, self._widest.classes)
+        check_classes(truth, self._segmenter.classes)
 
     def source(self, example: Example) -> Path:
         """The photo."""
         return example.image
 
     def label(self, truth: Truth, example: Example) -> Iterator[Labelling]:
-        """Segment one photo, fewest proposals first.
+        """Segment one photo, then at the other steps, fewest proposals first.
 
         Raises:
             InputError: the photo cannot be read.
         """
-        segmenter, clock = self._widest, _Clock()
+        clock = Clock()
         image = read_image(example.image)
         clock.lap("read")
+        found = self._segmenter.segment(image)
+        yield self.full, found.labels, {**clock.seconds, **found.seconds}
+        if self._others:
+            yield from self._label_others(image)
+
+    def _label_others(self, image: NDArray[np.uint8]) -> Iterator[Labelling]:
+        # Fewer regions are the first of more: what looks at the most can label them all.
+        segmenter = self._segmenter.exhaustive(max(step.proposals or 0 for step in self._others))
         small = shrink(image, WORKING_SIDE)
         boxes = segmenter.before.propose(small)
         fusion = segmenter.inference.new_fusion(small)
-        clock.lap("proposals")
         partner = segmenter.inference.partner_scores(small)
-        clock.lap("FCN-8s")
         first = int(segmenter.protocol.whole_photo or not segmenter.proposals)
         stops: dict[int, list[Step]] = {}
-        for step in self.steps:
+        for step in self._others:
             used = len(boxes) if step.proposals is None else step.proposals + first
             stops.setdefault(min(used, len(boxes)), []).append(step)
         for steps_here in stops.values():
@@ -178,21 +188,15 @@ class Network:
         for used in range(len(boxes) + 1):
             if used:
                 box, scores = next(scored)
-                clock.lap("network")
                 fusion.add(scores, box)
-                clock.lap("fusion")
             alike = groupby(stops.get(used, ()), lambda step: (step.ensemble, step.crf))
             for (rule, crf), steps in alike:
                 fused = _probabilities(rule, fusion, partner).cpu().numpy()
-                extra = {"ensemble": clock.split()}
                 if crf:
                     fused = segmenter.after.sharpen(small, fused)
-                    extra["crf"] = clock.split()
                 labels, _ = enlarge(fused, image.shape[0], image.shape[1], keep=False)
-                extra["enlarge"] = clock.split()
                 for step in steps:
-                    yield step, labels, {**clock.seconds, **extra}
-                clock.split()  # what the caller did meanwhile is nobody's time
+                    yield step, labels, {}
 
 
 def _probabilities(rule: StepRule, fusion: Fusion, partner: Tensor | None) -> Tensor:
@@ -236,21 +240,3 @@ class Predictions:
     def label(self, truth: Truth, example: Example) -> Iterator[Labelling]:
         """Read the prediction of one photo; DataError if it is no label PNG."""
         yield self.full, truth.prediction(self.source(example)), {}
-
-
-class _Clock:
-    """Adds up wall-clock seconds by part of the work."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def split(self) -> float:
-        """Seconds since the last reading."""
-        now = time.perf_counter()
-        passed, self._last = now - self._last, now
-        return passed
-
-    def lap(self, part: str) -> None:
-        """The time since the last reading went into `part`."""
-        self.seconds[part] = self.seconds.get(part, 0.0) + self.split()

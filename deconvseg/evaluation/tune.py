@@ -179,15 +179,11 @@ class _Map:
         image = read_image(example.image)
         refuse_other_size(example, image.shape[:2], self.truth.mask(example).shape)
         small = shrink(image, WORKING_SIDE)
-        fusion = self.segmenter.inference.new_fusion(small)
-        for box, scores in self.segmenter.inference.score(small, self.segmenter.before.propose(small)):
-            fusion.add(scores, box)
-        probabilities = self.segmenter.inference.combine(
-            fusion, self.segmenter.inference.partner_scores(small)
-        )
+        prepared = self.segmenter.before(small, *image.shape[:2])
+        ((_, probabilities),) = self.segmenter.inference.fuse([prepared])
         path = _cached(self.folder, example)
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(path, image=small, probabilities=probabilities.cpu().numpy().astype(np.float16))
+        np.savez(path, image=small, probabilities=probabilities.astype(np.float16))
 
 
 @dataclass(frozen=True)

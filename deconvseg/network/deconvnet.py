@@ -92,19 +92,28 @@ class DeconvNet(SegmentationNetwork):
                 assert module.bias is not None
                 nn.init.zeros_(module.bias)
 
-    def encode(self, crops: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Convolution network: crops (B, 3, S, S) to the code (B, bottleneck, 1, 1) and the switches.
+    def pool(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The convolutions and poolings: images (B, 3, H, W) to features (B, C, H/32, W/32) and the switches.
 
         Each of the five poolings gives its switches, int64 (B, C, h, w): the flat index of every window's
         maximum in the map before pooling.
         """
-        features, switches = crops, []
+        features, switches = images, []
         for stage in self.encoder:
             features, where = functional.max_pool2d(stage(features), 2, return_indices=True)
             switches.append(where)
+        return features, switches
+
+    def compress(self, features: Tensor) -> Tensor:
+        """The fifth pooling's features of crops (B, C, S/32, S/32) to the code (B, bottleneck, 1, 1)."""
         if self.bottleneck_norm is not None:
             features = self.bottleneck_norm(features)
-        return self.drop(self.fc7(self.drop(self.fc6(features)))), switches
+        return self.drop(self.fc7(self.drop(self.fc6(features))))
+
+    def encode(self, crops: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Convolution network: crops (B, 3, S, S) to the code (B, bottleneck, 1, 1) and `pool`'s switches."""
+        features, switches = self.pool(crops)
+        return self.compress(features), switches
 
     def decode(self, code: Tensor, switches: list[Tensor]) -> Tensor:
         """Deconvolution network: the code and the encoder's switches to scores (B, classes, S, S)."""

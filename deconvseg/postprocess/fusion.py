@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -63,12 +65,60 @@ class Fusion:
             target += area * enlarged
             self.cover[top:bottom, left:right] += area
 
+    def thinned(self, step: int) -> Fusion:
+        """A view of every `step`-th pixel of every `step`-th row."""
+        view = copy.copy(self)
+        view.total, view.cover = self.total[:, ::step, ::step], self.cover[::step, ::step]
+        return view
+
     def probabilities(self) -> Tensor:
         """Class probabilities of the photo: float32 (C, H, W), summing to 1 over C."""
         if self.rule == "max":
             return self.total.softmax(0)
         uniform = 1 / len(self.total)
         return torch.where(self.cover > 0, self.total / self.cover, uniform)
+
+
+class Rounds:
+    """Tells when a photo has been looked at enough: a round of regions changed the labels of too few pixels.
+
+    The first region is a round of its own; all others have the same size. What is promised is only what was
+    seen: the last round changed less than `share` of the pixels. Regions that come later could change more,
+    but they are the ones that the ranking holds for the least likely to show an object.
+
+    Args:
+        share: of the photo's pixels, 0..1; 0 looks at all regions.
+        size: regions a round.
+
+    Attributes:
+        settled: whether that is so.
+    """
+
+    def __init__(self, share: float, size: int) -> None:
+        self._share, self._size = share, size
+        self._labels: Tensor | None = None
+        self.settled = False
+
+    def due(self, used: int, regions: int) -> int:
+        """How many of all regions can be run before the next decision, when so many have been used."""
+        if self.settled:
+            return used
+        if not self._share:
+            return regions
+        return min(1 + self._size * (max(used - 1, 0) // self._size + 1), regions)
+
+    def look(self, used: int, labels: Callable[[], Tensor]) -> None:
+        """Decide, if a round is over; to be called after each region.
+
+        Args:
+            used: regions so far.
+            labels: gives the photo's labels of now, or those of an even sample of its pixels.
+        """
+        if self._share and (used - 1) % self._size == 0:
+            now = labels()
+            if self._labels is not None:
+                self.settled = (now != self._labels).float().mean().item() < self._share
+            self._labels = now
 
 
 def ensemble(fusion: Fusion, scores: Tensor, rule: EnsembleRule) -> Tensor:

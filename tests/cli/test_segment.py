@@ -85,6 +85,22 @@ def test_scores_to_a_pipe(run: Run, fast: list[str]) -> None:
         assert file["probabilities"].shape[1:] == (300, 451)
 
 
+def test_regions_looked_at_are_told(run: Run, fast: list[str], tmp_path: Path) -> None:
+    """With --stop 1 the first round of five, which changes fewer than all pixels, is the last."""
+    cat, few = EXAMPLES / "cat.jpg", ["--proposals", "12", "--min-side", "40"]
+    told = {}
+    for name, options in {"all": [], "stop": ["--stop", "1"], "shared": ["--encoder", "shared"]}.items():
+        done = run("segment", cat, "-o", f"{name}.png", *fast, *few, *options, "--json")
+        assert done.returncode == 0, done.stderr
+        (record,) = json.loads(done.stdout)["images"]
+        told[name] = record["regions"]
+    assert told["all"] == 13 and told["stop"] == 6 and 1 < told["shared"] <= 13
+    masks = {name: (tmp_path / f"{name}.png").read_bytes() for name in told}
+    assert len(set(masks.values())) == 3
+    refused = run("segment", cat, "-o", "x.png", *fast, "--stop", "1.5")
+    assert refused.returncode == 2 and b"--stop" in refused.stderr
+
+
 def test_example_photos_with_the_shipped_network(run: Run, tmp_path: Path) -> None:
     """Each is named after what it shows; ten regions in place of fifty keep the test short."""
     done = run("segment", EXAMPLES, "-o", "out", "--proposals", "10", "--json")

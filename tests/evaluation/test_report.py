@@ -7,6 +7,7 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -157,13 +158,16 @@ def test_worst_confusions_in_words() -> None:
 
 
 def test_proposal_lines() -> None:
-    rows = [
-        {"proposals": 0, "ensemble": "off", "crf": False, "mean_iou": 0.40},
-        {"proposals": 0, "ensemble": "off", "crf": True, "mean_iou": 0.41},
-        {"proposals": 50, "ensemble": "off", "crf": False, "mean_iou": 0.45},
-        {"proposals": 10, "ensemble": "off", "crf": False, "mean_iou": 0.44},
-        {"proposals": 10, "ensemble": "mean", "crf": False, "mean_iou": 0.9},
-        {"proposals": None, "ensemble": "alone", "crf": False, "mean_iou": 0.1},
+    plain = {"ensemble": "off", "crf": False, "stops": False, "shared": False}
+    rows: list[dict[str, Any]] = [
+        plain | {"proposals": 0, "mean_iou": 0.40},
+        plain | {"proposals": 0, "crf": True, "mean_iou": 0.41},
+        plain | {"proposals": 50, "mean_iou": 0.45},
+        plain | {"proposals": 10, "mean_iou": 0.44},
+        plain | {"proposals": 10, "ensemble": "mean", "mean_iou": 0.9},
+        plain | {"proposals": None, "ensemble": "alone", "mean_iou": 0.1},
+        plain | {"proposals": 20, "stops": True, "mean_iou": 0.9},
+        plain | {"proposals": 20, "shared": True, "mean_iou": 0.9},
     ]
     chart = proposal_lines(rows)
     assert chart["ticks"] == [(0, 0), (0.5, 10), (1, 50)]

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,7 +41,7 @@ def test_scores_are_those_of_segmenting_each_photo(truth: Truth, tiny_network: P
     assert summary["per_class_iou"] == want.per_class_iou
     assert (summary["images"], summary["split_images"]) == (6, 6)
     assert summary["seconds_per_image"] == pytest.approx(sum(summary["seconds"].values()))
-    assert summary["seconds"].keys() >= {"proposals", "network", "fusion"}
+    assert summary["seconds"].keys() >= {"read", "proposals", "network"}
 
 
 def test_ablation_rows_are_what_single_runs_give(shapes: Path, tiny_network: Path) -> None:
@@ -59,6 +60,30 @@ def test_ablation_rows_are_what_single_runs_give(shapes: Path, tiny_network: Pat
         want = summarise(evaluate(Network(single), truth), "tiny")["mean_iou"]
         # Crops in other batches may differ in the last bits.
         assert rows[step.name]["mean_iou"] == pytest.approx(want, abs=2e-3), step.name
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [({"stop": 0.9}, "up to 12 proposals"), ({"encoder": "shared"}, "12 proposals, shared encoder")],
+)
+def test_headline_figures_are_of_early_stops_and_shared_encoders_the_other_rows_are_not(
+    shapes: Path, tiny_network: Path, changes: dict[str, Any], name: str
+) -> None:
+    truth = open_truth(shapes, "val", 2)
+    common: dict[str, Any] = {"proposals": 12, "min_side": 10, "crf": False, "precision": "fp32"}
+    segmenter = Segmenter(tiny_network, **common, **changes)
+    evaluation = evaluate(Network(segmenter, ablate=True), truth)
+    summary = summarise(evaluation, "tiny")
+    rows = {step.name: evaluation.total(step).confusion.tolist() for step in evaluation.steps}
+    assert summary["setting"] == name
+    total = sum(
+        confusion_matrix(truth.mask(e), segmenter.segment(e.image).labels, 21) for e in truth.examples
+    )
+    assert rows[name] == summary["confusion"] == np.asarray(total).tolist()
+    exact = Network(Segmenter(tiny_network, **common))
+    assert rows["12 proposals"] == evaluate(exact, truth).total(exact.full).confusion.tolist()
+    assert rows["12 proposals"] != rows[name]
+    assert summary["settings"]["steps"] == list(rows)
 
 
 def test_ensemble_rows_are_what_single_runs_give(

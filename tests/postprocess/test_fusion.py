@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from deconvseg.postprocess.fusion import Fusion, ensemble
+from deconvseg.postprocess.fusion import Fusion, FusionRule, Rounds, ensemble
 
 
 def test_max_by_hand() -> None:
@@ -73,3 +73,55 @@ def test_ensemble_by_hand(rule: str) -> None:
 def test_product_of_probabilities_is_refused() -> None:
     with pytest.raises(ValueError, match="raw scores"):
         ensemble(Fusion(2, 1, 2, "mean"), torch.zeros(2, 1, 2), "product")
+
+
+def test_a_thinned_fusion_sees_every_so_many_pixels_and_what_is_added_later() -> None:
+    for rule in ("max", "mean"):
+        fusion = Fusion(3, 7, 10, rule)
+        thinned = fusion.thinned(3)
+        fusion.add(torch.randn(3, 8, 8), (1, 0, 9, 6))
+        assert torch.equal(thinned.probabilities(), fusion.probabilities()[:, ::3, ::3])
+
+
+def paint(fusion: Fusion, pixels: int) -> None:
+    """Class 1 for the first pixels of a row of 100."""
+    fusion.add(torch.tensor([[[0.0]], [[1.0]]]), (0, 0, pixels, 1))
+
+
+@pytest.mark.parametrize("rule", ["max", "mean"])
+def test_rounds_settle_when_the_last_one_changed_too_little(rule: FusionRule) -> None:
+    """Rounds of 2 end after regions 1, 3, 5 and 7; they change 20, 30, 3 and 0 % of the pixels."""
+    fusion, rounds = Fusion(2, 1, 100, rule), Rounds(0.05, 2)
+    due = []
+    for used, pixels in enumerate((20, 50, 50, 53, 53, 53, 53)):
+        due.append(rounds.due(used, 50))
+        if used == due[-1]:
+            break
+        paint(fusion, pixels)
+        rounds.look(used + 1, lambda: fusion.probabilities().argmax(0))
+    assert due == [
+        3,
+        3,
+        3,
+        5,
+        5,
+        5,
+    ]  # before a decision nothing after it may run, but the first needs two rounds
+    assert rounds.settled
+
+
+def test_rounds_without_a_share_look_at_all() -> None:
+    fusion, rounds = Fusion(2, 1, 100, "max"), Rounds(0, 2)
+    for used in range(7):
+        assert rounds.due(used, 7) == 7
+        rounds.look(used + 1, lambda: fusion.probabilities().argmax(0))
+    assert not rounds.settled
+
+
+def test_a_change_of_just_the_share_goes_on() -> None:
+    fusion, rounds = Fusion(2, 1, 100, "max"), Rounds(0.25, 1)
+    for used, pixels in enumerate((10, 35, 59), start=1):
+        paint(fusion, pixels)
+        rounds.look(used, lambda: fusion.probabilities().argmax(0))
+        assert rounds.settled == (used == 3)
+    assert rounds.due(3, 9) == 3 and Rounds(0.25, 1).due(0, 1) == 1
