@@ -19,18 +19,22 @@ from deconvseg.cli.coco import write_run_coco
 from deconvseg.cli.kinds import COCO
 from deconvseg.cli.manifest import Manifest
 from deconvseg.cli.options import (
+    RUN,
     STEPS,
+    Engine,
+    EngineOption,
     EnsembleOption,
     FcnOption,
     Fusion,
     Precision,
     ProtocolName,
     ProtocolOption,
+    RayAddressOption,
     introduce,
 )
-from deconvseg.cli.runs import Run
+from deconvseg.cli.runs import Cluster, Run
 from deconvseg.cli.shard import Shard
-from deconvseg.errors import DeconvSegError, OutputError, UsageError
+from deconvseg.errors import DeconvSegError, OutputError, UsageError, WorkerError
 
 
 class Save(StrEnum):
@@ -45,7 +49,7 @@ class Save(StrEnum):
     coco = "coco"
 
 
-IO, NETWORK, RUN = "Input and output", "Network", "Run"
+IO, NETWORK = "Input and output", "Network"
 
 EXAMPLES = """[bold]Examples[/bold]
 
@@ -62,6 +66,8 @@ deconvseg segment photos/ -o out/ --save coco    [dim]all in out/coco.json[/dim]
 deconvseg segment 'photos/**/*.jpg' @more.txt -o masks/ --json > done.json
 
 find . -name '*.jpg' -print0 | deconvseg segment @- -o masks/
+
+deconvseg segment photos/ -o masks/ --engine ray --ray-address auto    [dim]on a cluster[/dim]
 
 deconvseg segment - < cat.jpg > mask.png
 
@@ -221,10 +227,13 @@ def segment(
         typer.Option(
             min=0,
             metavar="N",
-            help="Processes that read and write photos beside the network; 0: none. Left out: by the cores.",
+            help="Processes that read and write photos beside the network; 0: none. With --engine ray: "
+            "networks, one a GPU or machine if left out. Left out: by the cores.",
             rich_help_panel=RUN,
         ),
     ] = None,
+    engine: EngineOption = Engine.local,
+    ray_address: RayAddressOption = None,
     shard: Annotated[
         str | None,
         typer.Option(
@@ -240,12 +249,15 @@ def segment(
     debug: console.DebugOption = False,
 ) -> int:
     """Segment photos: say for every pixel which class it belongs to."""
+    cluster = Cluster.of(engine, ray_address, workers, threads)
     plan = make_plan(inputs, output, [kind.value for kind in save])
     if any(None in task.outputs.values() for task in plan.tasks):
         if as_json:
             raise UsageError(
                 "--json and the result both go to standard output; name the result's file with -o"
             )
+        if cluster:
+            raise UsageError("--engine ray writes to files alone; name the result's file with -o")
         if sys.stdout.isatty():
             raise UsageError("this result is not for a terminal; name its file with -o, or send it on with >")
     for problem in plan.problems:
@@ -297,10 +309,10 @@ def segment(
     fault, left_out = None, []
     with manifest.claimed() if manifest else nullcontext():
         try:
-            run.work(segmenter, workshop, workers)
+            run.work(segmenter, workshop, workers, cluster)
             if manifest and coco:
                 left_out = _write_coco(manifest, coco)
-        except (KeyboardInterrupt, OutputError) as error:
+        except (KeyboardInterrupt, OutputError, WorkerError) as error:
             fault = error
     records = [run.records[place] for place in sorted(run.records)]
     if as_json:
@@ -309,7 +321,7 @@ def segment(
     counts = Counter(record["status"] for record in records)
     if not quiet and (manifest or len(plan.tasks) > 1):
         _say_end(run, counts, len(plan.tasks), manifest)
-    if isinstance(fault, OutputError):
+    if isinstance(fault, DeconvSegError):
         console.failure(fault)
         return console.SOME_FAILED if records else console.NOTHING_DONE
     if fault:
@@ -331,8 +343,10 @@ def _only(share: Shard, plan: Plan) -> Plan:
 def _say_end(run: Run, counts: Counter[str], total: int, manifest: Manifest | None) -> None:
     told = ", ".join(f"{counts[status]} {status}" for status in ("done", "skipped", "failed"))
     speed = ""
-    if run.rate is not None and run.network_busy is not None:
-        speed = f"; {run.rate:.2f} photos/s, network busy {run.network_busy:.0%} of the time"
+    if run.rate is not None:
+        speed = f"; {run.rate:.2f} photos/s"
+    if run.network_busy is not None:
+        speed += f", network busy {run.network_busy:.0%} of the time"
     where = f"; see {manifest.path}" if manifest else ""
     console.say(f"{total} photo{'s' * (total != 1)}: {told}{speed}{where}")
 
