@@ -36,6 +36,8 @@ def joined(address: str | None, cores: int, debug: bool = False) -> Iterator[Any
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_worker_niceness", "0")  # as the local engine's workers
+    if not address:  # despite its name on all systems: not offered to the network
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     if not debug:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
@@ -62,7 +64,6 @@ def joined(address: str | None, cores: int, debug: bool = False) -> Iterator[Any
                     "local",
                     num_cpus=max(own_cores(), cores),
                     include_dashboard=False,
-                    _node_ip_address="127.0.0.1",
                     _temp_dir=folder,
                     **says,
                 )

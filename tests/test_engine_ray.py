@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -29,19 +30,15 @@ DEADLY_HEIGHT = 72
 @pytest.fixture(scope="module")
 def ray() -> Iterator[Any]:
     """One Ray for all tests of the module; it runs in another folder than they, as on another machine."""
-    here, path = Path.cwd(), os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), *([path] if path else [])])
+    here = Path.cwd()
     os.chdir("/")
     try:
         with joined(None, cores=4) as module:
             os.chdir(here)
+            module.cloudpickle.register_pickle_by_value(sys.modules[__name__])
             yield module
     finally:
         os.chdir(here)
-        if path is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = path
 
 
 @pytest.fixture
@@ -105,11 +102,9 @@ def run_locally(segmenter: Segmenter, jobs: Sequence[Job]) -> Outcomes:
 
 
 def contents(folder: str) -> dict[str, bytes]:
-    return {str(path): path.read_bytes() for path in Path(folder).rglob("*.*") if path.is_file()} | {}
-
-
-def contents_below(folder: str) -> dict[str, bytes]:
-    return {str(Path(name).relative_to(folder)): content for name, content in contents(folder).items()}
+    """By place below it, each file's content."""
+    files = (path for path in Path(folder).rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 @dataclass(frozen=True)
@@ -167,8 +162,8 @@ def changed(inference: Inference, kind: type[Inference], **more: Any) -> Inferen
 def test_the_same_files_as_without(ray: Any, photos: None, segmenter: Segmenter) -> None:
     want = run_locally(segmenter, to("plain"))
     got = run_on_ray(segmenter, to("out"))
-    assert len(contents_below("plain")) > 8 * 3
-    assert contents_below("out") == contents_below("plain")
+    assert len(contents("plain")) > 8 * 3
+    assert contents("out") == contents("plain")
     assert got.keys() == want.keys()
     for number, done in want.items():
         other = got[number]
@@ -181,7 +176,7 @@ def test_bad_photos_fail_alone(ray: Any, photos: None, segmenter: Segmenter) -> 
     Path("in/0.png").write_text("no photo")
     Path("in/5.png").unlink()
     Path("out/7.png").mkdir(parents=True)
-    outcomes = run_on_ray(segmenter, to("out"), inference=changed(segmenter.inference, _Faulty))
+    outcomes = run_on_ray(segmenter, to("out"), inference=changed(segmenter.inference, _Faulty), workers=1)
     failed = {number: result for number, result in outcomes.items() if isinstance(result, Exception)}
     assert len(outcomes) == 8
     assert failed.keys() == {0, 3, 5, 7}
@@ -202,12 +197,13 @@ def test_killed_workers(ray: Any, photos: None, segmenter: Segmenter, tmp_path: 
     assert str(error).startswith("in/1.png: its worker process was killed")
     assert outcomes.keys() == want.keys() - {1}
     assert all(isinstance(result, Done) for result in outcomes.values())
-    plain = {name: content for name, content in contents_below("plain").items() if name[0] != "1"}
-    assert contents_below("out") == plain
+    plain = {name: content for name, content in contents("plain").items() if name[0] != "1"}
+    assert contents("out") == plain
 
 
 def test_a_photo_that_always_kills_its_network(ray: Any, photos: None, segmenter: Segmenter) -> None:
-    outcomes = run_on_ray(segmenter, to("out"), inference=changed(segmenter.inference, _DeadlyNetwork))
+    inference = changed(segmenter.inference, _DeadlyNetwork)
+    outcomes = run_on_ray(segmenter, to("out"), inference=inference, workers=1)
     error = outcomes.pop(3)
     assert isinstance(error, WorkerError) and str(error).startswith("in/3.png: ")
     assert len(outcomes) == 7

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deconvseg.cli import console
@@ -155,17 +158,20 @@ class Run:
         from deconvseg import engine_ray
 
         self._one_network = False
-        engine_ray.run(
-            segmenter.inference,
-            workshop,
-            jobs,
-            self._report,
-            workers=workers,
-            threads=cluster.threads,
-            full_batches=self._is_one_of_many,
-            address=cluster.address,
-            debug=console.debugging(),
-        )
+        debug = console.debugging()
+        # Ray tells of workers that died on standard output, which is for data.
+        with Path(os.devnull).open("w") as nowhere, redirect_stdout(sys.stderr if debug else nowhere):
+            engine_ray.run(
+                segmenter.inference,
+                workshop,
+                jobs,
+                self._report,
+                workers=workers,
+                threads=cluster.threads,
+                full_batches=self._is_one_of_many,
+                address=cluster.address,
+                debug=debug,
+            )
 
     @property
     def _is_one_of_many(self) -> bool:
@@ -192,7 +198,8 @@ class Run:
             record["error"] = console.failure(result, about=job.title)
         else:
             outputs = self._tasks[job.number].outputs
-            self._fill_in(record, {kind: str(path or STDOUT) for kind, path in outputs.items()}, result)
+            shown = self._manifest.shown if self._manifest else str
+            self._fill_in(record, {kind: shown(path or STDOUT) for kind, path in outputs.items()}, result)
         self.records[job.number] = record
         if self._manifest:
             self._manifest.add(record)

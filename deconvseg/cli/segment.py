@@ -32,6 +32,7 @@ from deconvseg.cli.options import (
     RayAddressOption,
     introduce,
 )
+from deconvseg.cli.remote_manifest import RemoteManifest
 from deconvseg.cli.runs import Cluster, Run
 from deconvseg.cli.shard import Shard
 from deconvseg.errors import DeconvSegError, OutputError, UsageError, WorkerError
@@ -82,7 +83,7 @@ def segment(
         typer.Argument(
             metavar="INPUT",
             help="Photo; folder, with all below it; quoted glob; @list.txt, a path a line or NUL after each, "
-            "@- from stdin; or - for a photo from stdin.",
+            "@- from stdin; or - for a photo from stdin. Remote ones too (s3://...).",
         ),
     ],
     output: Annotated[
@@ -92,7 +93,8 @@ def segment(
             "-o",
             metavar="OUT",
             help="A file for one photo. A folder for several: it gets the same tree of results, and "
-            "segment.jsonl with a line a photo. - is stdout. Without it: NAME.mask.png beside each photo.",
+            "segment.jsonl with a line a photo; it can be remote (s3://...). - is stdout. Without it: "
+            "NAME.mask.png beside each photo.",
             rich_help_panel=IO,
         ),
     ] = None,
@@ -268,7 +270,7 @@ def segment(
     if share:
         plan = _only(share, plan)
     coco = plan.folder / COCO if plan.folder and Save.coco in save else None
-    manifest = Manifest(plan.folder, [coco] if coco else [], share) if plan.folder else None
+    manifest = _manifest(plan, [coco] if coco else [], share)
     if manifest and not overwrite:
         manifest.refuse_strangers(plan.tasks)
 
@@ -302,6 +304,7 @@ def segment(
             legend=legend,
             polygons=coco_polygons,
             max_pixels=max_megapixels * 1_000_000,
+            mirror=plan.mirror,
         )
         if not quiet:
             introduce(segmenter, weights)
@@ -340,6 +343,12 @@ def _only(share: Shard, plan: Plan) -> Plan:
     return replace(plan, tasks=tasks)
 
 
+def _manifest(plan: Plan, run_files: list[Path], shard: Shard | None) -> Manifest | None:
+    if plan.mirror:
+        return RemoteManifest(plan.mirror, run_files, shard)
+    return Manifest(plan.folder, run_files, shard) if plan.folder else None
+
+
 def _say_end(run: Run, counts: Counter[str], total: int, manifest: Manifest | None) -> None:
     told = ", ".join(f"{counts[status]} {status}" for status in ("done", "skipped", "failed"))
     speed = ""
@@ -347,7 +356,7 @@ def _say_end(run: Run, counts: Counter[str], total: int, manifest: Manifest | No
         speed = f"; {run.rate:.2f} photos/s"
     if run.network_busy is not None:
         speed += f", network busy {run.network_busy:.0%} of the time"
-    where = f"; see {manifest.path}" if manifest else ""
+    where = f"; see {manifest.shown(manifest.path)}" if manifest else ""
     console.say(f"{total} photo{'s' * (total != 1)}: {told}{speed}{where}")
 
 
