@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from deconvseg.data.coco import write_coco
 from deconvseg.errors import InputError
 from deconvseg.files import digest
-from deconvseg.images.read import PhotoPixels, read_image, read_photo
+from deconvseg.images.read import STREAM, PhotoPixels, read_image, read_photo
 from deconvseg.images.write import PAINTED, WRITERS, write_overlay
+from deconvseg.remote import Mirror, is_remote, read
 from deconvseg.segmentation import Segmentation
 from deconvseg.steps import After, Before, Clock, Prepared
 
@@ -32,7 +33,7 @@ class Job:
 
     Attributes:
         number: its place in the run, for whoever made the job.
-        source: its file, or a file's content.
+        source: its file, the address of one (`remote`), or a file's content.
         file_name: what COCO files call it.
         outputs: kind of result (`images.write.WRITERS`, `coco`) -> its file, for `masks` its folder. An open
             binary stream only where the job stays in one process.
@@ -46,7 +47,7 @@ class Job:
     @property
     def title(self) -> str:
         """What messages call it."""
-        return self.source if isinstance(self.source, str) else "standard input"
+        return self.source if isinstance(self.source, str) else STREAM
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class Workshop:
         legend: name the colours on overlays.
         polygons: outlines in COCO files are polygons.
         max_pixels: larger photos are refused.
+        mirror: of the remote folder that results go to, if they do.
     """
 
     before: Before
@@ -85,6 +87,7 @@ class Workshop:
     legend: bool = False
     polygons: bool = False
     max_pixels: int = 500_000_000
+    mirror: Mirror | None = None
 
     def settings(self) -> dict[str, object]:
         """What of it changes a result, besides the steps of the Segmenter; fit for JSON."""
@@ -97,7 +100,7 @@ class Workshop:
             InputError: it cannot be read, or scores are asked for and it is too large for them.
         """
         clock = Clock()
-        photo = read_photo(_opened(job.source), max_pixels=self.max_pixels)
+        photo = read_photo(_opened(job.source), max_pixels=self.max_pixels, name=job.title)
         if "scores" in job.outputs:
             self._refuse_large(job, photo)
         clock.lap("read")
@@ -123,7 +126,11 @@ class Workshop:
             photo = self._whole(job, result)
         for kind, target in job.outputs.items():
             self._writer(kind, job)(result, photo, target)
-        digests = {kind: digest(path) for kind, path in job.outputs.items() if isinstance(path, Path)}
+        files = {kind: path for kind, path in job.outputs.items() if isinstance(path, Path)}
+        digests = {kind: digest(path) for kind, path in files.items()}
+        if self.mirror:
+            for path in files.values():
+                self.mirror.send(path)
         clock.lap("write")
         seconds = {**result.seconds, **clock.seconds}
         return Done(result.height, result.width, len(result.boxes), result.class_shares(), seconds, digests)
@@ -139,7 +146,7 @@ class Workshop:
 
     def _whole(self, job: Job, result: Segmentation) -> NDArray[np.uint8]:
         """The photo at its own size, read again: meanwhile it would fill the memory."""
-        image = read_image(_opened(job.source), max_pixels=self.max_pixels)
+        image = read_image(_opened(job.source), max_pixels=self.max_pixels, name=job.title)
         if image.shape[:2] != result.labels.shape:
             raise InputError(f"{job.title}: was changed while it was read; run the same again")
         return image
@@ -153,4 +160,6 @@ class Workshop:
 
 
 def _opened(source: str | bytes) -> str | BinaryIO:
-    return source if isinstance(source, str) else io.BytesIO(source)
+    if isinstance(source, str):
+        return io.BytesIO(read(source)) if is_remote(source) else source
+    return io.BytesIO(source)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
@@ -13,7 +12,7 @@ from typing import Any, Literal
 from deconvseg.errors import WorkerError
 from deconvseg.inference import Inference
 from deconvseg.jobs import Done, Job, Workshop
-from deconvseg.processes import Crew
+from deconvseg.processes import Crew, own_cores
 from deconvseg.steps import Prepared
 
 Report = Callable[[Job, Done | Exception], None]
@@ -22,11 +21,7 @@ Event = Literal["prepared", "finished"]
 
 def default_workers() -> int:
     """One for each core that this process may use but one, at most 32; 0 on a single core."""
-    try:
-        cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # not Linux
-        cores = os.cpu_count() or 1
-    return min(cores - 1, 32)
+    return min(own_cores() - 1, 32)
 
 
 def run(

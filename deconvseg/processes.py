@@ -17,6 +17,14 @@ from deconvseg.errors import WorkerError
 Result = TypeVar("Result")
 
 
+def own_cores() -> int:
+    """Cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not Linux
+        return os.cpu_count() or 1
+
+
 @contextmanager
 def worker_processes(
     count: int, start: Callable[..., None] | None = None, *arguments: Any

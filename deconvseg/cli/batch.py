@@ -16,8 +16,10 @@ from deconvseg.cli.inputs import STDIN, Photo, find_photos
 from deconvseg.cli.kinds import KINDS
 from deconvseg.errors import UsageError
 from deconvseg.images import PHOTO_SUFFIXES
+from deconvseg.remote import Mirror, is_remote, normal
 
 STDOUT = "-"
+LOCAL = "file://"
 # What -o NAME.SUFFIX takes for the name of a file, not of a folder.
 FILE_SUFFIXES = (
     *PHOTO_SUFFIXES,
@@ -42,11 +44,13 @@ class Plan:
         tasks: one a photo, in order.
         folder: the -o DIR that holds the results and their manifest, or None when the photos' own folders do.
         problems: a line for each INPUT that stands for no photo and each folder that cannot be listed.
+        mirror: if the -o DIR is remote; `folder` is the local one that stands for it.
     """
 
     tasks: list[Task]
     folder: Path | None
     problems: list[str]
+    mirror: Mirror | None = None
 
 
 def make_plan(inputs: Sequence[str], output: str | None, kinds: Sequence[str]) -> Plan:
@@ -55,7 +59,10 @@ def make_plan(inputs: Sequence[str], output: str | None, kinds: Sequence[str]) -
     Raises:
         UsageError: the inputs and the output do not go together, or two results or a result and a photo would
             be the same file.
+        MissingDependencyError: an address needs a library that is not there.
     """
+    inputs = [argument.removeprefix(LOCAL) for argument in inputs]
+    output = output and output.removeprefix(LOCAL)
     kinds = list(dict.fromkeys(kinds))
     if "" in inputs:
         raise UsageError("an INPUT is empty; give the path of a photo or a folder")
@@ -66,10 +73,19 @@ def make_plan(inputs: Sequence[str], output: str | None, kinds: Sequence[str]) -
     photos, problems = find_photos(inputs, output)
     if inputs[0] == STDIN and output is None:
         output = STDOUT
-    folder = _result_folder(inputs, output, photos)
+    if output and is_remote(output):
+        if any(is_remote(argument) and normal(argument) == normal(output) for argument in inputs):
+            raise UsageError(f"{output}: results would lie among the photos; give another folder with -o DIR")
+        mirror, folder = Mirror.of(output), None
+    else:
+        mirror, folder = None, _result_folder(inputs, output, photos)
+    folder = mirror.root if mirror else folder
     tasks = [Task(photo, _result_paths(photo, output, folder, kinds)) for photo in photos]
-    _refuse_clashes(tasks)
-    return Plan(tasks, folder, problems)
+    try:
+        _refuse_clashes(tasks)
+    except UsageError as error:
+        raise UsageError(mirror.shown(str(error)) if mirror else str(error)) from error
+    return Plan(tasks, folder, problems, mirror)
 
 
 def _result_folder(inputs: Sequence[str], output: str | None, photos: Sequence[Photo]) -> Path | None:
@@ -77,6 +93,9 @@ def _result_folder(inputs: Sequence[str], output: str | None, photos: Sequence[P
     if output is None:
         if folders:
             raise UsageError(f"{folders[0]}: is a folder; say with -o DIR where its results go")
+        for photo in photos:
+            if is_remote(photo.path):
+                raise UsageError(f"{photo.path}: is remote; say with -o where its result goes")
         return None
     if output == STDOUT:
         if folders or len(photos) > 1:

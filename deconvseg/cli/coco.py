@@ -26,4 +26,5 @@ def write_run_coco(manifest: Manifest, target: Path) -> list[str]:
         parts = manifest.files_of("coco")
         problems = merge_coco(parts, target)
         if manifest.files_of("coco") == parts:
-            return problems
+            manifest.publish(target)
+            return [manifest.shown(problem) for problem in problems]

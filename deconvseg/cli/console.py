@@ -36,6 +36,11 @@ DebugOption = Annotated[
 ]
 
 
+def debugging() -> bool:
+    """Whether --debug was given."""
+    return _debug
+
+
 def run(app: Callable[..., object]) -> int:
     """Run the Typer app on the command line and return the exit code; an error becomes one line on stderr."""
     try:

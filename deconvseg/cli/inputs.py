@@ -20,21 +20,22 @@ from pathlib import Path
 from deconvseg.cli.kinds import KINDS
 from deconvseg.errors import InputError
 from deconvseg.images import PHOTO_SUFFIXES
+from deconvseg.remote import find, is_remote, normal
 
 STDIN = "-"
 
 
 @dataclass(frozen=True)
 class Photo:
-    """A photo: its path as the user would write it, and its place below -o DIR, without suffix."""
+    """A photo: its path as the user would write it, or address, and its place below -o DIR without suffix."""
 
     path: str
     name: str
 
     @property
     def missing(self) -> bool:
-        """Whether there is nothing at the path."""
-        return self.path != STDIN and not os.path.exists(self.path)
+        """Whether there is nothing at the path; of an address only reading tells."""
+        return self.path != STDIN and not is_remote(self.path) and not os.path.exists(self.path)
 
     @property
     def file_name(self) -> str:
@@ -64,6 +65,8 @@ def find_photos(inputs: Sequence[str], output: str | None) -> tuple[list[Photo],
 def _expand(argument: str, output: str | None, problems: list[str]) -> list[Photo]:
     if argument == STDIN:
         return [Photo(STDIN, "stdin")]
+    if is_remote(argument):
+        return _in_store(argument, output)
     if os.path.isdir(argument):
         return _in_folder(argument, output, problems)
     if not os.path.exists(argument):
@@ -82,6 +85,22 @@ def _in_folder(folder: str, output: str | None, problems: list[str]) -> list[Pho
     photos = list(_below(folder, sorted(files), output))
     if not photos and len(problems) == before:
         raise InputError(f"{folder}: no photos in this folder (.jpg, .png, .tif, ...); check the path")
+    return photos
+
+
+def _in_store(address: str, output: str | None) -> list[Photo]:
+    if Path(address).suffix.lower() in PHOTO_SUFFIXES and not glob.has_magic(address):
+        return [Photo(address, Path(address).stem)]
+    out = f"{normal(output)}/" if output and is_remote(output) else None
+    photos = [
+        Photo(file, Path(name).with_suffix("").as_posix())
+        for file, name in find(address)
+        if Path(name).suffix.lower() in PHOTO_SUFFIXES
+        and not any(part.startswith(".") for part in Path(name).parts)
+        and not (out and file.startswith(out))
+    ]
+    if not photos:
+        raise InputError(f"{address}: no photos there (.jpg, .png, .tif, ...); check the address")
     return photos
 
 
@@ -204,5 +223,5 @@ def _paths_in(content: bytes) -> list[str]:
 
 def _as_written(path: str) -> str:
     """The path without suffix and without what would lead out of -o DIR: its root and every `..`."""
-    bare = Path(path).with_suffix("")
+    bare = Path(path.partition("://")[2] if is_remote(path) else path).with_suffix("")
     return Path(*(part for part in bare.parts if part not in (bare.anchor, ".."))).as_posix()

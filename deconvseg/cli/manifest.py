@@ -13,10 +13,12 @@ from deconvseg.cli.batch import Task
 from deconvseg.cli.inputs import Photo
 from deconvseg.cli.shard import Shard, claim
 from deconvseg.errors import OutputError, UsageError
+from deconvseg.remote import is_remote, status
 
 MANIFEST = "segment.jsonl"
 LEFTOVERS = ".segment-more.json"
-_MANIFESTS_OF_SHARDS, _LEFTOVERS_OF_SHARDS = "segment.*-of-*.jsonl", ".segment-more.*-of-*.json"
+OF_SHARDS = ("segment.*-of-*.jsonl", ".segment-more.*-of-*.json")
+_MANIFESTS_OF_SHARDS, _LEFTOVERS_OF_SHARDS = OF_SHARDS
 
 
 class Record(TypedDict):
@@ -27,7 +29,7 @@ class Record(TypedDict):
         name: its place in the results folder, without suffix; unique in a manifest.
         status: "done", "skipped" (done by an earlier run with the same settings) or "failed".
         error: one line, when failed.
-        outputs: kind of result -> its file, in the manifest relative to the folder the manifest lies in.
+        outputs: kind of result -> its file or address, in the manifest relative to the manifest's folder.
         digests: kind of result -> SHA-256 of its file, by which a later run knows it again.
         width, height: of the photo as displayed, in pixels.
         regions: that went through the network.
@@ -55,11 +57,7 @@ class Record(TypedDict):
 
 def new_record(photo: Photo, settings: str | None) -> Record:
     """The record of a photo before anything is known but its file."""
-    try:
-        status = Path(photo.path).stat()
-        size, modified = status.st_size, status.st_mtime
-    except OSError:
-        size, modified = None, None
+    size, modified = _status(photo.path)
     return Record(
         input=photo.path,
         name=photo.name,
@@ -103,6 +101,13 @@ class Manifest:
             self._read_all()  # what others have done meanwhile
             yield
 
+    def shown(self, text: str | Path) -> str:
+        """A path, or a text with paths, as the user knows them."""
+        return str(text)
+
+    def publish(self, path: Path) -> None:
+        """Put one of the `run_files`, which is made now, where it belongs."""
+
     def _read_all(self) -> None:
         self._records = self._lines_of_all()
         self._leftovers: set[str] = set()
@@ -130,18 +135,17 @@ class Manifest:
 
     def _refuse_stranger(self, path: Path, owners: Mapping[str, Record]) -> None:
         name = self._from_folder(path)
-        # os.path, as pathlib's question raises where a name is too long; that costs its own photo alone.
-        if name not in owners and name not in self._leftovers and os.path.exists(path):  # noqa: PTH110
+        if name not in owners and name not in self._leftovers and self._exists(name):
             raise UsageError(
-                f"{path}: exists, and no line of {self.folder / MANIFEST} says that it is a result; "
-                "give another -o DIR, or --overwrite"
+                f"{self.shown(path)}: exists, and no line of {self.shown(self.folder / MANIFEST)} says that "
+                "it is a result; give another -o DIR, or --overwrite"
             )
 
     def _refuse_other_photo(self, task: Task, old: Record | None) -> None:
         if old and old["outputs"] and _is_of_another(old, task.photo):
             raise UsageError(
-                f"{task.photo.path}: would replace the result of {old['input']} in {self.folder}; "
-                "give another -o DIR, or --overwrite"
+                f"{task.photo.path}: would replace the result of {old['input']} in "
+                f"{self.shown(self.folder)}; give another -o DIR, or --overwrite"
             )
 
     def find_done(self, tasks: Iterable[Task], settings: str | None) -> dict[str, Record]:
@@ -159,9 +163,9 @@ class Manifest:
         ):
             return None
         for kind, path in task.outputs.items():
-            if path is None or not _is_as_written(path, old["digests"].get(kind)):
+            if path is None or not self._is_as_written(path, old["digests"].get(kind)):
                 return None
-        outputs = {kind: str(self.folder / path) for kind, path in old["outputs"].items()}
+        outputs = {kind: self.shown(self.folder / path) for kind, path in old["outputs"].items()}
         return {**old, "input": task.photo.path, "status": "skipped", "outputs": outputs}
 
     def start(self, tasks: Sequence[Task], done: Mapping[str, Record]) -> None:
@@ -209,7 +213,7 @@ class Manifest:
         records = _read_lines(self.path)
         self._write(sorted(records.values(), key=lambda record: places.get(record["name"], -1)))
         named = {path for record in records.values() for path in record["outputs"].values()}
-        left = {path for path in self._leftovers - named if os.path.exists(self.folder / path)}  # noqa: PTH110
+        left = {name for name in self._leftovers - named if self._exists(name)}
         left.update(map(self._from_folder, self.run_files))
         self._write_leftovers(left)
 
@@ -221,6 +225,18 @@ class Manifest:
             for record in records
             if record["status"] != "failed" and kind in record["outputs"]
         ]
+
+    def _exists(self, name: str) -> bool:
+        # os.path, as pathlib's question raises where a name is too long; that costs its own photo alone.
+        return os.path.exists(self.folder / name)  # noqa: PTH110
+
+    def _is_as_written(self, path: Path, written: str | None) -> bool:
+        from deconvseg.files import digest
+
+        try:
+            return digest(path) == written
+        except OSError:
+            return False
 
     def _from_folder(self, path: str | Path) -> str:
         return Path(os.path.relpath(path, self.folder)).as_posix()
@@ -274,6 +290,17 @@ def _read_leftovers(path: Path) -> set[str]:
         return set()
 
 
+def _status(photo: str) -> tuple[int | None, float | None]:
+    """Size and time of change of its file; None what cannot be known."""
+    if is_remote(photo):
+        return status(photo)
+    try:
+        found = Path(photo).stat()
+    except OSError:
+        return None, None
+    return found.st_size, found.st_mtime
+
+
 def _modified(path: Path) -> int:
     try:
         return path.stat().st_mtime_ns
@@ -281,20 +308,11 @@ def _modified(path: Path) -> int:
         return 0
 
 
-def _is_as_written(path: Path, written: str | None) -> bool:
-    from deconvseg.files import digest
-
-    try:
-        return digest(path) == written
-    except OSError:
-        return False
-
-
 def _is_of_another(old: Record, photo: Photo) -> bool:
     """Whether the record is of another photo that still exists; one that is gone may have been moved here."""
     before = old["input"]
     return (
         before != photo.path
-        and os.path.exists(before)  # noqa: PTH110 (pathlib's may raise)
+        and (is_remote(before) or os.path.exists(before))  # noqa: PTH110 (pathlib's may raise)
         and os.path.realpath(before) != os.path.realpath(photo.path)
     )

@@ -53,6 +53,31 @@ class Precision(StrEnum):
     fp16 = "fp16"
 
 
+class Engine(StrEnum):
+    """Who does a run's photos."""
+
+    local = "local"
+    ray = "ray"
+
+
+RUN = "Run"
+EngineOption = Annotated[
+    Engine,
+    typer.Option(
+        metavar="local|ray",
+        help="local: processes of this machine. ray: Ray Data, here or on a cluster, with the same results.",
+        rich_help_panel=RUN,
+    ),
+]
+RayAddressOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT|auto",
+        help="With --engine ray: the cluster to join; auto: the one this machine is in. Left out: Ray is "
+        "started here for this run.",
+        rich_help_panel=RUN,
+    ),
+]
 STEPS = "Proposals and postprocessing"
 ProtocolOption = Annotated[
     ProtocolName,

@@ -4,20 +4,51 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deconvseg.cli import console
 from deconvseg.cli.batch import STDOUT, Task
 from deconvseg.cli.inputs import STDIN
 from deconvseg.cli.manifest import Manifest, Record, new_record
-from deconvseg.errors import InputError
+from deconvseg.cli.options import Engine
+from deconvseg.errors import InputError, MissingDependencyError, UsageError
 
 if TYPE_CHECKING:
     from deconvseg.jobs import Done, Job, Workshop
     from deconvseg.segmenter import Segmenter
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What --engine ray works with: the cluster's address, None to start Ray here, and threads a network."""
+
+    address: str | None
+    threads: int | None
+
+    @classmethod
+    def of(
+        cls, engine: Engine, address: str | None, workers: int | None, threads: int | None
+    ) -> Cluster | None:
+        """None for another engine; UsageError or MissingDependencyError if the options cannot be."""
+        if engine is not Engine.ray:
+            if address is not None:
+                raise UsageError("--ray-address is for --engine ray; give both, or none")
+            return None
+        if workers == 0:
+            raise UsageError("--workers 0: --engine ray needs at least one network; give 1 or more")
+        if find_spec("ray") is None:
+            raise MissingDependencyError(
+                '--engine ray needs Ray; install it (pip install "deconvseg[ray]"), or use --engine local'
+            )
+        return cls(address, threads)
 
 
 class Run:
@@ -32,7 +63,7 @@ class Run:
     Attributes:
         records: what became of each photo so far, by place.
         rate: photos segmented a second.
-        network_busy: share of the time (0..1) in which the network was at work.
+        network_busy: share of the time (0..1) in which the network was at work; None of a cluster's.
     """
 
     def __init__(
@@ -45,17 +76,27 @@ class Run:
         self._overwrite, self._quiet = overwrite, quiet
         self._begun: dict[int, Record] = {}
         self._segmented, self._network_seconds = 0, 0.0
+        self._one_network = True
 
-    def work(self, segmenter: Segmenter | None, workshop: Workshop | None, workers: int | None) -> None:
+    def work(
+        self,
+        segmenter: Segmenter | None,
+        workshop: Workshop | None,
+        workers: int | None,
+        cluster: Cluster | None = None,
+    ) -> None:
         """Do all that is not done.
 
         Args:
             segmenter, workshop: None where every photo is missing.
-            workers: processes; None chooses.
+            workers: processes, or networks of a cluster; None chooses.
+            cluster: does the work, if given.
 
         Raises:
             KeyboardInterrupt: `records` tells what was done until then.
             OutputError: the manifest cannot be written.
+            UsageError: the cluster cannot be joined, or is too small.
+            WorkerError: the cluster does not do its work.
         """
         settings = _hash(segmenter, workshop) if segmenter and workshop else None
         if self._manifest:
@@ -67,7 +108,11 @@ class Run:
             self._start = time.perf_counter()
             jobs = self._jobs(settings)
             if segmenter and workshop:
-                self._segment(segmenter, workshop, jobs, len(self._tasks) - skipped, workers)
+                count = len(self._tasks) - skipped
+                if cluster and count:
+                    self._segment_on(cluster, segmenter, workshop, jobs, workers)
+                else:
+                    self._segment(segmenter, workshop, jobs, count, workers)
             else:
                 for job in jobs:
                     self._report(job, InputError(f"{job.title}: no such file; check the path"))
@@ -99,8 +144,38 @@ class Run:
             self._report,
             # One photo goes its way without detours, and standard output is this process's.
             workers=0 if count <= 1 or to_stdout else min(workers, count),
-            full_batches=self._manifest is not None or len(self._tasks) > 1,
+            full_batches=self._is_one_of_many,
         )
+
+    def _segment_on(
+        self,
+        cluster: Cluster,
+        segmenter: Segmenter,
+        workshop: Workshop,
+        jobs: Iterator[Job],
+        workers: int | None,
+    ) -> None:
+        from deconvseg import engine_ray
+
+        self._one_network = False
+        debug = console.debugging()
+        # Ray tells of workers that died on standard output, which is for data.
+        with Path(os.devnull).open("w") as nowhere, redirect_stdout(sys.stderr if debug else nowhere):
+            engine_ray.run(
+                segmenter.inference,
+                workshop,
+                jobs,
+                self._report,
+                workers=workers,
+                threads=cluster.threads,
+                full_batches=self._is_one_of_many,
+                address=cluster.address,
+                debug=debug,
+            )
+
+    @property
+    def _is_one_of_many(self) -> bool:
+        return self._manifest is not None or len(self._tasks) > 1
 
     def _jobs(self, settings: str | None) -> Iterator[Job]:
         from deconvseg.jobs import Job
@@ -123,7 +198,8 @@ class Run:
             record["error"] = console.failure(result, about=job.title)
         else:
             outputs = self._tasks[job.number].outputs
-            self._fill_in(record, {kind: str(path or STDOUT) for kind, path in outputs.items()}, result)
+            shown = self._manifest.shown if self._manifest else str
+            self._fill_in(record, {kind: shown(path or STDOUT) for kind, path in outputs.items()}, result)
         self.records[job.number] = record
         if self._manifest:
             self._manifest.add(record)
@@ -142,7 +218,9 @@ class Run:
         passed = time.perf_counter() - self._start
         self._segmented += 1
         self._network_seconds += done.seconds["network"]
-        self.rate, self.network_busy = self._segmented / passed, self._network_seconds / passed
+        self.rate = self._segmented / passed
+        if self._one_network:
+            self.network_busy = self._network_seconds / passed
 
 
 def _sentence(record: Record) -> str:

@@ -19,20 +19,25 @@ from deconvseg.cli.coco import write_run_coco
 from deconvseg.cli.kinds import COCO
 from deconvseg.cli.manifest import Manifest
 from deconvseg.cli.options import (
+    RUN,
     STEPS,
     EncoderOption,
+    Engine,
+    EngineOption,
     EnsembleOption,
     FcnOption,
     Fusion,
     Precision,
     ProtocolName,
     ProtocolOption,
+    RayAddressOption,
     StopOption,
     introduce,
 )
-from deconvseg.cli.runs import Run
+from deconvseg.cli.remote_manifest import RemoteManifest
+from deconvseg.cli.runs import Cluster, Run
 from deconvseg.cli.shard import Shard
-from deconvseg.errors import DeconvSegError, OutputError, UsageError
+from deconvseg.errors import DeconvSegError, OutputError, UsageError, WorkerError
 
 
 class Save(StrEnum):
@@ -47,7 +52,7 @@ class Save(StrEnum):
     coco = "coco"
 
 
-IO, NETWORK, RUN = "Input and output", "Network", "Run"
+IO, NETWORK = "Input and output", "Network"
 
 EXAMPLES = """[bold]Examples[/bold]
 
@@ -65,6 +70,8 @@ deconvseg segment 'photos/**/*.jpg' @more.txt -o masks/ --json > done.json
 
 find . -name '*.jpg' -print0 | deconvseg segment @- -o masks/
 
+deconvseg segment photos/ -o masks/ --engine ray --ray-address auto    [dim]on a cluster[/dim]
+
 deconvseg segment - < cat.jpg > mask.png
 
 [bold]Exit codes[/bold]
@@ -78,7 +85,7 @@ def segment(
         typer.Argument(
             metavar="INPUT",
             help="Photo; folder, with all below it; quoted glob; @list.txt, a path a line or NUL after each, "
-            "@- from stdin; or - for a photo from stdin.",
+            "@- from stdin; or - for a photo from stdin. Remote ones too (s3://...).",
         ),
     ],
     output: Annotated[
@@ -88,7 +95,8 @@ def segment(
             "-o",
             metavar="OUT",
             help="A file for one photo. A folder for several: it gets the same tree of results, and "
-            "segment.jsonl with a line a photo. - is stdout. Without it: NAME.mask.png beside each photo.",
+            "segment.jsonl with a line a photo; it can be remote (s3://...). - is stdout. Without it: "
+            "NAME.mask.png beside each photo.",
             rich_help_panel=IO,
         ),
     ] = None,
@@ -225,10 +233,13 @@ def segment(
         typer.Option(
             min=0,
             metavar="N",
-            help="Processes that read and write photos beside the network; 0: none. Left out: by the cores.",
+            help="Processes that read and write photos beside the network; 0: none. With --engine ray: "
+            "networks, one a GPU or machine if left out. Left out: by the cores.",
             rich_help_panel=RUN,
         ),
     ] = None,
+    engine: EngineOption = Engine.local,
+    ray_address: RayAddressOption = None,
     shard: Annotated[
         str | None,
         typer.Option(
@@ -244,12 +255,15 @@ def segment(
     debug: console.DebugOption = False,
 ) -> int:
     """Segment photos: say for every pixel which class it belongs to."""
+    cluster = Cluster.of(engine, ray_address, workers, threads)
     plan = make_plan(inputs, output, [kind.value for kind in save])
     if any(None in task.outputs.values() for task in plan.tasks):
         if as_json:
             raise UsageError(
                 "--json and the result both go to standard output; name the result's file with -o"
             )
+        if cluster:
+            raise UsageError("--engine ray writes to files alone; name the result's file with -o")
         if sys.stdout.isatty():
             raise UsageError("this result is not for a terminal; name its file with -o, or send it on with >")
     for problem in plan.problems:
@@ -260,7 +274,7 @@ def segment(
     if share:
         plan = _only(share, plan)
     coco = plan.folder / COCO if plan.folder and Save.coco in save else None
-    manifest = Manifest(plan.folder, [coco] if coco else [], share) if plan.folder else None
+    manifest = _manifest(plan, [coco] if coco else [], share)
     if manifest and not overwrite:
         manifest.refuse_strangers(plan.tasks)
 
@@ -296,6 +310,7 @@ def segment(
             legend=legend,
             polygons=coco_polygons,
             max_pixels=max_megapixels * 1_000_000,
+            mirror=plan.mirror,
         )
         if not quiet:
             introduce(segmenter, weights)
@@ -303,10 +318,10 @@ def segment(
     fault, left_out = None, []
     with manifest.claimed() if manifest else nullcontext():
         try:
-            run.work(segmenter, workshop, workers)
+            run.work(segmenter, workshop, workers, cluster)
             if manifest and coco:
                 left_out = _write_coco(manifest, coco)
-        except (KeyboardInterrupt, OutputError) as error:
+        except (KeyboardInterrupt, OutputError, WorkerError) as error:
             fault = error
     records = [run.records[place] for place in sorted(run.records)]
     if as_json:
@@ -315,7 +330,7 @@ def segment(
     counts = Counter(record["status"] for record in records)
     if not quiet and (manifest or len(plan.tasks) > 1):
         _say_end(run, counts, len(plan.tasks), manifest)
-    if isinstance(fault, OutputError):
+    if isinstance(fault, DeconvSegError):
         console.failure(fault)
         return console.SOME_FAILED if records else console.NOTHING_DONE
     if fault:
@@ -334,12 +349,20 @@ def _only(share: Shard, plan: Plan) -> Plan:
     return replace(plan, tasks=tasks)
 
 
+def _manifest(plan: Plan, run_files: list[Path], shard: Shard | None) -> Manifest | None:
+    if plan.mirror:
+        return RemoteManifest(plan.mirror, run_files, shard)
+    return Manifest(plan.folder, run_files, shard) if plan.folder else None
+
+
 def _say_end(run: Run, counts: Counter[str], total: int, manifest: Manifest | None) -> None:
     told = ", ".join(f"{counts[status]} {status}" for status in ("done", "skipped", "failed"))
     speed = ""
-    if run.rate is not None and run.network_busy is not None:
-        speed = f"; {run.rate:.2f} photos/s, network busy {run.network_busy:.0%} of the time"
-    where = f"; see {manifest.path}" if manifest else ""
+    if run.rate is not None:
+        speed = f"; {run.rate:.2f} photos/s"
+    if run.network_busy is not None:
+        speed += f", network busy {run.network_busy:.0%} of the time"
+    where = f"; see {manifest.shown(manifest.path)}" if manifest else ""
     console.say(f"{total} photo{'s' * (total != 1)}: {told}{speed}{where}")
 
 

@@ -23,6 +23,7 @@ from deconvseg.errors import InputError
 
 MAX_PIXELS = 500_000_000
 """Larger photos are refused unless asked for: reading one takes up to 4 bytes of memory a pixel."""
+STREAM = "standard input"
 REDUCED_SIDE = 1536
 """`read_photo` leaves the longer side no shorter: half as much again as is looked at, so still sharp."""
 
@@ -55,7 +56,9 @@ class PhotoPixels:
         return self.image.shape[:2] != (self.height, self.width)
 
 
-def read_image(source: str | Path | BinaryIO, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+def read_image(
+    source: str | Path | BinaryIO, *, max_pixels: int = MAX_PIXELS, name: str = STREAM
+) -> NDArray[np.uint8]:
     """Read a photo as uint8 (H, W, 3) RGB, turned upright by its EXIF orientation.
 
     JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF, JPEG 2000, PPM, and HEIF where pillow-heif is installed. Grey,
@@ -64,23 +67,26 @@ def read_image(source: str | Path | BinaryIO, *, max_pixels: int = MAX_PIXELS) -
     parts are laid on white, as most viewers show them. Of several frames or pages the first is taken.
 
     Args:
-        source: a path, or a binary stream (read to its end, called "standard input" in messages).
+        source: a path, or a binary stream, which is read to its end.
         max_pixels: what has more is refused before it is decoded.
+        name: what messages call a stream.
 
     Raises:
         InputError: the file is missing, no regular file, empty, cut short, too large, or not an image.
     """
-    return _read(source, None, max_pixels).image
+    return _read(source, None, max_pixels, name).image
 
 
-def read_photo(source: str | Path | BinaryIO, *, max_pixels: int = MAX_PIXELS) -> PhotoPixels:
+def read_photo(
+    source: str | Path | BinaryIO, *, max_pixels: int = MAX_PIXELS, name: str = STREAM
+) -> PhotoPixels:
     """Read a photo as `read_image` does, but a large one reduced by a whole number while it is decoded.
 
     Its longer side is then REDUCED_SIDE to twice that. A grey or palette photo takes 1 byte of memory a pixel
     meanwhile, one in colour 4, a JPEG less, as its decoder reduces by 2, 4 or 8 itself. The same file always
     gives the same pixels. Args and errors as of `read_image`.
     """
-    return _read(source, REDUCED_SIDE, max_pixels)
+    return _read(source, REDUCED_SIDE, max_pixels, name)
 
 
 def has_size(path: Path, width: int | None, height: int | None) -> bool:
@@ -94,11 +100,11 @@ def has_size(path: Path, width: int | None, height: int | None) -> bool:
     return size == (width, height)
 
 
-def _read(source: str | Path | BinaryIO, side: int | None, max_pixels: int) -> PhotoPixels:
+def _read(source: str | Path | BinaryIO, side: int | None, max_pixels: int, stream_name: str) -> PhotoPixels:
     if not isinstance(source, (str, Path)):
         content = source.read()
-        _refuse_empty(len(content), "standard input")
-        return _decode(io.BytesIO(content), "standard input", side, max_pixels)
+        _refuse_empty(len(content), stream_name)
+        return _decode(io.BytesIO(content), stream_name, side, max_pixels)
     name = str(source)
     try:
         _refuse_device(Path(source))

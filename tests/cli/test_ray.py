@@ -1,0 +1,131 @@
+"""`--engine ray`: stopped, a network killed, and the same files in the end; and what it says without Ray."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deconvseg.cli import runs
+from deconvseg.cli.options import Engine
+from deconvseg.cli.runs import Cluster
+from deconvseg.errors import MissingDependencyError, UsageError
+from deconvseg.ray_cluster import joined
+
+from .conftest import COMMAND, Run, files, lines
+
+COUNT = 12
+
+
+@pytest.fixture
+def blocks(tmp_path: Path) -> None:
+    """A folder `in` with COUNT photos."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "in").mkdir()
+    for number in range(COUNT):
+        colours = Image.fromarray(rng.integers(0, 255, (4, 6, 3), np.uint8))
+        colours.resize((300, 200), Image.Resampling.NEAREST).save(tmp_path / "in" / f"{number:02}.png")
+
+
+def networks_of(pid: int) -> list[int]:
+    """The processes below `pid` that hold a network."""
+    below = [
+        int(word)
+        for path in Path(f"/proc/{pid}/task").glob("*/children")
+        for word in path.read_text().split()
+    ]
+    found = [each for child in below for each in networks_of(child)]
+    return [*found, *([pid] if b"_Network" in Path(f"/proc/{pid}/cmdline").read_bytes() else [])]
+
+
+def manifest_lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def results(out: Path) -> dict[str, bytes]:
+    """All files but the manifest, and of its lines what does not depend on time."""
+    found = {name: (out / name).read_bytes() for name in files(out) if name != "segment.jsonl"}
+    for record in map(json.loads, (out / "segment.jsonl").open()):
+        found[f"line of {record['name']}"] = json.dumps({**record, "seconds": 0, "status": 0}).encode()
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads /proc")
+def test_stopped_killed_and_the_same(blocks: None, run: Run, fast: list[str], tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    kinds = ("--save", "labels", "--save", "coco")
+    assert run("segment", "in", "-o", "plain", *kinds, *fast).returncode == 0
+    log = tmp_path / "out" / "segment.jsonl"
+    command = [COMMAND, "segment", "in", "-o", "out", *kinds, *fast, "--engine", "ray", "--workers", "2"]
+
+    def start(*options: str) -> subprocess.Popen[bytes]:
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen([*command, *options], cwd=tmp_path, start_new_session=True, **pipes)
+
+    stopped = start()
+    while stopped.poll() is None and not manifest_lines(log):
+        time.sleep(0.01)
+    os.killpg(stopped.pid, signal.SIGINT)  # as a terminal does
+    stdout, stderr = stopped.communicate(timeout=240)
+    assert stopped.returncode == 130, stderr.decode()
+    assert stdout == b""
+    assert stderr.decode().splitlines()[-1].startswith("error: interrupted; finished photos are kept")
+    assert 0 < manifest_lines(log) < COUNT
+
+    before = manifest_lines(log)
+    killed = start("--quiet", "--json", "--overwrite")
+    while killed.poll() is None and not (networks := networks_of(killed.pid)):
+        time.sleep(0.01)
+    while killed.poll() is None and not 0 < manifest_lines(log) < before + COUNT:
+        time.sleep(0.01)
+    os.kill(networks[0], signal.SIGKILL)
+    stdout, stderr = killed.communicate(timeout=240)
+    assert killed.returncode == 0
+    assert stderr == b""
+    assert [record["status"] for record in json.loads(stdout)["images"]] == ["done"] * COUNT
+    assert results(tmp_path / "out") == results(tmp_path / "plain")
+
+    skipped = run("segment", "in", "-o", "out", *kinds, *fast, "--engine", "ray")
+    assert f"{COUNT} photos: 0 done, {COUNT} skipped" in lines(skipped)[-1]
+
+
+def test_options_that_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Cluster.of(Engine.local, None, 0, None) is None
+    with pytest.raises(UsageError, match="--ray-address is for --engine ray"):
+        Cluster.of(Engine.local, "auto", None, None)
+    with pytest.raises(UsageError, match="--workers 0: --engine ray needs"):
+        Cluster.of(Engine.ray, None, 0, None)
+    monkeypatch.setattr(runs, "find_spec", lambda name: None)
+    with pytest.raises(MissingDependencyError, match=r'pip install "deconvseg\[ray\]"'):
+        Cluster.of(Engine.ray, None, 2, None)
+
+
+def test_a_broken_ray_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingDependencyError, match=r'pip install "deconvseg\[ray\]"'), joined(None, 1):
+        pass
+
+
+def test_a_cluster_that_is_not_there() -> None:
+    pytest.importorskip("ray")
+    start = time.monotonic()
+    for address in ("127.0.0.1:1", "127.0.0.1:many", "nonsense"):
+        with (
+            pytest.raises(UsageError, match=f"--ray-address {address}: cannot be joined"),
+            joined(address, 1),
+        ):
+            pass
+    assert time.monotonic() - start < 60
+
+
+def test_standard_output_is_refused(blocks: None, run: Run) -> None:
+    pytest.importorskip("ray")
+    refused = run("segment", "in/00.png", "-o", "-", "--engine", "ray")
+    assert refused.returncode == 2
+    assert lines(refused) == ["error: --engine ray writes to files alone; name the result's file with -o"]

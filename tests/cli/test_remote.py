@@ -1,0 +1,93 @@
+"""Folder runs from and to remote stores: `local://` goes the way of them all, to a folder on this disk."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from deconvseg.cli.batch import make_plan
+from deconvseg.errors import UsageError
+
+from .conftest import Run, files, lines
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    """All files but the manifest's, and of its lines what does not depend on time or place."""
+    found = {name: (out / name).read_bytes() for name in files(out) if "segment" not in name}
+    for record in map(json.loads, (out / "segment.jsonl").open()):
+        kept = {key: record[key] for key in ("name", "status", "outputs", "digests", "classes", "settings")}
+        found[f"line of {record['name']}"] = json.dumps(kept).encode()
+    return found
+
+
+def test_a_run_from_and_to_a_store(
+    run: Run, photos: Path, fast: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    (photos / "day one" / "фото [1].mask.png").unlink()  # of stores, any photo is taken
+    (photos / "bad.jpg").write_text("no photo")
+    kinds = ("--save", "labels", "--save", "overlay", "--save", "masks", "--save", "coco")
+    assert run("segment", "photos", "-o", "plain", *kinds, *fast).returncode == 1
+    here, there = f"local://{tmp_path}/photos", f"local://{tmp_path}/photos/out"
+
+    done = run("segment", here, "-o", there, *kinds, *fast, "--json")
+    assert done.returncode == 1
+    assert f"error: file://{photos}/bad.jpg: is not an image" in done.stderr.decode()
+    assert lines(done)[-1].endswith(f"see file://{photos}/out/segment.jsonl")
+    assert contents(photos / "out") == contents(tmp_path / "plain")
+    records = {record["name"]: record for record in json.loads(done.stdout)["images"]}
+    assert records["cat"]["outputs"]["labels"] == f"file://{photos}/out/cat.png"
+    assert not list((tmp_path / "temporary").glob("deconvseg-*"))
+
+    (photos / "bad.jpg").unlink()
+    (photos / "out" / "day one" / "фото [1].png").unlink()
+    again = run("segment", here, "-o", there, *kinds, *fast)
+    assert again.returncode == 0
+    assert "2 photos: 1 done, 1 skipped, 0 failed" in lines(again)[-1]
+    got, want = contents(photos / "out"), contents(tmp_path / "plain")
+    for name in want.keys() - {"line of cat", "line of bad"}:  # "skipped" now
+        assert got[name] == want[name]
+
+
+def test_strangers_and_shards(run: Run, photos: Path, fast: list[str], tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "cat.png").write_text("not ours")
+    to = ("-o", f"local://{tmp_path}/out", *fast)
+    refused = run("segment", "photos", *to)
+    assert refused.returncode == 2
+    assert lines(refused)[-1].startswith(f"error: file://{tmp_path}/out/cat.png: exists, and no line of")
+    (tmp_path / "out" / "cat.png").unlink()
+    for index in range(2):
+        assert run("segment", "photos", *to, "--shard", f"{index}/2").returncode == 0
+    assert files(tmp_path / "out") >= {"segment.0-of-2.jsonl", "segment.1-of-2.jsonl", "cat.png"}
+    whole = run("segment", "photos", *to)
+    assert "2 photos: 0 done, 2 skipped" in lines(whole)[-1]
+    assert files(tmp_path / "out") == {"cat.png", "day one/фото [1].png", "segment.jsonl"}
+
+
+def test_remote_photos_to_this_machine(run: Run, photos: Path, fast: list[str], tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text(f"local://{photos}/cat.jpg\nphotos/cat.jpg\n")
+    done = run("segment", "@list.txt", "-o", "out", *fast)
+    assert done.returncode == 0
+    one, other = (tmp_path / "out" / name for name in files(tmp_path / "out") if name.endswith("cat.png"))
+    assert one.read_bytes() == other.read_bytes()
+    single = run("segment", f"local://{photos}/cat.jpg", "-o", "cat.png", *fast)
+    assert single.returncode == 0
+    assert (tmp_path / "cat.png").exists()
+
+
+def test_plans_that_cannot_be(photos: Path) -> None:
+    for inputs, output, reason in (
+        ([f"local://{photos}/cat.jpg"], None, "is remote; say with -o"),
+        ([f"local://{photos}"], f"local://{photos}/", "results would lie among the photos"),
+        ([str(photos), f"local://{photos}/cat.jpg"], "local:///out", "^file:///out/cat.png: would"),
+    ):
+        with pytest.raises(UsageError, match=reason):
+            make_plan(inputs, output, ["labels"])
+
+
+def test_file_addresses_are_paths(photos: Path, tmp_path: Path) -> None:
+    plan = make_plan([f"file://{photos}"], f"file://{tmp_path}/out", ["labels"])
+    assert plan.mirror is None
+    assert plan.tasks[0].outputs == {"labels": tmp_path / "out" / "cat.png"}
