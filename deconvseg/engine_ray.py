@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 from deconvseg.errors import InputError, WorkerError
 from deconvseg.jobs import Done, Job, Workshop
 from deconvseg.ray_cluster import joined, share_out
+from deconvseg.remote import is_remote
 from deconvseg.steps import Prepared
 
 if TYPE_CHECKING:  # the processes that read and write do without torch
     from deconvseg.inference import Inference
 
-# Ray keeps some hundred bytes of each photo of a dataset in this process; and a dataset starts its networks.
+# Photos a dataset: Ray knows of all of them at once, and each dataset starts its networks anew.
 _DATASET = 10_000
 _TRIES = 2
 
@@ -95,14 +96,18 @@ class _Pool:
 
     def results(self, jobs: list[Job]) -> Iterator[tuple[Job, Done | Exception]]:
         """Each job and what became of it, in the order of finishing."""
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
         ray = self._ray
-        watch = ray.remote(num_cpus=0)(_Watch).remote()
+        # Beside this process: it must not leave with another machine.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        watch = ray.remote(num_cpus=0, scheduling_strategy=here)(_Watch).remote()
         crew = _Crew(self._workshop, watch, os.getcwd())  # noqa: PTH109 (pickled for all systems)
         # As many photos as there are regions in a batch fill whole batches, however many regions each has.
         together = min(-(-len(jobs) // (2 * self._networks)), self._batch_size)
         photos = ray.data.from_items([_row(job, None) for job in jobs], override_num_blocks=len(jobs))
         photos.context.enable_progress_bars = photos.context.print_on_execution_start = False
-        photos.context.target_max_block_size = 1  # a block is a photo: that is 100 MB behind the network
+        photos.context.target_max_block_size = 1  # a photo a block: it can be 90 MB behind the network
         rows = (
             # flat_map, as Ray Data would move a map that gives a row for a row into the network's actor.
             photos.flat_map(crew.prepare)
@@ -171,7 +176,8 @@ class _Crew:
                 return _portable(error)
 
     def _enter_folder(self, job: Job) -> None:
-        if all(Path(str(place)).is_absolute() for place in (job.source, *job.outputs.values())):
+        places = map(str, (job.source, *job.outputs.values()))
+        if all(is_remote(place) or Path(place).is_absolute() for place in places):
             return
         try:
             os.chdir(self._folder)

@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from deconvseg.errors import InputError, OutputError, UsageError, WorkerError
 from deconvseg.inference import Inference
 from deconvseg.jobs import Done, Job, Workshop
 from deconvseg.ray_cluster import joined
+from deconvseg.remote import Mirror
 from deconvseg.segmenter import Segmenter
 from deconvseg.steps import Prepared
 
@@ -160,10 +161,14 @@ def changed(inference: Inference, kind: type[Inference], **more: Any) -> Inferen
 
 
 def test_the_same_files_as_without(ray: Any, photos: None, segmenter: Segmenter) -> None:
+    """From and to addresses; the other tests have paths."""
     want = run_locally(segmenter, to("plain"))
-    got = run_on_ray(segmenter, to("out"))
+    mirror = Mirror.of(f"local://{Path.cwd()}/out")
+    jobs = [replace(job, source=f"local://{Path.cwd()}/{job.source}") for job in to(str(mirror.root))]
+    got = run_on_ray(segmenter, jobs, Workshop(segmenter.before, segmenter.after, mirror=mirror))
     assert len(contents("plain")) > 8 * 3
     assert contents("out") == contents("plain")
+    assert contents(str(mirror.root)) == {}
     assert got.keys() == want.keys()
     for number, done in want.items():
         other = got[number]

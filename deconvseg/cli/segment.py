@@ -233,8 +233,8 @@ def segment(
         typer.Option(
             min=0,
             metavar="N",
-            help="Processes that read and write photos beside the network; 0: none. With --engine ray: "
-            "networks, one a GPU or machine if left out. Left out: by the cores.",
+            help="Processes that read and write photos beside the network; 0: none. Left out: by the cores. "
+            "With --engine ray: networks. Left out: one a GPU or, without any, a machine.",
             rich_help_panel=RUN,
         ),
     ] = None,
