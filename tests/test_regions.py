@@ -72,3 +72,19 @@ def test_windows_outside_the_photo_see_black(tiny_network: Path) -> None:
     black = Windows(network, header, torch.zeros_like(pixels), np.array([[0, 0, 32, 32]], np.float32))
     for part, other in zip(out.inputs(0), black.inputs(0), strict=True):
         assert torch.equal(part, other)
+
+
+def test_each_window_shows_its_own_part_of_its_own_level(tiny_network: Path) -> None:
+    """Far apart or of another level, windows share nothing: each is the crop of its box."""
+    network, header = load_network(tiny_network)
+    assert isinstance(network.eval(), DeconvNet)
+    pixels = photo(128, 128)
+    boxes = [[0, 0, 128, 128], [0, 0, 64, 64], [0, 0, 32, 32], [96, 64, 128, 96], [64, 64, 128, 128]]
+    regions = Windows(network, header, pixels, np.array(boxes, np.float32))
+    assert regions.boxes == [tuple(box) for box in boxes]
+    for index, box in enumerate(boxes):
+        alone = Windows(network, header, pixels, np.array([box], np.float32))
+        for part, other in zip(regions.inputs(index), alone.inputs(0), strict=True):
+            torch.testing.assert_close(part, other, atol=1e-5, rtol=0)
+    features = [regions.inputs(index)[0] for index in range(len(boxes))]
+    assert not any(torch.equal(a, b) for i, a in enumerate(features) for b in features[:i])

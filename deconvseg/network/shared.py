@@ -47,7 +47,8 @@ class Rectangle(NamedTuple):
 
     def holds(self, window: Window, cells: int) -> bool:
         """Whether all of a window lies inside."""
-        return self.united(Rectangle(*window, window.top + cells, window.left + cells)) == self
+        inside = Rectangle(*window, window.top + cells, window.left + cells)
+        return self.level == window.level and self.united(inside) == self
 
     def united(self, other: Rectangle) -> Rectangle:
         """The smallest rectangle around both, of one level."""
