@@ -7,73 +7,16 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypedDict
 
 from deconvseg.cli.batch import Task
-from deconvseg.cli.inputs import Photo
+from deconvseg.cli.records import Record, full_path, is_of_another, line_of, new_record, read_records
 from deconvseg.cli.shard import Shard, claim
 from deconvseg.errors import OutputError, UsageError
-from deconvseg.remote import is_remote, status
 
 MANIFEST = "segment.jsonl"
 LEFTOVERS = ".segment-more.json"
 OF_SHARDS = ("segment.*-of-*.jsonl", ".segment-more.*-of-*.json")
 _MANIFESTS_OF_SHARDS, _LEFTOVERS_OF_SHARDS = OF_SHARDS
-
-
-class Record(TypedDict):
-    """What became of one photo: a line of the manifest, an entry of --json.
-
-    Keys:
-        input: path of the photo as given, or as found below the folder that was given.
-        name: its place in the results folder, without suffix; unique in a manifest.
-        status: "done", "skipped" (done by an earlier run with the same settings) or "failed".
-        error: one line, when failed.
-        outputs: kind of result -> its file or address, in the manifest relative to the manifest's folder.
-        digests: kind of result -> SHA-256 of its file, by which a later run knows it again.
-        width, height: of the photo as displayed, in pixels.
-        regions: that went through the network.
-        classes: name -> share of the pixels (0..1), largest first.
-        seconds: of work for this photo, from reading to writing, without waiting.
-        settings: hash of all that changes a result, the network's content included.
-        bytes, modified: size and time of change of the photo's file, by which a later run knows it again.
-    """
-
-    input: str
-    name: str
-    status: str
-    error: str | None
-    outputs: dict[str, str]
-    digests: dict[str, str]
-    width: int | None
-    height: int | None
-    regions: int | None
-    classes: dict[str, float]
-    seconds: float | None
-    settings: str | None
-    bytes: int | None
-    modified: float | None
-
-
-def new_record(photo: Photo, settings: str | None) -> Record:
-    """The record of a photo before anything is known but its file."""
-    size, modified = _status(photo.path)
-    return Record(
-        input=photo.path,
-        name=photo.name,
-        status="failed",
-        error=None,
-        outputs={},
-        digests={},
-        width=None,
-        height=None,
-        regions=None,
-        classes={},
-        seconds=None,
-        settings=settings,
-        bytes=size,
-        modified=modified,
-    )
 
 
 class Manifest:
@@ -119,7 +62,7 @@ class Manifest:
         manifests = [self.folder / MANIFEST, *self.folder.glob(_MANIFESTS_OF_SHARDS)]
         records: dict[str, Record] = {}
         for path in sorted(manifests, key=_modified):
-            records |= _read_lines(path)
+            records |= read_records(path)
         return records
 
     def refuse_strangers(self, tasks: Iterable[Task]) -> None:
@@ -142,9 +85,9 @@ class Manifest:
             )
 
     def _refuse_other_photo(self, task: Task, old: Record | None) -> None:
-        if old and old["outputs"] and _is_of_another(old, task.photo):
+        if old and old["outputs"] and is_of_another(old, full_path(task.photo)):
             raise UsageError(
-                f"{task.photo.path}: would replace the result of {old['input']} in "
+                f"{task.photo.path}: would replace the result of {old['path']} in "
                 f"{self.shown(self.folder)}; give another -o DIR, or --overwrite"
             )
 
@@ -158,7 +101,7 @@ class Manifest:
             old is None
             or old["status"] == "failed"
             or now["bytes"] is None
-            or _is_of_another(old, task.photo)
+            or is_of_another(old, now["path"])
             or (old["bytes"], old["modified"], old["settings"]) != (now["bytes"], now["modified"], settings)
         ):
             return None
@@ -166,12 +109,12 @@ class Manifest:
             if path is None or not self._is_as_written(path, old["digests"].get(kind)):
                 return None
         outputs = {kind: self.shown(self.folder / path) for kind, path in old["outputs"].items()}
-        return {**old, "input": task.photo.path, "status": "skipped", "outputs": outputs}
+        return {**old, "input": now["input"], "path": now["path"], "status": "skipped", "outputs": outputs}
 
     def start(self, tasks: Sequence[Task], done: Mapping[str, Record]) -> None:
         """Write the lines that stay: of the photos `done` before, by name, and of photos not in this run."""
         names = {task.photo.name for task in tasks}
-        kept = _read_lines(self.path) if self.shard else self._records
+        kept = read_records(self.path) if self.shard else self._records
         lines = [record for name, record in kept.items() if name not in names]
         lines += [self._relative(record) for record in done.values()]
         if self.shard:
@@ -200,7 +143,7 @@ class Manifest:
         """Append the final line of a photo."""
         try:
             with self.path.open("ab") as stream:
-                stream.write(_line(self._relative(record)))
+                stream.write(line_of(self._relative(record)))
         except OSError as error:
             raise OutputError(f"{self.path}: cannot be written ({error.strerror}); check the disk") from error
 
@@ -210,7 +153,7 @@ class Manifest:
         Leftovers that have a line by now, or do not exist, are forgotten. After a stop it is not called.
         """
         places = {task.photo.name: place for place, task in enumerate(tasks)}
-        records = _read_lines(self.path)
+        records = read_records(self.path)
         self._write(sorted(records.values(), key=lambda record: places.get(record["name"], -1)))
         named = {path for record in records.values() for path in record["outputs"].values()}
         left = {name for name in self._leftovers - named if self._exists(name)}
@@ -249,7 +192,7 @@ class Manifest:
         from deconvseg.files import replacing
 
         with replacing(self.path) as stream:
-            stream.writelines(map(_line, records))
+            stream.writelines(map(line_of, records))
 
     def _write_leftovers(self, paths: set[str]) -> None:
         from deconvseg.files import replacing
@@ -261,44 +204,11 @@ class Manifest:
             self._leftovers_path.unlink(missing_ok=True)
 
 
-def _line(record: Record) -> bytes:
-    return json.dumps(record).encode() + b"\n"
-
-
-def _read_lines(path: Path) -> dict[str, Record]:
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except FileNotFoundError:
-        return {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise OutputError(f"{path}: cannot be read ({error}); choose another -o DIR") from error
-    records = {}
-    for line in lines:
-        try:
-            record = json.loads(line)
-            if record.keys() >= Record.__annotations__.keys():
-                records[record["name"]] = record
-        except (ValueError, AttributeError):  # cut short by a kill: the photo of this line is not done
-            continue
-    return records
-
-
 def _read_leftovers(path: Path) -> set[str]:
     try:
-        return set(json.loads(path.read_text("utf-8")))
+        return {name for name in json.loads(path.read_bytes()) if isinstance(name, str)}
     except (OSError, ValueError, TypeError):  # then they are refused as files of others, which is safe
         return set()
-
-
-def _status(photo: str) -> tuple[int | None, float | None]:
-    """Size and time of change of its file; None what cannot be known."""
-    if is_remote(photo):
-        return status(photo)
-    try:
-        found = Path(photo).stat()
-    except OSError:
-        return None, None
-    return found.st_size, found.st_mtime
 
 
 def _modified(path: Path) -> int:
@@ -306,13 +216,3 @@ def _modified(path: Path) -> int:
         return path.stat().st_mtime_ns
     except OSError:
         return 0
-
-
-def _is_of_another(old: Record, photo: Photo) -> bool:
-    """Whether the record is of another photo that still exists; one that is gone may have been moved here."""
-    before = old["input"]
-    return (
-        before != photo.path
-        and (is_remote(before) or os.path.exists(before))  # noqa: PTH110 (pathlib's may raise)
-        and os.path.realpath(before) != os.path.realpath(photo.path)
-    )

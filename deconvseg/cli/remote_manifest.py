@@ -9,7 +9,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from deconvseg.cli.batch import Task
-from deconvseg.cli.manifest import LEFTOVERS, MANIFEST, OF_SHARDS, Manifest, Record
+from deconvseg.cli.manifest import LEFTOVERS, MANIFEST, OF_SHARDS, Manifest
+from deconvseg.cli.records import Record
 from deconvseg.cli.shard import Shard
 from deconvseg.remote import Mirror
 

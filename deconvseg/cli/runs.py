@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 from deconvseg.cli import console
 from deconvseg.cli.batch import STDOUT, Task
 from deconvseg.cli.inputs import STDIN
-from deconvseg.cli.manifest import Manifest, Record, new_record
+from deconvseg.cli.manifest import Manifest
 from deconvseg.cli.options import Engine
+from deconvseg.cli.records import Record, new_record
 from deconvseg.errors import InputError, MissingDependencyError, UsageError
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from PIL import Image
 
 from deconvseg.cli.batch import Task
 from deconvseg.cli.inputs import Photo
-from deconvseg.cli.manifest import LEFTOVERS, MANIFEST, Manifest, Record, new_record
+from deconvseg.cli.manifest import LEFTOVERS, MANIFEST, Manifest
+from deconvseg.cli.records import Record, new_record
 from deconvseg.errors import UsageError
 from deconvseg.files import digest
 
@@ -193,6 +194,36 @@ def test_result_of_another_photo_is_refused(
         again("in2/a.jpg")
     Path(task.photo.path).unlink()
     again("in2/a.jpg")  # moved
+
+
+def test_photo_of_another_folder_by_the_same_words_is_refused(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both are `in/a.jpg`, seen from where they are."""
+    one = Task(Photo("in/a.jpg", "a"), task.outputs)
+    for place in (tmp_path, tmp_path / "other"):
+        (place / "in").mkdir(parents=True, exist_ok=True)
+        (place / "in" / "a.jpg").touch()
+    monkeypatch.chdir(tmp_path)
+    manifest = Manifest(tmp_path / "out")
+    manifest.start([one], {})
+    finish(manifest, one)
+    monkeypatch.chdir(tmp_path / "other")
+    with pytest.raises(
+        UsageError, match=rf"^in/a\.jpg: would replace the result of {tmp_path}/in/a\.jpg in "
+    ):
+        Manifest(tmp_path / "out").refuse_strangers([one])
+
+
+@pytest.mark.parametrize("lacking", ["path", "digests", "width"])
+def test_a_line_of_an_older_version_costs_its_photo_alone(task: Task, tmp_path: Path, lacking: str) -> None:
+    """It is done again at worst; not refused."""
+    manifest = tmp_path / "out" / MANIFEST
+    record = json.loads(manifest.read_text())
+    del record[lacking]
+    manifest.write_bytes(b"\xff\n" + json.dumps(record).encode())
+    Manifest(tmp_path / "out").refuse_strangers([task])
+    assert is_done(task, tmp_path) is (lacking != "digests")
 
 
 def test_result_of_another_photo_by_another_name_is_refused(task: Task, tmp_path: Path) -> None:

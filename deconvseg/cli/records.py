@@ -1,0 +1,171 @@
+"""What a manifest says of one photo: its line, read with mistrust, as files get cut, edited and old."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import NoneType
+from typing import Any, TypedDict, cast
+
+from deconvseg.cli.inputs import STDIN, Photo
+from deconvseg.errors import OutputError
+from deconvseg.remote import is_remote, status
+
+
+class Record(TypedDict):
+    """What became of one photo: a line of the manifest, an entry of --json.
+
+    Keys:
+        input: path of the photo as given, or as found below the folder that was given.
+        path: the same from the root, or the address; `-` is standard input.
+        name: its place in the results folder, without suffix; unique in a manifest.
+        status: "done", "skipped" (done by an earlier run with the same settings) or "failed".
+        error: one line, when failed.
+        outputs: kind of result -> its file or address, in the manifest relative to the manifest's folder.
+        digests: kind of result -> SHA-256 of its file, by which a later run knows it again.
+        width, height: of the photo as displayed, in pixels.
+        regions: that went through the network.
+        classes: name -> share of the pixels (0..1), largest first.
+        seconds: of work for this photo, from reading to writing, without waiting.
+        settings: hash of all that changes a result, the network's content included.
+        bytes, modified: size and time of change of the photo's file, by which a later run knows it again.
+    """
+
+    input: str
+    path: str
+    name: str
+    status: str
+    error: str | None
+    outputs: dict[str, str]
+    digests: dict[str, str]
+    width: int | None
+    height: int | None
+    regions: int | None
+    classes: dict[str, float]
+    seconds: float | None
+    settings: str | None
+    bytes: int | None
+    modified: float | None
+
+
+_SHAPES: dict[str, tuple[type, ...]] = {
+    "input": (str,),
+    "path": (str,),
+    "name": (str,),
+    "status": (str,),
+    "error": (str, NoneType),
+    "outputs": (dict,),
+    "digests": (dict,),
+    "width": (int, NoneType),
+    "height": (int, NoneType),
+    "regions": (int, NoneType),
+    "classes": (dict,),
+    "seconds": (float, int, NoneType),
+    "settings": (str, NoneType),
+    "bytes": (int, NoneType),
+    "modified": (float, int, NoneType),
+}
+
+
+def new_record(photo: Photo, settings: str | None) -> Record:
+    """The record of a photo before anything is known but its file."""
+    size, modified = _status(photo.path)
+    return _record(
+        input=photo.path,
+        path=full_path(photo),
+        name=photo.name,
+        settings=settings,
+        bytes=size,
+        modified=modified,
+    )
+
+
+def full_path(photo: Photo) -> str:
+    """Its path from the root; symbolic links and `..` stay, as only the disk knows where they lead."""
+    if photo.path == STDIN or is_remote(photo.path):
+        return photo.path
+    return str(Path(photo.path).absolute())
+
+
+def is_of_another(record: Record, path: str) -> bool:
+    """Whether it is of another photo than that of the full path, and that one is still there.
+
+    One that is gone may have been moved.
+    """
+    before = record["path"]
+    return (
+        before != path
+        and (is_remote(before) or os.path.exists(before))  # noqa: PTH110 (pathlib's may raise)
+        and os.path.realpath(before) != os.path.realpath(path)
+    )
+
+
+def line_of(record: Record) -> bytes:
+    """Its line in a manifest."""
+    return json.dumps(record).encode() + b"\n"
+
+
+def read_records(path: Path) -> dict[str, Record]:
+    """By name, the records of a manifest, none if there is no such file; the last of several of a name.
+
+    Lines that are cut or of another shape are left out. What an old line lacks is as in a photo that failed,
+    which is done again.
+
+    Raises:
+        OutputError: the file cannot be read.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be read ({error.strerror}); choose another -o DIR") from error
+    return {record["name"]: record for record in _parsed(content)}
+
+
+def _parsed(content: bytes) -> Iterator[Record]:
+    for line in content.splitlines():
+        try:
+            found = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(found, dict) and _names_a_result(found):
+            fitting = {key: value for key, value in found.items() if isinstance(value, _SHAPES.get(key, ()))}
+            yield _record(**{"path": found["input"], **fitting})
+
+
+def _names_a_result(found: dict[str, Any]) -> bool:
+    name, photo, outputs = (found.get(key) for key in ("name", "input", "outputs"))
+    if not isinstance(photo, str) or not isinstance(outputs, dict):
+        return False
+    return all(isinstance(place, str) and _is_below(place) for place in (name, *outputs.values()))
+
+
+def _is_below(place: str) -> bool:
+    """Whether it is a path in the folder: what is said to be a result may be replaced and removed."""
+    try:
+        os.fsencode(place)
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in place and not place.startswith("/") and ".." not in place.split("/")
+
+
+def _record(**known: Any) -> Record:
+    """With what is known; the rest as before the photo is looked at."""
+    blank: dict[str, Any] = {
+        key: {} if dict in kinds else None if NoneType in kinds else "" for key, kinds in _SHAPES.items()
+    }
+    return cast(Record, {**blank, "status": "failed", **known})
+
+
+def _status(photo: str) -> tuple[int | None, float | None]:
+    """Size and time of change of its file; None what cannot be known."""
+    if is_remote(photo):
+        return status(photo)
+    try:
+        found = Path(photo).stat()
+    except OSError:
+        return None, None
+    return found.st_size, found.st_mtime
