@@ -19,10 +19,11 @@ _DAY = 86400
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
     """A binary stream whose content becomes the file `path`, at once and only if the block ends well.
 
-    Folders on the way are made. Raises OutputError for whatever the system refuses.
+    Folders on the way are made. A `durable` file is there after a power cut too; that takes milliseconds.
+    Raises OutputError for whatever the system refuses.
     """
     beside = path.parent / f".deconvseg-{_here()}-{os.getpid()}-{secrets.token_hex(4)}.tmp"
     try:
@@ -30,7 +31,12 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         try:
             with beside.open("xb") as stream:
                 yield stream
+                if durable:
+                    stream.flush()
+                    os.fsync(stream.fileno())
             beside.replace(path)
+            if durable:
+                _keep_names(path.parent)
         finally:
             beside.unlink(missing_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
@@ -38,6 +44,15 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     except OSError as error:
         reason = error.strerror or error
         raise OutputError(f"{path}: cannot be written ({reason}); check the folder and its space") from error
+
+
+def _keep_names(folder: Path) -> None:
+    with suppress(OSError):  # Windows and some network disks cannot
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def sweep(folder: Path) -> None:

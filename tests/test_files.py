@@ -30,6 +30,23 @@ def test_failure_keeps_the_old_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [target]
 
 
+def test_a_durable_file_and_its_name_are_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: dict[int, int] = {}
+
+    def note(handle: int) -> None:
+        status = os.fstat(handle)
+        synced[status.st_ino] = status.st_size
+
+    monkeypatch.setattr(os, "fsync", note)
+    with replacing(tmp_path / "plain") as stream:
+        stream.write(b"four")
+    assert not synced
+    with replacing(tmp_path / "file", durable=True) as stream:
+        stream.write(b"four")
+    assert synced[(tmp_path / "file").stat().st_ino] == 4
+    assert tmp_path.stat().st_ino in synced
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process's number does not tell whose it is")
 def test_what_a_killed_process_leaves_is_removed(tmp_path: Path) -> None:
     command = [sys.executable, "-c", WRITER, tmp_path / "new" / "a.png"]

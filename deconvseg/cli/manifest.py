@@ -191,14 +191,14 @@ class Manifest:
     def _write(self, records: Iterable[Record]) -> None:
         from deconvseg.files import replacing
 
-        with replacing(self.path) as stream:
+        with replacing(self.path, durable=True) as stream:
             stream.writelines(map(line_of, records))
 
     def _write_leftovers(self, paths: set[str]) -> None:
         from deconvseg.files import replacing
 
         if paths:
-            with replacing(self._leftovers_path) as stream:
+            with replacing(self._leftovers_path, durable=True) as stream:
                 stream.write(json.dumps(sorted(paths)).encode())
         else:
             self._leftovers_path.unlink(missing_ok=True)

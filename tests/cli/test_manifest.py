@@ -141,6 +141,22 @@ def test_one_line_a_photo_through_stops_and_other_runs(task: Task, tmp_path: Pat
     assert Manifest(out).find_done(tasks, "s1").keys() == {"a"}
 
 
+def test_what_is_written_whole_is_put_on_the_disk(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(os.fstat(handle).st_ino))
+    log = tmp_path / "out" / MANIFEST
+    manifest = Manifest(tmp_path / "out")
+    manifest.start([task], {})
+    assert log.stat().st_ino in synced
+    synced.clear()
+    finish(manifest, task)
+    assert not synced  # of each photo it would take too long
+    manifest.finish([task])
+    assert log.stat().st_ino in synced
+
+
 def test_files_of_others_are_refused(task: Task, tmp_path: Path) -> None:
     other = make_task(tmp_path, "b")
     Manifest(tmp_path / "out").refuse_strangers([task, other])  # the manifest says whose they are
