@@ -9,7 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from deconvseg.cli.batch import Task
-from deconvseg.cli.records import Record, full_path, is_of_another, line_of, new_record, read_records
+from deconvseg.cli.records import (
+    Record,
+    full_path,
+    is_missing,
+    is_of_another,
+    line_of,
+    new_record,
+    read_records,
+)
 from deconvseg.cli.shard import Shard, claim
 from deconvseg.errors import OutputError, UsageError
 
@@ -99,7 +107,6 @@ class Manifest:
         old, now = self._records.get(task.photo.name), new_record(task.photo, settings)
         if (
             old is None
-            or old["status"] == "failed"
             or now["bytes"] is None
             or is_of_another(old, now["path"])
             or (old["bytes"], old["modified"], old["settings"]) != (now["bytes"], now["modified"], settings)
@@ -108,8 +115,14 @@ class Manifest:
         for kind, path in task.outputs.items():
             if path is None or not self._is_as_written(path, old["digests"].get(kind)):
                 return None
-        outputs = {kind: self.shown(self.folder / path) for kind, path in old["outputs"].items()}
-        return {**old, "input": now["input"], "path": now["path"], "status": "skipped", "outputs": outputs}
+        return {
+            **old,
+            "input": now["input"],
+            "path": now["path"],
+            "status": "skipped",
+            "error": None,
+            "outputs": self._shown_outputs(old),
+        }
 
     def start(self, tasks: Sequence[Task], done: Mapping[str, Record]) -> None:
         """Write the lines that stay: of the photos `done` before, by name, and of photos not in this run."""
@@ -139,13 +152,29 @@ class Manifest:
         for folder in {self.folder, *paths, *(path.parent for path in paths)}:  # masks are in folders
             sweep(folder)
 
-    def add(self, record: Record) -> None:
-        """Append the final line of a photo."""
+    def add(self, record: Record) -> Record:
+        """Append the final line of a photo; returns its record with what stays of that of an earlier run."""
+        record = self._with_old(record)
         try:
             with self.path.open("ab") as stream:
                 stream.write(line_of(self._relative(record)))
         except OSError as error:
             raise OutputError(f"{self.path}: cannot be written ({error.strerror}); check the disk") from error
+        return record
+
+    def _with_old(self, record: Record) -> Record:
+        old = self._records.get(record["name"])
+        if old is None or is_of_another(old, record["path"]):
+            return record
+        if record["status"] == "failed" and is_missing(record):  # its disk may be away for a moment
+            return {
+                **old,
+                "input": record["input"],
+                "status": "failed",
+                "error": record["error"],
+                "outputs": self._shown_outputs(old),
+            }
+        return record
 
     def finish(self, tasks: Sequence[Task]) -> None:
         """Put the lines into the order of the tasks, after those of photos not in this run.
@@ -183,6 +212,9 @@ class Manifest:
 
     def _from_folder(self, path: str | Path) -> str:
         return Path(os.path.relpath(path, self.folder)).as_posix()
+
+    def _shown_outputs(self, record: Record) -> dict[str, str]:
+        return {kind: self.shown(self.folder / path) for kind, path in record["outputs"].items()}
 
     def _relative(self, record: Record) -> Record:
         outputs = {kind: self._from_folder(path) for kind, path in record["outputs"].items()}

@@ -23,7 +23,8 @@ class Record(TypedDict):
         name: its place in the results folder, without suffix; unique in a manifest.
         status: "done", "skipped" (done by an earlier run with the same settings) or "failed".
         error: one line, when failed.
-        outputs: kind of result -> its file or address, in the manifest relative to the manifest's folder.
+        outputs: kind of result -> its file or address, in the manifest relative to the manifest's folder. If
+            the photo was not there, this and all that follows are as of the last run that found it.
         digests: kind of result -> SHA-256 of its file, by which a later run knows it again.
         width, height: of the photo as displayed, in pixels.
         regions: that went through the network.
@@ -100,6 +101,11 @@ def is_of_another(record: Record, path: str) -> bool:
         and (is_remote(before) or os.path.exists(before))  # noqa: PTH110 (pathlib's may raise)
         and os.path.realpath(before) != os.path.realpath(path)
     )
+
+
+def is_missing(record: Record) -> bool:
+    """Whether there was no file at the path, or no store at the address."""
+    return record["bytes"] is None and record["path"] != STDIN
 
 
 def line_of(record: Record) -> bytes:

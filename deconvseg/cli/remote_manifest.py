@@ -51,11 +51,12 @@ class RemoteManifest(Manifest):
         self._send()
         self._there |= self._leftovers  # what this run puts there is not listed again
 
-    def add(self, record: Record) -> None:
+    def add(self, record: Record) -> Record:
         """As Manifest's."""
-        super().add(record)
+        record = super().add(record)
         if time.monotonic() - self._sent > _INTERVAL:
             self._send()
+        return record
 
     def files_of(self, kind: str) -> list[Path]:
         """As Manifest's, fetched."""

@@ -201,9 +201,7 @@ class Run:
             outputs = self._tasks[job.number].outputs
             shown = self._manifest.shown if self._manifest else str
             self._fill_in(record, {kind: shown(path or STDOUT) for kind, path in outputs.items()}, result)
-        self.records[job.number] = record
-        if self._manifest:
-            self._manifest.add(record)
+        self.records[job.number] = self._manifest.add(record) if self._manifest else record
         if record["status"] == "done" and not self._quiet and not self._progress.visible:
             total = len(self._tasks)
             console.say(f"[{len(self.records)}/{total}] " * (total > 1) + _sentence(record))

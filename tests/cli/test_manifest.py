@@ -118,6 +118,22 @@ def test_failed_is_not_done(tmp_path: Path) -> None:
     assert not is_done(task, tmp_path)
 
 
+def test_a_photo_that_is_away_for_a_run_stays_done(task: Task, tmp_path: Path) -> None:
+    before = json.loads((tmp_path / "out" / MANIFEST).read_text())
+    (tmp_path / "in").rename(tmp_path / "away")
+    for settings in ("s1", None):  # None: no photo is there, and no network is loaded
+        manifest = Manifest(tmp_path / "out")
+        assert not manifest.find_done([task], settings)
+        manifest.start([task], {})
+        manifest.add({**new_record(task.photo, settings), "error": "no such file"})
+        manifest.finish([task])
+    (line,) = map(json.loads, (tmp_path / "out" / MANIFEST).open())
+    assert line == {**before, "status": "failed", "error": "no such file"}
+    (tmp_path / "away").rename(tmp_path / "in")
+    record = Manifest(tmp_path / "out").find_done([task], "s1")["a"]
+    assert (record["status"], record["error"]) == ("skipped", None)
+
+
 def test_one_line_a_photo_through_stops_and_other_runs(task: Task, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with (out / MANIFEST).open("a") as stream:
