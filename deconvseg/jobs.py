@@ -89,9 +89,10 @@ class Workshop:
     max_pixels: int = 500_000_000
     mirror: Mirror | None = None
 
-    def settings(self) -> dict[str, object]:
-        """What of it changes a result, besides the steps of the Segmenter; fit for JSON."""
-        return {"legend": self.legend, "polygons": self.polygons}
+    def options(self) -> dict[str, str]:
+        """Kind of result -> what of this shapes it, besides the steps of the Segmenter, which shape all."""
+        chosen = {"overlay": "legend" if self.legend else "", "coco": "polygons" if self.polygons else ""}
+        return {kind: option for kind, option in chosen.items() if option}
 
     def prepare(self, job: Job) -> Prepared:
         """Read a photo and find its regions.

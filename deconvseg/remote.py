@@ -125,11 +125,13 @@ class Mirror:
                     path.unlink()
 
     def remove(self, name: str) -> None:
-        """Remove a file there."""
+        """Remove a file there, or a folder's PNGs."""
         address = f"{self.address}/{name}"
         store, path = _store(address)
         with _refused(OutputError, address, "removed"):
-            store.rm_file(path)
+            for file in store.find(path):
+                if file == path or file.endswith(".png"):
+                    store.rm_file(file)
 
     def _put(self, local: Path) -> str:
         """At the end, so that a file is there whole or not at all."""

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 
 from deconvseg.cli.batch import Task
 from deconvseg.cli.records import (
     Record,
     full_path,
+    is_alike,
     is_missing,
     is_of_another,
     line_of,
@@ -24,6 +26,7 @@ from deconvseg.errors import OutputError, UsageError
 MANIFEST = "segment.jsonl"
 LEFTOVERS = ".segment-more.json"
 OF_SHARDS = ("segment.*-of-*.jsonl", ".segment-more.*-of-*.json")
+NO_OPTIONS: Mapping[str, str] = MappingProxyType({})
 _MANIFESTS_OF_SHARDS, _LEFTOVERS_OF_SHARDS = OF_SHARDS
 
 
@@ -99,21 +102,27 @@ class Manifest:
                 f"{self.shown(self.folder)}; give another -o DIR, or --overwrite"
             )
 
-    def find_done(self, tasks: Iterable[Task], settings: str | None) -> dict[str, Record]:
-        """By name, the records of photos whose results were made with these settings and are all there."""
-        return {task.photo.name: record for task in tasks if (record := self._done(task, settings))}
+    def find_done(
+        self, tasks: Iterable[Task], settings: str | None, options: Mapping[str, str] = NO_OPTIONS
+    ) -> dict[str, Record]:
+        """By name, the records of photos whose results were made as they are wanted now, and are all there.
 
-    def _done(self, task: Task, settings: str | None) -> Record | None:
+        Args:
+            tasks: what is wanted.
+            settings, options: as in a Record.
+        """
+        return {task.photo.name: record for task in tasks if (record := self._done(task, settings, options))}
+
+    def _done(self, task: Task, settings: str | None, options: Mapping[str, str]) -> Record | None:
         old, now = self._records.get(task.photo.name), new_record(task.photo, settings)
-        if (
-            old is None
-            or now["bytes"] is None
-            or is_of_another(old, now["path"])
-            or (old["bytes"], old["modified"], old["settings"]) != (now["bytes"], now["modified"], settings)
-        ):
+        if old is None or now["bytes"] is None or not is_alike(old, now):
             return None
         for kind, path in task.outputs.items():
-            if path is None or not self._is_as_written(path, old["digests"].get(kind)):
+            if (
+                path is None
+                or old["options"].get(kind) != options.get(kind)
+                or not self._is_as_written(path, old["digests"].get(kind))
+            ):
                 return None
         return {
             **old,
@@ -153,8 +162,13 @@ class Manifest:
             sweep(folder)
 
     def add(self, record: Record) -> Record:
-        """Append the final line of a photo; returns its record with what stays of that of an earlier run."""
-        record = self._with_old(record)
+        """Append the final line of a photo; returns its record with what stays of that of an earlier run.
+
+        That is all if the photo is missing now, and else the other kinds of result if they go together with
+        the new ones. If they do not, they are removed.
+        """
+        old = self._records.get(record["name"])
+        record = self._with_old(record, old) if old else record
         try:
             with self.path.open("ab") as stream:
                 stream.write(line_of(self._relative(record)))
@@ -162,18 +176,31 @@ class Manifest:
             raise OutputError(f"{self.path}: cannot be written ({error.strerror}); check the disk") from error
         return record
 
-    def _with_old(self, record: Record) -> Record:
-        old = self._records.get(record["name"])
-        if old is None or is_of_another(old, record["path"]):
+    def _with_old(self, record: Record, old: Record) -> Record:
+        if record["status"] == "failed":
+            if is_missing(record) and not is_of_another(old, record["path"]):  # a disk is away for a moment
+                return {
+                    **old,
+                    "input": record["input"],
+                    "status": "failed",
+                    "error": record["error"],
+                    "outputs": self._shown_outputs(old),
+                }
             return record
-        if record["status"] == "failed" and is_missing(record):  # its disk may be away for a moment
+        others = {kind: path for kind, path in old["outputs"].items() if kind not in record["outputs"]}
+        if is_missing(record) or is_missing(old):  # of some stores, nobody knows what was and is there
+            return record
+        if is_alike(old, record):
+            there = {kind: path for kind, path in others.items() if self._exists(path)}
             return {
-                **old,
-                "input": record["input"],
-                "status": "failed",
-                "error": record["error"],
-                "outputs": self._shown_outputs(old),
+                **record,
+                "outputs": record["outputs"] | self._shown_outputs({**old, "outputs": there}),
+                "digests": {**old["digests"], **record["digests"]},
+                "options": {**old["options"], **record["options"]},
             }
+        for kind, path in others.items():
+            if self._is_as_written(self.folder / path, old["digests"].get(kind)):
+                self._remove(path)
         return record
 
     def finish(self, tasks: Sequence[Task]) -> None:
@@ -201,6 +228,16 @@ class Manifest:
     def _exists(self, name: str) -> bool:
         # os.path, as pathlib's question raises where a name is too long; that costs its own photo alone.
         return os.path.exists(self.folder / name)  # noqa: PTH110
+
+    def _remove(self, name: str) -> None:
+        path = self.folder / name
+        with suppress(OSError):  # what cannot go stays; it is in nobody's way
+            if path.is_dir():
+                for mask in path.glob("*.png"):
+                    mask.unlink()
+                path.rmdir()
+            else:
+                path.unlink()
 
     def _is_as_written(self, path: Path, written: str | None) -> bool:
         from deconvseg.files import digest

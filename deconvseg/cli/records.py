@@ -26,11 +26,12 @@ class Record(TypedDict):
         outputs: kind of result -> its file or address, in the manifest relative to the manifest's folder. If
             the photo was not there, this and all that follows are as of the last run that found it.
         digests: kind of result -> SHA-256 of its file, by which a later run knows it again.
+        options: kind of result -> the option that shaped it, and no other kind.
         width, height: of the photo as displayed, in pixels.
         regions: that went through the network.
         classes: name -> share of the pixels (0..1), largest first.
         seconds: of work for this photo, from reading to writing, without waiting.
-        settings: hash of all that changes a result, the network's content included.
+        settings: hash of all that changes every result, the network's content included.
         bytes, modified: size and time of change of the photo's file, by which a later run knows it again.
     """
 
@@ -41,6 +42,7 @@ class Record(TypedDict):
     error: str | None
     outputs: dict[str, str]
     digests: dict[str, str]
+    options: dict[str, str]
     width: int | None
     height: int | None
     regions: int | None
@@ -59,6 +61,7 @@ _SHAPES: dict[str, tuple[type, ...]] = {
     "error": (str, NoneType),
     "outputs": (dict,),
     "digests": (dict,),
+    "options": (dict,),
     "width": (int, NoneType),
     "height": (int, NoneType),
     "regions": (int, NoneType),
@@ -106,6 +109,13 @@ def is_of_another(record: Record, path: str) -> bool:
 def is_missing(record: Record) -> bool:
     """Whether there was no file at the path, or no store at the address."""
     return record["bytes"] is None and record["path"] != STDIN
+
+
+def is_alike(record: Record, other: Record) -> bool:
+    """Whether both are of the same file and settings, and so their results go together."""
+    return not is_of_another(record, other["path"]) and all(
+        record[key] == other[key] for key in ("bytes", "modified", "settings")
+    )
 
 
 def line_of(record: Record) -> bytes:

@@ -85,6 +85,9 @@ class RemoteManifest(Manifest):
     def _exists(self, name: str) -> bool:
         return name in self._there
 
+    def _remove(self, name: str) -> None:
+        self._mirror.remove(name)
+
     def _is_as_written(self, path: Path, written: str | None) -> bool:
         return written is not None and self._exists(self._from_folder(path))
 

@@ -76,6 +76,7 @@ class Run:
         self._tasks, self._manifest = tasks, manifest
         self._overwrite, self._quiet = overwrite, quiet
         self._begun: dict[int, Record] = {}
+        self._options: dict[str, str] = {}
         self._segmented, self._network_seconds = 0, 0.0
         self._one_network = True
 
@@ -99,9 +100,11 @@ class Run:
             UsageError: the cluster cannot be joined, or is too small.
             WorkerError: the cluster does not do its work.
         """
-        settings = _hash(segmenter, workshop) if segmenter and workshop else None
+        settings = _hash(segmenter) if segmenter else None
+        self._options = workshop.options() if workshop else {}
         if self._manifest:
-            done = {} if self._overwrite else self._manifest.find_done(self._tasks, settings)
+            find_done = self._manifest.find_done
+            done = {} if self._overwrite else find_done(self._tasks, settings, self._options)
             self._manifest.start(self._tasks, done)
             self._take_over(done)
         skipped = len(self.records)
@@ -210,6 +213,7 @@ class Run:
     def _fill_in(self, record: Record, outputs: dict[str, str], done: Done) -> None:
         record["status"] = "done"
         record["outputs"], record["digests"] = outputs, done.digests
+        record["options"] = {kind: self._options[kind] for kind in self._options.keys() & outputs}
         record["width"], record["height"] = done.width, done.height
         record["regions"] = done.regions
         record["classes"] = {name: round(share, 6) for name, share in done.classes.items()}
@@ -230,6 +234,5 @@ def _sentence(record: Record) -> str:
     )
 
 
-def _hash(segmenter: Segmenter, workshop: Workshop) -> str:
-    settings = segmenter.settings() | workshop.settings()
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+def _hash(segmenter: Segmenter) -> str:
+    return hashlib.sha256(json.dumps(segmenter.settings(), sort_keys=True).encode()).hexdigest()[:16]

@@ -123,6 +123,25 @@ def test_coco_file_of_others_is_not_touched(run: Run, fast: list[str], photos: P
     assert files(tmp_path / "out") == {"coco.json"}
 
 
+def test_kinds_one_after_the_other(run: Run, fast: list[str], tmp_path: Path) -> None:
+    """What an earlier run has made of the same photos counts; --legend for overlays alone."""
+    Image.new("RGB", (30, 40), "teal").save(tmp_path / "a.png")
+
+    def segment(*options: str) -> tuple[str, set[str]]:
+        done = run("segment", "a.png", "-o", "out/", "--json", *options, *fast)
+        assert done.returncode == 0, done.stderr
+        (record,) = json.loads(done.stdout)["images"]
+        return record["status"], set(record["outputs"])
+
+    assert segment() == ("done", {"labels"})
+    assert segment("--save", "overlay", "--legend") == ("done", {"labels", "overlay"})
+    assert segment("--legend") == ("skipped", {"labels", "overlay"})
+    assert segment(*saving("labels", "overlay"), "--legend") == ("skipped", {"labels", "overlay"})
+    assert segment("--save", "overlay") == ("done", {"labels", "overlay"})  # without the legend
+    assert segment("--save", "overlay", "--classes", "cat") == ("done", {"overlay"})
+    assert files(tmp_path / "out") == {"a.overlay.jpg", "segment.jsonl"}
+
+
 def test_missing_mask_is_made_again(run: Run, fast: list[str], photos: Path, tmp_path: Path) -> None:
     command = ("segment", "photos", "-o", "out", "--save", "masks", "--json", *fast)
     assert run(*command).returncode == 0

@@ -30,12 +30,12 @@ def finish(manifest: Manifest, task: Task, settings: str = "s1") -> Record:
     record = new_record(task.photo, settings)
     for kind, path in task.outputs.items():
         assert path is not None
+        path.parent.mkdir(exist_ok=True)
         Image.new("L", (4, 3)).save(path)
         record["outputs"][kind] = str(path)
         record["digests"][kind] = digest(path)
     record |= {"status": "done", "width": 4, "height": 3}
-    manifest.add(record)
-    return record
+    return manifest.add(record)
 
 
 def reread(folder: Path) -> dict[str, str]:
@@ -173,6 +173,68 @@ def test_what_is_written_whole_is_put_on_the_disk(
     assert log.stat().st_ino in synced
 
 
+def redo(tmp_path: Path, kinds: tuple[str, ...], settings: str) -> Record:
+    """As a run in which the photo `a` is not done."""
+    task = make_task(tmp_path, "a", kinds)
+    manifest = Manifest(tmp_path / "out")
+    manifest.refuse_strangers([task])
+    assert not manifest.find_done([task], settings)
+    manifest.start([task], {})
+    record = finish(manifest, task, settings)
+    manifest.finish([task])
+    return record
+
+
+def test_other_kinds_of_the_same_settings_stay_known(task: Task, tmp_path: Path) -> None:
+    record = redo(tmp_path, ("cutout",), "s1")
+    assert record["outputs"].keys() == record["digests"].keys() == {"labels", "color", "cutout"}
+    assert record["outputs"]["labels"] == str(tmp_path / "out" / "a.labels.png")
+    assert is_done(make_task(tmp_path, "a", ("color", "cutout")), tmp_path)
+    (tmp_path / "out" / "a.color.png").unlink()
+    assert redo(tmp_path, ("scores",), "s1")["outputs"].keys() == {"labels", "cutout", "scores"}
+
+
+@pytest.mark.parametrize("change", ["settings", "photo"])
+def test_other_kinds_of_other_settings_are_removed(task: Task, tmp_path: Path, change: str) -> None:
+    mine = tmp_path / "out" / "a.color.png"
+    mine.write_text("retouched")  # no longer what the run has written
+    if change == "photo":
+        Path(task.photo.path).write_text("another one")
+    record = redo(tmp_path, ("cutout",), "s2" if change == "settings" else "s1")
+    assert record["outputs"].keys() == {"cutout"}
+    assert not (tmp_path / "out" / "a.labels.png").exists()
+    assert mine.read_text() == "retouched"
+
+
+def test_masks_of_other_settings_are_removed(tmp_path: Path) -> None:
+    task = make_task(tmp_path, "a")
+    masks = tmp_path / "out" / "a.masks"
+    masks.mkdir(parents=True)
+    manifest = Manifest(tmp_path / "out")
+    manifest.start([task], {})
+    record = finish(manifest, task)
+    for name in ("cat.png", "dog.png", "notes.txt"):
+        (masks / name).touch()
+    with_masks = {"outputs": {"masks": str(masks)}, "digests": {"masks": digest(masks)}}
+    manifest.add({**record, **with_masks})  # type: ignore[typeddict-item]
+    manifest.finish([task])
+    redo(tmp_path, ("cutout",), "s2")
+    assert [path.name for path in masks.iterdir()] == ["notes.txt"]
+
+
+def test_an_option_counts_for_its_kind_alone(task: Task, tmp_path: Path) -> None:
+    def done(kinds: tuple[str, ...], options: dict[str, str]) -> bool:
+        return bool(Manifest(tmp_path / "out").find_done([make_task(tmp_path, "a", kinds)], "s1", options))
+
+    manifest = Manifest(tmp_path / "out")
+    overlay = make_task(tmp_path, "a", ("overlay",))
+    manifest.start([overlay], {})
+    finish(manifest, overlay)
+    assert done(("labels", "overlay"), {"coco": "polygons"})
+    assert done(("labels",), {"overlay": "legend"})
+    assert not done(("labels", "overlay"), {"overlay": "legend"})
+
+
 def test_files_of_others_are_refused(task: Task, tmp_path: Path) -> None:
     other = make_task(tmp_path, "b")
     Manifest(tmp_path / "out").refuse_strangers([task, other])  # the manifest says whose they are
@@ -196,6 +258,7 @@ def test_results_of_a_stopped_run_are_ours(task: Task, tmp_path: Path) -> None:
     finish(manifest, more, "s2")
     manifest.finish([])
     Manifest(tmp_path / "out").refuse_strangers([task, more])
+    assert (tmp_path / "out" / "a.color.png").exists()  # ours, but the stop has cost its line
     assert json.loads((tmp_path / "out" / LEFTOVERS).read_text()) == ["a.color.png"]
     manifest = Manifest(tmp_path / "out")
     manifest.start([task], {})
