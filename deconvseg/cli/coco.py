@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from deconvseg.cli.manifest import Manifest
 
 
-def write_run_coco(manifest: Manifest, target: Path) -> list[str]:
-    """Put the `coco` results of all photos that the manifest says are done into one file, in order of name.
+def write_run_coco(
+    manifest: Manifest, target: Path, settings: str | None, options: Mapping[str, str]
+) -> tuple[list[str], int]:
+    """Put the `coco` results of all photos that are done with these settings into one file, in order of name.
 
-    So it depends on what is done alone: not on stops, on the order of finishing, or on how the photos were
-    shared out. If the manifest grows meanwhile, by another process, the file is made again: who ends
-    last sees all.
+    So it depends on what the manifest says is done alone: not on stops, on the order of finishing, or on how
+    the photos were shared out. Shards take turns, each once: the last one sees what all have done.
 
     Returns:
-        A line for each result that is left out, and why.
+        A line for each result that cannot be used, and how many were made with other settings (see Record).
 
     Raises:
         OutputError: the file cannot be written.
     """
     from deconvseg.data.coco import merge_coco
 
-    while True:
-        parts = manifest.files_of("coco")
-        problems = merge_coco(parts, target)
-        if manifest.files_of("coco") == parts:
+    for _ in range(2):
+        with manifest.turn("coco"):
+            parts, others = manifest.files_of("coco", settings, options)
+            problems = merge_coco(parts, target)
             manifest.publish(target)
-            return [manifest.shown(problem) for problem in problems]
+        if manifest.takes_turns or manifest.files_of("coco", settings, options)[0] == parts:
+            break
+    return [manifest.shown(problem) for problem in problems], others

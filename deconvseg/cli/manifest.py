@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 
@@ -20,7 +20,7 @@ from deconvseg.cli.records import (
     new_record,
     read_records,
 )
-from deconvseg.cli.shard import Shard, claim
+from deconvseg.cli.shard import Shard, claim, turn
 from deconvseg.errors import OutputError, UsageError
 
 MANIFEST = "segment.jsonl"
@@ -39,6 +39,9 @@ class Manifest:
     the whole takes the shards' lines into its own manifest.
     """
 
+    takes_turns = True
+    """Whether all processes that write here see each other's `turn`."""
+
     def __init__(self, folder: Path, run_files: Sequence[Path] = (), shard: Shard | None = None) -> None:
         self.folder, self.run_files, self.shard = folder, run_files, shard
         self.path = folder / (f"segment.{shard}.jsonl" if shard else MANIFEST)
@@ -54,6 +57,10 @@ class Manifest:
         with claim(self.folder, self.shard):
             self._read_all()  # what others have done meanwhile
             yield
+
+    def turn(self, what: str) -> AbstractContextManager[None]:
+        """`shard.turn` in this folder."""
+        return turn(self.folder, what)
 
     def shown(self, text: str | Path) -> str:
         """A path, or a text with paths, as the user knows them."""
@@ -216,14 +223,22 @@ class Manifest:
         left.update(map(self._from_folder, self.run_files))
         self._write_leftovers(left)
 
-    def files_of(self, kind: str) -> list[Path]:
-        """The results of a kind of all photos that are done by now, in order of the photos' names."""
+    def files_of(
+        self, kind: str, settings: str | None, options: Mapping[str, str] = NO_OPTIONS
+    ) -> tuple[list[Path], int]:
+        """The results of a kind of all photos that are done by now, in order of the photos' names.
+
+        Returns:
+            Those made with these settings and options (see Record), and how many others there are.
+        """
         records = sorted(self._lines_of_all().values(), key=lambda record: record["name"])
-        return [
+        there = [record for record in records if record["status"] != "failed" and kind in record["outputs"]]
+        alike = [
             self.folder / record["outputs"][kind]
-            for record in records
-            if record["status"] != "failed" and kind in record["outputs"]
+            for record in there
+            if (record["settings"], record["options"].get(kind)) == (settings, options.get(kind))
         ]
+        return alike, len(there) - len(alike)
 
     def _exists(self, name: str) -> bool:
         # os.path, as pathlib's question raises where a name is too long; that costs its own photo alone.

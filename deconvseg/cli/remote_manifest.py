@@ -9,7 +9,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from deconvseg.cli.batch import Task
-from deconvseg.cli.manifest import LEFTOVERS, MANIFEST, OF_SHARDS, Manifest
+from deconvseg.cli.manifest import LEFTOVERS, MANIFEST, NO_OPTIONS, OF_SHARDS, Manifest
 from deconvseg.cli.records import Record
 from deconvseg.cli.shard import Shard
 from deconvseg.remote import Mirror
@@ -23,6 +23,8 @@ class RemoteManifest(Manifest):
     So a kill can lose the lines of the last seconds, whose photos are then done again. A result counts as
     written where the store lists it, as stores take files whole. No lock keeps another run away.
     """
+
+    takes_turns = False
 
     def __init__(self, mirror: Mirror, run_files: Sequence[Path] = (), shard: Shard | None = None) -> None:
         self._mirror, self._there, self._sent = mirror, set[str](), 0.0
@@ -58,13 +60,15 @@ class RemoteManifest(Manifest):
             self._send()
         return record
 
-    def files_of(self, kind: str) -> list[Path]:
+    def files_of(
+        self, kind: str, settings: str | None, options: Mapping[str, str] = NO_OPTIONS
+    ) -> tuple[list[Path], int]:
         """As Manifest's, fetched."""
         self._send()
         self._read_all()
-        paths = super().files_of(kind)
+        paths, others = super().files_of(kind, settings, options)
         self._mirror.fetch(self._from_folder(path) for path in paths if not path.exists())
-        return paths
+        return paths, others
 
     def _read_all(self) -> None:
         self._there |= self._mirror.names()

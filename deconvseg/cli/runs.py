@@ -63,6 +63,7 @@ class Run:
 
     Attributes:
         records: what became of each photo so far, by place.
+        settings, options: of the work, as in a Record; None and none where every photo is missing.
         rate: photos segmented a second.
         network_busy: share of the time (0..1) in which the network was at work; None of a cluster's.
     """
@@ -71,12 +72,13 @@ class Run:
         self, tasks: Sequence[Task], manifest: Manifest | None, *, overwrite: bool, quiet: bool
     ) -> None:
         self.records: dict[int, Record] = {}
+        self.settings: str | None = None
+        self.options: dict[str, str] = {}
         self.rate: float | None = None
         self.network_busy: float | None = None
         self._tasks, self._manifest = tasks, manifest
         self._overwrite, self._quiet = overwrite, quiet
         self._begun: dict[int, Record] = {}
-        self._options: dict[str, str] = {}
         self._segmented, self._network_seconds = 0, 0.0
         self._one_network = True
 
@@ -100,17 +102,17 @@ class Run:
             UsageError: the cluster cannot be joined, or is too small.
             WorkerError: the cluster does not do its work.
         """
-        settings = _hash(segmenter) if segmenter else None
-        self._options = workshop.options() if workshop else {}
+        self.settings = _hash(segmenter) if segmenter else None
+        self.options = workshop.options() if workshop else {}
         if self._manifest:
             find_done = self._manifest.find_done
-            done = {} if self._overwrite else find_done(self._tasks, settings, self._options)
+            done = {} if self._overwrite else find_done(self._tasks, self.settings, self.options)
             self._manifest.start(self._tasks, done)
             self._take_over(done)
         skipped = len(self.records)
         with console.Progress(len(self._tasks), done=skipped, wanted=not self._quiet) as self._progress:
             self._start = time.perf_counter()
-            jobs = self._jobs(settings)
+            jobs = self._jobs()
             if segmenter and workshop:
                 count = len(self._tasks) - skipped
                 if cluster and count:
@@ -181,13 +183,13 @@ class Run:
     def _is_one_of_many(self) -> bool:
         return self._manifest is not None or len(self._tasks) > 1
 
-    def _jobs(self, settings: str | None) -> Iterator[Job]:
+    def _jobs(self) -> Iterator[Job]:
         from deconvseg.jobs import Job
 
         for place, task in enumerate(self._tasks):
             if place not in self.records:
                 # Before it is read: a photo that changes meanwhile is then done again by a later run.
-                self._begun[place] = new_record(task.photo, settings)
+                self._begun[place] = new_record(task.photo, self.settings)
                 path = task.photo.path
                 yield Job(
                     number=place,
@@ -213,7 +215,7 @@ class Run:
     def _fill_in(self, record: Record, outputs: dict[str, str], done: Done) -> None:
         record["status"] = "done"
         record["outputs"], record["digests"] = outputs, done.digests
-        record["options"] = {kind: self._options[kind] for kind in self._options.keys() & outputs}
+        record["options"] = {kind: self.options[kind] for kind in self.options.keys() & outputs}
         record["width"], record["height"] = done.width, done.height
         record["regions"] = done.regions
         record["classes"] = {name: round(share, 6) for name, share in done.classes.items()}

@@ -319,8 +319,8 @@ def segment(
     with manifest.claimed() if manifest else nullcontext():
         try:
             run.work(segmenter, workshop, workers, cluster)
-            if manifest and coco:
-                left_out = _write_coco(manifest, coco)
+            if manifest and coco and run.settings:
+                left_out = _write_coco(manifest, coco, run, quiet=quiet)
         except (KeyboardInterrupt, OutputError, WorkerError) as error:
             fault = error
     records = [run.records[place] for place in sorted(run.records)]
@@ -366,12 +366,15 @@ def _say_end(run: Run, counts: Counter[str], total: int, manifest: Manifest | No
     console.say(f"{total} photo{'s' * (total != 1)}: {told}{speed}{where}")
 
 
-def _write_coco(manifest: Manifest, target: Path) -> list[str]:
-    """Write the run's COCO file; returns, and prints, a line for all that is not in it."""
+def _write_coco(manifest: Manifest, target: Path, run: Run, *, quiet: bool) -> list[str]:
+    """Write the run's COCO file; returns, and prints, a line for each result that is lacking."""
     try:
-        problems = write_run_coco(manifest, target)
+        problems, others = write_run_coco(manifest, target, run.settings, run.options)
     except DeconvSegError as error:
         return [console.failure(error)]
     for problem in problems:
         console.error(problem)
+    if others and not quiet:
+        photos = "1 photo that was" if others == 1 else f"{others} photos that were"
+        console.say(f"{manifest.shown(target)}: without {photos} done with other settings")
     return problems

@@ -54,7 +54,7 @@ def claim(folder: Path, shard: Shard | None) -> Iterator[None]:
         OutputError: the folder cannot be written.
     """
     with ExitStack() as held:
-        try:
+        with _refused(folder):
             folder.mkdir(parents=True, exist_ok=True)
             held.enter_context(_held(folder, shard))
             if shard:
@@ -65,10 +65,28 @@ def claim(folder: Path, shard: Shard | None) -> Iterator[None]:
                 for path in folder.glob(_name("*-of-*")):
                     with _held(folder, path.name.split(".")[2]):
                         pass
-        except OSError as error:
-            reason = error.strerror or error
-            raise OutputError(f"{folder}: cannot be written ({reason}); choose another -o DIR") from error
         yield
+
+
+@contextmanager
+def turn(folder: Path, what: str) -> Iterator[None]:
+    """Have `what` of a results folder alone, for a moment; a shard that comes meanwhile waits.
+
+    Raises OutputError if the folder cannot be written.
+    """
+    with ExitStack() as held:
+        with _refused(folder):
+            held.enter_context(_held(folder, what, patience=-1))
+        yield
+
+
+@contextmanager
+def _refused(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise OutputError(f"{folder}: cannot be written ({reason}); choose another -o DIR") from error
 
 
 @contextmanager
