@@ -334,9 +334,8 @@ def segment(
         console.failure(fault)
         return console.SOME_FAILED if records else console.NOTHING_DONE
     if fault:
-        console.error(
-            "interrupted; finished photos are kept" + ", run the same again to go on" * bool(plan.folder)
-        )
+        again = "run it again without --overwrite" if overwrite else "run the same again"
+        console.error("interrupted; finished photos are kept" + f", {again} to go on" * bool(plan.folder))
         return console.INTERRUPTED
     return console.SOME_FAILED if counts["failed"] or plan.problems or left_out else console.DONE
 

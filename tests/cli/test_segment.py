@@ -259,12 +259,20 @@ def test_bad_forest_file(run: Run, photos: Path, tmp_path: Path, tiny_network: P
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
-def test_interrupt_keeps_what_is_done(fast: list[str], tmp_path: Path, workers: str) -> None:
+@pytest.mark.parametrize(
+    ("options", "cure"),
+    [
+        (["--workers", "0"], b"run the same again to go on"),
+        (["--workers", "2", "--overwrite"], b"run it again without --overwrite to go on"),
+    ],
+)
+def test_interrupt_keeps_what_is_done(
+    fast: list[str], tmp_path: Path, options: list[str], cure: bytes
+) -> None:
     (tmp_path / "in").mkdir()
     for number in range(300):
         Image.new("RGB", (300, 200), "gray").save(tmp_path / "in" / f"{number}.png")
-    command = [COMMAND, "segment", "in", "-o", "out", "--workers", workers, *fast]
+    command = [COMMAND, "segment", "in", "-o", "out", *options, *fast]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE)
     log = tmp_path / "out" / "segment.jsonl"
     deadline = time.monotonic() + 240
@@ -276,7 +284,7 @@ def test_interrupt_keeps_what_is_done(fast: list[str], tmp_path: Path, workers: 
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr
     assert b"Traceback" not in stderr
-    assert b"interrupted; finished photos are kept" in stderr
+    assert b"interrupted; finished photos are kept, " + cure in stderr
     kept = manifest(tmp_path / "out")
     assert 0 < len(kept) < 300
     left = files(tmp_path / "out")
