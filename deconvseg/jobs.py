@@ -16,7 +16,7 @@ from deconvseg.data.coco import write_coco
 from deconvseg.errors import InputError
 from deconvseg.files import digest
 from deconvseg.images.read import STREAM, PhotoPixels, read_image, read_photo
-from deconvseg.images.write import PAINTED, WRITERS, write_overlay
+from deconvseg.images.write import PAINTED, WRITERS, mask_names, write_overlay
 from deconvseg.remote import Mirror, is_remote, read
 from deconvseg.segmentation import Segmentation
 from deconvseg.steps import After, Before, Clock, Prepared
@@ -130,8 +130,9 @@ class Workshop:
         files = {kind: path for kind, path in job.outputs.items() if isinstance(path, Path)}
         digests = {kind: digest(path) for kind, path in files.items()}
         if self.mirror:
+            masks = [f"{name}.png" for name in mask_names(result.classes)]
             for path in files.values():
-                self.mirror.send(path)
+                self.mirror.send(path, stale=masks)
         clock.lap("write")
         seconds = {**result.seconds, **clock.seconds}
         return Done(result.height, result.width, len(result.boxes), result.class_shares(), seconds, digests)

@@ -108,15 +108,18 @@ class Mirror:
                 if seconds is not None:
                     os.utime(local, (seconds, seconds))
 
-    def send(self, path: Path, *, keep: bool = False) -> None:
-        """Put a file there, or a folder's files in place of those there; then `path` goes, or is kept."""
+    def send(self, path: Path, *, keep: bool = False, stale: Iterable[str] = ()) -> None:
+        """Put a file or a folder's files there; then `path` goes, or is kept.
+
+        Of a folder, files with the `stale` names that are there and no longer here are removed there.
+        """
         address = self.shown(str(path))
         with _refused(OutputError, address, "written"):
             if path.is_dir():
                 store, folder = _store(address)
-                old = set(store.find(folder)) if store.exists(folder) else set()
+                there = set(store.find(folder)) if store.exists(folder) else set()
                 new = {self._put(file) for file in sorted(path.iterdir())}
-                for file in old - new:
+                for file in there.intersection(f"{folder}/{name}" for name in stale) - new:
                     store.rm_file(file)
                 shutil.rmtree(path)
             else:

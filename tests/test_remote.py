@@ -87,14 +87,13 @@ def test_a_mirror_sends_and_fetches(store: Any, mirror: Mirror) -> None:
     assert mirror.shown(f"{fetched}: is damaged") == "memory:///out/below/a.png: is damaged"
 
 
-def test_a_folder_replaces_the_one_there(store: Any, mirror: Mirror) -> None:
-    store.pipe({"/out/a.masks/cat.png": b"old", "/out/a.masks/dog.png": b"old", "/out/a.masksx": b"other"})
+def test_stale_files_of_a_folder_go_and_others_stay(store: Any, mirror: Mirror) -> None:
+    others = {"/out/a.masks/mine.png": b"other", "/out/a.masksx": b"other"}
+    store.pipe({"/out/a.masks/cat.png": b"old", "/out/a.masks/dog.png": b"old", **others})
     make(mirror, "a.masks/cat.png", b"new")
-    mirror.send(mirror.root / "a.masks")
-    assert {name: store.cat_file(name) for name in store.find("/out")} == {
-        "/out/a.masks/cat.png": b"new",
-        "/out/a.masksx": b"other",
-    }
+    mirror.send(mirror.root / "a.masks", stale=["cat.png", "dog.png", "emu.png"])
+    contents = {name: store.cat_file(name) for name in store.find("/out")}
+    assert contents == {"/out/a.masks/cat.png": b"new", **others}
     assert not (mirror.root / "a.masks").exists()
 
 

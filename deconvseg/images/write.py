@@ -72,7 +72,8 @@ def write_cutout(segmentation: Segmentation, photo: Photo, target: Target) -> No
 def write_masks(segmentation: Segmentation, photo: Photo, target: Target) -> None:
     """Write a folder with a PNG for each class that occurs, background as well: 255 where it is, 0 elsewhere.
 
-    The files are called as `mask_names` says; other PNGs of the folder, masks of an earlier run, are removed.
+    The files are called as `mask_names` says. Masks of classes that do not occur, of an earlier run, are
+    removed; whatever else is in the folder stays.
     """
     if not isinstance(target, Path):
         raise ValueError("masks are several files, and need a folder")
@@ -80,9 +81,8 @@ def write_masks(segmentation: Segmentation, photo: Photo, target: Target) -> Non
     names = mask_names(segmentation.classes)
     for label in present:
         _save(Image.fromarray((segmentation.labels == label) * np.uint8(255)), target / f"{names[label]}.png")
-    for path in sorted(target.glob("*.png")):
-        if path.stem not in [names[label] for label in present]:
-            path.unlink()
+    for label in set(range(len(names))).difference(present):
+        (target / f"{names[label]}.png").unlink(missing_ok=True)
 
 
 def mask_names(classes: Sequence[str]) -> list[str]:

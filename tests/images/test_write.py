@@ -252,9 +252,11 @@ def test_masks(tmp_path: Path) -> None:
 
 def test_masks_of_an_earlier_run_go(tmp_path: Path) -> None:
     write_masks(segmentation(LABELS), PHOTO, tmp_path)
-    (tmp_path / "notes.txt").touch()
+    others = {"notes.txt", "mine.png", "class 8 copy.png"}
+    for name in others:
+        (tmp_path / name).touch()
     write_masks(segmentation(LABELS // 8 * 8), PHOTO, tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"class 0.png", "class 8.png", "notes.txt"}
+    assert {path.name for path in tmp_path.iterdir()} == {"class 0.png", "class 8.png", *others}
 
 
 def test_masks_need_a_folder() -> None:
