@@ -1,6 +1,7 @@
 """Shares of a plan, and claims on a results folder."""
 
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -53,3 +54,25 @@ def test_what_the_claimant_raises_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="file: cannot be written"), claim(tmp_path / "file", None):
         pass
+
+
+def test_a_claimant_that_comes_as_another_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who leaves takes the lock's file away, and a third makes it anew, after the second has opened it."""
+    fcntl = pytest.importorskip("fcntl")
+    flock = fcntl.flock
+    with claim(tmp_path, None):
+        (lock,) = tmp_path.iterdir()
+    third = ExitStack()
+
+    def meanwhile(number: int, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
+        lock.unlink()
+        third.enter_context(claim(tmp_path, None))
+        flock(number, operation)
+
+    monkeypatch.setattr(fcntl, "flock", meanwhile)
+    with third:
+        with pytest.raises(UsageError, match="another run is at work here"), claim(tmp_path, None):
+            pass
+        assert list(tmp_path.iterdir()) == [lock]
+    assert not list(tmp_path.iterdir())
