@@ -45,12 +45,14 @@ class Plan:
         folder: the -o DIR that holds the results and their manifest, or None when the photos' own folders do.
         problems: a line for each INPUT that stands for no photo and each folder that cannot be listed.
         mirror: if the -o DIR is remote; `folder` is the local one that stands for it.
+        notes: a line for each folder of INPUT... that is left out on purpose.
     """
 
     tasks: list[Task]
     folder: Path | None
     problems: list[str]
     mirror: Mirror | None = None
+    notes: Sequence[str] = ()
 
 
 def make_plan(inputs: Sequence[str], output: str | None, kinds: Sequence[str]) -> Plan:
@@ -70,7 +72,7 @@ def make_plan(inputs: Sequence[str], output: str | None, kinds: Sequence[str]) -
         raise UsageError("-o is empty; give a file or a folder, . for this one")
     if STDIN in inputs and len(inputs) > 1:
         raise UsageError("- (standard input) is one photo; give it alone")
-    photos, problems = find_photos(inputs, output)
+    photos, problems, notes = find_photos(inputs, output)
     if inputs[0] == STDIN and output is None:
         output = STDOUT
     if output and is_remote(output):
@@ -85,7 +87,7 @@ def make_plan(inputs: Sequence[str], output: str | None, kinds: Sequence[str]) -
         _refuse_clashes(tasks)
     except UsageError as error:
         raise UsageError(mirror.shown(str(error)) if mirror else str(error)) from error
-    return Plan(tasks, folder, problems, mirror)
+    return Plan(tasks, folder, problems, mirror, notes)
 
 
 def _result_folder(inputs: Sequence[str], output: str | None, photos: Sequence[Photo]) -> Path | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import glob
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from fnmatch import fnmatch
 from functools import cache
 from itertools import takewhile
 from pathlib import Path
+from typing import NamedTuple
 
 from deconvseg.cli.kinds import KINDS
 from deconvseg.errors import InputError
@@ -23,6 +25,7 @@ from deconvseg.images import PHOTO_SUFFIXES
 from deconvseg.remote import find, is_remote, normal
 
 STDIN = "-"
+_MANIFEST = re.compile(r"segment(\.\d+-of-\d+)?\.jsonl")
 
 
 @dataclass(frozen=True)
@@ -43,73 +46,98 @@ class Photo:
         return self.name + Path(self.path).suffix
 
 
-def find_photos(inputs: Sequence[str], output: str | None) -> tuple[list[Photo], list[str]]:
-    """The photos that INPUT... stand for, without those below `output`.
+class Found(NamedTuple):
+    """What `find_photos` has found.
 
-    Returns:
-        Each photo once (a link to a photo is one of its own), and a line for every input without photos and
-        every folder that cannot be listed.
+    Attributes:
+        photos: each once; a link to a photo is one of its own.
+        problems: a line for every input without photos and every folder that cannot be listed.
+        notes: a line for every folder that is left out, as it holds another run's results.
     """
+
+    photos: list[Photo]
+    problems: list[str]
+    notes: list[str]
+
+
+def find_photos(inputs: Sequence[str], output: str | None) -> Found:
+    """The photos that INPUT... stand for, without those below `output` and below other folders of results."""
     photos: dict[str, Photo] = {}
     problems: list[str] = []
+    left_out: set[str] = set()
     for argument in inputs:
         try:
-            for photo in _expand(argument, output, problems):
+            for photo in _expand(argument, output, problems, left_out):
                 folder, file = os.path.split(photo.path)
                 photos.setdefault(os.path.join(os.path.realpath(folder), file), photo)
         except InputError as error:
             problems.append(str(error))
-    return list(photos.values()), problems
+    own = output and os.path.realpath(output)
+    notes = [
+        f"{folder}: holds results of another run, and is left out; give it as an INPUT to take it"
+        for folder in sorted(left_out)
+        if os.path.realpath(folder) != own
+    ]
+    return Found(list(photos.values()), problems, notes)
 
 
-def _expand(argument: str, output: str | None, problems: list[str]) -> list[Photo]:
+def _expand(argument: str, output: str | None, problems: list[str], left_out: set[str]) -> list[Photo]:
     if argument == STDIN:
         return [Photo(STDIN, "stdin")]
     if is_remote(argument):
-        return _in_store(argument, output)
+        return _in_store(argument, output, left_out)
     if os.path.isdir(argument):
-        return _in_folder(argument, output, problems)
+        return _in_folder(argument, output, problems, left_out)
     if not os.path.exists(argument):
         if argument.startswith("@"):
             return _listed(argument[1:])
         if glob.has_magic(argument):
-            return _matching(argument, output, problems)
+            return _matching(argument, output, problems, left_out)
     return [
         Photo(argument, Path(argument).stem)
     ]  # a missing one fails when its turn comes; the others are done
 
 
-def _in_folder(folder: str, output: str | None, problems: list[str]) -> list[Photo]:
+def _in_folder(folder: str, output: str | None, problems: list[str], left_out: set[str]) -> list[Photo]:
     before = len(problems)
-    files = (path for path in _walk(folder, problems) if Path(path).suffix.lower() in PHOTO_SUFFIXES)
+    files = (
+        path for path in _walk(folder, problems, left_out) if Path(path).suffix.lower() in PHOTO_SUFFIXES
+    )
     photos = list(_below(folder, sorted(files), output))
     if not photos and len(problems) == before:
         raise InputError(f"{folder}: no photos in this folder (.jpg, .png, .tif, ...); check the path")
     return photos
 
 
-def _in_store(address: str, output: str | None) -> list[Photo]:
+def _in_store(address: str, output: str | None, left_out: set[str]) -> list[Photo]:
     if Path(address).suffix.lower() in PHOTO_SUFFIXES and not glob.has_magic(address):
         return [Photo(address, Path(address).stem)]
     out = f"{normal(output)}/" if output and is_remote(output) else None
+    files = find(address)
+    results = {file.removesuffix(Path(name).name) for file, name in files if _is_manifest_below(name)}
+    left_out.update(results - {out})
     photos = [
         Photo(file, Path(name).with_suffix("").as_posix())
-        for file, name in find(address)
+        for file, name in files
         if Path(name).suffix.lower() in PHOTO_SUFFIXES
         and not any(part.startswith(".") for part in Path(name).parts)
-        and not (out and file.startswith(out))
+        and not file.startswith((*results, *filter(None, [out])))
     ]
     if not photos:
         raise InputError(f"{address}: no photos there (.jpg, .png, .tif, ...); check the address")
     return photos
 
 
-def _matching(pattern: str, output: str | None, problems: list[str]) -> list[Photo]:
+def _is_manifest_below(name: str) -> bool:
+    return "/" in name and _MANIFEST.fullmatch(name.rpartition("/")[2]) is not None
+
+
+def _matching(pattern: str, output: str | None, problems: list[str], left_out: set[str]) -> list[Photo]:
     parts = Path(pattern).parts
     root = Path(*takewhile(lambda part: not glob.has_magic(part), parts))
     if "**" in parts:
         start = parts.index("**")
-        files = _matching_below(parts[:start], parts[start:], problems)
+        files = _matching_below(parts[:start], parts[start:], problems, left_out)
     else:
         files = glob.iglob(pattern)
     photos = list(_below(str(root), sorted(filter(os.path.isfile, files)), output))
@@ -118,13 +146,15 @@ def _matching(pattern: str, output: str | None, problems: list[str]) -> list[Pho
     return photos
 
 
-def _matching_below(parents: Sequence[str], patterns: Sequence[str], problems: list[str]) -> Iterator[str]:
+def _matching_below(
+    parents: Sequence[str], patterns: Sequence[str], problems: list[str], left_out: set[str]
+) -> Iterator[str]:
     """Files as of `**`. Python's own glob would go through every way that circles of links allow."""
     above = os.path.join(*parents) if parents else ""
     hidden = any(pattern.startswith(".") for pattern in patterns)
     for folder in glob.glob(above) if glob.has_magic(above) else [above]:
         if os.path.isdir(folder or "."):
-            for path in _walk(folder or ".", problems, hidden=hidden):
+            for path in _walk(folder or ".", problems, left_out, hidden=hidden):
                 bare = os.path.relpath(path, folder or ".")
                 if _fits(Path(bare).parts, patterns):
                     yield os.path.join(folder, bare)
@@ -172,10 +202,11 @@ def _photo_stems(folder: str) -> set[str]:
     return {path.stem for path in paths if path.suffix.lower() in PHOTO_SUFFIXES}
 
 
-def _walk(root: str, problems: list[str], *, hidden: bool = False) -> Iterator[str]:
+def _walk(root: str, problems: list[str], left_out: set[str], *, hidden: bool = False) -> Iterator[str]:
     """All regular files below `root`; links to folders are followed, each folder is entered once.
 
-    A folder that cannot be listed is left out, and told in `problems`.
+    A folder that cannot be listed is left out, and told in `problems`; so is one that holds results, in
+    `left_out`, unless it is `root`.
     """
     seen = {os.path.realpath(root)}
 
@@ -183,6 +214,10 @@ def _walk(root: str, problems: list[str], *, hidden: bool = False) -> Iterator[s
         problems.append(f"{error.filename}: cannot be listed ({error.strerror}); check its permissions")
 
     for at, folders, files in os.walk(root, onerror=tell, followlinks=True):
+        if at != root and any(map(_MANIFEST.fullmatch, files)):
+            left_out.add(at)
+            folders.clear()
+            continue
         paths = (os.path.join(at, file) for file in files if hidden or not file.startswith("."))
         yield from filter(os.path.isfile, paths)
         real = {

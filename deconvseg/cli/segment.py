@@ -268,6 +268,8 @@ def segment(
             raise UsageError("this result is not for a terminal; name its file with -o, or send it on with >")
     for problem in plan.problems:
         console.error(problem)
+    for note in () if quiet else plan.notes:
+        console.say(f"note: {note}")
     if not plan.tasks:
         return console.NOTHING_DONE
     share = Shard.parse(shard) if shard else None

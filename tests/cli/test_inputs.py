@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from deconvseg.cli.inputs import find_photos
@@ -17,8 +18,8 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def found(*inputs: str) -> list[str]:
-    photos, problems = find_photos(inputs, "out")
-    assert not problems
+    photos, problems, notes = find_photos(inputs, "out")
+    assert not problems and not notes
     return [photo.path for photo in photos]
 
 
@@ -63,10 +64,10 @@ def test_folder_that_cannot_be_listed_costs_itself(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(os, "scandir", refuse)
     line = "in/sub: cannot be listed (Permission denied); check its permissions"
     for argument in ("in", "in/**/*.jpg"):
-        photos, problems = find_photos([argument], "out")
+        photos, problems, _ = find_photos([argument], "out")
         assert [photo.path for photo in photos] == ["in/a.jpg"]
         assert problems == [line]
-    assert find_photos(["in/sub"], "out") == ([], [line])
+    assert find_photos(["in/sub"], "out") == ([], [line], [])
 
 
 def test_list_of_names_of_any_bytes() -> None:
@@ -100,5 +101,32 @@ def test_masks_of_an_earlier_run_are_no_photos() -> None:
 
 def test_file_name_is_the_place_below_the_folder() -> None:
     Path("in/sub/b.PNG").rename("in/sub/b.c.PNG")
-    photos, _ = find_photos(["in"], "out")
+    photos, *_ = find_photos(["in"], "out")
     assert [photo.file_name for photo in photos] == ["a.jpg", "sub/a.jpg", "sub/b.c.PNG"]
+
+
+@pytest.mark.parametrize("manifest", ["segment.jsonl", "segment.0-of-2.jsonl"])
+def test_results_of_another_run_are_no_photos(manifest: str) -> None:
+    for name in ("in/m1/a.png", "in/m1/below/a.png", f"in/m1/{manifest}", "in/m2/a.png", f"in/m2/{manifest}"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+    for argument in ("in", "in/**/*.jpg"):
+        photos, problems, notes = find_photos([argument, argument], "in/m2")
+        assert {photo.path for photo in photos} - {"in/sub/b.PNG"} == {"in/a.jpg", "in/sub/a.jpg"}
+        assert not problems
+        assert notes == [
+            "in/m1: holds results of another run, and is left out; give it as an INPUT to take it"
+        ]
+    assert found("in/m1") == ["in/m1/a.png", "in/m1/below/a.png"]
+
+
+def test_results_of_another_run_in_a_store() -> None:
+    store = fsspec.filesystem("memory")
+    for name in ("a.jpg", "m1/a.png", "m1/segment.jsonl", "m2/a.png", "m2/segment.jsonl", "m11/a.png"):
+        store.pipe(f"/inputs/{name}", b"")
+    photos, problems, notes = find_photos(["memory://inputs"], "memory://inputs/m2/")
+    store.rm("/inputs", recursive=True)
+    assert [photo.name for photo in photos] == ["a", "m11/a"]
+    assert not problems
+    (note,) = notes
+    assert note.startswith("memory:///inputs/m1/: holds results of another run")
