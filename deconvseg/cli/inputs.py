@@ -25,6 +25,7 @@ from deconvseg.images import PHOTO_SUFFIXES
 from deconvseg.remote import find, is_remote, normal
 
 STDIN = "-"
+_CONTROL = re.compile(r"[\x01-\x08\x0b\x0c\x0e-\x1f]")  # in any photo, and in next to no path
 _MANIFEST = re.compile(r"segment(\.\d+-of-\d+)?\.jsonl")
 
 
@@ -241,6 +242,8 @@ def _listed(path: str) -> list[Photo]:
         raise InputError(f"@{path}: the list cannot be read ({reason}); check the path") from error
     if not paths:
         raise InputError(f"@{path}: the list is empty; write one photo a line")
+    if any(_CONTROL.search(name) and not os.path.lexists(name) for name in paths):
+        raise InputError(f"@{path}: is a photo or another binary file, not a list; leave out the @")
     # A file named - is meant here, not standard input.
     return [Photo("./-" if path == STDIN else path, _as_written(path)) for path in paths]
 

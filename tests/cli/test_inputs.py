@@ -5,6 +5,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from PIL import Image
 
 from deconvseg.cli.inputs import find_photos
 
@@ -82,6 +83,23 @@ def test_list_of_names_of_any_bytes() -> None:
     assert found("@list") == [os.fsdecode(name) for name in names]
     Path("list").write_bytes(b"\n".join([b"# a comment", b"", *names[3:]]))
     assert found("@list") == [os.fsdecode(name) for name in names[3:]]
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".gif", ".bmp", ".tif", ".webp"])
+@pytest.mark.parametrize("side", [1, 60])
+def test_a_photo_is_no_list(suffix: str, side: int) -> None:
+    Image.linear_gradient("L").convert("RGB").resize((side, side)).save(f"cat{suffix}")
+    (line,) = find_photos([f"@cat{suffix}"], "out").problems
+    assert line == f"@cat{suffix}: is a photo or another binary file, not a list; leave out the @"
+
+
+def test_control_characters_in_a_list() -> None:
+    """File names can have them; what is no file's name and has them is no list."""
+    Path("in/\x01.jpg").touch()
+    Path("list").write_bytes(b"in/\x01.jpg\0in/\t.jpg\0in/\n.jpg\0")
+    assert found("@list") == ["in/\x01.jpg", "in/\t.jpg", "in/\n.jpg"]
+    Path("in/\x01.jpg").unlink()
+    assert find_photos(["@list"], "out").photos == []
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
