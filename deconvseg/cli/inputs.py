@@ -249,14 +249,18 @@ def _listed(path: str) -> list[Photo]:
 
 
 def _paths_in(content: bytes) -> list[str]:
-    """The paths of a list: a line each, or ended by NUL each, as `find -print0` writes them; of any bytes."""
+    """The paths of a list: a line each, or ended by NUL each, as `find -print0` writes them; of any bytes.
+
+    A line that starts with # is a comment, unless there is a file of this name.
+    """
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         content = content.decode("utf-16").encode()
     content = content.removeprefix(codecs.BOM_UTF8)
     if b"\0" in content:
         return [os.fsdecode(path) for path in content.split(b"\0") if path]
-    lines = (line.strip() for line in content.splitlines() if not line.startswith(b"#"))
-    return [os.fsdecode(line) for line in lines if line]
+    lines = (line.rstrip() for line in content.splitlines())
+    paths = (line.lstrip() for line in lines if not line.startswith(b"#") or os.path.exists(line))
+    return [os.fsdecode(path) for path in paths if path]
 
 
 def _as_written(path: str) -> str:

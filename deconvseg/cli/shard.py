@@ -38,7 +38,7 @@ class Shard:
 
     def holds(self, name: str) -> bool:
         """Whether the photo with this name is in the shard."""
-        digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()
+        digest = hashlib.sha256(_in_bytes(name)).digest()
         return int.from_bytes(digest[:8], "big") % self.count == self.index
 
     def __str__(self) -> str:
@@ -102,6 +102,14 @@ def _held(folder: Path, shard: Shard | str | None, patience: float = 0) -> Itera
     except Timeout as error:
         whose = f"shard {shard}" if shard else "another run"
         raise UsageError(f"{folder}: {whose} is at work here; wait for its end, or stop it") from error
+
+
+def _in_bytes(name: str) -> bytes:
+    """The name as the disk has it, so the same whatever the machine's encoding of file names is."""
+    try:
+        return os.fsencode(name)
+    except UnicodeEncodeError:  # of a remote store
+        return name.encode("utf-8", "surrogatepass")
 
 
 def _name(shard: Shard | str | None) -> str:

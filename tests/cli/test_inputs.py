@@ -85,6 +85,12 @@ def test_list_of_names_of_any_bytes() -> None:
     assert found("@list") == [os.fsdecode(name) for name in names[3:]]
 
 
+def test_a_file_named_like_a_comment() -> None:
+    Path("#1.jpg").touch()
+    Path("list").write_text("#1.jpg \n#2.jpg\n # 3.jpg\nin/a.jpg\n")
+    assert found("@list") == ["#1.jpg", "# 3.jpg", "in/a.jpg"]
+
+
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".gif", ".bmp", ".tif", ".webp"])
 @pytest.mark.parametrize("side", [1, 60])
 def test_a_photo_is_no_list(suffix: str, side: int) -> None:
