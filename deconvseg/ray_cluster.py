@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from tempfile import TemporaryDirectory
@@ -56,7 +58,7 @@ def joined(address: str | None, cores: int, debug: bool = False) -> Iterator[Any
     # The paths of its sockets would be too long in the folders for temporary files that some systems have.
     root = "/tmp" if os.name == "posix" else None
     with TemporaryDirectory(prefix="ray-", dir=root, ignore_cleanup_errors=True) as folder:
-        with _unheard(debug):
+        with _unheard(debug), _same_end():
             if address:
                 _join(ray, address, says)
             else:
@@ -112,6 +114,17 @@ def _join(ray: Any, address: str, says: dict[str, Any]) -> None:
         raise UsageError(
             f"--ray-address {address}: cannot be joined ({reason}); give HOST:PORT or auto, or leave it out"
         ) from error
+
+
+@contextmanager
+def _same_end() -> Iterator[None]:
+    """Leave what this process does on SIGTERM as it is; Ray makes it exit at once."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if callable(before) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

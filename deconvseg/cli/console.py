@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from deconvseg.cli.signals import exit_code
 from deconvseg.errors import DeconvSegError
 
 if TYPE_CHECKING:
@@ -47,9 +48,9 @@ def run(app: Callable[..., object]) -> int:
         # Standalone mode would print usage errors in a box of several lines and exit by itself.
         code = app(standalone_mode=False)
         sys.stdout.flush()
-    except (KeyboardInterrupt, typer.Abort):
+    except (KeyboardInterrupt, typer.Abort) as stop:
         error("interrupted")
-        return INTERRUPTED
+        return exit_code(stop)
     except DeconvSegError as problem:
         failure(problem)
         return NOTHING_DONE

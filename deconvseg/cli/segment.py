@@ -37,6 +37,7 @@ from deconvseg.cli.options import (
 from deconvseg.cli.remote_manifest import RemoteManifest
 from deconvseg.cli.runs import Cluster, Run
 from deconvseg.cli.shard import Shard
+from deconvseg.cli.signals import exit_code, stopping
 from deconvseg.errors import DeconvSegError, OutputError, UsageError, WorkerError
 
 
@@ -76,7 +77,8 @@ deconvseg segment - < cat.jpg > mask.png
 
 [bold]Exit codes[/bold]
 
-0 all done; 1 some photos failed, the others are done; 2 usage, or nothing to do; 130 interrupted"""
+0 all done; 1 some photos failed, the others are done; 2 usage, or nothing to do; 130 interrupted \
+(143 by SIGTERM, 129 by SIGHUP)"""
 
 
 def segment(
@@ -317,8 +319,9 @@ def segment(
         if not quiet:
             introduce(segmenter, weights)
     run = Run(plan.tasks, manifest, overwrite=overwrite, quiet=quiet)
-    fault, left_out = None, []
-    with manifest.claimed() if manifest else nullcontext():
+    fault: BaseException | None = None
+    left_out: list[str] = []
+    with stopping(), manifest.claimed() if manifest else nullcontext():
         try:
             run.work(segmenter, workshop, workers, cluster)
             if manifest and coco and run.settings:
@@ -338,7 +341,7 @@ def segment(
     if fault:
         again = "run it again without --overwrite" if overwrite else "run the same again"
         console.error("interrupted; finished photos are kept" + f", {again} to go on" * bool(plan.folder))
-        return console.INTERRUPTED
+        return exit_code(fault)
     return console.SOME_FAILED if counts["failed"] or plan.problems or left_out else console.DONE
 
 

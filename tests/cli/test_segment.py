@@ -260,18 +260,20 @@ def test_bad_forest_file(run: Run, photos: Path, tmp_path: Path, tiny_network: P
 
 
 @pytest.mark.parametrize(
-    ("options", "cure"),
+    ("number", "options", "cure"),
     [
-        (["--workers", "0"], b"run the same again to go on"),
-        (["--workers", "2", "--overwrite"], b"run it again without --overwrite to go on"),
+        (signal.SIGINT, ["--workers", "0"], b"run the same again to go on"),
+        (signal.SIGINT, ["--workers", "2", "--overwrite"], b"run it again without --overwrite to go on"),
+        (signal.SIGTERM, ["--workers", "2"], b"run the same again to go on"),
+        (signal.SIGHUP, ["--workers", "2"], b"run the same again to go on"),
     ],
 )
 def test_interrupt_keeps_what_is_done(
-    fast: list[str], tmp_path: Path, options: list[str], cure: bytes
+    fast: list[str], tmp_path: Path, number: signal.Signals, options: list[str], cure: bytes
 ) -> None:
     (tmp_path / "in").mkdir()
-    for number in range(300):
-        Image.new("RGB", (300, 200), "gray").save(tmp_path / "in" / f"{number}.png")
+    for place in range(300):
+        Image.new("RGB", (300, 200), "gray").save(tmp_path / "in" / f"{place}.png")
     command = [COMMAND, "segment", "in", "-o", "out", *options, *fast]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE)
     log = tmp_path / "out" / "segment.jsonl"
@@ -280,13 +282,14 @@ def test_interrupt_keeps_what_is_done(
         not (log.exists() and log.stat().st_size) and process.poll() is None and time.monotonic() < deadline
     ):
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130, stderr
+    assert process.returncode == 128 + number, stderr
     assert b"Traceback" not in stderr
-    assert b"interrupted; finished photos are kept, " + cure in stderr
+    assert stderr.splitlines()[-2].startswith(b"300 photos: ")
+    assert stderr.splitlines()[-1] == b"error: interrupted; finished photos are kept, " + cure
     kept = manifest(tmp_path / "out")
     assert 0 < len(kept) < 300
     left = files(tmp_path / "out")
     assert left >= {f"{record['name']}.png" for record in kept.values()}
-    assert not [name for name in left if name.endswith(".tmp")]
+    assert not [name for name in left if name.endswith((".tmp", ".lock"))]

@@ -1,0 +1,28 @@
+"""What signals do to a command."""
+
+import os
+import signal
+
+import pytest
+
+from deconvseg.cli.signals import Stopped, exit_code, stopping
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_signals_stop_the_block_alone(number: signal.Signals, code: int) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt) as caught, stopping():
+        os.kill(os.getpid(), number)
+    assert isinstance(caught.value, Stopped)
+    assert exit_code(caught.value) == code
+    assert signal.getsignal(number) is before
+    assert exit_code(KeyboardInterrupt()) == 130
+
+
+def test_what_is_ignored_stays_so() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stopping():
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
