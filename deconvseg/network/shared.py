@@ -139,14 +139,19 @@ def decode(network: DeconvNet, maps: Sequence[Tensor]) -> Tensor:
 
 def _corners(indices: Tensor) -> Tensor:
     """Switches (C, h, w) as 0..3 instead of flat indices into the (2h, 2w) map."""
-    row = torch.div(indices, 2 * indices.shape[-1], rounding_mode="floor")
-    return (2 * (row % 2) + indices % 2).to(torch.uint8)
+    offsets = indices - _first(indices)  # 0, 1, or a row of the map further on
+    return (offsets > 1).to(torch.uint8) * 2 + offsets.to(torch.uint8) % 2
 
 
 def _indices(corners: Tensor) -> Tensor:
     """The reverse: int64 (..., h, w)."""
-    height, width = corners.shape[-2:]
-    rows = torch.arange(height, device=corners.device)[:, None]
-    columns = torch.arange(width, device=corners.device)
-    first = 4 * width * rows + 2 * columns
-    return first + 2 * width * (corners >> 1).long() + (corners & 1).long()
+    width = 2 * corners.shape[-1]
+    offsets = torch.tensor([0, 1, width, width + 1], device=corners.device)
+    return _first(corners) + offsets[corners.int()]
+
+
+def _first(switches: Tensor) -> Tensor:
+    """Flat index in the (2h, 2w) map of the first of each four pixels: int64 (h, w)."""
+    height, width = switches.shape[-2:]
+    rows = torch.arange(height, device=switches.device)[:, None]
+    return 4 * width * rows + 2 * torch.arange(width, device=switches.device)
