@@ -112,7 +112,7 @@ def _pool(
 
 
 def _begin(start: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
-    # Ctrl-C, and the end of the terminal, reach all its processes; the parent alone answers and ends the workers.
+    # Ctrl-C and the end of the terminal reach all processes; the parent alone answers and ends the workers.
     for number in (signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGINT)):
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
