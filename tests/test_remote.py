@@ -95,6 +95,9 @@ def test_stale_files_of_a_folder_go_and_others_stay(store: Any, mirror: Mirror) 
     contents = {name: store.cat_file(name) for name in store.find("/out")}
     assert contents == {"/out/a.masks/cat.png": b"new", **others}
     assert not (mirror.root / "a.masks").exists()
+    store.pipe("/out/a.masks/notes.txt", b"not ours")
+    mirror.remove("a.masks")
+    assert store.find("/out") == ["/out/a.masks/notes.txt", "/out/a.masksx"]
 
 
 def test_what_breaks_off_is_not_there(store: Any, mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:

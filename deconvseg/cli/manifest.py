@@ -35,8 +35,9 @@ class Manifest:
 
     At every moment, also after a kill, it holds one line for each finished photo and none for another. A file
     beside it names our results that have no line: those of a run under way or stopped, or of another --save,
-    and `run_files`, those of the run as a whole. Each shard writes its own two files, and reads all; a run of
-    the whole takes the shards' lines into its own manifest.
+    and `run_files`, those of the run as a whole. Each shard writes its own two files, and reads all; it takes
+    the lines of its photos out of manifests of the whole and of other numbers of shards. A run of the whole
+    takes the lines of all shards.
     """
 
     takes_turns = True
@@ -77,11 +78,14 @@ class Manifest:
 
     def _lines_of_all(self) -> dict[str, Record]:
         """By name, each photo's line; of several that of the manifest that was written last."""
-        manifests = [self.folder / MANIFEST, *self.folder.glob(_MANIFESTS_OF_SHARDS)]
         records: dict[str, Record] = {}
-        for path in sorted(manifests, key=_modified):
+        for path in self._manifests():
             records |= read_records(path)
         return records
+
+    def _manifests(self) -> list[Path]:
+        """Those of the whole and of all shards, the last one written last."""
+        return sorted([self.folder / MANIFEST, *self.folder.glob(_MANIFESTS_OF_SHARDS)], key=_modified)
 
     def refuse_strangers(self, tasks: Iterable[Task]) -> None:
         """Raise UsageError if a result would replace a file that is not ours, or another photo's result."""
@@ -143,8 +147,8 @@ class Manifest:
     def start(self, tasks: Sequence[Task], done: Mapping[str, Record]) -> None:
         """Write the lines that stay: of the photos `done` before, by name, and of photos not in this run."""
         names = {task.photo.name for task in tasks}
-        kept = read_records(self.path) if self.shard else self._records
-        lines = [record for name, record in kept.items() if name not in names]
+        holds = self.shard.holds if self.shard else lambda name: True
+        lines = [record for name, record in self._records.items() if name not in names and holds(name)]
         lines += [self._relative(record) for record in done.values()]
         if self.shard:
             self._leftovers = _read_leftovers(self._leftovers_path)
@@ -154,12 +158,32 @@ class Manifest:
             self._leftovers.update(map(self._from_folder, filter(None, task.outputs.values())))
         self._leftovers.update(map(self._from_folder, self.run_files))
         self._write_leftovers(self._leftovers)
-        self._write(lines)
+        self._write(self.path, lines)
         self._sweep(task for task in tasks if task.photo.name not in done)
-        if not self.shard:
+        if self.shard:
+            self._take_lines(self.shard)
+        else:
             for pattern in (_MANIFESTS_OF_SHARDS, _LEFTOVERS_OF_SHARDS):
                 for path in self.folder.glob(pattern):
                     path.unlink()
+
+    def _take_lines(self, shard: Shard) -> None:
+        with self.turn("lines"):
+            for path in self._manifests():
+                if not path.name.endswith(f"-of-{shard.count}.jsonl"):
+                    records = read_records(path)
+                    rest = [record for name, record in records.items() if not shard.holds(name)]
+                    if len(rest) < len(records):
+                        self._reduce(path, rest)
+
+    def _reduce(self, path: Path, rest: Sequence[Record]) -> None:
+        """Leave the `rest` in the manifest of another run."""
+        if not rest:
+            path.unlink()
+            return
+        written = path.stat().st_mtime_ns
+        self._write(path, rest)
+        os.utime(path, ns=(written, written))  # of several, the last one written counts
 
     def _sweep(self, tasks: Iterable[Task]) -> None:
         from deconvseg.files import sweep
@@ -217,7 +241,7 @@ class Manifest:
         """
         places = {task.photo.name: place for place, task in enumerate(tasks)}
         records = read_records(self.path)
-        self._write(sorted(records.values(), key=lambda record: places.get(record["name"], -1)))
+        self._write(self.path, sorted(records.values(), key=lambda record: places.get(record["name"], -1)))
         named = {path for record in records.values() for path in record["outputs"].values()}
         left = {name for name in self._leftovers - named if self._exists(name)}
         left.update(map(self._from_folder, self.run_files))
@@ -272,10 +296,10 @@ class Manifest:
         outputs = {kind: self._from_folder(path) for kind, path in record["outputs"].items()}
         return {**record, "outputs": outputs}
 
-    def _write(self, records: Iterable[Record]) -> None:
+    def _write(self, path: Path, records: Iterable[Record]) -> None:
         from deconvseg.files import replacing
 
-        with replacing(self.path, durable=True) as stream:
+        with replacing(path, durable=True) as stream:
             stream.writelines(map(line_of, records))
 
     def _write_leftovers(self, paths: set[str]) -> None:

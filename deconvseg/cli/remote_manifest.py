@@ -75,6 +75,11 @@ class RemoteManifest(Manifest):
         self._mirror.fetch(sorted(filter(_is_of_manifests, self._there)))
         super()._read_all()
 
+    def _reduce(self, path: Path, rest: Sequence[Record]) -> None:
+        super()._reduce(path, rest)
+        path.touch()  # an empty one stays there, where other shards may just be reading it
+        self._mirror.send(path, keep=True)
+
     def _send(self) -> None:
         for name in list(filter(_is_of_manifests, self._there)):
             if not (self.folder / name).exists():

@@ -50,7 +50,7 @@ def claim(folder: Path, shard: Shard | None) -> Iterator[None]:
     """Hold a results folder, made if need be, for a whole run or for one shard; a killed run lets go of it.
 
     Raises:
-        UsageError: another run holds it. Different shards do not mind each other.
+        UsageError: another run holds it. Shards of the same number do not mind each other.
         OutputError: the folder cannot be written.
     """
     with ExitStack() as held:
@@ -61,9 +61,10 @@ def claim(folder: Path, shard: Shard | None) -> Iterator[None]:
                 # Other shards that look at this moment hold it just as briefly; a run holds it for long.
                 with _held(folder, None, patience=_PATIENCE):
                     pass
-            else:
-                for path in folder.glob(_name("*-of-*")):
-                    with _held(folder, path.name.split(".")[2]):
+            for path in folder.glob(_name("*-of-*")):
+                other = path.name.split(".")[2]
+                if not shard or not other.endswith(f"-of-{shard.count}"):
+                    with _held(folder, other, patience=_PATIENCE if shard else 0):
                         pass
         yield
 

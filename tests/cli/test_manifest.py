@@ -12,6 +12,7 @@ from deconvseg.cli.batch import Task
 from deconvseg.cli.inputs import Photo
 from deconvseg.cli.manifest import LEFTOVERS, MANIFEST, Manifest
 from deconvseg.cli.records import Record, new_record
+from deconvseg.cli.shard import Shard
 from deconvseg.errors import UsageError
 from deconvseg.files import digest
 
@@ -233,6 +234,44 @@ def test_an_option_counts_for_its_kind_alone(task: Task, tmp_path: Path) -> None
     assert done(("labels", "overlay"), {"coco": "polygons"})
     assert done(("labels",), {"overlay": "legend"})
     assert not done(("labels", "overlay"), {"overlay": "legend"})
+
+
+def test_one_line_a_photo_through_other_numbers_of_shards(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    tasks = [make_task(tmp_path, f"{number}") for number in range(12)]
+
+    def lines() -> dict[str, str]:
+        found = [json.loads(line) for path in out.glob("segment*.jsonl") for line in path.open()]
+        statuses = {record["name"]: record["status"] for record in found}
+        assert len(statuses) == len(found)
+        return statuses
+
+    def work(shard: Shard | None, ours: list[Task]) -> int:
+        """Returns how many photos were done before."""
+        own = [task for task in ours if not shard or shard.holds(task.photo.name)]
+        manifest = Manifest(out, shard=shard)
+        with manifest.claimed():
+            done = manifest.find_done(own, "s1")
+            manifest.start(own, done)
+            for task in own:
+                if task.photo.name not in done:
+                    finish(manifest, task)
+            manifest.finish(own)
+        return len(done)
+
+    assert work(None, tasks) == 0
+    for index in range(2):
+        work(Shard(index, 2), tasks[:6])  # the others are photos of an earlier run
+        assert len(lines()) == 12
+    assert not (out / MANIFEST).exists()
+    times = {path: path.stat().st_mtime_ns for path in out.glob("segment*.jsonl")}
+    assert work(Shard(0, 3), tasks) == len([task for task in tasks if Shard(0, 3).holds(task.photo.name)])
+    assert lines().keys() == {task.photo.name for task in tasks}
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    assert sum(work(Shard(index, 3), tasks) for index in range(3)) == 12
+    assert {path.name for path in out.glob("segment*.jsonl")} == {f"segment.{i}-of-3.jsonl" for i in range(3)}
+    assert work(None, tasks) == 12
+    assert set(lines().values()) == {"skipped"}
 
 
 def test_files_of_others_are_refused(task: Task, tmp_path: Path) -> None:

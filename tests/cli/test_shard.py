@@ -61,6 +61,13 @@ def test_claims(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for other, whose in ((None, "shard [01]-of-2"), (first, "shard 0-of-2")):
             with pytest.raises(UsageError, match=f"{whose} is at work here"), claim(out, other):
                 pass
+    for at_work, other in ((Shard(0, 3), first), (first, Shard(0, 1))):
+        refused = pytest.raises(UsageError, match=f"shard {at_work} is at work here")
+        with claim(out, at_work), refused, claim(out, other):
+            pass
+    (out / ".segment.0-of-3.lock").touch()  # of a run that was killed
+    with claim(out, first), claim(out, second):
+        pass
     with claim(out, None):
         pass
     assert not list(out.iterdir())
