@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,6 +112,9 @@ def _result_folder(inputs: Sequence[str], output: str | None, photos: Sequence[P
             return None
     if any(os.path.realpath(argument) == os.path.realpath(output) for argument in folders):
         raise UsageError(f"{output}: results would lie among the photos; give another folder with -o DIR")
+    for above in Path(output).parents:
+        if os.path.isfile(above):
+            raise UsageError(f"{output}: {above} is a file, not a folder; give another folder with -o DIR")
     return Path(output)
 
 
@@ -169,6 +172,19 @@ def _refuse_clashes(tasks: Sequence[Task]) -> None:
                 raise UsageError(
                     f"{folder}: would hold masks, and {photo} or its result; rename it, or choose another -o"
                 )
+    for key in sorted(owners.keys() & _folders_above(owners)):
+        raise UsageError(
+            f"{owners[key]}: its result would be a file where results of others need a folder of this name; "
+            "rename one, or give them different -o in two runs"
+        )
+
+
+def _folders_above(keys: Iterable[str]) -> set[str]:
+    above: set[str] = set()
+    for key in keys:
+        while (key := os.path.dirname(key)) not in above:
+            above.add(key)
+    return above
 
 
 def _file_key(path: str | Path) -> str:

@@ -172,6 +172,7 @@ def test_pipe() -> None:
         (["c.jpg"], "c.npz", ["labels"], "labels are written as .png"),
         (["c.jpg"], "c.png", ["scores"], "scores are written as .npz"),
         (["c.jpg"], "c.WebP", ["labels"], "labels are written as .png"),
+        (["in"], "c.jpg/x/y", ["labels"], "c.jpg/x/y: c.jpg is a file, not a folder"),
     ],
 )
 def test_refused(inputs: list[str], output: str | None, kinds: list[str], words: str) -> None:
@@ -209,6 +210,13 @@ def test_two_photos_with_one_result(twin: str) -> None:
     Path(twin).touch()
     with pytest.raises(UsageError, match=r"result of both in/(a|A)"):
         make_plan(["in"], "out", ["labels"])
+
+
+def test_result_where_others_need_a_folder() -> None:
+    Path("in/sub").rename("in/a.png")
+    with pytest.raises(UsageError, match=r"in/a\.jpg: its result would be a file where .* need a folder"):
+        make_plan(["in"], "out", ["labels"])
+    assert len(make_plan(["in"], "out", ["overlay"]).tasks) == 3
 
 
 def test_two_photos_with_one_result_by_two_paths(tmp_path: Path) -> None:
