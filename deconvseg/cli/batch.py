@@ -2,7 +2,7 @@
 
 # os.path rather than pathlib: its questions answer False where pathlib's may raise (no permission, too long a
 # name), and paths stay as the user wrote them.
-# ruff: noqa: PTH110, PTH112, PTH120
+# ruff: noqa: PTH110, PTH112, PTH113, PTH120
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from deconvseg.cli.inputs import STDIN, Photo, find_photos
+from deconvseg.cli.inputs import STDIN, Photo, find_photos, real_paths
 from deconvseg.cli.kinds import KINDS
 from deconvseg.errors import UsageError
 from deconvseg.images import PHOTO_SUFFIXES
@@ -146,14 +146,20 @@ def _result_paths(
 
 
 def _refuse_clashes(tasks: Sequence[Task]) -> None:
-    photos = {_file_key(task.photo.path): task.photo.path for task in tasks}
+    real_path = real_paths()
+
+    def file_key(path: str | Path) -> str:
+        """The same for all names of one file; folded, as the disks of most Macs and PCs do."""
+        return unicodedata.normalize("NFC", real_path(os.fspath(path))).casefold()
+
+    photos = {file_key(task.photo.path): task.photo.path for task in tasks}
     owners: dict[str, str] = {}
     folders: dict[str, Path] = {}
     for task in tasks:
         for kind, path in task.outputs.items():
             if path is None:
                 continue
-            key = _file_key(path)
+            key = file_key(path)
             if key in photos:
                 raise UsageError(
                     f"{path}: is a photo of this run and would be overwritten; choose another -o"
@@ -185,8 +191,3 @@ def _folders_above(keys: Iterable[str]) -> set[str]:
         while (key := os.path.dirname(key)) not in above:
             above.add(key)
     return above
-
-
-def _file_key(path: str | Path) -> str:
-    """The same for all names of one file; folded, as the disks of most Macs and PCs do."""
-    return unicodedata.normalize("NFC", os.path.realpath(path)).casefold()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,6 +18,7 @@ from deconvseg.errors import DeconvSegError
 if TYPE_CHECKING:
     from rich.console import Console
 
+PATIENCE = 2.0
 DONE, SOME_FAILED, NOTHING_DONE, INTERRUPTED = 0, 1, 2, 130
 
 # What this process was told (--debug) and shows (the bar's console while there is one).
@@ -99,6 +102,19 @@ def say(message: str) -> None:
         _bar_console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
     else:
         print(line, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def slow(message: str, *, wanted: bool) -> Iterator[None]:
+    """Say so, if it is wanted and the block takes longer than PATIENCE seconds."""
+    timer = threading.Timer(PATIENCE, say, [message])
+    timer.daemon = True
+    if wanted:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 class Progress:

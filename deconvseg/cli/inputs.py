@@ -2,7 +2,7 @@
 
 # os.path rather than pathlib: its questions answer False where pathlib's may raise (no permission, too long a
 # name), and paths stay as the user wrote them.
-# ruff: noqa: PTH112, PTH110, PTH118, PTH120, PTH207, PTH208
+# ruff: noqa: PTH112, PTH110, PTH114, PTH118, PTH120, PTH207, PTH208
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import glob
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cache
@@ -47,6 +47,19 @@ class Photo:
         return self.name + Path(self.path).suffix
 
 
+def real_paths() -> Callable[[str], str]:
+    """os.path.realpath, quick for many files of a few folders: for its own lifetime it resolves each once."""
+    real_folder = cache(os.path.realpath)
+
+    def real_path(path: str) -> str:
+        folder, name = os.path.split(path)
+        if name in ("", ".", "..") or os.path.islink(path):
+            return os.path.realpath(path)
+        return os.path.join(real_folder(folder), name)
+
+    return real_path
+
+
 class Found(NamedTuple):
     """What `find_photos` has found.
 
@@ -66,11 +79,12 @@ def find_photos(inputs: Sequence[str], output: str | None) -> Found:
     photos: dict[str, Photo] = {}
     problems: list[str] = []
     left_out: set[str] = set()
+    real_folder = cache(os.path.realpath)
     for argument in inputs:
         try:
             for photo in _expand(argument, output, problems, left_out):
                 folder, file = os.path.split(photo.path)
-                photos.setdefault(os.path.join(os.path.realpath(folder), file), photo)
+                photos.setdefault(os.path.join(real_folder(folder), file), photo)
         except InputError as error:
             problems.append(str(error))
     own = output and os.path.realpath(output)
@@ -177,7 +191,7 @@ def _fits(parts: Sequence[str], patterns: Sequence[str]) -> bool:
 def _below(root: str, paths: Iterable[str], output: str | None) -> Iterator[Photo]:
     """The photos of a search below `root`, without what this command itself writes there."""
     out = os.path.join(os.path.realpath(output), "") if output else None
-    photos_in = cache(_photo_stems)
+    photos_in, real_path = cache(_photo_stems), real_paths()
 
     def is_result(path: str, bare: Path) -> bool:
         at, end = os.path.dirname(path), Path(path).suffix.lower()
@@ -187,7 +201,7 @@ def _below(root: str, paths: Iterable[str], output: str | None) -> Iterator[Phot
 
     for path in paths:
         bare = Path(os.path.relpath(path, root)).with_suffix("")
-        if not is_result(path, bare) and not (out and os.path.realpath(path).startswith(out)):
+        if not is_result(path, bare) and not (out and real_path(path).startswith(out)):
             yield Photo(path, bare.as_posix())
 
 

@@ -71,6 +71,7 @@ class Manifest:
         """Put one of the `run_files`, which is made now, where it belongs."""
 
     def _read_all(self) -> None:
+        self._records: dict[str, Record] = {}  # of a large folder it is not held twice
         self._records = self._lines_of_all()
         self._leftovers: set[str] = set()
         for path in (self.folder / LEFTOVERS, *self.folder.glob(_LEFTOVERS_OF_SHARDS)):

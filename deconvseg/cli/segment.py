@@ -258,7 +258,8 @@ def segment(
 ) -> int:
     """Segment photos: say for every pixel which class it belongs to."""
     cluster = Cluster.of(engine, ray_address, workers, threads)
-    plan = make_plan(inputs, output, [kind.value for kind in save])
+    with console.slow("looking for photos", wanted=not quiet):
+        plan = make_plan(inputs, output, [kind.value for kind in save])
     if any(None in task.outputs.values() for task in plan.tasks):
         if as_json:
             raise UsageError(

@@ -7,7 +7,7 @@ import fsspec
 import pytest
 from PIL import Image
 
-from deconvseg.cli.inputs import find_photos
+from deconvseg.cli.inputs import find_photos, real_paths
 
 
 @pytest.fixture(autouse=True)
@@ -69,6 +69,26 @@ def test_folder_that_cannot_be_listed_costs_itself(monkeypatch: pytest.MonkeyPat
         assert [photo.path for photo in photos] == ["in/a.jpg"]
         assert problems == [line]
     assert find_photos(["in/sub"], "out") == ([], [line], [])
+
+
+def test_real_paths_are_those_of_the_system(tmp_path: Path) -> None:
+    Path("link").symlink_to("in/sub", target_is_directory=True)
+    Path("in/sub/l.jpg").symlink_to("../a.jpg")
+    Path("in/sub/itself").symlink_to("itself")
+    real_path = real_paths()
+    for path in (
+        "link/l.jpg",
+        "link/b.PNG",
+        "link",
+        "in/sub/..",
+        "link/",
+        "",
+        ".",
+        "none/none.jpg",
+        "link/itself",
+    ):
+        for form in (path, f"{tmp_path}/{path}"):
+            assert real_path(form) == os.path.realpath(form)
 
 
 def test_list_of_names_of_any_bytes() -> None:

@@ -61,6 +61,17 @@ def test_folder_is_mirrored() -> None:
     }
 
 
+def test_folders_are_resolved_once_and_not_for_each_photo(monkeypatch: pytest.MonkeyPatch) -> None:
+    realpath, asked = os.path.realpath, []
+    monkeypatch.setattr(os.path, "realpath", lambda path: asked.append(path) or realpath(path))
+    make_plan(["in"], "out", ["labels"])
+    few = len(asked)
+    for number in range(20):
+        Path(f"in/{number}.jpg").touch()
+    assert len(make_plan(["in"], "out", ["labels"]).tasks) == 23
+    assert len(asked) == 2 * few
+
+
 def test_results_below_the_photos_are_no_photos() -> None:
     Path("in/out").mkdir()
     Path("in/out/a.png").touch()
