@@ -113,7 +113,7 @@ def _result_folder(inputs: Sequence[str], output: str | None, photos: Sequence[P
     if any(os.path.realpath(argument) == os.path.realpath(output) for argument in folders):
         raise UsageError(f"{output}: results would lie among the photos; give another folder with -o DIR")
     for above in Path(output).parents:
-        if os.path.isfile(above):  # noqa: PTH113 (pathlib's may raise)
+        if os.path.isfile(above):
             raise UsageError(f"{output}: {above} is a file, not a folder; give another folder with -o DIR")
     return Path(output)
 
