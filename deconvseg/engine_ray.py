@@ -166,8 +166,8 @@ class _Crew:
         return _row(job, self._try("finish", self._workshop.finish, job, *fused))
 
     def _try(self, step: str, call: Callable[..., object], job: Job, *arguments: object) -> object:
-        with _watched(self._watch, step, job) as begun:
-            if begun > _TRIES:
+        with _watched(self._watch, _TRIES, step, job) as is_safe:
+            if not is_safe:
                 return _killed()
             try:
                 self._enter_folder(job)
@@ -209,8 +209,9 @@ class _Network:
     def _fuse(self, photos: list[tuple[Job, Prepared]]) -> Iterator[tuple[Job, object]]:
         """Photos that fail together, or kill a worker together, are tried each alone."""
         alone, done = len(photos) == 1, 0
-        with _watched(self._watch, "network", *(job for job, _ in photos)) as begun:
-            if begun <= (_TRIES if alone else 1):
+        tries = _TRIES if alone else 1
+        with _watched(self._watch, tries, "network", *(job for job, _ in photos)) as is_safe:
+            if is_safe:
                 try:
                     prepared = [prepared for _, prepared in photos]
                     for fused in self._inference.fuse(prepared, full_batches=self._full_batches):
@@ -227,16 +228,17 @@ class _Network:
 
 
 @contextmanager
-def _watched(watch: Any, step: str, *jobs: Job) -> Iterator[int]:
-    """How often this work was begun and not ended, now included."""
+def _watched(watch: Any, tries: int, step: str, *jobs: Job) -> Iterator[bool]:
+    """Whether this work may be done in the block: it has not killed so many workers."""
     import ray
 
     work = f"{step} {[job.number for job in jobs]}"
-    begun: int = ray.get(watch.begin.remote(work))
+    is_safe = ray.get(watch.begin.remote(work)) <= tries
     try:
-        yield begun
+        yield is_safe
     finally:
-        watch.end.remote(work)
+        if is_safe:  # awaited, as what comes next may kill this process
+            ray.get(watch.end.remote(work))
 
 
 def _killed() -> WorkerError:
