@@ -275,7 +275,9 @@ def test_interrupt_keeps_what_is_done(
     for place in range(300):
         Image.new("RGB", (300, 200), "gray").save(tmp_path / "in" / f"{place}.png")
     command = [COMMAND, "segment", "in", "-o", "out", *options, *fast]
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup would have the command ignore
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE)
+    signal.signal(signal.SIGHUP, before)
     log = tmp_path / "out" / "segment.jsonl"
     deadline = time.monotonic() + 240
     while (
