@@ -136,7 +136,7 @@ def cut(maps: Sequence[Tensor], top: int, left: int, cells: int) -> tuple[Tensor
 
 def decode(network: DeconvNet, maps: Sequence[Tensor]) -> Tensor:
     """Raw scores (B, classes, S, S) of B windows, from `cut`'s maps of each, stacked."""
-    features, *corners = maps
+    features, *corners = (part.contiguous(memory_format=torch.channels_last) for part in maps)
     return network.decode(network.compress(features), [_indices(part) for part in reversed(corners)])
 
 
@@ -149,8 +149,7 @@ def _corners(indices: Tensor) -> Tensor:
 def _indices(corners: Tensor) -> Tensor:
     """The reverse: int64 (..., h, w)."""
     width = 2 * corners.shape[-1]
-    offsets = torch.tensor([0, 1, width, width + 1], device=corners.device)
-    return _first(corners) + offsets[corners.int()]
+    return (corners >> 1).long().mul_(width).add_(corners & 1).add_(_first(corners))
 
 
 def _first(switches: Tensor) -> Tensor:
