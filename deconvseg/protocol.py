@@ -61,7 +61,7 @@ AUTHORS_CRF = CRFParameters(
 """As the released code sets them (generate_EDeconvNet_CRF_results.m), made for its networks' scores."""
 
 PROTOCOLS = {
-    "default": Protocol(),
+    "default": Protocol(proposals=10, stop=0.01),
     "paper": Protocol(whole_photo=False, min_side=0, squared=False, same=1.0, crf=AUTHORS_CRF),
     "released-code": Protocol(
         whole_photo=False, measure_squares=True, same=1.0, ensemble="product", crf=AUTHORS_CRF

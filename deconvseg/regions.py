@@ -47,7 +47,7 @@ class Crops:
 
     def inputs(self, index: int, /) -> tuple[Tensor, ...]:
         """The crop, float (3, S, S) of 0..255."""
-        return (crop(self._photo, self.boxes[index], self._side),)
+        return (crop(self._photo, self.boxes[index], (self._side, self._side)),)
 
 
 class Windows:
@@ -74,26 +74,25 @@ class Windows:
         (self._frame,) = _whole_pixels(around)
         side = network.crop_size
         nearest = (shared.nearest_window(box, self._frame, side) for box in boxes.tolist())
-        self._windows = list(dict.fromkeys(nearest))
-        self.boxes = [shared.window_box(window, self._frame, side) for window in self._windows]
-        self._rectangles = shared.cover(self._windows, side)
+        windows = list(dict.fromkeys(nearest))
+        self._parts = [window.rectangle(side) for window in windows]
+        self.boxes = [shared.photo_box(part, self._frame, side) for part in self._parts]
+        self._rectangles = shared.cover(windows, side)
         self._maps: dict[shared.Rectangle, tuple[Tensor, ...]] = {}
 
     def inputs(self, index: int, /) -> tuple[Tensor, ...]:
         """The window's part of the encoder's maps, as `network.shared.cut` makes it."""
-        window, cells = self._windows[index], self._network.crop_size // STRIDE
-        rectangle = next(one for one in self._rectangles if one.holds(window, cells))
+        part = self._parts[index]
+        rectangle = next(one for one in self._rectangles if one.holds(part))
         if rectangle not in self._maps:
             self._maps[rectangle] = self._encode(rectangle)
-        maps = self._maps[rectangle]
-        return shared.cut(maps, window.top - rectangle.top, window.left - rectangle.left, cells)
+        top, left = part.top - rectangle.top, part.left - rectangle.left
+        return shared.cut(self._maps[rectangle], top, left, part.bottom - part.top)
 
     def _encode(self, part: shared.Rectangle) -> tuple[Tensor, ...]:
-        side = shared.level_side(part.level, self._network.crop_size)
-        level = crop(self._photo, self._frame, side)
-        left, top = -part.left * STRIDE, -part.top * STRIDE
-        right, bottom = part.right * STRIDE - side, part.bottom * STRIDE - side
-        image = functional.pad(level, (left, right, top, bottom))  # cuts where it is negative
+        box = shared.photo_box(part, self._frame, self._network.crop_size)
+        size = STRIDE * (part.bottom - part.top), STRIDE * (part.right - part.left)
+        image = crop(self._photo, box, size)
         with torch.inference_mode():
             return shared.encode(self._network, normalised(self._network, self._header, image[None]))
 
@@ -122,16 +121,14 @@ def on_device(device: torch.device, image: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(image)).to(device).permute(2, 0, 1)
 
 
-def crop(photo: Tensor, box: Box, size: int) -> Tensor:
-    """One region as float (3, size, size) of 0..255; what lies outside the photo is black."""
+def crop(photo: Tensor, box: Box, size: tuple[int, int]) -> Tensor:
+    """One region as float (3, *size) of 0..255; what lies outside the photo is black."""
     x0, y0, x1, y1 = box
     _, height, width = photo.shape
     left, top, right, bottom = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
     region = torch.zeros(1, 3, y1 - y0, x1 - x0, device=photo.device)
     region[0, :, top - y0 : bottom - y0, left - x0 : right - x0] = photo[:, top:bottom, left:right]
-    return functional.interpolate(region, (size, size), mode="bilinear", antialias=True, align_corners=False)[
-        0
-    ]
+    return functional.interpolate(region, size, mode="bilinear", antialias=True, align_corners=False)[0]
 
 
 def _whole_pixels(boxes: NDArray[np.float32]) -> list[Box]:

@@ -157,7 +157,7 @@ def evaluate(
             min=0,
             metavar="N",
             help="Regions besides the photo.",
-            show_default="50",
+            show_default="10",
             rich_help_panel=STEPS,
         ),
     ] = None,

@@ -96,7 +96,7 @@ StopOption = Annotated[
         metavar="SHARE",
         help="Look at no more regions of a photo once a round of 5 changed fewer than this share of pixels; "
         "0 looks at all.",
-        show_default="0",
+        show_default="0.01",
         rich_help_panel=STEPS,
     ),
 ]

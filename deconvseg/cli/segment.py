@@ -191,7 +191,7 @@ def segment(
             min=0,
             metavar="N",
             help="Regions to look at besides the whole photo; 0 is the fastest.",
-            show_default="50",
+            show_default="10",
             rich_help_panel=STEPS,
         ),
     ] = None,

@@ -30,6 +30,11 @@ class Window(NamedTuple):
     top: int
     left: int
 
+    def rectangle(self, crop_size: int) -> Rectangle:
+        """The same as a part of its level."""
+        cells = crop_size // STRIDE
+        return Rectangle(*self, self.top + cells, self.left + cells)
+
 
 class Rectangle(NamedTuple):
     """Part of a level, in cells, half-open."""
@@ -45,10 +50,9 @@ class Rectangle(NamedTuple):
         """In cells."""
         return (self.bottom - self.top) * (self.right - self.left)
 
-    def holds(self, window: Window, cells: int) -> bool:
-        """Whether all of a window lies inside."""
-        inside = Rectangle(*window, window.top + cells, window.left + cells)
-        return self.level == window.level and self.united(inside) == self
+    def holds(self, other: Rectangle) -> bool:
+        """Whether all of another lies inside."""
+        return self.level == other.level and self.united(other) == self
 
     def united(self, other: Rectangle) -> Rectangle:
         """The smallest rectangle around both, of one level."""
@@ -84,18 +88,17 @@ def nearest_window(box: Sequence[float], frame: Box, crop_size: int) -> Window:
     return Window(level, top, left)
 
 
-def window_box(window: Window, frame: Box, crop_size: int) -> Box:
-    """Where a window lies in the photo: x0 y0 x1 y1, whole pixels, half-open, not empty."""
-    scale = (frame[2] - frame[0]) / level_side(window.level, crop_size)
-    x0, y0 = round(frame[0] + window.left * STRIDE * scale), round(frame[1] + window.top * STRIDE * scale)
-    side = max(round(crop_size * scale), 1)
-    return x0, y0, x0 + side, y0 + side
+def photo_box(part: Rectangle, frame: Box, crop_size: int) -> Box:
+    """Where part of a level lies in the photo: x0 y0 x1 y1, whole pixels, half-open, not empty."""
+    cell = STRIDE * (frame[2] - frame[0]) / level_side(part.level, crop_size)
+    x0, y0 = round(frame[0] + part.left * cell), round(frame[1] + part.top * cell)
+    x1, y1 = round(frame[0] + part.right * cell), round(frame[1] + part.bottom * cell)
+    return x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)
 
 
 def cover(windows: Sequence[Window], crop_size: int) -> list[Rectangle]:
     """Rectangles for the encoder, each window inside one: together never larger than all windows apart."""
-    cells = crop_size // STRIDE
-    found = [Rectangle(*window, window.top + cells, window.left + cells) for window in windows]
+    found = [window.rectangle(crop_size) for window in windows]
     while pair := next((pair for pair in combinations(found, 2) if _saves(*pair)), None):
         found = [one for one in found if one not in pair] + [pair[0].united(pair[1])]
     return found
@@ -133,7 +136,7 @@ def cut(maps: Sequence[Tensor], top: int, left: int, cells: int) -> tuple[Tensor
 
 def decode(network: DeconvNet, maps: Sequence[Tensor]) -> Tensor:
     """Raw scores (B, classes, S, S) of B windows, from `cut`'s maps of each, stacked."""
-    features, *corners = maps
+    features, *corners = (part.contiguous(memory_format=torch.channels_last) for part in maps)
     return network.decode(network.compress(features), [_indices(part) for part in reversed(corners)])
 
 
@@ -146,8 +149,7 @@ def _corners(indices: Tensor) -> Tensor:
 def _indices(corners: Tensor) -> Tensor:
     """The reverse: int64 (..., h, w)."""
     width = 2 * corners.shape[-1]
-    offsets = torch.tensor([0, 1, width, width + 1], device=corners.device)
-    return _first(corners) + offsets[corners.int()]
+    return (corners >> 1).long().mul_(width).add_(corners & 1).add_(_first(corners))
 
 
 def _first(switches: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ def test_scores_are_those_of_segmenting_each_photo(truth: Truth, tiny_network: P
 
 def test_ablation_rows_are_what_single_runs_give(shapes: Path, tiny_network: Path) -> None:
     truth = open_truth(shapes, "val", 2)
-    full = Segmenter(tiny_network, proposals=12, min_side=10)
+    full = Segmenter(tiny_network, proposals=12, min_side=10, stop=0)
     subject = Network(full, ablate=True)
     summary = summarise(evaluate(subject, truth), "tiny")
     rows = {row["name"]: row for row in summary["rows"]}
@@ -56,7 +56,7 @@ def test_ablation_rows_are_what_single_runs_give(shapes: Path, tiny_network: Pat
     assert summary["setting"] == subject.full.name == "12 proposals" + " + CRF" * full.crf
     assert summary["mean_iou"] == rows[summary["setting"]]["mean_iou"]
     for step in (Step(0), Step(10), Step(0, full.crf), Step(12, full.crf)):
-        single = Segmenter(tiny_network, proposals=step.proposals or 0, min_side=10, crf=step.crf)
+        single = Segmenter(tiny_network, proposals=step.proposals or 0, min_side=10, stop=0, crf=step.crf)
         want = summarise(evaluate(Network(single), truth), "tiny")["mean_iou"]
         # Crops in other batches may differ in the last bits.
         assert rows[step.name]["mean_iou"] == pytest.approx(want, abs=2e-3), step.name
@@ -70,8 +70,8 @@ def test_headline_figures_are_of_early_stops_and_shared_encoders_the_other_rows_
     shapes: Path, tiny_network: Path, changes: dict[str, Any], name: str
 ) -> None:
     truth = open_truth(shapes, "val", 2)
-    common: dict[str, Any] = {"proposals": 12, "min_side": 10, "crf": False, "precision": "fp32"}
-    segmenter = Segmenter(tiny_network, **common, **changes)
+    common: dict[str, Any] = {"proposals": 12, "min_side": 10, "stop": 0, "crf": False, "precision": "fp32"}
+    segmenter = Segmenter(tiny_network, **(common | changes))
     evaluation = evaluate(Network(segmenter, ablate=True), truth)
     summary = summarise(evaluation, "tiny")
     rows = {step.name: evaluation.total(step).confusion.tolist() for step in evaluation.steps}
@@ -90,7 +90,7 @@ def test_ensemble_rows_are_what_single_runs_give(
     shapes: Path, tiny_network: Path, tiny_fcn: Path, tmp_path: Path
 ) -> None:
     truth = open_truth(shapes, "val", 2)
-    common = {"proposals": 3, "min_side": 10, "crf": False, "precision": "fp32"}
+    common = {"proposals": 3, "min_side": 10, "stop": 0, "crf": False, "precision": "fp32"}
     full = Segmenter(tiny_network, ensemble="mean", fcn=tiny_fcn, **common)  # type: ignore[arg-type]
     evaluation = evaluate(Network(full, ablate=True), truth)
     summary = summarise(evaluation, "tiny")

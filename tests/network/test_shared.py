@@ -20,7 +20,7 @@ from deconvseg.network.shared import (
     encode,
     level_side,
     nearest_window,
-    window_box,
+    photo_box,
 )
 
 TINY: dict[str, Any] = {"classes": 3, "crop_size": 64, "widths": (4, 5, 6, 7, 8), "bottleneck": 9}
@@ -95,10 +95,10 @@ def test_nearest_windows_by_hand() -> None:
     """A frame of 128 pixels and windows of 32: its side is 32, 45, 64, 91, 128, 181 pixels on the levels."""
     assert [level_side(level, 32) for level in range(LEVELS)] == [32, 45, 64, 91, 128, 181]
     assert nearest_window(FRAME, FRAME, 32) == Window(0, 0, 0)
-    assert window_box(Window(0, 0, 0), FRAME, 32) == FRAME
+    assert photo_box(Window(0, 0, 0).rectangle(32), FRAME, 32) == FRAME
     half = (-10 + 64, 0, 118, 64)
     assert nearest_window(half, FRAME, 32) == Window(2, 0, 1)
-    assert window_box(Window(2, 0, 1), FRAME, 32) == half
+    assert photo_box(Window(2, 0, 1).rectangle(32), FRAME, 32) == half
     moved = [value + 25 for value in half]  # 12.5 pixels on its level: not yet the next cell
     assert nearest_window(moved, FRAME, 32) == Window(2, 0, 1)
     assert nearest_window([value - 40 for value in half], FRAME, 32) == Window(2, -1, 0)
@@ -110,10 +110,10 @@ def test_nearest_windows_by_hand() -> None:
 def test_windows_are_near_their_boxes(side: int, x: float, y: float, crop_size: int) -> None:
     box = (x, y, x + side, y + side)
     window = nearest_window(box, FRAME, crop_size)
-    found = window_box(window, FRAME, crop_size)
-    assert side / 2**0.25 - 2 <= found[2] - found[0] == found[3] - found[1] <= side * 2**0.25 + 2
+    found = photo_box(window.rectangle(crop_size), FRAME, crop_size)
     half_cell = 16 * 128 / level_side(window.level, crop_size)
     for axis in (0, 1):
+        assert side / 2**0.25 - 2 <= found[axis + 2] - found[axis] <= side * 2**0.25 + 2
         centre, wanted = (found[axis] + found[axis + 2]) / 2, (box[axis] + box[axis + 2]) / 2
         assert abs(centre - wanted) <= half_cell + 1
 
