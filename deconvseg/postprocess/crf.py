@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
+from functools import reduce
+from operator import iadd
 from typing import Any
 
 import numpy as np
@@ -102,7 +104,7 @@ def dense_crf(
     if parameters.iterations < 1 or not kernels:
         return probabilities
     one = _on(device, np.ones((height * width, 1), np.float32))
-    pull = float(sum(kernel.filter(one) for kernel in kernels).max())
+    pull = float(reduce(iadd, (kernel.filter(one) for kernel in kernels)).max())
     peaks = probabilities.reshape(classes, -1).max(1).clip(LEAST_PROBABILITY)
     possible = int((peaks >= least_peak(pull, classes)).sum())
     if possible < 2:
@@ -198,9 +200,8 @@ def _mean_field(
         if len(where) == 0:
             break
         totals = [total + kernel.spread(steps) for total, kernel in zip(totals, kernels, strict=True)]
-        pulled = scores + 0
-        for kernel, total in zip(kernels, totals, strict=True):
-            pulled += kernel.gather(total)
+        pulled = reduce(iadd, map(Lattice.gather, kernels, totals))
+        pulled += scores
         steps, lengths = _update(beliefs, pulled)
         moving = xp.where(lengths > still)[0]
     refined[where] = beliefs
