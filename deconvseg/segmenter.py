@@ -24,7 +24,7 @@ from deconvseg.network.deconvnet import DeconvNet
 from deconvseg.network.device import pick_device
 from deconvseg.network.fcn8s import FCN8s
 from deconvseg.network.fold import pick_precision, prepare
-from deconvseg.postprocess.crf import CRFParameters, crf_is_available
+from deconvseg.postprocess.crf import CRFParameters
 from deconvseg.postprocess.fusion import EnsembleRule, FusionRule
 from deconvseg.protocol import PROTOCOLS, EncoderMode
 from deconvseg.segmentation import Palette, Segmentation
@@ -56,7 +56,7 @@ class Segmenter:
             scores (the released code), or `off`. If it is None, a network known by name is used with the
             partner that the registry names, and a file alone.
         fcn: the FCN-8s of the ensemble, by name or file; None is that partner, or the shipped one.
-        crf: sharpen with the dense CRF, if it is installed.
+        crf: sharpen with the dense CRF.
         device: `auto`, `cpu`, `cuda` or `mps`.
         precision: `auto`, `fp32`, `bf16` or `fp16`.
         batch_size: crops that go through the network together; None chooses by device.
@@ -115,12 +115,8 @@ class Segmenter:
         self._device, self._precision = device, precision
         self._batch_size, self._threads = batch_size, threads
         self._only = None if only is None else sorted(set(only))
-        self.crf = crf and crf_is_available()
+        self.crf = crf
         self.notes: list[str] = []
-        if crf and not self.crf:
-            self.notes.append(
-                "the dense CRF is off: pydensecrf is missing (pip install pydensecrf2; Python up to 3.12)"
-            )
         self._inference: Inference | None = None
 
     def __getstate__(self) -> dict[str, Any]:

@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deconvseg.data.dataset import Example, refuse_other_size
-from deconvseg.errors import DataError, MissingDependencyError, UsageError, WeightsError
+from deconvseg.errors import DataError, UsageError, WeightsError
 from deconvseg.evaluation.metrics import Scores, confusion_matrix
 from deconvseg.evaluation.pool import pool
 from deconvseg.evaluation.truth import Truth, check_classes
 from deconvseg.images.enlarge import enlarge
 from deconvseg.images.read import read_image
 from deconvseg.network.checkpoint import copy_network
-from deconvseg.postprocess.crf import CRFParameters, crf_is_available, dense_crf
+from deconvseg.postprocess.crf import CRFParameters, dense_crf
 from deconvseg.segmenter import Segmenter
 from deconvseg.steps import WORKING_SIDE, shrink
 
@@ -63,15 +63,10 @@ def tune_crf(
         all of them; `output`.
 
     Raises:
-        MissingDependencyError: no CRF is installed.
         UsageError: fewer than 4 photos.
         DataError, InputError: a photo or mask cannot be used.
         OutputError: the copy cannot be written.
     """
-    if not crf_is_available():
-        raise MissingDependencyError(
-            "the search needs pydensecrf; install pydensecrf2 (Python up to 3.12) and try again"
-        )
     if len(truth.examples) < 4:
         raise UsageError(
             f"--tune-crf: {len(truth.examples)} photos are too few; it takes at least 4, better 60"

@@ -95,7 +95,6 @@ def test_an_interrupted_run_says_how_to_go_on(voc: Path, fast: list[str], tmp_pa
 
 
 def test_tuned_parameters_are_in_the_copy(run: Run, voc: Path, fast: list[str]) -> None:
-    pytest.importorskip("pydensecrf")
     done = run("eval", "--voc-root", voc, "--tune-crf", "-o", "tuned.safetensors", "--json", *fast)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)

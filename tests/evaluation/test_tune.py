@@ -12,7 +12,7 @@ from deconvseg.errors import UsageError
 from deconvseg.evaluation.truth import Truth, open_truth
 from deconvseg.evaluation.tune import search, tune_crf
 from deconvseg.network.checkpoint import load_network
-from deconvseg.postprocess.crf import CRFParameters, crf_is_available
+from deconvseg.postprocess.crf import CRFParameters
 from deconvseg.segmenter import Segmenter
 
 
@@ -48,7 +48,6 @@ def test_the_search_stays_within_what_a_network_file_may_hold() -> None:
     assert {parameters.colour_weight for parameters in tried} == {0}
 
 
-@pytest.mark.skipif(not crf_is_available(), reason="pydensecrf is not installed")
 def test_the_result_is_in_a_copy_of_the_network(truth: Truth, tiny_network: Path, tmp_path: Path) -> None:
     segmenter = Segmenter(tiny_network, proposals=0)
     target = tmp_path / "tuned.safetensors"
