@@ -140,6 +140,11 @@ class Segmenter:
         return other
 
     @property
+    def weights(self) -> str:
+        """The network's name or file, as it was given."""
+        return str(self._weights)
+
+    @property
     def proposals(self) -> int:
         """Regions besides the whole photo."""
         return self.protocol.proposals
@@ -257,7 +262,7 @@ class Segmenter:
                 f"{self._weights} is an FCN-8s, which sees the whole photo and no regions: "
                 f"{', '.join(self._for_regions)} change nothing"
             )
-        _refuse_unknown(self._only or (), header.classes)
+        refuse_unknown(self._only or (), header.classes)
         CRFParameters.from_mapping(header.crf)  # a bad value is told now, not at the first photo
         partner, partner_header = self._load_partner(network, header)
         return Inference(
@@ -304,7 +309,8 @@ class Segmenter:
             self.notes.append(note)
 
 
-def _refuse_unknown(names: Collection[str], classes: tuple[str, ...]) -> None:
+def refuse_unknown(names: Collection[str], classes: tuple[str, ...]) -> None:
+    """Raise a UsageError that tells the nearest name unless all are `classes`, and none the background."""
     for name in names:
         if name not in classes[1:]:
             near = difflib.get_close_matches(name.lower(), classes[1:], 1, cutoff=0.5)

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from deconvseg.errors import InputError
 from deconvseg.images.enlarge import enlarge
 from deconvseg.postprocess.crf import CRFParameters, dense_crf
-from deconvseg.proposals.boxes import propose
+from deconvseg.proposals.boxes import WORKING_SIDE as EDGES_SIDE
+from deconvseg.proposals.boxes import Boxes, propose, squared
 from deconvseg.proposals.edges import EdgeDetector
 from deconvseg.protocol import Protocol
 from deconvseg.segmentation import Palette, Segmentation
@@ -83,13 +84,21 @@ class Before:
 
     def propose(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Regions to look at: float32 (N, 4), x0 y0 x1 y1, the whole photo first, then best first."""
+        return self.rank(image).xyxy
+
+    def edges(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The edge map behind the proposals, as of `EdgeDetector.detect`, of the photo at most 640 long."""
+        assert self.forest is not None, "without proposals there is no edge map"
+        return _detector(self.forest).detect(shrink(image, EDGES_SIDE))
+
+    def rank(self, image: NDArray[np.uint8]) -> Boxes:
+        """`propose`'s regions with their scores; that of the whole photo is no less than any."""
         height, width = image.shape[:2]
+        one = np.ones(1, np.float32)
         if self.whole:
-            return np.array([[0, 0, width, height]], np.float32)
+            return Boxes(np.array([[0, 0, width, height]], np.float32), one)
         if self.forest is None:
-            half = max(height, width) / 2
-            x, y = width / 2, height / 2
-            return np.array([[x - half, y - half, x + half, y + half]], np.float32)
+            return Boxes(squared(np.array([[0, 0, width, height]], np.float32)), one)
         protocol = self.protocol
         return propose(
             image,
@@ -100,7 +109,7 @@ class Before:
             square=protocol.squared,
             measure_squares=protocol.measure_squares,
             same=protocol.same,
-        ).xyxy
+        )
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,8 @@ def _known_values() -> dict[str, tuple[str, ...]]:
 
     networks = [entry for entry in registry().values() if entry.kind == "network"]
     names = sorted({name for entry in networks for name in (entry.name, *entry.aliases)})
-    return {**dict.fromkeys(_NETWORKS, tuple(names)), "--classes": VOC_CLASSES[1:]}
+    classes = dict.fromkeys(("--classes", "--class"), VOC_CLASSES[1:])
+    return {**dict.fromkeys(_NETWORKS, tuple(names)), **classes}
 
 
 def _command(command: Any, path: tuple[str, ...], known: dict[str, tuple[str, ...]]) -> _Command:

@@ -11,6 +11,7 @@ import typer
 
 from deconvseg.cli import console
 from deconvseg.cli.registry import describe, list_weights, pull, verify
+from deconvseg.cli.targets import refuse_target
 from deconvseg.errors import UsageError
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def convert(
 
     They are expanded again when the file is loaded.
     """
-    _refuse_target(output, source, overwrite=overwrite)
+    refuse_target(output, source, overwrite=overwrite)
     if source.suffix.lower() == ".caffemodel":
         from deconvseg.network.caffe_networks import convert_caffemodel
 
@@ -152,7 +153,7 @@ def average_networks(
     from deconvseg.network.average import average
     from deconvseg.network.checkpoint import load_network, save_network
 
-    _refuse_target(output, first, second, overwrite=overwrite)
+    refuse_target(output, first, second, overwrite=overwrite)
     network, header = load_network(first)
     other, _ = load_network(second)
     average(network, other, share, encoder_only=encoder_only)
@@ -160,15 +161,6 @@ def average_networks(
     save_network(output, network, replace(header, training={**header.training, **averaged}))
     console.say(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
     return console.DONE
-
-
-def _refuse_target(output: Path, *sources: Path, overwrite: bool) -> None:
-    if output.is_dir() or not output.resolve().parent.is_dir():
-        raise UsageError(f"{output}: is a folder, or in none that exists; give -o another name")
-    if output.exists() and any(source.exists() and output.samefile(source) for source in sources):
-        raise UsageError(f"{output}: is one of the files to read; give -o another name")
-    if output.exists() and not overwrite:
-        raise UsageError(f"{output}: exists; give -o another name, or --overwrite")
 
 
 def _with_side(source: Path, network: SegmentationNetwork, side: int) -> SegmentationNetwork:

@@ -122,7 +122,7 @@ def encode(network: DeconvNet, image: Tensor) -> tuple[Tensor, ...]:
     """
     features, switches = network.pool(image)
     undone = list(reversed(switches))[: len(network.decoder)]
-    return features[0], *(_corners(indices[0]) for indices in undone)
+    return features[0], *(corners_of(indices[0]) for indices in undone)
 
 
 def cut(maps: Sequence[Tensor], top: int, left: int, cells: int) -> tuple[Tensor, ...]:
@@ -140,7 +140,7 @@ def decode(network: DeconvNet, maps: Sequence[Tensor]) -> Tensor:
     return network.decode(network.compress(features), [_indices(part) for part in reversed(corners)])
 
 
-def _corners(indices: Tensor) -> Tensor:
+def corners_of(indices: Tensor) -> Tensor:
     """Switches (C, h, w) as 0..3 instead of flat indices into the (2h, 2w) map."""
     offsets = indices - _first(indices)  # 0, 1, or a row of the map further on
     return (offsets > 1).to(torch.uint8) * 2 + offsets.to(torch.uint8) % 2

@@ -67,8 +67,12 @@ class Fusion:
 
     def thinned(self, step: int) -> Fusion:
         """A view of every `step`-th pixel of every `step`-th row."""
+        return self.part(slice(None, None, step), slice(None, None, step))
+
+    def part(self, rows: slice, columns: slice) -> Fusion:
+        """A view of these pixels."""
         view = copy.copy(self)
-        view.total, view.cover = self.total[:, ::step, ::step], self.cover[::step, ::step]
+        view.total, view.cover = self.total[:, rows, columns], self.cover[rows, columns]
         return view
 
     def probabilities(self) -> Tensor:

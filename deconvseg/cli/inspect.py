@@ -1,0 +1,337 @@
+"""`deconvseg inspect`: figures of what happens to a photo on its way."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+
+from deconvseg.cli import console
+from deconvseg.cli.batch import STDOUT
+from deconvseg.cli.inputs import STDIN
+from deconvseg.cli.options import EnsembleOption, FcnOption, Precision, introduce
+from deconvseg.cli.targets import refuse_target
+from deconvseg.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from deconvseg.drawing.sheet import Sheet
+    from deconvseg.images.read import PhotoPixels
+    from deconvseg.segmenter import Segmenter
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    help="Draw what happens to a photo on its way: in the decoder, in the poolings, with each proposal.",
+)
+
+_CODES = """[bold]Exit codes[/bold]
+
+0 done; 1 the photo cannot be read; 2 usage; 130 interrupted"""
+LAYERS = f"""[bold]Examples[/bold]
+
+deconvseg inspect layers cat.jpg -o layers.png
+
+deconvseg inspect layers street.jpg -o bus.pdf --box 120,40,380,300 --class bus
+
+deconvseg inspect layers cat.jpg --json    [dim]numbers alone[/dim]
+
+{_CODES}"""
+PROPOSALS = f"""[bold]Examples[/bold]
+
+deconvseg inspect proposals cat.jpg -o proposals.png
+
+deconvseg inspect proposals cat.jpg -o proposals.svg --proposals 10 --ensemble off
+
+{_CODES}"""
+SWITCHES = f"""[bold]Examples[/bold]
+
+deconvseg inspect switches cat.jpg -o switches.png
+
+deconvseg inspect switches cat.jpg --class cat -o - > switches.png
+
+{_CODES}"""
+
+PhotoArgument = Annotated[str, typer.Argument(metavar="PHOTO", help="Photo; - for one from stdin.")]
+OutputOption = Annotated[
+    str | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FIGURE",
+        help="The figure: .png, .pdf or .svg, with transparent paper. - is stdout (PNG). With --json it can "
+        "be left out.",
+    ),
+]
+BoxOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="X0,Y0,X1,Y1",
+        help="Part of the photo, in pixels from its top left; it is widened to a square.",
+        show_default="the whole photo",
+    ),
+]
+ClassOption = Annotated[
+    str | None,
+    typer.Option(
+        "--class",
+        metavar="NAME",
+        help="Show the channels that drive this class's score.",
+        show_default="the most active ones",
+    ),
+]
+WeightsOption = Annotated[
+    str, typer.Option(metavar="NAME|FILE", help="DeconvNet, by name or as a .safetensors.")
+]
+DeviceOption = Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")]
+ThreadsOption = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="CPU threads. Left out: all cores.")
+]
+MegapixelsOption = Annotated[int, typer.Option(min=1, metavar="N", help="Refuse larger photos unread.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace a file FIGURE.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print boxes and numbers as one JSON object.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
+
+
+class _Found(NamedTuple):
+    """What is told of a photo as JSON, and what draws it under a title."""
+
+    numbers: dict[str, object]
+    draw: Callable[[], Sheet]
+
+
+@app.command(epilog=LAYERS)
+def layers(
+    photo: PhotoArgument,
+    output: OutputOption = None,
+    box: BoxOption = None,
+    class_name: ClassOption = None,
+    weights: WeightsOption = "default",
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    max_megapixels: MegapixelsOption = 500,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: console.DebugOption = False,
+) -> int:
+    """One map after each unpooling and deconvolution of the decoder, coarse first.
+
+    Then the scores of a class, and the labelling of this network alone.
+    """
+    part = _box(box)
+
+    def look(pixels: PhotoPixels) -> _Found:
+        from deconvseg.drawing.layers import draw_layers
+        from deconvseg.inspection.layers import inspect_layers
+
+        segmenter = _of_crops(weights, device, threads, quiet=quiet)
+        found = inspect_layers(segmenter, pixels, part, class_name)
+        return _Found(
+            found.numbers(),
+            lambda: draw_layers(found, f"The decoder of {_network(weights)} on {_shown(photo)}"),
+        )
+
+    return _Order(photo, output, weights, max_megapixels, overwrite, as_json, quiet).do(look)
+
+
+@app.command(epilog=SWITCHES)
+def switches(
+    photo: PhotoArgument,
+    output: OutputOption = None,
+    box: BoxOption = None,
+    class_name: ClassOption = None,
+    weights: WeightsOption = "default",
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    max_megapixels: MegapixelsOption = 500,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: console.DebugOption = False,
+) -> int:
+    """Where each pooling took its maxima, and where unpooling put values back."""
+    part = _box(box)
+
+    def look(pixels: PhotoPixels) -> _Found:
+        from deconvseg.drawing.switches import draw_switches
+        from deconvseg.inspection.switches import inspect_switches
+
+        segmenter = _of_crops(weights, device, threads, quiet=quiet)
+        found = inspect_switches(segmenter, pixels, part, class_name)
+        title = f"Pooling and unpooling in {_network(weights)} on {_shown(photo)}"
+        return _Found(found.numbers(), lambda: draw_switches(found, title))
+
+    return _Order(photo, output, weights, max_megapixels, overwrite, as_json, quiet).do(look)
+
+
+@app.command(epilog=PROPOSALS)
+def proposals(
+    photo: PhotoArgument,
+    output: OutputOption = None,
+    count: Annotated[int, typer.Option("--proposals", min=1, metavar="N", help="Most proposals.")] = 50,
+    min_side: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="PX",
+            help="Leave out proposals with a shorter side below this, on the photo shrunk to at most 640 px.",
+            show_default="112",
+        ),
+    ] = None,
+    crf: Annotated[bool, typer.Option("--crf/--no-crf", help="End with the CRF's labelling.")] = True,
+    ensemble: EnsembleOption = None,
+    fcn: FcnOption = None,
+    forest: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Edge forest, instead of the shipped one."),
+    ] = None,
+    weights: WeightsOption = "default",
+    device: DeviceOption = "auto",
+    precision: Annotated[
+        Precision,
+        typer.Option(metavar="auto|fp32|bf16|fp16", help="Number format to compute in."),
+    ] = Precision.auto,
+    threads: ThreadsOption = None,
+    max_megapixels: MegapixelsOption = 500,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: console.DebugOption = False,
+) -> int:
+    """Edges, boxes by rank, and the labelling after 1, 5, 10, 25 and 50 proposals."""
+
+    def look(pixels: PhotoPixels) -> _Found:
+        from deconvseg.drawing.proposals import draw_proposals
+        from deconvseg.inspection.proposals import inspect_proposals
+        from deconvseg.segmenter import Segmenter
+
+        segmenter = Segmenter(
+            weights,
+            forest=forest,
+            proposals=count,
+            min_side=min_side,
+            ensemble=ensemble.value if ensemble else None,
+            fcn=fcn,
+            crf=crf,
+            device=device,
+            precision=precision.value,
+            threads=threads,
+        )
+        _load(segmenter, weights, quiet=quiet)
+        found = inspect_proposals(segmenter, pixels, count)
+        title = f"Proposals of {_shown(photo)}, labelled by {_network(weights)}"
+        return _Found(found.numbers(), lambda: draw_proposals(found, title))
+
+    return _Order(photo, output, weights, max_megapixels, overwrite, as_json, quiet).do(look)
+
+
+@dataclass(frozen=True)
+class _Order:
+    """What all three commands are asked for."""
+
+    photo: str
+    output: str | None
+    weights: str
+    max_megapixels: int
+    overwrite: bool
+    as_json: bool
+    quiet: bool
+
+    def do(self, look: Callable[[PhotoPixels], _Found]) -> int:
+        """Read the photo, look into it, write the figure and print the numbers."""
+        kind = self._check_output()
+        try:
+            pixels = self._read()
+        except InputError as error:
+            console.failure(error)
+            return console.SOME_FAILED
+        found = look(pixels)
+        if self.output is not None:
+            to_stdout = self.output == STDOUT
+            found.draw().save(sys.stdout.buffer if to_stdout else Path(self.output), kind)
+        if self.as_json:
+            print(json.dumps(self._document(pixels, found.numbers), indent=2))
+        if self.output is not None and not self.quiet:
+            console.say(f"{self.photo} -> {self.output}")
+        return console.DONE
+
+    def _check_output(self) -> str:
+        """The format of the figure; a UsageError if it could not be written, or if nothing is asked for."""
+        if self.output is None:
+            if not self.as_json:
+                raise UsageError("nothing to do: say with -o where the figure goes, or ask for --json")
+            return "png"
+        if self.output == STDOUT:
+            if self.as_json:
+                raise UsageError("--json and the figure both go to standard output; name its file with -o")
+            if sys.stdout.isatty():
+                raise UsageError(
+                    "a figure is not for a terminal; name its file with -o, or send it on with >"
+                )
+            return "png"
+        from deconvseg.drawing.sheet import format_of
+
+        kind = format_of(Path(self.output))
+        refuse_target(Path(self.output), Path(self.photo), overwrite=self.overwrite)
+        return kind
+
+    def _read(self) -> PhotoPixels:
+        from deconvseg.images.read import read_photo
+
+        source = sys.stdin.buffer if self.photo == STDIN else self.photo
+        return read_photo(source, max_pixels=self.max_megapixels * 1_000_000)
+
+    def _document(self, pixels: PhotoPixels, numbers: dict[str, object]) -> dict[str, Any]:
+        return {
+            "input": self.photo,
+            "output": self.output,
+            "weights": self.weights,
+            "width": pixels.width,
+            "height": pixels.height,
+            **numbers,
+        }
+
+
+def _of_crops(weights: str, device: str, threads: int | None, *, quiet: bool) -> Segmenter:
+    """A segmenter whose network can be looked into."""
+    from deconvseg.segmenter import Segmenter
+
+    segmenter = Segmenter(
+        weights, proposals=0, ensemble="off", precision="fp32", device=device, threads=threads
+    )
+    _load(segmenter, weights, quiet=quiet)
+    return segmenter
+
+
+def _load(segmenter: Segmenter, weights: str, *, quiet: bool) -> None:
+    segmenter.load()
+    if not quiet:
+        introduce(segmenter, weights)
+
+
+def _box(text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) != 4:
+        raise UsageError(f"--box {text}: is not four numbers; give x0,y0,x1,y1 in pixels")
+    return numbers
+
+
+def _network(weights: str) -> str:
+    """What a figure calls the network: its file's name."""
+    from deconvseg.weights import network_file
+
+    return network_file(weights).stem
+
+
+def _shown(photo: str) -> str:
+    return "standard input" if photo == STDIN else Path(photo).name

@@ -1,0 +1,1 @@
+"""Drawing what `deconvseg.inspection` has found, as PNG, PDF or SVG."""

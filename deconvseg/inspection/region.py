@@ -1,0 +1,111 @@
+"""The part of a photo that is looked into, as the network gets it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from deconvseg.errors import UsageError
+from deconvseg.images.read import PhotoPixels
+from deconvseg.network.deconvnet import DeconvNet
+from deconvseg.proposals.boxes import squared
+from deconvseg.regions import Crops, normalised, on_device
+from deconvseg.segmenter import Segmenter
+from deconvseg.steps import WORKING_SIDE, shrink
+
+REACH = 2
+"""A box may be so many times as long as its photo: the part outside is made of zeros, which take memory."""
+
+
+@dataclass(frozen=True)
+class Region:
+    """A square of a photo.
+
+    Attributes:
+        box: x0 y0 x1 y1 in pixels of the photo, half-open; may reach outside it.
+        crop: uint8 (S, S, 3), RGB; black outside the photo.
+        inside: rows and columns of the crop that show any of the photo.
+        inputs: float32 (1, 3, S, S): the crop as the network takes it, on its device.
+    """
+
+    box: tuple[float, float, float, float]
+    crop: NDArray[np.uint8]
+    inside: tuple[slice, slice]
+    inputs: Tensor
+
+
+def look_at(segmenter: Segmenter, photo: PhotoPixels, box: Sequence[float] | None = None) -> Region:
+    """Cut a region out as `Segmenter` does: on the photo shrunk to 1024, squared, in whole pixels.
+
+    Args:
+        segmenter: with a DeconvNet, in precision `fp32`.
+        photo: from `images.read.read_photo`.
+        box: see `check_box`; widened to a square around its centre. None is the whole photo.
+
+    Raises:
+        UsageError: a box as of `check_box`, or a segmenter of another precision or network.
+    """
+    network = deconvnet_of(segmenter)
+    if box is None:
+        box = (0, 0, photo.width, photo.height)
+    check_box(box, photo.width, photo.height)
+    image = shrink(photo.image, WORKING_SIDE)
+    scale = np.array([image.shape[1] / photo.width, image.shape[0] / photo.height] * 2)
+    square = squared((np.array([box]) * scale).astype(np.float32))
+    crops = Crops(network, on_device(segmenter.inference.device, image), square)
+    (pixels,) = crops.inputs(0)
+    left, top, right, bottom = crops.boxes[0]
+    rows = _overlap(top, bottom, image.shape[0], network.crop_size)
+    columns = _overlap(left, right, image.shape[1], network.crop_size)
+    x0, y0, x1, y1 = (np.array(crops.boxes[0]) / scale).tolist()
+    shown = pixels.round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    inputs = normalised(network, segmenter.header, pixels[None])
+    return Region((x0, y0, x1, y1), shown, (rows, columns), inputs)
+
+
+def _overlap(start: int, end: int, length: int, side: int) -> slice:
+    """Which of `side` cells from `start` to `end` lie at least partly in 0 to `length`; never none."""
+    cell = (end - start) / side
+    first = min(max(math.floor(-start / cell), 0), side - 1)
+    return slice(first, max(min(math.ceil((length - start) / cell), side), first + 1))
+
+
+def deconvnet_of(segmenter: Segmenter) -> DeconvNet:
+    """The network to look into.
+
+    Raises:
+        UsageError: it is an FCN-8s, or does not compute in float32, which gradients need.
+    """
+    network = segmenter.inference.network
+    if not isinstance(network, DeconvNet):
+        raise UsageError(
+            f"{segmenter.weights}: is an FCN-8s, which has no unpooling to look into; give a DeconvNet"
+        )
+    if segmenter.precision != "fp32":
+        raise UsageError(f"precision {segmenter.precision}: a network is looked into in fp32; ask for that")
+    return network
+
+
+def check_box(box: Sequence[float], width: int, height: int) -> None:
+    """Raise a UsageError unless a box is x0 y0 x1 y1, finite and not empty, and shows some of a photo.
+
+    It may reach outside the photo, as squares around proposals do, and be twice as long as it.
+    """
+    text = ",".join(f"{number:g}" for number in box)
+    if len(box) != 4 or not all(map(math.isfinite, box)):
+        raise UsageError(f"box {text}: is not four numbers; give x0,y0,x1,y1 in pixels")
+    x0, y0, x1, y1 = box
+    if x0 >= x1 or y0 >= y1:
+        raise UsageError(f"box {text}: is empty or reversed; give x0,y0,x1,y1 with x0 < x1 and y0 < y1")
+    if x0 >= width or y0 >= height or x1 <= 0 or y1 <= 0:
+        raise UsageError(f"box {text}: lies outside the photo, which has {width} x {height} pixels")
+    if max(x1 - x0, y1 - y0) > REACH * max(width, height):
+        raise UsageError(
+            f"box {text}: is over {REACH} times as long as the photo, which has {width} x {height} pixels"
+        )
