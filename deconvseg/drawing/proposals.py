@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 _AREA = 6.0
 """Square inches of a panel."""
-_NARROWEST, _LOWEST, _WIDEST = 1.9, 0.5, 9.0
+_LONGEST, _THINNEST, _NARROWEST = 9.0, 0.5, 1.9
+"""Inches: sides of a panel, and room for its caption."""
 _CAPTION = step(NAME) + step(NOTE) + 0.2
 _SHAPE = 1.5
 """Width to height that the figure comes as near to as it can."""
@@ -74,10 +75,13 @@ def draw_proposals(found: Proposals, title: str) -> Sheet:
 
 
 def _panel_size(shape: float) -> tuple[float, float]:
-    """Width and height in inches of a picture whose width is `shape` times its height."""
-    width = min(math.sqrt(_AREA * shape), _WIDEST)
-    height = min(math.sqrt(_AREA / shape), _WIDEST)
-    return min(width, max(height * shape, _LOWEST)), min(height, max(width / shape, _LOWEST))
+    """Width and height in inches of a picture whose width is `shape` times its height.
+
+    One over 18 times as long as wide is shown wider than it is, so that something is seen.
+    """
+    width, height = math.sqrt(_AREA * shape), math.sqrt(_AREA / shape)
+    shrunk = min(1.0, _LONGEST / max(width, height))
+    return max(width * shrunk, _THINNEST), max(height * shrunk, _THINNEST)
 
 
 def _best_columns(count: int, cell: tuple[float, float]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import wraps
@@ -95,7 +96,9 @@ class Sheet:
             (left / self.width, 1 - (top + height) / self.height, width / self.width, height / self.height)
         )
         low, high = limits or (0.0, float(np.max(pixels)) if pixels.ndim == 2 else 255.0)
-        axes.imshow(pixels, cmap=colours, vmin=low, vmax=high if high > low else low + 1, aspect="auto")
+        if low == high:  # all is the same: bright, but dark if it is 0
+            low, high = (low - 1, low) if low > 0 else (low, low + 1)
+        axes.imshow(pixels, cmap=colours, vmin=low, vmax=high, aspect="auto")
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set(color=INK, linewidth=0.6)
         return axes
@@ -137,9 +140,15 @@ class Sheet:
         while self._width(line) > width and size > smallest:
             size = max(size * 0.97, smallest)
             line.set_fontsize(size)
-        while text and self._width(line) > width:
-            text = text[:-1]
-            line.set_text(f"{text.rstrip()}...")
+        if self._width(line) <= width:
+            return
+
+        def is_too_wide(length: int) -> bool:
+            line.set_text(f"{text[:length].rstrip()}...")
+            return self._width(line) > width
+
+        kept = bisect_left(range(1, len(text)), True, key=is_too_wide)
+        line.set_text(f"{text[:kept].rstrip()}...")
 
     def _width(self, line: Text) -> float:
         return float(line.get_window_extent(self._renderer).width) / _DPI

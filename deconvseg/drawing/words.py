@@ -19,9 +19,10 @@ def percent(share: float) -> str:
 
 
 def shares(labelling: Segmentation) -> str:
-    """The classes and their shares of pixels, largest first, without the smallest ones."""
-    found = labelling.class_shares().items()
-    return ", ".join(f"{name} {percent(share)}" for name, share in found if share >= _LEAST)
+    """The objects' classes and their shares of pixels, largest first, without the smallest ones."""
+    found = {name: share for name, share in labelling.class_shares().items() if share >= _LEAST}
+    found.pop(labelling.classes[0], None)
+    return ", ".join(f"{name} {percent(share)}" for name, share in found.items()) or "background alone"
 
 
 def objects(labellings: Sequence[Segmentation]) -> list[tuple[str, tuple[int, int, int]]]:

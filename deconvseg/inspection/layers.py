@@ -100,11 +100,11 @@ def inspect_layers(
 ) -> Layers:
     """One map of each layer of the decoder, for the whole photo or a box of it.
 
-    Without a class it is the layer's most active map, that with the largest mean. With a class it is the one
-    that drives this class's score most. The score is S, the sum over all pixels inside the photo of the
-    class's raw score times its probability (held constant): pixels count that are taken for the class. Then
-    the map is the one whose values times the gradient of S by them add up to the most: to first order, what
-    S would lose without it.
+    Without a class it is the layer's most active map, that with the largest mean inside the photo. With a
+    class it is the one that drives this class's score most. The score is S, the sum over all pixels inside
+    the photo of the class's raw score times its probability (held constant): pixels count that are taken for
+    the class. Then the map is the one whose values times the gradient of S by them add up to the most: to
+    first order, what S would lose without it.
 
     Args:
         segmenter: with a DeconvNet, `precision="fp32"`.
@@ -121,7 +121,7 @@ def inspect_layers(
     region = look_at(segmenter, photo, box)
     found = trace(deconvnet_of(segmenter), region.inputs)
     label = None if class_name is None else classes.index(class_name)
-    chosen = choose_channels(found, label, region.inside)
+    chosen = choose_channels(found, label, region)
     # Scores below 0 count as 0, as where regions are put together (`postprocess.fusion`).
     labels = found.scores.detach().clamp_min(0).argmax(0).to(torch.uint8).cpu().numpy()[region.inside]
     labelling = Segmentation(labels, classes, segmenter.palette)
@@ -137,20 +137,25 @@ def inspect_layers(
     )
 
 
-def choose_channels(found: Trace, label: int | None, inside: tuple[slice, slice]) -> dict[str, int]:
+def choose_channels(found: Trace, label: int | None, region: Region) -> dict[str, int]:
     """The channel to show of each of the decoder's layers, as `inspect_layers` describes.
 
     Args:
         found: from `network.trace`.
         label: of a class; None chooses the most active ones.
-        inside: rows and columns of the crop that show the photo.
+        region: what went in.
     """
     if label is None:
-        return {name: int(maps[0].mean((1, 2)).argmax()) for name, maps in found.decoded.items()}
+        return {name: int(means(maps[0], region).argmax()) for name, maps in found.decoded.items()}
     score, share = found.scores[label], found.scores.detach().softmax(0)[label]
-    gradients = torch.autograd.grad((score * share)[inside].sum(), list(found.decoded.values()))
+    gradients = torch.autograd.grad((score * share)[region.inside].sum(), list(found.decoded.values()))
     drives = zip(found.decoded.items(), gradients, strict=True)
     return {name: int((maps * by)[0].sum((1, 2)).argmax()) for (name, maps), by in drives}
+
+
+def means(maps: Tensor, region: Region) -> Tensor:
+    """The mean of each map (C, h, h) inside the photo: (C)."""
+    return maps[:, *region.cells(maps.shape[-1])].mean((1, 2))
 
 
 def _layer(name: str, maps: Tensor, channel: int) -> Layer:

@@ -39,6 +39,12 @@ class Region:
     inside: tuple[slice, slice]
     inputs: Tensor
 
+    def cells(self, size: int) -> tuple[slice, slice]:
+        """Rows and columns of a map of `size` x `size` cells that show any of the photo."""
+        side = len(self.crop)
+        rows, columns = (slice(s.start * size // side, -(-s.stop * size // side)) for s in self.inside)
+        return rows, columns
+
 
 def look_at(segmenter: Segmenter, photo: PhotoPixels, box: Sequence[float] | None = None) -> Region:
     """Cut a region out as `Segmenter` does: on the photo shrunk to 1024, squared, in whole pixels.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deconvseg.images.read import PhotoPixels
-from deconvseg.inspection.layers import choose_channels
+from deconvseg.inspection.layers import choose_channels, means
 from deconvseg.inspection.region import Region, deconvnet_of, look_at
 from deconvseg.network.shared import corners_of
 from deconvseg.network.trace import Trace, trace
@@ -35,8 +35,8 @@ class Stage:
             ones the first counts, so a cell of zeros is `top left`.
         decoded: float32 (h, w), the decoder's map before the unpooling; None if nothing undoes the pooling.
         unpooled: float32 (2h, 2w), after it, 0 at all but one pixel of each cell; None likewise.
-        shares: how often each of CORNERS was taken (0..1, sum 1) in all channels, cells without anything
-            above 0 left out; None if there are no others.
+        shares: how often each of CORNERS was taken (0..1, sum 1) in all channels, inside the photo; cells
+            without anything above 0 are left out. None if there are no others.
         empty: share of such cells.
         window: x0 y0 x1 y1 in pixels of `encoded`: up to ZOOMED cells each way, where most happens.
     """
@@ -97,8 +97,8 @@ def inspect_switches(
 ) -> Switches:
     """The poolings of the encoder and the unpoolings of the decoder, for the whole photo or a box of it.
 
-    The channel of a stage is one that is active on both sides, with the largest product of the means before
-    and after; with a class, the one whose unpooled map drives that class's score most, as in
+    The channel of a stage is one that is active on both sides, with the largest product of the means inside
+    the photo; with a class, the one whose unpooled map drives that class's score most, as in
     `inspect_layers`. Where no unpooling undoes the pooling, it is the most active one.
 
     Args and errors as of `inspect_layers`.
@@ -109,22 +109,26 @@ def inspect_switches(
     found = trace(deconvnet_of(segmenter), region.inputs)
     driving = {}
     if class_name is not None:
-        driving = choose_channels(found, classes.index(class_name), region.inside)
-    return Switches(region, tuple(_stage(found, number, driving) for number in range(1, 6)), class_name)
+        driving = choose_channels(found, classes.index(class_name), region)
+    return Switches(
+        region, tuple(_stage(found, number, driving, region) for number in range(1, 6)), class_name
+    )
 
 
-def _stage(found: Trace, number: int, driving: dict[str, int]) -> Stage:
+def _stage(found: Trace, number: int, driving: dict[str, int], region: Region) -> Stage:
     encoded, where = found.encoded[number - 1], found.switches[number - 1]
     corners = corners_of(where)
     pooled = encoded.flatten(1).gather(1, where.flatten(1)).view_as(where)
-    active, back = pooled.mean((1, 2)), found.decoded.get(f"unpool{number}")
+    active, back = means(pooled, region), found.decoded.get(f"unpool{number}")
     unpooled = None if back is None else back[0].detach()
     if unpooled is not None:
-        active = active * unpooled.mean((1, 2))
+        active = active * means(unpooled, region)
     channel = driving.get(f"unpool{number}", int(active.argmax()))
     decoded = None if unpooled is None else unpooled[channel].flatten()[where[channel]]
-    taken = corners[pooled > 0].flatten()
-    counts = np.bincount(taken.cpu().numpy(), minlength=len(CORNERS))
+    inside = region.cells(pooled.shape[-1])
+    filled = pooled[:, *inside] > 0
+    taken = corners[:, *inside][filled].cpu().numpy()
+    counts = np.bincount(taken, minlength=len(CORNERS))
     return Stage(
         number,
         channel,
@@ -134,18 +138,19 @@ def _stage(found: Trace, number: int, driving: dict[str, int]) -> Stage:
         None if decoded is None else _array(decoded),
         None if unpooled is None else _array(unpooled[channel]),
         tuple((counts / len(taken)).tolist()) if len(taken) else None,
-        1 - len(taken) / pooled.numel(),
-        _busiest(_array(pooled[channel]), None if decoded is None else _array(decoded)),
+        1 - len(taken) / filled.numel(),
+        _busiest(_array(pooled[channel] if decoded is None else pooled[channel] * decoded), inside),
     )
 
 
-def _busiest(pooled: NDArray[np.float32], decoded: NDArray[np.float32] | None) -> tuple[int, int, int, int]:
-    """The window with the most active cells, by both maps; among equal ones the first."""
-    both = pooled if decoded is None else pooled * decoded
-    height, width = min(ZOOMED, both.shape[0]), min(ZOOMED, both.shape[1])
-    sums = sliding_window_view(both, (height, width)).sum((2, 3))
-    top, left = np.unravel_index(int(sums.argmax()), sums.shape)
-    return 2 * int(left), 2 * int(top), 2 * (int(left) + width), 2 * (int(top) + height)
+def _busiest(map_: NDArray[np.float32], inside: tuple[slice, slice]) -> tuple[int, int, int, int]:
+    """The window with the largest sum inside the photo, in pixels before pooling; of equal ones the first."""
+    counted = np.zeros_like(map_)
+    counted[inside] = map_[inside]
+    side = min(ZOOMED, len(map_))
+    sums = sliding_window_view(counted, (side, side)).sum((2, 3))
+    top, left = (2 * int(place) for place in np.unravel_index(sums.argmax(), sums.shape))
+    return left, top, left + 2 * side, top + 2 * side
 
 
 def _array(map_: Tensor) -> NDArray[np.float32]:

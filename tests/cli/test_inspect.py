@@ -1,0 +1,182 @@
+"""`deconvseg inspect` from end to end, with a tiny network."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deconvseg.images.read import read_image
+from deconvseg.segmenter import Segmenter
+
+from .conftest import EXAMPLES, Run, files, lines
+
+CAT = EXAMPLES / "cat.jpg"
+COMMANDS = ("layers", "proposals", "switches")
+
+
+@pytest.fixture
+def tiny(tiny_network: Path) -> list[str]:
+    """Options for results in no time."""
+    return ["--weights", str(tiny_network), "--device", "cpu"]
+
+
+@pytest.mark.parametrize("what", COMMANDS)
+def test_figure_and_numbers(run: Run, tiny: list[str], tmp_path: Path, what: str) -> None:
+    few = ["--proposals", "2"] if what == "proposals" else []
+    done = run("inspect", what, CAT, "-o", "figure.png", "--json", *few, *tiny)
+    assert done.returncode == 0, done.stderr
+    assert files(tmp_path) == {"figure.png"}
+    figure = Image.open(tmp_path / "figure.png")
+    assert figure.mode == "RGBA" and min(figure.size) > 500
+    told = json.loads(done.stdout)
+    assert told["input"] == str(CAT) and told["output"] == "figure.png" and told["weights"] == tiny[1]
+    assert (told["width"], told["height"]) == (451, 300)
+    assert lines(done)[-1] == f"{CAT} -> figure.png"
+    counts = {"layers": 19, "stages": 5, "boxes": 3}
+    (key,) = counts.keys() & told.keys()
+    assert len(told[key]) == counts[key]
+
+    again = run("inspect", what, CAT, "-o", "figure.png", *few, *tiny)
+    assert again.returncode == 2
+    assert lines(again) == ["error: figure.png: exists; give -o another name, or --overwrite"]
+    before = (tmp_path / "figure.png").read_bytes()
+    redone = run("inspect", what, CAT, "-o", "figure.png", "--overwrite", "-q", *few, *tiny)
+    assert redone.returncode == 0 and not redone.stdout and not redone.stderr
+    assert (tmp_path / "figure.png").read_bytes() == before
+
+
+def test_numbers_alone_and_they_are_the_segmenters(run: Run, tiny: list[str], tiny_network: Path) -> None:
+    options = ["--proposals", "6", "--min-side", "60", "--precision", "fp32", "--no-crf", "--json", "-q"]
+    done = run("inspect", "proposals", CAT, *options, *tiny)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["output"] is None and told["crf"] is None and not done.stderr
+    assert [step["proposals"] for step in told["steps"]] == [1, 5, 6]
+    for step in told["steps"]:
+        segmenter = Segmenter(
+            tiny_network,
+            proposals=step["proposals"],
+            min_side=60,
+            stop=0,
+            crf=False,
+            precision="fp32",
+            device="cpu",
+        )
+        result = segmenter.segment(read_image(CAT))
+        assert step["classes"] == pytest.approx(result.class_shares(), abs=1e-3)
+        boxes = [box["box"] for box in told["boxes"][: step["proposals"] + 1]]
+        np.testing.assert_allclose(boxes, result.boxes)
+
+
+def test_box_and_class(run: Run, tiny: list[str]) -> None:
+    box = ["--box", "-20,30.5,150,180", "--class", "cat"]
+    layers = json.loads(run("inspect", "layers", CAT, "--json", *box, *tiny).stdout)
+    switches = json.loads(run("inspect", "switches", CAT, "--json", *box, *tiny).stdout)
+    assert layers["box"] == switches["box"]
+    x0, y0, x1, y1 = layers["box"]
+    assert x1 - x0 == y1 - y0 == 170 and abs(y0 + y1 - 210.5) <= 2 and x0 == -20
+    assert layers["class"] == switches["class"] == layers["score"]["class"] == "cat"
+    whole = json.loads(run("inspect", "layers", CAT, "--json", *tiny).stdout)
+    assert [layer["channel"] for layer in whole["layers"]] != [layer["channel"] for layer in layers["layers"]]
+
+
+@pytest.mark.parametrize(("name", "start"), [("a.pdf", b"%PDF"), ("a.SVG", b"<?xml"), ("b/new.png", None)])
+def test_formats(run: Run, tiny: list[str], tmp_path: Path, name: str, start: bytes | None) -> None:
+    done = run("inspect", "switches", CAT, "-o", name, *tiny)
+    if start is None:
+        assert done.returncode == 2
+        assert "in none that exists" in lines(done)[0] and not files(tmp_path)
+    else:
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / name).read_bytes().startswith(start)
+
+
+def test_from_stdin_to_stdout(run: Run, tiny: list[str], tmp_path: Path) -> None:
+    done = run("inspect", "layers", "-", "-o", "-", *tiny, stdin=CAT.read_bytes())
+    assert done.returncode == 0, done.stderr
+    assert Image.open(io.BytesIO(done.stdout)).format == "PNG"
+    assert lines(done)[-1] == "- -> -" and not files(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["layers", CAT], "say with -o where the figure goes"),
+        (["layers", CAT, "-o", "a.gif"], "figures are written as .png, .pdf, .svg"),
+        (["layers", CAT, "-o", "-", "--json"], "standard output"),
+        (["layers", CAT, "-o", "a.png", "--box", "1,2,3"], "not four numbers"),
+        (["layers", CAT, "-o", "a.png", "--box", "a,b,c,d"], "not four numbers"),
+        (["switches", CAT, "-o", "a.png", "--box", "1,2,3,nan"], "not four numbers"),
+        (["switches", CAT, "-o", "a.png", "--box", "9,9,3,30"], "empty or reversed"),
+        (["layers", CAT, "-o", "a.png", "--box", "460,0,500,9"], "outside the photo, which has 451 x 300"),
+        (["layers", CAT, "-o", "a.png", "--class", "dgo"], "did you mean dog?"),
+        (["proposals", CAT, "-o", "a.png", "--proposals", "0"], "--proposals"),
+        (["sketch", CAT], "sketch"),
+    ],
+    ids=str,
+)
+def test_wrong_usage_is_one_line_and_2(
+    run: Run, tiny: list[str], tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    refused = run("inspect", *arguments, *(["-q"] if arguments[0] in COMMANDS else []), *tiny)
+    assert refused.returncode == 2
+    assert refused.stdout == b"" and not files(tmp_path)
+    (line,) = lines(refused)
+    assert line.startswith("error: ") and words in line
+
+
+@pytest.mark.parametrize("what", COMMANDS)
+def test_an_fcn_is_refused(run: Run, tiny_fcn: Path, what: str) -> None:
+    refused = run("inspect", what, CAT, "-o", "a.png", "--weights", tiny_fcn, "-q")
+    assert refused.returncode == 2
+    (line,) = lines(refused)
+    assert line.startswith(f"error: {tiny_fcn}: is an FCN-8s")
+
+
+def test_photos_that_cannot_be_read(run: Run, tiny: list[str], tmp_path: Path) -> None:
+    (tmp_path / "broken.jpg").write_bytes(CAT.read_bytes()[:3000])
+    (tmp_path / "empty.jpg").touch()
+    for name, words in {
+        "none.jpg": "no such file",
+        "broken.jpg": "damaged or cut short",
+        "empty.jpg": "is empty",
+        ".": "is a folder",
+        "a\nb": "a\\nb: no such file",
+    }.items():
+        failed = run("inspect", "proposals", name, "-o", "a.png", *tiny)
+        assert failed.returncode == 1
+        (line,) = lines(failed)
+        assert line.startswith("error: ") and words in line
+    Image.new("1", (1001, 1000)).save(tmp_path / "large.png")
+    large = run("inspect", "layers", "large.png", "--json", "--max-megapixels", "1", *tiny)
+    assert large.returncode == 1 and "has 1 megapixels, and 1 are the limit" in lines(large)[0]
+    assert files(tmp_path) == {"broken.jpg", "empty.jpg", "large.png"}
+
+
+def test_the_photo_itself_is_not_replaced(run: Run, tiny: list[str], tmp_path: Path) -> None:
+    Image.open(CAT).save(tmp_path / "cat.png")
+    before = (tmp_path / "cat.png").read_bytes()
+    refused = run("inspect", "layers", "cat.png", "-o", "./cat.png", "--overwrite", *tiny)
+    assert refused.returncode == 2 and "one of the files to read" in lines(refused)[0]
+    assert (tmp_path / "cat.png").read_bytes() == before
+
+
+@pytest.mark.parametrize("size", [(20, 10), (1, 1), (3, 700)], ids=str)
+def test_small_and_long_photos(run: Run, tiny: list[str], tmp_path: Path, size: tuple[int, int]) -> None:
+    Image.open(CAT).resize(size).save(tmp_path / "photo.png")
+    for what in COMMANDS:
+        done = run("inspect", what, "photo.png", "-o", f"{what}.png", *tiny)
+        assert done.returncode == 0, done.stderr
+        assert len(lines(done)) == 2
+
+
+def test_shipped_network(run: Run, tmp_path: Path) -> None:
+    done = run("inspect", "layers", CAT, "-o", "cat.png", "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert [layer["size"][0] for layer in told["layers"]] == [4, 8, 8, 8, 16, 16, 16, 32, 32, 32, 64, 64]
+    assert told["score"]["class"] == "cat"
+    assert told["classes"]["cat"] > 0.5
