@@ -24,7 +24,8 @@ _LONGEST, _THINNEST, _NARROWEST = 9.0, 0.5, 1.9
 _CAPTION = step(NAME) + step(NOTE) + 0.2
 _SHAPE = 1.5
 """Width to height that the figure comes as near to as it can."""
-_NUMBERED = 5
+_TAGS = ((0.0, 0), (1.0, 0), (0.0, 1), (1.0, 1), (0.5, 0))
+"""Where in their boxes the ranks 1 to 5 stand, across and down: none over another if boxes share a corner."""
 _SHORTEST = 480
 """Pixels. Smaller photos are enlarged to it, so that the outlines of objects stay thin."""
 
@@ -141,19 +142,21 @@ def _draw_boxes(sheet: Sheet, axes: Axes, found: Proposals) -> None:
         x0, y0 = max(x0, inset), max(y0, inset)
         x1, y1 = min(x1, width - inset), min(y1, height - inset)
         colour = sheet.colour(1 - (rank - 1) / max(found.count - 1, 1))
-        thick = 1.8 if rank <= _NUMBERED else 0.7
+        thick = 1.8 if rank <= len(_TAGS) else 0.7
         axes.add_patch(
             Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=thick)
         )
-        if rank <= _NUMBERED:
+        if rank <= len(_TAGS):
+            across, down = _TAGS[rank - 1]
             axes.text(
-                x0 + 2 * pixel,
-                y0 + 2 * pixel,
+                x0 + across * (x1 - x0) + (1 - 2 * across) * 2 * pixel - 0.5,
+                y0 + down * (y1 - y0) + (1 - 2 * down) * 2 * pixel - 0.5,
                 str(rank),
                 size=NOTE,
                 weight="bold",
                 color="black",
-                va="top",
+                ha=("left", "center", "right")[round(2 * across)],
+                va="bottom" if down else "top",
                 bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.2},
             )
 

