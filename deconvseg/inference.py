@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from deconvseg.memory import is_out_of_memory
 from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.checkpoint import NetworkHeader
 from deconvseg.network.deconvnet import DeconvNet
@@ -31,7 +32,7 @@ SAMPLED = 4
 as much time as two regions."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Inference:
     """Networks on their device, and how their answers are put together.
 
@@ -43,7 +44,7 @@ class Inference:
         ensemble: how the partner joins in.
         device: where the networks are.
         precision: their arithmetic.
-        batch_size: regions that go through the network together.
+        batch_size: regions that go through the network together; halved when they do not fit into memory.
         encoder, stop, round_size: as in `Protocol`.
     """
 
@@ -138,7 +139,29 @@ class Inference:
         return Windows(self.network, self.header, photo, boxes)
 
     def _scores(self, inputs: Sequence[tuple[Tensor, ...]], size: int) -> Tensor:
-        """Scores (B, C, S, S) of the inputs of B regions, filled up to a batch of `size`."""
+        """Scores (B, C, S, S) of the inputs of B regions, filled up to a batch of `size`.
+
+        Raises:
+            MemoryError: a single region does not fit into memory.
+        """
+        found: list[Tensor] = []
+        while (done := sum(map(len, found))) < len(inputs):
+            together = min(size, self.batch_size)
+            try:
+                found.append(self._forward(inputs[done : done + together], together))
+                continue
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if together == 1:
+                    raise MemoryError("the network has too little memory for a single region") from error
+            # Out of the handler, as the error holds on to what the layers had computed.
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            self.batch_size = (together + 1) // 2
+        return torch.cat(found)
+
+    def _forward(self, inputs: Sequence[tuple[Tensor, ...]], size: int) -> Tensor:
         batch = [torch.stack(parts) for parts in zip(*inputs, strict=True)]
         batch = [functional.pad(part, (0, 0) * 3 + (0, size - len(inputs))) for part in batch]
         found = scores(self.network, self.header, batch, encoded=self.encoder == "shared")

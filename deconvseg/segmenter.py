@@ -21,7 +21,7 @@ from deconvseg.inference import Inference
 from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.checkpoint import NetworkHeader, load_network
 from deconvseg.network.deconvnet import DeconvNet
-from deconvseg.network.device import pick_device
+from deconvseg.network.device import pick_batch_size, pick_device
 from deconvseg.network.fcn8s import FCN8s
 from deconvseg.network.fold import pick_precision, prepare
 from deconvseg.postprocess.crf import CRFParameters
@@ -59,7 +59,8 @@ class Segmenter:
         crf: sharpen with the dense CRF.
         device: `auto`, `cpu`, `cuda` or `mps`.
         precision: `auto`, `fp32`, `bf16` or `fp16`.
-        batch_size: crops that go through the network together; None chooses by device.
+        batch_size: crops that go through the network together; None chooses by device and free memory.
+            Batches that do not fit are halved, whoever chose.
         threads: CPU threads; None leaves torch's choice.
         only: names of the classes to keep, all other pixels become background; None keeps all.
     """
@@ -260,8 +261,9 @@ class Segmenter:
         _refuse_unknown(self._only or (), header.classes)
         CRFParameters.from_mapping(header.crf)  # a bad value is told now, not at the first photo
         partner, partner_header = self._load_partner(network, header)
+        network = prepare(network, device, precision)
         return Inference(
-            prepare(network, device, precision),
+            network,
             header,
             partner and prepare(partner, device, precision),
             partner_header,
@@ -269,7 +271,7 @@ class Segmenter:
             self.protocol.ensemble if partner else "off",
             device,
             precision,
-            self._batch_size or (64 if device.type == "cuda" else 16),
+            self._batch_size or pick_batch_size(network, device),
             self.protocol.encoder,
             self.protocol.stop,
             self.protocol.round_size,
