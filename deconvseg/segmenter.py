@@ -275,6 +275,7 @@ class Segmenter:
             self.protocol.encoder,
             self.protocol.stop,
             self.protocol.round_size,
+            self.protocol.mirrored,
         )
 
     def _load_partner(
