@@ -11,6 +11,7 @@ from deconvseg import __version__
 from deconvseg.cli import console
 from deconvseg.cli.completion import EXAMPLES as COMPLETION_EXAMPLES
 from deconvseg.cli.completion import completion
+from deconvseg.cli.doctor import doctor
 from deconvseg.cli.eval import EXAMPLES as EVAL_EXAMPLES
 from deconvseg.cli.eval import evaluate
 from deconvseg.cli.export import EXAMPLES as EXPORT_EXAMPLES
@@ -30,6 +31,7 @@ app.command("train-edges")(train_edges)
 app.command("eval", epilog=EVAL_EXAMPLES)(evaluate)
 app.command(epilog=EXPORT_EXAMPLES)(export)
 app.add_typer(weights, name="weights")
+app.command()(doctor)
 app.command(epilog=COMPLETION_EXAMPLES)(completion)
 
 
