@@ -15,8 +15,7 @@ import typer
 
 from deconvseg.cli import console
 from deconvseg.cli.batch import Plan, make_plan
-from deconvseg.cli.coco import write_run_coco
-from deconvseg.cli.kinds import COCO
+from deconvseg.cli.coco import COCO, write_run_coco
 from deconvseg.cli.manifest import Manifest
 from deconvseg.cli.options import (
     RUN,
