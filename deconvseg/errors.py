@@ -31,3 +31,7 @@ class MissingDependencyError(DeconvSegError):
 
 class WorkerError(DeconvSegError):
     """A worker process that died again and again at one piece of work."""
+
+
+class ExportError(DeconvSegError):
+    """An exported network that does not answer as the one it was made from."""

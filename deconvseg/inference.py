@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from deconvseg.memory import is_out_of_memory
 from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.checkpoint import NetworkHeader
 from deconvseg.network.deconvnet import DeconvNet
@@ -31,7 +32,7 @@ SAMPLED = 4
 as much time as two regions."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Inference:
     """Networks on their device, and how their answers are put together.
 
@@ -43,8 +44,8 @@ class Inference:
         ensemble: how the partner joins in.
         device: where the networks are.
         precision: their arithmetic.
-        batch_size: regions that go through the network together.
-        encoder, stop, round_size: as in `Protocol`.
+        batch_size: regions that go through the network together; halved when they do not fit into memory.
+        encoder, stop, round_size, mirrored: as in `Protocol`.
     """
 
     network: SegmentationNetwork
@@ -59,6 +60,7 @@ class Inference:
     encoder: EncoderMode = "exact"
     stop: float = 0.0
     round_size: int = 5
+    mirrored: bool = False
 
     @property
     def sees_whole_photo(self) -> bool:
@@ -105,7 +107,7 @@ class Inference:
         """
         if self.sees_whole_photo:
             height, width = image.shape[:2]
-            yield (0, 0, width, height), _whole_scores(self.network, self.header, image, self.device)
+            yield (0, 0, width, height), self._whole_scores(self.network, self.header, image)
             return
         regions = self._regions(image, boxes)
         for start in range(0, len(regions.boxes), self.batch_size):
@@ -117,7 +119,7 @@ class Inference:
         """Raw scores (C, H, W) of the ensemble's FCN-8s on the whole photo; None without an ensemble."""
         if self.partner is None or self.partner_header is None:
             return None
-        return _whole_scores(self.partner, self.partner_header, image, self.device)
+        return self._whole_scores(self.partner, self.partner_header, image)
 
     def combine(self, fusion: Fusion, partner: Tensor | None) -> Tensor:
         """Class probabilities (C, H, W) of all regions, and of FCN-8s if it joins in."""
@@ -138,7 +140,29 @@ class Inference:
         return Windows(self.network, self.header, photo, boxes)
 
     def _scores(self, inputs: Sequence[tuple[Tensor, ...]], size: int) -> Tensor:
-        """Scores (B, C, S, S) of the inputs of B regions, filled up to a batch of `size`."""
+        """Scores (B, C, S, S) of the inputs of B regions, filled up to a batch of `size`.
+
+        Raises:
+            MemoryError: a single region does not fit into memory.
+        """
+        found: list[Tensor] = []
+        while (done := sum(map(len, found))) < len(inputs):
+            together = min(size, self.batch_size)
+            try:
+                found.append(self._forward(inputs[done : done + together], together))
+                continue
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if together == 1:
+                    raise MemoryError("the network has too little memory for a single region") from error
+            # Out of the handler, as the error holds on to what the layers had computed.
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            self.batch_size = (together + 1) // 2
+        return torch.cat(found)
+
+    def _forward(self, inputs: Sequence[tuple[Tensor, ...]], size: int) -> Tensor:
         batch = [torch.stack(parts) for parts in zip(*inputs, strict=True)]
         batch = [functional.pad(part, (0, 0) * 3 + (0, size - len(inputs))) for part in batch]
         found = scores(self.network, self.header, batch, encoded=self.encoder == "shared")
@@ -181,6 +205,37 @@ class Inference:
         if self.encoder == "shared":
             boxes = np.array(photo.regions.boxes[: photo.used], np.float32).reshape(-1, 4)
         return replace(photo.prepared, boxes=boxes, seconds=photo.prepared.seconds | seconds), fused
+
+    def _whole_scores(
+        self, network: SegmentationNetwork, header: NetworkHeader, image: NDArray[np.uint8]
+    ) -> Tensor:
+        """Raw scores float32 (C, H, W) of a photo that goes through FCN-8s at the network's size.
+
+        It gets a black frame of at least 16 pixels, up to whole cells: training showed black outside the
+        photo. Where the network itself pads widely, it needs none.
+        """
+        height, width = image.shape[:2]
+        scale = network.side / max(height, width)
+        rows, columns = (max(round(height * scale), 1), max(round(width * scale), 1))
+        photo = functional.interpolate(
+            on_device(self.device, image)[None].float(),
+            (rows, columns),
+            mode="bilinear",
+            antialias=True,
+            align_corners=False,
+        )
+        if self.mirrored:
+            photo = torch.cat([photo, photo.flip(3)])
+        top, left = 0, 0
+        if network.arguments["padding"] == 1:
+            high, wide = -(rows + STRIDE) % STRIDE + STRIDE, -(columns + STRIDE) % STRIDE + STRIDE
+            top, left = high // 2, wide // 2
+            photo = functional.pad(photo, (left, wide - left, top, high - top))
+        found = scores(network, header, [photo], encoded=False)
+        found = found[..., top : top + rows, left : left + columns].float()
+        if self.mirrored:
+            found = (found[:1] + found[1:].flip(3)) / 2
+        return functional.interpolate(found, (height, width), mode="bilinear", align_corners=False)[0]
 
     def _label_whole(self, photo: Prepared) -> tuple[Prepared, NDArray[np.float32]]:
         start = time.perf_counter()
@@ -230,31 +285,3 @@ def _waiting(begun: deque[_Begun], supply: Iterator[_Begun]) -> Iterator[tuple[_
             return
         begun.append(following)
         yield from following.take()
-
-
-def _whole_scores(
-    network: SegmentationNetwork, header: NetworkHeader, image: NDArray[np.uint8], device: torch.device
-) -> Tensor:
-    """Raw scores float32 (C, H, W) of a photo that goes through FCN-8s at the network's size.
-
-    It gets a black frame of at least 16 pixels, up to whole cells: training showed black outside the photo.
-    Where the network itself pads widely, it needs none.
-    """
-    height, width = image.shape[:2]
-    scale = network.side / max(height, width)
-    rows, columns = (max(round(height * scale), 1), max(round(width * scale), 1))
-    photo = functional.interpolate(
-        on_device(device, image)[None].float(),
-        (rows, columns),
-        mode="bilinear",
-        antialias=True,
-        align_corners=False,
-    )
-    top, left = 0, 0
-    if network.arguments["padding"] == 1:
-        high, wide = -(rows + STRIDE) % STRIDE + STRIDE, -(columns + STRIDE) % STRIDE + STRIDE
-        top, left = high // 2, wide // 2
-        photo = functional.pad(photo, (left, wide - left, top, high - top))
-    found = scores(network, header, [photo], encoded=False)
-    found = found[..., top : top + rows, left : left + columns].float()
-    return functional.interpolate(found, (height, width), mode="bilinear", align_corners=False)[0]

@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deconvseg.data.coco import write_coco
 from deconvseg.errors import InputError
 from deconvseg.files import digest
 from deconvseg.images.read import STREAM, PhotoPixels, read_image, read_photo
-from deconvseg.images.write import PAINTED, WRITERS, mask_names, write_overlay
+from deconvseg.images.write import PAINTED, mask_names
 from deconvseg.remote import Mirror, is_remote, read
+from deconvseg.result import writer
 from deconvseg.segmentation import Segmentation
 from deconvseg.steps import After, Before, Clock, Prepared
 
 SCORES_BYTES = 6_000_000_000
 """Scores that would need more memory are refused: 6 bytes a class and pixel until they are written."""
-
-Writer: TypeAlias = Callable[[Segmentation, NDArray[np.uint8], Path | BinaryIO], None]
 
 
 @dataclass(frozen=True)
@@ -126,7 +122,8 @@ class Workshop:
         if any(kind in PAINTED for kind in job.outputs) and photo.shape[:2] != result.labels.shape:
             photo = self._whole(job, result)
         for kind, target in job.outputs.items():
-            self._writer(kind, job)(result, photo, target)
+            write = writer(kind, file_name=job.file_name, legend=self.legend, polygons=self.polygons)
+            write(result, photo, target)
         files = {kind: path for kind, path in job.outputs.items() if isinstance(path, Path)}
         digests = {kind: digest(path) for kind, path in files.items()}
         if self.mirror:
@@ -152,13 +149,6 @@ class Workshop:
         if image.shape[:2] != result.labels.shape:
             raise InputError(f"{job.title}: was changed while it was read; run the same again")
         return image
-
-    def _writer(self, kind: str, job: Job) -> Writer:
-        if kind == "coco":
-            return partial(write_coco, file_name=job.file_name, polygons=self.polygons)
-        if kind == "overlay":
-            return partial(write_overlay, legend=self.legend)
-        return WRITERS[kind]
 
 
 def _opened(source: str | bytes) -> str | BinaryIO:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from deconvseg.errors import WorkerError
 from deconvseg.inference import Inference
 from deconvseg.jobs import Done, Job, Workshop
+from deconvseg.memory import available_memory
 from deconvseg.processes import Crew, own_cores
 from deconvseg.steps import Prepared
 
@@ -19,9 +20,18 @@ Report = Callable[[Job, Done | Exception], None]
 Event = Literal["prepared", "finished"]
 
 
+WORKER_BYTES = 700 << 20
+"""Main memory that a worker may take beside large photos."""
+
+
 def default_workers() -> int:
-    """One for each core that this process may use but one, at most 32; 0 on a single core."""
-    return min(own_cores() - 1, 32)
+    """One for each core that this process may use but one, as many as fit into free memory, at most 32.
+
+    0 on a single core.
+    """
+    free = available_memory()
+    fitting = 32 if free is None else max(free // WORKER_BYTES, 1)
+    return min(own_cores() - 1, fitting, 32)
 
 
 def run(

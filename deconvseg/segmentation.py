@@ -13,7 +13,7 @@ Palette: TypeAlias = tuple[tuple[int, int, int], ...]
 _COUNTED = 1 << 22
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Segmentation:
     """One photo's labelling. Every array has the size of the photo as a person sees it (EXIF applied).
 
@@ -33,6 +33,10 @@ class Segmentation:
     probabilities: NDArray[np.float32] | None = None
     boxes: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 4), np.float32))
     seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        shares = ", ".join(f"{name} {share:.1%}" for name, share in self.class_shares().items())
+        return f"{type(self).__name__}({self.width} x {self.height} pixels: {shares})"
 
     @property
     def height(self) -> int:

@@ -4,31 +4,32 @@ from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Collection
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, get_args
 
 import cv2
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from deconvseg.errors import UsageError, WeightsError
+from deconvseg.errors import InputError, UsageError, WeightsError
 from deconvseg.files import digest
-from deconvseg.images.read import read_photo
+from deconvseg.images.given import ImageLike, take
+from deconvseg.images.read import PhotoPixels
 from deconvseg.inference import Inference
 from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.checkpoint import NetworkHeader, load_network
 from deconvseg.network.deconvnet import DeconvNet
-from deconvseg.network.device import pick_device
+from deconvseg.network.device import pick_batch_size, pick_device
 from deconvseg.network.fcn8s import FCN8s
 from deconvseg.network.fold import pick_precision, prepare
 from deconvseg.postprocess.crf import CRFParameters
 from deconvseg.postprocess.fusion import EnsembleRule, FusionRule
 from deconvseg.protocol import PROTOCOLS, EncoderMode
-from deconvseg.segmentation import Palette, Segmentation
-from deconvseg.steps import After, Before
+from deconvseg.result import Result
+from deconvseg.segmentation import Palette
+from deconvseg.steps import After, Before, Prepared
 from deconvseg.weights import forest_file, is_missing, network_file, partner_of
 
 FCN = "fcn8s-lite"
@@ -59,7 +60,8 @@ class Segmenter:
         crf: sharpen with the dense CRF.
         device: `auto`, `cpu`, `cuda` or `mps`.
         precision: `auto`, `fp32`, `bf16` or `fp16`.
-        batch_size: crops that go through the network together; None chooses by device.
+        batch_size: crops that go through the network together; None chooses by device and free memory.
+            Batches that do not fit are halved, whoever chose.
         threads: CPU threads; None leaves torch's choice.
         only: names of the classes to keep, all other pixels become background; None keeps all.
     """
@@ -196,27 +198,70 @@ class Segmenter:
 
     def segment(
         self,
-        image: NDArray[np.uint8] | str | Path,
+        image: ImageLike,
         *,
         size: tuple[int, int] | None = None,
         probabilities: bool = False,
-    ) -> Segmentation:
+    ) -> Result:
         """Label every pixel of one photo.
 
         Args:
-            image: uint8 (H, W, 3) RGB, or a file.
+            image: a file's path; a `PIL.Image.Image`, turned upright by its EXIF orientation; or a uint8
+                array (H, W, 3) RGB, (H, W, 4) RGBA, laid on white, or (H, W) grey.
             size: height and width of the result, if the array is a reduced photo (`images.read.read_photo`).
             probabilities: keep the class probabilities as well (C x H x W floats).
 
         Raises:
-            InputError: a file that cannot be read, or an array of another shape or type.
+            InputError: a file that cannot be read, or anything else that is no photo.
         """
-        if isinstance(image, str | Path):
-            photo = read_photo(image)
-            image, size = photo.image, (photo.height, photo.width)
-        prepared = self.before(image, *(size or image.shape[:2]))
-        ((prepared, fused),) = self.inference.fuse([prepared])
-        return self.after(prepared, fused, probabilities=probabilities)
+        (result,) = self._segmented([take(image, size)], probabilities, full_batches=False)
+        return result
+
+    def segment_many(self, images: Iterable[ImageLike], *, probabilities: bool = False) -> Iterator[Result]:
+        """Label photos, of any sizes, one after the other; their regions share the network's batches.
+
+        Photos are taken as they are needed, and memory does not grow with their number. A photo's result does
+        not depend on the others; from that of `segment` float32 scores differ in their last bits.
+
+        Args:
+            images: each as `segment` takes them.
+            probabilities: as of `segment`.
+
+        Yields:
+            A result for each photo, in their order.
+
+        Raises:
+            InputError: a photo that is none, after the results of all those before it.
+        """
+        fault: InputError | None = None
+
+        def taken() -> Iterator[PhotoPixels]:
+            nonlocal fault
+            for image in images:
+                try:
+                    yield take(image)
+                except InputError as error:
+                    fault = error
+                    return
+
+        yield from self._segmented(taken(), probabilities, full_batches=True)
+        if fault:
+            raise fault
+
+    def _segmented(
+        self, photos: Iterable[PhotoPixels], probabilities: bool, *, full_batches: bool
+    ) -> Iterator[Result]:
+        before, after, inside = self.before, self.after, deque[PhotoPixels]()
+
+        def prepared() -> Iterator[Prepared]:
+            for photo in photos:
+                inside.append(photo)
+                yield before(photo.image, photo.height, photo.width)
+
+        for ready, fused in self.inference.fuse(prepared(), full_batches=full_batches):
+            photo = inside.popleft()
+            found = after(ready, fused, probabilities=probabilities)
+            yield Result(**vars(found), pixels=photo.image, source=photo.source)
 
     @property
     def before(self) -> Before:
@@ -265,8 +310,9 @@ class Segmenter:
         refuse_unknown(self._only or (), header.classes)
         CRFParameters.from_mapping(header.crf)  # a bad value is told now, not at the first photo
         partner, partner_header = self._load_partner(network, header)
+        network = prepare(network, device, precision)
         return Inference(
-            prepare(network, device, precision),
+            network,
             header,
             partner and prepare(partner, device, precision),
             partner_header,
@@ -274,10 +320,11 @@ class Segmenter:
             self.protocol.ensemble if partner else "off",
             device,
             precision,
-            self._batch_size or (64 if device.type == "cuda" else 16),
+            self._batch_size or pick_batch_size(network, device),
             self.protocol.encoder,
             self.protocol.stop,
             self.protocol.round_size,
+            self.protocol.mirrored,
         )
 
     def _load_partner(

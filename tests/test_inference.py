@@ -9,7 +9,9 @@ import pytest
 import torch
 
 import deconvseg.inference
+import deconvseg.network.device
 import deconvseg.segmenter
+from deconvseg.network.device import crop_bytes
 from deconvseg.postprocess.fusion import Fusion
 from deconvseg.segmenter import Segmenter
 from deconvseg.steps import Prepared
@@ -214,6 +216,24 @@ def test_an_fcn_looks_at_whole_photos(tiny_fcn: Path, tiny_network: Path) -> Non
         np.testing.assert_allclose(fused, np.mean(parts, 0), atol=2e-3)
 
 
+def test_an_fcn_that_also_sees_the_mirror_image_has_no_sides(tiny_fcn: Path) -> None:
+    rng = np.random.default_rng(2)
+    photo = rng.integers(0, 255, (48, 64, 3), np.uint8)  # of whole cells, so that the frame is the same
+
+    def differ(protocol: str) -> float:
+        segmenter = Segmenter(tiny_fcn, protocol=protocol, crf=False, precision="fp32", device="cpu")
+        one, other = (
+            segmenter.segment(np.ascontiguousarray(side), probabilities=True).probabilities
+            for side in (photo, photo[:, ::-1])
+        )
+        assert one is not None
+        assert other is not None
+        return float(np.abs(one - other[:, :, ::-1]).max())
+
+    assert differ("default") < 1e-5
+    assert differ("paper") > 1e-2
+
+
 def test_in_an_ensemble_what_counts_is_the_answer_of_both(tiny_network: Path, tiny_fcn: Path) -> None:
     """A partner that is nearly sure of one class leaves the regions nothing to change."""
     options: dict[str, Any] = {"proposals": 30, "min_side": 10, "precision": "fp32", "device": "cpu"}
@@ -231,3 +251,72 @@ def test_in_an_ensemble_what_counts_is_the_answer_of_both(tiny_network: Path, ti
     assert [len(photo.boxes) for photo, _ in alone.inference.fuse(photos)] != counts
     for photo, fused in both.inference.fuse(photos):
         assert fused.shape == (21, *photo.image.shape[:2]) and (fused.argmax(0) == 7).all()
+
+
+def too_small_for(network: torch.nn.Module, most: int) -> None:
+    """Have the network run out of memory with batches of more than `most` regions."""
+
+    def refuse(network: torch.nn.Module, inputs: Any) -> None:
+        if len(inputs[0]) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    network.register_forward_pre_hook(refuse)
+
+
+def test_batches_that_do_not_fit_into_memory_are_halved_and_no_region_is_lost(
+    tiny_network: Path, batches: list[int]
+) -> None:
+    options: dict[str, Any] = {
+        "proposals": 6,
+        "min_side": 10,
+        "precision": "fp32",
+        "stop": 0,
+        "device": "cpu",
+    }
+    roomy, tight = Segmenter(tiny_network, batch_size=7, **options), Segmenter(tiny_network, **options)
+    photos = prepare_all(roomy)
+    want = [fused for _, fused in roomy.inference.fuse(photos)]
+    too_small_for(tight.inference.network, 3)
+    assert tight.inference.batch_size == 16
+    batches.clear()
+    got = [fused for _, fused in tight.inference.fuse(photos, full_batches=True)]
+    assert tight.inference.batch_size == 2
+    assert batches[:3] == [16, 8, 4]
+    assert set(batches[3:]) == {2}
+    for one, other in zip(got, want, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_a_region_that_does_not_fit_alone_is_an_error(tiny_network: Path) -> None:
+    segmenter = Segmenter(tiny_network, proposals=2, min_side=10, device="cpu", batch_size=4)
+    too_small_for(segmenter.inference.network, 0)
+    with pytest.raises(MemoryError, match="single region"):
+        list(segmenter.inference.fuse(prepare_all(segmenter)[:1]))
+
+
+def test_other_errors_of_the_network_are_not_taken_for_a_lack_of_memory(tiny_network: Path) -> None:
+    segmenter = Segmenter(tiny_network, proposals=2, min_side=10, device="cpu", batch_size=4)
+
+    def fail(network: torch.nn.Module, inputs: Any) -> None:
+        raise RuntimeError("no kernel for it")
+
+    segmenter.inference.network.register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="no kernel"):
+        list(segmenter.inference.fuse(prepare_all(segmenter)[:1]))
+
+
+def test_the_batch_is_chosen_by_free_memory(tiny_network: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def chosen(free: int | None) -> int:
+        monkeypatch.setattr(deconvseg.network.device, "available_memory", lambda: free)
+        return Segmenter(tiny_network, device="cpu").inference.batch_size
+
+    one = crop_bytes(Segmenter(tiny_network, device="cpu").inference.network)
+    assert [chosen(free) for free in (None, 2**40, 2 * 16 * one, 2 * 16 * one - 1, one, 0)] == [
+        16,
+        16,
+        16,
+        8,
+        1,
+        1,
+    ]
+    assert Segmenter(tiny_network, device="cpu", batch_size=40).inference.batch_size == 40

@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+import deconvseg.pipeline
 from deconvseg.errors import InputError, OutputError, WorkerError
 from deconvseg.jobs import Done, Job, Workshop
 from deconvseg.pipeline import default_workers, run
@@ -222,6 +223,19 @@ def test_workers_do_not_load_torch() -> None:
 
 def test_default_workers_leave_a_core_to_the_network() -> None:
     assert 0 <= default_workers() < max(os.cpu_count() or 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "cores", "workers"),
+    [(64, 9, 8), (2, 9, 2), (0.1, 9, 1), (0.1, 1, 0), (None, 9, 8), (64, 100, 32)],
+)
+def test_default_workers_fit_into_memory(
+    monkeypatch: pytest.MonkeyPatch, gigabytes: float | None, cores: int, workers: int
+) -> None:
+    free = None if gigabytes is None else int(gigabytes * 2**30)
+    monkeypatch.setattr(deconvseg.pipeline, "available_memory", lambda: free)
+    monkeypatch.setattr(deconvseg.pipeline, "own_cores", lambda: cores)
+    assert default_workers() == workers
 
 
 MEMORY = """

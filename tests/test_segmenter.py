@@ -1,6 +1,7 @@
 """The whole way of a photo with a tiny network: sizes, sameness, and what is refused."""
 
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -93,13 +94,53 @@ def test_strips_are_seamless() -> None:
     assert (labels == want.argmax(0).numpy()).mean() > 0.999
 
 
-def test_files_and_arrays_of_other_kinds(tiny_network: Path, tmp_path: Path) -> None:
-    segmenter = Segmenter(tiny_network, proposals=0)
-    for wrong in (np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3))):
-        with pytest.raises(InputError, match=r"must be a uint8 array \(H, W, 3\)"):
-            segmenter.segment(wrong)
+def test_photos_of_every_kind(tiny_network: Path, tmp_path: Path) -> None:
+    segmenter = Segmenter(tiny_network, proposals=0, crf=False, precision="fp32")
+    image = photo(40, 50)
+    path = tmp_path / "a.png"
+    Image.fromarray(image).save(path)
+    plain = segmenter.segment(image)
+    opaque = np.concatenate([image, np.full((40, 50, 1), 255, np.uint8)], 2)
+    for same in (path, str(path), Image.open(path), opaque, image[::-1][::-1]):
+        np.testing.assert_array_equal(segmenter.segment(same).labels, plain.labels)
+    assert segmenter.segment(path).source == path
+    assert plain.source is None and plain.pixels is image
+    assert segmenter.segment(image[:, :, 0]).labels.shape == (40, 50)
+    with pytest.raises(InputError, match="float64"):
+        segmenter.segment(image / 255)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"none\.jpg"):
         segmenter.segment(tmp_path / "none.jpg")
+
+
+def test_many_photos_are_as_each_alone_and_taken_as_needed(tiny_network: Path) -> None:
+    segmenter = Segmenter(tiny_network, proposals=3, min_side=20, crf=False, precision="fp32", batch_size=2)
+    images = [photo(60 + 7 * i, 90 - 5 * i) for i in range(9)]
+    alone = [segmenter.segment(image) for image in images]
+    taken = 0
+
+    def supply() -> Iterator[np.ndarray]:
+        nonlocal taken
+        for image in images:
+            taken += 1
+            yield image
+
+    results = segmenter.segment_many(supply(), probabilities=True)
+    first = next(results)
+    assert taken < len(images)
+    for one, other, image in zip(alone, [first, *results], images, strict=True):
+        assert other.pixels is image
+        assert (one.labels == other.labels).mean() > 0.999
+        assert other.probabilities is not None
+        np.testing.assert_array_equal(one.boxes, other.boxes)
+    assert list(segmenter.segment_many([])) == []
+
+
+def test_a_bad_photo_among_many_comes_after_those_before_it(tiny_network: Path, tmp_path: Path) -> None:
+    segmenter = Segmenter(tiny_network, proposals=2, min_side=20, crf=False)
+    results = segmenter.segment_many([photo(50, 60), photo(40, 60), tmp_path / "none.jpg", photo(30, 60)])
+    assert [next(results).height, next(results).height] == [50, 40]
+    with pytest.raises(InputError, match=r"none\.jpg: no such file"):
+        next(results)
 
 
 def test_bad_settings_are_found_on_load(tiny_network: Path, tmp_path: Path) -> None:

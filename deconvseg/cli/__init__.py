@@ -11,8 +11,11 @@ from deconvseg import __version__
 from deconvseg.cli import console
 from deconvseg.cli.completion import EXAMPLES as COMPLETION_EXAMPLES
 from deconvseg.cli.completion import completion
+from deconvseg.cli.doctor import doctor
 from deconvseg.cli.eval import EXAMPLES as EVAL_EXAMPLES
 from deconvseg.cli.eval import evaluate
+from deconvseg.cli.export import EXAMPLES as EXPORT_EXAMPLES
+from deconvseg.cli.export import export
 from deconvseg.cli.inspect import app as inspect
 from deconvseg.cli.segment import EXAMPLES, segment
 from deconvseg.cli.train import EXAMPLES as TRAIN_EXAMPLES
@@ -28,7 +31,9 @@ app.command(epilog=TRAIN_EXAMPLES)(train)
 app.command("train-edges")(train_edges)
 app.command("eval", epilog=EVAL_EXAMPLES)(evaluate)
 app.add_typer(inspect, name="inspect")
+app.command(epilog=EXPORT_EXAMPLES)(export)
 app.add_typer(weights, name="weights")
+app.command()(doctor)
 app.command(epilog=COMPLETION_EXAMPLES)(completion)
 
 

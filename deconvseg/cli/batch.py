@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deconvseg.cli.inputs import STDIN, Photo, find_photos, real_paths
-from deconvseg.cli.kinds import KINDS
 from deconvseg.errors import UsageError
 from deconvseg.images import PHOTO_SUFFIXES
+from deconvseg.images.kinds import KINDS, refuse_suffix
 from deconvseg.remote import Mirror, is_remote, normal
 
 STDOUT = "-"
@@ -136,11 +136,9 @@ def _result_paths(
         kind: base.with_name(f"{base.stem}.{KINDS[kind].word}{KINDS[kind].suffixes[0]}") for kind in kinds
     }
     if output:
-        allowed = KINDS[kinds[0]].suffixes
         if kinds[0] == "masks":
             raise UsageError(f"{output}: masks are several files; give a folder with -o DIR")
-        if base.suffix.lower() not in allowed:
-            raise UsageError(f"{output}: {kinds[0]} are written as {' or '.join(allowed)}; rename the output")
+        refuse_suffix(kinds[0], base)
         paths[kinds[0]] = base
     return paths
 

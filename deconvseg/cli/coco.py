@@ -7,6 +7,9 @@ from pathlib import Path
 
 from deconvseg.cli.manifest import Manifest
 
+COCO = "coco.json"
+"""The file in a results folder that holds all of its photos' `coco` results."""
+
 
 def write_run_coco(
     manifest: Manifest, target: Path, settings: str | None, options: Mapping[str, str]

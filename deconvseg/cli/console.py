@@ -14,6 +14,7 @@ import typer
 
 from deconvseg.cli.signals import exit_code
 from deconvseg.errors import DeconvSegError
+from deconvseg.memory import is_out_of_memory
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -82,7 +83,7 @@ def _describe(problem: Exception, about: str) -> str:
     """Our own errors say it all, any other is named with what it is `about`."""
     if isinstance(problem, DeconvSegError):
         return one_line(str(problem))
-    if isinstance(problem, MemoryError):
+    if is_out_of_memory(problem):
         text = "out of memory; try a smaller photo, --batch-size 1 or fewer --proposals"
     else:
         first = str(problem).strip().partition("\n")[0]

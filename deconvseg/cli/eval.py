@@ -142,7 +142,7 @@ def evaluate(
         typer.Option(
             min=1,
             metavar="N",
-            help="Regions at a time. Left out: what suits the device.",
+            help="Regions at a time. Left out: what suits device and memory.",
             rich_help_panel=NETWORK,
         ),
     ] = None,
@@ -286,7 +286,7 @@ def _refuse_contradictions(
 
 
 def _load(segmenter: Segmenter, weights: str, *, quiet: bool) -> None:
-    from deconvseg.network.memory import reuse_freed_memory
+    from deconvseg.memory import reuse_freed_memory
 
     reuse_freed_memory()
     segmenter.load()

@@ -19,9 +19,9 @@ from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
-from deconvseg.cli.kinds import KINDS
 from deconvseg.errors import InputError
 from deconvseg.images import PHOTO_SUFFIXES
+from deconvseg.images.kinds import KINDS
 from deconvseg.remote import find, is_remote, normal
 
 STDIN = "-"

@@ -46,11 +46,12 @@ class EvalProgress:
 
 def print_scores(summary: dict[str, Any]) -> None:
     """Print a summary of `evaluation.report.summarise`: the rows, the published ones, every figure."""
-    print("mean IoU  boundary F  small  medium  large  setting")
+    print("mean IoU  95 % interval  boundary F  small  medium  large  setting")
     for row in summary["rows"]:
         sizes = "  ".join(_number(value, 3).rjust(5) for value in row["sizes"].values())
         mark = " *" * (row["name"] == summary["setting"] and len(summary["rows"]) > 1)
-        print(f"{row['mean_iou']:.4f}    {_number(row['boundary_f'], 4):10}  {sizes}   {row['name']}{mark}")
+        figures = f"{row['mean_iou']:.4f}    {_interval(row):13}  {_number(row['boundary_f'], 4):10}  {sizes}"
+        print(f"{figures}   {row['name']}{mark}")
     if summary["published"]:
         print(f"\nThe paper's rows, on other images ({summary['published_on']}):")
     for row in summary["published"]:
@@ -85,6 +86,11 @@ def print_tuned(result: dict[str, Any]) -> None:
         )
     kept = "the new parameters" if result["improved"] else "the old parameters: the new ones are not better"
     print(f"{result['output']}: holds {kept} on the photos held out")
+
+
+def _interval(row: dict[str, Any]) -> str:
+    low, high = row["mean_iou_interval"]
+    return f"{low:.3f}-{high:.3f}"
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -15,8 +15,7 @@ import typer
 
 from deconvseg.cli import console
 from deconvseg.cli.batch import Plan, make_plan
-from deconvseg.cli.coco import write_run_coco
-from deconvseg.cli.kinds import COCO
+from deconvseg.cli.coco import COCO, write_run_coco
 from deconvseg.cli.manifest import Manifest
 from deconvseg.cli.options import (
     RUN,
@@ -176,7 +175,7 @@ def segment(
         typer.Option(
             min=1,
             metavar="N",
-            help="Regions at a time. Left out: what suits the device.",
+            help="Regions at a time. Left out: what suits device and memory.",
             rich_help_panel=NETWORK,
         ),
     ] = None,
@@ -235,8 +234,8 @@ def segment(
         typer.Option(
             min=0,
             metavar="N",
-            help="Processes that read and write photos beside the network; 0: none. Left out: by the cores. "
-            "With --engine ray: networks. Left out: one a GPU or, without any, a machine.",
+            help="Processes that read and write photos beside the network; 0: none. Left out: by cores and "
+            "memory. With --engine ray: networks. Left out: one a GPU or, without any, a machine.",
             rich_help_panel=RUN,
         ),
     ] = None,
@@ -286,7 +285,7 @@ def segment(
     segmenter = workshop = None
     if not all(task.photo.missing for task in plan.tasks):  # a mistyped name is told at once
         from deconvseg.jobs import Workshop
-        from deconvseg.network.memory import reuse_freed_memory
+        from deconvseg.memory import reuse_freed_memory
         from deconvseg.segmenter import Segmenter
 
         reuse_freed_memory()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,33 @@ def confusion_matrix(truth: NDArray[np.uint8], found: NDArray[np.uint8], classes
         raise ValueError(f"prediction holds {predicted.max()}; the classes are 0..{classes - 1}")
     pairs = truth[valid].astype(np.int64) * classes + predicted
     return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
+
+
+RESAMPLES = 1000
+
+
+def mean_iou_interval(confusions: NDArray[np.int64], level: float = 0.95) -> tuple[float, float]:
+    """The mean IoU's bootstrap interval over photos: where it would lie with other photos of the same kind.
+
+    As many photos are drawn as there are, with replacement, a thousand times; the percentiles of the mean IoU
+    of these samples (Efron's percentile method). The draws are the same in every call, so the rows of a table
+    are drawn alike, and the difference of two rows is known far better than their intervals say.
+
+    Args:
+        confusions: int64 (N, C, C), one matrix a photo, not all zero.
+        level: share of the samples within.
+
+    Returns:
+        Shares from 0 to 1, the lower one first.
+    """
+    count, classes, _ = confusions.shape
+    draws = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), RESAMPLES)
+    totals = (draws.astype(np.float64) @ confusions.reshape(count, -1)).reshape(-1, classes, classes)
+    totals = totals[totals.any((1, 2))]  # a few photos may be void alone
+    right = totals.diagonal(axis1=1, axis2=2)
+    iou = share(right, totals.sum(1) + totals.sum(2) - right)
+    low, high = np.quantile(np.nanmean(iou, 1), [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
 
 
 @dataclass(frozen=True)
@@ -77,7 +105,7 @@ class Scores:
         )
 
 
-def share(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
+def share(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
     """`part / whole`, float64, NaN where the whole is 0."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(whole > 0, part / whole, np.nan)

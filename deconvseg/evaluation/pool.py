@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 
 from deconvseg.errors import UsageError
-from deconvseg.network.memory import reuse_freed_memory
+from deconvseg.memory import reuse_freed_memory
 from deconvseg.processes import worker_processes
 
 Item = TypeVar("Item")

@@ -13,6 +13,7 @@ import numpy as np
 
 from deconvseg.evaluation.boundary import TOLERANCE
 from deconvseg.evaluation.journal import Measured
+from deconvseg.evaluation.metrics import mean_iou_interval
 from deconvseg.evaluation.page import render
 from deconvseg.evaluation.run import Evaluation
 from deconvseg.evaluation.subject import Step
@@ -33,10 +34,10 @@ def summarise(evaluation: Evaluation, weights: str | None) -> dict[str, Any]:
     """All figures, fit for JSON: shares from 0 to 1, seconds, pixels.
 
     The keys are those of `Tally.figures` for the full setting, and: `images` (scored) of `split_images` in
-    `split`, `weights`, `settings`, `confusion` (pixels, true class by predicted class), `rows` (a list: the
-    figures of every step), `published` and `published_on`, `seconds_per_image` and `seconds` by part of the
-    work (means; None and empty for predictions made elsewhere). Nothing but the seconds differs between two
-    runs at the same settings.
+    `split`, `mean_iou_interval` (95 %, by bootstrap over photos), `weights`, `settings`, `confusion` (pixels,
+    true class by predicted class), `rows` (a list: the figures of every step), `published` and
+    `published_on`, `seconds_per_image` and `seconds` by part of the work (means; None and empty for
+    predictions made elsewhere). Nothing but the seconds differs between two runs at the same settings.
 
     Args:
         evaluation: what was measured.
@@ -52,6 +53,7 @@ def summarise(evaluation: Evaluation, weights: str | None) -> dict[str, Any]:
         "weights": weights,
         "setting": evaluation.full.name,
         **full.figures(classes),
+        "mean_iou_interval": _interval(evaluation, evaluation.full),
         "boundary_tolerance": TOLERANCE,
         "rows": [_row(evaluation, step) for step in evaluation.steps],
         "published": [{"name": name, "mean_iou": value} for name, value in PUBLISHED]
@@ -99,8 +101,13 @@ def _row(evaluation: Evaluation, step: Step) -> dict[str, Any]:
         "stops": step.stops,
         "shared": step.shared,
         **{name: figures[name] for name in kept},
+        "mean_iou_interval": _interval(evaluation, step),
         "sizes": {size: values["mean_iou"] for size, values in figures["sizes"].items()},
     }
+
+
+def _interval(evaluation: Evaluation, step: Step) -> tuple[float, float]:
+    return mean_iou_interval(np.stack([photo.rows[step.name].confusion for photo in evaluation.photos]))
 
 
 def _mean_seconds(photos: Sequence[Measured]) -> dict[str, float]:

@@ -28,6 +28,8 @@ SHARPENED = (0, 10, 50)
 StepRule = EnsembleRule | Literal["alone"]
 PAIRS: tuple[EnsembleRule, ...] = ("mean", "product")
 """Ensembles that an ablation scores."""
+PAIRED = 50
+"""Proposals with which it scores them, beside those of the segmenter: the paper's."""
 
 
 @dataclass(frozen=True)
@@ -107,8 +109,9 @@ class Network:
     Args:
         segmenter: the full setting.
         ablate: score 0, 10, 25, 50 and 100 proposals as well, all of them looked at exactly, some also with
-            the CRF (if the segmenter has one), FCN-8s alone and both ensembles (if the segmenter has one).
-            For all these steps together each region goes through the network once.
+            the CRF (if the segmenter has one); and, if the segmenter has an ensemble, FCN-8s alone and both
+            ensembles with the segmenter's number of proposals and with 50. For all these steps together each
+            region goes through the network once.
     """
 
     folder = None
@@ -141,7 +144,8 @@ class Network:
             # The product is one of raw scores, which only the fusion rule max keeps.
             rules = PAIRS if segmenter.protocol.fusion == "max" else ("mean",)
             steps |= {Step(None, crf, "alone") for crf in sharpens}
-            steps |= {Step(count, crf, rule) for rule in rules for crf in sharpens}
+            counts = (count, PAIRED)
+            steps |= {Step(count, crf, rule) for count in counts for rule in rules for crf in sharpens}
         return steps
 
     def settings(self) -> dict[str, Any]:

@@ -51,12 +51,17 @@ def write_overlay(segmentation: Segmentation, photo: Photo, target: Target, *, l
 
     With `legend`, a panel names the colours of the objects that occur.
     """
+    _save(overlay_image(segmentation, photo, legend=legend), target, format_="JPEG")
+
+
+def overlay_image(segmentation: Segmentation, photo: Photo, *, legend: bool = False) -> Image.Image:
+    """What `write_overlay` writes, as an RGB image."""
     image = _overlay(segmentation.labels, segmentation.palette, photo)
     if legend:
         colors = dict(zip(segmentation.classes, tints(segmentation.palette), strict=True))
         objects = [name for name in segmentation.class_shares() if name != segmentation.classes[0]]
         draw_legend(image, [(name, colors[name]) for name in objects], segmentation.labels > 0)
-    _save(image, target, format_="JPEG")
+    return image
 
 
 def write_cutout(segmentation: Segmentation, photo: Photo, target: Target) -> None:

@@ -19,6 +19,7 @@ from deconvseg.data.crops import ImageStore, cut_crops
 from deconvseg.data.masks import VOID
 from deconvseg.data.proposals import ProposalFile
 from deconvseg.errors import DeconvSegError
+from deconvseg.memory import is_out_of_memory
 from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.checkpoint import NetworkHeader, save_network
 from deconvseg.training import distributed
@@ -454,8 +455,7 @@ def _memory_errors(run: Path) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        text = str(error).lower()
-        if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
+        if is_out_of_memory(error):
             raise DeconvSegError(
                 f"{run}: out of memory; the last checkpoint is kept. Raise --accumulate, then --resume; or "
                 "start again with a smaller batch_size, crop_size or canvas"

@@ -17,12 +17,12 @@ from deconvseg.data.crops import ImageStore
 from deconvseg.data.dataset import DataSet
 from deconvseg.data.proposals import read_proposals
 from deconvseg.errors import MissingDependencyError, UsageError
+from deconvseg.memory import reuse_freed_memory
 from deconvseg.network.base import SegmentationNetwork, replace_classes
 from deconvseg.network.checkpoint import NetworkHeader, describe_network, load_network
 from deconvseg.network.deconvnet import DeconvNet, resize_bottleneck
 from deconvseg.network.device import pick_device
 from deconvseg.network.fcn8s import FCN8s, resize_side, start_from_deconvnet
-from deconvseg.network.memory import reuse_freed_memory
 from deconvseg.network.norms import gather_statistics
 from deconvseg.network.vgg16 import (
     calibrate_encoder_norm,

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torchmetrics.functional.classification import multiclass_confusion_matrix, multiclass_jaccard_index
 
-from deconvseg.evaluation.metrics import Scores, confusion_matrix
+from deconvseg.evaluation.metrics import Scores, confusion_matrix, mean_iou_interval
 
 NAMES = ("background", "cat", "dog")
 
@@ -99,3 +99,31 @@ def test_what_cannot_be_scored_is_refused() -> None:
         confusion_matrix(np.zeros((2, 2), np.uint8), np.full((2, 2), 2, np.uint8), 2)
     with pytest.raises(ValueError, match="every one is void"):
         Scores.of(np.zeros((3, 3), np.int64), NAMES)
+
+
+def test_an_interval_is_as_wide_as_the_photos_differ() -> None:
+    """One class alone, so that a sample's mean IoU is the share of right pixels among those counted once."""
+    rng = np.random.default_rng(1)
+    right = rng.uniform(0.3, 0.9, 400)
+    photos = np.zeros((400, 2, 2), np.int64)
+    photos[:, 1, 1] = 10_000 * right
+    photos[:, 1, 0] = 10_000 - photos[:, 1, 1]
+    photos[:, 0, 0] = 1_000_000_000  # so the background's IoU is 1 nearly exactly
+    low, high = mean_iou_interval(photos)
+    centre, error = (1 + right.mean()) / 2, right.std() / 20 / 2
+    assert low == pytest.approx(centre - 1.96 * error, abs=0.3 * error)
+    assert high == pytest.approx(centre + 1.96 * error, abs=0.3 * error)
+    narrow, wide = mean_iou_interval(photos, 0.5), mean_iou_interval(photos, 0.99)
+    assert wide[0] < low < narrow[0] < centre < narrow[1] < high < wide[1]
+    assert mean_iou_interval(photos) == (low, high)
+
+
+def test_an_interval_of_photos_that_are_all_alike_is_a_point() -> None:
+    low, high = mean_iou_interval(np.tile(np.array([[[3, 1], [2, 4]]]), (5, 1, 1)))
+    assert low == high == pytest.approx((3 / 6 + 4 / 7) / 2)
+
+
+def test_void_photos_and_classes_that_do_not_occur_are_left_out_of_an_interval() -> None:
+    photos = np.zeros((2, 3, 3), np.int64)
+    photos[0, 1, 1] = 5
+    assert mean_iou_interval(photos) == (1, 1)

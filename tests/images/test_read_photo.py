@@ -50,7 +50,7 @@ def test_strips_do_not_show(tmp_path: Path, mode: str, monkeypatch: pytest.Monke
     path = tmp_path / ("a.tif" if mode in ("CMYK", "F", "I") else "a.png")
     image.save(path)
     whole, photo = read_image(path), read_photo(path)
-    monkeypatch.setattr("deconvseg.images.read._STRIP_PIXELS", 64)
+    monkeypatch.setattr("deconvseg.images.pixels._STRIP_PIXELS", 64)
     np.testing.assert_array_equal(read_image(path), whole)
     np.testing.assert_array_equal(read_photo(path).image, photo.image)
     assert (photo.height, photo.width) == (4096, 16)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import PurePath
+
+from deconvseg.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -25,5 +28,10 @@ KINDS = {
     "scores": Kind("scores", (".npz",)),
     "coco": Kind("coco", (".json",)),
 }
-COCO = "coco.json"
-"""The file in a results folder that holds all of its photos' `coco` results."""
+
+
+def refuse_suffix(kind: str, path: PurePath) -> None:
+    """Raise UsageError if files of this kind do not end like this."""
+    allowed = KINDS[kind].suffixes
+    if path.suffix.lower() not in allowed:
+        raise UsageError(f"{path}: {kind} are written as {' or '.join(allowed)}; rename the output")

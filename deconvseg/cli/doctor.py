@@ -1,0 +1,42 @@
+"""`deconvseg doctor`: is everything here as it should be?"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from deconvseg.cli import console
+
+_COLORS = {"ok": "green", "warning": "yellow", "fault": "red"}
+
+
+def doctor(
+    self_test: Annotated[
+        bool, typer.Option("--self-test/--no-self-test", help="Segment a photo that comes along, timed.")
+    ] = True,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object, to paste into a report.")
+    ] = False,
+    debug: console.DebugOption = False,
+) -> int:
+    """Look at libraries, device, networks and one photo, and say what to do about faults.
+
+    Exit code 0: all well, or warnings alone; 1: something is broken. Your home folder is written ~.
+    """
+    from deconvseg.doctor import examine, summary
+
+    findings = []
+    for finding in examine(self_test=self_test):
+        findings.append(finding)
+        if not as_json:
+            sign = typer.style(f"{finding.state:8}", fg=_COLORS[finding.state], bold=finding.state != "ok")
+            typer.echo(f"{sign} {finding.name:15} {console.one_line(finding.found)}")
+            if finding.advice:
+                typer.echo(f"{'':8} {'':15} -> {console.one_line(finding.advice)}")
+    state = summary(findings)
+    if as_json:
+        print(json.dumps({"state": state, "findings": [asdict(finding) for finding in findings]}, indent=2))
+    return console.SOME_FAILED if state == "fault" else console.DONE

@@ -1,0 +1,65 @@
+"""`deconvseg export`: a network as an ONNX file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deconvseg.cli import console
+from deconvseg.errors import UsageError
+
+EXAMPLES = """[bold]Examples[/bold]
+
+deconvseg export --onnx net.onnx
+
+deconvseg export --onnx mine.onnx --weights run/best.safetensors photos/a.jpg photos/b.jpg"""
+
+
+def export(
+    onnx: Annotated[Path, typer.Option("--onnx", metavar="FILE", help="The ONNX file to write.")],
+    photos: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[PHOTO]...", help="Compare on regions of these. Left out: of a photo that comes along."
+        ),
+    ] = None,
+    weights: Annotated[
+        str, typer.Option(metavar="NAME|FILE", help="Network, by name or as a .safetensors.")
+    ] = "default",
+    opset: Annotated[
+        int, typer.Option(min=16, metavar="N", help="Version of the ONNX operators.", show_default="18")
+    ] = 18,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print what was measured as one JSON object.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+    debug: console.DebugOption = False,
+) -> int:
+    """Write the network of regions for ONNX Runtime and others, once it answers there as it does in torch.
+
+    The file is left only if, on 20 regions of photos, scores differ by at most 0.001 and 99.9 % of the labels
+    are the same.
+    """
+    if onnx.is_dir() or (onnx.exists() and not overwrite):
+        raise UsageError(f"{onnx}: exists; give --onnx another name, or --overwrite")
+    from deconvseg.export import export_onnx
+
+    parity = export_onnx(weights, onnx, photos or (), opset=opset)
+    size = onnx.stat().st_size
+    if as_json:
+        print(
+            json.dumps(
+                {"file": str(onnx), "bytes": size, "weights": weights, "opset": opset, **asdict(parity)}
+            )
+        )
+    if not quiet:
+        console.say(
+            f"{onnx}: {size / 1e6:.1f} MB; on {parity.crops} regions scores differ by up to "
+            f"{parity.difference:.1g}, {parity.labels:.3%} of the labels are the same"
+        )
+    return console.DONE

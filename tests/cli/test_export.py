@@ -1,0 +1,41 @@
+"""`deconvseg export` as a user runs it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from .conftest import EXAMPLES, Run, files, lines
+
+
+def test_export_prints_what_was_measured(run: Run, tiny_network: Path, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    photos = EXAMPLES / "cat.jpg", EXAMPLES / "person.jpg"
+    done = run("export", "--onnx", "net.onnx", "--weights", tiny_network, "--json", *photos)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["file"] == "net.onnx" and told["opset"] == 18 and told["crops"] == 20
+    assert told["bytes"] == (tmp_path / "net.onnx").stat().st_size
+    assert told["difference"] <= 1e-3 and told["labels"] >= 0.999
+    (line,) = lines(done)
+    assert line.startswith("net.onnx: 0.") and "on 20 regions" in line
+    session = onnxruntime.InferenceSession(tmp_path / "net.onnx", providers=["CPUExecutionProvider"])
+    assert json.loads(session.get_modelmeta().custom_metadata_map["side"]) == 32
+
+    again = run("export", "--onnx", "net.onnx", "--weights", tiny_network)
+    assert again.returncode == 2
+    assert lines(again) == ["error: net.onnx: exists; give --onnx another name, or --overwrite"]
+
+
+def test_what_cannot_be_exported_leaves_nothing(run: Run, tmp_path: Path) -> None:
+    for arguments, words in (
+        (["--weights", "nonsense"], "nonsense: no such network file"),
+        (["none.jpg"], "none.jpg: no such file"),
+        (["--opset", "9"], "--opset"),
+    ):
+        refused = run("export", "--onnx", "net.onnx", *arguments)
+        assert refused.returncode == 2
+        (line,) = lines(refused)
+        assert line.startswith("error: ") and words in line
+    assert files(tmp_path) == set()

@@ -1,0 +1,184 @@
+"""What is found of sound and of broken installations, and what is advised."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from deconvseg import doctor
+from deconvseg.doctor import Finding, examine, summary
+from deconvseg.errors import MissingDependencyError
+from deconvseg.weights import weights_folder
+
+
+def found(check: Callable[[], Iterator[Finding]]) -> dict[str, Finding]:
+    """The findings of one check alone, as `examine` gives them, by name."""
+    return {finding.name: finding for finding in doctor._survived(check)}
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home folder with the cache below it, and no registry of one's own."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("DECONVSEG_HOME", str(tmp_path / "nets"))
+    monkeypatch.delenv("DECONVSEG_REGISTRY", raising=False)
+    return tmp_path
+
+
+def test_everything_is_looked_at_and_home_is_not_told(home: Path) -> None:
+    findings = {finding.name: finding for finding in examine(self_test=False)}
+    assert findings.keys() >= {"deconvseg", "Python", "processors", "torch", "opencv", "device", "precision"}
+    assert findings.keys() >= {"cache", "deconvnet-lite", "fcn8s-lite", "edges", "onnxruntime", "ray"}
+    assert findings.keys().isdisjoint({"loading", "photo"})
+    assert findings["torch"].found.startswith(torch.__version__.partition("+")[0])
+    assert findings["cache"] == Finding("cache", "ok", "~/nets (DECONVSEG_HOME), not made yet")
+    assert not any(str(home) in finding.found + finding.advice for finding in findings.values())
+    assert findings["edges"].found.endswith("2.0 MB, sha256 is right")
+    assert findings["deconvnet-voc"].state == "ok"
+
+
+def test_the_worst_state_counts() -> None:
+    ok, warning, fault = (Finding("a", state, "") for state in ("ok", "warning", "fault"))
+    assert summary([]) == summary([ok]) == "ok"
+    assert summary([ok, warning, ok]) == "warning"
+    assert summary([fault, warning]) == "fault"
+
+
+def test_opencv_without_ximgproc(monkeypatch: pytest.MonkeyPatch) -> None:
+    def opencv() -> None:
+        raise MissingDependencyError("OpenCV has no structured edges; installed: opencv-python; run: pip x")
+
+    monkeypatch.setattr("deconvseg.proposals.opencv.opencv", opencv)
+    assert found(doctor._opencv) == {
+        "opencv": Finding(
+            "opencv", "fault", "OpenCV has no structured edges; installed: opencv-python", "run: pip x"
+        )
+    }
+
+
+def test_two_opencv_wheels(monkeypatch: pytest.MonkeyPatch) -> None:
+    wheels = ["opencv-contrib-python-headless", "opencv-python"]
+    monkeypatch.setattr("deconvseg.proposals.opencv.installed_wheels", lambda: wheels)
+    finding = found(doctor._opencv)["opencv"]
+    assert finding.state == "warning"
+    assert finding.advice == f"pip uninstall -y {' '.join(wheels)} && pip install {wheels[0]}"
+
+
+def test_libraries_that_do_not_load_or_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    def import_module(name: str) -> None:
+        if name == "torchvision":
+            raise RuntimeError("operator torchvision::nms\ndoes not exist")
+
+    def version(name: str) -> str:
+        if name == "ray":
+            raise doctor.PackageNotFoundError
+        return "1.0"
+
+    monkeypatch.setattr(doctor, "import_module", import_module)
+    monkeypatch.setattr(doctor, "version", version)
+    findings = found(doctor._libraries)
+    assert findings["torchvision"] == Finding(
+        "torchvision",
+        "fault",
+        "does not load (RuntimeError: operator torchvision::nms does not exist)",
+        "pip install --force-reinstall torch torchvision",
+    )
+    assert findings["ray"] == Finding("ray", "ok", "not installed; optional (pip install 'deconvseg[ray]')")
+    assert findings["torch"] == Finding("torch", "ok", "1.0")
+
+
+@pytest.mark.parametrize(
+    ("driver", "cuda", "state", "words"),
+    [
+        (False, None, "ok", "cpu: torch is built without CUDA"),
+        (False, "13.0", "ok", "cpu: torch is built for CUDA 13.0, and finds no GPU"),
+        (True, None, "warning", "install torch with CUDA"),
+        (True, "13.0", "warning", "nvidia-smi"),
+    ],
+)
+def test_a_gpu_that_is_not_used_is_told(
+    driver: bool, cuda: str | None, state: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "which", lambda name: "/bin/nvidia-smi" if driver else None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    finding = found(doctor._device)["device"]
+    assert finding.state == state
+    assert words in f"{finding.found}; {finding.advice}"
+
+
+@pytest.mark.parametrize(("native", "precision"), [(True, "bf16"), (False, "fp16")])
+def test_a_gpu_and_its_precision(native: bool, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Card:
+        total_memory = 80e9
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Card")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Card)
+    findings = found(doctor._device)
+    assert findings["device"] == Finding("device", "ok", "cuda: 2 x Card, 80 GB each")
+    assert findings["precision"].found.startswith(f"{precision}: this GPU ")
+
+
+def test_a_cache_that_cannot_be_made(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (home / "file").write_text("")
+    monkeypatch.setenv("DECONVSEG_HOME", str(home / "file" / "nets"))
+    finding = found(doctor._folder)["cache"]
+    assert finding.state == "warning"
+    assert "cannot be written" in finding.found and "DECONVSEG_HOME" in finding.advice
+
+
+def test_damaged_and_missing_networks(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shipped = home / "shipped"
+    shipped.mkdir()
+    for name in ("registry.toml", "edges.yml.gz", "fcn8s-lite.safetensors"):
+        shutil.copy(weights_folder() / name, shipped)
+    content = bytearray((shipped / "edges.yml.gz").read_bytes())
+    content[-1] ^= 1
+    (shipped / "edges.yml.gz").write_bytes(content)
+    monkeypatch.setattr("deconvseg.weights.weights_folder", lambda: shipped)
+    findings = found(doctor._weights)
+    assert findings["fcn8s-lite"].state == "ok"
+    assert findings["edges"].state == findings["deconvnet-lite"].state == "fault"
+    assert "has sha256" in findings["edges"].found
+    assert findings["edges"].advice == findings["deconvnet-lite"].advice == "install deconvseg again"
+    assert "missing" in findings["deconvnet-lite"].found
+
+
+def test_whatever_goes_wrong_is_a_finding(home: Path) -> None:
+    (home / "nets").mkdir()
+    (home / "nets" / "registry.toml").write_text("format = 7\n")
+    (finding,) = found(doctor._weights).values()
+    assert (finding.name, finding.state) == ("weights", "fault")
+    assert "registry.toml" in finding.found
+
+    def broken_check() -> Iterator[Finding]:
+        yield Finding("first", "ok", "")
+        raise OSError("disk\nis gone")
+
+    findings = found(broken_check)
+    assert findings["first"].state == "ok"
+    assert (findings["broken check"].state, findings["broken check"].found) == (
+        "fault",
+        "OSError: disk is gone",
+    )
+
+
+def test_a_network_that_does_not_see_the_cat(tiny_network: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_TESTED", str(tiny_network))
+    findings = found(doctor._self_test)
+    assert findings["loading"].state == "ok"
+    assert findings["photo"].state == "fault"
+    assert "labels are wrong" in findings["photo"].advice
+
+
+def test_home_is_shortened_where_it_is_meant(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", "/home/ann")
+    shorten: Any = doctor._shortened
+    assert shorten("/home/ann/nets, /home/ann: right") == "~/nets, ~: right"
+    assert shorten("/home/anna/nets") == "/home/anna/nets"

@@ -1,0 +1,129 @@
+"""What the documents show: commands and examples, run as they stand, and links."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from .documents import run_examples
+
+ROOT = Path(__file__).resolve().parent.parent
+SHELL = re.compile(r"^( *)```sh\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
+DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("*/*.md")]
+
+
+def blocks(document: str) -> list[str]:
+    """The shell blocks of a document that call deconvseg, without those that make an environment."""
+    text = (ROOT / document).read_text()
+    return [block for _, block in SHELL.findall(text) if "deconvseg" in block and "-m venv" not in block]
+
+
+def here(block: str) -> str:
+    """The block for a machine without a GPU and for a test's patience."""
+    block = re.sub(r"cuda:\d", "cpu", block)
+    return re.sub(
+        r"^(deconvseg train (?!.*--check)[^#\n]*)", r"\1 --steps 2 ", block, flags=re.MULTILINE
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, make_shapes: Callable[..., Path]) -> Path:
+    """`cat.jpg`, `photo.jpg`, `photos/`, `more.txt`, `VOC2012/` and a data set `mine/`, all small."""
+    folder = tmp_path_factory.mktemp("reader")
+    for source, target in (("cat", "cat.jpg"), ("person", "photo.jpg"), ("motorbike", "photos/a/bike.jpg")):
+        (folder / target).parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(ROOT / f"examples/{source}.jpg") as image:
+            image.thumbnail((200, 200))
+            image.save(folder / target)
+    (folder / "more.txt").write_text("cat.jpg\n")
+    shapes = make_shapes(folder / "VOC2012", train=12, val=2)
+    mine = folder / "mine"
+    mine.mkdir()
+    (mine / "images").symlink_to(shapes / "JPEGImages")
+    (mine / "masks").symlink_to(shapes / "SegmentationClass")
+    (mine / "dataset.toml").write_text(
+        'images = "images"\nmasks = "masks"\n[splits]\nval = 0.4\ntrain = "rest"\n'
+        + "".join(
+            f'[[classes]]\nname = "{name}"\ncolor = "{colour}"\n'
+            for name, colour in (("background", "#000000"), ("disc", "#ff0000"), ("square", "#0000ff"))
+        )
+    )
+    return folder
+
+
+@pytest.mark.parametrize("block", blocks("README.md"))
+def test_commands_of_the_readme(block: str, folder: Path) -> None:
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "SLURM_ARRAY_TASK_ID": "0",
+        "SLURM_ARRAY_TASK_COUNT": "2",
+    }
+    script = "set -eo pipefail\n" + here(block)
+    done = subprocess.run(["bash", "-c", script], cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
+
+
+def test_there_are_commands_to_run() -> None:
+    assert len(blocks("README.md")) >= 12
+    assert "--steps 2" in here("deconvseg train --data mine/ --out run  # comment\n")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(document: Path) -> None:
+    broken = [link for link in LINK.findall(document.read_text()) if not (document.parent / link).exists()]
+    assert not broken
+
+
+def test_python_in_the_readme(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "examples/cat.jpg", tmp_path)
+    result = run_examples(ROOT / "README.md", tmp_path)["result"]
+    with Image.open(tmp_path / "mask.png") as mask:
+        np.testing.assert_array_equal(np.asarray(mask), result.labels)
+
+
+def test_python_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Image.open(ROOT / "examples" / "cat.jpg") as photo:
+        photo.reduce(2).save(tmp_path / "photo.jpg")
+        size = photo.reduce(2).size
+    found = run_examples(ROOT / "docs" / "python.md", tmp_path)
+
+    made = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    files = {"mask.png", "masks/photo.png"}
+    files |= {f"out/photo.{suffix}" for suffix in ("png", "jpg", "cutout.png", "json")}
+    assert files | {"out/photo.masks/cat.png", "out/photo.masks/background.png"} <= made
+    with Image.open(tmp_path / "mask.png") as mask:
+        assert mask.size == size
+    assert found["is_cat"].mean() > 0.2
+    assert set(found["cats"].class_shares()) == {"background", "cat"}
+    np.testing.assert_array_equal(
+        np.asarray(Image.open(tmp_path / "out/photo.masks/cat.png")) == 255, found["is_cat"]
+    )
+    assert capsys.readouterr().out == "holiday.jpg: no such file; check the path\n"
+
+
+def test_python_of_the_inspect_page(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "examples/cat.jpg", tmp_path)
+    found = run_examples(ROOT / "docs/inspect.md", tmp_path)["found"]
+    assert found.asked == "cat" and found.layers[-1].map.shape == (64, 64)
+    with Image.open(tmp_path / "cat.png") as figure:
+        assert figure.mode == "RGBA"
+
+
+def test_examples_run_in_order_and_a_fault_is_found_at_its_line(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# Page\n\n```python\na = 1\n```\n```sh\nno python\n```\n```python\nb = a + 1\n1 / 0\n```\n"
+    )
+    with pytest.raises(ZeroDivisionError) as fault:
+        run_examples(page, tmp_path)
+    assert (fault.traceback[-1].lineno + 1, Path(fault.traceback[-1].path)) == (11, page)
+    page.write_text(page.read_text().replace("1 / 0", ""))
+    assert run_examples(page, tmp_path)["b"] == 2

@@ -1,0 +1,72 @@
+"""The figure that decides how much is held in memory at once."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from deconvseg import memory
+
+
+@pytest.fixture(autouse=True)
+def _in_no_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_GROUPS", [])
+
+
+def test_linux_tells_what_can_be_used_without_swapping(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "meminfo")
+    (tmp_path / "meminfo").write_text(
+        "MemTotal:  9 kB\nMemFree:   1 kB\nMemAvailable:    2048 kB\nCached: 5 kB\n"
+    )
+    assert memory.available_memory() == 2048 * 1024
+    (tmp_path / "meminfo").write_text("MemTotal:  9 kB\n")
+    assert memory.available_memory() is None
+
+
+def test_elsewhere_free_pages_are_counted_if_they_can_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "none")
+    figures = {"SC_AVPHYS_PAGES": 7, "SC_PAGE_SIZE": 4096}
+    monkeypatch.setattr(os, "sysconf", figures.__getitem__, raising=False)
+    assert memory.available_memory() == 7 * 4096
+
+    def unknown(name: str) -> int:
+        raise ValueError("unrecognized configuration name")
+
+    monkeypatch.setattr(os, "sysconf", unknown)
+    assert memory.available_memory() is None
+
+
+def test_a_container_may_have_less_than_its_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "meminfo")
+    (tmp_path / "meminfo").write_text("MemAvailable:    2048 kB\n")
+    limit, usage = tmp_path / "memory.max", tmp_path / "memory.current"
+    monkeypatch.setattr(memory, "_GROUPS", [(tmp_path / "no", tmp_path / "such"), (limit, usage)])
+    usage.write_text("1048576\n")
+    for text, left in (("1500000\n", 451424), ("max\n", 2048 * 1024), ("1000\n", 0), ("9" * 19, 2048 * 1024)):
+        limit.write_text(text)
+        assert memory.available_memory() == left, text
+
+
+@pytest.mark.parametrize(
+    ("error", "so"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), True),
+        (RuntimeError("shapes do not match"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_out_of_memory_is_told_from_other_errors(error: Exception, so: bool) -> None:
+    assert memory.is_out_of_memory(error) is so
+
+
+def test_torch_says_it_in_these_words() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**55)
+    assert memory.is_out_of_memory(caught.value)
