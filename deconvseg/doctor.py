@@ -18,8 +18,8 @@ from shutil import which
 from typing import Literal
 
 from deconvseg import __version__
-from deconvseg.memory import available_memory
 from deconvseg.errors import DeconvSegError
+from deconvseg.memory import available_memory
 from deconvseg.processes import own_cores
 
 State = Literal["ok", "warning", "fault"]

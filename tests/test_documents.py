@@ -29,9 +29,7 @@ def blocks(document: str) -> list[str]:
 def here(block: str) -> str:
     """The block for a machine without a GPU and for a test's patience."""
     block = re.sub(r"cuda:\d", "cpu", block)
-    return re.sub(
-        r"^(deconvseg train (?!.*--check)[^#\n]*)", r"\1 --steps 2 ", block, flags=re.MULTILINE
-    )
+    return re.sub(r"^(deconvseg train (?!.*--check)[^#\n]*)", r"\1 --steps 2 ", block, flags=re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
