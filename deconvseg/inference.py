@@ -224,17 +224,15 @@ class Inference:
             antialias=True,
             align_corners=False,
         )
-        if self.mirrored:
-            photo = torch.cat([photo, photo.flip(3)])
         top, left = 0, 0
         if network.arguments["padding"] == 1:
             high, wide = -(rows + STRIDE) % STRIDE + STRIDE, -(columns + STRIDE) % STRIDE + STRIDE
             top, left = high // 2, wide // 2
             photo = functional.pad(photo, (left, wide - left, top, high - top))
-        found = scores(network, header, [photo], encoded=False)
-        found = found[..., top : top + rows, left : left + columns].float()
-        if self.mirrored:
-            found = (found[:1] + found[1:].flip(3)) / 2
+        found = scores(network, header, [photo], encoded=False).float()
+        if self.mirrored:  # after the photo, not with it: that takes half the memory and no more time
+            found = (found + scores(network, header, [photo.flip(3)], encoded=False).float().flip(3)) / 2
+        found = found[..., top : top + rows, left : left + columns]
         return functional.interpolate(found, (height, width), mode="bilinear", align_corners=False)[0]
 
     def _label_whole(self, photo: Prepared) -> tuple[Prepared, NDArray[np.float32]]:

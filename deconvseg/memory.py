@@ -47,7 +47,16 @@ def _of_groups() -> Iterator[int]:
         except (OSError, ValueError):  # no such group, or "max": no limit
             continue
         if most < 2**60:  # version 1 has no word for no limit, but a number
-            yield max(most - used, 0)
+            yield max(most - used + _droppable(usage.with_name("memory.stat")), 0)
+
+
+def _droppable(statistics: Path) -> int:
+    """Bytes of files that were read some time ago: they count as used until somebody wants the memory."""
+    try:
+        found = re.findall(r"^(?:total_)?inactive_file (\d+)$", statistics.read_text("ascii"), re.MULTILINE)
+    except OSError:
+        return 0
+    return max(map(int, found), default=0)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
