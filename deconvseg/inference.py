@@ -77,7 +77,7 @@ class Inference:
         Args:
             photos: taken as they are needed, some ahead of what is returned.
             full_batches: fill the last batch up, so that all are of one size. With the size of the batch a
-                region's float32 scores differ in their last bits, but not with what else is in it: a photo's
+                region's scores can differ in their last bits, but not with what else is in it: a photo's
                 result then does not depend on the others.
 
         Yields:

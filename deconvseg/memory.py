@@ -18,6 +18,8 @@ _GROUPS = (
     ),
 )
 """What a container may use and what it uses, as version 2 and version 1 of Linux's control groups tell it."""
+_NO_MEMORY = ("out of memory", "can't allocate memory", "status_alloc_failed")
+"""As torch says it: of its own allocators on GPUs, of that on the processor, and of cuBLAS's and cuDNN's."""
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # malloc.h
 
 
@@ -63,7 +65,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether Python, or torch on any device, raised this for want of memory."""
     text = str(error).lower()
     return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+        isinstance(error, RuntimeError) and any(phrase in text for phrase in _NO_MEMORY)
     )
 
 
