@@ -2,8 +2,8 @@
 
     python benchmarks/speed.py [--threads N] [--photos DIR] [--only network,crf] [--json speed.json]
 
-Every ratio compares two things that ran in turn in one process; the figure is the median of the rounds.
-The parts:
+Every ratio but the folder's compares two things that ran in turn in one process; the figure is the median of
+the rounds. The parts:
 
 - network: crops a second of the prepared network (folded, channels last, bf16 where the processor has it)
   against the same network as it was trained (float32, BatchNorm, contiguous), and against our own export in
@@ -11,7 +11,7 @@ The parts:
   at the same precision;
 - crf: against pydensecrf2, where it is installed, with all classes and with those that ours works on;
 - proposals: each step;
-- photo: one photo, step by step; how much memory it took;
+- photo: one photo, step by step; how much memory a process that does nothing else takes for it (Linux);
 - folder: the photos again and again up to 50, against single runs of the command;
 - start: of the command, and to the first mask.
 """
@@ -22,18 +22,17 @@ import argparse
 import importlib.util
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -59,6 +58,15 @@ ROUNDS = 5
 CROPS = 8
 FOLDER = 50
 PRODUCT = 3072
+PEAK = """
+import re, sys
+from deconvseg.memory import reuse_freed_memory
+from deconvseg.segmenter import Segmenter
+reuse_freed_memory()
+Segmenter().segment(sys.argv[1])
+print(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
+"""
+"""In a process of its own; getrusage would count the memory of the one that started it as well."""
 
 
 @dataclass(frozen=True)
@@ -272,8 +280,8 @@ def proposal_rows(photos: Sequence[Path]) -> Iterator[Row]:
 
 
 def photo_rows(photos: Sequence[Path]) -> Iterator[Row]:
-    """One photo with the default settings, and with 50 proposals."""
-    for what, segmenter in (("default", Segmenter()), ("50 proposals", Segmenter(proposals=50))):
+    """One photo with the default settings, and with 50 proposals that are all looked at."""
+    for what, segmenter in (("default", Segmenter()), ("all of 50", Segmenter(proposals=50, stop=0))):
         segmenter.load()
         segmenter.segment(photos[0])
         runs = [segmenter.segment(photos[0]).seconds for _ in range(3)]
@@ -281,7 +289,8 @@ def photo_rows(photos: Sequence[Path]) -> Iterator[Row]:
         for step in runs[0]:
             yield Row("photo", f"{what}: {step}", statistics.median(run[step] for run in runs), "s")
         yield Row("photo", f"{what}: all", total, "s")
-    yield Row("photo", "peak memory", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "MiB")
+    if Path("/proc/self/status").exists():
+        yield Row("photo", "default: peak memory", int(_python("-c", PEAK, photos[0]).stdout) / 1024, "MiB")
 
 
 def folder_rows(photos: Sequence[Path]) -> Iterator[Row]:
@@ -315,8 +324,13 @@ def start_rows(photos: Sequence[Path]) -> Iterator[Row]:
 
 
 def _command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    threads = ("--threads", str(torch.get_num_threads())) if arguments[0] == "segment" else ()
+    return _python("-m", "deconvseg", *arguments, *threads)
+
+
+def _python(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    command = [sys.executable, "-m", "deconvseg", *arguments]
+    command = [sys.executable, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
         sys.exit(f"{' '.join(command)}: {done.stderr}")
@@ -333,13 +347,15 @@ PARTS: dict[str, Callable[[Sequence[Path]], Iterator[Row]]] = {
 }
 
 
-@contextmanager
-def _table() -> Iterator[Table]:
+def _table(rows: Sequence[Row]) -> Table:
     table = Table(
         "part", "what", "ours", "other", "ratio", "against", title=f"{torch.get_num_threads()} threads"
     )
-    yield table
-    Console(width=150).print(table)
+    for row in rows:
+        other = "" if row.other is None else f"{row.other:.3g} {row.unit}"
+        ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
+        table.add_row(row.part, row.what, f"{row.ours:.3g} {row.unit}", other, ratio, row.against)
+    return table
 
 
 def main() -> None:
@@ -347,7 +363,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--threads", type=int, help="of PyTorch, ONNX Runtime and the command")
+    parser.add_argument("--threads", type=int, help="of PyTorch, OpenCV, ONNX Runtime and the command")
     parser.add_argument("--photos", type=Path, default=ROOT / "examples", help="folder of JPEGs")
     parser.add_argument("--only", default=",".join(PARTS), help="parts, separated by commas")
     parser.add_argument("--json", type=Path, help="write the rows here as well")
@@ -361,14 +377,9 @@ def main() -> None:
     reuse_freed_memory()  # as the command does
     if options.threads:
         torch.set_num_threads(options.threads)
-    rows: list[Row] = []
-    with _table() as table:
-        for part in wanted:
-            for row in PARTS[part](photos):
-                rows.append(row)
-                other = "" if row.other is None else f"{row.other:.3g} {row.unit}"
-                ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
-                table.add_row(row.part, row.what, f"{row.ours:.3g} {row.unit}", other, ratio, row.against)
+        cv2.setNumThreads(options.threads)
+    rows = [row for part in wanted for row in PARTS[part](photos)]
+    Console(width=150).print(_table(rows))
     if options.json:
         report = {
             "threads": torch.get_num_threads(),

@@ -18,6 +18,8 @@ _GROUPS = (
     ),
 )
 """What a container may use and what it uses, as version 2 and version 1 of Linux's control groups tell it."""
+_NO_MEMORY = ("out of memory", "can't allocate memory", "status_alloc_failed")
+"""As torch says it: of its own allocators on GPUs, of that on the processor, and of cuBLAS's and cuDNN's."""
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # malloc.h
 
 
@@ -47,14 +49,23 @@ def _of_groups() -> Iterator[int]:
         except (OSError, ValueError):  # no such group, or "max": no limit
             continue
         if most < 2**60:  # version 1 has no word for no limit, but a number
-            yield max(most - used, 0)
+            yield max(most - used + _droppable(usage.with_name("memory.stat")), 0)
+
+
+def _droppable(statistics: Path) -> int:
+    """Bytes of files that were read some time ago: they count as used until somebody wants the memory."""
+    try:
+        found = re.findall(r"^(?:total_)?inactive_file (\d+)$", statistics.read_text("ascii"), re.MULTILINE)
+    except OSError:
+        return 0
+    return max(map(int, found), default=0)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether Python, or torch on any device, raised this for want of memory."""
     text = str(error).lower()
     return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+        isinstance(error, RuntimeError) and any(phrase in text for phrase in _NO_MEMORY)
     )
 
 

@@ -10,6 +10,7 @@ import torch
 
 import deconvseg.inference
 import deconvseg.network.device
+import deconvseg.regions
 import deconvseg.segmenter
 from deconvseg.network.device import crop_bytes
 from deconvseg.postprocess.fusion import Fusion
@@ -216,6 +217,13 @@ def test_an_fcn_looks_at_whole_photos(tiny_fcn: Path, tiny_network: Path) -> Non
         np.testing.assert_allclose(fused, np.mean(parts, 0), atol=2e-3)
 
 
+def test_an_fcn_never_holds_the_mirror_image_beside_the_photo(tiny_fcn: Path, batches: list[int]) -> None:
+    segmenter = Segmenter(tiny_fcn, crf=False, precision="fp32", device="cpu")
+    segmenter.segment(np.zeros((40, 60, 3), np.uint8))
+    assert segmenter.protocol.mirrored
+    assert batches == [1, 1]
+
+
 def test_an_fcn_that_also_sees_the_mirror_image_has_no_sides(tiny_fcn: Path) -> None:
     rng = np.random.default_rng(2)
     photo = rng.integers(0, 255, (48, 64, 3), np.uint8)  # of whole cells, so that the frame is the same
@@ -285,6 +293,34 @@ def test_batches_that_do_not_fit_into_memory_are_halved_and_no_region_is_lost(
     assert set(batches[3:]) == {2}
     for one, other in zip(got, want, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_windows_of_a_shared_encoder_that_do_not_fit_together_are_halved(
+    tiny_network: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {
+        "proposals": 6,
+        "min_side": 10,
+        "precision": "fp32",
+        "stop": 0,
+        "device": "cpu",
+    }
+    segmenter = Segmenter(tiny_network, encoder="shared", **options)
+    photos = prepare_all(segmenter)
+    want = list(segmenter.inference.fuse(photos, full_batches=True))
+    decode = deconvseg.regions.shared.decode
+
+    def refuse(network: Any, maps: Any) -> torch.Tensor:
+        if len(maps[0]) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        return decode(network, maps)
+
+    monkeypatch.setattr(deconvseg.regions.shared, "decode", refuse)
+    got = list(segmenter.inference.fuse(photos, full_batches=True))
+    assert segmenter.inference.batch_size == 2
+    for (photo, fused), (same, expected) in zip(got, want, strict=True):
+        assert np.array_equal(photo.boxes, same.boxes)
+        np.testing.assert_allclose(fused, expected, atol=1e-5)
 
 
 def test_a_region_that_does_not_fit_alone_is_an_error(tiny_network: Path) -> None:

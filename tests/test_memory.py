@@ -50,6 +50,10 @@ def test_a_container_may_have_less_than_its_machine(tmp_path: Path, monkeypatch:
     for text, left in (("1500000\n", 451424), ("max\n", 2048 * 1024), ("1000\n", 0), ("9" * 19, 2048 * 1024)):
         limit.write_text(text)
         assert memory.available_memory() == left, text
+    limit.write_text("1500000\n")
+    for statistics in ("inactive_file 200000\n", "inactive_file 7\ntotal_inactive_file 200000\n"):
+        (tmp_path / "memory.stat").write_text(f"anon 5\nactive_file 300\n{statistics}")
+        assert memory.available_memory() == 651424, "files that were only read are no lack of memory"
 
 
 @pytest.mark.parametrize(
@@ -58,6 +62,7 @@ def test_a_container_may_have_less_than_its_machine(tmp_path: Path, monkeypatch:
         (MemoryError(), True),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
         (RuntimeError("shapes do not match"), False),
         (ValueError("out of memory"), False),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -185,8 +186,9 @@ def _score(channels: int, classes: int, norm: bool) -> nn.Sequential:
 def _enlarger(classes: int, kernel: int, stride: int) -> nn.ConvTranspose2d:
     """Bilinear enlarging as a transposed convolution, so that learned kernels fit in as well; not trained."""
     layer = nn.ConvTranspose2d(classes, classes, kernel, stride, bias=False)
-    ramp = 1 - (torch.arange(kernel) - (kernel - 1) / 2).abs() / stride
+    # In NumPy: arithmetic on tensors of device `meta` would load torch's compiler.
+    ramp = 1 - np.abs(np.arange(kernel) - (kernel - 1) / 2) / stride
+    weight = np.eye(classes)[:, :, None, None] * np.outer(ramp, ramp)
     with torch.no_grad():
-        layer.weight.zero_()
-        layer.weight[range(classes), range(classes)] = ramp[:, None] * ramp
+        layer.weight.copy_(torch.from_numpy(weight))
     return layer.requires_grad_(False)

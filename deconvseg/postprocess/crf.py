@@ -25,7 +25,9 @@ WEAK_PULL = 8.0
 Under a strong pull a pixel can stand still for some iterations until a moving border turns it.
 """
 STILL = 3e-4
-"""A pixel whose probabilities all change by less in an iteration keeps them from then on."""
+"""A pixel whose probabilities all change by less in an iteration keeps them from then on, if it is SURE."""
+SURE = 0.6
+"""Where no label has this probability, a change may be small and yet grow with every iteration."""
 GONE = 1e-6
 """Labels whose probability is below this at all pixels after the first iteration get 0."""
 _BLOCK = 65536  # numbers that fit into a core's cache together
@@ -183,14 +185,14 @@ def _mean_field(
     Args:
         scores: logarithms of the probabilities given, float32 (N, C).
         beliefs: probabilities to start with (N, C); they are overwritten.
-        still: a pixel rests when none of its beliefs changes by more.
+        still: a pixel that is SURE rests when none of its beliefs changes by more.
 
     Returns:
         Float32 (N, C).
     """
     xp = module_of(scores)
     refined, steps = xp.empty_like(beliefs), beliefs
-    where = moving = xp.where(scores[:, 0] < math.inf)[0]  # the pixels that are worked on: all of them
+    where = moving = xp.where(xp.ones_like(scores[:, 0]))[0]  # the pixels that are worked on: all of them
     totals: list[Array] = [0] * len(kernels)  # what all pixels have spread over the lattices' corners
     for _ in range(iterations):
         if len(moving) < 0.6 * len(where):  # else it is not worth the trouble
@@ -202,20 +204,20 @@ def _mean_field(
         totals = [total + kernel.spread(steps) for total, kernel in zip(totals, kernels, strict=True)]
         pulled = reduce(iadd, map(Lattice.gather, kernels, totals))
         pulled += scores
-        steps, lengths = _update(beliefs, pulled)
-        moving = xp.where(lengths > still)[0]
+        moving = xp.where(_update(beliefs, pulled, still))[0]
+        steps = pulled
     refined[where] = beliefs
     return refined
 
 
-def _update(beliefs: Array, scores: Array) -> tuple[Array, Array]:
-    """Makes the beliefs the softmax of the scores, float32 (N, C) both.
+def _update(beliefs: Array, scores: Array, still: float) -> Array:
+    """Makes the beliefs the softmax of the scores, and the scores their change; float32 (N, C) both.
 
     Returns:
-        The change (N, C), and the largest of each pixel without its sign (N,).
+        Whether each pixel still moves (N,).
     """
     xp = module_of(scores)
-    steps, lengths = xp.empty_like(scores), xp.empty_like(scores[:, 0])
+    moves = xp.zeros_like(scores[:, 0]) > 0
     size = _BLOCK // scores.shape[1] if xp is np else len(scores)
     for start in range(0, len(scores), size):
         part = slice(start, start + size)
@@ -225,10 +227,11 @@ def _update(beliefs: Array, scores: Array) -> tuple[Array, Array]:
         new = xp.exp(new, out=new)
         new /= new.sum(0)
         beliefs[part] = new.T
+        unsure = xp.amax(new, 0) < SURE
         new -= old
-        steps[part] = new.T
-        lengths[part] = xp.amax(xp.abs(new, out=new), 0)
-    return steps, lengths
+        scores[part] = new.T
+        moves[part] = unsure | (xp.amax(xp.abs(new, out=new), 0) > still)
+    return moves
 
 
 def _turned(rows: Array) -> Array:

@@ -189,7 +189,8 @@ def test_a_copy_differs_in_the_header_alone(tiny_network: Path, tmp_path: Path) 
         copy_network(small, tmp_path / "none" / "copy.safetensors", {})
 
 
-def test_loading_leaves_torchs_compiler_alone(tiny_network: Path) -> None:
+@pytest.mark.parametrize("network", ["tiny_network", "tiny_fcn"])
+def test_loading_leaves_torchs_compiler_alone(network: str, request: pytest.FixtureRequest) -> None:
     """Its import takes longer than all the rest of the loading."""
     script = (
         "import sys, torch; from pathlib import Path; before = set(sys.modules);"
@@ -197,6 +198,9 @@ def test_loading_leaves_torchs_compiler_alone(tiny_network: Path) -> None:
         "print(*{name.partition('.')[0] for name in set(sys.modules) - before})"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script, str(tiny_network)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", script, str(request.getfixturevalue(network))],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert not {"sympy", "triton"} & set(done.stdout.split())
