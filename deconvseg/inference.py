@@ -45,7 +45,7 @@ class Inference:
         device: where the networks are.
         precision: their arithmetic.
         batch_size: regions that go through the network together; halved when they do not fit into memory.
-        encoder, stop, round_size, mirrored: as in `Protocol`.
+        encoder, stop, round_size, share, mirrored: as in `Protocol`.
     """
 
     network: SegmentationNetwork
@@ -60,6 +60,7 @@ class Inference:
     encoder: EncoderMode = "exact"
     stop: float = 0.0
     round_size: int = 5
+    share: float = 0.5
     mirrored: bool = False
 
     @property
@@ -123,7 +124,11 @@ class Inference:
 
     def combine(self, fusion: Fusion, partner: Tensor | None) -> Tensor:
         """Class probabilities (C, H, W) of all regions, and of FCN-8s if it joins in."""
-        return fusion.probabilities() if partner is None else ensemble(fusion, partner, self.ensemble)
+        return (
+            fusion.probabilities()
+            if partner is None
+            else ensemble(fusion, partner, self.ensemble, self.share)
+        )
 
     def new_fusion(self, image: NDArray[np.uint8]) -> Fusion:
         """An empty accumulator of a photo's size, by the rule."""

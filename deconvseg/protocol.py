@@ -32,6 +32,7 @@ class Protocol:
             regions move to its grid (`network.shared`).
         fusion: how the regions are put together.
         ensemble: how FCN-8s joins in, if there is one.
+        share: the regions' in the ensemble's mean, 0 to 1.
         mirrored: FCN-8s sees the photo and its mirror image, and the mean of both scores counts.
         crf: parameters of the dense CRF; None takes those of the network's file.
     """
@@ -47,6 +48,7 @@ class Protocol:
     encoder: EncoderMode = "exact"
     fusion: FusionRule = "max"
     ensemble: EnsembleRule = "mean"
+    share: float = 0.5
     mirrored: bool = False
     crf: CRFParameters | None = None
 
@@ -63,7 +65,7 @@ AUTHORS_CRF = CRFParameters(
 """As the released code sets them (generate_EDeconvNet_CRF_results.m), made for its networks' scores."""
 
 PROTOCOLS = {
-    "default": Protocol(proposals=10, stop=0.01, mirrored=True),
+    "default": Protocol(proposals=10, stop=0.01, share=0.6, mirrored=True),
     "paper": Protocol(whole_photo=False, min_side=0, squared=False, same=1.0, crf=AUTHORS_CRF),
     "released-code": Protocol(
         whole_photo=False, measure_squares=True, same=1.0, ensemble="product", crf=AUTHORS_CRF

@@ -324,6 +324,7 @@ class Segmenter:
             self.protocol.encoder,
             self.protocol.stop,
             self.protocol.round_size,
+            self.protocol.share,
             self.protocol.mirrored,
         )
 

@@ -127,7 +127,7 @@ class _Deadly(Workshop):
         return super().finish(job, prepared, fused)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _DeadlyNetwork(Inference):
     """Kills the first worker that has photo 3 in the network."""
 
@@ -143,7 +143,7 @@ class _DeadlyNetwork(Inference):
         return super().fuse(photos, full_batches=full_batches)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Faulty(Inference):
     """Fails with photo 3 in it."""
 

@@ -195,7 +195,7 @@ class Network:
                 fusion.add(scores, box)
             alike = groupby(stops.get(used, ()), lambda step: (step.ensemble, step.crf))
             for (rule, crf), steps in alike:
-                fused = _probabilities(rule, fusion, partner).cpu().numpy()
+                fused = _probabilities(rule, fusion, partner, segmenter.protocol.share).cpu().numpy()
                 if crf:
                     fused = segmenter.after.sharpen(small, fused)
                 labels, _ = enlarge(fused, image.shape[0], image.shape[1], keep=False)
@@ -203,11 +203,11 @@ class Network:
                     yield step, labels, {}
 
 
-def _probabilities(rule: StepRule, fusion: Fusion, partner: Tensor | None) -> Tensor:
+def _probabilities(rule: StepRule, fusion: Fusion, partner: Tensor | None, share: float) -> Tensor:
     """Class probabilities (C, H, W) of all regions so far and FCN-8s."""
     if partner is None:
         return fusion.probabilities()
-    return partner.softmax(0) if rule == "alone" else ensemble(fusion, partner, rule)
+    return partner.softmax(0) if rule == "alone" else ensemble(fusion, partner, rule, share)
 
 
 class Predictions:

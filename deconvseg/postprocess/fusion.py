@@ -125,7 +125,7 @@ class Rounds:
             self._labels = now
 
 
-def ensemble(fusion: Fusion, scores: Tensor, rule: EnsembleRule) -> Tensor:
+def ensemble(fusion: Fusion, scores: Tensor, rule: EnsembleRule, share: float = 0.5) -> Tensor:
     """Class probabilities of two networks together: the fused regions and FCN-8s on the whole photo.
 
     `mean` is the paper's: the mean of both probability maps. `product` is the released code's
@@ -135,6 +135,7 @@ def ensemble(fusion: Fusion, scores: Tensor, rule: EnsembleRule) -> Tensor:
         fusion: all regions; for `product`, of rule `max`.
         scores: float (C, H, W), raw, of the photo's size.
         rule: `off` leaves the regions alone.
+        share: the regions' in the mean, 0 to 1; the paper's is a half.
 
     Returns:
         float32 (C, H, W), summing to 1 over C.
@@ -145,7 +146,7 @@ def ensemble(fusion: Fusion, scores: Tensor, rule: EnsembleRule) -> Tensor:
     if rule == "off":
         return fusion.probabilities()
     if rule == "mean":
-        return (fusion.probabilities() + scores.float().softmax(0)) / 2
+        return torch.lerp(scores.float().softmax(0), fusion.probabilities(), share)
     if fusion.rule != "max":
         raise ValueError("the product is one of raw scores, which only the fusion rule max keeps")
     return (fusion.total * scores.float().clamp_min(0)).softmax(0)

@@ -70,6 +70,15 @@ def test_ensemble_by_hand(rule: str) -> None:
     torch.testing.assert_close(ensemble(fusion, other, rule), want)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("share", [0, 0.65, 1])
+def test_regions_have_their_share_of_the_mean(share: float) -> None:
+    fusion = Fusion(2, 1, 2, "max")
+    fusion.add(torch.tensor([[[2.0, 0.5]], [[-1.0, 3.0]]]), (0, 0, 2, 1))
+    other = torch.tensor([[[1.0, -4.0]], [[2.0, 1.0]]])
+    want = share * torch.tensor([[[2.0, 0.5]], [[0.0, 3.0]]]).softmax(0) + (1 - share) * other.softmax(0)
+    torch.testing.assert_close(ensemble(fusion, other, "mean", share), want)
+
+
 def test_product_of_probabilities_is_refused() -> None:
     with pytest.raises(ValueError, match="raw scores"):
         ensemble(Fusion(2, 1, 2, "mean"), torch.zeros(2, 1, 2), "product")
