@@ -249,6 +249,7 @@ def test_in_an_ensemble_what_counts_is_the_answer_of_both(tiny_network: Path, ti
     alone = Segmenter(tiny_network, ensemble="off", **options)
     both = Segmenter(tiny_network, ensemble="mean", fcn=tiny_fcn, **options)
     photos = prepare_all(alone)
+    both.inference.share = 0.5
     assert both.inference.partner is not None
     sure = both.inference.partner.get_submodule("score_fr")
     sure.weight.data.zero_()
