@@ -11,7 +11,8 @@ from torch import multiprocessing
 from deconvseg.errors import UsageError
 from deconvseg.training import distributed
 from deconvseg.training.distributed import SyncedBatchNorm2d, process_group
-from deconvseg.training.loop import TrainingData, train, validate
+from deconvseg.training.loop import TrainingData, train
+from deconvseg.training.validation import validate
 
 from .conftest import CPU, HEADER, RECIPE, small_network
 from .test_loop import metrics

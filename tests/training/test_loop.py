@@ -16,8 +16,7 @@ from safetensors.torch import load_file
 
 from deconvseg.errors import DeconvSegError, OutputError
 from deconvseg.network.checkpoint import load_network
-from deconvseg.training.loop import TrainingData, mean_iou, schedule, train, update_average, validate
-from deconvseg.training.recipe import Recipe
+from deconvseg.training.loop import TrainingData, train
 
 from .conftest import CPU, HEADER, RECIPE, run, small_network
 
@@ -159,7 +158,7 @@ def test_used_up_memory_is_told(
     def fail(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
-    monkeypatch.setattr("deconvseg.training.loop._losses", fail)
+    monkeypatch.setattr("deconvseg.training.loop.sum_losses", fail)
     with pytest.raises(DeconvSegError, match=r"out of memory; .*Raise --accumulate"):
         run(tmp_path, shapes)
 
@@ -195,40 +194,6 @@ def test_parts_of_a_batch_add_up_to_the_batch(
         ends.append(network.state_dict())
     for name, value in ends[0].items():
         torch.testing.assert_close(ends[1][name], value, rtol=1e-4, atol=1e-6)
-
-
-def test_validation_counts_every_labelled_pixel_once(shapes: TrainingData) -> None:
-    network = small_network()
-    counted = validate(network, HEADER, shapes.validation, RECIPE)
-    assert torch.equal(counted, validate(network, HEADER, shapes.validation, RECIPE, batch=3))
-    assert 0 < counted.sum() <= len(shapes.validation) * 32 * 32
-    assert mean_iou(torch.tensor([[3, 1], [0, 0]])) == pytest.approx(0.375)  # 3 / 4 and 0 / 1
-    assert mean_iou(torch.zeros(2, 2)) == 0
-
-
-def test_schedules() -> None:
-    recipe = Recipe(steps=100, warmup_steps=10)
-    rates = [schedule(step, recipe) for step in range(101)]
-    assert rates[9] == rates[10] == 1
-    assert rates[:10] == sorted(rates[:10])
-    assert rates[10:] == sorted(rates[10:], reverse=True)
-    assert rates[100] == pytest.approx(0)
-    poly, constant = replace(recipe, schedule="poly"), replace(recipe, schedule="constant")
-    assert schedule(55, poly) == pytest.approx(0.5**0.9)
-    assert schedule(99, constant) == 1
-    stepped = replace(recipe, schedule="step", step_size=40, step_factor=0.5)
-    assert [schedule(step, stepped) for step in (39, 40, 80)] == [1, 0.5, 0.25]
-
-
-def test_average_moves_by_its_decay() -> None:
-    mean, value = torch.nn.BatchNorm2d(1), torch.nn.BatchNorm2d(1)
-    torch.nn.init.constant_(value.weight, 3.0)
-    value.running_mean.fill_(1.0)
-    value.num_batches_tracked.fill_(4)
-    update_average(mean, value, 0.75)
-    assert mean.weight.item() == 1.5
-    assert mean.running_mean.item() == 0.25
-    assert mean.num_batches_tracked.item() == 4
 
 
 RECIPE_FILE = """

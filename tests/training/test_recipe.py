@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from deconvseg.errors import UsageError
-from deconvseg.training.loop import schedule
+from deconvseg.training.optimizer import schedule
 from deconvseg.training.plan import recipe_file
 from deconvseg.training.recipe import Recipe, read_recipes
 
