@@ -92,6 +92,18 @@ def test_from_stdin_to_stdout(run: Run, tiny: list[str], tmp_path: Path) -> None
     assert lines(done)[-1] == "- -> -" and not files(tmp_path)
 
 
+def test_a_photo_by_its_address(run: Run, tiny: list[str], tmp_path: Path) -> None:
+    address = f"local://{CAT}"
+    done = run("inspect", "layers", address, "--json", "-q", *tiny)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["input"] == address and (told["width"], told["height"]) == (451, 300)
+    missing = run("inspect", "layers", f"local://{tmp_path}/none.jpg", "--json", *tiny)
+    assert missing.returncode == 1
+    (line,) = lines(missing)
+    assert line.startswith(f"error: local://{tmp_path}/none.jpg: ")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
