@@ -105,7 +105,7 @@ def check_box(box: Sequence[float], width: int, height: int) -> None:
     """
     text = ",".join(f"{number:g}" for number in box)
     if len(box) != 4 or not all(map(math.isfinite, box)):
-        raise UsageError(f"box {text}: is not four numbers; give x0,y0,x1,y1 in pixels")
+        raise UsageError(f"box {text}: is not four finite numbers; give x0,y0,x1,y1 in pixels")
     x0, y0, x1, y1 = box
     if x0 >= x1 or y0 >= y1:
         raise UsageError(f"box {text}: is empty or reversed; give x0,y0,x1,y1 with x0 < x1 and y0 < y1")
@@ -113,5 +113,6 @@ def check_box(box: Sequence[float], width: int, height: int) -> None:
         raise UsageError(f"box {text}: lies outside the photo, which has {width} x {height} pixels")
     if max(x1 - x0, y1 - y0) > REACH * max(width, height):
         raise UsageError(
-            f"box {text}: is over {REACH} times as long as the photo, which has {width} x {height} pixels"
+            f"box {text}: is over {REACH} times as long as the photo, which has {width} x {height} pixels; "
+            "give a smaller one"
         )

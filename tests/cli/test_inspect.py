@@ -112,7 +112,7 @@ def test_a_photo_by_its_address(run: Run, tiny: list[str], tmp_path: Path) -> No
         (["layers", CAT, "-o", "-", "--json"], "standard output"),
         (["layers", CAT, "-o", "a.png", "--box", "1,2,3"], "not four numbers"),
         (["layers", CAT, "-o", "a.png", "--box", "a,b,c,d"], "not four numbers"),
-        (["switches", CAT, "-o", "a.png", "--box", "1,2,3,nan"], "not four numbers"),
+        (["switches", CAT, "-o", "a.png", "--box", "1,2,3,nan"], "not four finite numbers"),
         (["switches", CAT, "-o", "a.png", "--box", "9,9,3,30"], "empty or reversed"),
         (["layers", CAT, "-o", "a.png", "--box", "460,0,500,9"], "outside the photo, which has 451 x 300"),
         (["layers", CAT, "-o", "a.png", "--class", "dgo"], "did you mean dog?"),
