@@ -14,9 +14,10 @@ from torch import Tensor
 from deconvseg.errors import UsageError
 from deconvseg.images.read import PhotoPixels
 from deconvseg.network.deconvnet import DeconvNet
+from deconvseg.network.trace import Trace, trace
 from deconvseg.proposals.boxes import squared
 from deconvseg.regions import Crops, normalised, on_device
-from deconvseg.segmenter import Segmenter
+from deconvseg.segmenter import Segmenter, refuse_unknown
 from deconvseg.steps import WORKING_SIDE, shrink
 
 REACH = 2
@@ -73,6 +74,24 @@ def look_at(segmenter: Segmenter, photo: PhotoPixels, box: Sequence[float] | Non
     shown = pixels.round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
     inputs = normalised(network, segmenter.header, pixels[None])
     return Region((x0, y0, x1, y1), shown, (rows, columns), inputs)
+
+
+def follow(
+    segmenter: Segmenter, photo: PhotoPixels, box: Sequence[float] | None, class_name: str | None
+) -> tuple[Region, Trace, int | None]:
+    """Send a region through the network: the region, what arose on the way, and the class's label.
+
+    Args:
+        segmenter, photo, box: as of `look_at`.
+        class_name: of the network's classes, not background; None has no label.
+
+    Raises:
+        UsageError: no such class (the nearest is told), or what `look_at` refuses.
+    """
+    refuse_unknown([] if class_name is None else [class_name], segmenter.classes)
+    region = look_at(segmenter, photo, box)
+    label = None if class_name is None else segmenter.classes.index(class_name)
+    return region, trace(deconvnet_of(segmenter), region.inputs), label
 
 
 def _overlap(start: int, end: int, length: int, side: int) -> slice:
