@@ -258,12 +258,13 @@ class _Order:
         segmenter.load()
         if not self.quiet:
             introduce(segmenter, self.weights)
+        fcn = str(segmenter.fcn) if segmenter.ensemble != "off" else None
         found = look(segmenter, pixels)
         if self.output is not None:
             target = sys.stdout.buffer if self.output == STDOUT else Path(self.output)
-            found.draw(f"{found.heading} {self._subject()}").save(target, kind)
+            found.draw(f"{found.heading} {self._subject(fcn)}").save(target, kind)
         if self.as_json:
-            print(json.dumps(self._document(pixels, found.numbers), indent=2))
+            print(json.dumps(self._document(fcn, pixels, found.numbers), indent=2))
         if self.output is not None and not self.quiet:
             console.say(f"{self.photo} -> {self.output}")
         return console.DONE
@@ -297,18 +298,20 @@ class _Order:
         name = STREAM if from_stdin else self.photo
         return read_photo(source, max_pixels=self.max_megapixels * 1_000_000, name=name)
 
-    def _subject(self) -> str:
-        """What a figure calls the network and the photo: the names of their files."""
+    def _subject(self, fcn: str | None) -> str:
+        """What a figure calls the networks and the photo: the names of their files."""
         from deconvseg.weights import network_file
 
+        networks = " and ".join(network_file(weights).stem for weights in (self.weights, fcn) if weights)
         photo = "standard input" if self.photo == STDIN else Path(self.photo).name
-        return f"{network_file(self.weights).stem} on {photo}"
+        return f"{networks} on {photo}"
 
-    def _document(self, pixels: PhotoPixels, numbers: dict[str, object]) -> dict[str, Any]:
+    def _document(self, fcn: str | None, pixels: PhotoPixels, numbers: dict[str, object]) -> dict[str, Any]:
         return {
             "input": self.photo,
             "output": self.output,
             "weights": self.weights,
+            "fcn": fcn,
             "width": pixels.width,
             "height": pixels.height,
             **numbers,

@@ -67,6 +67,14 @@ def test_numbers_alone_and_they_are_the_segmenters(run: Run, tiny: list[str], ti
         np.testing.assert_allclose(boxes, result.boxes)
 
 
+def test_the_partner_is_told(run: Run, tiny: list[str], tiny_fcn: Path) -> None:
+    few = ["--proposals", "1", "--no-crf", "--json", "-q", *tiny]
+    for options, told in (["--fcn", tiny_fcn], str(tiny_fcn)), (["--ensemble", "off"], None):
+        done = run("inspect", "proposals", CAT, *options, *few)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["fcn"] == told
+
+
 def test_box_and_class(run: Run, tiny: list[str], tmp_path: Path) -> None:
     (tmp_path / "cat.pdf").write_text("an older one")
     options = ["--box", "-20,30.5,150,180", "--class", "cat", "-o", "cat.pdf", "--overwrite", "-q"]
