@@ -70,7 +70,7 @@ def export_onnx(
         opset: version of the ONNX operators.
 
     Raises:
-        ExportError: ONNX Runtime answers differently; nothing is written.
+        ExportError: ONNX Runtime answers differently, or not at all; nothing is written.
         MissingDependencyError: a library of the extra `export` is not installed.
         UsageError, WeightsError, InputError, OutputError: the opset, network, photo or file is at fault.
     """

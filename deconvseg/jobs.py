@@ -97,7 +97,7 @@ class Workshop:
             InputError: it cannot be read, or scores are asked for and it is too large for them.
         """
         clock = Clock()
-        photo = read_photo(_opened(job.source), max_pixels=self.max_pixels, name=job.title)
+        photo = read_photo(opened(job.source), max_pixels=self.max_pixels, name=job.title)
         if "scores" in job.outputs:
             self._refuse_large(job, photo)
         clock.lap("read")
@@ -145,13 +145,14 @@ class Workshop:
 
     def _whole(self, job: Job, result: Segmentation) -> NDArray[np.uint8]:
         """The photo at its own size, read again: meanwhile it would fill the memory."""
-        image = read_image(_opened(job.source), max_pixels=self.max_pixels, name=job.title)
+        image = read_image(opened(job.source), max_pixels=self.max_pixels, name=job.title)
         if image.shape[:2] != result.labels.shape:
             raise InputError(f"{job.title}: was changed while it was read; run the same again")
         return image
 
 
-def _opened(source: str | bytes) -> str | BinaryIO:
+def opened(source: str | bytes) -> str | BinaryIO:
+    """What `images.read` reads, of a path, a remote address, which is fetched, or a photo's content."""
     if isinstance(source, str):
         return io.BytesIO(read(source)) if is_remote(source) else source
     return io.BytesIO(source)

@@ -13,13 +13,14 @@ about = {key: json.loads(text) for key, text in session.get_modelmeta().custom_m
 
 with Image.open(photo_file) as opened:
     photo = ImageOps.exif_transpose(opened).convert("RGB")
-square = Image.new("RGB", (max(photo.size),) * 2)  # black where the photo is not
-left, top = (square.width - photo.width) // 2, (square.height - photo.height) // 2
+left, top = (round((max(photo.size) - side) / 2) for side in photo.size)
+right, bottom = (round((max(photo.size) + side) / 2) for side in photo.size)
+square = Image.new("RGB", (left + right, top + bottom))  # black where the photo is not
 square.paste(photo, (left, top))
-crop = np.asarray(square.resize((about["side"],) * 2, Image.Resampling.BILINEAR), np.float32)
+small = [one.convert("F").resize((about["side"],) * 2, Image.Resampling.BILINEAR) for one in square.split()]
+crop = (np.dstack(small) - about["mean"]) * about["scale"]
 
-crops = ((crop - about["mean"]) * about["scale"]).transpose(2, 0, 1)[None].astype(np.float32)
-(scores,) = session.run(["scores"], {"crops": crops})[0]
+(scores,) = session.run(["scores"], {"crops": crop.transpose(2, 0, 1)[None].astype(np.float32)})[0]
 scores = np.stack([Image.fromarray(one).resize(square.size, Image.Resampling.BILINEAR) for one in scores])
 labels = scores.argmax(0).astype(np.uint8)[top : top + photo.height, left : left + photo.width]
 

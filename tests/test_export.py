@@ -7,16 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from deconvseg import export
 from deconvseg.errors import ExportError, WeightsError
 from deconvseg.export import Parity, export_onnx
 from deconvseg.images.palette import VOC_CLASSES, palette_for
-from deconvseg.images.read import read_image
-from deconvseg.network.checkpoint import NetworkHeader, load_network
-from deconvseg.regions import normalised, on_device
+from deconvseg.network.checkpoint import NetworkHeader
+from deconvseg.segmenter import Segmenter
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -40,12 +38,13 @@ def test_crops_of_the_example_photo_are_compared(exported: tuple[Path, Parity]) 
     assert [path.name for path in target.parent.iterdir()] == ["tiny.onnx"]
 
 
-def test_the_example_needs_no_torch(
-    exported: tuple[Path, Parity], tiny_network: Path, tmp_path: Path
+@pytest.mark.parametrize("size", [(512, 301), (300, 511)], ids=["landscape", "portrait"])
+def test_the_example_needs_no_torch_and_gives_our_mask(
+    exported: tuple[Path, Parity], tiny_network: Path, tmp_path: Path, size: tuple[int, int]
 ) -> None:
     photo, mask = tmp_path / "photo.jpg", tmp_path / "mask.png"
     with Image.open(EXAMPLES / "person.jpg") as image:
-        image.crop((0, 0, 512, 300)).save(photo)
+        image.crop((0, 0, *size)).save(photo)
     code = (
         "import runpy, sys; sys.modules['torch'] = sys.modules['deconvseg'] = None; "
         "runpy.run_path(sys.argv.pop(1), run_name='__main__')"
@@ -54,26 +53,14 @@ def test_the_example_needs_no_torch(
     told = subprocess.run(command, capture_output=True, text=True, timeout=100)
     assert told.returncode == 0, told.stderr
     with Image.open(mask) as made:
-        assert (made.mode, made.size) == ("P", (512, 300))
+        assert (made.mode, made.size) == ("P", size)
         assert made.getpalette()[:63] == [channel for colour in palette_for(21) for channel in colour]
         labels = np.asarray(made)
-    expected = labels_of_the_whole(photo, tiny_network)
+    alone = Segmenter(tiny_network, proposals=0, ensemble="off", crf=False, precision="fp32", device="cpu")
+    expected = alone.segment(photo).labels
     assert (labels == expected).mean() > 0.999
     assert len(np.unique(expected)) > 2
     assert told.stdout.strip().split(", ") == [VOC_CLASSES[label] for label in np.unique(labels)]
-
-
-def labels_of_the_whole(photo: Path, weights: Path) -> np.ndarray:
-    """torch's answer: the photo in the middle of a black square as one crop."""
-    network, header = load_network(weights)
-    pixels = read_image(photo)
-    square = np.zeros((512, 512, 3), np.uint8)
-    square[106:406] = pixels
-    crop = np.array(Image.fromarray(square).resize((32, 32), Image.Resampling.BILINEAR))
-    with torch.inference_mode():
-        scores = network(normalised(network, header, on_device(torch.device("cpu"), crop)[None]))
-        whole = torch.nn.functional.interpolate(scores, (512, 512), mode="bilinear")[0]
-    return whole.argmax(0)[106:406].numpy()
 
 
 def test_a_file_that_answers_differently_is_not_left(

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from deconvseg.cli import console
-from deconvseg.errors import UsageError
+from deconvseg.cli.targets import refuse_target
 
 EXAMPLES = """[bold]Examples[/bold]
 
@@ -42,11 +42,12 @@ def export(
 ) -> int:
     """Write the network of regions for ONNX Runtime and others, once it answers there as it does in torch.
 
-    The file is left only if, on 20 regions of photos, scores differ by at most 0.001 and 99.9 % of the labels
-    are the same.
+    The file is left only if, on up to 20 regions of photos, scores differ by at most 0.001 and 99.9 % of the
+    labels are the same.
     """
-    if onnx.is_dir() or (onnx.exists() and not overwrite):
-        raise UsageError(f"{onnx}: exists; give --onnx another name, or --overwrite")
+    from deconvseg.weights import network_file
+
+    refuse_target(onnx, network_file(weights), *photos or (), overwrite=overwrite, option="--onnx")
     from deconvseg.export import export_onnx
 
     parity = export_onnx(weights, onnx, photos or (), opset=opset)
@@ -59,7 +60,7 @@ def export(
         )
     if not quiet:
         console.say(
-            f"{onnx}: {size / 1e6:.1f} MB; on {parity.crops} regions scores differ by up to "
-            f"{parity.difference:.1g}, {parity.labels:.3%} of the labels are the same"
+            f"{onnx}: {size / 1e6:.1f} MB; on {parity.crops} region{'s' * (parity.crops > 1)} scores differ "
+            f"by up to {parity.difference:.1g}, {parity.labels:.3%} of the labels are the same"
         )
     return console.DONE

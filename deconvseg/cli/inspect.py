@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -56,7 +57,12 @@ deconvseg inspect switches cat.jpg --class cat -o - > switches.png
 
 {_CODES}"""
 
-PhotoArgument = Annotated[str, typer.Argument(metavar="PHOTO", help="Photo; - for one from stdin.")]
+PhotoArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="PHOTO", help="Photo, by path or address (https://, s3://); - for one from stdin."
+    ),
+]
 OutputOption = Annotated[
     str | None,
     typer.Option(
@@ -96,12 +102,16 @@ OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace a fi
 JsonOption = Annotated[bool, typer.Option("--json", help="Print boxes and numbers as one JSON object.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
 
+_CROPS: dict[str, Any] = {"proposals": 0, "ensemble": "off", "precision": "fp32"}
+"""Settings of a Segmenter whose network can be looked into."""
+
 
 class _Found(NamedTuple):
-    """What is told of a photo as JSON, and what draws it under a title."""
+    """What is told of a photo as JSON, what draws it under a title, and how the title begins."""
 
     numbers: dict[str, object]
-    draw: Callable[[], Sheet]
+    draw: Callable[[str], Sheet]
+    heading: str
 
 
 @app.command(epilog=LAYERS)
@@ -125,18 +135,15 @@ def layers(
     """
     part = _box(box)
 
-    def look(pixels: PhotoPixels) -> _Found:
+    def look(segmenter: Segmenter, pixels: PhotoPixels) -> _Found:
         from deconvseg.drawing.layers import draw_layers
         from deconvseg.inspection.layers import inspect_layers
 
-        segmenter = _of_crops(weights, device, threads, quiet=quiet)
         found = inspect_layers(segmenter, pixels, part, class_name)
-        return _Found(
-            found.numbers(),
-            lambda: draw_layers(found, f"The decoder of {_network(weights)} on {_shown(photo)}"),
-        )
+        return _Found(found.numbers(), partial(draw_layers, found), "The decoder of")
 
-    return _Order(photo, output, weights, max_megapixels, overwrite, as_json, quiet).do(look)
+    order = _Order(photo, output, weights, max_megapixels, overwrite, as_json, quiet)
+    return order.do(look, **_CROPS, device=device, threads=threads)
 
 
 @app.command(epilog=SWITCHES)
@@ -157,16 +164,15 @@ def switches(
     """Where each pooling took its maxima, and where unpooling put values back."""
     part = _box(box)
 
-    def look(pixels: PhotoPixels) -> _Found:
+    def look(segmenter: Segmenter, pixels: PhotoPixels) -> _Found:
         from deconvseg.drawing.switches import draw_switches
         from deconvseg.inspection.switches import inspect_switches
 
-        segmenter = _of_crops(weights, device, threads, quiet=quiet)
         found = inspect_switches(segmenter, pixels, part, class_name)
-        title = f"Pooling and unpooling in {_network(weights)} on {_shown(photo)}"
-        return _Found(found.numbers(), lambda: draw_switches(found, title))
+        return _Found(found.numbers(), partial(draw_switches, found), "Pooling and unpooling in")
 
-    return _Order(photo, output, weights, max_megapixels, overwrite, as_json, quiet).do(look)
+    order = _Order(photo, output, weights, max_megapixels, overwrite, as_json, quiet)
+    return order.do(look, **_CROPS, device=device, threads=threads)
 
 
 @app.command(epilog=PROPOSALS)
@@ -205,29 +211,25 @@ def proposals(
 ) -> int:
     """Edges, boxes by rank, and the labelling after 1, 5, 10, 25 and 50 proposals."""
 
-    def look(pixels: PhotoPixels) -> _Found:
+    def look(segmenter: Segmenter, pixels: PhotoPixels) -> _Found:
         from deconvseg.drawing.proposals import draw_proposals
         from deconvseg.inspection.proposals import inspect_proposals
-        from deconvseg.segmenter import Segmenter
 
-        segmenter = Segmenter(
-            weights,
-            forest=forest,
-            proposals=count,
-            min_side=min_side,
-            ensemble=ensemble.value if ensemble else None,
-            fcn=fcn,
-            crf=crf,
-            device=device,
-            precision=precision.value,
-            threads=threads,
-        )
-        _load(segmenter, weights, quiet=quiet)
         found = inspect_proposals(segmenter, pixels, count)
-        title = f"Proposals of {_shown(photo)}, labelled by {_network(weights)}"
-        return _Found(found.numbers(), lambda: draw_proposals(found, title))
+        return _Found(found.numbers(), partial(draw_proposals, found), "Proposals labelled by")
 
-    return _Order(photo, output, weights, max_megapixels, overwrite, as_json, quiet).do(look)
+    return _Order(photo, output, weights, max_megapixels, overwrite, as_json, quiet).do(
+        look,
+        forest=forest,
+        proposals=count,
+        min_side=min_side,
+        ensemble=ensemble.value if ensemble else None,
+        fcn=fcn,
+        crf=crf,
+        device=device,
+        precision=precision.value,
+        threads=threads,
+    )
 
 
 @dataclass(frozen=True)
@@ -242,20 +244,27 @@ class _Order:
     as_json: bool
     quiet: bool
 
-    def do(self, look: Callable[[PhotoPixels], _Found]) -> int:
-        """Read the photo, look into it, write the figure and print the numbers."""
+    def do(self, look: Callable[[Segmenter, PhotoPixels], _Found], **settings: Any) -> int:
+        """Read the photo, look into it with a Segmenter of these settings, write figure and numbers."""
+        from deconvseg.segmenter import Segmenter
+
         kind = self._check_output()
         try:
             pixels = self._read()
         except InputError as error:
             console.failure(error)
             return console.SOME_FAILED
-        found = look(pixels)
+        segmenter = Segmenter(self.weights, **settings)
+        segmenter.load()
+        if not self.quiet:
+            introduce(segmenter, self.weights)
+        fcn = str(segmenter.fcn) if segmenter.ensemble != "off" else None
+        found = look(segmenter, pixels)
         if self.output is not None:
-            to_stdout = self.output == STDOUT
-            found.draw().save(sys.stdout.buffer if to_stdout else Path(self.output), kind)
+            target = sys.stdout.buffer if self.output == STDOUT else Path(self.output)
+            found.draw(f"{found.heading} {self._subject(fcn)}").save(target, kind)
         if self.as_json:
-            print(json.dumps(self._document(pixels, found.numbers), indent=2))
+            print(json.dumps(self._document(fcn, pixels, found.numbers), indent=2))
         if self.output is not None and not self.quiet:
             console.say(f"{self.photo} -> {self.output}")
         return console.DONE
@@ -281,37 +290,32 @@ class _Order:
         return kind
 
     def _read(self) -> PhotoPixels:
-        from deconvseg.images.read import read_photo
+        from deconvseg.images.read import STREAM, read_photo
+        from deconvseg.jobs import opened
 
-        source = sys.stdin.buffer if self.photo == STDIN else self.photo
-        return read_photo(source, max_pixels=self.max_megapixels * 1_000_000)
+        from_stdin = self.photo == STDIN
+        source = opened(sys.stdin.buffer.read() if from_stdin else self.photo)
+        name = STREAM if from_stdin else self.photo
+        return read_photo(source, max_pixels=self.max_megapixels * 1_000_000, name=name)
 
-    def _document(self, pixels: PhotoPixels, numbers: dict[str, object]) -> dict[str, Any]:
+    def _subject(self, fcn: str | None) -> str:
+        """What a figure calls the networks and the photo: the names of their files."""
+        from deconvseg.weights import network_file
+
+        networks = " and ".join(network_file(weights).stem for weights in (self.weights, fcn) if weights)
+        photo = "standard input" if self.photo == STDIN else Path(self.photo).name
+        return f"{networks} on {photo}"
+
+    def _document(self, fcn: str | None, pixels: PhotoPixels, numbers: dict[str, object]) -> dict[str, Any]:
         return {
             "input": self.photo,
             "output": self.output,
             "weights": self.weights,
+            "fcn": fcn,
             "width": pixels.width,
             "height": pixels.height,
             **numbers,
         }
-
-
-def _of_crops(weights: str, device: str, threads: int | None, *, quiet: bool) -> Segmenter:
-    """A segmenter whose network can be looked into."""
-    from deconvseg.segmenter import Segmenter
-
-    segmenter = Segmenter(
-        weights, proposals=0, ensemble="off", precision="fp32", device=device, threads=threads
-    )
-    _load(segmenter, weights, quiet=quiet)
-    return segmenter
-
-
-def _load(segmenter: Segmenter, weights: str, *, quiet: bool) -> None:
-    segmenter.load()
-    if not quiet:
-        introduce(segmenter, weights)
 
 
 def _box(text: str | None) -> tuple[float, ...] | None:
@@ -324,14 +328,3 @@ def _box(text: str | None) -> tuple[float, ...] | None:
     if len(numbers) != 4:
         raise UsageError(f"--box {text}: is not four numbers; give x0,y0,x1,y1 in pixels")
     return numbers
-
-
-def _network(weights: str) -> str:
-    """What a figure calls the network: its file's name."""
-    from deconvseg.weights import network_file
-
-    return network_file(weights).stem
-
-
-def _shown(photo: str) -> str:
-    return "standard input" if photo == STDIN else Path(photo).name

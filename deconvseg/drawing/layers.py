@@ -77,7 +77,7 @@ def _columns(found: Layers) -> list[tuple[str, list[_Panel]]]:
                 _Panel(
                     found.score,
                     f"score of {found.class_name}",
-                    f"{low:.1f} to {high:.1f}",
+                    f"{low:.3g} to {high:.3g}",
                     _SCORES,
                     (-most, most),
                 ),
@@ -111,14 +111,13 @@ def _size(layer: Layer) -> str:
 def _draw_keys(sheet: Sheet, found: Layers, top: float) -> None:
     width = sheet.width - 2 * MARGIN
     which = "the most active one" if found.asked is None else f"the one that drives {found.asked} most"
-    sheet.words(
-        f"One map of each layer, {which}, in the order of computing: down each column, then right. "
+    for line in (
+        f"One map of each layer, {which}, in the order of computing: down each column, then right.",
         "unpool puts values back where pooling took its maxima; deconv fills the gaps.",
-        MARGIN,
-        top,
-        width=width,
-    )
-    top += 1.6 * step(NOTE)
+    ):
+        sheet.words(line, MARGIN, top, width=width)
+        top += step(NOTE)
+    top += 0.6 * step(NOTE)
     left = MARGIN + sheet.scale(MARGIN, top, "0", "the map's maximum") + 0.4
     left += sheet.scale(left, top, "score below 0", "above", colours=_SCORES) + 0.4
     sheet.legend(objects([found.labelling]), left, top, sheet.width - MARGIN - left)

@@ -55,22 +55,26 @@ def draw_proposals(found: Proposals, title: str) -> Sheet:
         (MARGIN + at % columns * cell[0], head + at // columns * cell[1], *panel) for at in range(count)
     )
 
-    def show(pixels: NDArray[Any], name: str, note: str, colours: str = HEAT) -> Axes:
+    def show(pixels: NDArray[Any], name: str, note: str, colours: str = HEAT, aside: str = "") -> Axes:
         left, top, width, height = next(places)
         axes = sheet.picture(pixels, (left, top, width, height), colours=colours)
-        sheet.words(name, left, top + height + 0.05, size=NAME, width=cell[0] - GAP, bold=True)
-        sheet.words(note, left, top + height + 0.05 + step(NAME), width=cell[0] - GAP)
+        room, below = cell[0] - GAP, top + height + 0.05
+        named = sheet.words(name, left, below, size=NAME, width=room, bold=True) + 0.1
+        sheet.words(aside, left + named, below + 0.01, width=room - named)
+        sheet.words(note, left, below + step(NAME), width=room)
         return axes
 
     show(found.image, "photo", f"{width} x {height} as it is worked on")
     show(found.edges, "edges", f"strength 0 to {found.edges.max():.2f}", EDGES)
     _draw_boxes(sheet, show(_paler(found.image), "boxes", _boxes_note(found)), found)
     before = None
-    for number, labelling in found.labellings.items():
-        show(_painted(labelling, found.image), _step_name(number, found), _step_note(labelling, before))
-        before = labelling
+    named = {_step_name(number, found): labelling for number, labelling in found.labellings.items()}
     if found.sharpened is not None:
-        show(_painted(found.sharpened, found.image), "after the CRF", _step_note(found.sharpened, before))
+        named["after the CRF"] = found.sharpened
+    for name, labelling in named.items():
+        painted = _painted(labelling, found.image)
+        show(painted, name, shares(labelling), aside=_change(labelling, before))
+        before = labelling
     _draw_keys(sheet, found, keys)
     return sheet
 
@@ -100,11 +104,10 @@ def _step_name(number: int, found: Proposals) -> str:
     return f"{every}{number} proposal{'s' * (number > 1)}"
 
 
-def _step_note(labelling: Segmentation, before: Segmentation | None) -> str:
+def _change(labelling: Segmentation, before: Segmentation | None) -> str:
     if before is None:
-        return shares(labelling)
-    changed = float((labelling.labels != before.labels).mean())
-    return f"{percent(changed)} changed; {shares(labelling)}"
+        return ""
+    return f"{percent(float((labelling.labels != before.labels).mean()))} changed"
 
 
 def _boxes_note(found: Proposals) -> str:

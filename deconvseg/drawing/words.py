@@ -9,6 +9,8 @@ from deconvseg.segmentation import Segmentation
 
 _LEAST = 0.005
 """Classes with less of the pixels are not told."""
+_TOLD = 2
+"""Of more classes, only how many there are: all would not fit below a picture."""
 
 
 def percent(share: float) -> str:
@@ -19,10 +21,12 @@ def percent(share: float) -> str:
 
 
 def shares(labelling: Segmentation) -> str:
-    """The objects' classes and their shares of pixels, largest first, without the smallest ones."""
+    """The two largest objects' classes and their shares of pixels, and how many more are not tiny."""
     found = {name: share for name, share in labelling.class_shares().items() if share >= _LEAST}
     found.pop(labelling.classes[0], None)
-    return ", ".join(f"{name} {percent(share)}" for name, share in found.items()) or "background alone"
+    told = [f"{name} {percent(share)}" for name, share in found.items()]
+    more = [f"{len(told) - _TOLD} more"] if len(told) > _TOLD else []
+    return ", ".join(told[:_TOLD] + more) or "background alone"
 
 
 def objects(labellings: Sequence[Segmentation]) -> list[tuple[str, tuple[int, int, int]]]:

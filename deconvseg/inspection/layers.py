@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deconvseg.images.read import PhotoPixels
-from deconvseg.inspection.region import Region, deconvnet_of, look_at
-from deconvseg.network.trace import Trace, trace
+from deconvseg.inspection.region import Region, follow
+from deconvseg.network.trace import Trace
 from deconvseg.segmentation import Segmentation
-from deconvseg.segmenter import Segmenter, refuse_unknown
+from deconvseg.segmenter import Segmenter
 
 
 @dataclass(frozen=True)
@@ -116,11 +116,8 @@ def inspect_layers(
         UsageError: no such class (the nearest is told), a box outside the photo, or a network that is no
             DeconvNet in float32.
     """
+    region, found, label = follow(segmenter, photo, box, class_name)
     classes = segmenter.classes
-    refuse_unknown([] if class_name is None else [class_name], classes)
-    region = look_at(segmenter, photo, box)
-    found = trace(deconvnet_of(segmenter), region.inputs)
-    label = None if class_name is None else classes.index(class_name)
     chosen = choose_channels(found, label, region)
     # Scores below 0 count as 0, as where regions are put together (`postprocess.fusion`).
     labels = found.scores.detach().clamp_min(0).argmax(0).to(torch.uint8).cpu().numpy()[region.inside]

@@ -14,9 +14,10 @@ from torch import Tensor
 from deconvseg.errors import UsageError
 from deconvseg.images.read import PhotoPixels
 from deconvseg.network.deconvnet import DeconvNet
+from deconvseg.network.trace import Trace, trace
 from deconvseg.proposals.boxes import squared
 from deconvseg.regions import Crops, normalised, on_device
-from deconvseg.segmenter import Segmenter
+from deconvseg.segmenter import Segmenter, refuse_unknown
 from deconvseg.steps import WORKING_SIDE, shrink
 
 REACH = 2
@@ -75,6 +76,24 @@ def look_at(segmenter: Segmenter, photo: PhotoPixels, box: Sequence[float] | Non
     return Region((x0, y0, x1, y1), shown, (rows, columns), inputs)
 
 
+def follow(
+    segmenter: Segmenter, photo: PhotoPixels, box: Sequence[float] | None, class_name: str | None
+) -> tuple[Region, Trace, int | None]:
+    """Send a region through the network: the region, what arose on the way, and the class's label.
+
+    Args:
+        segmenter, photo, box: as of `look_at`.
+        class_name: of the network's classes, not background; None has no label.
+
+    Raises:
+        UsageError: no such class (the nearest is told), or what `look_at` refuses.
+    """
+    refuse_unknown([] if class_name is None else [class_name], segmenter.classes)
+    region = look_at(segmenter, photo, box)
+    label = None if class_name is None else segmenter.classes.index(class_name)
+    return region, trace(deconvnet_of(segmenter), region.inputs), label
+
+
 def _overlap(start: int, end: int, length: int, side: int) -> slice:
     """Which of `side` cells from `start` to `end` lie at least partly in 0 to `length`; never none."""
     cell = (end - start) / side
@@ -105,7 +124,7 @@ def check_box(box: Sequence[float], width: int, height: int) -> None:
     """
     text = ",".join(f"{number:g}" for number in box)
     if len(box) != 4 or not all(map(math.isfinite, box)):
-        raise UsageError(f"box {text}: is not four numbers; give x0,y0,x1,y1 in pixels")
+        raise UsageError(f"box {text}: is not four finite numbers; give x0,y0,x1,y1 in pixels")
     x0, y0, x1, y1 = box
     if x0 >= x1 or y0 >= y1:
         raise UsageError(f"box {text}: is empty or reversed; give x0,y0,x1,y1 with x0 < x1 and y0 < y1")
@@ -113,5 +132,6 @@ def check_box(box: Sequence[float], width: int, height: int) -> None:
         raise UsageError(f"box {text}: lies outside the photo, which has {width} x {height} pixels")
     if max(x1 - x0, y1 - y0) > REACH * max(width, height):
         raise UsageError(
-            f"box {text}: is over {REACH} times as long as the photo, which has {width} x {height} pixels"
+            f"box {text}: is over {REACH} times as long as the photo, which has {width} x {height} pixels; "
+            "give a smaller one"
         )

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from deconvseg.images.read import PhotoPixels
 from deconvseg.inspection.layers import choose_channels, means
-from deconvseg.inspection.region import Region, deconvnet_of, look_at
+from deconvseg.inspection.region import Region, follow
 from deconvseg.network.shared import corners_of
-from deconvseg.network.trace import Trace, trace
-from deconvseg.segmenter import Segmenter, refuse_unknown
+from deconvseg.network.trace import Trace
+from deconvseg.segmenter import Segmenter
 
 CORNERS = ("top left", "top right", "bottom left", "bottom right")
 ZOOMED = 4
@@ -103,16 +103,10 @@ def inspect_switches(
 
     Args and errors as of `inspect_layers`.
     """
-    classes = segmenter.classes
-    refuse_unknown([] if class_name is None else [class_name], classes)
-    region = look_at(segmenter, photo, box)
-    found = trace(deconvnet_of(segmenter), region.inputs)
-    driving = {}
-    if class_name is not None:
-        driving = choose_channels(found, classes.index(class_name), region)
-    return Switches(
-        region, tuple(_stage(found, number, driving, region) for number in range(1, 6)), class_name
-    )
+    region, found, label = follow(segmenter, photo, box, class_name)
+    driving = {} if label is None else choose_channels(found, label, region)
+    stages = (_stage(found, number, driving, region) for number in range(1, 6))
+    return Switches(region, tuple(stages), class_name)
 
 
 def _stage(found: Trace, number: int, driving: dict[str, int], region: Region) -> Stage:

@@ -116,10 +116,11 @@ class FCN8s(SegmentationNetwork):
         height, width = images.shape[-2:]
         features = images
         if self.padding == 1:
-            features = functional.pad(features, (0, -width % STRIDE, 0, -height % STRIDE))
+            right, below = ((size + STRIDE - 1) // STRIDE * STRIDE - size for size in (width, height))
+            features = functional.pad(features, (0, right, 0, below))
         pools = []
         for stage in self.encoder:
-            features = functional.max_pool2d(stage(features), 2, ceil_mode=True)
+            features = functional.max_pool2d(stage(features), 2, ceil_mode=self.padding > 1)
             pools.append(features)
         code = self.drop(self.fc6(self.pool5_norm(pools[4])))
         code = self.drop(self.fc7(code))

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from deconvseg import __version__
-from deconvseg.errors import MissingDependencyError, UsageError
+from deconvseg.errors import ExportError, MissingDependencyError, UsageError
 from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.checkpoint import NetworkHeader
 from deconvseg.network.deconvnet import DeconvNet
@@ -91,6 +91,9 @@ class OnnxNetwork:
 
     Args:
         model: from `onnx_model`.
+
+    Raises:
+        ExportError: ONNX Runtime does not take it, as an old one does with a new opset.
     """
 
     def __init__(self, model: Any) -> None:
@@ -103,7 +106,14 @@ class OnnxNetwork:
             model.graph.output.add(name=pool.output[1])
         content = model.SerializeToString()
         del model.graph.output[1:]
-        self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        try:
+            self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its errors have no class of their own
+            reason = " ".join(str(error).split())
+            raise ExportError(
+                f"ONNX Runtime {onnxruntime.__version__} does not take the network ({reason}); "
+                f"try a newer one, or --opset {OPSET}"
+            ) from error
 
     def __call__(self, crops: NDArray[np.float32]) -> tuple[NDArray[np.float32], list[NDArray[np.int64]]]:
         """The scores of normalised crops, and the switches of each pooling that is undone.

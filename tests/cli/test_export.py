@@ -1,6 +1,7 @@
 """`deconvseg export` as a user runs it."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -39,3 +40,21 @@ def test_what_cannot_be_exported_leaves_nothing(run: Run, tmp_path: Path) -> Non
         (line,) = lines(refused)
         assert line.startswith("error: ") and words in line
     assert files(tmp_path) == set()
+
+
+def test_files_that_are_read_are_not_replaced(run: Run, tiny_network: Path, tmp_path: Path) -> None:
+    network, photo = tmp_path / "net.safetensors", tmp_path / "cat.jpg"
+    shutil.copy(tiny_network, network)
+    shutil.copy(EXAMPLES / "cat.jpg", photo)
+    before = network.read_bytes(), photo.read_bytes()
+    for target in (network, photo):
+        refused = run("export", "--onnx", target, "--weights", network, "--overwrite", photo)
+        assert refused.returncode == 2
+        assert lines(refused) == [f"error: {target}: is one of the files to read; give --onnx another name"]
+    assert (network.read_bytes(), photo.read_bytes()) == before
+
+
+def test_a_folder_that_is_not_there(run: Run, tiny_network: Path, tmp_path: Path) -> None:
+    refused = run("export", "--onnx", "none/net.onnx", "--weights", tiny_network)
+    assert refused.returncode == 2
+    assert "in none that exists" in lines(refused)[0] and not files(tmp_path)

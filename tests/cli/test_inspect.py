@@ -67,6 +67,14 @@ def test_numbers_alone_and_they_are_the_segmenters(run: Run, tiny: list[str], ti
         np.testing.assert_allclose(boxes, result.boxes)
 
 
+def test_the_partner_is_told(run: Run, tiny: list[str], tiny_fcn: Path) -> None:
+    few = ["--proposals", "1", "--no-crf", "--json", "-q", *tiny]
+    for options, told in (["--fcn", tiny_fcn], str(tiny_fcn)), (["--ensemble", "off"], None):
+        done = run("inspect", "proposals", CAT, *options, *few)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["fcn"] == told
+
+
 def test_box_and_class(run: Run, tiny: list[str], tmp_path: Path) -> None:
     (tmp_path / "cat.pdf").write_text("an older one")
     options = ["--box", "-20,30.5,150,180", "--class", "cat", "-o", "cat.pdf", "--overwrite", "-q"]
@@ -92,6 +100,18 @@ def test_from_stdin_to_stdout(run: Run, tiny: list[str], tmp_path: Path) -> None
     assert lines(done)[-1] == "- -> -" and not files(tmp_path)
 
 
+def test_a_photo_by_its_address(run: Run, tiny: list[str], tmp_path: Path) -> None:
+    address = f"local://{CAT}"
+    done = run("inspect", "layers", address, "--json", "-q", *tiny)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["input"] == address and (told["width"], told["height"]) == (451, 300)
+    missing = run("inspect", "layers", f"local://{tmp_path}/none.jpg", "--json", *tiny)
+    assert missing.returncode == 1
+    (line,) = lines(missing)
+    assert line.startswith(f"error: local://{tmp_path}/none.jpg: ")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -100,7 +120,7 @@ def test_from_stdin_to_stdout(run: Run, tiny: list[str], tmp_path: Path) -> None
         (["layers", CAT, "-o", "-", "--json"], "standard output"),
         (["layers", CAT, "-o", "a.png", "--box", "1,2,3"], "not four numbers"),
         (["layers", CAT, "-o", "a.png", "--box", "a,b,c,d"], "not four numbers"),
-        (["switches", CAT, "-o", "a.png", "--box", "1,2,3,nan"], "not four numbers"),
+        (["switches", CAT, "-o", "a.png", "--box", "1,2,3,nan"], "not four finite numbers"),
         (["switches", CAT, "-o", "a.png", "--box", "9,9,3,30"], "empty or reversed"),
         (["layers", CAT, "-o", "a.png", "--box", "460,0,500,9"], "outside the photo, which has 451 x 300"),
         (["layers", CAT, "-o", "a.png", "--class", "dgo"], "did you mean dog?"),

@@ -2,6 +2,7 @@
 
 import io
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,14 @@ from deconvseg.drawing.layers import draw_layers
 from deconvseg.drawing.proposals import draw_proposals
 from deconvseg.drawing.sheet import Sheet
 from deconvseg.drawing.switches import draw_switches
+from deconvseg.images.palette import VOC_CLASSES, palette_for
 from deconvseg.images.read import PhotoPixels
 from deconvseg.inspection.layers import inspect_layers
 from deconvseg.inspection.proposals import inspect_proposals
 from deconvseg.inspection.switches import inspect_switches
 from deconvseg.network.checkpoint import NetworkHeader, save_network
 from deconvseg.network.deconvnet import DeconvNet
+from deconvseg.segmentation import Segmentation
 from deconvseg.segmenter import Segmenter
 
 LEAST = 0.3
@@ -76,6 +79,7 @@ def test_layers_of_the_papers_layout(tiny_network: Path, photo: PhotoPixels) -> 
     columns = Counter(round(left, 3) for left, *_ in places(sheet))
     assert list(columns.values()) == [2, 4, 4, 4, 3, 3, 2]
     words = texts(sheet)
+    assert not any(text.endswith("...") for text in words)
     for text in ("Title", "input", "fc6-deconv, 1 x 1", "unpool5", "deconv1_2", "score of cat", "labelling"):
         assert text in words
     assert "block 5, 2 x 2" in words and "block 1, 32 x 32" in words
@@ -89,6 +93,7 @@ def test_layers_of_a_short_decoder_and_hostile_names(short: Path, photo: PhotoPi
         sheet = draw_layers(found, name * 5)
         check(sheet)
         assert len(places(sheet)) == 1 + 2 + 3 + 3
+        assert "unpool puts values back where pooling took its maxima; deconv fills the gaps." in texts(sheet)
 
 
 def test_switches(tiny_network: Path, short: Path, photo: PhotoPixels) -> None:
@@ -150,3 +155,19 @@ def test_proposals_in_order_with_their_boxes(tiny_network: Path, photo: PhotoPix
     for frame in frames:  # cut off at the photo's border
         x0, y0, x1, y1 = frame.get_extents().transformed(boxes.transData.inverted()).extents
         assert x0 >= -0.5 and x1 <= 139.5 and min(y0, y1) >= -0.5 and max(y0, y1) <= 89.5
+
+
+def test_captions_of_crowded_photos_fit(tiny_network: Path) -> None:
+    """A portrait with many classes, in the narrowest panels: nothing is cut."""
+    image = np.random.default_rng(1).integers(0, 255, (200, 60, 3), dtype=np.uint8)
+    found = inspect_proposals(Segmenter(tiny_network, min_side=20), PhotoPixels(image, 200, 60), 6)
+    labels = (np.arange(12000) % 8).astype(np.uint8).reshape(200, 60)
+    labels[:100, :50] = 9
+    crowded = Segmentation(labels, VOC_CLASSES, palette_for(21))
+    sheet = draw_proposals(
+        replace(found, labellings=dict.fromkeys((1, 5, 10), crowded), sharpened=crowded), "Title"
+    )
+    words = texts(sheet)
+    notes = [text for text in words if text.startswith("chair 42 %, ")]
+    assert len(notes) == 4 and all(note.endswith(" %, 6 more") for note in notes)
+    assert words.count("0 % changed") == 3 and not any(text.endswith("...") for text in words)

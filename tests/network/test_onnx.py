@@ -2,13 +2,14 @@
 
 import json
 from collections import Counter
+from functools import cache
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from deconvseg.errors import MissingDependencyError, UsageError
+from deconvseg.errors import ExportError, MissingDependencyError, UsageError
 from deconvseg.network import onnx as exporter
 from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.checkpoint import NetworkHeader
@@ -49,6 +50,17 @@ def make(layout: str) -> SegmentationNetwork:
     return prepare(network.eval(), torch.device("cpu"), "fp32")
 
 
+@cache
+def exported(layout: str) -> tuple[SegmentationNetwork, Any]:
+    """A network and its model; exporting takes seconds."""
+    network = make(layout)
+    return network, onnx_model(network, HEADER)
+
+
+def some(count: int, height: int = 64, width: int = 64) -> torch.Tensor:
+    return torch.randn(count, 3, height, width, generator=torch.Generator().manual_seed(count))
+
+
 def answers(network: SegmentationNetwork, crops: torch.Tensor) -> np.ndarray:
     with torch.inference_mode():
         return network(crops).numpy()
@@ -56,17 +68,16 @@ def answers(network: SegmentationNetwork, crops: torch.Tensor) -> np.ndarray:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_exported_networks_answer_as_torch(layout: str) -> None:
-    network = make(layout)
-    model = onnx_model(network, HEADER)
+    network, model = exported(layout)
     onnx.checker.check_model(model, full_check=True)
-    exported = OnnxNetwork(model)
+    runtime = OnnxNetwork(model)
     assert [output.name for output in model.graph.output] == ["scores"]
-    sizes = [(1, 64, 64), (2, 64, 64), (5, 64, 64)]
+    sizes = [(1, 64, 64), (2, 64, 64), (17, 64, 64)]
     if isinstance(network, FCN8s):
         sizes += [(1, 96, 64), (2, 50, 77)]
     for count, height, width in sizes:
-        crops = torch.randn(count, 3, height, width)
-        scores, _ = exported(crops.numpy())
+        crops = some(count, height, width)
+        scores, _ = runtime(crops.numpy())
         expected = answers(network, crops)
         assert np.abs(expected).max() > 0.1
         np.testing.assert_allclose(scores, expected, atol=1e-4)
@@ -74,14 +85,13 @@ def test_exported_networks_answer_as_torch(layout: str) -> None:
 
 @pytest.mark.parametrize("layout", ["as the paper's", "as lite"])
 def test_unpooling_is_by_the_switches_of_the_poolings(layout: str) -> None:
-    network = make(layout)
+    network, model = exported(layout)
     assert isinstance(network, DeconvNet)
-    model = onnx_model(network, HEADER)
     stages = len(network.decoder)
     operators = Counter(node.op_type for node in model.graph.node)
     assert (operators["MaxPool"], operators["MaxUnpool"]) == (5, stages)
     assert not operators.keys() & {"BatchNormalization", "ScatterND", "ScatterElements"}
-    crops = torch.randn(3, 3, 64, 64)
+    crops = some(3)
     _, switches = OnnxNetwork(model)(crops.numpy())
     with torch.inference_mode():
         _, expected = network.pool(crops)
@@ -91,7 +101,7 @@ def test_unpooling_is_by_the_switches_of_the_poolings(layout: str) -> None:
 
 
 def test_the_file_says_what_a_program_must_know_and_nothing_of_this_machine() -> None:
-    model = onnx_model(make("as the paper's"), HEADER)
+    _, model = exported("as the paper's")
     about = {entry.key: json.loads(entry.value) for entry in model.metadata_props}
     assert about == {
         "architecture": "deconvnet",
@@ -113,13 +123,24 @@ def test_another_opset() -> None:
     network = make("as lite")
     model = onnx_model(network, HEADER, 16)
     assert [entry.version for entry in model.opset_import if not entry.domain] == [16]
-    crops = torch.randn(2, 3, 64, 64)
+    crops = some(2)
     np.testing.assert_allclose(OnnxNetwork(model)(crops.numpy())[0], answers(network, crops), atol=1e-4)
 
 
 def test_an_opset_that_cannot_be_written() -> None:
     with pytest.raises(UsageError, match="--opset 11: torch's exporter cannot write it; take 18"):
         onnx_model(make("as lite"), HEADER, 11)
+
+
+def test_an_opset_that_onnx_runtime_does_not_know() -> None:
+    _, model = exported("as lite")
+    newer = onnx.ModelProto.FromString(model.SerializeToString())
+    newer.opset_import[0].version = 9999
+    with pytest.raises(
+        ExportError, match=r"ONNX Runtime \d.* does not take .*; try .* --opset 18"
+    ) as refused:
+        OnnxNetwork(newer)
+    assert "\n" not in str(refused.value)
 
 
 def test_a_network_too_large_for_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
