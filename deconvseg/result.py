@@ -22,6 +22,7 @@ from deconvseg.errors import InputError, UsageError
 from deconvseg.images.kinds import KINDS, refuse_suffix
 from deconvseg.images.read import read_image
 from deconvseg.images.write import PAINTED, WRITERS, overlay_image, tints, write_overlay
+from deconvseg.remote import is_remote
 from deconvseg.segmentation import Segmentation
 
 Kind: TypeAlias = Literal["labels", "color", "overlay", "cutout", "masks", "scores", "coco"]
@@ -47,7 +48,7 @@ def writer(kind: str, *, file_name: str = "", legend: bool = False, polygons: bo
     return WRITERS[kind]
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Result(Segmentation):
     """What `Segmenter` makes of a photo: a Segmentation that can save and, in a notebook, show itself.
 
@@ -98,14 +99,16 @@ class Result(Segmentation):
             file_name: what a COCO file calls the photo; None takes the name of its file.
 
         Raises:
-            UsageError: an unknown kind, a name that does not end as its files do, or scores without
-                probabilities.
+            UsageError: an unknown kind, an address, a name that does not end as its files do, or scores
+                without probabilities.
             OutputError: the file cannot be written.
             InputError: as of `photo`, for `overlay` and `cutout`.
         """
         if kind not in KINDS:
             near = difflib.get_close_matches(str(kind), KINDS, 1, cutoff=0)[0]
             raise UsageError(f"{kind!r} is no kind of result; did you mean {near!r}?")
+        if isinstance(target, str) and is_remote(target):
+            raise UsageError(f"{target}: is no file; give an open stream (fsspec.open makes one), or a path")
         path = Path(target) if isinstance(target, str | os.PathLike) else None
         if path and kind != "masks":
             refuse_suffix(kind, path)

@@ -87,13 +87,17 @@ def test_coco_files_call_the_photo_by_its_name(tmp_path: Path) -> None:
     [
         ("a.jpg", "labels", r"a\.jpg: labels are written as \.png; rename the output"),
         ("a", "overlay", r"a: overlay are written as \.jpg or \.jpeg or \.png"),
+        ("memory://bucket/a.png", "labels", "memory://bucket/a.png: is no file; give an open stream"),
         ("a.png", "overlays", "'overlays' is no kind of result; did you mean 'overlay'"),
         ("a.npz", "scores", r"no probabilities to save; ask for segment\(\.\.\., probabilities=True\)"),
     ],
 )
-def test_what_cannot_be_saved(name: str, kind: Any, words: str, tmp_path: Path) -> None:
+def test_what_cannot_be_saved(
+    name: str, kind: Any, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match=words):
-        result().save(tmp_path / name, kind)
+        result().save(name, kind)
     assert not list(tmp_path.iterdir())
 
 
@@ -127,6 +131,12 @@ def test_a_large_photo_is_read_again_to_be_painted_on(tiny_network: Path, tmp_pa
 def test_a_reduced_array_has_no_photo_to_paint_on(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="reduced"):
         result(pixels=PHOTO[::2, ::2]).save(tmp_path / "a.jpg", "overlay")
+
+
+def test_chosen_classes_can_be_saved(tmp_path: Path) -> None:
+    result().only(["cat"]).save(tmp_path / "a.png", "cutout")
+    alpha = np.asarray(Image.open(tmp_path / "a.png"))[:, :, 3]
+    np.testing.assert_array_equal(alpha == 255, LABELS == 1)
 
 
 def test_repr_is_short() -> None:

@@ -13,8 +13,8 @@ from torch import Tensor
 from deconvseg.images.read import PhotoPixels
 from deconvseg.inspection.region import Region, deconvnet_of, look_at
 from deconvseg.network.trace import Trace, trace
-from deconvseg.segmentation import Segmentation
-from deconvseg.segmenter import Segmenter, refuse_unknown
+from deconvseg.segmentation import Segmentation, refuse_unknown
+from deconvseg.segmenter import Segmenter
 
 
 @dataclass(frozen=True)

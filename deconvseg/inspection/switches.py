@@ -15,7 +15,8 @@ from deconvseg.inspection.layers import choose_channels, means
 from deconvseg.inspection.region import Region, deconvnet_of, look_at
 from deconvseg.network.shared import corners_of
 from deconvseg.network.trace import Trace, trace
-from deconvseg.segmenter import Segmenter, refuse_unknown
+from deconvseg.segmentation import refuse_unknown
+from deconvseg.segmenter import Segmenter
 
 CORNERS = ("top left", "top right", "bottom left", "bottom right")
 ZOOMED = 4
