@@ -12,6 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from deconvseg.data.folder import folder_dataset
+from deconvseg.data.masks import read_mask
+
 from .documents import run_examples
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -80,6 +83,22 @@ def test_there_are_commands_to_run() -> None:
     assert len(blocks("README.md")) >= 12
     assert here("deconvseg segment a --device cuda:1 &\nwait\n") == "deconvseg segment a --device cpu\nwait\n"
     assert "--steps 2" in here("deconvseg train --data mine/ --out run  # comment\n")
+
+
+def test_page_of_own_classes(tmp_path: Path) -> None:
+    assert blocks("docs/training.md")[0] in blocks("README.md")
+    (description,) = re.findall(r"^```toml\n(.*?)^```$", (ROOT / "docs/training.md").read_text(), re.M | re.S)
+    (tmp_path / "dataset.toml").write_text(description)
+    road = Image.new("RGB", (4, 3), "#804080")
+    road.putpixel((0, 0), (255, 255, 255))
+    (tmp_path / "masks/a").mkdir(parents=True)
+    road.save(tmp_path / "masks/a/1.png")
+    (tmp_path / "images/a").mkdir(parents=True)
+    road.save(tmp_path / "images/a/1.jpg")
+    data = folder_dataset(tmp_path, "train")
+    assert data.classes == ("background", "road")
+    assert data.examples[0].mask == tmp_path / "masks/a/1.png"
+    assert read_mask(data.examples[0].mask, data.masks).tolist() == [[255, 1, 1, 1], [1] * 4, [1] * 4]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
