@@ -5,16 +5,18 @@ import io
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from deconvseg.cli.segment import Save, segment
 from deconvseg.errors import InputError, OutputError, UsageError
+from deconvseg.images.kinds import KINDS
 from deconvseg.images.palette import palette_for
-from deconvseg.images.write import overlay
-from deconvseg.result import SHOWN_SIDE, Result
+from deconvseg.images.write import PAINTED, WRITERS, overlay
+from deconvseg.result import SHOWN_SIDE, Kind, Result
 from deconvseg.segmenter import Segmenter
 
 CLASSES = ("background", "cat", "<b>dog</b>", "car")
@@ -131,6 +133,13 @@ def test_a_large_photo_is_read_again_to_be_painted_on(tiny_network: Path, tmp_pa
 def test_a_reduced_array_has_no_photo_to_paint_on(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="reduced"):
         result(pixels=PHOTO[::2, ::2]).save(tmp_path / "a.jpg", "overlay")
+
+
+def test_every_kind_is_known_everywhere() -> None:
+    assert get_args(Kind) == tuple(KINDS) == tuple(Save)
+    assert {*WRITERS, "coco"} == {*KINDS} and {*PAINTED} <= {*WRITERS}
+    (help_,) = (option.help for option in get_args(get_type_hints(segment, include_extras=True)["save"])[1:])
+    assert [kind for kind in KINDS if f"{kind}: " not in help_] == []
 
 
 def test_chosen_classes_can_be_saved(tmp_path: Path) -> None:
