@@ -123,13 +123,19 @@ class Result(Segmentation):
         photo = self.photo if kind in PAINTED else np.zeros((*self.labels.shape, 0), np.uint8)
         write(self, photo, path or cast(BinaryIO, target))
 
-    def _repr_png_(self) -> bytes | None:
-        return None if self.pixels is None else _encoded(self._preview(self.pixels), "PNG")
-
-    def _repr_html_(self) -> str | None:
+    def _repr_jpeg_(self) -> bytes | None:
+        """The overlay with its legend, made small."""
         if self.pixels is None:
             return None
-        image = b64encode(_encoded(self._preview(self.pixels), "JPEG")).decode()
+        stream = io.BytesIO()
+        self._preview(self.pixels).save(stream, "JPEG")
+        return stream.getvalue()
+
+    def _repr_html_(self) -> str | None:
+        jpeg = self._repr_jpeg_()
+        if jpeg is None:
+            return None
+        image = b64encode(jpeg).decode()
         colours = dict(zip(self.classes, tints(self.palette), strict=True))
         shares = " &ensp; ".join(
             f'<span style="color:rgb{colours[name]}">&#9632;</span> {escape(name)} {share:.1%}'
@@ -141,15 +147,8 @@ class Result(Segmentation):
         )
 
     def _preview(self, pixels: NDArray[np.uint8]) -> Image.Image:
-        """The overlay with its legend, made small."""
         scale = min(SHOWN_SIDE / max(self.labels.shape), 1)
         size = max(round(self.width * scale), 1), max(round(self.height * scale), 1)
         labels = np.array(Image.fromarray(self.labels).resize(size, Image.Resampling.NEAREST))
         photo = np.array(Image.fromarray(pixels).resize(size, Image.Resampling.BOX))
         return overlay_image(replace(self, labels=labels), photo, legend=True)
-
-
-def _encoded(image: Image.Image, kind: str) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, kind)
-    return stream.getvalue()
