@@ -19,7 +19,7 @@ from PIL import Image
 
 from deconvseg.data.coco import write_coco
 from deconvseg.errors import InputError, UsageError
-from deconvseg.images.kinds import KINDS, refuse_suffix
+from deconvseg.images.kinds import FILE_SUFFIXES, KINDS, refuse_suffix
 from deconvseg.images.read import read_image
 from deconvseg.images.write import PAINTED, WRITERS, overlay_image, tints, write_overlay
 from deconvseg.remote import is_remote
@@ -110,10 +110,10 @@ class Result(Segmentation):
         if isinstance(target, str) and is_remote(target):
             raise UsageError(f"{target}: is no file; give an open stream (fsspec.open makes one), or a path")
         path = Path(target) if isinstance(target, str | os.PathLike) else None
+        if kind == "masks" and (path is None or path.suffix.lower() in FILE_SUFFIXES):
+            raise UsageError(f"{path or 'a stream'}: masks are several files, and need a folder")
         if path and kind != "masks":
             refuse_suffix(kind, path)
-        if kind == "masks" and path is None:
-            raise UsageError("masks are several files, and need a folder")
         if kind == "scores" and self.probabilities is None:
             raise UsageError("there are no probabilities to save; ask for segment(..., probabilities=True)")
         if file_name is None:

@@ -87,8 +87,8 @@ def test_coco_files_call_the_photo_by_its_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "kind", "words"),
     [
-        ("a.jpg", "labels", r"a\.jpg: labels are written as \.png; rename the output"),
-        ("a", "overlay", r"a: overlay are written as \.jpg or \.jpeg or \.png"),
+        ("a.jpg", "labels", r"a\.jpg: labels files end in \.png; rename the output"),
+        ("a", "overlay", r"a: overlay files end in \.jpg or \.jpeg or \.png"),
         ("memory://bucket/a.png", "labels", "memory://bucket/a.png: is no file; give an open stream"),
         ("a.png", "overlays", "'overlays' is no kind of result; did you mean 'overlay'"),
         ("a.npz", "scores", r"no probabilities to save; ask for segment\(\.\.\., probabilities=True\)"),
@@ -106,6 +106,8 @@ def test_what_cannot_be_saved(
 def test_masks_need_a_folder_and_files_a_place(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="need a folder"):
         result().save(io.BytesIO(), "masks")
+    with pytest.raises(UsageError, match=r"mask\.png: masks are several files"):
+        result().save(tmp_path / "mask.png", "masks")
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="is not a folder"):
         result().save(tmp_path / "file" / "mask.png")
