@@ -66,6 +66,9 @@ class Segmenter:
         only: names of the classes to keep, all other pixels become background; None keeps all. A string is
             one name.
 
+    Attributes:
+        notes: after `load`, what does not hold as one may think: an ensemble that could not be, say.
+
     Raises:
         UsageError: a value that is none of these, or two that exclude each other; names of networks, devices
             and classes are looked at by `load`.
