@@ -1,4 +1,4 @@
-"""deconvseg: semantic segmentation with a learned deconvolution network over object proposals."""
+"""Semantic segmentation with a learned deconvolution network over object proposals."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -21,11 +21,13 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+if not TYPE_CHECKING:  # else type checkers would take any name for one of ours
+
+    def __getattr__(name: str) -> object:
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)

@@ -205,18 +205,16 @@ def _folder() -> Iterator[Finding]:
 
 
 def _weights() -> Iterator[Finding]:
-    from deconvseg.weights import fault, located, registry, weights_folder
+    from deconvseg.weights import cure, fault, is_shipped, located, registry
 
-    shipped = weights_folder()
     for name, entry in registry().items():
         path = located(entry)
-        if path is None and entry.folder == shipped and entry.sha256 and not entry.urls:
+        if path is None and is_shipped(entry):
             yield Finding(name, "fault", "was shipped and is missing", "install deconvseg again")
         elif path is None:
             yield Finding(name, "ok", f"not here; optional ('deconvseg weights pull {name}' tells more)")
         elif wrong := fault(entry, path):
-            cure = "install deconvseg again" if path.parent == shipped else f"deconvseg weights pull {name}"
-            yield Finding(name, "fault", f"{path} {wrong}", cure)
+            yield Finding(name, "fault", f"{path} {wrong}", cure(entry, path))
         else:
             checked = "sha256 is right" if entry.sha256 else "its sha256 is not known"
             yield Finding(name, "ok", f"{path}, {path.stat().st_size / 1e6:.1f} MB, {checked}")

@@ -131,7 +131,9 @@ def _read(path: Path) -> dict[str, Entry]:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise WeightsError(f"{path}: this registry of networks cannot be read ({error})") from error
+        raise WeightsError(
+            f"{path}: this registry of networks cannot be read ({error}); mend it, or take it away"
+        ) from error
     try:
         if table.get("format") != FORMAT:
             raise _FaultError(f"format = {table.get('format')!r}; this version reads format = {FORMAT}")

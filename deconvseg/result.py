@@ -19,9 +19,10 @@ from PIL import Image
 
 from deconvseg.data.coco import write_coco
 from deconvseg.errors import InputError, UsageError
-from deconvseg.images.kinds import KINDS, refuse_suffix
+from deconvseg.images.kinds import FILE_SUFFIXES, KINDS, refuse_suffix
 from deconvseg.images.read import read_image
 from deconvseg.images.write import PAINTED, WRITERS, overlay_image, tints, write_overlay
+from deconvseg.remote import is_remote
 from deconvseg.segmentation import Segmentation
 
 Kind: TypeAlias = Literal["labels", "color", "overlay", "cutout", "masks", "scores", "coco"]
@@ -47,7 +48,7 @@ def writer(kind: str, *, file_name: str = "", legend: bool = False, polygons: bo
     return WRITERS[kind]
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Result(Segmentation):
     """What `Segmenter` makes of a photo: a Segmentation that can save and, in a notebook, show itself.
 
@@ -98,19 +99,21 @@ class Result(Segmentation):
             file_name: what a COCO file calls the photo; None takes the name of its file.
 
         Raises:
-            UsageError: an unknown kind, a name that does not end as its files do, or scores without
-                probabilities.
+            UsageError: an unknown kind, an address, a name that does not end as its files do, or scores
+                without probabilities.
             OutputError: the file cannot be written.
             InputError: as of `photo`, for `overlay` and `cutout`.
         """
         if kind not in KINDS:
             near = difflib.get_close_matches(str(kind), KINDS, 1, cutoff=0)[0]
             raise UsageError(f"{kind!r} is no kind of result; did you mean {near!r}?")
+        if isinstance(target, str) and is_remote(target):
+            raise UsageError(f"{target}: is no file; give an open stream (fsspec.open makes one), or a path")
         path = Path(target) if isinstance(target, str | os.PathLike) else None
+        if kind == "masks" and (path is None or path.suffix.lower() in FILE_SUFFIXES):
+            raise UsageError(f"{path or 'a stream'}: masks are several files, and need a folder")
         if path and kind != "masks":
             refuse_suffix(kind, path)
-        if kind == "masks" and path is None:
-            raise UsageError("masks are several files, and need a folder")
         if kind == "scores" and self.probabilities is None:
             raise UsageError("there are no probabilities to save; ask for segment(..., probabilities=True)")
         if file_name is None:
@@ -120,13 +123,19 @@ class Result(Segmentation):
         photo = self.photo if kind in PAINTED else np.zeros((*self.labels.shape, 0), np.uint8)
         write(self, photo, path or cast(BinaryIO, target))
 
-    def _repr_png_(self) -> bytes | None:
-        return None if self.pixels is None else _encoded(self._preview(self.pixels), "PNG")
-
-    def _repr_html_(self) -> str | None:
+    def _repr_jpeg_(self) -> bytes | None:
+        """The overlay with its legend, made small."""
         if self.pixels is None:
             return None
-        image = b64encode(_encoded(self._preview(self.pixels), "JPEG")).decode()
+        stream = io.BytesIO()
+        self._preview(self.pixels).save(stream, "JPEG")
+        return stream.getvalue()
+
+    def _repr_html_(self) -> str | None:
+        jpeg = self._repr_jpeg_()
+        if jpeg is None:
+            return None
+        image = b64encode(jpeg).decode()
         colours = dict(zip(self.classes, tints(self.palette), strict=True))
         shares = " &ensp; ".join(
             f'<span style="color:rgb{colours[name]}">&#9632;</span> {escape(name)} {share:.1%}'
@@ -138,15 +147,8 @@ class Result(Segmentation):
         )
 
     def _preview(self, pixels: NDArray[np.uint8]) -> Image.Image:
-        """The overlay with its legend, made small."""
         scale = min(SHOWN_SIDE / max(self.labels.shape), 1)
         size = max(round(self.width * scale), 1), max(round(self.height * scale), 1)
         labels = np.array(Image.fromarray(self.labels).resize(size, Image.Resampling.NEAREST))
         photo = np.array(Image.fromarray(pixels).resize(size, Image.Resampling.BOX))
         return overlay_image(replace(self, labels=labels), photo, legend=True)
-
-
-def _encoded(image: Image.Image, kind: str) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, kind)
-    return stream.getvalue()

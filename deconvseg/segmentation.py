@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from typing import Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from deconvseg.errors import UsageError
 
 Palette: TypeAlias = tuple[tuple[int, int, int], ...]
 _COUNTED = 1 << 22
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Segmentation:
     """One photo's labelling. Every array has the size of the photo as a person sees it (EXIF applied).
 
@@ -57,13 +60,21 @@ class Segmentation:
         order = sorted(np.flatnonzero(counts), key=lambda i: -int(counts[i]))
         return {self.classes[i]: float(counts[i] / self.labels.size) for i in order}
 
-    def only(self, names: Collection[str]) -> Segmentation:
+    def only(self, names: Collection[str]) -> Self:
         """The same with all other classes made background; ids, `classes` and `palette` stay as they are.
 
         A pixel is of a class here if it was of this class before: choosing does not move any border. Of the
         probabilities, background becomes that of everything not chosen, which where several classes are in
         question can exceed the label's own.
+
+        Args:
+            names: of classes; a string is one name.
+
+        Raises:
+            UsageError: a name that is no class.
         """
+        names = chosen(names)
+        refuse_unknown([name for name in names if name != self.classes[0]], self.classes)
         kept = np.array([name in names for name in self.classes])
         kept[0] = True
         labels = np.where(kept, np.arange(len(kept)), 0).astype(np.uint8)[self.labels]
@@ -72,3 +83,17 @@ class Segmentation:
             probabilities = self.probabilities * kept[:, None, None].astype(np.float32)
             probabilities[0] += self.probabilities[~kept].sum(0)
         return replace(self, labels=labels, probabilities=probabilities)
+
+
+def chosen(names: Collection[str]) -> list[str]:
+    """Names of classes, each once, in order; a string is one name, not its letters."""
+    return [names] if isinstance(names, str) else sorted(set(names), key=str)
+
+
+def refuse_unknown(names: Collection[str], classes: tuple[str, ...]) -> None:
+    """Raise a UsageError that tells the nearest name unless all are `classes`, and none the background."""
+    for name in names:
+        if name not in classes[1:]:
+            near = difflib.get_close_matches(str(name).lower(), classes[1:], 1, cutoff=0.5)
+            cure = f"did you mean {near[0]}?" if near else f"choose from {', '.join(classes[1:])}"
+            raise UsageError(f"{name!r} is no class of this network; {cure}")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-import difflib
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,7 +15,7 @@ import torch
 
 from deconvseg.errors import InputError, UsageError, WeightsError
 from deconvseg.files import digest
-from deconvseg.images.given import ImageLike, take
+from deconvseg.images.given import ImageLike, refuse_one, take
 from deconvseg.images.read import PhotoPixels
 from deconvseg.inference import Inference
 from deconvseg.network.base import SegmentationNetwork
@@ -28,7 +28,7 @@ from deconvseg.postprocess.crf import CRFParameters
 from deconvseg.postprocess.fusion import EnsembleRule, FusionRule
 from deconvseg.protocol import PROTOCOLS, EncoderMode
 from deconvseg.result import Result
-from deconvseg.segmentation import Palette
+from deconvseg.segmentation import Palette, chosen, refuse_unknown
 from deconvseg.steps import After, Before, Prepared
 from deconvseg.weights import forest_file, is_missing, network_file, partner_of
 
@@ -63,7 +63,15 @@ class Segmenter:
         batch_size: crops that go through the network together; None chooses by device and free memory.
             Batches that do not fit are halved, whoever chose.
         threads: CPU threads; None leaves torch's choice.
-        only: names of the classes to keep, all other pixels become background; None keeps all.
+        only: names of the classes to keep, all other pixels become background; None keeps all. A string is
+            one name.
+
+    Attributes:
+        notes: after `load`, what does not hold as one may think: an ensemble that could not be, say.
+
+    Raises:
+        UsageError: a value that is none of these, or two that exclude each other; names of networks, devices
+            and classes are looked at by `load`.
     """
 
     def __init__(
@@ -97,14 +105,16 @@ class Segmenter:
             "fusion": fusion,
             "ensemble": ensemble,
         }
-        chosen = {key: value for key, value in given.items() if value is not None}
-        self.protocol = replace(PROTOCOLS[protocol], **chosen)
+        set_here = {key: value for key, value in given.items() if value is not None}
+        self.protocol = replace(PROTOCOLS[protocol], **set_here)
+        for name, rules in (("encoder", EncoderMode), ("fusion", FusionRule), ("ensemble", EnsembleRule)):
+            _refuse_other(name, getattr(self.protocol, name), get_args(rules))
+        _refuse_below(0, proposals=self.protocol.proposals, min_side=self.protocol.min_side)
+        _refuse_below(1, batch_size=batch_size, threads=threads)
         if self.protocol.ensemble == "product" and self.protocol.fusion != "max":
             raise UsageError("the ensemble by product multiplies raw scores; it needs the fusion rule max")
         if not 0 <= self.protocol.stop <= 1:
             raise UsageError(f"stop {self.protocol.stop}: is a share of pixels; give 0 (look at all) to 1")
-        if self.protocol.encoder not in get_args(EncoderMode):
-            raise UsageError(f"{self.protocol.encoder}: no such encoder; take one of exact, shared")
         if self.protocol.encoder == "shared" and not self.protocol.squared:
             raise UsageError(f"protocol {protocol} stretches regions; a shared encoder needs squares")
         if fcn is not None and self.protocol.ensemble == "off":
@@ -113,10 +123,10 @@ class Segmenter:
         # The default protocol pairs only networks that are known to belong together.
         fallback = FCN if self._must_ensemble or protocol != "default" else None
         self.fcn = fcn or partner_of(weights) or fallback
-        self._for_regions = sorted(chosen.keys() & {"proposals", "min_side", "stop", "fusion"})
+        self._for_regions = sorted(set_here.keys() & {"proposals", "min_side", "stop", "fusion"})
         self._device, self._precision = device, precision
         self._batch_size, self._threads = batch_size, threads
-        self._only = None if only is None else sorted(set(only))
+        self._only = None if only is None else chosen(only)
         self.crf = crf
         self.notes: list[str] = []
         self._inference: Inference | None = None
@@ -206,8 +216,9 @@ class Segmenter:
         """Label every pixel of one photo.
 
         Args:
-            image: a file's path; a `PIL.Image.Image`, turned upright by its EXIF orientation; or a uint8
-                array (H, W, 3) RGB, (H, W, 4) RGBA, laid on white, or (H, W) grey.
+            image: a file's path or address (`https://`, `s3://`, ...); a `PIL.Image.Image`, turned upright by
+                its EXIF orientation; or a uint8 array (H, W, 3) RGB, (H, W, 4) RGBA, laid on white, or (H, W)
+                grey. Arrays are copied.
             size: height and width of the result, if the array is a reduced photo (`images.read.read_photo`).
             probabilities: keep the class probabilities as well (C x H x W floats).
 
@@ -231,8 +242,10 @@ class Segmenter:
             A result for each photo, in their order.
 
         Raises:
-            InputError: a photo that is none, after the results of all those before it.
+            InputError: a photo that is none, after the results of all those before it; or one photo in
+                place of several.
         """
+        refuse_one(images)
         fault: InputError | None = None
 
         def taken() -> Iterator[PhotoPixels]:
@@ -357,10 +370,12 @@ class Segmenter:
             self.notes.append(note)
 
 
-def refuse_unknown(names: Collection[str], classes: tuple[str, ...]) -> None:
-    """Raise a UsageError that tells the nearest name unless all are `classes`, and none the background."""
-    for name in names:
-        if name not in classes[1:]:
-            near = difflib.get_close_matches(name.lower(), classes[1:], 1, cutoff=0.5)
-            cure = f"did you mean {near[0]}?" if near else f"choose from {', '.join(classes[1:])}"
-            raise UsageError(f"{name!r} is no class of this network; {cure}")
+def _refuse_other(name: str, value: object, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise UsageError(f"{value}: no such {name}; take one of {', '.join(known)}")
+
+
+def _refuse_below(least: int, **numbers: int | None) -> None:
+    for name, value in numbers.items():
+        if value is not None and not (isinstance(value, Integral) and value >= least):
+            raise UsageError(f"{name} {value}: give a whole number, {least} or more")

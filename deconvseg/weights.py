@@ -89,6 +89,20 @@ def fault(entry: Entry, path: Path) -> str:
     return ""
 
 
+def is_shipped(entry: Entry) -> bool:
+    """Whether the file of this entry came with the installation, and is not to be had otherwise."""
+    return entry.folder == weights_folder() and entry.sha256 is not None and not entry.urls
+
+
+def cure(entry: Entry, path: Path) -> str:
+    """What to do about a file of this entry that is at `path` and wrong."""
+    if is_shipped(entry):
+        return "install deconvseg again" if path.parent == entry.folder else f"remove {path}"
+    if entry.urls and path == cache_target(entry):
+        return f"run 'deconvseg weights pull {entry.name}'"
+    return "put the right file there, or remove it"
+
+
 def _size_fault(entry: Entry, path: Path) -> str:
     found = path.stat().st_size
     if entry.bytes is None or found == entry.bytes:
@@ -140,12 +154,14 @@ def _file(given: str | Path, kind: str) -> Path:
     if entry.kind != kind:
         raise WeightsError(f"{given}: is {' '.join(_KINDS[entry.kind])}, where {article} {word} is asked for")
     found = located(entry)
+    if found is None and is_shipped(entry):
+        raise WeightsError(f"{given}: was shipped and is missing; install deconvseg again")
     if found is None:
         raise WeightsError(
             f"{given}: is not on this machine yet; 'deconvseg weights pull {entry.name}' gets it, or says how"
         )
     if wrong := _size_fault(entry, found):
-        raise WeightsError(f"{given}: {found} {wrong}; remove it, then 'deconvseg weights pull {entry.name}'")
+        raise WeightsError(f"{given}: {found} {wrong}; {cure(entry, found)}")
     return found
 
 
@@ -196,7 +212,7 @@ def pull(
         if not wrong:
             return found
         if found != target or not entry.urls:
-            raise WeightsError(f"{found}: {wrong}; put the right file there, or remove it")
+            raise WeightsError(f"{found}: {wrong}; {cure(entry, found)}")
         say(f"{found}: {wrong}; it has to be fetched again")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)  # for those, too, who put the file there themselves

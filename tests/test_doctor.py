@@ -10,8 +10,8 @@ import torch
 
 from deconvseg import doctor
 from deconvseg.doctor import Finding, examine, summary
-from deconvseg.errors import MissingDependencyError
-from deconvseg.weights import weights_folder
+from deconvseg.errors import MissingDependencyError, WeightsError
+from deconvseg.weights import forest_file, network_file, weights_folder
 
 
 def found(check: Callable[[], Iterator[Finding]]) -> dict[str, Finding]:
@@ -148,6 +148,10 @@ def test_damaged_and_missing_networks(home: Path, monkeypatch: pytest.MonkeyPatc
     assert "has sha256" in findings["edges"].found
     assert findings["edges"].advice == findings["deconvnet-lite"].advice == "install deconvseg again"
     assert "missing" in findings["deconvnet-lite"].found
+    (shipped / "edges.yml.gz").write_bytes(content[:9])
+    for ask, name in ((network_file, "deconvnet-lite"), (forest_file, "edges")):
+        with pytest.raises(WeightsError, match=r"; install deconvseg again$"):
+            ask(name)
 
 
 def test_whatever_goes_wrong_is_a_finding(home: Path) -> None:

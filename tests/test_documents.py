@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from deconvseg.data.folder import folder_dataset
+from deconvseg.data.masks import read_mask
+
 from .documents import run_examples
 
 ROOT = Path(__file__).resolve().parent.parent
 SHELL = re.compile(r"^( *)```sh\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
-LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
+LINK = re.compile(r"\]\(([^)#:]*)(?:#([^)]*))?\)")
 DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("*/*.md")]
 
 
@@ -29,7 +32,14 @@ def blocks(document: str) -> list[str]:
 def here(block: str) -> str:
     """The block for a machine without a GPU and for a test's patience."""
     block = re.sub(r"cuda:\d", "cpu", block)
+    block = re.sub(r" &$", "", block, flags=re.MULTILINE)  # `wait` would not tell that it failed
     return re.sub(r"^(deconvseg train (?!.*--check)[^#\n]*)", r"\1 --steps 2 ", block, flags=re.MULTILINE)
+
+
+def anchors(document: Path) -> set[str]:
+    """Of its headings, as they are on GitHub."""
+    headings = re.findall(r"^#+ (.*)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
 
 
 @pytest.fixture(scope="module")
@@ -71,13 +81,32 @@ def test_commands_of_the_readme(block: str, folder: Path) -> None:
 
 def test_there_are_commands_to_run() -> None:
     assert len(blocks("README.md")) >= 12
+    assert here("deconvseg segment a --device cuda:1 &\nwait\n") == "deconvseg segment a --device cpu\nwait\n"
     assert "--steps 2" in here("deconvseg train --data mine/ --out run  # comment\n")
+
+
+def test_page_of_own_classes(tmp_path: Path) -> None:
+    assert blocks("docs/training.md")[0] in blocks("README.md")
+    (description,) = re.findall(r"^```toml\n(.*?)^```$", (ROOT / "docs/training.md").read_text(), re.M | re.S)
+    (tmp_path / "dataset.toml").write_text(description)
+    road = Image.new("RGB", (4, 3), "#804080")
+    road.putpixel((0, 0), (255, 255, 255))
+    (tmp_path / "masks/a").mkdir(parents=True)
+    road.save(tmp_path / "masks/a/1.png")
+    (tmp_path / "images/a").mkdir(parents=True)
+    road.save(tmp_path / "images/a/1.jpg")
+    data = folder_dataset(tmp_path, "train")
+    assert data.classes == ("background", "road")
+    assert data.examples[0].mask == tmp_path / "masks/a/1.png"
+    assert read_mask(data.examples[0].mask, data.masks).tolist() == [[255, 1, 1, 1], [1] * 4, [1] * 4]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_somewhere(document: Path) -> None:
-    broken = [link for link in LINK.findall(document.read_text()) if not (document.parent / link).exists()]
-    assert not broken
+    for link, anchor in LINK.findall(document.read_text()):
+        target = document.parent / link if link else document
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), f"{link}#{anchor}"
 
 
 def test_python_in_the_readme(tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ segmenter = Segmenter("default", proposals=0, only=["cat"])
 result: Result = segmenter.segment("photo.jpg", probabilities=True)
 labels: NDArray[np.uint8] = result.labels
 results: list[Result] = list(segmenter.segment_many([Path("a.jpg"), Image.new("RGB", (4, 4)), labels]))
-plain: Segmentation = result.only(["cat"])
+plain: Segmentation = result
+cats: Result = result.only(["cat"])
 shares: dict[str, float] = plain.class_shares()
 result.save("mask.png")
 result.save("overlay.jpg", "overlay", legend=True)
@@ -50,6 +51,7 @@ def test_every_public_name_is_there_and_no_other() -> None:
     from deconvseg.segmenter import Segmenter
 
     assert deconvseg.Segmenter is Segmenter
+    assert dir(deconvseg) == sorted(deconvseg.__all__)
     with pytest.raises(AttributeError, match="Segmentor"):
         deconvseg.Segmentor  # type: ignore[attr-defined]  # noqa: B018
 
@@ -67,7 +69,12 @@ def checked(script: Path, *lines: str) -> list[str]:
 
 def test_a_users_script_is_checked_by_its_types(tmp_path: Path) -> None:
     assert checked(tmp_path / "user.py") == []
-    wrong = ['result.save("x.jpg", "sketch")', "segmenter.segment(3)", 'Segmenter(proposal="many")']
+    wrong = [
+        'result.save("x.jpg", "sketch")',
+        "segmenter.segment(3)",
+        'Segmenter(proposal="many")',
+        "from deconvseg import Segmentor",
+    ]
     said = checked(tmp_path / "user.py", *wrong)
     first = USER.count("\n") + 1
-    assert {int(line.split(":")[1]) for line in said if ": error:" in line} == {first, first + 1, first + 2}
+    assert {int(line.split(":")[1]) for line in said if ": error:" in line} == {*range(first, first + 4)}

@@ -168,7 +168,7 @@ def test_an_alias_that_is_a_name(tmp_path: Path) -> None:
 
 
 def test_a_registry_that_is_not_there(tmp_path: Path) -> None:
-    check(tmp_path / "none.toml", "cannot be read")
+    check(tmp_path / "none.toml", "; mend it, or take it away")
 
 
 def test_no_text(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deconvseg.errors import UsageError
 from deconvseg.images.palette import palette_for
 from deconvseg.segmentation import Segmentation
 
@@ -34,6 +35,19 @@ def test_only() -> None:
     assert cats.probabilities is not None
     np.testing.assert_allclose(cats.probabilities[:, 0], [[0.5, 0.8], [0.5, 0.2], [0, 0], [0, 0]], atol=1e-6)
     assert result.labels.tolist() == [[1, 2]]
+
+
+def test_only_one_name_and_names_that_are_none() -> None:
+    result = Segmentation(LABELS, ("background", "cat", "dog", "car"), palette_for(4))
+    assert result.only("car").labels.tolist() == [[0, 0, 0], [0, 3, 0]]
+    with pytest.raises(UsageError, match="'Cat' is no class of this network; did you mean cat"):
+        result.only(["dog", "Cat"])
+
+
+def test_results_can_be_compared_and_kept_in_sets() -> None:
+    one, other = (Segmentation(LABELS, CLASSES, palette_for(4)) for _ in range(2))
+    assert one == one and one != other
+    assert len({one, other}) == 2
 
 
 @given(st.sets(st.sampled_from(CLASSES)))

@@ -104,7 +104,8 @@ def test_photos_of_every_kind(tiny_network: Path, tmp_path: Path) -> None:
     for same in (path, str(path), Image.open(path), opaque, image[::-1][::-1]):
         np.testing.assert_array_equal(segmenter.segment(same).labels, plain.labels)
     assert segmenter.segment(path).source == path
-    assert plain.source is None and plain.pixels is image
+    assert plain.source is None
+    np.testing.assert_array_equal(plain.pixels, image)
     assert segmenter.segment(image[:, :, 0]).labels.shape == (40, 50)
     with pytest.raises(InputError, match="float64"):
         segmenter.segment(image / 255)  # type: ignore[arg-type]
@@ -128,7 +129,7 @@ def test_many_photos_are_as_each_alone_and_taken_as_needed(tiny_network: Path) -
     first = next(results)
     assert taken < len(images)
     for one, other, image in zip(alone, [first, *results], images, strict=True):
-        assert other.pixels is image
+        np.testing.assert_array_equal(other.pixels, image)
         assert (one.labels == other.labels).mean() > 0.999
         assert other.probabilities is not None
         np.testing.assert_array_equal(one.boxes, other.boxes)
@@ -141,6 +142,48 @@ def test_a_bad_photo_among_many_comes_after_those_before_it(tiny_network: Path, 
     assert [next(results).height, next(results).height] == [50, 40]
     with pytest.raises(InputError, match=r"none\.jpg: no such file"):
         next(results)
+
+
+def test_one_photo_is_not_taken_for_several(tiny_network: Path) -> None:
+    segmenter = Segmenter(tiny_network, proposals=0, crf=False)
+    for one in ("cat.jpg", Path("cat.jpg"), Image.new("RGB", (4, 4)), photo(4, 5), photo(4, 5)[:, :, 0]):
+        with pytest.raises(InputError, match="one photo, where several are asked for"):
+            list(segmenter.segment_many(one))  # type: ignore[arg-type]
+    assert len(list(segmenter.segment_many(np.stack([photo(40, 50)] * 2)))) == 2
+
+
+def test_a_result_keeps_its_photo_and_the_array_may_be_read_only(
+    tiny_network: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    image = photo(40, 50)
+    frame = image.copy()
+    frame.flags.writeable = False
+    torch.set_warn_always(True)
+    result = Segmenter(tiny_network, proposals=0, crf=False).segment(frame)
+    torch.set_warn_always(False)
+    assert not recwarn.list
+    frame.flags.writeable = True
+    frame[:] = 0  # a camera's next frame
+    np.testing.assert_array_equal(result.photo, image)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"fusion": "median"}, "median: no such fusion; take one of max, mean"),
+        ({"ensemble": "none"}, "none: no such ensemble; take one of off, mean, product"),
+        ({"ensemble": False}, "False: no such ensemble"),
+        ({"proposals": -1}, "proposals -1: give a whole number, 0 or more"),
+        ({"proposals": 2.5}, "proposals 2.5: give a whole number"),
+        ({"min_side": -5}, "min_side -5: give a whole number, 0 or more"),
+        ({"batch_size": 0}, "batch_size 0: give a whole number, 1 or more"),
+        ({"threads": -1}, "threads -1: give a whole number, 1 or more"),
+    ],
+    ids=str,
+)
+def test_settings_that_mean_nothing(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        Segmenter(**options)
 
 
 def test_bad_settings_are_found_on_load(tiny_network: Path, tmp_path: Path) -> None:
@@ -285,6 +328,7 @@ def test_only_some_classes(tiny_network: Path) -> None:
     np.testing.assert_array_equal(chosen.segment(photo(90, 120)).labels, np.where(labels == label, label, 0))
     assert chosen.settings() != plain.settings()
     assert pickle.loads(pickle.dumps(chosen)).settings() == chosen.settings()
+    assert Segmenter(tiny_network, **options, only=plain.classes[label]).settings() == chosen.settings()
 
 
 @pytest.mark.parametrize(

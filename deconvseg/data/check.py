@@ -181,7 +181,7 @@ def _look(masks: MaskFormat, example: Example) -> _Look:
         mask = read_mask(example.mask, masks)
         counts = np.bincount(mask.ravel(), minlength=256)
         if counts[VOID] == mask.size:
-            raise DataError("is void all over; label it, or take its photo out of the list")
+            raise DataError("is void all over; label it, or take its photo out")
         if photo is not None:
             refuse_other_size(example, photo, mask.shape)
     except DataError as error:

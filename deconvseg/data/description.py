@@ -20,6 +20,7 @@ DESCRIPTION = "dataset.toml"
 REST = "rest"
 """The split of all photos that are in no other."""
 MOST_CLASSES = 255
+_KEYS = ("images", "masks", "ignore", "splits", "classes")
 
 Split: TypeAlias = str | float | tuple[str, ...]
 """A list file or REST, a share of the photos, or names."""
@@ -63,7 +64,7 @@ def read_description(path: Path) -> Description:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from error
     try:
-        _refuse_unknown(table, ("images", "masks", "ignore", "splits", "classes"))
+        _refuse_unknown(table, _KEYS)
         classes = _classes(table)
         return Description(
             images=_folder(path, table, "images"),
@@ -89,7 +90,8 @@ def _refuse_unknown(table: Mapping[str, Any], known: Collection[str], where: str
     for key in table:
         if key not in known:
             nearest = difflib.get_close_matches(key, known, n=1, cutoff=0)[0]
-            raise _FaultError(f"{where}unknown key '{key}'; did you mean '{nearest}'?")
+            cure = "move it above the first [table]" if key in _KEYS else f"did you mean '{nearest}'?"
+            raise _FaultError(f"{where}unknown key '{key}'; {cure}")
 
 
 def _folder(path: Path, table: Mapping[str, Any], key: str) -> Path:

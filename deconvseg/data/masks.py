@@ -91,7 +91,7 @@ def _read_picture(path: Path, colored: bool) -> NDArray[np.uint8]:
                 return np.asarray(image, dtype=np.uint8)[..., :3]
             mode = image.mode
     except FileNotFoundError as error:
-        raise DataError(f"{path}: no such mask; add it, or take its photo out of the list") from error
+        raise DataError(f"{path}: no such mask; add it, or take its photo out") from error
     # A damaged PNG makes Pillow raise OSError, SyntaxError, ValueError, struct.error, zlib.error, ...
     except Exception as error:
         raise DataError(f"{path}: mask cannot be read ({_reason(error)}); copy or make it again") from error
@@ -101,7 +101,7 @@ def _read_picture(path: Path, colored: bool) -> NDArray[np.uint8]:
 
 def _read_mat(path: Path) -> NDArray[np.uint8]:
     if not path.is_file():
-        raise DataError(f"{path}: no such mask; add it, or take its photo out of the list")
+        raise DataError(f"{path}: no such mask; add it, or take its photo out")
     try:
         from scipy.io import loadmat
     except ImportError as error:
@@ -147,7 +147,7 @@ def _unknown(values: NDArray[np.integer], masks: MaskFormat, colored: bool) -> s
     kind, known = ("colours", _hex_list(masks.colors)) if colored else ("ids", _ranges(sorted(masks.ids)))
     return (
         f"mask holds {kind} that are no class: {', '.join(shown)}{more}; known are {known}; "
-        "mend the mask, or make them a class"
+        "mend the mask, make them a class, or leave them out (`ignore` in dataset.toml)"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 from typing import TypeAlias
@@ -13,10 +14,14 @@ from PIL import Image
 from deconvseg.errors import InputError
 from deconvseg.images.pixels import upright_rgb
 from deconvseg.images.read import PhotoPixels, read_photo
+from deconvseg.remote import is_remote, read
 
 ImageLike: TypeAlias = "str | os.PathLike[str] | Image.Image | NDArray[np.uint8]"
-"""A file, a Pillow image, or an array as `as_rgb` takes it."""
-_TAKEN = "give a file's path, a PIL.Image, or a uint8 array (H, W, 3) RGB, (H, W, 4) RGBA or (H, W) grey"
+"""A file or its address, a Pillow image, or an array as `as_rgb` takes it."""
+_TAKEN = (
+    "give a file's path, a PIL.Image (PIL.Image.open takes open files), "
+    "or a uint8 array (H, W, 3) RGB, (H, W, 4) RGBA or (H, W) grey"
+)
 
 
 def take(photo: ImageLike, size: tuple[int, int] | None = None) -> PhotoPixels:
@@ -28,10 +33,15 @@ def take(photo: ImageLike, size: tuple[int, int] | None = None) -> PhotoPixels:
 
     Raises:
         InputError: a file that cannot be read, or what `as_rgb` refuses.
+        MissingDependencyError: an address whose library is not installed.
     """
+    if isinstance(photo, str) and is_remote(photo):
+        return read_photo(io.BytesIO(read(photo)), name=photo)
     if isinstance(photo, str | os.PathLike):
         return read_photo(Path(photo))
     image = as_rgb(photo)
+    if image is photo:  # which its owner may change, while a result goes on showing it
+        image = image.copy()
     return PhotoPixels(image, *(size or image.shape[:2]))
 
 
@@ -52,6 +62,13 @@ def as_rgb(photo: object) -> NDArray[np.uint8]:
     if fault := _fault(photo):
         raise InputError(f"a {photo.dtype} array {photo.shape} is no photo: {fault}")
     return photo if photo.shape[2:] == (3,) else upright_rgb(Image.fromarray(photo))
+
+
+def refuse_one(photos: object) -> None:
+    """Raise an InputError if it is one photo and not several, as whose parts it would be taken."""
+    array = isinstance(photos, np.ndarray) and (photos.ndim < 3 or (photos.ndim == 3 and not _fault(photos)))
+    if array or isinstance(photos, str | os.PathLike | Image.Image):
+        raise InputError("this is one photo, where several are asked for; give a list, or take segment")
 
 
 def _decoded(image: Image.Image) -> NDArray[np.uint8]:

@@ -28,10 +28,12 @@ KINDS = {
     "scores": Kind("scores", (".npz",)),
     "coco": Kind("coco", (".json",)),
 }
+FILE_SUFFIXES = {suffix for kind in KINDS.values() for suffix in kind.suffixes} - {""}
+"""Of all kinds that are files."""
 
 
 def refuse_suffix(kind: str, path: PurePath) -> None:
     """Raise UsageError if files of this kind do not end like this."""
     allowed = KINDS[kind].suffixes
     if path.suffix.lower() not in allowed:
-        raise UsageError(f"{path}: {kind} are written as {' or '.join(allowed)}; rename the output")
+        raise UsageError(f"{path}: {kind} files end in {' or '.join(allowed)}; rename the output")

@@ -17,7 +17,8 @@ from deconvseg.network.deconvnet import DeconvNet
 from deconvseg.network.trace import Trace, trace
 from deconvseg.proposals.boxes import squared
 from deconvseg.regions import Crops, normalised, on_device
-from deconvseg.segmenter import Segmenter, refuse_unknown
+from deconvseg.segmentation import refuse_unknown
+from deconvseg.segmenter import Segmenter
 from deconvseg.steps import WORKING_SIDE, shrink
 
 REACH = 2

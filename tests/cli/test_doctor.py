@@ -32,5 +32,5 @@ def test_a_fault_is_shown_with_its_cure_and_1(
     shown = done.stdout.decode().splitlines()
     (place,) = [i for i, line in enumerate(shown) if line.startswith("fault")]
     assert "mine.safetensors has sha256 " in shown[place]
-    assert shown[place + 1].strip() == "-> deconvseg weights pull mine"
+    assert shown[place + 1].strip() == "-> put the right file there, or remove it"
     assert all(line.startswith(("ok", "warning", "fault", "   ")) for line in shown)

@@ -75,6 +75,7 @@ def test_255_classes_are_possible(path: Path) -> None:
         ("images = ", "cannot be read (Invalid value"),
         ('image = "x"\n' + SPLITS + CLASSES, "unknown key 'image'; did you mean 'images'?"),
         (SPLITS + CLASSES + 'colour = "#ff0000"', "class 1: unknown key 'colour'; did you mean 'color'?"),
+        (SPLITS + CLASSES + "ignore = 3", "class 1: unknown key 'ignore'; move it above the first [table]"),
         ("images = 3\n" + SPLITS + CLASSES, "images = 3 should be the name of a folder"),
         ('masks = "labels"\n' + SPLITS + CLASSES, "masks = 'labels': there is no folder "),
         (CLASSES, "has no table [splits]"),

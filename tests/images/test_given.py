@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 from PIL import Image
@@ -15,6 +16,14 @@ RGB = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
 
 def test_rgb_array_is_taken_as_it_is() -> None:
     assert as_rgb(RGB) is RGB
+
+
+def test_addresses_are_fetched() -> None:
+    path = Path(__file__).parents[2] / "examples/cat.jpg"
+    fsspec.filesystem("memory").pipe("/given/cat.jpg", path.read_bytes())
+    np.testing.assert_array_equal(take("memory://given/cat.jpg").image, read_image(path))
+    with pytest.raises(InputError, match=r"memory://given/none\.jpg: cannot be read"):
+        take("memory://given/none.jpg")
 
 
 def test_grey_and_transparent_arrays() -> None:
