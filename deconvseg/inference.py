@@ -124,11 +124,9 @@ class Inference:
 
     def combine(self, fusion: Fusion, partner: Tensor | None) -> Tensor:
         """Class probabilities (C, H, W) of all regions, and of FCN-8s if it joins in."""
-        return (
-            fusion.probabilities()
-            if partner is None
-            else ensemble(fusion, partner, self.ensemble, self.share)
-        )
+        if partner is None:
+            return fusion.probabilities()
+        return ensemble(fusion, partner, self.ensemble, self.share)
 
     def new_fusion(self, image: NDArray[np.uint8]) -> Fusion:
         """An empty accumulator of a photo's size, by the rule."""

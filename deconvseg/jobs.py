@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -14,7 +13,7 @@ from deconvseg.errors import InputError
 from deconvseg.files import digest
 from deconvseg.images.read import STREAM, PhotoPixels, read_image, read_photo
 from deconvseg.images.write import PAINTED, mask_names
-from deconvseg.remote import Mirror, is_remote, read
+from deconvseg.remote import Mirror, opened
 from deconvseg.result import writer
 from deconvseg.segmentation import Segmentation
 from deconvseg.steps import After, Before, Clock, Prepared
@@ -149,10 +148,3 @@ class Workshop:
         if image.shape[:2] != result.labels.shape:
             raise InputError(f"{job.title}: was changed while it was read; run the same again")
         return image
-
-
-def opened(source: str | bytes) -> str | BinaryIO:
-    """What `images.read` reads, of a path, a remote address, which is fetched, or a photo's content."""
-    if isinstance(source, str):
-        return io.BytesIO(read(source)) if is_remote(source) else source
-    return io.BytesIO(source)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import glob
+import io
 import os
 import re
 import shutil
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 from deconvseg.errors import DeconvSegError, InputError, MissingDependencyError, OutputError, UsageError
 
@@ -63,6 +64,13 @@ def read(address: str) -> bytes:
     with _refused(InputError, address, "read"):
         content: bytes = store.cat_file(path)
         return content
+
+
+def opened(source: str | bytes) -> str | BinaryIO:
+    """What `images.read` reads, of a path, a remote address, which is fetched, or a photo's content."""
+    if isinstance(source, str):
+        return io.BytesIO(read(source)) if is_remote(source) else source
+    return io.BytesIO(source)
 
 
 @dataclass(frozen=True)

@@ -291,7 +291,7 @@ class _Order:
 
     def _read(self) -> PhotoPixels:
         from deconvseg.images.read import STREAM, read_photo
-        from deconvseg.jobs import opened
+        from deconvseg.remote import opened
 
         from_stdin = self.photo == STDIN
         source = opened(sys.stdin.buffer.read() if from_stdin else self.photo)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from pathlib import Path
 from typing import TypeAlias
@@ -14,7 +13,7 @@ from PIL import Image
 from deconvseg.errors import InputError
 from deconvseg.images.pixels import upright_rgb
 from deconvseg.images.read import PhotoPixels, read_photo
-from deconvseg.remote import is_remote, read
+from deconvseg.remote import is_remote, opened
 
 ImageLike: TypeAlias = "str | os.PathLike[str] | Image.Image | NDArray[np.uint8]"
 """A file or its address, a Pillow image, or an array as `as_rgb` takes it."""
@@ -36,7 +35,7 @@ def take(photo: ImageLike, size: tuple[int, int] | None = None) -> PhotoPixels:
         MissingDependencyError: an address whose library is not installed.
     """
     if isinstance(photo, str) and is_remote(photo):
-        return read_photo(io.BytesIO(read(photo)), name=photo)
+        return read_photo(opened(photo), name=photo)
     if isinstance(photo, str | os.PathLike):
         return read_photo(Path(photo))
     image = as_rgb(photo)
