@@ -69,32 +69,3 @@ def refuse_other_size(example: Example, photo: tuple[int, ...], mask: tuple[int,
             "EXIF orientation says, so turn the mask or remove the orientation from the photo"
         )
     raise DataError(f"{example.mask}: {sizes}; they must agree")
-
-
-def open_dataset(root: Path, split: str) -> DataSet:
-    """A split of the data set in a folder, whichever of the known layouts it has.
-
-    Args:
-        root: a folder with a `dataset.toml` (own data), or of VOC's or of SBD's layout.
-        split: name of a list, or of a split in `dataset.toml`.
-
-    Raises:
-        DataError: the folder has none of the layouts, its description or list is broken, or the split is
-            unknown or empty. Photos and masks are not looked at.
-    """
-    # These modules make a DataSet, so they cannot be imported before it exists.
-    from deconvseg.data.description import DESCRIPTION
-    from deconvseg.data.folder import folder_dataset
-    from deconvseg.data.sbd import find_sbd, sbd_dataset
-    from deconvseg.data.voc import find_voc, voc_dataset
-
-    if (root / DESCRIPTION).is_file():
-        return folder_dataset(root, split)
-    if find_voc(root):
-        return voc_dataset(root, split)
-    if find_sbd(root):
-        return sbd_dataset(root, split)
-    raise DataError(
-        f"{root}: not a VOC folder (JPEGImages, SegmentationClass, ImageSets), nor SBD's (img, cls; or "
-        f"JPEGImages, SegmentationClassAug), nor own data with a {DESCRIPTION}; check the path"
-    )

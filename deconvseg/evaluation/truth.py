@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deconvseg.data.dataset import Example, open_dataset
+from deconvseg.data.dataset import Example
 from deconvseg.data.masks import MaskFormat, read_mask
+from deconvseg.data.open import open_dataset
 from deconvseg.errors import DataError, UsageError
 from deconvseg.segmentation import Palette
 

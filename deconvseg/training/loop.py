@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from deconvseg.data.crops import ImageStore
-from deconvseg.data.proposals import ProposalFile
 from deconvseg.errors import DeconvSegError
 from deconvseg.memory import is_out_of_memory
 from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.checkpoint import NetworkHeader, save_network
+from deconvseg.proposals.cache import ProposalFile
 from deconvseg.training import distributed
 from deconvseg.training.files import append_metrics, load_state, rewind_metrics, save_state
 from deconvseg.training.losses import backward, sum_losses

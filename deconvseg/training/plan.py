@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from deconvseg.data.check import DataReport, check_dataset
-from deconvseg.data.dataset import DataSet, open_dataset
+from deconvseg.data.dataset import DataSet
+from deconvseg.data.open import open_dataset
 from deconvseg.data.sbd import sbd_dataset
 from deconvseg.data.voc import voc_dataset
 from deconvseg.errors import DataError, UsageError

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from deconvseg.data.crops import ImageStore
 from deconvseg.data.dataset import DataSet
-from deconvseg.data.proposals import read_proposals
 from deconvseg.errors import MissingDependencyError, UsageError
 from deconvseg.memory import reuse_freed_memory
 from deconvseg.network.base import SegmentationNetwork, replace_classes
@@ -30,6 +29,7 @@ from deconvseg.network.vgg16 import (
     initialise_encoder,
     read_vgg16,
 )
+from deconvseg.proposals.cache import read_proposals
 from deconvseg.training import distributed
 from deconvseg.training.figures import draw_curves, draw_sheet
 from deconvseg.training.loop import TrainingData, train

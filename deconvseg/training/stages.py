@@ -13,8 +13,8 @@ from torch import Tensor
 
 from deconvseg.data.crops import ImageStore, cut_crops, cut_parts, objects
 from deconvseg.data.masks import VOID
-from deconvseg.data.proposals import ProposalFile
 from deconvseg.errors import DataError
+from deconvseg.proposals.cache import ProposalFile
 from deconvseg.training.recipe import Recipe
 
 PASTED_SIZE = (0.3, 0.9)

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deconvseg.data.dataset import DataSet, Example, open_dataset
+from deconvseg.data.dataset import DataSet, Example
 from deconvseg.data.masks import MaskFormat
+from deconvseg.data.open import open_dataset
 from deconvseg.errors import DataError, InputError
 from deconvseg.images.palette import VOC_CLASSES, palette_for
 

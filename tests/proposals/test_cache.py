@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deconvseg.data.proposals import read_proposals
 from deconvseg.errors import DataError, InputError, OutputError, WeightsError
 from deconvseg.images.read import read_image
 from deconvseg.proposals import cache as cache_module
 from deconvseg.proposals.boxes import find_boxes
-from deconvseg.proposals.cache import cache_proposals
+from deconvseg.proposals.cache import cache_proposals, read_proposals
 from deconvseg.proposals.edges import EdgeDetector
 
 Photos = list[tuple[str, Path]]

@@ -9,8 +9,8 @@ import torch
 from torch.nn import functional
 
 from deconvseg.data.crops import ImageStore
-from deconvseg.data.proposals import ProposalFile
 from deconvseg.errors import DataError
+from deconvseg.proposals.cache import ProposalFile
 from deconvseg.training.loop import TrainingData
 from deconvseg.training.stages import CropSampler, jitter_colours, object_regions, proposal_regions
 
