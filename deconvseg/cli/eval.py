@@ -215,8 +215,8 @@ def evaluate(
     if len(truth.examples) < truth.photos and not quiet:
         console.say(f"a sample: {len(truth.examples)} of the {truth.photos} photos of {split}, evenly spread")
 
+    from deconvseg.evaluation.ablation import Network, Predictions, Subject
     from deconvseg.evaluation.run import evaluate as run
-    from deconvseg.evaluation.subject import Network, Predictions, Subject
     from deconvseg.segmenter import Segmenter
 
     subject: Subject

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from deconvseg.evaluation.ablation import Step
 from deconvseg.evaluation.boundary import TOLERANCE
 from deconvseg.evaluation.journal import Measured
 from deconvseg.evaluation.metrics import mean_iou_interval
 from deconvseg.evaluation.page import render
 from deconvseg.evaluation.run import Evaluation
-from deconvseg.evaluation.subject import Step
 from deconvseg.files import replacing
 from deconvseg.images.palette import VOC_CLASSES
 

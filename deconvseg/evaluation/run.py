@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from deconvseg.data.dataset import Example, refuse_other_size
 from deconvseg.data.masks import VOID
 from deconvseg.errors import DataError, UsageError
+from deconvseg.evaluation.ablation import Step, Subject
 from deconvseg.evaluation.journal import Journal, Measured
 from deconvseg.evaluation.pool import pool
-from deconvseg.evaluation.subject import Step, Subject
 from deconvseg.evaluation.tally import Reference, Tally
 from deconvseg.evaluation.truth import Truth
 from deconvseg.images.read import has_size, read_image

@@ -11,7 +11,7 @@ import pytest
 
 from deconvseg.data.dataset import Example
 from deconvseg.data.masks import VOID
-from deconvseg.evaluation.subject import Labelling, Step
+from deconvseg.evaluation.ablation import Labelling, Step
 from deconvseg.evaluation.truth import Truth, open_truth
 
 

@@ -14,11 +14,11 @@ from PIL import Image
 
 from deconvseg.data.masks import MaskFormat
 from deconvseg.errors import DataError, UsageError
+from deconvseg.evaluation.ablation import Network, Predictions, Step
 from deconvseg.evaluation.metrics import Scores, confusion_matrix
 from deconvseg.evaluation.page import proposal_lines
 from deconvseg.evaluation.report import summarise, write_report
 from deconvseg.evaluation.run import PREDICTIONS, evaluate
-from deconvseg.evaluation.subject import Network, Predictions, Step
 from deconvseg.evaluation.truth import Truth, open_truth
 from deconvseg.segmenter import Segmenter
 
