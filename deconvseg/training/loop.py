@@ -25,8 +25,8 @@ from deconvseg.training.losses import backward, sum_losses
 from deconvseg.training.optimizer import build_optimizer, schedule, update_average
 from deconvseg.training.recipe import Recipe
 from deconvseg.training.run_folder import STATE
+from deconvseg.training.sampler import CropSampler
 from deconvseg.training.scores import SoftLabels
-from deconvseg.training.stages import CropSampler
 from deconvseg.training.validation import mean_iou, validate
 
 REPORT_EVERY = 10

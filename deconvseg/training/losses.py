@@ -14,8 +14,8 @@ from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.checkpoint import NetworkHeader
 from deconvseg.training import distributed
 from deconvseg.training.recipe import Recipe
+from deconvseg.training.sampler import Batch
 from deconvseg.training.scores import SoftLabels
-from deconvseg.training.stages import Batch
 
 PRESENT_SHARE = 0.005
 """A class counts as present in a crop from this share of its pixels on."""

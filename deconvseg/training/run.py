@@ -31,15 +31,15 @@ from deconvseg.network.vgg16 import (
 )
 from deconvseg.proposals.cache import read_proposals
 from deconvseg.training import distributed
-from deconvseg.training.figures import draw_curves, draw_sheet
 from deconvseg.training.loop import TrainingData, train
 from deconvseg.training.losses import normalise
 from deconvseg.training.plan import Plan
+from deconvseg.training.plots import draw_curves, draw_sheet
 from deconvseg.training.recipe import Recipe
 from deconvseg.training.reporter import Reporter
 from deconvseg.training.run_folder import STATE, Start, begin, describe, lock, refuse_begun, same_run
+from deconvseg.training.sampler import CropSampler
 from deconvseg.training.scores import SoftLabels
-from deconvseg.training.stages import CropSampler
 from deconvseg.training.validation import whole_photos
 from deconvseg.weights import network_file
 

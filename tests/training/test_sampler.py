@@ -12,7 +12,7 @@ from deconvseg.data.crops import ImageStore
 from deconvseg.errors import DataError
 from deconvseg.proposals.cache import ProposalFile
 from deconvseg.training.loop import TrainingData
-from deconvseg.training.stages import CropSampler, jitter_colours, object_regions, proposal_regions
+from deconvseg.training.sampler import CropSampler, jitter_colours, object_regions, proposal_regions
 
 from .conftest import CPU, RECIPE
 

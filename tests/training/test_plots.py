@@ -15,8 +15,8 @@ from PIL import Image
 from deconvseg.errors import DataError, MissingDependencyError
 from deconvseg.images.palette import VOC_CLASSES, palette_for
 from deconvseg.images.write import overlay, tints
-from deconvseg.training import figures
-from deconvseg.training.figures import Row, draw_curves, draw_sheet
+from deconvseg.training import plots
+from deconvseg.training.plots import Row, draw_curves, draw_sheet
 
 PALETTE = palette_for(21)
 BLUE, ORANGE, GREEN = (0, 114, 178), (213, 94, 0), (0, 158, 115)
@@ -99,8 +99,8 @@ def test_one_point(tmp_path: Path) -> None:
 
 
 def test_running_mean_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(figures, "_SMOOTHED_OVER", 0.5)  # of four values: one on each side
-    np.testing.assert_allclose(figures._smooth(np.array([1.0, 4, 7, 1])), [2.5, 4, 4, 4])
+    monkeypatch.setattr(plots, "_SMOOTHED_OVER", 0.5)  # of four values: one on each side
+    np.testing.assert_allclose(plots._smooth(np.array([1.0, 4, 7, 1])), [2.5, 4, 4, 4])
 
 
 def test_no_figures(tmp_path: Path) -> None:
@@ -181,9 +181,9 @@ def test_sheet_grows_with_the_photos(tmp_path: Path) -> None:
 def test_score_of_a_photo() -> None:
     _, _, truth, found = row()
     cat, background = 800 / 1600, (160 * 120 - 800 - 1600) / (160 * 120 - 800 - 800)
-    assert figures._mean_iou(truth, found) == pytest.approx((cat + background) / 2)
-    assert figures._mean_iou(np.full_like(truth, 255), found) is None
-    assert figures._mean_iou(np.zeros_like(truth), np.full_like(truth, 3)) == 0
+    assert plots._mean_iou(truth, found) == pytest.approx((cat + background) / 2)
+    assert plots._mean_iou(np.full_like(truth, 255), found) is None
+    assert plots._mean_iou(np.zeros_like(truth), np.full_like(truth, 3)) == 0
 
 
 def test_legend_names_what_occurs(tmp_path: Path) -> None:
