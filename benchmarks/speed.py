@@ -41,13 +41,13 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from deconvseg.export import onnx_model
 from deconvseg.images.read import read_image
 from deconvseg.memory import reuse_freed_memory
 from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.checkpoint import load_network
 from deconvseg.network.deconvnet import DeconvNet
 from deconvseg.network.fold import Precision, pick_precision, prepare
-from deconvseg.network.onnx import onnx_model
 from deconvseg.proposals.boxes import edge_boxes, propose
 from deconvseg.proposals.edges import EdgeDetector
 from deconvseg.segmenter import Segmenter

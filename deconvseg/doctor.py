@@ -150,8 +150,7 @@ def _opencv() -> Iterator[Finding]:
 def _device() -> Iterator[Finding]:
     import torch
 
-    from deconvseg.network.device import pick_device
-    from deconvseg.network.fold import pick_precision
+    from deconvseg.network.fold import pick_device, pick_precision
 
     device = pick_device("auto")
     precision = pick_precision("auto", device)

@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deconvseg.errors import ExportError
+from deconvseg import __version__
+from deconvseg.errors import ExportError, MissingDependencyError, UsageError
 from deconvseg.files import replacing
 from deconvseg.images.example import example_photo
 from deconvseg.images.given import ImageLike, take
 from deconvseg.network.base import SegmentationNetwork
+from deconvseg.network.checkpoint import NetworkHeader
 from deconvseg.network.deconvnet import DeconvNet
-from deconvseg.network.onnx import OPSET, OnnxNetwork, onnx_model, require_onnx
 from deconvseg.protocol import PROTOCOLS
 from deconvseg.regions import Crops, normalised, on_device
 from deconvseg.segmenter import Segmenter
 from deconvseg.steps import Before
 from deconvseg.weights import forest_file
 
+OPSET = 18
+"""The exporter's own; others are made from it."""
+INPUT, OUTPUT = "crops", "scores"
+_LARGEST = 2**31 - 2**24
+"""Bytes of weights; a protocol buffer has at most 2 GiB."""
 CROPS = 20
 _AT_A_TIME = 4
 MOST_DIFFERENCE, LEAST_SAME = 1e-3, 0.999
@@ -61,7 +73,7 @@ class Parity:
 def export_onnx(
     weights: str | Path, target: Path, photos: Sequence[ImageLike] = (), *, opset: int = OPSET
 ) -> Parity:
-    """Write a network as one ONNX file (see `network.onnx.onnx_model`), BatchNorm folded away.
+    """Write a network as one ONNX file (see `onnx_model`), BatchNorm folded away.
 
     Args:
         weights: a network's name or file.
@@ -138,3 +150,162 @@ def _answers(
     unused = switches[: len(switches) - len(given)]
     forced, ours = (network.decode(code, chosen).numpy() for chosen in (unused + given, switches))
     return forced, ours, switches[len(unused) :]
+
+
+def require_onnx() -> None:
+    """Raise MissingDependencyError unless the libraries of the extra `export` are installed."""
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
+    if missing:
+        raise MissingDependencyError(
+            f"exporting to ONNX needs {', '.join(missing)}; install them (pip install 'deconvseg[export]')"
+        )
+
+
+def onnx_model(network: SegmentationNetwork, header: NetworkHeader, opset: int = OPSET) -> Any:
+    """A network as an `onnx.ModelProto` with its weights inside.
+
+    Its input `crops` is float32 (batch, 3, side, side), for FCN-8s (batch, 3, height, width), its output
+    `scores` float32 (batch, classes, ...) of the same size. A DeconvNet's unpooling is MaxUnpool with the
+    Indices of its MaxPool. The model's metadata are strings of JSON: `architecture`, `classes`, `palette`
+    ((R, G, B) a class), `side`, and what makes an input of an RGB crop of 0 to 255: `order`, `mean`, `scale`
+    (`(crop - mean) * scale`).
+
+    Args:
+        network: made ready by `network.fold.prepare` for the CPU, in fp32.
+        header: of its file.
+        opset: version of the ONNX operators.
+
+    Raises:
+        MissingDependencyError: a library of the extra `export` is not installed.
+        UsageError: the exporter cannot write this opset, or the network is too large for a file.
+    """
+    require_onnx()
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
+    if weights > _LARGEST:
+        raise UsageError(
+            f"a network with {weights / 1e9:.1f} GB of weights does not fit into an ONNX file (2 GB)"
+        )
+    sizes = {0: "batch"} if isinstance(network, DeconvNet) else {0: "batch", 2: "height", 3: "width"}
+    with _quiet():
+        program = torch.onnx.export(
+            network,
+            # Two of them, and of unequal sides: what is 1, or alike, would be taken for fixed.
+            (torch.zeros(2, 3, network.side, network.side + 32 * (2 in sizes)),),
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_shapes=(sizes,),
+            opset_version=opset,
+            dynamo=True,
+            custom_translation_table=_switches() if isinstance(network, DeconvNet) else None,
+            verbose=False,
+        )
+        assert program is not None
+        model = program.model_proto
+    (written,) = (entry.version for entry in model.opset_import if entry.domain == "")
+    if written != opset:
+        raise UsageError(f"--opset {opset}: torch's exporter cannot write it; take {OPSET}")
+    _tidy(model)
+    model.producer_name, model.producer_version = "deconvseg", __version__
+    for key, value in _metadata(network, header).items():
+        model.metadata_props.add(key=key, value=json.dumps(value))
+    return model
+
+
+class OnnxNetwork:
+    """An ONNX model in ONNX Runtime on the CPU, with as many threads as torch has.
+
+    Args:
+        model: from `onnx_model`.
+
+    Raises:
+        ExportError: ONNX Runtime does not take it, as an old one does with a new opset.
+    """
+
+    def __init__(self, model: Any) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        pools = (node for node in model.graph.node if node.op_type == "MaxPool" and len(node.output) > 1)
+        for pool in pools:
+            model.graph.output.add(name=pool.output[1])
+        content = model.SerializeToString()
+        del model.graph.output[1:]
+        try:
+            self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its errors have no class of their own
+            reason = " ".join(str(error).split())
+            raise ExportError(
+                f"ONNX Runtime {onnxruntime.__version__} does not take the network ({reason}); "
+                f"try a newer one, or --opset {OPSET}"
+            ) from error
+
+    def __call__(self, crops: NDArray[np.float32]) -> tuple[NDArray[np.float32], list[NDArray[np.int64]]]:
+        """The scores of normalised crops, and the switches of each pooling that is undone.
+
+        Args:
+            crops: float32 (B, 3, H, W).
+
+        Returns:
+            Scores, float32 (B, classes, H, W), and switches in the order of the encoder, int64 (B, C, h, w):
+            flat indices into the map before pooling, as torch has them.
+        """
+        scores, *indices = self._session.run(None, {INPUT: crops})
+        # ONNX counts through the whole batch, torch anew in every channel of every crop.
+        return scores, [index % (4 * index.shape[2] * index.shape[3]) for index in indices]
+
+
+def _switches() -> dict[Any, Any]:
+    """Poolings that give switches, and unpoolings by them, as one ONNX operator each.
+
+    The exporter itself has no MaxUnpool: it counts the switches anew for a scatter, in many nodes a stage.
+    """
+    from onnxscript import opset18 as op
+
+    def pool(
+        features: Any,
+        kernel: Sequence[int],
+        stride: Sequence[int] = (),
+        padding: Sequence[int] = (0, 0),
+        dilation: Sequence[int] = (1, 1),
+        ceil_mode: bool = False,
+    ) -> Any:
+        return op.MaxPool(features, kernel_shape=[*kernel], strides=[*(stride or kernel)])
+
+    def unpool(features: Any, switches: Any, size: Sequence[int]) -> Any:
+        return op.MaxUnpool(features, switches, kernel_shape=[2, 2], strides=[2, 2])
+
+    aten = torch.ops.aten
+    return {aten.max_pool2d_with_indices.default: pool, aten.max_unpool2d.default: unpool}
+
+
+def _metadata(network: SegmentationNetwork, header: NetworkHeader) -> dict[str, object]:
+    return {
+        "architecture": network.architecture,
+        "classes": header.classes,
+        "palette": header.palette,
+        "side": network.side,
+        "order": "RGB",
+        "mean": header.mean,
+        "scale": header.scale,
+    }
+
+
+def _tidy(model: Any) -> None:
+    """Remove the exporter's notes, which hold the paths of the machine it ran on."""
+    for item in (model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer):
+        del item.metadata_props[:]
+        item.doc_string = ""
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's remarks on itself."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

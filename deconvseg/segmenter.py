@@ -21,9 +21,8 @@ from deconvseg.inference import Inference
 from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.checkpoint import NetworkHeader, load_network
 from deconvseg.network.deconvnet import DeconvNet
-from deconvseg.network.device import pick_batch_size, pick_device
 from deconvseg.network.fcn8s import FCN8s
-from deconvseg.network.fold import pick_precision, prepare
+from deconvseg.network.fold import pick_batch_size, pick_device, pick_precision, prepare
 from deconvseg.postprocess.crf import CRFParameters
 from deconvseg.postprocess.fusion import EnsembleRule, FusionRule
 from deconvseg.protocol import PROTOCOLS, EncoderMode

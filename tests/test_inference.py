@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import deconvseg.inference
-import deconvseg.network.device
+import deconvseg.network.fold
 import deconvseg.regions
 import deconvseg.segmenter
-from deconvseg.network.device import crop_bytes
+from deconvseg.network.fold import crop_bytes
 from deconvseg.postprocess.fusion import Fusion
 from deconvseg.segmenter import Segmenter
 from deconvseg.steps import Prepared
@@ -344,7 +344,7 @@ def test_other_errors_of_the_network_are_not_taken_for_a_lack_of_memory(tiny_net
 
 def test_the_batch_is_chosen_by_free_memory(tiny_network: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def chosen(free: int | None) -> int:
-        monkeypatch.setattr(deconvseg.network.device, "available_memory", lambda: free)
+        monkeypatch.setattr(deconvseg.network.fold, "available_memory", lambda: free)
         return Segmenter(tiny_network, device="cpu").inference.batch_size
 
     one = crop_bytes(Segmenter(tiny_network, device="cpu").inference.network)

@@ -1,7 +1,8 @@
-"""A trained network made ready for inference: BatchNorm folded away, channels last, the right precision."""
+"""A trained network made ready for inference: device, precision, BatchNorm folded away, channels last."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal, cast
 
 import torch
@@ -9,12 +10,65 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from deconvseg.errors import UsageError
+from deconvseg.memory import available_memory
 from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.deconvnet import DeconvNet
 from deconvseg.network.fcn8s import FCN8s
 
 Precision = Literal["fp32", "bf16", "fp16"]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_MOST = {"cpu": 16, "cuda": 64, "mps": 16}
+_SHARE = 0.5
+"""Of the free memory that a batch may take: photos, the CRF and the other processes need some as well."""
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto`, `cpu`, `cuda` or `mps` (an index may follow: `cuda:1`); only `auto` may fall back to the CPU.
+
+    `auto` does not take Apple's `mps`, which older torch versions have without max-unpooling: ask for it.
+
+    Raises:
+        UsageError: an unknown name, or a device this machine does not have.
+    """
+    cuda = torch.cuda.is_available()
+    mps = torch.backends.mps.is_available()
+    if name == "auto":
+        return torch.device("cuda" if cuda else "cpu")
+    kind = name.partition(":")[0]
+    if kind not in ("cpu", "cuda", "mps"):
+        raise UsageError(f"--device {name}: unknown device; use auto, cpu, cuda or mps")
+    if (kind == "cuda" and not cuda) or (kind == "mps" and not mps):
+        raise UsageError(f"--device {name}: torch finds no such device here; use --device auto or cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"--device {name}: not a device ({error})") from error
+    if kind == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"--device {name}: there are only {torch.cuda.device_count()} CUDA devices here")
+    return device
+
+
+def pick_batch_size(network: SegmentationNetwork, device: torch.device) -> int:
+    """Crops that go through the network together: 64 on a GPU, else 16, or halves of it if memory is short.
+
+    It is the same wherever there is enough memory, because scores can differ in their last bits with it.
+    """
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
+    size = _MOST[device.type]
+    while free is not None and size > 1 and size * crop_bytes(network) > _SHARE * free:
+        size //= 2
+    return size
+
+
+def crop_bytes(network: SegmentationNetwork) -> int:
+    """About the most memory that the maps of one crop take at once: four in the first block's size.
+
+    Measured: 5 MB for deconvnet-lite and 8 for the paper's network in bfloat16, twice that in float32; this
+    gives 8 and 25, and twice that.
+    """
+    element = next(network.parameters()).element_size()
+    width: int = network.arguments["widths"][0]
+    return 4 * network.side**2 * width * element
 
 
 def pick_precision(name: str, device: torch.device) -> Precision:
@@ -67,6 +121,30 @@ def prepare(network: SegmentationNetwork, device: torch.device, precision: Preci
             if isinstance(getattr(module, "relu", None), nn.ReLU):
                 module.relu = _BF16ReLU()
     return network
+
+
+@torch.no_grad()
+def gather_statistics(network: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Set every BatchNorm's mean and variance to their averages over batches.
+
+    DeconvNet's authors do so before they fold (`BN_make_INFERENCE_script.py`, 501 batches of 28 crops).
+
+    Args:
+        network: its weights stay as they are; it ends in the mode, training or not, that it was in.
+        batches: normalised images (B, 3, H, W) on the network's device, at least two numbers a channel.
+    """
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    was_training = network.training
+    network.train()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain average over all batches
+    for batch in batches:
+        network(batch)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    network.train(was_training)
 
 
 class _ToOneCell(nn.Module):

@@ -36,7 +36,7 @@ def process_group(device: str) -> Iterator[str]:
     """Join the processes that `torchrun` started, if it did, and give this one its device.
 
     Args:
-        device: as in `network.device.pick_device`; `auto` and `cuda` become one CUDA device a process.
+        device: as in `network.fold.pick_device`; `auto` and `cuda` become one CUDA device a process.
 
     Raises:
         UsageError: more processes than CUDA devices.

@@ -20,9 +20,8 @@ from deconvseg.memory import reuse_freed_memory
 from deconvseg.network.base import SegmentationNetwork, replace_classes
 from deconvseg.network.checkpoint import NetworkHeader, describe_network, load_network
 from deconvseg.network.deconvnet import DeconvNet, resize_bottleneck
-from deconvseg.network.device import pick_device
 from deconvseg.network.fcn8s import FCN8s, resize_side, start_from_deconvnet
-from deconvseg.network.norms import gather_statistics
+from deconvseg.network.fold import gather_statistics, pick_device
 from deconvseg.network.vgg16 import (
     calibrate_encoder_norm,
     download_vgg16,

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from deconvseg.errors import UsageError
-from deconvseg.network.average import average
+from deconvseg.network.base import average
 from deconvseg.network.deconvnet import DeconvNet
 from deconvseg.network.fcn8s import FCN8s
 

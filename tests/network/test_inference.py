@@ -13,8 +13,7 @@ from deconvseg.errors import UsageError, WeightsError
 from deconvseg.images.read import read_image
 from deconvseg.network.checkpoint import load_network
 from deconvseg.network.deconvnet import DeconvNet
-from deconvseg.network.device import pick_device
-from deconvseg.network.fold import Precision, _BF16ReLU, pick_precision, prepare
+from deconvseg.network.fold import Precision, _BF16ReLU, pick_device, pick_precision, prepare
 from deconvseg.network.vgg16 import calibrate_encoder_norm, initialise_encoder, read_vgg16
 from deconvseg.weights import network_file
 

@@ -3,7 +3,7 @@
 import torch
 
 from deconvseg.network.deconvnet import DeconvNet
-from deconvseg.network.norms import gather_statistics
+from deconvseg.network.fold import gather_statistics
 
 
 def test_statistics_are_averages_over_the_batches() -> None:

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+from deconvseg import export as exporter
 from deconvseg.errors import ExportError, MissingDependencyError, UsageError
-from deconvseg.network import onnx as exporter
+from deconvseg.export import OnnxNetwork, onnx_model
 from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.checkpoint import NetworkHeader
 from deconvseg.network.deconvnet import DeconvNet
 from deconvseg.network.fcn8s import FCN8s
 from deconvseg.network.fold import prepare
-from deconvseg.network.onnx import OnnxNetwork, onnx_model
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
