@@ -43,7 +43,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from deconvseg.export import onnx_model
 from deconvseg.images.read import read_image
-from deconvseg.memory import reuse_freed_memory
+from deconvseg.machine import reuse_freed_memory
 from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.checkpoint import load_network
 from deconvseg.network.deconvnet import DeconvNet
@@ -60,7 +60,7 @@ FOLDER = 50
 PRODUCT = 3072
 PEAK = """
 import re, sys
-from deconvseg.memory import reuse_freed_memory
+from deconvseg.machine import reuse_freed_memory
 from deconvseg.segmenter import Segmenter
 reuse_freed_memory()
 Segmenter().segment(sys.argv[1])

@@ -19,8 +19,7 @@ from typing import Literal
 
 from deconvseg import __version__
 from deconvseg.errors import DeconvSegError
-from deconvseg.memory import available_memory
-from deconvseg.processes import own_cores
+from deconvseg.machine import available_memory, cores
 
 State = Literal["ok", "warning", "fault"]
 
@@ -105,7 +104,7 @@ def _system() -> Iterator[Finding]:
 def _processors() -> Iterator[Finding]:
     threads = os.environ.get("OMP_NUM_THREADS")
     limit = f", OMP_NUM_THREADS={threads}" if threads else ""
-    yield Finding("processors", "ok", f"{own_cores()} of {os.cpu_count()} for this process{limit}")
+    yield Finding("processors", "ok", f"{cores()} of {os.cpu_count()} for this process{limit}")
     free = available_memory()
     if free is not None:
         small = free < 2e9

@@ -1,17 +1,21 @@
-"""Files that are whole or not there, and how to know them again."""
+"""Atomic writes, file hashes, locks, lines of JSON and walks through folders."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+from filelock import FileLock
 
 from deconvseg.errors import OutputError
 
@@ -20,14 +24,16 @@ _DAY = 86400
 
 @contextmanager
 def replacing(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
-    """A binary stream whose content becomes the file `path`, at once and only if the block ends well.
+    """A binary stream whose content becomes the file `path` at once, and only if the block ends well.
 
-    Folders on the way are made. A `durable` file is there after a power cut too; that takes milliseconds.
+    Missing folders are made. Its `name` is the path of the temporary file, for libraries that write to a path
+    themselves. A `durable` file survives a power cut, which takes milliseconds.
     Raises OutputError for whatever the system refuses.
     """
     beside = path.parent / f".deconvseg-{_here()}-{os.getpid()}-{secrets.token_hex(4)}.tmp"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep_once(path.parent)
         try:
             with beside.open("xb") as stream:
                 yield stream
@@ -36,7 +42,7 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
                     os.fsync(stream.fileno())
             beside.replace(path)
             if durable:
-                _keep_names(path.parent)
+                _sync_folder(path.parent)
         finally:
             beside.unlink(missing_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
@@ -46,7 +52,7 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
         raise OutputError(f"{path}: cannot be written ({reason}); check the folder and its space") from error
 
 
-def _keep_names(folder: Path) -> None:
+def _sync_folder(folder: Path) -> None:
     with suppress(OSError):  # Windows and some network disks cannot
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -56,7 +62,7 @@ def _keep_names(folder: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed processes have left half written in a folder, if of this machine or a day old."""
+    """Removes what killed processes have left half written in a folder, if of this machine or a day old."""
     if not os.path.isdir(folder):  # noqa: PTH112 (pathlib's question, and its glob, raise if a name is too long)
         return
     for path in folder.glob(".deconvseg-*.tmp"):
@@ -67,6 +73,9 @@ def sweep(folder: Path) -> None:
                 path.unlink()
 
 
+_sweep_once = cache(sweep)
+
+
 def digest(path: Path) -> str:
     """SHA-256, hexadecimal, of a file, or of the names and contents of a folder's PNGs; OSError if none."""
     if not path.is_dir():
@@ -74,6 +83,90 @@ def digest(path: Path) -> str:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     parts = (f"{part.name}\n{digest(part)}\n" for part in sorted(path.glob("*.png")))
     return hashlib.sha256("".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+@contextmanager
+def lock(path: Path, *, patience: float = 0) -> Iterator[None]:
+    """Holds the lock file `path` for the block; a process that is killed lets go of it.
+
+    The file is made if need be and goes with the lock; its folder exists.
+
+    Args:
+        path: the same for all who share the lock.
+        patience: seconds to wait for another holder; below 0 without end.
+
+    Raises:
+        TimeoutError: another process, or this one, still holds it.
+        OSError: the file cannot be made.
+    """
+    with FileLock(path, timeout=patience, poll_interval=0.02):
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # Windows keeps an open file
+                os.unlink(path)  # noqa: PTH108
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The JSON objects of a file with one a line; lines that are cut, damaged or something else are left out.
+
+    Without a file there are none. Raises OSError if it cannot be read.
+    """
+    found = []
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
+        return []
+    for line in lines:
+        with suppress(ValueError, RecursionError):
+            found.append(json.loads(line))
+    return [entry for entry in found if isinstance(entry, dict)]
+
+
+def walk(
+    root: str,
+    *,
+    hidden: bool = False,
+    leave_out: Callable[[str, list[str]], bool] | None = None,
+    refused: Callable[[OSError], None] | None = None,
+) -> Iterator[str]:
+    """Paths of all regular files below `root`, in no particular order.
+
+    Links are followed. Each real folder is entered once: by its own name if that is below `root`, and else
+    by the first link to it.
+
+    Args:
+        root: a folder; paths start with it as it is written.
+        hidden: take files and folders whose names start with a dot, too.
+        leave_out: asked with each folder below `root` and the names in it; True leaves out all of it.
+        refused: called for each folder that cannot be listed; if omitted, the error is raised.
+    """
+    # os.path rather than pathlib, whose questions raise where a name is too long or access is denied.
+    seen: set[str] = set()
+    folders, links = deque([root]), deque[str]()
+    while folders or links:
+        folder = folders.popleft() if folders else links.popleft()
+        real = os.path.realpath(folder)
+        if real in seen:
+            continue
+        seen.add(real)
+        try:
+            names = sorted(os.listdir(folder))  # noqa: PTH208
+        except OSError as error:
+            if refused is None:
+                raise
+            refused(error)
+            continue
+        if folder != root and leave_out and leave_out(folder, names):
+            continue
+        for name in names:
+            path = os.path.join(folder, name)  # noqa: PTH118
+            if name.startswith(".") and not hidden:
+                continue
+            if os.path.isfile(path):  # noqa: PTH113
+                yield path
+            elif os.path.isdir(path):  # noqa: PTH112
+                (links if os.path.islink(path) else folders).append(path)  # noqa: PTH114
 
 
 @cache

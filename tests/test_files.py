@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from deconvseg.files import digest, replacing, sweep
+from deconvseg.files import digest, lock, read_json_lines, replacing, sweep, walk
 
 WRITER = """
 import sys, time
@@ -58,8 +58,9 @@ def test_what_a_killed_process_leaves_is_removed(tmp_path: Path) -> None:
     assert half.exists()  # its writer is at work
     process.kill()
     process.wait()
-    sweep(tmp_path / "new")
-    assert not list((tmp_path / "new").iterdir())
+    with replacing(tmp_path / "new" / "b.png"):
+        pass
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["b.png"]
 
 
 def test_what_other_machines_leave_is_removed_after_a_day(tmp_path: Path) -> None:
@@ -95,3 +96,40 @@ def test_digest_of_a_file_and_of_a_folder(tmp_path: Path) -> None:
     assert len(seen) == 4
     with pytest.raises(FileNotFoundError):
         digest(tmp_path / "none")
+
+
+def test_a_lock_is_held_once_and_leaves_no_file(tmp_path: Path) -> None:
+    path = tmp_path / ".lock"
+    with lock(path), pytest.raises(TimeoutError), lock(path):
+        pass
+    with lock(path):
+        pass
+    assert not path.exists()
+
+
+def test_json_lines_are_read_with_mistrust(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    assert read_json_lines(path) == []
+    path.write_bytes(b'{"a": 1}\n[1]\nnull\n\xff\n\0\n' + b"[" * 100_000 + b'\n{"b": 2}\n{"c": "cut')
+    assert read_json_lines(path) == [{"a": 1}, {"b": 2}]
+
+
+def test_a_walk_leaves_out_what_is_hidden_and_enters_each_real_folder_once(tmp_path: Path) -> None:
+    for name in ("in/b/1.jpg", "in/2.jpg", "in/.hidden/3.jpg", "in/.4.jpg", "else/deep/5.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "in" / "a").symlink_to("b")  # b by its own name goes first
+    (tmp_path / "in" / "b" / "up").symlink_to(tmp_path / "in")
+    (tmp_path / "in" / "more").symlink_to(tmp_path / "else")
+    (tmp_path / "in" / "same").symlink_to(tmp_path / "else")
+    (tmp_path / "in" / "6.jpg").symlink_to(tmp_path / "in" / "2.jpg")
+    (tmp_path / "in" / "gone.jpg").symlink_to("nothing")
+
+    def names(**options: bool) -> list[str]:
+        found = walk(str(tmp_path / "in"), **options)
+        return sorted(os.path.relpath(path, tmp_path / "in") for path in found)
+
+    assert names() == ["2.jpg", "6.jpg", "b/1.jpg", "more/deep/5.jpg"]
+    assert names(hidden=True) == [".4.jpg", ".hidden/3.jpg", *names()]
+    with pytest.raises(FileNotFoundError):
+        list(walk(str(tmp_path / "none")))

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from deconvseg.errors import WorkerError
-from deconvseg.processes import Crew
+from deconvseg.machine import Crew
 
 PARENT = """
 import os, time
-from deconvseg.processes import worker_processes
+from deconvseg.machine import worker_processes
 if __name__ == "__main__":
     with worker_processes(2) as pool:
         print(*{pool.submit(os.getpid).result() for _ in range(20)}, flush=True)

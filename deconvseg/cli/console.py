@@ -14,7 +14,7 @@ import typer
 
 from deconvseg.cli.signals import exit_code
 from deconvseg.errors import DeconvSegError
-from deconvseg.memory import is_out_of_memory
+from deconvseg.machine import is_out_of_memory
 
 if TYPE_CHECKING:
     from rich.console import Console

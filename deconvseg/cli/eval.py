@@ -286,7 +286,7 @@ def _refuse_contradictions(
 
 
 def _load(segmenter: Segmenter, weights: str, *, quiet: bool) -> None:
-    from deconvseg.memory import reuse_freed_memory
+    from deconvseg.machine import reuse_freed_memory
 
     reuse_freed_memory()
     segmenter.load()

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from deconvseg.batch.inputs import STDIN
+from deconvseg.batch.plan import STDOUT
 from deconvseg.cli import console
-from deconvseg.cli.batch import STDOUT
-from deconvseg.cli.inputs import STDIN
 from deconvseg.cli.options import EnsembleOption, FcnOption, Precision, introduce
 from deconvseg.cli.targets import refuse_target
 from deconvseg.errors import InputError, UsageError

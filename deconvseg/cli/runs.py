@@ -14,16 +14,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deconvseg.batch.inputs import STDIN
+from deconvseg.batch.manifest import Manifest
+from deconvseg.batch.plan import STDOUT, Task
+from deconvseg.batch.records import Record, new_record
 from deconvseg.cli import console
-from deconvseg.cli.batch import STDOUT, Task
-from deconvseg.cli.inputs import STDIN
-from deconvseg.cli.manifest import Manifest
 from deconvseg.cli.options import Engine
-from deconvseg.cli.records import Record, new_record
 from deconvseg.errors import InputError, MissingDependencyError, UsageError
 
 if TYPE_CHECKING:
-    from deconvseg.jobs import Done, Job, Workshop
+    from deconvseg.batch.jobs import Done, Job, Workshop
     from deconvseg.segmenter import Segmenter
 
 
@@ -138,7 +138,7 @@ class Run:
         count: int,
         workers: int | None,
     ) -> None:
-        from deconvseg import pipeline
+        from deconvseg.batch import pipeline
 
         if workers is None:
             workers = pipeline.default_workers()
@@ -161,7 +161,7 @@ class Run:
         jobs: Iterator[Job],
         workers: int | None,
     ) -> None:
-        from deconvseg import engine_ray
+        from deconvseg.batch import ray as engine_ray
 
         self._one_network = False
         debug = console.debugging()
@@ -184,7 +184,7 @@ class Run:
         return self._manifest is not None or len(self._tasks) > 1
 
     def _jobs(self) -> Iterator[Job]:
-        from deconvseg.jobs import Job
+        from deconvseg.batch.jobs import Job
 
         for place, task in enumerate(self._tasks):
             if place not in self.records:

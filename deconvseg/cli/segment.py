@@ -13,10 +13,12 @@ from typing import Annotated
 
 import typer
 
+from deconvseg.batch.coco import COCO, write_run_coco
+from deconvseg.batch.manifest import Manifest
+from deconvseg.batch.plan import Plan, make_plan
+from deconvseg.batch.remote_manifest import RemoteManifest
+from deconvseg.batch.shard import Shard
 from deconvseg.cli import console
-from deconvseg.cli.batch import Plan, make_plan
-from deconvseg.cli.coco import COCO, write_run_coco
-from deconvseg.cli.manifest import Manifest
 from deconvseg.cli.options import (
     RUN,
     STEPS,
@@ -33,9 +35,7 @@ from deconvseg.cli.options import (
     StopOption,
     introduce,
 )
-from deconvseg.cli.remote_manifest import RemoteManifest
 from deconvseg.cli.runs import Cluster, Run
-from deconvseg.cli.shard import Shard
 from deconvseg.cli.signals import exit_code, stopping
 from deconvseg.errors import DeconvSegError, OutputError, UsageError, WorkerError
 
@@ -284,8 +284,8 @@ def segment(
 
     segmenter = workshop = None
     if not all(task.photo.missing for task in plan.tasks):  # a mistyped name is told at once
-        from deconvseg.jobs import Workshop
-        from deconvseg.memory import reuse_freed_memory
+        from deconvseg.batch.jobs import Workshop
+        from deconvseg.machine import reuse_freed_memory
         from deconvseg.segmenter import Segmenter
 
         reuse_freed_memory()

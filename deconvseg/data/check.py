@@ -20,7 +20,7 @@ from deconvseg.data.dataset import DataSet, Example, refuse_other_size
 from deconvseg.data.masks import VOID, MaskFormat, read_mask
 from deconvseg.errors import DataError, InputError
 from deconvseg.images.read import read_image
-from deconvseg.processes import worker_processes
+from deconvseg.machine import worker_processes
 
 _WORTH = 100
 """Photos from which on another process is worth its start, half a second."""

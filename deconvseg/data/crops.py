@@ -15,7 +15,7 @@ from torch.nn import functional
 from deconvseg.data.components import components
 from deconvseg.data.masks import VOID
 from deconvseg.errors import DataError
-from deconvseg.memory import available_memory
+from deconvseg.machine import available_memory
 
 ENLARGE = 1.2
 """Context around an object's box (paper section 4.1): each side times 1.2."""

@@ -11,8 +11,7 @@ from typing import Any, TypeVar
 import torch
 
 from deconvseg.errors import UsageError
-from deconvseg.memory import reuse_freed_memory
-from deconvseg.processes import worker_processes
+from deconvseg.machine import reuse_freed_memory, worker_processes
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from deconvseg.errors import UsageError
-from deconvseg.memory import available_memory
+from deconvseg.machine import available_memory
 from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.deconvnet import DeconvNet
 from deconvseg.network.fcn8s import FCN8s

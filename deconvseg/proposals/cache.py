@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from deconvseg.errors import DataError, OutputError
 from deconvseg.files import replacing
 from deconvseg.images.read import read_image
-from deconvseg.processes import worker_processes
+from deconvseg.machine import worker_processes
 from deconvseg.proposals.boxes import Boxes, find_boxes
 from deconvseg.proposals.edges import EdgeDetector
 from deconvseg.proposals.opencv import opencv

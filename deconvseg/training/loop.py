@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from deconvseg.data.crops import ImageStore
 from deconvseg.errors import DeconvSegError
-from deconvseg.memory import is_out_of_memory
+from deconvseg.machine import is_out_of_memory
 from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.checkpoint import NetworkHeader, save_network
 from deconvseg.proposals.cache import ProposalFile

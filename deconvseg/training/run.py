@@ -16,7 +16,7 @@ from torch import Tensor
 from deconvseg.data.crops import ImageStore
 from deconvseg.data.dataset import DataSet
 from deconvseg.errors import MissingDependencyError, UsageError
-from deconvseg.memory import reuse_freed_memory
+from deconvseg.machine import reuse_freed_memory
 from deconvseg.network.base import SegmentationNetwork, replace_classes
 from deconvseg.network.checkpoint import NetworkHeader, describe_network, load_network
 from deconvseg.network.deconvnet import DeconvNet, resize_bottleneck

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from deconvseg.batch.ray_cluster import joined
 from deconvseg.cli import runs
 from deconvseg.cli.options import Engine
 from deconvseg.cli.runs import Cluster
 from deconvseg.errors import MissingDependencyError, UsageError
-from deconvseg.ray_cluster import joined
 
 from .conftest import COMMAND, Run, files, lines
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from deconvseg.cli.batch import Task, make_plan
-from deconvseg.cli.inputs import Photo
-from deconvseg.cli.records import new_record
-from deconvseg.cli.remote_manifest import RemoteManifest
-from deconvseg.cli.shard import Shard
+from deconvseg.batch.inputs import Photo
+from deconvseg.batch.plan import Task, make_plan
+from deconvseg.batch.records import new_record
+from deconvseg.batch.remote_manifest import RemoteManifest
+from deconvseg.batch.shard import Shard
 from deconvseg.errors import UsageError
 from deconvseg.remote import Mirror
 

@@ -9,8 +9,8 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 
-from deconvseg.cli.batch import Task
-from deconvseg.cli.records import (
+from deconvseg.batch.plan import Task
+from deconvseg.batch.records import (
     Record,
     full_path,
     is_alike,
@@ -20,7 +20,7 @@ from deconvseg.cli.records import (
     new_record,
     read_records,
 )
-from deconvseg.cli.shard import Shard, claim, turn
+from deconvseg.batch.shard import Shard, claim, turn
 from deconvseg.errors import OutputError, UsageError
 
 MANIFEST = "segment.jsonl"

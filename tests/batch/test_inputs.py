@@ -7,7 +7,7 @@ import fsspec
 import pytest
 from PIL import Image
 
-from deconvseg.cli.inputs import find_photos, real_paths
+from deconvseg.batch.inputs import find_photos, real_paths
 
 
 @pytest.fixture(autouse=True)
@@ -55,14 +55,14 @@ def test_double_star(pattern: str, expected: set[str]) -> None:
 
 
 def test_folder_that_cannot_be_listed_costs_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    scandir = os.scandir
+    listdir = os.listdir
 
     def refuse(path: str) -> object:
         if str(path).endswith("sub"):
             raise PermissionError(13, "Permission denied", str(path))
-        return scandir(path)
+        return listdir(path)
 
-    monkeypatch.setattr(os, "scandir", refuse)
+    monkeypatch.setattr(os, "listdir", refuse)
     line = "in/sub: cannot be listed (Permission denied); check its permissions"
     for argument in ("in", "in/**/*.jpg"):
         photos, problems, _ = find_photos([argument], "out")

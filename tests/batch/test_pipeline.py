@@ -13,10 +13,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-import deconvseg.pipeline
+import deconvseg.batch.pipeline
+from deconvseg.batch.jobs import Done, Job, Workshop
+from deconvseg.batch.pipeline import default_workers, run
 from deconvseg.errors import InputError, OutputError, WorkerError
-from deconvseg.jobs import Done, Job, Workshop
-from deconvseg.pipeline import default_workers, run
 from deconvseg.segmenter import Segmenter
 from deconvseg.steps import Prepared
 
@@ -217,7 +217,7 @@ def test_jobs_are_taken_as_they_are_needed(
 
 
 def test_workers_do_not_load_torch() -> None:
-    code = "import sys, deconvseg.jobs; sys.exit('torch' in sys.modules)"
+    code = "import sys, deconvseg.batch.jobs; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
@@ -233,16 +233,16 @@ def test_default_workers_fit_into_memory(
     monkeypatch: pytest.MonkeyPatch, gigabytes: float | None, cores: int, workers: int
 ) -> None:
     free = None if gigabytes is None else int(gigabytes * 2**30)
-    monkeypatch.setattr(deconvseg.pipeline, "available_memory", lambda: free)
-    monkeypatch.setattr(deconvseg.pipeline, "own_cores", lambda: cores)
+    monkeypatch.setattr(deconvseg.batch.pipeline, "available_memory", lambda: free)
+    monkeypatch.setattr(deconvseg.batch.pipeline, "cores", lambda: cores)
     assert default_workers() == workers
 
 
 MEMORY = """
 import multiprocessing, resource, sys
 from pathlib import Path
-from deconvseg.jobs import Done, Job, Workshop
-from deconvseg.pipeline import run
+from deconvseg.batch.jobs import Done, Job, Workshop
+from deconvseg.batch.pipeline import run
 from deconvseg.segmenter import Segmenter
 
 def resident(pid):

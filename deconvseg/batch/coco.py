@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from deconvseg.cli.manifest import Manifest
+from deconvseg.batch.manifest import Manifest
 
 COCO = "coco.json"
 """The file in a results folder that holds all of its photos' `coco` results."""

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from deconvseg.cli.coco import write_run_coco
-from deconvseg.cli.inputs import Photo
-from deconvseg.cli.manifest import Manifest
-from deconvseg.cli.records import new_record
-from deconvseg.cli.shard import Shard
+from deconvseg.batch.coco import write_run_coco
+from deconvseg.batch.inputs import Photo
+from deconvseg.batch.manifest import Manifest
+from deconvseg.batch.records import new_record
+from deconvseg.batch.shard import Shard
 from deconvseg.data import coco
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from types import NoneType
 from typing import Any, TypedDict, cast
 
-from deconvseg.cli.inputs import STDIN, Photo
+from deconvseg.batch.inputs import STDIN, Photo
 from deconvseg.errors import OutputError
+from deconvseg.files import read_json_lines
 from deconvseg.remote import is_remote, status
 
 
@@ -133,23 +133,15 @@ def read_records(path: Path) -> dict[str, Record]:
         OutputError: the file cannot be read.
     """
     try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return {}
+        lines = read_json_lines(path)
     except OSError as error:
         raise OutputError(f"{path}: cannot be read ({error.strerror}); choose another -o DIR") from error
-    return {record["name"]: record for record in _parsed(content)}
-
-
-def _parsed(content: bytes) -> Iterator[Record]:
-    for line in content.splitlines():
-        try:
-            found = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(found, dict) and _names_a_result(found):
-            fitting = {key: value for key, value in found.items() if isinstance(value, _SHAPES.get(key, ()))}
-            yield _record(**{"path": found["input"], **fitting})
+    records = {}
+    for found in filter(_names_a_result, lines):
+        fitting = {key: value for key, value in found.items() if isinstance(value, _SHAPES.get(key, ()))}
+        record = _record(**{"path": found["input"], **fitting})
+        records[record["name"]] = record
+    return records
 
 
 def _names_a_result(found: dict[str, Any]) -> bool:

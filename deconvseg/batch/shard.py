@@ -6,13 +6,12 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from deconvseg.errors import OutputError, UsageError
+from deconvseg.files import lock
 
 _PATIENCE = 5.0
 
@@ -94,13 +93,9 @@ def _refused(folder: Path) -> Iterator[None]:
 def _held(folder: Path, shard: Shard | str | None, patience: float = 0) -> Iterator[None]:
     path = folder / _name(shard)
     try:
-        with FileLock(path, timeout=patience, poll_interval=0.02):
-            try:
-                yield
-            finally:
-                with suppress(OSError):  # Windows keeps an open file
-                    os.unlink(path)  # noqa: PTH108
-    except Timeout as error:
+        with lock(path, patience=patience):
+            yield
+    except TimeoutError as error:
         whose = f"shard {shard}" if shard else "another run"
         raise UsageError(f"{folder}: {whose} is at work here; wait for its end, or stop it") from error
 

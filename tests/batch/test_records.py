@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from deconvseg.cli.inputs import Photo
-from deconvseg.cli.records import full_path, is_of_another, line_of, new_record, read_records
+from deconvseg.batch.inputs import Photo
+from deconvseg.batch.records import full_path, is_of_another, line_of, new_record, read_records
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:

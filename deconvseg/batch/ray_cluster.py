@@ -14,7 +14,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from deconvseg.errors import MissingDependencyError, UsageError
-from deconvseg.processes import own_cores
 
 _PATIENCE = 10.0
 
@@ -64,7 +63,7 @@ def joined(address: str | None, cores: int, debug: bool = False) -> Iterator[Any
             else:
                 ray.init(
                     "local",
-                    num_cpus=max(own_cores(), cores),
+                    num_cpus=max(cores(), cores),
                     include_dashboard=False,
                     _temp_dir=folder,
                     **says,

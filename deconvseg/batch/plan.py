@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from deconvseg.cli.inputs import STDIN, Photo, find_photos, real_paths
+from deconvseg.batch.inputs import STDIN, Photo, find_photos, real_paths
 from deconvseg.errors import UsageError
 from deconvseg.images import PHOTO_SUFFIXES
 from deconvseg.images.kinds import KINDS, refuse_suffix

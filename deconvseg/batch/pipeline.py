@@ -9,11 +9,10 @@ from itertools import islice
 from queue import SimpleQueue
 from typing import Any, Literal
 
+from deconvseg.batch.jobs import Done, Job, Workshop
 from deconvseg.errors import WorkerError
 from deconvseg.inference import Inference
-from deconvseg.jobs import Done, Job, Workshop
-from deconvseg.memory import available_memory
-from deconvseg.processes import Crew, own_cores
+from deconvseg.machine import Crew, available_memory, cores
 from deconvseg.steps import Prepared
 
 Report = Callable[[Job, Done | Exception], None]
@@ -31,7 +30,7 @@ def default_workers() -> int:
     """
     free = available_memory()
     fitting = 32 if free is None else max(free // WORKER_BYTES, 1)
-    return min(own_cores() - 1, fitting, 32)
+    return min(cores() - 1, fitting, 32)
 
 
 def run(

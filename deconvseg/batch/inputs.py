@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from deconvseg.errors import InputError
+from deconvseg.files import walk
 from deconvseg.images import PHOTO_SUFFIXES
 from deconvseg.images.kinds import KINDS
 from deconvseg.remote import find, is_remote, normal
@@ -218,33 +219,21 @@ def _photo_stems(folder: str) -> set[str]:
 
 
 def _walk(root: str, problems: list[str], left_out: set[str], *, hidden: bool = False) -> Iterator[str]:
-    """All regular files below `root`; links to folders are followed, each folder is entered once.
+    """All regular files below `root`.
 
-    A folder that cannot be listed is left out, and told in `problems`; so is one that holds results, in
-    `left_out`, unless it is `root`.
+    A folder that cannot be listed is told in `problems`; one that holds results goes to `left_out`.
     """
-    seen = {os.path.realpath(root)}
 
-    def tell(error: OSError) -> None:
+    def refused(error: OSError) -> None:
         problems.append(f"{error.filename}: cannot be listed ({error.strerror}); check its permissions")
 
-    for at, folders, files in os.walk(root, onerror=tell, followlinks=True):
-        if at != root and any(map(_MANIFEST.fullmatch, files)):
-            left_out.add(at)
-            folders.clear()
-            continue
-        paths = (os.path.join(at, file) for file in files if hidden or not file.startswith("."))
-        yield from filter(os.path.isfile, paths)
-        real = {
-            name: os.path.realpath(os.path.join(at, name))
-            for name in folders
-            if hidden or not name.startswith(".")
-        }
-        folders.clear()
-        for name in sorted(real):
-            if real[name] not in seen:
-                seen.add(real[name])
-                folders.append(name)
+    def holds_results(folder: str, names: list[str]) -> bool:
+        if any(map(_MANIFEST.fullmatch, names)):
+            left_out.add(folder)
+            return True
+        return False
+
+    return walk(root, hidden=hidden, leave_out=holds_results, refused=refused)
 
 
 def _listed(path: str) -> list[Photo]:

@@ -13,12 +13,13 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from deconvseg import engine_ray, pipeline
+from deconvseg.batch import pipeline
+from deconvseg.batch import ray as engine_ray
+from deconvseg.batch.jobs import Done, Job, Workshop
+from deconvseg.batch.ray_cluster import joined
 from deconvseg.errors import InputError, OutputError, UsageError, WorkerError
 from deconvseg.images.read import read_image
 from deconvseg.inference import Inference
-from deconvseg.jobs import Done, Job, Workshop
-from deconvseg.ray_cluster import joined
 from deconvseg.remote import Mirror
 from deconvseg.segmenter import Segmenter
 from deconvseg.steps import Prepared

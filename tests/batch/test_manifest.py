@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from deconvseg.cli.batch import Task
-from deconvseg.cli.inputs import Photo
-from deconvseg.cli.manifest import LEFTOVERS, MANIFEST, Manifest
-from deconvseg.cli.records import Record, new_record
-from deconvseg.cli.shard import Shard
+from deconvseg.batch.inputs import Photo
+from deconvseg.batch.manifest import LEFTOVERS, MANIFEST, Manifest
+from deconvseg.batch.plan import Task
+from deconvseg.batch.records import Record, new_record
+from deconvseg.batch.shard import Shard
 from deconvseg.errors import UsageError
 from deconvseg.files import digest
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from deconvseg.cli.batch import Plan, make_plan
+from deconvseg.batch.plan import Plan, make_plan
 from deconvseg.errors import UsageError
 
 KINDS = ("labels", "overlay")

@@ -13,9 +13,9 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deconvseg.batch.jobs import Done, Job, Workshop
+from deconvseg.batch.ray_cluster import joined, share_out
 from deconvseg.errors import InputError, WorkerError
-from deconvseg.jobs import Done, Job, Workshop
-from deconvseg.ray_cluster import joined, share_out
 from deconvseg.remote import is_remote
 from deconvseg.steps import Prepared
 

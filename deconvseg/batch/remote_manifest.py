@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 
-from deconvseg.cli.batch import Task
-from deconvseg.cli.manifest import LEFTOVERS, MANIFEST, NO_OPTIONS, OF_SHARDS, Manifest
-from deconvseg.cli.records import Record
-from deconvseg.cli.shard import Shard
+from deconvseg.batch.manifest import LEFTOVERS, MANIFEST, NO_OPTIONS, OF_SHARDS, Manifest
+from deconvseg.batch.plan import Task
+from deconvseg.batch.records import Record
+from deconvseg.batch.shard import Shard
 from deconvseg.remote import Mirror
 
 _INTERVAL = 30.0

@@ -1,0 +1,249 @@
+"""What this process may use of the machine: cores, threads, worker processes and memory."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import multiprocessing
+import os
+import re
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from deconvseg.errors import WorkerError
+
+Result = TypeVar("Result")
+
+_GROUPS = Path("/sys/fs/cgroup")
+_OWN_GROUP = Path("/proc/self/cgroup")
+_MEMINFO = Path("/proc/meminfo")
+_NO_MEMORY = ("out of memory", "can't allocate memory", "status_alloc_failed")
+"""As torch says it: of its own allocators on GPUs, of that on the processor, and of cuBLAS's and cuDNN's."""
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # malloc.h
+
+
+def cores() -> int:
+    """Cores that this process may use: of its affinity mask, or of its container's quota if that is less."""
+    try:
+        count = len(os.sched_getaffinity(0))
+    except AttributeError:  # not Linux
+        count = os.cpu_count() or 1
+    return min(count, *map(math.ceil, _cpu_quotas()), 10**6)
+
+
+def _cpu_quotas() -> Iterator[float]:
+    """Cores by version 2 (`cpu.max`) and version 1 of Linux's control groups; none where nothing limits."""
+    for group in _groups("cpu"):
+        try:
+            if (group / "cpu.max").is_file():
+                quota, period = map(int, (group / "cpu.max").read_text("ascii").split())
+            else:
+                names = "cpu.cfs_quota_us", "cpu.cfs_period_us"
+                quota, period = (int((group / name).read_text("ascii")) for name in names)
+        except (OSError, ValueError):  # no such file, or "max"
+            continue
+        if quota > 0:
+            yield quota / period
+
+
+def _groups(controller: str) -> Iterator[Path]:
+    """Folders of the control groups that this process is in, version 2's first, each with those above it."""
+    try:
+        lines = _OWN_GROUP.read_text("utf-8", "replace").splitlines()
+    except OSError:  # not Linux
+        lines = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        root = _GROUPS / controller if controllers else _GROUPS
+        below = Path(path.lstrip("/"))
+        yield from dict.fromkeys(root / part for part in (below, *below.parents))
+
+
+def available_memory() -> int | None:
+    """Bytes that can be used without swapping, or None where the system does not tell.
+
+    On Linux what the kernel calls `MemAvailable`, or what a container's limit leaves if that is less;
+    elsewhere the free pages, where they are counted.
+    """
+    return min((figure for figure in (_of_machine(), *_of_groups()) if figure is not None), default=None)
+
+
+def _of_machine() -> int | None:
+    if _MEMINFO.is_file():
+        found = re.search(r"^MemAvailable:\s+(\d+) kB$", _MEMINFO.read_text(encoding="ascii"), re.MULTILINE)
+        return int(found[1]) * 1024 if found else None
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, AttributeError):  # no such figure, or no sysconf at all
+        return None
+
+
+def _of_groups() -> Iterator[int]:
+    for group in _groups("memory"):
+        for limit, usage in (
+            ("memory.max", "memory.current"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+        ):
+            try:
+                most, used = (int((group / name).read_text("ascii")) for name in (limit, usage))
+            except (OSError, ValueError):  # no such group, or "max": no limit
+                continue
+            if most < 2**60:  # version 1 has no word for no limit, but a number
+                yield max(most - used + _droppable(group / "memory.stat"), 0)
+
+
+def _droppable(statistics: Path) -> int:
+    """Bytes of files that were read some time ago: they count as used until somebody wants the memory."""
+    try:
+        found = re.findall(r"^(?:total_)?inactive_file (\d+)$", statistics.read_text("ascii"), re.MULTILINE)
+    except OSError:
+        return 0
+    return max(map(int, found), default=0)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, or torch on any device, raised this for want of memory."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(phrase in text for phrase in _NO_MEMORY)
+    )
+
+
+def reuse_freed_memory() -> None:
+    """Make glibc's malloc keep freed activations for the next layer; elsewhere this does nothing.
+
+    It concerns the whole process, so the commands call it, never the library by itself. By default every
+    activation is mapped afresh and its pages are cleared again and again. On 2 idle cores, the median
+    of 8 training steps (32 crops of 128 px, bf16, alternated) took 1.27 and 1.46 s
+    without, 1.16 and 1.14 s with.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:  # musl
+        return
+    mallopt(_MMAP_MAX, 0)
+    mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+    mallopt(_TOP_PAD, 256 << 20)
+
+
+@contextmanager
+def worker_processes(
+    count: int, start: Callable[..., None] | None = None, *arguments: Any
+) -> Iterator[ProcessPoolExecutor]:
+    """A pool for the time of a `with` block; what has not begun by its end is dropped.
+
+    Args:
+        count: processes.
+        start: called with `arguments` in each of them first.
+        arguments: can be pickled.
+    """
+    pool = _pool(count, start, arguments)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+class Crew:
+    """Worker processes for the time of a `with` block, each replaced when it dies.
+
+    A call whose worker dies under it (killed, out of memory) is made once more in a fresh one; the others go
+    on undisturbed. At the end of the block calls that run are waited for, and those that have not begun
+    dropped.
+
+    Args:
+        count: processes, started when they are first needed; with 0 calls are made in this process, at once.
+    """
+
+    def __init__(self, count: int) -> None:
+        # A pool does not tell which call a worker died of, but a pool of one worker and one call does.
+        self._minders = ThreadPoolExecutor(count, "worker") if count else None
+        self._own = threading.local()
+        self._pools: list[ProcessPoolExecutor] = []
+
+    def __enter__(self) -> Crew:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End now: wait for the calls that run, drop those that have not begun."""
+        if self._minders:
+            self._minders.shutdown(cancel_futures=True)
+        for pool in self._pools:
+            pool.shutdown()
+
+    def submit(self, call: Callable[..., Result], *arguments: Any) -> Future[Result]:
+        """Have `call(*arguments)` made; all of it, and the result, can be pickled.
+
+        Its future raises what the call raises, or WorkerError if two workers died.
+        """
+        if self._minders:
+            return self._minders.submit(self._mind, call, arguments)
+        future: Future[Result] = Future()
+        try:
+            future.set_result(call(*arguments))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+    def _mind(self, call: Callable[..., Result], arguments: tuple[Any, ...]) -> Result:
+        for _ in range(2):
+            if not hasattr(self._own, "pool"):
+                self._own.pool = _pool(1)
+                self._pools.append(self._own.pool)
+            try:
+                result: Result = self._own.pool.submit(call, *arguments).result()
+                return result
+            except BrokenProcessPool:
+                self._pools.remove(self._own.pool)
+                del self._own.pool
+        raise WorkerError(
+            "its worker process was killed, and so was the next one; free some memory, or use fewer --workers"
+        )
+
+
+def _pool(
+    count: int, start: Callable[..., None] | None = None, arguments: tuple[Any, ...] = ()
+) -> ProcessPoolExecutor:
+    # Spawned, not forked: a fork of a process whose thread pools run can hang.
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(count, context, _begin, (start, arguments))
+
+
+def _begin(start: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
+    _use_one_thread()
+    # Ctrl-C and the end of the terminal reach all processes; the parent alone answers and ends the workers.
+    for number in (signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGINT)):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    if start:
+        start(*arguments)
+
+
+def _use_one_thread() -> None:
+    """Workers share the cores among them, so the libraries in each take one."""
+    import cv2
+
+    cv2.setNumThreads(1)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
+def _leave_with_parent() -> None:
+    """A worker whose parent was killed would work on, and then wait for ever."""
+    parent = multiprocessing.parent_process()
+    if parent:
+        parent.join()
+        os._exit(1)

@@ -1,0 +1,108 @@
+"""How many cores and how much memory this process may use."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from deconvseg import machine
+
+
+@pytest.fixture(autouse=True)
+def _in_no_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_OWN_GROUP", Path("/nonexistent"))
+
+
+def test_linux_tells_what_can_be_used_without_swapping(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "_MEMINFO", tmp_path / "meminfo")
+    (tmp_path / "meminfo").write_text(
+        "MemTotal:  9 kB\nMemFree:   1 kB\nMemAvailable:    2048 kB\nCached: 5 kB\n"
+    )
+    assert machine.available_memory() == 2048 * 1024
+    (tmp_path / "meminfo").write_text("MemTotal:  9 kB\n")
+    assert machine.available_memory() is None
+
+
+def test_elsewhere_free_pages_are_counted_if_they_can_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "_MEMINFO", tmp_path / "none")
+    figures = {"SC_AVPHYS_PAGES": 7, "SC_PAGE_SIZE": 4096}
+    monkeypatch.setattr(os, "sysconf", figures.__getitem__, raising=False)
+    assert machine.available_memory() == 7 * 4096
+
+    def unknown(name: str) -> int:
+        raise ValueError("unrecognized configuration name")
+
+    monkeypatch.setattr(os, "sysconf", unknown)
+    assert machine.available_memory() is None
+
+
+def test_a_container_may_have_less_than_its_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_MEMINFO", tmp_path / "meminfo")
+    (tmp_path / "meminfo").write_text("MemAvailable:    2048 kB\n")
+    monkeypatch.setattr(machine, "_GROUPS", tmp_path)
+    monkeypatch.setattr(machine, "_OWN_GROUP", tmp_path / "cgroup")
+    (tmp_path / "cgroup").write_text("0::/\n")
+    limit, usage = tmp_path / "memory.max", tmp_path / "memory.current"
+    usage.write_text("1048576\n")
+    for text, left in (("1500000\n", 451424), ("max\n", 2048 * 1024), ("1000\n", 0), ("9" * 19, 2048 * 1024)):
+        limit.write_text(text)
+        assert machine.available_memory() == left, text
+    limit.write_text("1500000\n")
+    for statistics in ("inactive_file 200000\n", "inactive_file 7\ntotal_inactive_file 200000\n"):
+        (tmp_path / "memory.stat").write_text(f"anon 5\nactive_file 300\n{statistics}")
+        assert machine.available_memory() == 651424, "files that were only read are no lack of memory"
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "count"),
+    [
+        ("0::/", {"cpu.max": "max 100000"}, 8),
+        ("0::/", {"cpu.max": "150000 100000"}, 2),
+        ("0::/", {"cpu.max": "50000 100000"}, 1),
+        ("0::/a/b", {"a/cpu.max": "300000 100000", "a/b/cpu.max": "max 100000"}, 3),
+        ("4:cpu,cpuacct:/docker/1", {"cpu/cpu.cfs_quota_us": "200000", "cpu/cpu.cfs_period_us": "100000"}, 2),
+        ("4:cpu:/", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 8),
+    ],
+)
+def test_cores_are_those_of_the_container(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str, files: dict[str, str], count: int
+) -> None:
+    monkeypatch.setattr(machine, "_GROUPS", tmp_path)
+    monkeypatch.setattr(machine, "_OWN_GROUP", tmp_path / "cgroup")
+    (tmp_path / "cgroup").write_text(own + "\n")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    assert machine.cores() == count
+
+
+def test_cores_are_those_of_the_affinity_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3}, raising=False)
+    assert machine.cores() == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "so"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("shapes do not match"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_out_of_memory_is_told_from_other_errors(error: Exception, so: bool) -> None:
+    assert machine.is_out_of_memory(error) is so
+
+
+def test_torch_says_it_in_these_words() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**55)
+    assert machine.is_out_of_memory(caught.value)
