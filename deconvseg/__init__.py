@@ -5,17 +5,15 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from deconvseg.errors import DeconvSegError
-    from deconvseg.result import Result
     from deconvseg.segmentation import Segmentation
     from deconvseg.segmenter import Segmenter
 
 __version__ = "0.1.0"
-__all__ = ["DeconvSegError", "Result", "Segmentation", "Segmenter", "__version__"]
+__all__ = ["DeconvSegError", "Segmentation", "Segmenter", "__version__"]
 
 # Imported at first use: torch takes seconds, and the command line needs none of it to show its help.
 _HOMES = {
     "DeconvSegError": "deconvseg.errors",
-    "Result": "deconvseg.result",
     "Segmentation": "deconvseg.segmentation",
     "Segmenter": "deconvseg.segmenter",
 }

@@ -1,19 +1,52 @@
-"""The result of segmenting one photo: the only object that crosses from computing to writing."""
+"""A photo's labels: the only object that crosses from computing to writing. It saves and shows itself."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping
+import io
+import os
+from base64 import b64encode
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Self, TypeAlias
+from functools import partial
+from html import escape
+from pathlib import Path
+from typing import BinaryIO, Literal, Self, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from deconvseg.errors import UsageError
+from deconvseg.errors import InputError, UsageError
+from deconvseg.images.coco import write_coco
+from deconvseg.images.kinds import FILE_SUFFIXES, KINDS, refuse_suffix
+from deconvseg.images.palette import Palette, tints
+from deconvseg.images.read import read_image
+from deconvseg.images.write import PAINTED, WRITERS, overlay_image, write_overlay
+from deconvseg.remote import is_remote
 
-Palette: TypeAlias = tuple[tuple[int, int, int], ...]
 _COUNTED = 1 << 22
+Kind: TypeAlias = Literal["labels", "color", "overlay", "cutout", "masks", "scores", "coco"]
+Writer: TypeAlias = "Callable[[Segmentation, NDArray[np.uint8], Path | BinaryIO], None]"
+
+SHOWN_SIDE = 480
+"""Longer side, in pixels, of what a notebook shows and keeps."""
+
+
+def writer(kind: str, *, file_name: str = "", legend: bool = False, polygons: bool = False) -> Writer:
+    """The function that writes a kind of result.
+
+    Args:
+        kind: one of `images.kinds.KINDS`.
+        file_name: what a COCO file calls the photo.
+        legend: name the colours on an overlay.
+        polygons: outlines in a COCO file are polygons, not RLE.
+    """
+    if kind == "coco":
+        return partial(write_coco, file_name=file_name, polygons=polygons)
+    if kind == "overlay":
+        return partial(write_overlay, legend=legend)
+    return WRITERS[kind]
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -28,6 +61,8 @@ class Segmentation:
         boxes: float32 (N, 4), x0 y0 x1 y1 in pixels, half-open: the regions that went through the network,
             the whole image first; they may reach outside the photo.
         seconds: wall-clock seconds by step (`proposals`, `network`, `crf`, ...).
+        pixels: uint8 (h, w, 3) RGB, upright: the photo, or a large one reduced; None if it was not kept.
+        source: its file, if it came from one.
     """
 
     labels: NDArray[np.uint8]
@@ -36,6 +71,8 @@ class Segmentation:
     probabilities: NDArray[np.float32] | None = None
     boxes: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 4), np.float32))
     seconds: Mapping[str, float] = field(default_factory=dict)
+    pixels: NDArray[np.uint8] | None = None
+    source: Path | None = None
 
     def __repr__(self) -> str:
         shares = ", ".join(f"{name} {share:.1%}" for name, share in self.class_shares().items())
@@ -83,6 +120,99 @@ class Segmentation:
             probabilities = self.probabilities * kept[:, None, None].astype(np.float32)
             probabilities[0] += self.probabilities[~kept].sum(0)
         return replace(self, labels=labels, probabilities=probabilities)
+
+    @property
+    def photo(self) -> NDArray[np.uint8]:
+        """The photo, uint8 (H, W, 3) RGB, of the labels' size; a large one is read from its file again.
+
+        Raises:
+            InputError: that file is gone, or another by now.
+            UsageError: there is no photo of this size.
+        """
+        if self.pixels is not None and self.pixels.shape[:2] == self.labels.shape:
+            return self.pixels
+        if self.source is None:
+            raise UsageError("this result was made of a reduced photo, and has none to paint on")
+        photo = read_image(self.source)
+        if photo.shape[:2] != self.labels.shape:
+            raise InputError(f"{self.source}: has changed since it was segmented; segment it again")
+        return photo
+
+    def save(
+        self,
+        target: str | os.PathLike[str] | BinaryIO,
+        kind: Kind = "labels",
+        *,
+        legend: bool = False,
+        polygons: bool = False,
+        file_name: str | None = None,
+    ) -> None:
+        """Write one kind of result, as `deconvseg segment --save` does. A file is whole or not there.
+
+        Args:
+            target: a file, replaced if it exists, in a folder that is made if it does not; for `masks` a
+                folder; or, but for `masks`, an open binary stream.
+            kind: `labels` (palette PNG of class ids), `color` (RGB PNG), `overlay` (JPEG, or PNG by name),
+                `cutout` (RGBA PNG), `masks` (a black and white PNG a class), `scores` (NPZ; needs
+                `probabilities`), `coco` (JSON).
+            legend: name the colours on an overlay.
+            polygons: outlines in a COCO file are polygons, not RLE.
+            file_name: what a COCO file calls the photo; None takes the name of its file.
+
+        Raises:
+            UsageError: an unknown kind, an address, a name that does not end as its files do, or scores
+                without probabilities.
+            OutputError: the file cannot be written.
+            InputError: as of `photo`, for `overlay` and `cutout`.
+        """
+        if kind not in KINDS:
+            near = difflib.get_close_matches(str(kind), KINDS, 1, cutoff=0)[0]
+            raise UsageError(f"{kind!r} is no kind of result; did you mean {near!r}?")
+        if isinstance(target, str) and is_remote(target):
+            raise UsageError(f"{target}: is no file; give an open stream (fsspec.open makes one), or a path")
+        path = Path(target) if isinstance(target, str | os.PathLike) else None
+        if kind == "masks" and (path is None or path.suffix.lower() in FILE_SUFFIXES):
+            raise UsageError(f"{path or 'a stream'}: masks are several files, and need a folder")
+        if path and kind != "masks":
+            refuse_suffix(kind, path)
+        if kind == "scores" and self.probabilities is None:
+            raise UsageError("there are no probabilities to save; ask for segment(..., probabilities=True)")
+        if file_name is None:
+            file_name = self.source.name if self.source else (path.stem if path else "")
+        write = writer(kind, file_name=file_name, legend=legend, polygons=polygons)
+        # The other kinds do not look at the photo, which may have to be read.
+        photo = self.photo if kind in PAINTED else np.zeros((*self.labels.shape, 0), np.uint8)
+        write(self, photo, path or cast(BinaryIO, target))
+
+    def _repr_jpeg_(self) -> bytes | None:
+        """The overlay with its legend, made small."""
+        if self.pixels is None:
+            return None
+        stream = io.BytesIO()
+        self._preview(self.pixels).save(stream, "JPEG")
+        return stream.getvalue()
+
+    def _repr_html_(self) -> str | None:
+        jpeg = self._repr_jpeg_()
+        if jpeg is None:
+            return None
+        image = b64encode(jpeg).decode()
+        colours = dict(zip(self.classes, tints(self.palette), strict=True))
+        shares = " &ensp; ".join(
+            f'<span style="color:rgb{colours[name]}">&#9632;</span> {escape(name)} {share:.1%}'
+            for name, share in self.class_shares().items()
+        )
+        return (
+            f'<figure style="margin:0"><img src="data:image/jpeg;base64,{image}" alt="segmentation">'
+            f"<figcaption>{shares}</figcaption></figure>"
+        )
+
+    def _preview(self, pixels: NDArray[np.uint8]) -> Image.Image:
+        scale = min(SHOWN_SIDE / max(self.labels.shape), 1)
+        size = max(round(self.width * scale), 1), max(round(self.height * scale), 1)
+        labels = np.array(Image.fromarray(self.labels).resize(size, Image.Resampling.NEAREST))
+        photo = np.array(Image.fromarray(pixels).resize(size, Image.Resampling.BOX))
+        return overlay_image(replace(self, labels=labels), photo, legend=True)
 
 
 def chosen(names: Collection[str]) -> list[str]:

@@ -16,6 +16,7 @@ import torch
 from deconvseg.errors import InputError, UsageError, WeightsError
 from deconvseg.files import digest
 from deconvseg.images.given import ImageLike, refuse_one, take
+from deconvseg.images.palette import Palette
 from deconvseg.images.read import PhotoPixels
 from deconvseg.inference import Inference
 from deconvseg.network.base import SegmentationNetwork
@@ -26,8 +27,7 @@ from deconvseg.network.fold import pick_batch_size, pick_device, pick_precision,
 from deconvseg.postprocess.crf import CRFParameters
 from deconvseg.postprocess.fusion import EnsembleRule, FusionRule
 from deconvseg.protocol import PROTOCOLS, EncoderMode
-from deconvseg.result import Result
-from deconvseg.segmentation import Palette, chosen, refuse_unknown
+from deconvseg.segmentation import Segmentation, chosen, refuse_unknown
 from deconvseg.steps import After, Before, Prepared
 from deconvseg.weights import forest_file, is_missing, network_file, partner_of
 
@@ -211,7 +211,7 @@ class Segmenter:
         *,
         size: tuple[int, int] | None = None,
         probabilities: bool = False,
-    ) -> Result:
+    ) -> Segmentation:
         """Label every pixel of one photo.
 
         Args:
@@ -227,7 +227,9 @@ class Segmenter:
         (result,) = self._segmented([take(image, size)], probabilities, full_batches=False)
         return result
 
-    def segment_many(self, images: Iterable[ImageLike], *, probabilities: bool = False) -> Iterator[Result]:
+    def segment_many(
+        self, images: Iterable[ImageLike], *, probabilities: bool = False
+    ) -> Iterator[Segmentation]:
         """Label photos, of any sizes, one after the other; their regions share the network's batches.
 
         Photos are taken as they are needed, and memory does not grow with their number. A photo's result does
@@ -262,7 +264,7 @@ class Segmenter:
 
     def _segmented(
         self, photos: Iterable[PhotoPixels], probabilities: bool, *, full_batches: bool
-    ) -> Iterator[Result]:
+    ) -> Iterator[Segmentation]:
         before, after, inside = self.before, self.after, deque[PhotoPixels]()
 
         def prepared() -> Iterator[Prepared]:
@@ -273,7 +275,7 @@ class Segmenter:
         for ready, fused in self.inference.fuse(prepared(), full_batches=full_batches):
             photo = inside.popleft()
             found = after(ready, fused, probabilities=probabilities)
-            yield Result(**vars(found), pixels=photo.image, source=photo.source)
+            yield replace(found, pixels=photo.image, source=photo.source)
 
     @property
     def before(self) -> Before:

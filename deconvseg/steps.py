@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from deconvseg.errors import InputError
 from deconvseg.images.enlarge import enlarge
+from deconvseg.images.palette import Palette
 from deconvseg.postprocess.crf import CRFParameters, dense_crf
 from deconvseg.proposals.boxes import WORKING_SIDE as EDGES_SIDE
 from deconvseg.proposals.boxes import Boxes, propose, squared
 from deconvseg.proposals.edges import EdgeDetector
 from deconvseg.protocol import Protocol
-from deconvseg.segmentation import Palette, Segmentation
+from deconvseg.segmentation import Segmentation
 
 WORKING_SIDE = 1024
 """Photos with a longer side are shrunk to it for the work; the labels come back at the photo's size."""

@@ -15,15 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from deconvseg import DeconvSegError, Result, Segmentation, Segmenter
+from deconvseg import DeconvSegError, Segmentation, Segmenter
 
 segmenter = Segmenter("default", proposals=0, only=["cat"])
-result: Result = segmenter.segment("photo.jpg", probabilities=True)
+result: Segmentation = segmenter.segment("photo.jpg", probabilities=True)
 labels: NDArray[np.uint8] = result.labels
-results: list[Result] = list(segmenter.segment_many([Path("a.jpg"), Image.new("RGB", (4, 4)), labels]))
-plain: Segmentation = result
-cats: Result = result.only(["cat"])
-shares: dict[str, float] = plain.class_shares()
+results: list[Segmentation] = list(segmenter.segment_many([Path("a.jpg"), Image.new("RGB", (4, 4)), labels]))
+cats: Segmentation = result.only(["cat"])
+shares: dict[str, float] = result.class_shares()
 result.save("mask.png")
 result.save("overlay.jpg", "overlay", legend=True)
 try:

@@ -16,7 +16,7 @@ from deconvseg.errors import InputError, OutputError, UsageError
 from deconvseg.images.kinds import KINDS
 from deconvseg.images.palette import palette_for
 from deconvseg.images.write import PAINTED, WRITERS, overlay
-from deconvseg.result import SHOWN_SIDE, Kind, Result
+from deconvseg.segmentation import SHOWN_SIDE, Kind, Segmentation
 from deconvseg.segmenter import Segmenter
 
 CLASSES = ("background", "cat", "<b>dog</b>", "car")
@@ -26,8 +26,8 @@ LABELS[10:30, 20:40] = 1
 LABELS[30:, :5] = 2
 
 
-def result(**changes: Any) -> Result:
-    return Result(
+def result(**changes: Any) -> Segmentation:
+    return Segmentation(
         **{"labels": LABELS, "classes": CLASSES, "palette": palette_for(4), "pixels": PHOTO, **changes}
     )
 
@@ -75,7 +75,7 @@ def test_streams_get_what_files_do(kind: Any, tmp_path: Path) -> None:
 
 
 def test_coco_files_call_the_photo_by_its_name(tmp_path: Path) -> None:
-    def called(made: Result) -> str:
+    def called(made: Segmentation) -> str:
         made.save(tmp_path / "b.json", "coco")
         name: str = json.loads((tmp_path / "b.json").read_text())["images"][0]["file_name"]
         return name
@@ -152,7 +152,7 @@ def test_chosen_classes_can_be_saved(tmp_path: Path) -> None:
 
 def test_repr_is_short() -> None:
     text = repr(result())
-    assert text == "Result(60 x 40 pixels: background 81.2%, cat 16.7%, <b>dog</b> 2.1%)"
+    assert text == "Segmentation(60 x 40 pixels: background 81.2%, cat 16.7%, <b>dog</b> 2.1%)"
 
 
 @pytest.mark.parametrize("size", [(40, 60), (1200, 900), (2, 3000)], ids=str)

@@ -25,7 +25,7 @@ def write_run_coco(
     Raises:
         OutputError: the file cannot be written.
     """
-    from deconvseg.data.coco import merge_coco
+    from deconvseg.images.coco import merge_coco
 
     for _ in range(2):
         with manifest.turn("coco"):

@@ -14,8 +14,7 @@ from deconvseg.files import digest
 from deconvseg.images.read import STREAM, PhotoPixels, read_image, read_photo
 from deconvseg.images.write import PAINTED, mask_names
 from deconvseg.remote import Mirror, opened
-from deconvseg.result import writer
-from deconvseg.segmentation import Segmentation
+from deconvseg.segmentation import Segmentation, writer
 from deconvseg.steps import After, Before, Clock, Prepared
 
 SCORES_BYTES = 6_000_000_000

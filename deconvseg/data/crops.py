@@ -12,9 +12,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from deconvseg.data.components import components
 from deconvseg.data.masks import VOID
 from deconvseg.errors import DataError
+from deconvseg.images.components import components
 from deconvseg.machine import available_memory
 
 ENLARGE = 1.2

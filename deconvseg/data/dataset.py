@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from deconvseg.data.masks import MaskFormat, read_mask
 from deconvseg.errors import DataError
+from deconvseg.images.palette import Palette
 from deconvseg.images.read import read_image
-from deconvseg.segmentation import Palette
 
 
 @dataclass(frozen=True)

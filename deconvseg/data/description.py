@@ -12,8 +12,7 @@ from typing import Any, TypeAlias
 
 from deconvseg.data.masks import VOID, Color, MaskFormat, hex_color
 from deconvseg.errors import DataError
-from deconvseg.images.palette import voc_color
-from deconvseg.segmentation import Palette
+from deconvseg.images.palette import Palette, voc_color
 
 DESCRIPTION = "dataset.toml"
 """Name of the file."""

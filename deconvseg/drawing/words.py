@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from deconvseg.images.write import tints
+from deconvseg.images.palette import tints
 from deconvseg.segmentation import Segmentation
 
 _LEAST = 0.005

@@ -14,7 +14,7 @@ from deconvseg.data.dataset import Example
 from deconvseg.data.masks import MaskFormat, read_mask
 from deconvseg.data.open import open_dataset
 from deconvseg.errors import DataError, UsageError
-from deconvseg.segmentation import Palette
+from deconvseg.images.palette import Palette
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from deconvseg.segmentation import Palette
+from typing import TypeAlias
+
+Palette: TypeAlias = tuple[tuple[int, int, int], ...]
 
 VOC_CLASSES: tuple[str, ...] = (
     "background",
@@ -49,3 +51,12 @@ def palette_for(classes: int) -> Palette:
     if not 1 <= classes <= 256:
         raise ValueError(f"an 8-bit palette has 1 to 256 colours, not {classes}")
     return tuple(voc_color(label) for label in range(classes))
+
+
+def tints(palette: Palette) -> Palette:
+    """The class colours, the dark ones brightened for laying on photos: VOC's cat is nearly black."""
+    import numpy as np
+
+    colors = np.array(palette, np.float32).reshape(-1, 3)
+    full = colors * (255 / np.maximum(colors.max(axis=1, keepdims=True), 1))
+    return tuple((r, g, b) for r, g, b in (0.4 * colors + 0.6 * full).astype(np.uint8).tolist())

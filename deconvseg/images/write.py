@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,10 @@ from PIL import Image
 from deconvseg.errors import OutputError
 from deconvseg.files import replacing
 from deconvseg.images.legend import draw_legend
-from deconvseg.images.palette import palette_for
-from deconvseg.segmentation import Palette, Segmentation
+from deconvseg.images.palette import Palette, palette_for, tints
+
+if TYPE_CHECKING:
+    from deconvseg.segmentation import Segmentation
 
 Photo: TypeAlias = NDArray[np.uint8]
 Target: TypeAlias = Path | BinaryIO
@@ -182,13 +184,6 @@ def _in_strips(mode: str, shape: tuple[int, ...], paint: Callable[[slice], Photo
     for top in range(0, height, rows):
         image.paste(Image.fromarray(paint(slice(top, min(top + rows, height)))), (0, top))
     return image
-
-
-def tints(palette: Palette) -> Palette:
-    """The class colours, the dark ones brightened for laying on photos: VOC's cat is nearly black."""
-    colors = np.array(palette, np.float32).reshape(-1, 3)
-    full = colors * (255 / np.maximum(colors.max(axis=1, keepdims=True), 1))
-    return tuple((r, g, b) for r, g, b in (0.4 * colors + 0.6 * full).astype(np.uint8).tolist())
 
 
 def _save(image: Image.Image, target: Target, format_: str = "PNG") -> None:

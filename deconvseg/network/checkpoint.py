@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from deconvseg.errors import WeightsError
+from deconvseg.images.palette import Palette
 from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.deconvnet import DeconvNet
 from deconvseg.network.fcn8s import FCN8s
@@ -28,7 +29,6 @@ from deconvseg.network.tensor_file import (
     output_axis,
     write_tensors,
 )
-from deconvseg.segmentation import Palette
 
 FORMAT = 1
 ARCHITECTURES: dict[str, type[SegmentationNetwork]] = {

@@ -15,8 +15,8 @@ from PIL import Image, ImageDraw, ImageFont
 from deconvseg.data.masks import VOID
 from deconvseg.errors import DataError, MissingDependencyError
 from deconvseg.files import replacing
-from deconvseg.images.write import overlay, tints
-from deconvseg.segmentation import Palette
+from deconvseg.images.palette import Palette, tints
+from deconvseg.images.write import overlay
 
 Row: TypeAlias = tuple[str, NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]
 """Name, photo uint8 (h, w, 3), true labels and found labels, both uint8 (h, w)."""

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from deconvseg.errors import DataError, MissingDependencyError
-from deconvseg.images.palette import VOC_CLASSES, palette_for
-from deconvseg.images.write import overlay, tints
+from deconvseg.images.palette import VOC_CLASSES, palette_for, tints
+from deconvseg.images.write import overlay
 from deconvseg.training import plots
 from deconvseg.training.plots import Row, draw_curves, draw_sheet
 

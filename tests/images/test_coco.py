@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from deconvseg.data.coco import coco_document, merge_coco, write_coco
 from deconvseg.errors import OutputError
+from deconvseg.images.coco import coco_document, merge_coco, write_coco
 from deconvseg.images.palette import palette_for
 from deconvseg.segmentation import Segmentation
 

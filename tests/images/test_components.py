@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from deconvseg.data.components import components
+from deconvseg.images.components import components
 
 small_masks = hnp.arrays(
     np.uint8,

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from deconvseg.data.masks import VOID
+VOID = 255
 
 
 class Components(NamedTuple):

@@ -6,16 +6,18 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deconvseg.data.components import Runs, regions
-from deconvseg.data.outline import outline
 from deconvseg.errors import OutputError
 from deconvseg.files import replacing
-from deconvseg.segmentation import Segmentation
+from deconvseg.images.components import Runs, regions
+from deconvseg.images.outline import outline
+
+if TYPE_CHECKING:
+    from deconvseg.segmentation import Segmentation
 
 Document = dict[str, Any]
 
