@@ -2,43 +2,38 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from deconvseg.cli.signals import exit_code
-from deconvseg.errors import DeconvSegError
+from deconvseg import __version__
+from deconvseg.cli import signals, streams
+from deconvseg.errors import DeconvSegError, UsageError
 from deconvseg.machine import is_out_of_memory
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from deconvseg.segmenter import Segmenter
+
 PATIENCE = 2.0
-DONE, SOME_FAILED, NOTHING_DONE, INTERRUPTED = 0, 1, 2, 130
+DONE, SOME_FAILED, NOTHING_DONE = 0, 1, 2
 
 # What this process was told (--debug) and shows (the bar's console while there is one).
 _debug = False
 _bar_console: Console | None = None
 
 
-def _set_debug(value: bool) -> bool:
+def set_debug(value: bool) -> bool:
+    """Remember --debug, given at whatever place."""
     global _debug
     _debug = _debug or value
     return value
-
-
-DebugOption = Annotated[
-    bool,
-    typer.Option(
-        "--debug", callback=_set_debug, help="Show the traceback of an error.", rich_help_panel="Run"
-    ),
-]
 
 
 def debugging() -> bool:
@@ -49,25 +44,47 @@ def debugging() -> bool:
 def run(app: Callable[..., object]) -> int:
     """Run the Typer app on the command line and return the exit code; an error becomes one line on stderr."""
     try:
-        # Standalone mode would print usage errors in a box of several lines and exit by itself.
-        code = app(standalone_mode=False)
-        sys.stdout.flush()
-    except (KeyboardInterrupt, typer.Abort) as stop:
+        with signals.stopping():
+            # Standalone mode would print usage errors in a box of several lines and exit by itself.
+            code = app(standalone_mode=False)
+            sys.stdout.flush()
+    except (KeyboardInterrupt, typer.Abort):
         error("interrupted")
-        return exit_code(stop)
-    except DeconvSegError as problem:
+        return signals.exit_code()
+    except Exception as problem:
+        return _exit_code(problem)
+    return code if isinstance(code, int) else DONE
+
+
+def _exit_code(problem: Exception) -> int:
+    """Print what ended a command; the code it exits with."""
+    if isinstance(problem, DeconvSegError):
         failure(problem)
         return NOTHING_DONE
-    except BrokenPipeError:
-        # The reader of stdout has left (`| head`): what is still buffered must not be flushed to it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if hasattr(problem, "format_message"):  # click's usage errors, a private class in newer Typer
+        return _usage_error(problem)
+    try:
+        sys.stdout.flush()
+    except OSError as full:  # what is left of the output would fail once more when the interpreter ends
+        streams.drop_stdout()
+        if not isinstance(full, BrokenPipeError):  # else its reader has left, as `| head` does
+            error(f"standard output: {full.strerror}")
         return SOME_FAILED
-    except Exception as problem:
-        if hasattr(problem, "format_message"):  # click's usage errors, a private class in newer Typer
-            return _usage_error(problem)
+    if not isinstance(problem, BrokenPipeError):
         failure(problem)
-        return SOME_FAILED
-    return code if isinstance(code, int) else DONE
+    return SOME_FAILED
+
+
+def needs_stdin() -> None:
+    """Raise a UsageError if standard input, which is to be read, is closed."""
+    if "stdin" in streams.missing:
+        raise UsageError("standard input is closed; name a file instead of -")
+
+
+def needs_stdout() -> None:
+    """Raise a UsageError if standard output, where the result is to go, is closed."""
+    if "stdout" in streams.missing:
+        raise UsageError("standard output is closed, and the result would go there; open it, or name a file")
 
 
 def failure(problem: Exception, about: str = "") -> str:
@@ -183,3 +200,11 @@ def _usage_error(problem: Exception) -> int:
 def one_line(text: str) -> str:
     """The text with line ends and other control characters, which file names may hold, made visible."""
     return "".join(c if c.isprintable() or "\ud800" <= c <= "\udfff" else repr(c)[1:-1] for c in text)
+
+
+def introduce(segmenter: Segmenter, weights: str) -> None:
+    """Say which networks run where, and what there is to know about it."""
+    ensemble = f", {segmenter.ensemble} with {segmenter.fcn}," if segmenter.ensemble != "off" else ""
+    say(f"deconvseg {__version__}: {weights}{ensemble} on {segmenter.device}, {segmenter.precision}")
+    for note in segmenter.notes:
+        say(f"note: {note}")

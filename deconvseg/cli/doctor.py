@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from deconvseg.cli import console
+from deconvseg.cli.options import DebugOption, JsonOption
 
 _COLORS = {"ok": "green", "warning": "yellow", "fault": "red"}
 
@@ -17,10 +18,8 @@ def doctor(
     self_test: Annotated[
         bool, typer.Option("--self-test/--no-self-test", help="Segment a photo that comes along, timed.")
     ] = True,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object, to paste into a report.")
-    ] = False,
-    debug: console.DebugOption = False,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
 ) -> int:
     """Look at libraries, device, networks and one photo, and say what to do about faults.
 

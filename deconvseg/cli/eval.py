@@ -8,17 +8,28 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deconvseg.cli import console
+from deconvseg.cli import console, signals
 from deconvseg.cli.options import (
-    STEPS,
-    EncoderOption,
+    RUN,
+    BatchSizeOption,
+    CrfOption,
+    DebugOption,
+    DeviceOption,
     EnsembleOption,
     FcnOption,
-    Fusion,
-    ProtocolName,
+    ForestOption,
+    FusionOption,
+    JsonOption,
+    MinSideOption,
+    OverwriteOption,
+    PrecisionOption,
+    ProposalsOption,
     ProtocolOption,
+    QuietOption,
     StopOption,
-    introduce,
+    ThreadsOption,
+    WeightsOption,
+    refuse_target,
 )
 from deconvseg.cli.scores import EvalProgress, print_scores, print_tuned
 from deconvseg.errors import UsageError
@@ -29,7 +40,7 @@ if TYPE_CHECKING:
 
 TUNING_SAMPLE = 60
 """Photos that --tune-crf takes if --limit does not say."""
-WHAT, RESULT, NETWORK, RUN = "What is measured", "Results", "Network", "Run"
+WHAT, RESULT = "What is measured", "Results"
 
 EXAMPLES = """[bold]Examples[/bold]
 
@@ -115,87 +126,25 @@ def evaluate(
             "--output", "-o", metavar="FILE", help="Copy of the network, tuned.", rich_help_panel=RESULT
         ),
     ] = None,
-    overwrite: Annotated[
-        bool,
-        typer.Option("--overwrite", help="Replace other results in the way.", rich_help_panel=RESULT),
-    ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=RESULT)
-    ] = False,
-    weights: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME|FILE", help="Network, by name or as a .safetensors.", rich_help_panel=NETWORK
-        ),
-    ] = "default",
-    device: Annotated[
-        str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.", rich_help_panel=NETWORK)
-    ] = "auto",
-    precision: Annotated[
-        str,
-        typer.Option(
-            metavar="auto|fp32|bf16|fp16", help="Number format to compute in.", rich_help_panel=NETWORK
-        ),
-    ] = "auto",
-    batch_size: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="Regions at a time. Left out: what suits device and memory.",
-            rich_help_panel=NETWORK,
-        ),
-    ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="CPU threads. Left out: all cores.", rich_help_panel=NETWORK),
-    ] = None,
-    protocol: ProtocolOption = ProtocolName.default,
-    proposals: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            metavar="N",
-            help="Regions besides the photo.",
-            show_default="10",
-            rich_help_panel=STEPS,
-        ),
-    ] = None,
-    min_side: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            metavar="PX",
-            help="Shortest side of a region.",
-            show_default="112",
-            rich_help_panel=STEPS,
-        ),
-    ] = None,
+    weights: WeightsOption = "default",
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
+    batch_size: BatchSizeOption = None,
+    threads: ThreadsOption = None,
+    protocol: ProtocolOption = "default",
+    proposals: ProposalsOption = None,
+    min_side: MinSideOption = None,
     stop: StopOption = None,
-    encoder: EncoderOption = None,
-    fusion: Annotated[
-        Fusion | None,
-        typer.Option(
-            metavar="max|mean",
-            help="How regions are put together.",
-            show_default="max",
-            rich_help_panel=STEPS,
-        ),
-    ] = None,
+    fusion: FusionOption = None,
     ensemble: EnsembleOption = None,
     fcn: FcnOption = None,
-    crf: Annotated[
-        bool, typer.Option("--crf/--no-crf", help="Sharpen with the dense CRF.", rich_help_panel=STEPS)
-    ] = True,
-    forest: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Edge forest, instead of the shipped one.", rich_help_panel=STEPS),
-    ] = None,
+    crf: CrfOption = True,
+    forest: ForestOption = None,
     workers: Annotated[int, typer.Option(min=1, metavar="N", help="Processes.", rich_help_panel=RUN)] = 1,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Say nothing but errors.", rich_help_panel=RUN)
-    ] = False,
-    debug: console.DebugOption = False,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
 ) -> int:
     """Score a network on a split: each photo at its own size, pixels pooled over the set, void left out.
 
@@ -209,7 +158,7 @@ def evaluate(
     )
     from deconvseg.evaluation.truth import open_truth
 
-    if (ablate or tune_crf) and protocol is not ProtocolName.default:
+    if (ablate or tune_crf) and protocol != "default":
         raise UsageError("--ablate and --tune-crf vary the default protocol; leave --protocol out")
     truth = open_truth(root, split, limit or (TUNING_SAMPLE if tune_crf else None))
     if len(truth.examples) < truth.photos and not quiet:
@@ -229,13 +178,12 @@ def evaluate(
     else:
         segmenter = Segmenter(
             weights,
-            protocol=protocol.value,
+            protocol=protocol,
             proposals=proposals,
             min_side=min_side,
             stop=stop,
-            encoder=encoder.value if encoder else None,
-            fusion=fusion.value if fusion else None,
-            ensemble=ensemble.value if ensemble else None,
+            fusion=fusion,
+            ensemble=ensemble,
             fcn=fcn,
             crf=crf,
             device=device,
@@ -257,7 +205,7 @@ def evaluate(
     except KeyboardInterrupt:
         kept = "finished photos are kept, run the same again to go on" if report else "nothing is kept"
         console.error(f"interrupted; {kept}")
-        return console.INTERRUPTED
+        return signals.exit_code()
     from deconvseg.evaluation.report import summarise, write_report
 
     summary = summarise(evaluation, None if predictions else weights)
@@ -291,7 +239,7 @@ def _load(segmenter: Segmenter, weights: str, *, quiet: bool) -> None:
     reuse_freed_memory()
     segmenter.load()
     if not quiet:
-        introduce(segmenter, weights)
+        console.introduce(segmenter, weights)
 
 
 def _tune(
@@ -308,10 +256,7 @@ def _tune(
     from deconvseg.weights import network_file
 
     source = network_file(weights)
-    if output.exists() and (not overwrite or output.samefile(source)):
-        raise UsageError(f"{output}: exists; give another -o FILE, or --overwrite if it is not the network")
-    if output.is_dir() or not output.resolve().parent.is_dir():
-        raise UsageError(f"{output}: is a folder, or in none that exists; give -o another name")
+    refuse_target(output, source, overwrite=overwrite)
     result = tune_crf(
         segmenter,
         source,

@@ -10,7 +10,14 @@ from typing import Annotated
 import typer
 
 from deconvseg.cli import console
-from deconvseg.cli.targets import refuse_target
+from deconvseg.cli.options import (
+    DebugOption,
+    JsonOption,
+    OverwriteOption,
+    QuietOption,
+    WeightsOption,
+    refuse_target,
+)
 
 EXAMPLES = """[bold]Examples[/bold]
 
@@ -27,18 +34,14 @@ def export(
             metavar="[PHOTO]...", help="Compare on regions of these. Left out: of a photo that comes along."
         ),
     ] = None,
-    weights: Annotated[
-        str, typer.Option(metavar="NAME|FILE", help="Network, by name or as a .safetensors.")
-    ] = "default",
+    weights: WeightsOption = "default",
     opset: Annotated[
         int, typer.Option(min=16, metavar="N", help="Version of the ONNX operators.", show_default="18")
     ] = 18,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print what was measured as one JSON object.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
-    debug: console.DebugOption = False,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
 ) -> int:
     """Write the network of regions for ONNX Runtime and others, once it answers there as it does in torch.
 

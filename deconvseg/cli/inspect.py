@@ -15,8 +15,23 @@ import typer
 from deconvseg.batch.inputs import STDIN
 from deconvseg.batch.plan import STDOUT
 from deconvseg.cli import console
-from deconvseg.cli.options import EnsembleOption, FcnOption, Precision, introduce
-from deconvseg.cli.targets import refuse_target
+from deconvseg.cli.options import (
+    CrfOption,
+    DebugOption,
+    DeviceOption,
+    EnsembleOption,
+    FcnOption,
+    ForestOption,
+    JsonOption,
+    MaxMegapixelsOption,
+    MinSideOption,
+    OverwriteOption,
+    PrecisionOption,
+    QuietOption,
+    ThreadsOption,
+    WeightsOption,
+    refuse_target,
+)
 from deconvseg.errors import InputError, UsageError
 
 if TYPE_CHECKING:
@@ -90,18 +105,6 @@ ClassOption = Annotated[
         show_default="the most active ones",
     ),
 ]
-WeightsOption = Annotated[
-    str, typer.Option(metavar="NAME|FILE", help="DeconvNet, by name or as a .safetensors.")
-]
-DeviceOption = Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")]
-ThreadsOption = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="CPU threads. Left out: all cores.")
-]
-MegapixelsOption = Annotated[int, typer.Option(min=1, metavar="N", help="Refuse larger photos unread.")]
-OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace a file FIGURE.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print boxes and numbers as one JSON object.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
-
 _CROPS: dict[str, Any] = {"proposals": 0, "ensemble": "off", "precision": "fp32"}
 """Settings of a Segmenter whose network can be looked into."""
 
@@ -123,11 +126,11 @@ def layers(
     weights: WeightsOption = "default",
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
-    max_megapixels: MegapixelsOption = 500,
+    max_megapixels: MaxMegapixelsOption = 500,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
-    debug: console.DebugOption = False,
+    debug: DebugOption = False,
 ) -> int:
     """One map after each unpooling and deconvolution of the decoder, coarse first.
 
@@ -155,11 +158,11 @@ def switches(
     weights: WeightsOption = "default",
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
-    max_megapixels: MegapixelsOption = 500,
+    max_megapixels: MaxMegapixelsOption = 500,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
-    debug: console.DebugOption = False,
+    debug: DebugOption = False,
 ) -> int:
     """Where each pooling took its maxima, and where unpooling put values back."""
     part = _box(box)
@@ -180,34 +183,20 @@ def proposals(
     photo: PhotoArgument,
     output: OutputOption = None,
     count: Annotated[int, typer.Option("--proposals", min=1, metavar="N", help="Most proposals.")] = 50,
-    min_side: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            metavar="PX",
-            help="Leave out proposals with a shorter side below this, on the photo shrunk to at most 640 px.",
-            show_default="112",
-        ),
-    ] = None,
-    crf: Annotated[bool, typer.Option("--crf/--no-crf", help="End with the CRF's labelling.")] = True,
+    min_side: MinSideOption = None,
+    crf: CrfOption = True,
     ensemble: EnsembleOption = None,
     fcn: FcnOption = None,
-    forest: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Edge forest, instead of the shipped one."),
-    ] = None,
+    forest: ForestOption = None,
     weights: WeightsOption = "default",
     device: DeviceOption = "auto",
-    precision: Annotated[
-        Precision,
-        typer.Option(metavar="auto|fp32|bf16|fp16", help="Number format to compute in."),
-    ] = Precision.auto,
+    precision: PrecisionOption = "auto",
     threads: ThreadsOption = None,
-    max_megapixels: MegapixelsOption = 500,
+    max_megapixels: MaxMegapixelsOption = 500,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
-    debug: console.DebugOption = False,
+    debug: DebugOption = False,
 ) -> int:
     """Edges, boxes by rank, and the labelling after 1, 5, 10, 25 and 50 proposals."""
 
@@ -223,11 +212,11 @@ def proposals(
         forest=forest,
         proposals=count,
         min_side=min_side,
-        ensemble=ensemble.value if ensemble else None,
+        ensemble=ensemble,
         fcn=fcn,
         crf=crf,
         device=device,
-        precision=precision.value,
+        precision=precision,
         threads=threads,
     )
 
@@ -257,7 +246,7 @@ class _Order:
         segmenter = Segmenter(self.weights, **settings)
         segmenter.load()
         if not self.quiet:
-            introduce(segmenter, self.weights)
+            console.introduce(segmenter, self.weights)
         fcn = str(segmenter.fcn) if segmenter.ensemble != "off" else None
         found = look(segmenter, pixels)
         if self.output is not None:

@@ -1,90 +1,99 @@
-"""What the commands that run networks share."""
+"""The options that several commands take, each with its one help text."""
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
 
-from deconvseg import __version__
 from deconvseg.cli import console
+from deconvseg.errors import UsageError
 
-if TYPE_CHECKING:
-    from deconvseg.segmenter import Segmenter
+NETWORK, STEPS, RUN = "Network", "Proposals and postprocessing", "Run"
+"""Panels of the help pages."""
 
-
-class Fusion(StrEnum):
-    """Ways to put the regions' scores together."""
-
-    max = "max"
-    mean = "mean"
-
-
-class Ensemble(StrEnum):
-    """Ways to let FCN-8s join in."""
-
-    off = "off"
-    mean = "mean"
-    product = "product"
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+ProtocolName = Literal["default", "paper", "released-code"]
+Fusion = Literal["max", "mean"]
+Ensemble = Literal["mean", "product", "off"]
 
 
-class Encoder(StrEnum):
-    """Ways to run the encoder over the regions."""
+def complete_network(incomplete: str) -> list[str]:
+    """The names of networks that a shell may complete."""
+    from deconvseg.weights import registry
 
-    exact = "exact"
-    shared = "shared"
-
-
-class ProtocolName(StrEnum):
-    """Sets of settings."""
-
-    default = "default"
-    paper = "paper"
-    released_code = "released-code"
+    names = [name for name, entry in registry().items() if entry.kind == "network"]
+    return [name for name in names if name.startswith(incomplete)]
 
 
-class Precision(StrEnum):
-    """Number formats of the network."""
+def complete_class(incomplete: str) -> list[str]:
+    """VOC's class names, the last of a list with commas being typed."""
+    from deconvseg.images.palette import VOC_CLASSES
 
-    auto = "auto"
-    fp32 = "fp32"
-    bf16 = "bf16"
-    fp16 = "fp16"
-
-
-class Engine(StrEnum):
-    """Who does a run's photos."""
-
-    local = "local"
-    ray = "ray"
+    before, comma, last = incomplete.rpartition(",")
+    return [before + comma + name for name in VOC_CLASSES[1:] if name.startswith(last)]
 
 
-RUN = "Run"
-EngineOption = Annotated[
-    Engine,
+def _json(value: bool) -> bool:
+    if value:
+        console.needs_stdout()
+    return value
+
+
+WeightsOption = Annotated[
+    str,
     typer.Option(
-        metavar="local|ray",
-        help="local: processes of this machine. ray: Ray Data, here or on a cluster, with the same results.",
-        rich_help_panel=RUN,
+        metavar="NAME|FILE",
+        help="Network, by name or as a .safetensors.",
+        rich_help_panel=NETWORK,
+        autocompletion=complete_network,
     ),
 ]
-RayAddressOption = Annotated[
-    str | None,
+DeviceOption = Annotated[
+    str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.", rich_help_panel=NETWORK)
+]
+PrecisionOption = Annotated[
+    Precision, typer.Option(help="Number format to compute in.", rich_help_panel=NETWORK)
+]
+BatchSizeOption = Annotated[
+    int | None,
     typer.Option(
-        metavar="HOST:PORT|auto",
-        help="With --engine ray: the cluster to join; auto: the one this machine is in. Left out: Ray is "
-        "started here for this run.",
-        rich_help_panel=RUN,
+        min=1,
+        metavar="N",
+        help="Regions that go through the network together. If omitted, what suits device and memory.",
+        rich_help_panel=NETWORK,
     ),
 ]
-STEPS = "Proposals and postprocessing"
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="CPU threads. If omitted, all cores.", rich_help_panel=NETWORK),
+]
 ProtocolOption = Annotated[
     ProtocolName,
     typer.Option(
-        metavar="default|paper|released-code",
-        help="What this panel's options are if they are not given, and boxes and CRF: ours, the paper's, "
-        "or those of the authors' code.",
+        help="Values of this panel's options that are not given, and of boxes and CRF: ours, the paper's, or "
+        "those of the authors' code.",
+        rich_help_panel=STEPS,
+    ),
+]
+ProposalsOption = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        metavar="N",
+        help="Regions to look at besides the whole photo; 0 is the fastest.",
+        show_default="10",
+        rich_help_panel=STEPS,
+    ),
+]
+MinSideOption = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        metavar="PX",
+        help="Leave out regions with a shorter side below this, on the photo shrunk to at most 640 px.",
+        show_default="112",
         rich_help_panel=STEPS,
     ),
 ]
@@ -100,19 +109,17 @@ StopOption = Annotated[
         rich_help_panel=STEPS,
     ),
 ]
-EncoderOption = Annotated[
-    Encoder | None,
+FusionOption = Annotated[
+    Fusion | None,
     typer.Option(
-        metavar="exact|shared",
-        help="Run the encoder on each region, or once on a pyramid of the photo; regions then move a bit.",
-        show_default="exact",
+        help="How regions are put together: max of scores, as in the paper, or mean of probabilities.",
+        show_default="max",
         rich_help_panel=STEPS,
     ),
 ]
 EnsembleOption = Annotated[
     Ensemble | None,
     typer.Option(
-        metavar="mean|product|off",
         help="Let an FCN-8s on the whole photo join in: mean of probabilities, or product of scores.",
         show_default="mean for named networks that have one, off for files",
         rich_help_panel=STEPS,
@@ -125,13 +132,61 @@ FcnOption = Annotated[
         help="That FCN-8s.",
         show_default="the network's partner",
         rich_help_panel=STEPS,
+        autocompletion=complete_network,
+    ),
+]
+CrfOption = Annotated[
+    bool,
+    typer.Option(
+        "--crf/--no-crf", help="Draw the mask to the photo's edges with the dense CRF.", rich_help_panel=STEPS
+    ),
+]
+ForestOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Edge forest for the proposals, instead of the shipped one.",
+        rich_help_panel=STEPS,
+    ),
+]
+MaxMegapixelsOption = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Fail larger photos unread. One takes up to 5 bytes of memory a pixel, 9 for overlay and "
+        "cutout.",
+        rich_help_panel=RUN,
+    ),
+]
+OverwriteOption = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite",
+        help="Do again what is done, and replace files in the way.",
+        rich_help_panel=RUN,
+    ),
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", callback=_json, help="Print one JSON object.", rich_help_panel=RUN)
+]
+QuietOption = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Say nothing but errors.", rich_help_panel=RUN)
+]
+DebugOption = Annotated[
+    bool,
+    typer.Option(
+        "--debug", callback=console.set_debug, help="Show the traceback of an error.", rich_help_panel=RUN
     ),
 ]
 
 
-def introduce(segmenter: Segmenter, weights: str) -> None:
-    """Say which networks run where, and what there is to know about it."""
-    ensemble = f", {segmenter.ensemble} with {segmenter.fcn}," if segmenter.ensemble != "off" else ""
-    console.say(f"deconvseg {__version__}: {weights}{ensemble} on {segmenter.device}, {segmenter.precision}")
-    for note in segmenter.notes:
-        console.say(f"note: {note}")
+def refuse_target(output: Path, *sources: Path, overwrite: bool, option: str = "-o") -> None:
+    """Raise a UsageError unless `output` can be written: a file in a folder that exists, none of the
+    `sources`, and not there yet or to be overwritten. The message names the `option` that gives it."""
+    if output.is_dir() or not output.resolve().parent.is_dir():
+        raise UsageError(f"{output}: is a folder, or in none that exists; give {option} another name")
+    if output.exists() and any(source.exists() and output.samefile(source) for source in sources):
+        raise UsageError(f"{output}: is one of the files to read; give {option} another name")
+    if output.exists() and not overwrite:
+        raise UsageError(f"{output}: exists; give {option} another name, or --overwrite")

@@ -19,7 +19,6 @@ from deconvseg.batch.manifest import Manifest
 from deconvseg.batch.plan import STDOUT, Task
 from deconvseg.batch.records import Record, new_record
 from deconvseg.cli import console
-from deconvseg.cli.options import Engine
 from deconvseg.errors import InputError, MissingDependencyError, UsageError
 
 if TYPE_CHECKING:
@@ -35,11 +34,9 @@ class Cluster:
     threads: int | None
 
     @classmethod
-    def of(
-        cls, engine: Engine, address: str | None, workers: int | None, threads: int | None
-    ) -> Cluster | None:
+    def of(cls, engine: str, address: str | None, workers: int | None, threads: int | None) -> Cluster | None:
         """None for another engine; UsageError or MissingDependencyError if the options cannot be."""
-        if engine is not Engine.ray:
+        if engine != "ray":
             if address is not None:
                 raise UsageError("--ray-address is for --engine ray; give both, or none")
             return None

@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -18,41 +18,37 @@ from deconvseg.batch.manifest import Manifest
 from deconvseg.batch.plan import Plan, make_plan
 from deconvseg.batch.remote_manifest import RemoteManifest
 from deconvseg.batch.shard import Shard
-from deconvseg.cli import console
+from deconvseg.cli import console, signals
 from deconvseg.cli.options import (
     RUN,
-    STEPS,
-    EncoderOption,
-    Engine,
-    EngineOption,
+    BatchSizeOption,
+    CrfOption,
+    DebugOption,
+    DeviceOption,
     EnsembleOption,
     FcnOption,
-    Fusion,
-    Precision,
-    ProtocolName,
+    ForestOption,
+    FusionOption,
+    JsonOption,
+    MaxMegapixelsOption,
+    MinSideOption,
+    OverwriteOption,
+    PrecisionOption,
+    ProposalsOption,
     ProtocolOption,
-    RayAddressOption,
+    QuietOption,
     StopOption,
-    introduce,
+    ThreadsOption,
+    WeightsOption,
+    complete_class,
 )
 from deconvseg.cli.runs import Cluster, Run
-from deconvseg.cli.signals import exit_code, stopping
 from deconvseg.errors import DeconvSegError, OutputError, UsageError, WorkerError
 
-
-class Save(StrEnum):
-    """Kinds of result."""
-
-    labels = "labels"
-    color = "color"
-    overlay = "overlay"
-    cutout = "cutout"
-    masks = "masks"
-    scores = "scores"
-    coco = "coco"
-
-
-IO, NETWORK = "Input and output", "Network"
+KINDS = ("labels", "color", "overlay", "cutout", "masks", "scores", "coco")
+Save = StrEnum("Save", [(kind, kind) for kind in KINDS])  # type: ignore[misc]  # Typer has no list of Literals
+Engine = Literal["local", "ray"]
+IO = "Input and output"
 
 EXAMPLES = """[bold]Examples[/bold]
 
@@ -112,12 +108,13 @@ def segment(
             "for more; the first is OUT, the others NAME.KIND.png (.jpg, .npz, .json) beside it.",
             rich_help_panel=IO,
         ),
-    ] = [Save.labels],  # noqa: B006 (Typer needs a list, and nothing changes it)
+    ] = [Save.labels],  # type: ignore[attr-defined]  # noqa: B006 (Typer needs a list, and nothing changes it)
     classes: Annotated[
         str | None,
         typer.Option(
             metavar="NAME,...",
             help="Keep these classes alone; in all results the others are background.",
+            autocompletion=complete_class,
             rich_help_panel=IO,
         ),
     ] = None,
@@ -131,104 +128,20 @@ def segment(
             "--coco-polygons", help="Outlines as polygons in COCO files, not as RLE.", rich_help_panel=IO
         ),
     ] = False,
-    max_megapixels: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="Fail larger photos unread. One takes up to 5 bytes of memory a pixel, 9 for overlay and "
-            "cutout.",
-            rich_help_panel=IO,
-        ),
-    ] = 500,
-    overwrite: Annotated[
-        bool,
-        typer.Option(
-            "--overwrite",
-            help="Redo photos that are done, and replace files that no earlier run has made.",
-            rich_help_panel=IO,
-        ),
-    ] = False,
-    as_json: Annotated[
-        bool,
-        typer.Option(
-            "--json", help="Print what became of every photo as one JSON object.", rich_help_panel=IO
-        ),
-    ] = False,
-    weights: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME|FILE", help="Network, by name or as a .safetensors.", rich_help_panel=NETWORK
-        ),
-    ] = "default",
-    device: Annotated[
-        str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.", rich_help_panel=NETWORK)
-    ] = "auto",
-    precision: Annotated[
-        Precision,
-        typer.Option(
-            metavar="auto|fp32|bf16|fp16", help="Number format to compute in.", rich_help_panel=NETWORK
-        ),
-    ] = Precision.auto,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="Regions at a time. Left out: what suits device and memory.",
-            rich_help_panel=NETWORK,
-        ),
-    ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="CPU threads. Left out: all cores.", rich_help_panel=NETWORK),
-    ] = None,
-    protocol: ProtocolOption = ProtocolName.default,
-    proposals: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            metavar="N",
-            help="Regions to look at besides the whole photo; 0 is the fastest.",
-            show_default="10",
-            rich_help_panel=STEPS,
-        ),
-    ] = None,
-    min_side: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            metavar="PX",
-            help="Leave out regions with a shorter side below this, on the photo shrunk to at most 640 px.",
-            show_default="112",
-            rich_help_panel=STEPS,
-        ),
-    ] = None,
+    weights: WeightsOption = "default",
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
+    batch_size: BatchSizeOption = None,
+    threads: ThreadsOption = None,
+    protocol: ProtocolOption = "default",
+    proposals: ProposalsOption = None,
+    min_side: MinSideOption = None,
     stop: StopOption = None,
-    encoder: EncoderOption = None,
-    fusion: Annotated[
-        Fusion | None,
-        typer.Option(
-            metavar="max|mean",
-            help="How regions are put together: max of scores, as in the paper, or mean of probabilities.",
-            show_default="max",
-            rich_help_panel=STEPS,
-        ),
-    ] = None,
+    fusion: FusionOption = None,
     ensemble: EnsembleOption = None,
     fcn: FcnOption = None,
-    crf: Annotated[
-        bool,
-        typer.Option("--crf/--no-crf", help="Draw the mask to the photo's edges.", rich_help_panel=STEPS),
-    ] = True,
-    forest: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Edge forest for the proposals, instead of the shipped one.",
-            rich_help_panel=STEPS,
-        ),
-    ] = None,
+    crf: CrfOption = True,
+    forest: ForestOption = None,
     workers: Annotated[
         int | None,
         typer.Option(
@@ -239,8 +152,23 @@ def segment(
             rich_help_panel=RUN,
         ),
     ] = None,
-    engine: EngineOption = Engine.local,
-    ray_address: RayAddressOption = None,
+    engine: Annotated[
+        Engine,
+        typer.Option(
+            help="local: processes of this machine. ray: Ray Data, here or on a cluster, with the same "
+            "results.",
+            rich_help_panel=RUN,
+        ),
+    ] = "local",
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT|auto",
+            help="With --engine ray: the cluster to join; auto: the one this machine is in. If omitted, Ray "
+            "is started here for this run.",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
     shard: Annotated[
         str | None,
         typer.Option(
@@ -250,16 +178,20 @@ def segment(
             rich_help_panel=RUN,
         ),
     ] = None,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Say nothing but errors.", rich_help_panel=RUN)
-    ] = False,
-    debug: console.DebugOption = False,
+    max_megapixels: MaxMegapixelsOption = 500,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
 ) -> int:
     """Segment photos: say for every pixel which class it belongs to."""
+    if any(text in ("-", "@-") for text in inputs):
+        console.needs_stdin()
     cluster = Cluster.of(engine, ray_address, workers, threads)
     with console.slow("looking for photos", wanted=not quiet):
         plan = make_plan(inputs, output, [kind.value for kind in save])
     if any(None in task.outputs.values() for task in plan.tasks):
+        console.needs_stdout()
         if as_json:
             raise UsageError(
                 "--json and the result both go to standard output; name the result's file with -o"
@@ -277,7 +209,7 @@ def segment(
     share = Shard.parse(shard) if shard else None
     if share:
         plan = _only(share, plan)
-    coco = plan.folder / COCO if plan.folder and Save.coco in save else None
+    coco = plan.folder / COCO if plan.folder and "coco" in save else None
     manifest = _manifest(plan, [coco] if coco else [], share)
     if manifest and not overwrite:
         manifest.refuse_strangers(plan.tasks)
@@ -292,17 +224,16 @@ def segment(
         segmenter = Segmenter(
             weights,
             forest=forest,
-            protocol=protocol.value,
+            protocol=protocol,
             proposals=proposals,
             min_side=min_side,
             stop=stop,
-            encoder=encoder.value if encoder else None,
-            fusion=fusion.value if fusion else None,
-            ensemble=ensemble.value if ensemble else None,
+            fusion=fusion,
+            ensemble=ensemble,
             fcn=fcn,
             crf=crf,
             device=device,
-            precision=precision.value,
+            precision=precision,
             batch_size=batch_size,
             threads=threads,
             only=None if classes is None else [name.strip() for name in classes.split(",")],
@@ -317,11 +248,11 @@ def segment(
             mirror=plan.mirror,
         )
         if not quiet:
-            introduce(segmenter, weights)
+            console.introduce(segmenter, weights)
     run = Run(plan.tasks, manifest, overwrite=overwrite, quiet=quiet)
     fault: BaseException | None = None
     left_out: list[str] = []
-    with stopping(), manifest.claimed() if manifest else nullcontext():
+    with manifest.claimed() if manifest else nullcontext():
         try:
             run.work(segmenter, workshop, workers, cluster)
             if manifest and coco and run.settings:
@@ -341,7 +272,7 @@ def segment(
     if fault:
         again = "run it again without --overwrite" if overwrite else "run the same again"
         console.error("interrupted; finished photos are kept" + f", {again} to go on" * bool(plan.folder))
-        return exit_code(fault)
+        return signals.exit_code()
     return console.SOME_FAILED if counts["failed"] or plan.problems or left_out else console.DONE
 
 

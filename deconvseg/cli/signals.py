@@ -1,34 +1,53 @@
-"""Signals that ask a command to end: it does so as after Ctrl-C."""
+"""Signals that ask a command to end: one rule for INT, TERM and HUP, for all commands.
+
+The first one raises KeyboardInterrupt, or is noted where a loop asks for it after each step; files are
+written beside their targets and renamed, so none is half there. A second one ends the process at once.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 
-_NUMBERS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+_NUMBERS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+_ONE_REQUEST = 0.5
+"""Signals within so many seconds are one request: a terminal that closes sends HUP twice, and torchrun passes
+on to its processes what the terminal has sent them already."""
 
 
-class Stopped(KeyboardInterrupt):
-    """Signal `number` came."""
+@dataclass
+class _Request:
+    """What was asked of this process: the first signal, when it came, and whether a loop asks for it."""
 
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
+    number: int | None = None
+    time: float = 0.0
+    polled: bool = False
+
+
+_request = _Request()
+_background = False
 
 
 @contextmanager
 def stopping() -> Iterator[None]:
-    """SIGTERM and SIGHUP raise Stopped in the block, unless they are ignored, as below nohup."""
+    """INT, TERM and HUP end the block as the module says; what was in force before is restored after it.
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise Stopped(number)
-
+    A HUP that is ignored at the start stays so: nohup means it. An INT that is ignored, as in a shell
+    script's background jobs, counts unless it can be the terminal's Ctrl-C, which is not meant for them.
+    """
+    global _request, _background
     before = {number: signal.getsignal(number) for number in _NUMBERS}
-    taken = [number for number in _NUMBERS if before[number] is not signal.SIG_IGN]
+    _request, _background = _Request(), before[signal.SIGINT] is signal.SIG_IGN
+    taken = [n for n in _NUMBERS if before[n] is not signal.SIG_IGN or n in (signal.SIGINT, signal.SIGTERM)]
     for number in taken:
-        signal.signal(number, stop)
+        signal.signal(number, _stop)
     try:
         yield
     finally:
@@ -36,6 +55,41 @@ def stopping() -> Iterator[None]:
             signal.signal(number, before[number] or signal.SIG_DFL)
 
 
-def exit_code(error: BaseException) -> int:
-    """Of a command that ended by KeyboardInterrupt: 128 and the signal's number, as shells have it."""
-    return 128 + (error.number if isinstance(error, Stopped) else signal.SIGINT)
+def asked_to_stop() -> bool:
+    """Whether a signal came. From the first call on they raise nothing: the caller asks after every step."""
+    _request.polled = True
+    return _request.number is not None
+
+
+def exit_code() -> int:
+    """Of a command that was interrupted: 128 and the signal's number, as shells have it."""
+    return 128 + (_request.number or signal.SIGINT)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    if number == signal.SIGINT and _background and _in_front_of_terminal():
+        return
+    now = time.monotonic()
+    if _request.number is None:
+        _request.number, _request.time = number, now
+        if not _request.polled:
+            raise KeyboardInterrupt
+        _say("stopping after this step; once more stops at once\n")
+    elif now - _request.time > _ONE_REQUEST:
+        _say("\x1b[?25h" if sys.stderr.isatty() else "")  # a progress bar hides the cursor
+        os._exit(128 + number)
+
+
+def _say(text: str) -> None:
+    """Unbuffered: the signal may have come in the midst of a print."""
+    with suppress(OSError):
+        os.write(2, text.encode())
+
+
+def _in_front_of_terminal() -> bool:
+    """Whether the terminal's Ctrl-C goes to this process."""
+    try:
+        with Path("/dev/tty").open("rb") as terminal:
+            return os.tcgetpgrp(terminal.fileno()) == os.getpgrp()
+    except OSError:
+        return False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -12,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deconvseg.cli import console
+from deconvseg.cli import console, signals
+from deconvseg.cli.options import RUN, DebugOption, DeviceOption, JsonOption, QuietOption
 
 if TYPE_CHECKING:
     from deconvseg.data.check import DataReport
@@ -51,7 +51,7 @@ class Stage(StrEnum):
 
 
 MOST_FAULTS = 50
-DATA, TRAINING, RUN = "Data", "Training", "Run"
+DATA, TRAINING = "Data", "Training"
 
 
 def train(
@@ -206,9 +206,7 @@ def train(
         int | None,
         typer.Option(min=1, metavar="N", help="Stop, with a checkpoint, after so many.", rich_help_panel=RUN),
     ] = None,
-    device: Annotated[
-        str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.", rich_help_panel=RUN)
-    ] = "auto",
+    device: DeviceOption = "auto",
     workers: Annotated[
         int | None,
         typer.Option(
@@ -224,13 +222,9 @@ def train(
             "--tensorboard", help="Write event files too (pip install tensorboard).", rich_help_panel=RUN
         ),
     ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object at the end.", rich_help_panel=RUN)
-    ] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Say nothing but errors.", rich_help_panel=RUN)
-    ] = False,
-    debug: console.DebugOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
 ) -> int:
     """Train a DeconvNet on VOC, SBD or photos of your own.
 
@@ -261,7 +255,7 @@ def train(
     recipe = recipe or ("fcn8s-lite" if network is NetworkKind.fcn8s else "lite")
     plan = plan_training(sources, recipe, overrides, stage.value if stage else None)
     start = Start(init, vgg16, proposals, scores)
-    with _Signals() as signals, process_group(device) as device:
+    with process_group(device) as device:
         if out is not None and not check:
             check_start(plan, start, out, resume=resume, device=device)
         barrier()  # the first process must not begin a run before the others have looked
@@ -339,31 +333,6 @@ def _make_proposals(plan: Plan, target: Path, workers: int, quiet: bool) -> None
         console.say(f"{target}: object proposals of {len(plan.names)} photos")
     with console.Progress(len(plan.names), wanted=not quiet, what="proposals") as bar:
         cache_proposals(plan.photos, target, workers=workers, progress=bar.step)
-
-
-class _Signals:
-    """SIGINT and SIGTERM end the command: in the loop after the step, with a checkpoint; else at once."""
-
-    def __enter__(self) -> _Signals:
-        self._asks, self._caught = False, False
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        self._before = {number: signal.signal(number, self._stop) for number in numbers}
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def asked_to_stop(self) -> bool:
-        """Whether a signal came; the loop asks this after every step."""
-        self._asks = True
-        return self._caught
-
-    def _stop(self, number: int, frame: object) -> None:
-        if self._caught or not self._asks:
-            raise KeyboardInterrupt
-        self._caught = True
-        console.say("stopping after this step, with a checkpoint; once more stops at once")
 
 
 def _tell_end(folders: list[Path], *, as_json: bool, quiet: bool) -> None:

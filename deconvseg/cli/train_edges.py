@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from deconvseg.cli import console
+from deconvseg.cli.options import DebugOption
 
 
 def train_edges(
@@ -26,7 +26,7 @@ def train_edges(
     seed: Annotated[
         int, typer.Option(min=0, metavar="N", help="The same seed and photos give the same forest.")
     ] = 0,
-    debug: console.DebugOption = False,
+    debug: DebugOption = False,
 ) -> None:
     """Train a structured edge forest on BSDS500, on the outlines of VOC objects, or on both.
 

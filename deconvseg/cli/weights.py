@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deconvseg.cli import console
-from deconvseg.cli.targets import refuse_target
+from deconvseg.cli import console, signals
+from deconvseg.cli.options import DebugOption, JsonOption, refuse_target
 from deconvseg.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ app = typer.Typer(
     no_args_is_help=True,
     help="List, check and fetch networks, look into them, average them and store them smaller.",
 )
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 class Storage(StrEnum):
@@ -43,7 +42,7 @@ class Norms(StrEnum):
 
 
 @app.command("list")
-def list_weights(json_: JsonOption = False, debug: console.DebugOption = False) -> int:
+def list_weights(json_: JsonOption = False, debug: DebugOption = False) -> int:
     """List all networks and edge forests that are known by name."""
     from deconvseg.weights import cache_folder, registry
 
@@ -67,7 +66,7 @@ def verify(
         list[str] | None, typer.Argument(metavar="[NAME]...", help="Left out: all that are here.")
     ] = None,
     json_: JsonOption = False,
-    debug: console.DebugOption = False,
+    debug: DebugOption = False,
 ) -> int:
     """Check size and hash of the files that are here; exit code 1 if one is wrong."""
     from deconvseg.weights import located, lookup, registry
@@ -106,7 +105,7 @@ def pull(
             help="Longest wait for a connection, and for each next byte.",
         ),
     ] = 30.0,
-    debug: console.DebugOption = False,
+    debug: DebugOption = False,
 ) -> int:
     """Fetch files into the cache, check them, and print their paths; what is here is only checked.
 
@@ -125,14 +124,14 @@ def pull(
             code = console.SOME_FAILED
         except KeyboardInterrupt:
             console.error("interrupted; what has come is kept, run the same again to go on")
-            return console.INTERRUPTED
+            return signals.exit_code()
     return code
 
 
 @app.command()
 def info(
     weights: Annotated[str, typer.Argument(metavar="NAME|FILE", help="Network or edge forest.")] = "default",
-    debug: console.DebugOption = False,
+    debug: DebugOption = False,
 ) -> int:
     """Print what the registry and a network file itself say, as JSON."""
     from deconvseg.download import sha256_of
@@ -192,7 +191,7 @@ def convert(
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file to write.")] = False,
-    debug: console.DebugOption = False,
+    debug: DebugOption = False,
 ) -> int:
     """Convert networks from Caffe, or store a network's weights in another number format.
 
@@ -228,7 +227,7 @@ def average_networks(
         typer.Option("--encoder-only", help="Average the encoders; the rest is FIRST's. For unlike kinds."),
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file to write.")] = False,
-    debug: console.DebugOption = False,
+    debug: DebugOption = False,
 ) -> int:
     """Average the weights of two networks that come of one training.
 

@@ -14,7 +14,6 @@ from PIL import Image
 
 from deconvseg.batch.ray_cluster import joined
 from deconvseg.cli import runs
-from deconvseg.cli.options import Engine
 from deconvseg.cli.runs import Cluster
 from deconvseg.errors import MissingDependencyError, UsageError
 
@@ -96,14 +95,14 @@ def test_stopped_killed_and_the_same(blocks: None, run: Run, fast: list[str], tm
 
 
 def test_options_that_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert Cluster.of(Engine.local, None, 0, None) is None
+    assert Cluster.of("local", None, 0, None) is None
     with pytest.raises(UsageError, match="--ray-address is for --engine ray"):
-        Cluster.of(Engine.local, "auto", None, None)
+        Cluster.of("local", "auto", None, None)
     with pytest.raises(UsageError, match="--workers 0: --engine ray needs"):
-        Cluster.of(Engine.ray, None, 0, None)
+        Cluster.of("ray", None, 0, None)
     monkeypatch.setattr(runs, "find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match=r'pip install "deconvseg\[ray\]"'):
-        Cluster.of(Engine.ray, None, 2, None)
+        Cluster.of("ray", None, 2, None)
 
 
 def test_a_broken_ray_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

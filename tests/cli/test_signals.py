@@ -1,38 +1,120 @@
-"""What signals do to a command."""
+"""What signals do to a command: the same in all of them."""
 
 import os
+import pty
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 
 import pytest
 
-from deconvseg.cli.signals import Stopped, exit_code, stopping
+from deconvseg.cli.signals import asked_to_stop, exit_code, stopping
+
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
+WAITING = """
+import sys, time
+from deconvseg.cli import console, signals
+
+def command(**options):
+    try:
+        print("begun", flush=True)
+        while not (sys.argv[1] == "asks" and signals.asked_to_stop()):
+            time.sleep(0.01)
+    except KeyboardInterrupt:
+        pass
+    print("asked", flush=True)
+    time.sleep(float(sys.argv[2]))  # what is written is finished
+    print("written", flush=True)
+    raise KeyboardInterrupt
+
+sys.exit(console.run(command))
+"""
 
 
 @pytest.fixture(autouse=True)
 def _as_in_a_terminal() -> Iterator[None]:
-    """Nothing is ignored, even if the tests run below nohup."""
-    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGTERM, signal.SIGHUP)}
+    """Nothing is ignored, even if the tests run in the background or below nohup."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in CODES}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_signals_stop_the_block_alone(number: signal.Signals, code: int) -> None:
+def started(way: str = "raises", seconds: float = 0.0, *shell: str) -> subprocess.Popen[str]:
+    """A process that waits for a signal, and then goes on for some seconds."""
+    command = [*shell, sys.executable, "-c", WAITING, way, str(seconds)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stdout is not None and process.stdout.readline() == "begun\n"
+    return process
+
+
+@pytest.mark.parametrize("number", CODES)
+def test_a_signal_stops_the_block_alone(number: signal.Signals) -> None:
     before = signal.getsignal(number)
-    with pytest.raises(KeyboardInterrupt) as caught, stopping():
-        os.kill(os.getpid(), number)
-    assert isinstance(caught.value, Stopped)
-    assert exit_code(caught.value) == code
+    with pytest.raises(KeyboardInterrupt), stopping():
+        signal.raise_signal(number)
+    assert exit_code() == CODES[number]
     assert signal.getsignal(number) is before
-    assert exit_code(KeyboardInterrupt()) == 130
 
 
-def test_what_is_ignored_stays_so() -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with stopping():
-            os.kill(os.getpid(), signal.SIGHUP)
-    finally:
-        signal.signal(signal.SIGHUP, before)
+def test_a_loop_that_asks_is_not_broken_off(capfd: pytest.CaptureFixture[str]) -> None:
+    with stopping():
+        assert not asked_to_stop()
+        signal.raise_signal(signal.SIGHUP)
+        signal.raise_signal(signal.SIGHUP)  # a terminal that closes sends two
+        assert asked_to_stop()
+    assert exit_code() == 129
+    assert capfd.readouterr().err == "stopping after this step; once more stops at once\n"
+
+
+@pytest.mark.parametrize("way", ["raises", "asks"])
+def test_work_is_finished_and_a_second_signal_ends_it(way: str) -> None:
+    process = started(way, 1)
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=30)[0] == "asked\nwritten\n"
+    assert process.returncode == 143
+
+    process = started(way, 60)
+    process.send_signal(signal.SIGHUP)
+    assert process.stdout is not None and process.stdout.readline() == "asked\n"
+    time.sleep(0.6)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=30)[0] == ""
+    assert process.returncode == 130
+
+
+def test_ignored_signals() -> None:
+    """HUP stays ignored (nohup); a job script's background job ends by the INT or TERM it is sent."""
+    process = started("raises", 0, "sh", "-c", 'trap "" INT HUP TERM; exec "$@"', "sh")
+    process.send_signal(signal.SIGHUP)
+    time.sleep(0.2)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == 130
+
+    process = started("raises", 0, "sh", "-c", 'trap "" TERM; exec "$@"', "sh")
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == 143
+
+
+def test_ctrl_c_does_not_reach_background_jobs_of_a_script() -> None:
+    child, terminal = pty.fork()
+    if child == 0:
+        script = 'trap : INT; "$@" & wait $!; wait $!; echo code $?'
+        os.execvp("sh", ["sh", "-c", script, "sh", sys.executable, "-c", WAITING, "raises", "0"])
+    seen = b""
+    while b"begun" not in seen:
+        seen += os.read(terminal, 100)
+    os.write(terminal, b"\x03")
+    time.sleep(0.5)
+    job = int(subprocess.check_output(["pgrep", "-P", str(child)], text=True).split()[0])
+    os.kill(job, signal.SIGTERM)
+    while b"code" not in seen:
+        seen += os.read(terminal, 100)
+    assert b"code 143" in seen
+    os.waitpid(child, 0)
+    os.close(terminal)
