@@ -188,6 +188,10 @@ def _folder() -> Iterator[Finding]:
     from deconvseg.weights import cache_folder
 
     folder = cache_folder()
+    if folder is None:
+        advice = "let DECONVSEG_HOME name a folder; only fetched networks need it"
+        yield Finding("cache", "warning", "there is no home directory", advice)
+        return
     own = " (DECONVSEG_HOME)" if os.environ.get("DECONVSEG_HOME") else ""
     above = next(path for path in (folder, *folder.parents) if path.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
@@ -248,5 +252,5 @@ def _reason(error: Exception) -> str:
 
 
 def _shortened(text: str) -> str:
-    home = str(Path.home())
+    home = os.path.expanduser("~")  # noqa: PTH111 (without a home directory it stays "~")
     return re.sub(rf"{re.escape(home)}(?![\w.-])", "~", text) if len(home) > 1 else text

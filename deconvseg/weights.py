@@ -1,23 +1,65 @@
-"""From the name of a network or edge forest to its file: shipped, in the cache, or fetched into it."""
+"""From the name of a network or edge forest to its file: shipped, put into the cache by hand, or fetched."""
 
 from __future__ import annotations
 
+import difflib
 import os
 import shlex
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import tomllib
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import platformdirs
-from filelock import FileLock, Timeout
 
-from deconvseg.download import TIMEOUT, download, sha256_of
-from deconvseg.errors import OutputError, UsageError, WeightsError
-from deconvseg.registry import Entry, find, nearest, read_registries
+from deconvseg.errors import OutputError, WeightsError
+from deconvseg.files import digest
 
 REGISTRY = "registry.toml"
+TIMEOUT = 30.0
 _FOREST = "edges"
 _KINDS = {"network": ("a", "network"), "forest": ("an", "edge forest")}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the registry says of one file.
+
+    Attributes:
+        name: by which commands and `Segmenter` find it.
+        kind: network, or edge forest.
+        file: its file name, without a folder.
+        description: one line.
+        licence: a few words; `licence_free` says whether anyone may use it for anything.
+        bytes, sha256: of the file; None, both, where they are not known.
+        url: where it is fetched from; empty for a file that is shipped or that users get by hand.
+        obtain: how to get it by hand.
+        convert_from: the name of the file got by hand, if it is another than `file` and has to be converted.
+        terms: the licence in a sentence.
+        recipe: how it was trained.
+        classes: names, background first.
+        aliases: other names.
+        partner: name of the FCN-8s that a network is used in an ensemble with, if nothing else is asked for.
+        figures: measured numbers, the most telling one first: `measure`, `value`, `on` which data, and `how`.
+    """
+
+    name: str
+    kind: Literal["network", "forest"]
+    file: str
+    description: str
+    licence: str
+    licence_free: bool
+    bytes: int | None = None
+    sha256: str | None = None
+    url: str = ""
+    obtain: str = ""
+    convert_from: str = ""
+    terms: str = ""
+    recipe: str = ""
+    classes: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    partner: str = ""
+    figures: tuple[dict[str, Any], ...] = ()
 
 
 def weights_folder() -> Path:
@@ -33,25 +75,37 @@ def weights_folder() -> Path:
     raise WeightsError(f"{package}: the shipped weights are missing; install deconvseg again")
 
 
-def cache_folder() -> Path:
-    """Where fetched files go: `DECONVSEG_HOME`, or the platform's folder for caches. It may not exist yet."""
-    home = os.environ.get("DECONVSEG_HOME")
-    return Path(home).absolute() if home else platformdirs.user_cache_path("deconvseg", appauthor=False)
+def cache_folder() -> Path | None:
+    """Where fetched files go: `DECONVSEG_HOME`, or the platform's folder for caches. It may not exist yet.
+
+    None without a home directory, as in a container whose user has no passwd entry.
+    """
+    if home := os.environ.get("DECONVSEG_HOME"):
+        return Path(home).absolute()
+    try:
+        folder = platformdirs.user_cache_path("deconvseg", appauthor=False)
+    except RuntimeError:
+        return None
+    return folder if folder.is_absolute() else None  # older platformdirs leave the "~" as it is
 
 
 def registry() -> dict[str, Entry]:
-    """What is known by name: the shipped registry's entries, over them those of `registry.toml` in the cache
-    folder, over these those of the file that `DECONVSEG_REGISTRY` names.
+    """What is known by name, from `registry.toml` beside the shipped files.
 
     Raises:
-        WeightsError: one of these files cannot be read or is broken.
+        WeightsError: it cannot be read.
     """
-    paths = [weights_folder() / REGISTRY]
-    if (cache_folder() / REGISTRY).is_file():
-        paths.append(cache_folder() / REGISTRY)
-    if own := os.environ.get("DECONVSEG_REGISTRY"):
-        paths.append(Path(own).absolute())
-    return read_registries(paths)
+    path = weights_folder() / REGISTRY
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))["weights"]
+        return {name: _entry(name, table) for name, table in tables.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{path}: this registry is damaged ({error}); install deconvseg again") from error
+
+
+def find(name: str) -> Entry | None:
+    """The registry's entry of a name or alias."""
+    return next((entry for entry in registry().values() if name in (entry.name, *entry.aliases)), None)
 
 
 def lookup(name: str) -> Entry:
@@ -60,21 +114,31 @@ def lookup(name: str) -> Entry:
     Raises:
         WeightsError: there is none; the nearest name is told.
     """
-    entries = registry()
-    entry = find(entries, name)
+    entry = find(name)
     if entry is None:
-        raise WeightsError(f"{name}: no network of this name; {nearest(entries, name)}")
+        raise WeightsError(f"{name}: no network of this name; {_nearest(name)}")
     return entry
 
 
 def located(entry: Entry) -> Path | None:
-    """The file of an entry: beside its registry, or in the cache folder; None if it is in neither."""
-    return next((path for path in (entry.folder / entry.file, cache_target(entry)) if path.is_file()), None)
+    """The file of an entry: shipped, or in the cache folder; None if it is in neither."""
+    places = [folder / entry.file for folder in (weights_folder(), cache_folder()) if folder]
+    # pathlib raises if a folder may not be searched, as another user's home.
+    return next((path for path in places if os.path.isfile(path)), None)  # noqa: PTH113
 
 
 def cache_target(entry: Entry) -> Path:
-    """Where the file of an entry is put when it is fetched."""
-    return cache_folder() / entry.file
+    """Where the file of an entry is put when it is fetched or got by hand.
+
+    Raises:
+        WeightsError: there is no home directory.
+    """
+    folder = cache_folder()
+    if folder is None:
+        raise WeightsError(
+            f"{entry.name}: there is no home directory to put it in; let DECONVSEG_HOME name a folder"
+        )
+    return folder / entry.file
 
 
 def fault(entry: Entry, path: Path) -> str:
@@ -82,7 +146,7 @@ def fault(entry: Entry, path: Path) -> str:
     try:
         if wrong := _size_fault(entry, path):
             return wrong
-        if entry.sha256 is not None and (found := sha256_of(path)) != entry.sha256:
+        if entry.sha256 is not None and (found := digest(path)) != entry.sha256:
             return f"has sha256 {found}, should have {entry.sha256}"
     except OSError as error:
         return f"cannot be read ({error.strerror})"
@@ -91,23 +155,14 @@ def fault(entry: Entry, path: Path) -> str:
 
 def is_shipped(entry: Entry) -> bool:
     """Whether the file of this entry came with the installation, and is not to be had otherwise."""
-    return entry.folder == weights_folder() and entry.sha256 is not None and not entry.urls
+    return entry.sha256 is not None and not entry.url
 
 
 def cure(entry: Entry, path: Path) -> str:
     """What to do about a file of this entry that is at `path` and wrong."""
     if is_shipped(entry):
-        return "install deconvseg again" if path.parent == entry.folder else f"remove {path}"
-    if entry.urls and path == cache_target(entry):
-        return f"run 'deconvseg weights pull {entry.name}'"
-    return "put the right file there, or remove it"
-
-
-def _size_fault(entry: Entry, path: Path) -> str:
-    found = path.stat().st_size
-    if entry.bytes is None or found == entry.bytes:
-        return ""
-    return f"has {found} bytes, should have {entry.bytes}"
+        return "install deconvseg again" if path.parent == weights_folder() else f"remove {path}"
+    return f"run 'deconvseg weights pull {entry.name}'" if entry.url else f"put the right file at {path}"
 
 
 def network_file(weights: str | Path) -> Path:
@@ -115,21 +170,9 @@ def network_file(weights: str | Path) -> Path:
 
     Raises:
         WeightsError: neither a known name nor an existing file; a known name whose file is not on this
-            machine, or is of another size than it should be; the name of an edge forest; a broken registry.
+            machine, or is of another size than it should be; the name of an edge forest.
     """
     return _file(weights, "network")
-
-
-def partner_of(weights: str | Path) -> str | None:
-    """The name of the FCN-8s that a named network goes with in ensembles; None for files, or without one."""
-    entry = find(registry(), weights) if isinstance(weights, str) else None
-    return (entry.partner or None) if entry else None
-
-
-def is_missing(weights: str | Path) -> bool:
-    """Whether this is a known name whose file is not on this machine."""
-    entry = find(registry(), weights) if isinstance(weights, str) else None
-    return entry is not None and located(entry) is None
 
 
 def forest_file(forest: str | Path | None = None) -> Path:
@@ -141,28 +184,16 @@ def forest_file(forest: str | Path | None = None) -> Path:
     return _file(_FOREST if forest is None else forest, "forest")
 
 
-def _file(given: str | Path, kind: str) -> Path:
-    article, word = _KINDS[kind]
-    entries = registry() if isinstance(given, str) else {}
-    entry = find(entries, str(given))
-    if entry is None:
-        path = Path(given)
-        if not path.is_file():
-            hint = f"; {nearest(entries, str(given))}" if entries else ""
-            raise WeightsError(f"{given}: no such {word} file, nor {article} {word}'s name{hint}")
-        return path
-    if entry.kind != kind:
-        raise WeightsError(f"{given}: is {' '.join(_KINDS[entry.kind])}, where {article} {word} is asked for")
-    found = located(entry)
-    if found is None and is_shipped(entry):
-        raise WeightsError(f"{given}: was shipped and is missing; install deconvseg again")
-    if found is None:
-        raise WeightsError(
-            f"{given}: is not on this machine yet; 'deconvseg weights pull {entry.name}' gets it, or says how"
-        )
-    if wrong := _size_fault(entry, found):
-        raise WeightsError(f"{given}: {found} {wrong}; {cure(entry, found)}")
-    return found
+def partner_of(weights: str | Path) -> str | None:
+    """The name of the FCN-8s that a named network goes with in ensembles; None for files, or without one."""
+    entry = find(weights) if isinstance(weights, str) else None
+    return (entry.partner or None) if entry else None
+
+
+def is_missing(weights: str | Path) -> bool:
+    """Whether this is a known name whose file is not on this machine."""
+    entry = find(weights) if isinstance(weights, str) else None
+    return entry is not None and located(entry) is None
 
 
 def how_to_obtain(entry: Entry) -> list[str]:
@@ -178,84 +209,82 @@ def how_to_obtain(entry: Entry) -> list[str]:
     return [*lines, f"Put it at {target}"]
 
 
-def pull(
-    entry: Entry,
-    *,
-    offline: bool = False,
-    timeout: float = TIMEOUT,
-    accept: Callable[[Entry], bool] = lambda entry: entry.licence_free,
-    say: Callable[[str], None] = lambda message: None,
-    progress: Callable[[int], None] = lambda done: None,
-) -> Path:
-    """The verified file of an entry, fetched into the cache folder if it is not on this machine.
-
-    A file that is there is taken if its hash is right, wherever it came from. Two processes may do this at
-    once: one fetches and the other waits. What an interrupted call has fetched is kept for the next one.
+def fetch(entry: Entry, timeout: float = TIMEOUT) -> Path:
+    """Fetch the file of an entry that has a `url` into the cache folder; it is there if its hash is right.
 
     Args:
         entry: from `lookup`.
-        offline: do not touch the network.
         timeout: seconds to wait for a connection, and for each next byte.
-        accept: asked before the first byte is fetched; whether the user accepts the entry's licence.
-        say: told what one may want to know.
-        progress: told how many bytes are there.
 
     Raises:
-        WeightsError: the file is got by hand and is not here; it is damaged and not ours to replace; or no
-            mirror has given it.
-        UsageError: it would have to be fetched, and `offline` is set or the licence not accepted.
-        OutputError: the cache folder cannot be written.
+        WeightsError: it cannot be fetched, is another file, or there is no home directory.
+        OutputError: the cache folder cannot be made.
     """
-    target, found = cache_target(entry), located(entry)
-    if found:
-        wrong = fault(entry, found)
-        if not wrong:
-            return found
-        if found != target or not entry.urls:
-            raise WeightsError(f"{found}: {wrong}; {cure(entry, found)}")
-        say(f"{found}: {wrong}; it has to be fetched again")
+    import pooch  # no other command needs it
+
+    target = make_cache_folder(entry)
+    pooch.get_logger().setLevel("WARNING")
+    downloader = pooch.HTTPDownloader(timeout=timeout)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)  # for those, too, who put the file there themselves
-        _refuse(entry, offline, accept)
-        with _locked(target, say):
-            if not target.is_file() or fault(entry, target):  # else another process was faster
-                _fetch(entry, target, timeout, progress)
-    except OSError as error:
-        raise OutputError(
-            f"{target.parent}: cannot be used as folder for weights ({error}); set DECONVSEG_HOME to another"
+        pooch.retrieve(entry.url, f"sha256:{entry.sha256}", target.name, target.parent, downloader=downloader)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise WeightsError(
+            f"{entry.name}: cannot be fetched ({reason}); try again, or put the file at {target}"
         ) from error
     return target
 
 
-def _refuse(entry: Entry, offline: bool, accept: Callable[[Entry], bool]) -> None:
-    if not entry.urls:
-        how = "convert it to" if entry.convert_from else "put it at"
-        raise WeightsError(f"{entry.name}: this file is got by hand; {how} {cache_target(entry)}")
-    if offline:
-        raise UsageError(
-            f"{entry.name}: is not here, and nothing is fetched offline; put it at {cache_target(entry)}"
-        )
-    if not accept(entry):
-        raise UsageError(
-            f"{entry.name}: not fetched, for its licence ({entry.licence}) was not accepted; read it with "
-            f"'deconvseg weights info {entry.name}', then give --accept-licence"
-        )
-
-
-def _fetch(entry: Entry, target: Path, timeout: float, progress: Callable[[int], None]) -> None:
-    assert entry.bytes is not None and entry.sha256 is not None  # checked when the registry was read
-    download(entry.urls, target, size=entry.bytes, sha256=entry.sha256, timeout=timeout, progress=progress)
-
-
-@contextmanager
-def _locked(target: Path, say: Callable[[str], None]) -> Iterator[None]:
-    lock = FileLock(target.with_name(f".{target.name}.lock"))
+def make_cache_folder(entry: Entry) -> Path:
+    """`cache_target` with its folder made; raises OutputError if it cannot be."""
+    target = cache_target(entry)
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        say(f"{target.name}: another process is fetching it; waiting for it")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"{target.parent}: cannot be made as folder for weights ({error.strerror}); let DECONVSEG_HOME "
+            "name another"
+        ) from error
+    return target
+
+
+def _entry(name: str, table: dict[str, Any]) -> Entry:
+    lists = {key: tuple(value) for key, value in table.items() if isinstance(value, list)}
+    return Entry(name=name, **{**table, **lists})
+
+
+def _nearest(name: str) -> str:
+    """The known name that was meant, or all there are."""
+    known = sorted(known for entry in registry().values() for known in (entry.name, *entry.aliases))
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean '{close[0]}'?" if close else f"known are {', '.join(known)}"
+
+
+def _size_fault(entry: Entry, path: Path) -> str:
+    found = path.stat().st_size
+    if entry.bytes is None or found == entry.bytes:
+        return ""
+    return f"has {found} bytes, should have {entry.bytes}"
+
+
+def _file(given: str | Path, kind: str) -> Path:
+    article, word = _KINDS[kind]
+    entry = find(given) if isinstance(given, str) else None
+    if entry is None:
+        path = Path(given)
+        if not path.is_file():
+            hint = f"; {_nearest(given)}" if isinstance(given, str) else ""
+            raise WeightsError(f"{given}: no such {word} file, nor {article} {word}'s name{hint}")
+        return path
+    if entry.kind != kind:
+        raise WeightsError(f"{given}: is {' '.join(_KINDS[entry.kind])}, where {article} {word} is asked for")
+    found = located(entry)
+    if found is None and is_shipped(entry):
+        raise WeightsError(f"{given}: was shipped and is missing; install deconvseg again")
+    if found is None:
+        raise WeightsError(
+            f"{given}: is not on this machine yet; 'deconvseg weights pull {entry.name}' gets it, or says how"
+        )
+    if wrong := _size_fault(entry, found):
+        raise WeightsError(f"{given}: {found} {wrong}; {cure(entry, found)}")
+    return found

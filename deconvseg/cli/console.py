@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 import typer
@@ -102,10 +104,23 @@ def _describe(problem: Exception, about: str) -> str:
         return one_line(str(problem))
     if is_out_of_memory(problem):
         text = "out of memory; try a smaller photo, --batch-size 1 or fewer --proposals"
+    elif isinstance(problem, ImportError):
+        text = _unloadable(problem)
     else:
         first = str(problem).strip().partition("\n")[0]
         text = f"{type(problem).__name__}: {first}; --debug shows where"
     return one_line(f"{about}: {text}" if about else text)
+
+
+def _unloadable(problem: ImportError) -> str:
+    reason = " ".join(str(problem).split())
+    if re.search("failed to map segment|cannot allocate memory", reason, re.IGNORECASE):
+        library = PurePath(reason.partition(":")[0]).name
+        return (
+            f"{library} does not fit into the memory that this process may use; "
+            "allow it 6 GB or more (ulimit -v, or the limit of the container or job)"
+        )
+    return f"{problem.name or 'a library'} does not load ({reason}); 'deconvseg doctor' looks at the installation"
 
 
 def error(message: str) -> None:

@@ -4,41 +4,26 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import ExitStack
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from deconvseg.cli import console, signals
+from deconvseg.cli import console
 from deconvseg.cli.options import DebugOption, JsonOption, refuse_target
-from deconvseg.errors import UsageError
+from deconvseg.errors import DeconvSegError, UsageError, WeightsError
 
 if TYPE_CHECKING:
     from deconvseg.network.base import SegmentationNetwork
-    from deconvseg.registry import Entry
+    from deconvseg.weights import Entry
 
 app = typer.Typer(
     no_args_is_help=True,
     help="List, check and fetch networks, look into them, average them and store them smaller.",
 )
-
-
-class Storage(StrEnum):
-    """Number formats of stored kernels."""
-
-    float32 = "float32"
-    float16 = "float16"
-    int8 = "int8"
-
-
-class Norms(StrEnum):
-    """What BatchNorm in a DeconvNet from Caffe is."""
-
-    auto = "auto"
-    folded = "folded"
-    raw = "raw"
+OutputOption = Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="File to write.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the file to write.")]
+_RIGHT, _NOT_CHECKED = "ok", "not checked: its hash is not known"
 
 
 @app.command("list")
@@ -46,24 +31,24 @@ def list_weights(json_: JsonOption = False, debug: DebugOption = False) -> int:
     """List all networks and edge forests that are known by name."""
     from deconvseg.weights import cache_folder, registry
 
-    entries = registry().values()
+    entries, cache = registry().values(), cache_folder()
     if json_:
-        document = {"cache": str(cache_folder()), "weights": [describe(entry) for entry in entries]}
+        document = {"cache": cache and str(cache), "weights": [_described(entry) for entry in entries]}
         print(json.dumps(document, indent=2))
         return console.DONE
-    _print_table([_row(describe(entry)) for entry in entries])
+    _print_table([_row(_described(entry)) for entry in entries])
     for entry in entries:
         for alias in entry.aliases:
             console.say(f"{alias} is {entry.name}")
     console.say("figures are of different data; 'deconvseg weights info NAME' says which")
-    console.say(f"fetched files go to {cache_folder()}")
+    console.say(f"fetched files go to {cache or 'the folder that DECONVSEG_HOME names'}")
     return console.DONE
 
 
 @app.command()
 def verify(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME]...", help="Left out: all that are here.")
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="If omitted, all that are here.")
     ] = None,
     json_: JsonOption = False,
     debug: DebugOption = False,
@@ -75,14 +60,10 @@ def verify(
     results = [_verified(entry) for entry in entries]
     if json_:
         print(json.dumps({"weights": results}, indent=2))
-    else:
-        for result in results:
-            line = f"{result['name']}: {result['path'] or ''} {result['status']}"
-            if result["status"] in (_RIGHT, _NOT_CHECKED):
-                print(line)
-            else:
-                console.error(line)
-    wrong = any(result["status"] not in (_RIGHT, _NOT_CHECKED) for result in results)
+    wrong = [result for result in results if result["status"] not in (_RIGHT, _NOT_CHECKED)]
+    for result in results if not json_ else ():
+        line = f"{result['name']}: {result['path'] or ''} {result['status']}"
+        console.error(line) if result in wrong else print(line)
     return console.SOME_FAILED if wrong else console.DONE
 
 
@@ -93,7 +74,7 @@ def pull(
         bool, typer.Option("--offline", envvar="DECONVSEG_OFFLINE", help="Do not touch the network.")
     ] = False,
     accept_licence: Annotated[
-        bool, typer.Option("--accept-licence", help="Accept licences that are shown, without being asked.")
+        bool, typer.Option("--accept-licence", help="Accept licences that do not allow every use.")
     ] = False,
     timeout: Annotated[
         float,
@@ -109,22 +90,18 @@ def pull(
 ) -> int:
     """Fetch files into the cache, check them, and print their paths; what is here is only checked.
 
-    After a stop the same command goes on. A file that is not fetched by deconvseg is explained.
+    A file that is not fetched by deconvseg is explained.
     """
-    from deconvseg.errors import DeconvSegError
     from deconvseg.weights import lookup
 
     entries = [lookup(name) for name in names]  # a mistyped name is told before anything is fetched
     code = console.DONE
     for entry in entries:
         try:
-            print(_pull(entry, offline, accept_licence, timeout), flush=True)
+            print(_pulled(entry, offline, accept_licence, timeout), flush=True)
         except DeconvSegError as problem:
             console.failure(problem)
             code = console.SOME_FAILED
-        except KeyboardInterrupt:
-            console.error("interrupted; what has come is kept, run the same again to go on")
-            return signals.exit_code()
     return code
 
 
@@ -134,31 +111,19 @@ def info(
     debug: DebugOption = False,
 ) -> int:
     """Print what the registry and a network file itself say, as JSON."""
-    from deconvseg.download import sha256_of
-    from deconvseg.registry import find
-    from deconvseg.weights import located, network_file, registry
+    from deconvseg.files import digest
+    from deconvseg.weights import find, located, network_file, registry
 
-    entries = registry()
-    entry = find(entries, weights)
+    entry = find(weights)
     path = located(entry) if entry else network_file(weights)
     document: dict[str, Any] = {"file": path and str(path)}
     if path:
-        document |= {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
-        entry = entry or next((e for e in entries.values() if e.sha256 == document["sha256"]), None)
+        document |= {"bytes": path.stat().st_size, "sha256": digest(path)}
+        entry = entry or next((e for e in registry().values() if e.sha256 == document["sha256"]), None)
         if not path.name.endswith((".yml", ".yml.gz")):
             document |= _contents(path)
-    print(json.dumps({**document, "registry": entry and describe(entry)}, indent=2))
+    print(json.dumps({**document, "registry": entry and _described(entry)}, indent=2))
     return console.DONE
-
-
-def _contents(path: Path) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    from deconvseg.network.checkpoint import describe_network
-
-    network, header = describe_network(path)
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    return {"parameters": parameters, "arguments": network.arguments, **asdict(header)}
 
 
 @app.command()
@@ -170,18 +135,19 @@ def convert(
             help="Network file (.safetensors), or DeconvNet, FCN-8s or VGG-16 from Caffe (.caffemodel).",
         ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="File to write.")],
+    output: OutputOption,
     storage: Annotated[
-        Storage, typer.Option(help="int8: one byte a weight and one scale an output channel.")
-    ] = Storage.float16,
+        Literal["float32", "float16", "int8"],
+        typer.Option(help="int8: one byte a weight and one scale an output channel."),
+    ] = "float16",
     norms: Annotated[
-        Norms,
+        Literal["auto", "folded", "raw"],
         typer.Option(
             "--batch-norm",
             help="What BatchNorm in a DeconvNet from Caffe is: folded (fit to segment with), or raw (of a "
             "training stage); auto goes by the file.",
         ),
-    ] = Norms.auto,
+    ] = "auto",
     side: Annotated[
         int | None,
         typer.Option(
@@ -190,7 +156,7 @@ def convert(
             help="Of an FCN-8s: scale the longer side of photos to this from now on; nothing is retrained.",
         ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file to write.")] = False,
+    overwrite: OverwriteOption = False,
     debug: DebugOption = False,
 ) -> int:
     """Convert networks from Caffe, or store a network's weights in another number format.
@@ -201,7 +167,7 @@ def convert(
     if source.suffix.lower() == ".caffemodel":
         from deconvseg.network.caffe_networks import convert_caffemodel
 
-        found = convert_caffemodel(source, output, storage.value, norms.value)
+        found = convert_caffemodel(source, output, storage, norms)
         console.say(f"{source}: {found.summary}")
         if found.ignored:
             console.say(f"{source}: layers not needed: {found.ignored}")
@@ -211,7 +177,7 @@ def convert(
         network, header = load_network(source)
         if side is not None:
             network = _with_side(source, network, side)
-        save_network(output, network, header, storage.value)
+        save_network(output, network, header, storage)
     console.say(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
     return console.DONE
 
@@ -220,13 +186,13 @@ def convert(
 def average_networks(
     first: Annotated[Path, typer.Argument(metavar="FIRST", help="Network file; gives classes and the rest.")],
     second: Annotated[Path, typer.Argument(metavar="SECOND", help="Network trained from the same weights.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="File to write.")],
-    share: Annotated[float, typer.Option(min=0, max=1, help="Of SECOND.")] = 0.5,
+    output: OutputOption,
+    share: Annotated[float, typer.Option(min=0, max=1, help="Weight of SECOND in the average.")] = 0.5,
     encoder_only: Annotated[
         bool,
         typer.Option("--encoder-only", help="Average the encoders; the rest is FIRST's. For unlike kinds."),
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file to write.")] = False,
+    overwrite: OverwriteOption = False,
     debug: DebugOption = False,
 ) -> int:
     """Average the weights of two networks that come of one training.
@@ -249,27 +215,15 @@ def average_networks(
     return console.DONE
 
 
-def _with_side(source: Path, network: SegmentationNetwork, side: int) -> SegmentationNetwork:
-    from deconvseg.network.fcn8s import FCN8s, resize_side
-
-    if not isinstance(network, FCN8s):
-        raise UsageError(f"{source}: --side is for an FCN-8s, and this is none")
-    return resize_side(network, side)
-
-
-def describe(entry: Entry) -> dict[str, Any]:
+def _described(entry: Entry) -> dict[str, Any]:
     """An entry of the registry, and where its file is, fit for JSON."""
     from dataclasses import asdict
 
-    from deconvseg.weights import cache_folder, located, weights_folder
+    from deconvseg.weights import located, weights_folder
 
-    document = asdict(entry)
-    del document["folder"]
     path = located(entry)
-    places = {None: "not here", weights_folder(): "shipped", cache_folder(): "cached"}
-    document["where"] = places.get(path and path.parent, "own folder")
-    document["path"] = path and str(path)
-    return document
+    where = "not here" if path is None else "shipped" if path.parent == weights_folder() else "cached"
+    return {**asdict(entry), "where": where, "path": path and str(path)}
 
 
 def _row(document: dict[str, Any]) -> list[str]:
@@ -301,9 +255,6 @@ def _print_table(rows: list[list[str]]) -> None:
     Console(width=width, markup=False, highlight=False, emoji=False).print(table)
 
 
-_RIGHT, _NOT_CHECKED = "ok", "not checked: its hash is not known"
-
-
 def _verified(entry: Entry) -> dict[str, Any]:
     from deconvseg.weights import fault, located
 
@@ -314,42 +265,47 @@ def _verified(entry: Entry) -> dict[str, Any]:
     return {"name": entry.name, "path": path and str(path), "status": status}
 
 
-def _pull(entry: Entry, offline: bool, accept_licence: bool, timeout: float) -> Path:
-    from deconvseg.weights import how_to_obtain, located
-    from deconvseg.weights import pull as pull_weights
+def _pulled(entry: Entry, offline: bool, accept_licence: bool, timeout: float) -> Path:
+    """The verified file of an entry, fetched if it is not here and may be."""
+    from deconvseg.weights import cure, fault, fetch, how_to_obtain, located, make_cache_folder
 
-    if not entry.urls and not located(entry):
+    path = located(entry)
+    if path and not (wrong := fault(entry, path)):
+        return path
+    licence = f"licence: {entry.licence}. {entry.terms}".rstrip()
+    if not entry.url:
+        if path:
+            raise WeightsError(f"{path}: {wrong}; {cure(entry, path)}")
+        target = make_cache_folder(entry)  # for those who now put the file there
         console.say(f"{entry.name}: {entry.description}")
-        for line in (_licence(entry), *how_to_obtain(entry)):
+        for line in (licence, *how_to_obtain(entry)):
             console.say(f"  {line}")
-    with ExitStack() as stack:
-        bar: console.Progress | None = None
-
-        def show(done: int) -> None:
-            nonlocal bar
-            if bar is None:  # not before the licence is accepted
-                total = -(-(entry.bytes or 0) // 10**6)
-                bar = stack.enter_context(console.Progress(total, wanted=True, what=f"{entry.name}, MB"))
-            bar.move(done // 10**6, "")
-
-        return pull_weights(
-            entry,
-            offline=offline,
-            timeout=timeout,
-            accept=lambda entry: _accepts(entry, accept_licence),
-            say=console.say,
-            progress=show,
-        )
+        how = "convert it to" if entry.convert_from else "put it at"
+        raise WeightsError(f"{entry.name}: this file is got by hand; {how} {target}")
+    if offline:
+        raise UsageError(f"{entry.name}: has to be fetched, and nothing is fetched with --offline")
+    if not entry.licence_free:
+        console.say(f"{entry.name}: {licence}")
+        if not accept_licence:
+            raise UsageError(
+                f"{entry.name}: not fetched, as its licence was not accepted; give --accept-licence"
+            )
+    return fetch(entry, timeout)
 
 
-def _accepts(entry: Entry, accepted: bool) -> bool:
-    if entry.licence_free:
-        return True
-    console.say(f"{entry.name}: {_licence(entry)}")
-    if accepted or not (sys.stdin.isatty() and sys.stderr.isatty()):
-        return accepted
-    return typer.confirm("Do you accept this licence?", err=True)
+def _contents(path: Path) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from deconvseg.network.checkpoint import describe_network
+
+    network, header = describe_network(path)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    return {"parameters": parameters, "arguments": network.arguments, **asdict(header)}
 
 
-def _licence(entry: Entry) -> str:
-    return f"licence: {entry.licence}. {entry.terms}".rstrip()
+def _with_side(source: Path, network: SegmentationNetwork, side: int) -> SegmentationNetwork:
+    from deconvseg.network.fcn8s import FCN8s, resize_side
+
+    if not isinstance(network, FCN8s):
+        raise UsageError(f"{source}: --side is for an FCN-8s, and this is none")
+    return resize_side(network, side)
