@@ -21,10 +21,9 @@ def found(check: Callable[[], Iterator[Finding]]) -> dict[str, Finding]:
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home folder with the cache below it, and no registry of one's own."""
+    """A home folder with the cache below it."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("DECONVSEG_HOME", str(tmp_path / "nets"))
-    monkeypatch.delenv("DECONVSEG_REGISTRY", raising=False)
     return tmp_path
 
 
@@ -131,6 +130,9 @@ def test_a_cache_that_cannot_be_made(home: Path, monkeypatch: pytest.MonkeyPatch
     finding = found(doctor._folder)["cache"]
     assert finding.state == "warning"
     assert "cannot be written" in finding.found and "DECONVSEG_HOME" in finding.advice
+    monkeypatch.setattr("deconvseg.weights.cache_folder", lambda: None)
+    finding = found(doctor._folder)["cache"]
+    assert (finding.state, finding.found) == ("warning", "there is no home directory")
 
 
 def test_damaged_and_missing_networks(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,9 +156,9 @@ def test_damaged_and_missing_networks(home: Path, monkeypatch: pytest.MonkeyPatc
             ask(name)
 
 
-def test_whatever_goes_wrong_is_a_finding(home: Path) -> None:
-    (home / "nets").mkdir()
-    (home / "nets" / "registry.toml").write_text("format = 7\n")
+def test_whatever_goes_wrong_is_a_finding(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (home / "registry.toml").write_text("format = 7\n")
+    monkeypatch.setattr("deconvseg.weights.weights_folder", lambda: home)
     (finding,) = found(doctor._weights).values()
     assert (finding.name, finding.state) == ("weights", "fault")
     assert "registry.toml" in finding.found

@@ -120,7 +120,7 @@ def _unloadable(problem: ImportError) -> str:
             f"{library} does not fit into the memory that this process may use; "
             "allow it 6 GB or more (ulimit -v, or the limit of the container or job)"
         )
-    return f"{problem.name or 'a library'} does not load ({reason}); 'deconvseg doctor' looks at the installation"
+    return f"{problem.name or 'a library'} does not load ({reason}); see what 'deconvseg doctor' says"
 
 
 def error(message: str) -> None:

@@ -1,4 +1,4 @@
-"""The installed command in a subprocess."""
+"""The installed command in a subprocess, or its app in this process."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+
+from deconvseg.cli import app, console
 
 COMMAND = Path(sys.executable).with_name("deconvseg")
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -23,6 +25,22 @@ def run(tmp_path: Path) -> Run:
     def run(*arguments: str | Path, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
         command = [COMMAND, *map(str, arguments)]
         return subprocess.run(command, cwd=tmp_path, input=stdin, capture_output=True, timeout=300)
+
+    return run
+
+
+@pytest.fixture
+def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]) -> Run:
+    """As `run`, but within this process: for tests to which a process of its own does not matter."""
+
+    def run(*arguments: str | Path) -> subprocess.CompletedProcess[bytes]:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["deconvseg", *map(str, arguments)])
+        monkeypatch.setattr(console, "_debug", False)
+        capfdbinary.readouterr()
+        code = console.run(app)
+        sys.stdout.flush()
+        return subprocess.CompletedProcess(sys.argv, code, *capfdbinary.readouterr())
 
     return run
 
