@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -139,7 +140,8 @@ def walk(
         root: a folder; paths start with it as it is written.
         hidden: take files and folders whose names start with a dot, too.
         leave_out: asked with each folder below `root` and the names in it; True leaves out all of it.
-        refused: called for each folder that cannot be listed; if omitted, the error is raised.
+        refused: called for each folder that cannot be listed, and each link that leads nowhere; if omitted,
+            such a folder raises its error.
     """
     # os.path rather than pathlib, whose questions raise where a name is too long or access is denied.
     seen: set[str] = set()
@@ -167,6 +169,8 @@ def walk(
                 yield path
             elif os.path.isdir(path):  # noqa: PTH112
                 (links if os.path.islink(path) else folders).append(path)  # noqa: PTH114
+            elif os.path.islink(path) and refused:  # noqa: PTH114
+                refused(FileNotFoundError(errno.ENOENT, "the link leads nowhere", path))
 
 
 @cache

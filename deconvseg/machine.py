@@ -10,16 +10,19 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from deconvseg.errors import WorkerError
 
 Result = TypeVar("Result")
+Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
 
 _GROUPS = Path("/sys/fs/cgroup")
 _OWN_GROUP = Path("/proc/self/cgroup")
@@ -134,6 +137,57 @@ def reuse_freed_memory() -> None:
     mallopt(_MMAP_MAX, 0)
     mallopt(_TRIM_THRESHOLD, 2**31 - 1)
     mallopt(_TOP_PAD, 256 << 20)
+
+
+@contextmanager
+def pool(workers: int, *, torch_threads: int | None = None) -> Iterator[Map]:
+    """Worker threads for the block: a function like `map` whose calls they make, several at once.
+
+    Its results come in the order of the items, which are taken one by one in the calling thread, at most
+    2 * workers + 1 ahead. An error that a call raises is raised in place of its result. If the items raise an
+    error or KeyboardInterrupt, calls under way end and their results come first. Leaving the block waits for
+    calls under way and drops those that have not begun.
+
+    Threads share the cores: meanwhile OpenCV uses one in each of them. NumPy, SciPy, OpenCV and Pillow let go
+    of the interpreter's lock while they compute.
+
+    Args:
+        workers: threads; 0 makes each call in the calling thread when its result is asked for.
+        torch_threads: of each network that workers run; if omitted, torch's threads stay as they are.
+    """
+    if not workers:
+        yield map
+        return
+    import cv2
+
+    with ThreadPoolExecutor(workers, "worker") as executor, ExitStack() as settings:
+        settings.callback(executor.shutdown, cancel_futures=True)
+        settings.callback(cv2.setNumThreads, cv2.getNumThreads())
+        cv2.setNumThreads(1)
+        if torch_threads:
+            import torch
+
+            settings.callback(torch.set_num_threads, torch.get_num_threads())
+            torch.set_num_threads(torch_threads)
+        yield partial(_map, executor, 2 * workers + 1)
+
+
+def _map(
+    executor: ThreadPoolExecutor, limit: int, call: Callable[..., Any], items: Iterable[Any]
+) -> Iterator[Any]:
+    pending: deque[Future[Any]] = deque()
+    supply, stop = iter(items), None
+    while stop is None:
+        while pending and (pending[0].done() or len(pending) >= limit):
+            yield pending.popleft().result()
+        try:
+            pending.append(executor.submit(call, next(supply)))
+        except BaseException as end:  # StopIteration, too
+            stop = end
+    while pending:
+        yield pending.popleft().result()
+    if not isinstance(stop, StopIteration):
+        raise stop
 
 
 @contextmanager

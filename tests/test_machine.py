@@ -1,8 +1,11 @@
 """How many cores and how much memory this process may use."""
 
 import os
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import pytest
 import torch
 
@@ -85,6 +88,48 @@ def test_cores_are_those_of_the_container(
 def test_cores_are_those_of_the_affinity_mask(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3}, raising=False)
     assert machine.cores() == 1
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_a_pool_gives_results_in_order_and_errors_in_their_place(workers: int) -> None:
+    taken = []
+
+    def items() -> Iterator[int]:
+        for number in range(40):
+            taken.append(number)
+            yield number
+
+    def third(number: int) -> float:
+        time.sleep(0.002 * (number % 3))
+        return 12 / (number - 30)
+
+    with machine.pool(workers) as call_each:
+        results = call_each(third, items())
+        for number in range(30):
+            assert next(results) == 12 / (number - 30)
+            assert len(taken) <= number + 2 * workers + 2
+        with pytest.raises(ZeroDivisionError):
+            next(results)
+
+
+def test_what_is_under_way_ends_when_the_items_are_interrupted() -> None:
+    def items() -> Iterator[int]:
+        yield from range(4)
+        raise KeyboardInterrupt
+
+    done = []
+    with machine.pool(2) as call_each, pytest.raises(KeyboardInterrupt):
+        for number in call_each(lambda number: time.sleep(0.05) or number, items()):
+            done.append(number)
+    assert done == [0, 1, 2, 3]
+
+
+def test_workers_share_the_cores() -> None:
+    before = cv2.getNumThreads(), torch.get_num_threads()
+    with machine.pool(2, torch_threads=1) as call_each:
+        seen = list(call_each(lambda _: (cv2.getNumThreads(), torch.get_num_threads()), range(4)))
+    assert seen == [(1, 1)] * 4
+    assert (cv2.getNumThreads(), torch.get_num_threads()) == before
 
 
 @pytest.mark.parametrize(

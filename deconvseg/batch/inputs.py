@@ -225,7 +225,10 @@ def _walk(root: str, problems: list[str], left_out: set[str], *, hidden: bool = 
     """
 
     def refused(error: OSError) -> None:
-        problems.append(f"{error.filename}: cannot be listed ({error.strerror}); check its permissions")
+        if not os.path.islink(error.filename):
+            problems.append(f"{error.filename}: cannot be listed ({error.strerror}); check its permissions")
+        elif Path(error.filename).suffix.lower() in ("", *PHOTO_SUFFIXES):
+            problems.append(f"{error.filename}: {error.strerror}; mend it or remove it")
 
     def holds_results(folder: str, names: list[str]) -> bool:
         if any(map(_MANIFEST.fullmatch, names)):

@@ -174,3 +174,13 @@ def test_results_of_another_run_in_a_store() -> None:
     assert not problems
     (note,) = notes
     assert note.startswith("memory:///inputs/m1/: holds results of another run")
+
+
+def test_links_that_lead_nowhere_are_told() -> None:
+    for name in ("in/lost.jpg", "in/more", "in/notes.txt"):
+        Path(name).symlink_to("nothing")
+    photos, problems, _ = find_photos(["in"], "out")
+    assert len(photos) == 3
+    assert problems == [
+        f"in/{name}: the link leads nowhere; mend it or remove it" for name in ("lost.jpg", "more")
+    ]
