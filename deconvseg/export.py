@@ -22,7 +22,7 @@ from deconvseg import __version__
 from deconvseg.errors import ExportError, MissingDependencyError, UsageError
 from deconvseg.files import replacing
 from deconvseg.images.example import example_photo
-from deconvseg.images.given import ImageLike, take
+from deconvseg.images.read import ImageLike, as_photo
 from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.checkpoint import NetworkHeader
 from deconvseg.network.deconvnet import DeconvNet
@@ -108,7 +108,7 @@ def _crops(network: SegmentationNetwork, photos: Sequence[ImageLike]) -> Tensor:
     before = Before(replace(PROTOCOLS["default"], proposals=CROPS), forest_file(), whole=False)
     found = []
     for photo in photos or [example_photo()]:
-        pixels = take(photo)
+        pixels = as_photo(photo)
         prepared = before(pixels.image, pixels.height, pixels.width)
         regions = Crops(network, on_device(torch.device("cpu"), prepared.image), prepared.boxes)
         found.append([regions.inputs(index)[0] for index in range(len(regions.boxes))])

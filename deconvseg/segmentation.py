@@ -63,6 +63,8 @@ class Segmentation:
         seconds: wall-clock seconds by step (`proposals`, `network`, `crf`, ...).
         pixels: uint8 (h, w, 3) RGB, upright: the photo, or a large one reduced; None if it was not kept.
         source: its file, if it came from one.
+        notes: what a user should know of the photo, a line each: a colour profile that cannot be used, grey
+            values that were stretched.
     """
 
     labels: NDArray[np.uint8]
@@ -73,6 +75,7 @@ class Segmentation:
     seconds: Mapping[str, float] = field(default_factory=dict)
     pixels: NDArray[np.uint8] | None = None
     source: Path | None = None
+    notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         shares = ", ".join(f"{name} {share:.1%}" for name, share in self.class_shares().items())

@@ -15,9 +15,8 @@ import torch
 
 from deconvseg.errors import InputError, UsageError, WeightsError
 from deconvseg.files import digest
-from deconvseg.images.given import ImageLike, refuse_one, take
 from deconvseg.images.palette import Palette
-from deconvseg.images.read import PhotoPixels
+from deconvseg.images.read import ImageLike, PhotoPixels, as_photo, refuse_one
 from deconvseg.inference import Inference
 from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.checkpoint import NetworkHeader, load_network
@@ -224,7 +223,7 @@ class Segmenter:
         Raises:
             InputError: a file that cannot be read, or anything else that is no photo.
         """
-        (result,) = self._segmented([take(image, size)], probabilities, full_batches=False)
+        (result,) = self._segmented([as_photo(image, size)], probabilities, full_batches=False)
         return result
 
     def segment_many(
@@ -253,7 +252,7 @@ class Segmenter:
             nonlocal fault
             for image in images:
                 try:
-                    yield take(image)
+                    yield as_photo(image)
                 except InputError as error:
                     fault = error
                     return
@@ -275,7 +274,7 @@ class Segmenter:
         for ready, fused in self.inference.fuse(prepared(), full_batches=full_batches):
             photo = inside.popleft()
             found = after(ready, fused, probabilities=probabilities)
-            yield replace(found, pixels=photo.image, source=photo.source)
+            yield replace(found, pixels=photo.image, source=photo.source, notes=photo.notes)
 
     @property
     def before(self) -> Before:

@@ -1,29 +1,37 @@
 """What is taken for a photo besides files, and what is refused in words that help."""
 
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from deconvseg.errors import InputError
-from deconvseg.images.given import as_rgb, take
-from deconvseg.images.read import read_image
+from deconvseg.images.read import as_photo, read_image
 
 RGB = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
 
 
-def test_rgb_array_is_taken_as_it_is() -> None:
-    assert as_rgb(RGB) is RGB
+def as_rgb(photo: Any) -> NDArray[np.uint8]:
+    return as_photo(photo).image
+
+
+def test_an_array_is_copied() -> None:
+    array = RGB.copy()
+    photo = as_photo(array)
+    array[:] = 0
+    np.testing.assert_array_equal(photo.image, RGB)
 
 
 def test_addresses_are_fetched() -> None:
     path = Path(__file__).parents[2] / "examples/cat.jpg"
     fsspec.filesystem("memory").pipe("/given/cat.jpg", path.read_bytes())
-    np.testing.assert_array_equal(take("memory://given/cat.jpg").image, read_image(path))
+    np.testing.assert_array_equal(as_photo("memory://given/cat.jpg").image, read_image(path))
     with pytest.raises(InputError, match=r"memory://given/none\.jpg: cannot be read"):
-        take("memory://given/none.jpg")
+        as_photo("memory://given/none.jpg")
 
 
 def test_grey_and_transparent_arrays() -> None:
@@ -55,7 +63,7 @@ def test_pillow_images_are_turned_upright(orientation: int, tmp_path: Path) -> N
     with Image.open(path) as opened:
         np.testing.assert_array_equal(as_rgb(opened), read_image(path))
         assert opened.size == (5, 4)  # the user's image stays as it is
-        assert take(opened).height == len(read_image(path))
+        assert as_photo(opened).height == len(read_image(path))
 
 
 @pytest.mark.parametrize(
@@ -64,6 +72,7 @@ def test_pillow_images_are_turned_upright(orientation: int, tmp_path: Path) -> N
         (RGB / 255, r"float64 array \(4, 5, 3\).*\(array \* 255\)\.round\(\)"),
         (RGB.astype(np.int64), "int64 .* give uint8"),
         (RGB > 3, "bool .* give uint8"),
+        (RGB[:, :, 0] > 3, "bool .* give uint8"),
         (RGB.transpose(2, 0, 1), r"\(3, 4, 5\).*array\.transpose\(1, 2, 0\)"),
         (RGB[None], "several; give them one by one to segment_many"),
         (np.zeros((6, 5, 2), np.uint8), r"\(6, 5, 2\) is no photo: give a file's path"),

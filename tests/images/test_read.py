@@ -72,7 +72,7 @@ def test_16_bit_rgb(tmp_path: Path) -> None:
 
 def test_float_is_stretched_to_its_own_range(tmp_path: Path) -> None:
     path = save(tmp_path / "a.tif", Image.fromarray(np.array([[-1.0, 0.0, np.nan, 1.0]], np.float32)))
-    assert read_image(path)[0, :, 0].tolist() == [0, 128, 128, 255]
+    assert read_image(path)[0, :, 0].tolist() == [0, 128, 0, 255]
 
 
 def test_constant_float_image(tmp_path: Path) -> None:

@@ -1,0 +1,346 @@
+"""What a photo's colours, depth and orientation become, by the formulas of the standards."""
+
+import io
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image, ImageCms, PngImagePlugin
+
+from deconvseg.errors import InputError
+from deconvseg.images.read import PhotoPixels, as_photo, read_image, read_photo
+
+from . import icc
+
+RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
+COLOURS = np.stack([RAMP, RAMP[::-1], RAMP.T], axis=2).repeat(8, 0).repeat(8, 1)  # blocks: JPEG keeps them
+SRGB_ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def read(content: bytes | Image.Image, format_: str = "PNG", **options: Any) -> PhotoPixels:
+    if isinstance(content, Image.Image):
+        stream = io.BytesIO()
+        content.save(stream, format_, **options)
+        content = stream.getvalue()
+    return read_photo(io.BytesIO(content))
+
+
+def off(photo: PhotoPixels, wanted: NDArray[np.float64]) -> float:
+    assert photo.notes == ()
+    return float(np.abs(photo.image.astype(float) - wanted).max())
+
+
+def lossless(format_: str) -> dict[str, Any]:
+    return {"WEBP": {"lossless": True}, "JPEG": {"quality": 100, "subsampling": 0}}.get(format_, {})
+
+
+@pytest.mark.parametrize("format_", ["PNG", "TIFF", "WEBP", "JPEG", "AVIF", "HEIF"])
+def test_a_colour_profile_is_converted(format_: str) -> None:
+    if format_ == "HEIF":
+        pytest.importorskip("pillow_heif").register_heif_opener()
+    options = lossless(format_)
+    image = Image.fromarray(COLOURS)
+    plain = read(image, format_, **options).image
+    photo = read(image, format_, icc_profile=icc.rgb_profile(icc.ADOBE, 563 / 256), **options)
+    assert off(photo, icc.to_srgb(plain, icc.ADOBE, 563 / 256)) < 1.6
+    assert np.abs(photo.image.astype(int) - plain).max() > 30
+
+
+@pytest.mark.parametrize(("primaries", "gamma"), [(icc.P3, 2.2), (icc.SWAPPED, 1.8), (icc.SRGB, 1.0)])
+def test_primaries_and_gamma(primaries: NDArray[np.float64], gamma: float) -> None:
+    photo = read(Image.fromarray(COLOURS), icc_profile=icc.rgb_profile(primaries, gamma))
+    assert off(photo, icc.to_srgb(COLOURS, primaries, round(gamma * 256) / 256)) < 1.6
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "P", "L", "LA", "1"])
+def test_profiles_of_other_modes(mode: str) -> None:
+    """Transparency stays what it was; grey with a profile of RGB is where the three are equal."""
+    profile = icc.rgb_profile(icc.ADOBE, 1.5)
+    image = Image.fromarray(COLOURS).convert(mode)
+    if "A" in mode:
+        image.putalpha(Image.fromarray(np.where(RAMP < 128, 0, 255).astype(np.uint8)).resize(image.size, 0))
+    plain = np.asarray(image.convert("RGBA"))
+    wanted = icc.to_srgb(plain[:, :, :3], icc.ADOBE, 1.5)
+    wanted[plain[:, :, 3] == 0] = 255
+    photo = read(image, icc_profile=profile)
+    assert off(photo, wanted) < 1.6
+    assert off(as_photo(Image.open(saved(image, icc_profile=profile))), wanted) < 1.6
+
+
+def saved(image: Image.Image, format_: str = "PNG", **options: Any) -> io.BytesIO:
+    stream = io.BytesIO()
+    image.save(stream, format_, **options)
+    return stream
+
+
+@pytest.mark.parametrize("format_", ["PNG", "TIFF", "JPEG"])
+def test_grey_with_a_gamma_of_its_own(format_: str) -> None:
+    gamma = 461 / 256  # 1.8
+    ramp = RAMP.repeat(8, 0).repeat(8, 1)
+    plain = read(Image.fromarray(ramp), format_, **lossless(format_)).image
+    photo = read(Image.fromarray(ramp), format_, icc_profile=icc.grey_profile(1.8), **lossless(format_))
+    assert off(photo, icc.srgb_of((plain / 255) ** gamma)) < 1
+
+
+@pytest.mark.parametrize("format_", ["PNG", "TIFF"])
+def test_16_bit_grey_with_a_profile_keeps_its_shades(format_: str) -> None:
+    wide = np.linspace(0, 65535, 4096).astype(np.uint16).reshape(64, 64)
+    photo = read(Image.fromarray(wide), format_, icc_profile=icc.grey_profile(1.0))
+    wanted = icc.srgb_of(wide / 65535.0)[:, :, None]
+    assert off(photo, wanted) < 2.5
+    assert len(np.unique(photo.image)) > 200  # of 8 bits, linear, the conversion makes 184
+
+
+@pytest.mark.parametrize("format_", ["TIFF", "JPEG"])
+def test_cmyk_with_a_profile(format_: str) -> None:
+    inks = np.zeros((16, 16, 4), np.uint8)
+    inks[:8, 8:] = (0, 0, 0, 255)
+    inks[8:, :8] = (128, 0, 0, 0)
+    photo = read(Image.fromarray(inks, "CMYK"), format_, icc_profile=icc.cmyk_profile(), quality=100)
+    assert photo.notes == ()
+    assert photo.image[2, 2].min() > 252 and photo.image[2, 12].max() < 3
+    assert np.abs(photo.image[12, 2] - 118.0).max() < 4  # L* of 50, grey; without the profile it is cyan
+
+
+def test_lab_tiff() -> None:
+    lab = np.zeros((1, 3, 3), np.uint8)
+    lab[0] = [(255, 128, 128), (137, 208, 195), (0, 128, 128)]  # white, sRGB's red, black
+    image = Image.merge("LAB", [Image.fromarray(lab[:, :, i]) for i in range(3)])
+    for photo in (read(image, "TIFF"), read(image, "TIFF", icc_profile=SRGB_ICC)):
+        assert off(photo, np.array([[(255, 255, 255), (255, 0, 0), (0, 0, 0)]], float)) < 12
+
+
+@pytest.mark.parametrize("profile", [SRGB_ICC, icc.rgb_profile(icc.SRGB, 2.2)], ids=["sRGB", "gamma 2.2"])
+def test_srgb_is_left_alone(profile: bytes) -> None:
+    photo = read(Image.fromarray(COLOURS), icc_profile=profile)
+    changed = np.abs(photo.image.astype(int) - COLOURS).max()
+    assert changed == 0 if profile == SRGB_ICC else 3 < changed < 12
+
+
+def test_srgb_of_other_makers_is_left_alone() -> None:
+    """Its curve as 1024 numbers, as in the profile of most cameras, rounds to other values here and there."""
+    linear = np.linspace(0, 1, 1024)
+    table = np.where(linear <= 0.04045, linear / 12.92, ((linear + 0.055) / 1.055) ** 2.4) * 65535
+    curve = b"curv\0\0\0\0" + struct.pack(">I", 1024) + table.round().astype(">u2").tobytes()
+    names = ((b"rXYZ", b"rTRC"), (b"gXYZ", b"gTRC"), (b"bXYZ", b"bTRC"))
+    tags = [(xyz, icc._xyz(icc.SRGB[:, i])) for i, (xyz, _) in enumerate(names)]
+    profile = icc._profile(b"RGB ", tags + [(trc, curve) for _, trc in names])
+    np.testing.assert_array_equal(read(Image.fromarray(COLOURS), icc_profile=profile).image, COLOURS)
+
+
+@pytest.mark.parametrize(
+    ("image", "profile", "words"),
+    [
+        (Image.fromarray(COLOURS), b"no profile at all", "cannot open profile"),
+        (Image.fromarray(COLOURS), icc.rgb_profile(icc.P3, 2.2)[:300], "cannot"),
+        (Image.fromarray(COLOURS), icc.cmyk_profile(), "is one for CMYK"),
+        (Image.fromarray(COLOURS), icc.grey_profile(1.8), "is one for GRAY"),
+        (Image.fromarray(COLOURS).convert("CMYK"), icc.rgb_profile(icc.P3, 2.2), "is one for RGB"),
+        (Image.fromarray(COLOURS), icc._profile(b"RGB ", [], kind=b"link"), "link"),
+    ],
+)
+def test_a_profile_that_cannot_be_used_costs_a_note(image: Image.Image, profile: bytes, words: str) -> None:
+    photo = read(image, "TIFF", icc_profile=profile)
+    np.testing.assert_array_equal(photo.image, read(image, "TIFF").image)
+    (note,) = photo.notes
+    assert note.startswith("its colour profile cannot be used (") and words in note and "\n" not in note
+
+
+def test_a_jpeg_whose_profile_lacks_a_part() -> None:
+    profile = icc.rgb_profile(icc.P3, 2.2) + bytes(70_000)  # goes into two segments
+    content = saved(Image.fromarray(COLOURS), "JPEG", icc_profile=profile).getvalue()
+    start = content.rindex(b"\xff\xe2")
+    (length,) = struct.unpack(">H", content[start + 2 : start + 4])
+    (note,) = read(content[:start] + content[start + 2 + length :]).notes
+    assert "incomplete" in note
+
+
+def test_a_png_whose_profile_cannot_be_unpacked() -> None:
+    content = chunked(saved(Image.fromarray(COLOURS)).getvalue(), b"iCCP", b"x\0\0" + b"no deflate")
+    assert len(read(content).notes) == 1
+
+
+def test_a_png_with_gamma_and_profile_goes_by_the_profile() -> None:
+    profile = icc.rgb_profile(icc.P3, 2.2)
+    plain = saved(Image.fromarray(COLOURS), icc_profile=profile).getvalue()
+    photo = read(chunked(plain, b"gAMA", struct.pack(">I", 100_000)))
+    np.testing.assert_array_equal(photo.image, read(plain).image)
+
+
+def chunked(png: bytes, name: bytes, data: bytes) -> bytes:
+    """A PNG with one more chunk behind its header."""
+    chunk = struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+    return png[:33] + chunk + png[33:]
+
+
+def test_results_of_a_large_photo_are_converted_too() -> None:
+    image = Image.fromarray(COLOURS).resize((4096, 128), 0)
+    photo = read(image, icc_profile=icc.rgb_profile(icc.ADOBE, 2.2))
+    assert photo.image.shape == (64, 2048, 3)
+    assert photo.image.mean() != pytest.approx(read(image).image.mean(), abs=2)
+
+
+# More than 8 bits. What the values are, what 8 bits they become, and words of the note.
+DEEP = [
+    (RAMP.astype(np.int32), RAMP, "0 to 255; 255 is taken for white"),
+    (
+        RAMP.astype(np.uint16) * 16 + 15,
+        np.rint((RAMP * 16.0 + 15) * 255 / 4095),
+        "15 to 4095; 4095 is taken for white",
+    ),
+    (RAMP.astype(np.uint16) * 64, np.rint(RAMP * (64 * 255 / 16383)), "16383 is taken"),
+    (RAMP.astype(np.uint16) * 257, RAMP, ""),
+    (RAMP.astype(np.int32) * 257, RAMP, ""),
+    (RAMP.astype(np.int32) - 128, RAMP, "-128 to 127, are stretched"),
+    (RAMP.astype(np.int32) * 1000, RAMP, "0 to 255000, are stretched"),
+    (RAMP.astype(np.uint16) + 29_000, RAMP, "29000 to 29255, are stretched"),
+    (RAMP / np.float32(255), RAMP, "0 to 1, are stretched"),
+    (np.full((2, 3), 40_000, np.uint16), np.full((2, 3), 156), ""),
+    (np.full((2, 3), 200, np.int32), np.full((2, 3), 200), "200 to 200; 255 is"),
+    (np.full((2, 3), 7.5, np.float32), np.zeros((2, 3)), "7.5 to 7.5"),
+    (np.array([[np.nan, 2, 3, np.inf, -np.inf]], np.float32), np.array([[0, 0, 255, 255, 0]]), "2 to 3, are"),
+    (np.array([[np.nan, np.inf]], np.float32), np.array([[0, 255]]), "no values but NaN"),
+]
+
+
+@pytest.mark.parametrize(("values", "wanted", "words"), DEEP)
+def test_more_than_8_bits(values: NDArray[Any], wanted: NDArray[Any], words: str) -> None:
+    photos = [as_photo(values), as_photo(Image.fromarray(values)), read(Image.fromarray(values), "TIFF")]
+    if values.dtype == np.uint16:
+        photos.append(read(Image.fromarray(values)))
+    for photo in photos:
+        np.testing.assert_array_equal(photo.image, np.repeat(wanted[:, :, None], 3, axis=2))
+        assert [words in note for note in photo.notes] == [True] * bool(words)
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint32, np.float64, np.int16])
+def test_arrays_of_other_numbers(kind: Any) -> None:
+    np.testing.assert_array_equal(as_photo(RAMP.astype(kind)).image[:, :, 2], RAMP)
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("kind", [np.uint16, np.uint32, np.int32, np.float32, np.float64])
+def test_white_is_zero_and_black_is_zero(kind: Any, order: str) -> None:
+    values = RAMP.astype(kind)
+    np.testing.assert_array_equal(read(icc.tiff(values, 1, order)).image[:, :, 0], RAMP)
+    np.testing.assert_array_equal(read(icc.tiff(values, 0, order)).image[:, :, 0], 255 - RAMP)
+
+
+@pytest.mark.parametrize("packed", ["raw", "tiff_lzw", "tiff_adobe_deflate", "packbits"])
+@pytest.mark.parametrize("mode", ["1", "L", "I;16", "F"])
+def test_white_is_zero_packed(mode: str, packed: str) -> None:
+    image = (
+        Image.fromarray(RAMP.astype(np.uint16) * 257)
+        if mode == "I;16"
+        else Image.fromarray(RAMP).convert(mode)
+    )
+    content = saved(image, "TIFF", compression=packed, tiffinfo={262: 1}).getvalue()
+    entry = struct.pack("<HHI", 262, 3, 1)
+    at = content.index(entry) + len(entry)
+    assert content[at] == 1
+    turned = read(content[:at] + b"\0" + content[at + 1 :]).image
+    np.testing.assert_array_equal(turned, 255 - read(content).image)
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.uint16, np.uint32])
+def test_colours_of_more_than_8_bits(kind: Any, order: str) -> None:
+    photo = read(icc.tiff(COLOURS.astype(kind), 2, order, (274, 3, [6])))
+    np.testing.assert_array_equal(photo.image, COLOURS.transpose(1, 0, 2)[:, ::-1])
+    assert len(photo.notes) == 1
+
+
+def test_16_bit_png_in_colour_that_uses_12_bits() -> None:
+    header = struct.pack(">IIBBBBB", 128, 128, 16, 2, 0, 0, 0)
+    rows = (COLOURS * np.uint16(16) + 15).astype(">u2").reshape(128, -1)
+    lines = b"".join(b"\0" + row.tobytes() for row in rows)
+    png = b"\x89PNG\r\n\x1a\n"
+    for name, data in ((b"IHDR", header), (b"IDAT", zlib.compress(lines)), (b"IEND", b"")):
+        png += struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+    photo = read(png)
+    np.testing.assert_array_equal(photo.image, np.rint((COLOURS * 16.0 + 15) * 255 / 4095))
+    assert "4095 is taken for white" in photo.notes[0]
+
+
+def test_a_tiff_that_cannot_be_read_is_named() -> None:
+    content = icc.tiff(np.dstack([RAMP, RAMP]).astype(np.float32), 2)
+    with pytest.raises(
+        InputError, match=r"is a TIFF of a kind .*\(photometric interpretation 2, bits 32, 32\)"
+    ):
+        read(content)
+
+
+def exif(value: int, kind: int = 3) -> bytes:
+    """EXIF data with an orientation alone, as a SHORT (3) or of another type: LONG (4), ASCII (2)."""
+    return b"Exif\0\0II*\0\x08\0\0\0\x01\0" + struct.pack("<HHIII", 0x0112, kind, 1, value, 0)
+
+
+XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+
+
+@pytest.mark.parametrize("format_", ["PNG", "JPEG", "WEBP"])
+def test_orientation_is_what_exif_says_and_1_to_8_alone(format_: str) -> None:
+    image = Image.fromarray(COLOURS[:64])
+    upright = read(image, format_, **lossless(format_)).image
+    for data in (exif(0), exif(9), exif(65535), exif(ord("6"), 2), exif(1), b"Exif\0\0II*\0\xff"):
+        np.testing.assert_array_equal(read(image, format_, exif=data, **lossless(format_)).image, upright)
+    for data in (exif(6), exif(6, 4)):
+        photo = read(image, format_, exif=data, **lossless(format_))
+        np.testing.assert_array_equal(photo.image, np.rot90(upright, -1))
+        assert (photo.height, photo.width) == (128, 64)
+
+
+@pytest.mark.parametrize("packed", ["raw", "tiff_lzw"])
+@pytest.mark.parametrize("value", [0, 1, 6, 9, 65535])
+def test_orientation_of_a_tiff(value: int, packed: str) -> None:
+    content = saved(Image.fromarray(COLOURS[:64]), "TIFF", compression=packed, tiffinfo={274: 5}).getvalue()
+    entry = struct.pack("<HHI", 274, 3, 1)
+    photo = read(content.replace(entry + b"\x05\0", entry + struct.pack("<H", value)))
+    wanted = np.rot90(COLOURS[:64], -1) if value == 6 else COLOURS[:64]
+    np.testing.assert_array_equal(photo.image, wanted)
+    assert (photo.height, photo.width) == wanted.shape[:2]
+
+
+def test_exif_behind_the_pixels_of_a_png() -> None:
+    png = saved(Image.fromarray(COLOURS[:64])).getvalue()
+    data = exif(6)[6:]
+    chunk = struct.pack(">I", len(data)) + b"eXIf" + data + struct.pack(">I", zlib.crc32(b"eXIf" + data))
+    np.testing.assert_array_equal(read(png[:-12] + chunk + png[-12:]).image, np.rot90(COLOURS[:64], -1))
+
+
+@pytest.mark.parametrize("format_", ["PNG", "JPEG", "WEBP", "TIFF"])
+def test_xmp_alone_turns_nothing(format_: str) -> None:
+    image = Image.fromarray(COLOURS[:64])
+    options = lossless(format_)
+    if format_ == "PNG":
+        info = PngImagePlugin.PngInfo()
+        info.add_itxt("XML:com.adobe.xmp", XMP.decode())
+        options = {"pnginfo": info}
+    elif format_ == "TIFF":
+        options = {"tiffinfo": {700: XMP}}
+    else:
+        options["xmp"] = XMP
+    stream = saved(image, format_, **options)
+    assert Image.open(stream).getexif().get(0x0112) == 6  # Pillow would
+    photo = read(stream.getvalue())
+    assert photo.image.shape == (64, 128, 3) and (photo.height, photo.width) == (64, 128)
+    assert as_photo(Image.open(stream)).image.shape == (64, 128, 3)
+
+
+def test_the_photos_own_metadata_stays(tmp_path: Path) -> None:
+    stream = saved(Image.fromarray(COLOURS), "JPEG", xmp=XMP)
+    image = Image.open(stream)
+    as_photo(image)
+    assert image.info["xmp"] == XMP
+
+
+def test_read_image_is_the_whole_of_read_photo(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(COLOURS).resize((4096, 128), 0).save(path, icc_profile=icc.rgb_profile(icc.P3, 2.2))
+    assert read_image(path).shape == (128, 4096, 3)
+    small = read_photo(path, side=1)
+    assert small.image.shape == (1, 1, 3) and (small.height, small.width) == (128, 4096)
