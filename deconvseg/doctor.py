@@ -130,7 +130,7 @@ def _libraries() -> Iterator[Finding]:
 
 
 def _opencv() -> Iterator[Finding]:
-    from deconvseg.proposals.opencv import installed_wheels, opencv
+    from deconvseg.proposals.edges import installed_wheels, opencv
 
     cv2, wheels = opencv(), installed_wheels()
     found = f"{cv2.__version__} with ximgproc ({', '.join(wheels) or 'no wheel'})"

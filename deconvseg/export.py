@@ -26,9 +26,9 @@ from deconvseg.images.read import ImageLike, as_photo
 from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.checkpoint import NetworkHeader
 from deconvseg.network.deconvnet import DeconvNet
-from deconvseg.protocol import PROTOCOLS
 from deconvseg.regions import Crops, normalised, on_device
 from deconvseg.segmenter import Segmenter
+from deconvseg.settings import PRESETS
 from deconvseg.steps import Before
 from deconvseg.weights import forest_file
 
@@ -105,13 +105,13 @@ def export_onnx(
 
 def _crops(network: SegmentationNetwork, photos: Sequence[ImageLike]) -> Tensor:
     """Regions of photos as the network takes them, float (B, 3, S, S) of 0..255: the best of each first."""
-    before = Before(replace(PROTOCOLS["default"], proposals=CROPS), forest_file(), whole=False)
+    before = Before(replace(PRESETS["default"], proposals=CROPS), forest_file(), whole=False)
     found = []
     for photo in photos or [example_photo()]:
         pixels = as_photo(photo)
         prepared = before(pixels.image, pixels.height, pixels.width)
         regions = Crops(network, on_device(torch.device("cpu"), prepared.image), prepared.boxes)
-        found.append([regions.inputs(index)[0] for index in range(len(regions.boxes))])
+        found.append([regions.inputs(index) for index in range(len(regions.boxes))])
     by_rank = (crop for rank in range(CROPS + 1) for crops in found for crop in crops[rank : rank + 1])
     return torch.stack(list(islice(by_rank, CROPS)))
 

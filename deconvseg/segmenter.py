@@ -17,16 +17,15 @@ from deconvseg.errors import InputError, UsageError, WeightsError
 from deconvseg.files import digest
 from deconvseg.images.palette import Palette
 from deconvseg.images.read import ImageLike, PhotoPixels, as_photo, refuse_one
-from deconvseg.inference import Inference
 from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.checkpoint import NetworkHeader, load_network
-from deconvseg.network.deconvnet import DeconvNet
 from deconvseg.network.fcn8s import FCN8s
 from deconvseg.network.fold import pick_batch_size, pick_device, pick_precision, prepare
 from deconvseg.postprocess.crf import CRFParameters
 from deconvseg.postprocess.fusion import EnsembleRule, FusionRule
-from deconvseg.protocol import PROTOCOLS, EncoderMode
+from deconvseg.regions import Inference
 from deconvseg.segmentation import Segmentation, chosen, refuse_unknown
+from deconvseg.settings import PRESETS
 from deconvseg.steps import After, Before, Prepared
 from deconvseg.weights import forest_file, is_missing, network_file, partner_of
 
@@ -48,8 +47,6 @@ class Segmenter:
             photo shrunk to at most 640.
         stop: share of pixels (0..1): no more regions of a photo are looked at once a round of 5 has changed
             fewer labels than that, as they are before the CRF; 0 looks at all.
-        encoder: `exact` runs the encoder on each region; `shared` once on a pyramid of the photo, and
-            regions move a little (`network.shared`).
         fusion: `max` of the regions' scores (the paper), or `mean` of their probabilities by area.
         ensemble: `mean` of the probabilities with FCN-8s's (the paper), `product` of both networks' clipped
             scores (the released code), or `off`. If it is None, a network known by name is used with the
@@ -81,7 +78,6 @@ class Segmenter:
         proposals: int | None = None,
         min_side: int | None = None,
         stop: float | None = None,
-        encoder: EncoderMode | None = None,
         fusion: FusionRule | None = None,
         ensemble: EnsembleRule | None = None,
         fcn: str | Path | None = None,
@@ -93,19 +89,18 @@ class Segmenter:
         only: Collection[str] | None = None,
     ) -> None:
         self._weights, self._forest = weights, forest
-        if protocol not in PROTOCOLS:
-            raise UsageError(f"{protocol}: no such protocol; take one of {', '.join(PROTOCOLS)}")
+        if protocol not in PRESETS:
+            raise UsageError(f"{protocol}: no such protocol; take one of {', '.join(PRESETS)}")
         given: dict[str, Any] = {
             "proposals": proposals,
             "min_side": min_side,
             "stop": stop,
-            "encoder": encoder,
             "fusion": fusion,
             "ensemble": ensemble,
         }
         set_here = {key: value for key, value in given.items() if value is not None}
-        self.protocol = replace(PROTOCOLS[protocol], **set_here)
-        for name, rules in (("encoder", EncoderMode), ("fusion", FusionRule), ("ensemble", EnsembleRule)):
+        self.protocol = replace(PRESETS[protocol], **set_here)
+        for name, rules in (("fusion", FusionRule), ("ensemble", EnsembleRule)):
             _refuse_other(name, getattr(self.protocol, name), get_args(rules))
         _refuse_below(0, proposals=self.protocol.proposals, min_side=self.protocol.min_side)
         _refuse_below(1, batch_size=batch_size, threads=threads)
@@ -113,8 +108,6 @@ class Segmenter:
             raise UsageError("the ensemble by product multiplies raw scores; it needs the fusion rule max")
         if not 0 <= self.protocol.stop <= 1:
             raise UsageError(f"stop {self.protocol.stop}: is a share of pixels; give 0 (look at all) to 1")
-        if self.protocol.encoder == "shared" and not self.protocol.squared:
-            raise UsageError(f"protocol {protocol} stretches regions; a shared encoder needs squares")
         if fcn is not None and self.protocol.ensemble == "off":
             raise UsageError(f"{fcn}: an FCN-8s is for ensembles, and there is none; ask for mean or product")
         self._must_ensemble = fcn is not None or ensemble is not None
@@ -143,10 +136,10 @@ class Segmenter:
         self.before.load()
 
     def exhaustive(self, count: int) -> Segmenter:
-        """A copy that looks at all of `count` regions, each exactly, and shares what is loaded."""
+        """A copy that looks at all of `count` regions and shares what is loaded."""
         other = copy.copy(self)
-        other.protocol = replace(self.protocol, proposals=count, stop=0.0, encoder="exact")
-        other._inference = replace(self.inference, stop=0.0, encoder="exact")
+        other.protocol = replace(self.protocol, proposals=count, stop=0.0)
+        other._inference = replace(self.inference, stop=0.0)
         return other
 
     @property
@@ -311,10 +304,6 @@ class Segmenter:
                 f"{self._weights}: a network of a training stage, whose BatchNorm has no statistics yet; "
                 f"train it further (deconvseg train --init {self._weights}) and segment with the result"
             )
-        if self.protocol.encoder == "shared" and not isinstance(network, DeconvNet):
-            raise UsageError(
-                f"{self._weights} is an FCN-8s, whose encoder runs once anyway; leave the shared encoder out"
-            )
         if isinstance(network, FCN8s) and self._for_regions:
             self._note(
                 f"{self._weights} is an FCN-8s, which sees the whole photo and no regions: "
@@ -334,7 +323,6 @@ class Segmenter:
             device,
             precision,
             self._batch_size or pick_batch_size(network, device),
-            self.protocol.encoder,
             self.protocol.stop,
             self.protocol.round_size,
             self.protocol.share,

@@ -19,8 +19,8 @@ from deconvseg.postprocess.crf import CRFParameters, dense_crf
 from deconvseg.proposals.boxes import WORKING_SIDE as EDGES_SIDE
 from deconvseg.proposals.boxes import Boxes, propose, squared
 from deconvseg.proposals.edges import EdgeDetector
-from deconvseg.protocol import Protocol
 from deconvseg.segmentation import Segmentation
+from deconvseg.settings import Settings
 
 WORKING_SIDE = 1024
 """Photos with a longer side are shrunk to it for the work; the labels come back at the photo's size."""
@@ -54,7 +54,7 @@ class Before:
         whole: the one region is the photo itself, not the square around it.
     """
 
-    protocol: Protocol
+    protocol: Settings
     forest: Path | None
     whole: bool = False
 

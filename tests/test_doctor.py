@@ -50,7 +50,7 @@ def test_opencv_without_ximgproc(monkeypatch: pytest.MonkeyPatch) -> None:
     def opencv() -> None:
         raise MissingDependencyError("OpenCV has no structured edges; installed: opencv-python; run: pip x")
 
-    monkeypatch.setattr("deconvseg.proposals.opencv.opencv", opencv)
+    monkeypatch.setattr("deconvseg.proposals.edges.opencv", opencv)
     assert found(doctor._opencv) == {
         "opencv": Finding(
             "opencv", "fault", "OpenCV has no structured edges; installed: opencv-python", "run: pip x"
@@ -60,7 +60,7 @@ def test_opencv_without_ximgproc(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_two_opencv_wheels(monkeypatch: pytest.MonkeyPatch) -> None:
     wheels = ["opencv-contrib-python-headless", "opencv-python"]
-    monkeypatch.setattr("deconvseg.proposals.opencv.installed_wheels", lambda: wheels)
+    monkeypatch.setattr("deconvseg.proposals.edges.installed_wheels", lambda: wheels)
     finding = found(doctor._opencv)["opencv"]
     assert finding.state == "warning"
     assert finding.advice == f"pip uninstall -y {' '.join(wheels)} && pip install {wheels[0]}"

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-import deconvseg.inference
 import deconvseg.network.fold
 import deconvseg.regions
 import deconvseg.segmenter
@@ -138,23 +137,8 @@ def test_photos_that_wait_for_one_before_them_are_few(tiny_network: Path) -> Non
     supply = (taken.append(place) or photo for place, photo in enumerate([first, *[short] * 30]))
     results = segmenter.inference.fuse(supply)
     assert len(next(results)[0].boxes) > 6
-    assert len(taken) <= 1 + 8 + deconvseg.inference.FINISHED
+    assert len(taken) <= 1 + 8 + deconvseg.regions.FINISHED
     assert len(list(results)) == 30
-
-
-def test_a_shared_encoder_answers_much_like_the_exact_one(tiny_network: Path) -> None:
-    """Large regions move by little; the boxes are those looked at."""
-    options: dict[str, Any] = {"proposals": 4, "min_side": 10, "precision": "fp32", "device": "cpu"}
-    exact, shared = (Segmenter(tiny_network, encoder=encoder, **options) for encoder in ("exact", "shared"))
-    photos = prepare_all(exact)
-    results = list(shared.inference.fuse(photos))
-    for given, (photo, fused) in zip(photos, results, strict=True):
-        assert 1 <= len(photo.boxes) <= len(given.boxes)
-        np.testing.assert_allclose(photo.boxes[0], given.boxes[0], atol=1)
-        np.testing.assert_allclose(fused.sum(0), 1, atol=1e-5)
-    bare = Prepared(photos[0].image, np.zeros((0, 4), np.float32), 60, 90)
-    ((nothing, _),) = shared.inference.fuse([bare])
-    assert nothing.boxes.shape == (0, 4)
 
 
 def test_together_as_alone(tiny_network: Path, batches: list[int]) -> None:
@@ -294,34 +278,6 @@ def test_batches_that_do_not_fit_into_memory_are_halved_and_no_region_is_lost(
     assert set(batches[3:]) == {2}
     for one, other in zip(got, want, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
-
-
-def test_windows_of_a_shared_encoder_that_do_not_fit_together_are_halved(
-    tiny_network: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    options: dict[str, Any] = {
-        "proposals": 6,
-        "min_side": 10,
-        "precision": "fp32",
-        "stop": 0,
-        "device": "cpu",
-    }
-    segmenter = Segmenter(tiny_network, encoder="shared", **options)
-    photos = prepare_all(segmenter)
-    want = list(segmenter.inference.fuse(photos, full_batches=True))
-    decode = deconvseg.regions.shared.decode
-
-    def refuse(network: Any, maps: Any) -> torch.Tensor:
-        if len(maps[0]) > 3:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
-        return decode(network, maps)
-
-    monkeypatch.setattr(deconvseg.regions.shared, "decode", refuse)
-    got = list(segmenter.inference.fuse(photos, full_batches=True))
-    assert segmenter.inference.batch_size == 2
-    for (photo, fused), (same, expected) in zip(got, want, strict=True):
-        assert np.array_equal(photo.boxes, same.boxes)
-        np.testing.assert_allclose(fused, expected, atol=1e-5)
 
 
 def test_a_region_that_does_not_fit_alone_is_an_error(tiny_network: Path) -> None:

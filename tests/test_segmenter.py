@@ -201,7 +201,7 @@ def test_settings_name_everything_that_changes_a_result(tiny_network: Path) -> N
 
     base = settings()
     assert base == settings(batch_size=3, threads=1)
-    changes = [{"proposals": 6}, {"min_side": 50}, {"fusion": "mean"}, {"stop": 0.3}, {"encoder": "shared"}]
+    changes = [{"proposals": 6}, {"min_side": 50}, {"fusion": "mean"}, {"stop": 0.3}]
     if base["crf"] is not None:
         changes.append({"crf": False})
     if base["precision"] != "fp32":
@@ -346,24 +346,15 @@ def test_boxes_are_the_regions_looked_at(tiny_network: Path) -> None:
     few = Segmenter(tiny_network, stop=1.0, **options).segment(image).boxes
     assert len(every) > 6
     assert np.array_equal(few, every[:6])  # the whole photo, and a round of five
-    shared = Segmenter(tiny_network, encoder="shared", **options).segment(image)
-    assert len(shared.boxes) <= len(every) and (shared.boxes == np.round(shared.boxes)).all()
-    assert not np.array_equal(shared.boxes, every)
 
 
-def test_protocols_of_others_look_at_every_region_exactly(tiny_network: Path) -> None:
+def test_protocols_of_others_look_at_every_region(tiny_network: Path) -> None:
     for name in ("paper", "released-code"):
         settings = Segmenter(tiny_network, protocol=name, ensemble="off").settings()
-        assert (settings["proposals"], settings["stop"], settings["encoder"]) == (50, 0.0, "exact")
+        assert (settings["proposals"], settings["stop"]) == (50, 0.0)
 
 
-def test_what_cannot_share_an_encoder_or_stop(tiny_network: Path, tiny_fcn: Path) -> None:
-    with pytest.raises(UsageError, match="is an FCN-8s, whose encoder runs once anyway"):
-        Segmenter(tiny_fcn, encoder="shared").load()
-    with pytest.raises(UsageError, match="protocol paper stretches regions"):
-        Segmenter(tiny_network, protocol="paper", encoder="shared")
+def test_what_is_no_share_to_stop_at(tiny_network: Path) -> None:
     for share in (-0.1, 1.5, float("nan")):
         with pytest.raises(UsageError, match="is a share of pixels"):
             Segmenter(tiny_network, stop=share)
-    with pytest.raises(UsageError, match="half: no such encoder"):
-        Segmenter(tiny_network, encoder="half")  # type: ignore[arg-type]

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from deconvseg.batch.jobs import Done, Job, Workshop
 from deconvseg.errors import WorkerError
-from deconvseg.inference import Inference
 from deconvseg.machine import Crew, available_memory, cores
+from deconvseg.regions import Inference
 from deconvseg.steps import Prepared
 
 Report = Callable[[Job, Done | Exception], None]

@@ -20,7 +20,7 @@ from deconvseg.remote import is_remote
 from deconvseg.steps import Prepared
 
 if TYPE_CHECKING:  # the processes that read and write do without torch
-    from deconvseg.inference import Inference
+    from deconvseg.regions import Inference
 
 # Photos a dataset: Ray knows of all of them at once, and each dataset starts its networks anew.
 _DATASET = 10_000

@@ -19,13 +19,11 @@ from deconvseg.cli.options import DebugOption
 from deconvseg.cli.segment import EXAMPLES, segment
 from deconvseg.cli.train import EXAMPLES as TRAIN_EXAMPLES
 from deconvseg.cli.train import train
-from deconvseg.cli.train_edges import train_edges
 from deconvseg.cli.weights import app as weights
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False)
 app.command(epilog=EXAMPLES)(segment)
 app.command(epilog=TRAIN_EXAMPLES)(train)
-app.command("train-edges")(train_edges)
 app.command("eval", epilog=EVAL_EXAMPLES)(evaluate)
 app.add_typer(inspect, name="inspect")
 app.command(epilog=EXPORT_EXAMPLES)(export)

@@ -40,15 +40,13 @@ class Step:
         proposals: regions besides the whole photo; None for predictions made elsewhere and FCN-8s alone.
         crf: whether the dense CRF follows.
         ensemble: how FCN-8s joins in; `alone` leaves the regions out.
-        stops: photos stop early (`Protocol.stop`): `proposals` are the most.
-        shared: with a shared encoder (`Protocol.encoder`).
+        stops: photos stop early (`Settings.stop`): `proposals` are the most.
     """
 
     proposals: int | None
     crf: bool = False
     ensemble: StepRule = "off"
     stops: bool = False
-    shared: bool = False
 
     @property
     def name(self) -> str:
@@ -59,7 +57,7 @@ class Step:
             regions = "predictions"
         else:
             regions = f"{self.proposals} proposals" if self.proposals else "whole photo"
-            regions = "up to " * self.stops + regions + ", shared encoder" * self.shared
+            regions = "up to " * self.stops + regions
         others = "" if self.ensemble in ("off", "alone") else f" + FCN-8s ({self.ensemble})"
         return regions + others + " + CRF" * self.crf
 
@@ -124,8 +122,8 @@ class Network:
             others = {Step(None, False, "alone")}
         else:
             protocol = segmenter.protocol
-            stops, shared = bool(protocol.stop and count), protocol.encoder == "shared"
-            self.full = Step(count, crf, segmenter.ensemble, stops, shared)
+            stops = bool(protocol.stop and count)
+            self.full = Step(count, crf, segmenter.ensemble, stops)
             others = self._ablation(segmenter)
         self._others = others - {self.full} if ablate else set()
         self.steps = tuple(

@@ -75,7 +75,7 @@ def worst_confusions(confusion: NDArray[np.int64], classes: Sequence[str]) -> li
 def proposal_lines(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The chart of IoU against proposals, in shares of its area from the left and the top.
 
-    Ensembles, early stops and shared encoders are no points of it.
+    Ensembles and early stops are no points of it.
 
     Returns:
         `ticks`: (x, number of proposals); `levels`: (y, IoU); `series`: (name, points), a point being

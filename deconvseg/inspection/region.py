@@ -67,7 +67,7 @@ def look_at(segmenter: Segmenter, photo: PhotoPixels, box: Sequence[float] | Non
     scale = np.array([image.shape[1] / photo.width, image.shape[0] / photo.height] * 2)
     square = squared((np.array([box]) * scale).astype(np.float32))
     crops = Crops(network, on_device(segmenter.inference.device, image), square)
-    (pixels,) = crops.inputs(0)
+    pixels = crops.inputs(0)
     left, top, right, bottom = crops.boxes[0]
     rows = _overlap(top, bottom, image.shape[0], network.crop_size)
     columns = _overlap(left, right, image.shape[1], network.crop_size)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from torch import Tensor
@@ -13,7 +14,6 @@ from torch import Tensor
 from deconvseg.images.read import PhotoPixels
 from deconvseg.inspection.layers import choose_channels, means
 from deconvseg.inspection.region import Region, follow
-from deconvseg.network.shared import corners_of
 from deconvseg.network.trace import Trace
 from deconvseg.segmenter import Segmenter
 
@@ -107,6 +107,12 @@ def inspect_switches(
     driving = {} if label is None else choose_channels(found, label, region)
     stages = (_stage(found, number, driving, region) for number in range(1, 6))
     return Switches(region, tuple(stages), class_name)
+
+
+def corners_of(switches: Tensor) -> Tensor:
+    """Switches (C, h, w), flat indices into the (2h, 2w) map, as the number 0..3 of the corner: uint8."""
+    width = 2 * switches.shape[-1]
+    return (switches // width % 2 * 2 + switches % 2).to(torch.uint8)
 
 
 def _stage(found: Trace, number: int, driving: dict[str, int], region: Region) -> Stage:

@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from deconvseg.proposals.opencv import opencv
+from deconvseg.proposals.edges import opencv
 
 ENLARGE = 1.2
 """DeconvNet gives the network some surroundings of each box (paper, section 4.1)."""

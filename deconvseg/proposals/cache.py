@@ -30,8 +30,7 @@ from deconvseg.files import replacing
 from deconvseg.images.read import read_image
 from deconvseg.machine import worker_processes
 from deconvseg.proposals.boxes import Boxes, find_boxes
-from deconvseg.proposals.edges import EdgeDetector
-from deconvseg.proposals.opencv import opencv
+from deconvseg.proposals.edges import EdgeDetector, opencv
 from deconvseg.weights import forest_file
 
 _FORMAT = 1

@@ -1,17 +1,22 @@
-"""Edge maps of photos by a structured forest: detection, orientation, thinning."""
+"""Edge maps of photos by a structured forest, and OpenCV's contrib modules, which compute them."""
 
 from __future__ import annotations
 
+import importlib
+import importlib.metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deconvseg.errors import InputError, WeightsError
-from deconvseg.proposals.features import BORDER
+from deconvseg.errors import InputError, MissingDependencyError, WeightsError
 from deconvseg.proposals.forest_file import read_forest
-from deconvseg.proposals.opencv import opencv
+
+BORDER = 16
+"""Pixels of mirrored photo added on each side before OpenCV adds its own 8. OpenCV's windows alone leave the
+outer 16 pixels with few votes (a mean response of 0.01 there against 0.10 inside)."""
+_WANTED = "opencv-contrib-python-headless"
 
 
 class EdgeDetector:
@@ -70,3 +75,34 @@ class EdgeDetector:
         # Radius 2, no suppression at the image border (s=0), no bias (m=1): the settings of edgeBoxes.m.
         result: NDArray[np.float32] = self._forest.edgesNms(edges, orientation, None, 2, 0, 1, True)
         return result
+
+
+def opencv() -> Any:
+    """The `cv2` module, with `cv2.ximgproc` in it.
+
+    Raises:
+        MissingDependencyError: if OpenCV is absent, does not load, or lacks ximgproc. The last is what
+            happens when two OpenCV wheels are installed: they share one folder `cv2`, and whichever came last
+            overwrote the other.
+    """
+    try:
+        cv2 = importlib.import_module("cv2")
+    except ImportError as error:
+        raise MissingDependencyError(f"OpenCV does not load ({error}); {_cure()}") from error
+    if not hasattr(getattr(cv2, "ximgproc", None), "createStructuredEdgeDetection"):
+        raise MissingDependencyError(f"OpenCV has no structured edges (cv2.ximgproc); {_cure()}")
+    return cv2
+
+
+def installed_wheels() -> list[str]:
+    """Names of the installed OpenCV wheels, sorted; more than one is a clash."""
+    names = {(dist.metadata["Name"] or "").lower() for dist in importlib.metadata.distributions()}
+    return sorted(name for name in names if name.startswith("opencv-") and "python" in name)
+
+
+def _cure() -> str:
+    wheels = installed_wheels()
+    found = f"installed: {', '.join(wheels) or 'no OpenCV wheel'}"
+    # A clash leaves files of both wheels in one folder, so all must go before the right one is put back.
+    remove = f"pip uninstall -y {' '.join(wheels)} && " if wheels else ""
+    return f"{found}; run: {remove}pip install {_WANTED}"

@@ -166,7 +166,7 @@ def read_forest(path: Path) -> Forest:
         forest = _parse(_unpack(path))
         check_forest(forest)
     except WeightsError as error:
-        cure = "fetch it again or train one with `deconvseg train-edges`"
+        cure = "fetch it again or train one with tools/train_edges.py"
         raise WeightsError(f"{path}: {error}; {cure}") from error.__cause__
     return forest
 

@@ -19,7 +19,7 @@ from deconvseg.batch.jobs import Done, Job, Workshop
 from deconvseg.batch.ray_cluster import joined
 from deconvseg.errors import InputError, OutputError, UsageError, WorkerError
 from deconvseg.images.read import read_image
-from deconvseg.inference import Inference
+from deconvseg.regions import Inference
 from deconvseg.remote import Mirror
 from deconvseg.segmenter import Segmenter
 from deconvseg.steps import Prepared

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from deconvseg.postprocess import crf
 from deconvseg.postprocess.crf import CRFParameters, dense_crf, least_peak
-from deconvseg.protocol import AUTHORS_CRF
+from deconvseg.settings import AUTHORS_CRF
 
 UNNORMALISED = CRFParameters(smooth_weight=0.05, colour_weight=0.02, normalise=False)
 KERNELS = {

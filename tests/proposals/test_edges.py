@@ -10,12 +10,12 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
+from edge_forest import channels, gather
 from numpy.typing import NDArray
 
 from deconvseg.errors import InputError, MissingDependencyError
-from deconvseg.proposals import opencv as opencv_module
+from deconvseg.proposals import edges as opencv_module
 from deconvseg.proposals.edges import EdgeDetector
-from deconvseg.proposals.features import channels, gather
 from deconvseg.proposals.forest_file import Forest, write_forest
 
 INNER, NODES = 7, 15

@@ -59,7 +59,7 @@ def refused(path: Path, *words: str) -> None:
     message = str(caught.value)
     assert "\n" not in message
     assert message.startswith(str(path))
-    assert "train-edges" in message
+    assert "train_edges" in message
     for word in words:
         assert word in message
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from deconvseg.postprocess.crf import CRFParameters
 
 if TYPE_CHECKING:  # it imports torch, which the steps around the network do without
     from deconvseg.postprocess.fusion import EnsembleRule, FusionRule
 
-EncoderMode = Literal["exact", "shared"]
-
 
 @dataclass(frozen=True)
-class Protocol:
+class Settings:
     """How a photo is segmented, apart from the networks.
 
     Attributes:
@@ -28,8 +26,6 @@ class Protocol:
         stop: share of pixels (0..1); no more regions of a photo are looked at once a round of them has
             changed fewer labels than that. 0 looks at all.
         round_size: regions a round, after the first, which is one of its own.
-        encoder: `exact` runs the encoder over each region; `shared` once over a pyramid of the photo, and
-            regions move to its grid (`network.shared`).
         fusion: how the regions are put together.
         ensemble: how FCN-8s joins in, if there is one.
         share: the regions' in the ensemble's mean, 0 to 1.
@@ -45,7 +41,6 @@ class Protocol:
     same: float = 0.7
     stop: float = 0.0
     round_size: int = 5
-    encoder: EncoderMode = "exact"
     fusion: FusionRule = "max"
     ensemble: EnsembleRule = "mean"
     share: float = 0.5
@@ -64,10 +59,10 @@ AUTHORS_CRF = CRFParameters(
 )
 """As the released code sets them (generate_EDeconvNet_CRF_results.m), made for its networks' scores."""
 
-PROTOCOLS = {
-    "default": Protocol(proposals=10, stop=0.01, share=0.6, mirrored=True),
-    "paper": Protocol(whole_photo=False, min_side=0, squared=False, same=1.0, crf=AUTHORS_CRF),
-    "released-code": Protocol(
+PRESETS = {
+    "default": Settings(proposals=10, stop=0.01, share=0.6, mirrored=True),
+    "paper": Settings(whole_photo=False, min_side=0, squared=False, same=1.0, crf=AUTHORS_CRF),
+    "released-code": Settings(
         whole_photo=False, measure_squares=True, same=1.0, ensemble="product", crf=AUTHORS_CRF
     ),
 }

@@ -7,19 +7,18 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from edge_forest import ForestRecipe, gather, train_forest
 from numpy.typing import NDArray
+from outlined_photos import LabelledPhoto, bsds_photos, mask_photos, objects_of_mask
 from PIL import Image
 from scipy.io import savemat
+from train_edges import train_edges
 from typer import Typer
 from typer.testing import CliRunner
 
-from deconvseg.cli.train_edges import train_edges
 from deconvseg.errors import DataError, DeconvSegError, OutputError, UsageError
 from deconvseg.proposals.edges import EdgeDetector
-from deconvseg.proposals.features import gather
-from deconvseg.proposals.forest import ForestRecipe, train_forest
 from deconvseg.proposals.forest_file import Forest, read_forest, write_forest
-from deconvseg.proposals.photos import LabelledPhoto, bsds_photos, mask_photos, objects_of_mask
 
 SMALL = ForestRecipe(trees=2, trees_evaluated=1, positives=800, negatives=800, feature_share=0.1)
 

@@ -1,12 +1,17 @@
-"""`deconvseg train-edges`: train the edge forest behind the object proposals."""
+"""Trains the edge forest behind the object proposals.
+
+python tools/train_edges.py --voc-root VOC2012 --out edges.yml.gz
+"""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from deconvseg.cli import console
 from deconvseg.cli.options import DebugOption
 
 
@@ -33,11 +38,12 @@ def train_edges(
     The result goes straight into `deconvseg segment --forest`, or into OpenCV's
     createStructuredEdgeDetection.
     """
+    from edge_forest import ForestRecipe, train_forest
+    from outlined_photos import LabelledPhotos, bsds_photos, mask_photos
+
     from deconvseg.data.voc import voc_dataset
     from deconvseg.errors import OutputError, UsageError
-    from deconvseg.proposals.forest import ForestRecipe, train_forest
     from deconvseg.proposals.forest_file import write_forest
-    from deconvseg.proposals.photos import LabelledPhotos, bsds_photos, mask_photos
 
     if bsds_root is None and voc_root is None:
         raise UsageError("nothing to train on: give --bsds-root, --voc-root or both")
@@ -63,3 +69,9 @@ def train_edges(
     forest = train_forest(photos, recipe, progress=lambda message: typer.echo(message, err=True))
     write_forest(forest, out)
     typer.echo(f"{out}: {forest.trees} trees, {out.stat().st_size / 1e6:.1f} MB", err=True)
+
+
+if __name__ == "__main__":
+    app = typer.Typer(add_completion=False)
+    app.command()(train_edges)
+    sys.exit(console.run(app))
