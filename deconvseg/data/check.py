@@ -14,18 +14,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import Image
 
 from deconvseg.data.dataset import DataSet, Example, refuse_other_size
 from deconvseg.data.masks import VOID, MaskFormat, read_mask
 from deconvseg.errors import DataError, InputError
+from deconvseg.images.pixels import orientation_of
 from deconvseg.images.read import read_image
-from deconvseg.machine import worker_processes
+from deconvseg.machine import pool
 
-_WORTH = 100
-"""Photos from which on another process is worth its start, half a second."""
-_CHUNK = 16
-"""Photos a process takes at a time."""
 _SHOWN = 20
 """Faults that `lines` lists."""
 
@@ -101,7 +98,7 @@ class DataReport:
 
 
 def check_dataset(
-    dataset: DataSet, *, workers: int = 1, progress: Callable[[], None] = lambda: None
+    dataset: DataSet, *, workers: int = 0, progress: Callable[[], None] = lambda: None
 ) -> DataReport:
     """Read every photo and mask of a data set and say what is wrong, all of it.
 
@@ -110,7 +107,7 @@ def check_dataset(
 
     Args:
         dataset: what to look at.
-        workers: processes at most; the report does not depend on it.
+        workers: threads, 0 or more; the report does not depend on it.
         progress: called once a photo.
 
     Raises:
@@ -124,12 +121,13 @@ def check_dataset(
     ]
     pixels, photos = np.zeros(256, np.int64), np.zeros(256, np.int64)
     digest = hashlib.sha256()
-    for look in _looks(dataset, workers):
-        faults += look.faults
-        pixels += look.counts
-        photos += look.counts > 0
-        digest.update(look.digest)
-        progress()
+    with pool(workers) as call_each:
+        for look in call_each(partial(_look, dataset.masks), dataset.examples):
+            faults += look.faults
+            pixels += look.counts
+            photos += look.counts > 0
+            digest.update(look.digest)
+            progress()
     classes = dataset.classes
     return DataReport(
         source=dataset.source,
@@ -160,15 +158,6 @@ class _Look(NamedTuple):
     digest: bytes
 
 
-def _looks(dataset: DataSet, workers: int) -> Iterator[_Look]:
-    workers = min(workers, len(dataset.examples) // _WORTH)
-    if workers <= 1:
-        yield from (_look(dataset.masks, example) for example in dataset.examples)
-        return
-    with worker_processes(workers) as pool:
-        yield from pool.map(partial(_look, dataset.masks), dataset.examples, chunksize=_CHUNK)
-
-
 def _look(masks: MaskFormat, example: Example) -> _Look:
     faults: list[Fault] = []
     counts = np.zeros(256, np.int64)
@@ -197,7 +186,7 @@ def _photo_size(path: Path) -> tuple[int, ...]:
         with Image.open(path) as image:
             if image.format == "JPEG":
                 width, height = image.size
-                turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5  # by a quarter
+                turned = orientation_of(image) >= 5  # by a quarter
                 image.draft("RGB", (1, 1))
                 image.load()
                 return (width, height) if turned else (height, width)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import codecs
+import os
+from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from unicodedata import normalize
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deconvseg.data.masks import MaskFormat, read_mask
 from deconvseg.errors import DataError
+from deconvseg.files import walk
+from deconvseg.images import PHOTO_SUFFIXES
 from deconvseg.images.palette import Palette
 from deconvseg.images.read import read_image
 
@@ -49,8 +55,7 @@ class DataSet:
 
         Raises:
             InputError: the photo is missing or cannot be read.
-            DataError: the mask is missing, cannot be read, holds what is no class, or has another size than
-                the photo turned upright.
+            DataError: as of `read_mask`, or the mask has another size than the photo turned upright.
         """
         image = read_image(example.image)
         mask = read_mask(example.mask, self.masks)
@@ -69,3 +74,71 @@ def refuse_other_size(example: Example, photo: tuple[int, ...], mask: tuple[int,
             "EXIF orientation says, so turn the mask or remove the orientation from the photo"
         )
     raise DataError(f"{example.mask}: {sizes}; they must agree")
+
+
+def find_pictures(
+    folder: Path,
+    prefer: str = "",
+    *,
+    suffixes: Collection[str] = PHOTO_SUFFIXES,
+    leave_out: Path | None = None,
+) -> dict[str, Path]:
+    """The pictures below a folder by name: its path there without suffix, in Unicode's composed form (NFC).
+
+    Hidden files and folders are left out and links followed, as `files.walk` does. There need be no folder.
+
+    Args:
+        folder: where to look.
+        prefer: the suffix that wins where several pictures have one name.
+        suffixes: of pictures, in small letters; files with others are passed over.
+        leave_out: a folder that is not entered, by whatever name.
+
+    Raises:
+        DataError: a folder cannot be listed, a link leads nowhere, or two pictures have one name.
+    """
+    if not folder.is_dir():
+        return {}
+    closed = leave_out and os.path.realpath(leave_out)
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"{error.filename}: cannot be read ({error.strerror}); mend or remove it") from error
+
+    found: dict[str, Path] = {}
+    paths = walk(str(folder), leave_out=lambda at, _: os.path.realpath(at) == closed, refused=refuse)
+    for path in sorted(map(Path, paths)):
+        if path.suffix.lower() not in suffixes:
+            continue
+        name = normalize("NFC", path.relative_to(folder).with_suffix("").as_posix())
+        other = found.setdefault(name, path)
+        old, new = (((p.suffix == prefer) + (p.suffix.lower() == prefer)) for p in (other, path))
+        if other != path and old == new:
+            raise DataError(f"{path}: {other.name} has the same name without suffix; rename one of them")
+        if new > old:
+            found[name] = path
+    return found
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a list that are not blank, without space around; UTF-8, or UTF-16 with its mark.
+
+    Raises:
+        DataError: the list is missing or no text.
+    """
+    try:
+        content = path.read_bytes()
+        is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        lines = content.decode("utf-16" if is_wide else "utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{path}: list cannot be read ({reason}); put one photo name a line in it") from error
+    return [line.strip() for line in lines if line.strip()]
+
+
+def photo_name(entry: str, photos: Collection[str]) -> str:
+    """The name that a list's entry means: a path as of `find_pictures`, with or without suffix."""
+    entry = normalize("NFC", entry)
+    if entry in photos:
+        return entry
+    path = PurePosixPath(entry.replace("\\", "/"))
+    is_file = path.suffix.lower() in PHOTO_SUFFIXES and path.as_posix() not in photos
+    return (path.with_suffix("") if is_file else path).as_posix()

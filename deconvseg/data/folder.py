@@ -1,15 +1,55 @@
-"""A user's own data: folders of photos and masks beside a `dataset.toml`, and which photos a split takes."""
+"""A user's own data: folders of photos and masks beside a `dataset.toml` that describes them."""
 
 from __future__ import annotations
 
 import hashlib
+import re
+import tomllib
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeAlias, TypeGuard
 
-from deconvseg.data.dataset import DataSet, Example
-from deconvseg.data.description import DESCRIPTION, REST, Description, read_description
+from deconvseg.data.dataset import DataSet, Example, find_pictures, photo_name, read_lines
+from deconvseg.data.masks import VOID, Color, MaskFormat, hex_color
 from deconvseg.errors import DataError
 from deconvseg.images import PHOTO_SUFFIXES
+from deconvseg.images.palette import Palette, voc_color
+
+DESCRIPTION = "dataset.toml"
+"""Name of the file."""
+REST = "rest"
+"""The split of all photos that are in no other."""
+MOST_CLASSES = 255
+_KEYS = ("images", "masks", "ignore", "splits", "classes")
+
+Split: TypeAlias = str | float | tuple[str, ...]
+"""A list file or REST, a share of the photos, or names."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a `dataset.toml` says.
+
+    Attributes:
+        path: the file.
+        images: folder of the photos.
+        masks: folder of the masks: the photo's relative path with suffix `.png`, or that of another picture
+            if there is none.
+        splits: by name, in the file's order: a list file (below the description's folder) or `rest`, a share
+            over 0 and under 1, or photo names.
+        classes: names, background first; 2 to 255.
+        palette: one (R, G, B) of 0..255 a class.
+        format: what the masks' pixels mean.
+    """
+
+    path: Path
+    images: Path
+    masks: Path
+    splits: Mapping[str, Split]
+    classes: tuple[str, ...]
+    palette: Palette
+    format: MaskFormat
 
 
 def folder_dataset(root: Path, split: str) -> DataSet:
@@ -20,63 +60,58 @@ def folder_dataset(root: Path, split: str) -> DataSet:
     no other photo to another split. `rest` takes the photos that are in no other split.
 
     Raises:
-        DataError: the description is broken, its list cannot be read, two photos would have one mask, or the
-            split is unknown or empty. That a listed photo or a mask is missing is found when it is read.
+        DataError: the description is broken, a list cannot be read, two photos have one name, the split is
+            unknown or empty, or it takes what lists leave and one of these names a photo that is not there.
+            That a photo of the split or a mask is missing is found when it is read.
     """
-    path = root / DESCRIPTION
-    description = read_description(path)
+    description = read_description(root / DESCRIPTION)
+    images, masks = description.images, description.masks
     if split not in description.splits:
         known = ", ".join(description.splits)
-        raise DataError(f"{path}: there is no split named '{split}'; splits here: {known}")
-    photos = _find_photos(description.images, description.masks)
-    names = _members(root, description, split, photos)
-    if not names:
+        raise DataError(f"{description.path}: there is no split named '{split}'; splits here: {known}")
+    together = images.samefile(masks)
+    mask_suffixes = {".png"} if together else set(PHOTO_SUFFIXES)
+    photo_suffixes = set(PHOTO_SUFFIXES) - {".png"} if together else set(PHOTO_SUFFIXES)
+    photos = find_pictures(images, suffixes=photo_suffixes, leave_out=masks)
+    labels = find_pictures(masks, ".png", suffixes=mask_suffixes, leave_out=images)
+    entries = _entries(description, split, photos)
+    if not entries:
         raise DataError(
-            f"{path}: split '{split}' is empty; {len(photos)} photos are in {description.images}, "
+            f"{description.path}: split '{split}' is empty; {len(photos)} photos are in {images}, "
             "give it names or a larger share of them"
         )
     examples = tuple(
-        Example(name, photos.get(name, description.images / name), description.masks / f"{name}.png")
-        for name in names
+        Example(name, photos.get(name, images / entry), labels.get(name, masks / f"{name}.png"))
+        for name, entry in entries
     )
-    return DataSet(description.classes, description.palette, description.format, examples, path)
+    return DataSet(description.classes, description.palette, description.format, examples, description.path)
 
 
-def _find_photos(images: Path, masks: Path) -> dict[str, Path]:
-    """Photos by name: the path below `images` without suffix."""
-    photos: dict[str, Path] = {}
-    for path in sorted(images.rglob("*")):
-        if path.suffix.lower() not in PHOTO_SUFFIXES or path.name.startswith("."):
+def _entries(description: Description, split: str, photos: Collection[str]) -> list[tuple[str, str]]:
+    """Names of a split's photos, and how they are written in its list."""
+    lists: dict[str, list[tuple[str, str]]] = {}
+    for name, chosen in description.splits.items():
+        if not _is_list(chosen):
             continue
-        if _is_mask(path, images, masks):
-            continue
-        name = path.relative_to(images).with_suffix("").as_posix()
-        if name in photos:
+        source = description.path.parent / chosen if isinstance(chosen, str) else description.path
+        entries = read_lines(source) if isinstance(chosen, str) else [entry.strip() for entry in chosen]
+        lists[name] = [(photo_name(entry, photos), entry) for entry in entries]
+        missing = [entry for photo, entry in lists[name] if photo not in photos]
+        # Under the name it has, the photo would be drawn, and so be in two splits.
+        if missing and not _is_list(description.splits[split]):
             raise DataError(
-                f"{path}: {photos[name].name} would have the same mask, {name}.png; rename one of them"
+                f"{source}: split '{name}' names {missing[0]}, which is not in {description.images} "
+                f"({len(missing)} such names), so split '{split}' may hold it; mend the list"
             )
-        photos[name] = path
-    return photos
-
-
-def _is_mask(path: Path, images: Path, masks: Path) -> bool:
-    """Whether a picture below `images` is none of the photos, because the masks are there too."""
-    if masks == images:
-        return path.suffix.lower() == ".png"
-    return images in masks.parents and masks in path.parents
-
-
-def _members(root: Path, description: Description, split: str, photos: Mapping[str, Path]) -> list[str]:
-    lists = {
-        name: [_name(entry, photos) for entry in _entries(root, chosen)]
-        for name, chosen in description.splits.items()
-        if not isinstance(chosen, float) and chosen != REST
-    }
     if split in lists:
         return lists[split]
-    listed = {name for names in lists.values() for name in names}
+    listed = {photo for entries in lists.values() for photo, _ in entries}
     low, high = _interval(description, split)
-    return [name for name in sorted(photos) if name not in listed and low <= _place(name) < high]
+    return [(name, name) for name in sorted(photos) if name not in listed and low <= _place(name) < high]
+
+
+def _is_list(chosen: Split) -> TypeGuard[str | tuple[str, ...]]:
+    return not isinstance(chosen, float) and chosen != REST
 
 
 def _interval(description: Description, split: str) -> tuple[float, float]:
@@ -95,20 +130,133 @@ def _place(name: str) -> float:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6]) / 2**48
 
 
-def _entries(root: Path, chosen: str | Sequence[str]) -> list[str]:
-    if not isinstance(chosen, str):
-        return [entry.strip() for entry in chosen]
-    path = root / chosen
+def read_description(path: Path) -> Description:
+    """Read a `dataset.toml`.
+
+    Keys: `images` and `masks` (folders; these words by default), `ignore` (id or colour of void pixels; by
+    default id 255, unless a class has it), `[splits]`, and for each class one `[[classes]]` with `name`,
+    `color` (by default VOC's of that position) and `id` (by default the position).
+
+    Raises:
+        DataError: unreadable, an unknown key, a value of another type or out of range, a name, id or colour
+            that occurs twice, or a folder that does not exist.
+    """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{path}: list cannot be read ({reason}); put one photo name a line in it") from error
-    return [line.strip() for line in lines if line.strip()]
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from error
+    try:
+        _refuse_unknown(table, _KEYS)
+        names, palette, ids = _classes(table)
+        return Description(
+            path=path,
+            images=_folder(path, table, "images"),
+            masks=_folder(path, table, "masks"),
+            splits=_splits(table),
+            classes=names,
+            palette=palette,
+            format=_format(table.get("ignore"), names, palette, ids),
+        )
+    except _FaultError as error:
+        raise DataError(f"{path}: {error}") from error
 
 
-def _name(entry: str, photos: Collection[str]) -> str:
-    path = Path(entry)
-    if entry in photos or path.suffix.lower() not in PHOTO_SUFFIXES:
-        return path.as_posix()
-    return path.with_suffix("").as_posix()
+class _FaultError(Exception):
+    """What is wrong, without the file's name."""
+
+
+def _refuse_unknown(table: Mapping[str, Any], known: Sequence[str], where: str = "") -> None:
+    for key in table:
+        if key not in known:
+            cure = "move it above the first [table]" if key in _KEYS else f"known are {', '.join(known)}"
+            raise _FaultError(f"{where}unknown key '{key}'; {cure}")
+
+
+def _folder(path: Path, table: Mapping[str, Any], key: str) -> Path:
+    value = table.get(key, key)
+    if not isinstance(value, str):
+        raise _FaultError(f"{key} = {value!r} should be the name of a folder, in quotes")
+    folder = path.parent / value
+    if not folder.is_dir():
+        raise _FaultError(f"{key} = {value!r}: there is no folder {folder}")
+    return folder
+
+
+def _splits(table: Mapping[str, Any]) -> dict[str, Split]:
+    given = table.get("splits")
+    if not isinstance(given, dict) or not given:
+        raise _FaultError('has no table [splits]; name at least one split in it, like train = "train.txt"')
+    splits = {name: _split(name, value) for name, value in given.items()}
+    if list(splits.values()).count(REST) > 1:
+        raise _FaultError(f'two splits are "{REST}"; only one can be')
+    total = sum(share for share in splits.values() if isinstance(share, float))
+    if total > 1 + 1e-9:
+        raise _FaultError(f"the splits' shares add up to {total:g}; they may add up to 1 at most")
+    return splits
+
+
+def _split(name: str, value: Any) -> Split:
+    if (isinstance(value, str) and value) or (isinstance(value, float) and 0 < value < 1):
+        return value
+    if isinstance(value, list) and value and all(isinstance(item, str) and item.strip() for item in value):
+        return tuple(value)
+    raise _FaultError(
+        f'split {name} = {value!r} should be a list file, "{REST}", a list of names, or a share like 0.1'
+    )
+
+
+def _classes(table: Mapping[str, Any]) -> tuple[tuple[str, ...], Palette, list[int]]:
+    """Names, colours and ids, by class."""
+    given = table.get("classes")
+    if not isinstance(given, list) or not all(isinstance(entry, dict) for entry in given):
+        raise _FaultError("has no [[classes]]; give one such table a class, background first")
+    if not 2 <= len(given) <= MOST_CLASSES:
+        raise _FaultError(f"has {len(given)} classes; 2 to {MOST_CLASSES} are possible, background included")
+    names, palette, ids = [], [], []
+    for label, entry in enumerate(given):
+        _refuse_unknown(entry, ("name", "color", "id"), f"class {label}: ")
+        name, value = entry.get("name"), entry.get("id", label)
+        if not isinstance(name, str) or not name.strip():
+            raise _FaultError(f"class {label}: name = {name!r} should be text")
+        if not _is_byte(value):
+            raise _FaultError(f"class {label}: id = {value!r} should be a whole number from 0 to 255")
+        names.append(name)
+        ids.append(value)
+        palette.append(_color(f"class {label}: color", entry.get("color", list(voc_color(label)))))
+    for key, values in ("name", names), ("color", [*map(hex_color, palette)]), ("id", ids):
+        for label, value in enumerate(values):
+            if (first := values.index(value)) < label:
+                raise _FaultError(f"classes {first} and {label} have the same {key}, {value}")
+    return tuple(names), tuple(palette), ids
+
+
+def _color(where: str, value: Any) -> Color:
+    if isinstance(value, str) and re.fullmatch(r"#[0-9a-fA-F]{6}", value):
+        return int(value[1:3], 16), int(value[3:5], 16), int(value[5:7], 16)
+    if isinstance(value, list) and len(value) == 3 and all(_is_byte(channel) for channel in value):
+        return value[0], value[1], value[2]
+    raise _FaultError(f'{where} = {value!r} should be like "#804080" or [128, 64, 128]')
+
+
+def _format(ignore: Any, names: Sequence[str], palette: Palette, ids: Sequence[int]) -> MaskFormat:
+    by_id = {value: label for label, value in enumerate(ids)}
+    by_color = {color: label for label, color in enumerate(palette)}
+    if _is_byte(ignore):
+        _add_void(by_id, ignore, ignore)
+    else:
+        by_id.setdefault(VOID, VOID)  # in black and white masks it may be a class
+        if ignore is not None:
+            _add_void(by_color, _color("ignore", ignore), ignore)
+    return MaskFormat(by_id, by_color, by_color, names)
+
+
+def _add_void(labels: dict[Any, int], value: Any, ignore: Any) -> None:
+    if value in labels:
+        raise _FaultError(
+            f"ignore = {ignore!r} is class {labels[value]} as well; take it out of one of the two"
+        )
+    labels[value] = VOID
+
+
+def _is_byte(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= 255

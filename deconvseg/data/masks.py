@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from itertools import islice
 from pathlib import Path
 from typing import TypeAlias
 
@@ -13,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from deconvseg.errors import DataError, MissingDependencyError
+from deconvseg.errors import DataError
+from deconvseg.images.palette import voc_color
+from deconvseg.segmentation import Palette
 
 VOID = 255
 """Label of pixels that count neither in training nor in evaluation."""
@@ -22,51 +22,66 @@ Color: TypeAlias = tuple[int, int, int]
 
 _UNKNOWN = -1
 _NAMED = 5
-"""How many unknown values a message lists."""
+"""How many values a message lists."""
+_BLACK = (0, 0, 0)
 
 
 @dataclass(frozen=True)
 class MaskFormat:
-    """Which class a mask file's pixels stand for; the mode of the file decides which of the two maps counts.
+    """Which class a mask file's pixels stand for; the mode of the file decides which of the maps counts.
 
     Attributes:
-        ids: value (0..255) in palette and grey PNGs (1-bit ones: 0 and 1) and in SBD's `.mat` -> class
+        ids: value (0..255) in palette and grey masks (1-bit ones: 0 and 1) and in SBD's `.mat` -> class
             index, or VOID.
         colors: (R, G, B) of 0..255 in RGB and RGBA masks -> class index, or VOID; empty: such masks are
             refused.
+        shown: (R, G, B) -> class index, or VOID, of the colours that a palette gives the classes.
+        classes: names, for messages.
     """
 
     ids: Mapping[int, int]
     colors: Mapping[Color, int] = field(default_factory=dict)
+    shown: Mapping[Color, int] = field(default_factory=dict)
+    classes: Sequence[str] = ()
 
     @classmethod
-    def indexed(cls, classes: int) -> MaskFormat:
-        """VOC's: values are class indices 0 to `classes` - 1, and 255 is void."""
-        return cls({**{i: i for i in range(classes)}, VOID: VOID})
+    def indexed(cls, classes: Sequence[str], palette: Palette) -> MaskFormat:
+        """VOC's: values are class indices, and 255 is void; in palettes void has VOC's colour, if any."""
+        ids = {label: label for label in range(len(classes))} | {VOID: VOID}
+        shown = {voc_color(VOID): VOID} | {color: label for label, color in enumerate(palette)}
+        return cls(ids, {}, shown, classes)
 
 
 def read_mask(path: Path, masks: MaskFormat) -> NDArray[np.uint8]:
     """A mask file as class indices.
 
     Args:
-        path: palette, grey, RGB or RGBA PNG, or a `.mat` of SBD (struct `GTcls`, field `Segmentation`), which
-            needs SciPy. Opacity is not looked at.
+        path: palette, grey, RGB or RGBA picture that is no JPEG, or a `.mat` of SBD (struct `GTcls`, field
+            `Segmentation`). Opacity is not looked at.
         masks: what the pixels mean.
 
     Returns:
         uint8 (H, W): class indices, and 255 for void.
 
     Raises:
-        DataError: missing, unreadable, of a mode that holds no labels, or with values that are no class (the
-            first few are named, with their number of pixels).
+        DataError: missing, unreadable, of a mode that holds no labels, with values that are no class (the
+            first few are named, with their number of pixels), or with a palette whose colours are those of
+            other classes than the values'.
     """
-    pixels = _read_mat(path) if path.suffix == ".mat" else _read_picture(path, bool(masks.colors))
-    colored = pixels.ndim == 3
-    values = _packed(pixels) if colored else pixels
-    table = _color_table(tuple(masks.colors.items())) if colored else _id_table(tuple(masks.ids.items()))
-    labels = table[values]
+    if not path.is_file():
+        raise DataError(f"{path}: no such mask; add it, or take its photo out")
+    pixels, palette = (_read_mat(path), None) if path.suffix == ".mat" else _read_picture(path, masks)
+    if palette is not None:
+        _refuse_other_colors(path, pixels, palette, masks)
+    if pixels.ndim == 2:
+        table = np.full(256, _UNKNOWN, np.int16)
+        table[list(masks.ids)] = list(masks.ids.values())
+        labels = table[pixels]
+    else:
+        pixels = pixels.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
+        labels = _look_up(pixels, masks.colors)
     if labels.size and labels.min() == _UNKNOWN:
-        raise DataError(f"{path}: {_unknown(values[labels == _UNKNOWN], masks, colored)}")
+        raise DataError(f"{path}: {_unknown(pixels[labels == _UNKNOWN], masks)}")
     return labels.astype(np.uint8)
 
 
@@ -75,37 +90,35 @@ def hex_color(color: Color) -> str:
     return "#{:02x}{:02x}{:02x}".format(*color)
 
 
-def _packed(pixels: NDArray[np.uint8]) -> NDArray[np.int32]:
-    """Colours (H, W, 3) as one number each, 0xRRGGBB."""
-    red, green, blue = (pixels[..., channel].astype(np.int32) for channel in range(3))
-    return red << 16 | green << 8 | blue
+def _look_up(packed: NDArray[np.int32], colors: Mapping[Color, int]) -> NDArray[np.int16]:
+    """Labels of colours 0xRRGGBB (H, W)."""
+    known = sorted((red << 16 | green << 8 | blue, label) for (red, green, blue), label in colors.items())
+    keys, values = np.array(known, np.int32).T
+    place = np.minimum(np.searchsorted(keys, packed), len(keys) - 1)
+    return np.where(keys[place] == packed, values[place], _UNKNOWN).astype(np.int16)
 
 
-def _read_picture(path: Path, colored: bool) -> NDArray[np.uint8]:
-    """Values (H, W) or colours (H, W, 3)."""
+def _read_picture(path: Path, masks: MaskFormat) -> tuple[NDArray[np.uint8], list[int] | None]:
+    """Values (H, W) or colours (H, W, 3), and the palette of values that have one: R, G, B, R, ..."""
     try:
         with Image.open(path) as image:
-            if image.mode in ("P", "L", "1"):
-                return np.asarray(image, dtype=np.uint8)
-            if colored and image.mode in ("RGB", "RGBA"):
-                return np.asarray(image, dtype=np.uint8)[..., :3]
-            mode = image.mode
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such mask; add it, or take its photo out") from error
+            mode, is_jpeg = image.mode, image.format in ("JPEG", "MPO")
+            if mode in ("P", "L", "1") and not is_jpeg:
+                return np.asarray(image, dtype=np.uint8), image.getpalette() if mode == "P" else None
+            if masks.colors and mode in ("RGB", "RGBA") and not is_jpeg:
+                return np.asarray(image, dtype=np.uint8)[..., :3], None
     # A damaged PNG makes Pillow raise OSError, SyntaxError, ValueError, struct.error, zlib.error, ...
     except Exception as error:
         raise DataError(f"{path}: mask cannot be read ({_reason(error)}); copy or make it again") from error
-    wanted = "an 8-bit palette, grey or RGB PNG" if colored else "an 8-bit palette or grey PNG"
+    if is_jpeg:
+        raise DataError(f"{path}: mask is a JPEG, which changes labels at every edge; make it again as PNG")
+    wanted = "an 8-bit palette, grey or RGB PNG" if masks.colors else "an 8-bit palette or grey PNG"
     raise DataError(f"{path}: mask has mode {mode}; {wanted} is needed")
 
 
 def _read_mat(path: Path) -> NDArray[np.uint8]:
-    if not path.is_file():
-        raise DataError(f"{path}: no such mask; add it, or take its photo out")
-    try:
-        from scipy.io import loadmat
-    except ImportError as error:
-        raise MissingDependencyError(f"{path}: reading .mat masks needs SciPy; pip install scipy") from error
+    from scipy.io import loadmat  # few data sets need it
+
     try:
         pixels = np.asarray(loadmat(path, variable_names=["GTcls"])["GTcls"]["Segmentation"][0, 0])
     except Exception as error:  # scipy raises whatever the damage happens to cause
@@ -121,39 +134,68 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-@lru_cache(maxsize=8)
-def _id_table(ids: tuple[tuple[int, int], ...]) -> NDArray[np.int16]:
-    table = np.full(256, _UNKNOWN, np.int16)
-    for value, label in ids:
-        table[value] = label
-    return table
+def _refuse_other_colors(
+    path: Path, pixels: NDArray[np.uint8], palette: Sequence[int], masks: MaskFormat
+) -> None:
+    """Raise a DataError if the palette shows values in use in colours of other classes than they stand for.
+
+    That is a mask whose values were dealt anew: by a tool that sorts palettes, or makes one for a mask in
+    colours. A palette that says nothing does not count: a grey ramp, or mostly colours of no class.
+    """
+    colors = list(zip(palette[::3], palette[1::3], palette[2::3], strict=False))
+    readings = {
+        value: (masks.ids.get(value, _UNKNOWN), masks.shown.get(color, _UNKNOWN))
+        for value, color in enumerate(colors)
+    }
+    # Tools fill palettes up with black, which says nothing if the class in black is there as well.
+    is_filled = any(color == _BLACK and len({*readings[value]}) == 1 for value, color in enumerate(colors))
+    others = [
+        value
+        for value, (by_id, by_color) in readings.items()
+        if by_color not in (_UNKNOWN, by_id) and not (is_filled and colors[value] == _BLACK)
+    ]
+    if not others:
+        return
+    counts = np.bincount(pixels.ravel(), minlength=256)
+    used = [value for value in readings if counts[value]]
+    others = [value for value in others if counts[value]]
+    foreign = [value for value in used if readings[value][1] == _UNKNOWN and readings[value][0] != VOID]
+    if len(others) > len(foreign) and any(colors[value] != (value,) * 3 for value in used):
+        words = [
+            f"id {value} ({counts[value]} pixels) stands for {_class(masks, readings[value][0])}, "
+            f"its colour {hex_color(colors[value])} for {_class(masks, readings[value][1])}"
+            for value in others
+        ]
+        raise DataError(
+            f"{path}: the mask's ids and the colours of its palette do not agree: {_some(words, '; ')}; "
+            "save it with the right ids, as a grey PNG if its colours mean nothing"
+        )
 
 
-@lru_cache(maxsize=2)  # 32 MB each
-def _color_table(colors: tuple[tuple[Color, int], ...]) -> NDArray[np.int16]:
-    table = np.full(1 << 24, _UNKNOWN, np.int16)
-    for (red, green, blue), label in colors:
-        table[red << 16 | green << 8 | blue] = label
-    return table
+def _class(masks: MaskFormat, label: int) -> str:
+    if label in (VOID, _UNKNOWN):
+        return "void" if label == VOID else "no class"
+    return f"'{masks.classes[label]}'" if label < len(masks.classes) else f"class {label}"
 
 
-def _unknown(values: NDArray[np.integer], masks: MaskFormat, colored: bool) -> str:
+def _unknown(values: NDArray[np.integer], masks: MaskFormat) -> str:
     """What to say of values that are no class: the most frequent first."""
     found, counts = np.unique(values, return_counts=True)
     order = np.argsort(-counts, kind="stable")
-    style = "#{:06x}" if colored else "{}"
-    shown = [f"{style.format(found[i])} ({counts[i]} pixels)" for i in order[:_NAMED]]
-    more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
-    kind, known = ("colours", _hex_list(masks.colors)) if colored else ("ids", _ranges(sorted(masks.ids)))
+    if found.dtype == np.uint8:
+        kind, style, known = "ids", "{}", _ranges(sorted(masks.ids))
+    else:
+        kind, style, known = "colours", "#{:06x}", _some([hex_color(color) for color in masks.colors])
+    shown = _some([f"{style.format(found[i])} ({counts[i]} pixels)" for i in order])
     return (
-        f"mask holds {kind} that are no class: {', '.join(shown)}{more}; known are {known}; "
+        f"mask holds {kind} that are no class: {shown}; known are {known}; "
         "mend the mask, make them a class, or leave them out (`ignore` in dataset.toml)"
     )
 
 
-def _hex_list(colors: Collection[Color]) -> str:
-    more = f" and {len(colors) - _NAMED} more" if len(colors) > _NAMED else ""
-    return ", ".join(hex_color(color) for color in islice(colors, _NAMED)) + more
+def _some(words: Sequence[str], comma: str = ", ") -> str:
+    more = f" and {len(words) - _NAMED} more" if len(words) > _NAMED else ""
+    return comma.join(words[:_NAMED]) + more
 
 
 def _ranges(values: list[int]) -> str:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from deconvseg.data.dataset import DataSet
-from deconvseg.data.description import DESCRIPTION
-from deconvseg.data.folder import folder_dataset
-from deconvseg.data.sbd import find_sbd, sbd_dataset
-from deconvseg.data.voc import find_voc, voc_dataset
+from deconvseg.data.folder import DESCRIPTION, folder_dataset
+from deconvseg.data.voc import find_sbd, find_voc, sbd_dataset, voc_dataset
 from deconvseg.errors import DataError
 
 

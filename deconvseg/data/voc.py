@@ -1,17 +1,27 @@
-"""PASCAL VOC's folder layout: which photos a split names, and their masks."""
+"""The folder layouts of PASCAL VOC and of the Semantic Boundaries Dataset (Hariharan et al., ICCV 2011)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path, PurePosixPath
+from collections.abc import Sequence
+from pathlib import Path
 
-from deconvseg.data.dataset import DataSet, Example
+from deconvseg.data.dataset import DataSet, Example, find_pictures, photo_name, read_lines
 from deconvseg.data.masks import MaskFormat
 from deconvseg.errors import DataError
+from deconvseg.images import PHOTO_SUFFIXES
 from deconvseg.images.palette import VOC_CLASSES, palette_for
 
 AUGMENTED = "SegmentationClassAug"
 """Where SBD's masks, turned into PNG, are usually laid over a VOC folder."""
+_LISTS = Path("ImageSets/Segmentation")
+
+
+def find_voc(root: Path) -> Path | None:
+    """The folder of VOC's layout: `root`, or one below it in the published archive; None if none."""
+    for folder in (root, root / "VOC2012", root / "VOCdevkit/VOC2012"):
+        if all((folder / part).is_dir() for part in ("JPEGImages", "SegmentationClass", "ImageSets")):
+            return folder
+    return None
 
 
 def voc_dataset(root: Path, split: str) -> DataSet:
@@ -26,87 +36,71 @@ def voc_dataset(root: Path, split: str) -> DataSet:
     Raises:
         DataError: another layout, or the list is missing or empty.
     """
-    folder = voc_dir(root)
-    source, names = read_list(split, [_lists(folder)])
-    own, laid_over = folder / "SegmentationClass", folder / AUGMENTED
-    augmented = laid_over.is_dir()
-    return voc_classes(
-        (
-            Example(
-                name,
-                folder / "JPEGImages" / f"{name}.jpg",
-                (laid_over if augmented and not (own / f"{name}.png").is_file() else own) / f"{name}.png",
-            )
-            for name in names
-        ),
-        source,
-    )
-
-
-def voc_classes(examples: Iterable[Example], source: Path) -> DataSet:
-    """Examples with VOC's classes, colours and mask values."""
-    count = len(VOC_CLASSES)
-    return DataSet(VOC_CLASSES, palette_for(count), MaskFormat.indexed(count), tuple(examples), source)
-
-
-def find_voc(root: Path) -> Path | None:
-    """The folder of VOC's layout that `voc_dir` would return, or None."""
-    for candidate in (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012"):
-        if all((candidate / part).is_dir() for part in ("JPEGImages", "SegmentationClass", "ImageSets")):
-            return candidate
-    return None
-
-
-def voc_dir(root: Path) -> Path:
-    """The folder with `JPEGImages`, `SegmentationClass` and `ImageSets/Segmentation`.
-
-    Args:
-        root: `VOCdevkit`, `VOCdevkit/VOC2012`, or any folder of that layout.
-
-    Raises:
-        DataError: neither `root` nor `root/VOC2012` is one.
-    """
     folder = find_voc(root)
     if folder is None:
         raise DataError(
             f"{root}: not a VOC folder; it, or VOC2012 in it, must hold "
             "JPEGImages, SegmentationClass, ImageSets"
         )
-    return folder
+    masks = [folder / "SegmentationClass", folder / AUGMENTED]
+    return _listed(split, [folder / _LISTS], folder / "JPEGImages", masks, ".png")
 
 
-def read_split(root: Path, split: str) -> list[str]:
-    """Image names of a split, in the file's order.
+def find_sbd(root: Path) -> Path | None:
+    """The folder that holds SBD's photos and masks: `root` or one below it in the archive; None if none."""
+    for folder in (root, root / "dataset", root / "benchmark_RELEASE/dataset"):
+        for parts in (("img", "cls"), ("JPEGImages", AUGMENTED)):
+            if all((folder / part).is_dir() for part in parts):
+                return folder
+    return None
+
+
+def sbd_dataset(root: Path, split: str) -> DataSet:
+    """A split of SBD, in its authors' form or in the usual form as PNG: VOC's classes on some 11,000 photos.
+
+    Args:
+        root: the folder with `img/*.jpg`, `cls/*.mat` and lists (`train.txt`, `val.txt`), or one of those
+            above it in the published archive (`benchmark_RELEASE/dataset`); or a folder with `JPEGImages` and
+            `SegmentationClassAug/*.png`, and lists in `ImageSets/Segmentation` or in the folder itself.
+        split: name of a list, like `train`, `train_noval` or `train_aug`. Beware that SBD's photos and those
+            of VOC's `val` overlap.
 
     Raises:
-        DataError: the list is missing or empty; the message names the lists that are there.
+        DataError: another layout, or the list is missing or empty.
     """
-    return read_list(split, [_lists(voc_dir(root))])[1]
+    folder = find_sbd(root)
+    if folder is None:
+        raise DataError(f"{root}: not an SBD folder; it must hold img and cls, or JPEGImages and {AUGMENTED}")
+    if (folder / "cls").is_dir():
+        return _listed(split, [folder], folder / "img", [folder / "cls"], ".mat")
+    return _listed(split, [folder / _LISTS, folder], folder / "JPEGImages", [folder / AUGMENTED], ".png")
 
 
-def read_list(split: str, folders: Iterable[Path]) -> tuple[Path, list[str]]:
-    """The first `<split>.txt` of the folders, and the image names in it, in its order.
+def _listed(split: str, lists: Sequence[Path], images: Path, masks: Sequence[Path], suffix: str) -> DataSet:
+    """The photos that the first `<split>.txt` of the folders names, with VOC's classes.
 
     A line is a name; of lines with more, as some published lists have (the paths of photo and mask, a flag),
-    the first word is taken, without folder and `.jpg`.
-
-    Raises:
-        DataError: the list is missing, unreadable or empty; the message names the lists that are there.
+    the first word is taken, without folder and suffix.
     """
-    folders = list(folders)
-    path = next((path for f in folders if (path := f / f"{split}.txt").is_file()), None)
+    path = next((path for folder in lists if (path := folder / f"{split}.txt").is_file()), None)
     if path is None:
-        known = ", ".join(sorted({p.stem for f in folders for p in f.glob("*.txt")})) or "none"
-        raise DataError(f"{folders[0]}: there is no split named '{split}'; splits here: {known}")
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: list cannot be read ({error}); it must be plain text (UTF-8)") from error
-    names = [PurePosixPath(words[0]).name.removesuffix(".jpg") for line in lines if (words := line.split())]
-    if not names:
+        known = ", ".join(sorted({p.stem for folder in lists for p in folder.glob("[!.]*.txt")})) or "none"
+        raise DataError(f"{lists[0]}: there is no split named '{split}'; splits here: {known}")
+    photos, labels = find_pictures(images, ".jpg"), {}
+    for folder in reversed(masks):
+        labels |= find_pictures(folder, suffix, suffixes=(*PHOTO_SUFFIXES, ".mat"))
+    examples = []
+    for line in read_lines(path):
+        entry = (
+            line
+            if photo_name(line, photos) in photos
+            else line.split()[0].replace("\\", "/").rpartition("/")[2]
+        )
+        name = photo_name(entry, photos)
+        image, mask = images / f"{name}.jpg", masks[0] / f"{name}{suffix}"
+        examples.append(Example(name, photos.get(name, image), labels.get(name, mask)))
+    if not examples:
         raise DataError(f"{path}: the split is empty; put one image name a line in it")
-    return path, names
-
-
-def _lists(folder: Path) -> Path:
-    return folder / "ImageSets" / "Segmentation"
+    palette = palette_for(len(VOC_CLASSES))
+    form = MaskFormat.indexed(VOC_CLASSES, palette)
+    return DataSet(VOC_CLASSES, palette, form, tuple(examples), path)

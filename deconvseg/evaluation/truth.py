@@ -49,7 +49,7 @@ class Truth:
 
     def prediction(self, path: Path) -> NDArray[np.uint8]:
         """A palette or grey PNG of class indices (and 255) as uint8 (H, W); DataError if it is not one."""
-        return read_mask(path, MaskFormat.indexed(len(self.classes)))
+        return read_mask(path, MaskFormat.indexed(self.classes, self.palette))
 
 
 def open_truth(root: Path, split: str, limit: int | None = None) -> Truth:

@@ -14,8 +14,7 @@ from typing import Any
 from deconvseg.data.check import DataReport, check_dataset
 from deconvseg.data.dataset import DataSet
 from deconvseg.data.open import open_dataset
-from deconvseg.data.sbd import sbd_dataset
-from deconvseg.data.voc import voc_dataset
+from deconvseg.data.voc import sbd_dataset, voc_dataset
 from deconvseg.errors import DataError, UsageError
 from deconvseg.training.recipe import Recipe, read_recipes
 

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
+from deconvseg.data import check
 from deconvseg.data.check import check_dataset
 from deconvseg.data.dataset import DataSet, Example
 from deconvseg.data.masks import MaskFormat
@@ -37,7 +39,9 @@ def add(tmp_path: Path) -> Add:
 
 def dataset(*examples: Example) -> DataSet:
     classes = ("background", "cat", "dog")
-    return DataSet(classes, palette_for(3), MaskFormat.indexed(3), examples, Path("list.txt"))
+    return DataSet(
+        classes, palette_for(3), MaskFormat.indexed(classes, palette_for(3)), examples, Path("list.txt")
+    )
 
 
 def test_counts(add: Add) -> None:
@@ -90,7 +94,7 @@ def test_every_fault_is_found_and_named_by_its_file(add: Add) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
-@pytest.mark.parametrize("exif", range(1, 9))
+@pytest.mark.parametrize("exif", range(10))
 def test_photos_and_masks_agree_in_the_check_when_they_do_in_training(
     add: Add, suffix: str, exif: int
 ) -> None:
@@ -102,7 +106,7 @@ def test_photos_and_masks_agree_in_the_check_when_they_do_in_training(
     except DataError as error:
         want = [str(error)]
     assert [str(fault) for fault in check_dataset(data).faults] == want
-    assert bool(want) == (exif >= 5)
+    assert bool(want) == (5 <= exif <= 8)
 
 
 def test_one_class_alone_is_warned_of(add: Add) -> None:
@@ -139,11 +143,41 @@ def test_the_report_is_json_and_lines(add: Add) -> None:
     assert any(line.split() == ["cat", "in", "31", "photos", "50.00%", "of", "pixels"] for line in lines)
 
 
-def test_processes_and_progress_change_nothing(make_shapes: Callable[..., Path], tmp_path: Path) -> None:
-    data = voc_dataset(make_shapes(tmp_path / "voc", train=3, val=1), "train")
-    # The same few photos under many names: enough for a second process to be started.
-    many = tuple(replace(data.examples[i % 3], name=f"{i}") for i in range(200))
-    data = replace(data, examples=many)
+def test_threads_and_progress_change_nothing(make_shapes: Callable[..., Path], tmp_path: Path) -> None:
+    data = voc_dataset(make_shapes(tmp_path / "voc", train=9, val=1), "train")
+    data.examples[4].mask.unlink()
     calls: list[None] = []
-    assert check_dataset(data, workers=2, progress=lambda: calls.append(None)) == check_dataset(data)
-    assert len(calls) == 200
+    report = check_dataset(data, workers=4, progress=lambda: calls.append(None))
+    assert report == check_dataset(data)
+    assert (len(calls), len(report.faults)) == (9, 1)
+
+
+def test_a_stop_does_not_wait_for_the_rest(add: Add, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[Path] = []
+
+    def read_mask(path: Path, masks: MaskFormat) -> NDArray[np.uint8]:
+        looked.append(path)
+        return np.zeros((1, 2), np.uint8)
+
+    monkeypatch.setattr(check, "read_mask", read_mask)
+    many = [replace(add("a", [[0, 1]]), name=f"{i}") for i in range(300)]
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        check_dataset(dataset(*many), workers=2, progress=stop)
+    assert len(looked) < 300
+
+
+def test_palette_masks_that_contradict_themselves_are_faults(add: Add) -> None:
+    good, swapped = add("good", [[0, 1]]), add("swapped", [[0, 1]])
+    for example, order in ((good, (0, 1, 2)), (swapped, (0, 2, 1))):
+        with Image.open(example.mask) as image:
+            image.load()
+        image.putpalette([channel for label in order for channel in palette_for(3)[label]])
+        image.save(example.mask)
+    report = check_dataset(dataset(good, swapped))
+    assert [fault.file for fault in report.faults] == [swapped.mask]
+    assert "id 1 (1 pixels) stands for 'cat', its colour #008000 for 'dog'" in report.faults[0].problem
+    assert report.pixels == {"background": 1, "cat": 1, "dog": 0}

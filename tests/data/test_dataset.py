@@ -1,17 +1,21 @@
 """Data sets: recognised by what their folder holds, read photo by photo, upright and of one size."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from deconvseg.data.dataset import DataSet, Example
+from deconvseg.data.dataset import DataSet, Example, find_pictures, photo_name, read_lines
 from deconvseg.data.masks import MaskFormat
 from deconvseg.data.open import open_dataset
 from deconvseg.errors import DataError, InputError
 from deconvseg.images.palette import VOC_CLASSES, palette_for
+
+CLASSES = ("background", "thing")
 
 
 @pytest.fixture
@@ -22,20 +26,21 @@ def pair(tmp_path: Path) -> Example:
 
 
 def dataset(*examples: Example) -> DataSet:
-    return DataSet(("background", "thing"), palette_for(2), MaskFormat.indexed(2), examples, Path("list.txt"))
+    palette = palette_for(2)
+    return DataSet(CLASSES, palette, MaskFormat.indexed(CLASSES, palette), examples, Path("list.txt"))
+
+
+def touch(folder: Path, names: Iterable[str]) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder
 
 
 def test_a_photo_comes_with_its_mask(pair: Example) -> None:
     image, mask = dataset(pair).read(pair)
     assert (image == [9, 8, 7]).all() and image.shape == (4, 6, 3)
     assert (mask == 1).all() and mask.shape == (4, 6)
-    assert len(dataset(pair, pair)) == 2
-
-
-def test_missing_files_are_named_when_they_are_read(pair: Example) -> None:
-    pair.mask.unlink()
-    with pytest.raises(DataError, match=r"mask\.png: no such mask"):
-        dataset(pair).read(pair)
     pair.image.unlink()
     with pytest.raises(InputError, match=r"a\.png: no such file"):
         dataset(pair).read(pair)
@@ -55,6 +60,84 @@ def test_a_mask_of_the_unturned_photo_is_recognised(pair: Example) -> None:
         dataset(pair).read(pair)
     Image.new("L", (4, 6)).save(pair.mask)
     assert dataset(pair).read(pair)[0].shape == (6, 4, 3)
+
+
+def test_hidden_files_and_folders_are_left_out(tmp_path: Path) -> None:
+    hidden = [".ipynb_checkpoints/a-checkpoint.jpg", "sub/.trash/b.jpg", "._a.jpg", ".a.png"]
+    touch(tmp_path, ["a.jpg", "sub/b.TIF", "@eaDir/c.jpg", "notes.txt", "Thumbs.db", *hidden])
+    assert sorted(find_pictures(tmp_path)) == ["@eaDir/c", "a", "sub/b"]
+
+
+def test_links_are_followed_and_each_real_folder_entered_once(tmp_path: Path) -> None:
+    images = touch(tmp_path / "images", ["a.jpg", "real/b.jpg"])
+    touch(tmp_path, ["elsewhere/c.jpg", "elsewhere/deep/d.jpg", "other/masks/e.jpg"])
+    links = {
+        "more": tmp_path / "elsewhere",
+        "again": tmp_path / "elsewhere",
+        "0": images / "real",  # by its own name if it has one here
+        "loop": images,
+        "real/up": images / "real",
+        "f.jpg": images / "a.jpg",
+        "masks": tmp_path / "other/masks",
+    }
+    for name, target in links.items():
+        (images / name).symlink_to(target)
+    found = find_pictures(images, leave_out=tmp_path / "other/masks")
+    assert sorted(found) == ["a", "again/c", "again/deep/d", "f", "real/b"]
+    assert found["again/c"] == images / "again/c.jpg"
+
+
+@pytest.mark.parametrize("name", ["gone", "gone.jpg"])
+def test_links_that_lead_nowhere_are_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).symlink_to(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=rf"{name}: cannot be read \(the link leads nowhere\)"):
+        find_pictures(tmp_path)
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="everything may be read")
+def test_folders_that_cannot_be_listed_are_named(tmp_path: Path) -> None:
+    touch(tmp_path, ["closed/a.jpg"])
+    (tmp_path / "closed").chmod(0)
+    with pytest.raises(DataError, match=r"closed: cannot be read \(Permission denied\)"):
+        find_pictures(tmp_path)
+    (tmp_path / "closed").chmod(0o700)
+
+
+def test_of_pictures_of_one_name_the_preferred_one_is_taken(tmp_path: Path) -> None:
+    touch(tmp_path, ["a.PNG", "a.tif", "b.png", "b.PNG", "c.bmp"])
+    assert {name: path.name for name, path in find_pictures(tmp_path, ".png").items()} == {
+        "a": "a.PNG",
+        "b": "b.png",
+        "c": "c.bmp",
+    }
+    with pytest.raises(DataError, match=r"a\.tif: a\.PNG has the same name"):
+        find_pictures(tmp_path)
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_names_are_the_same_however_they_are_composed(tmp_path: Path, form: str) -> None:
+    name = normalize(form, "Grüße/é.jpg")
+    touch(tmp_path, [name])
+    found = find_pictures(tmp_path)
+    assert found == {normalize("NFC", "Grüße/é"): tmp_path / name}
+    for entry in (normalize("NFC", name), normalize("NFD", name), normalize("NFD", "Grüße\\é")):
+        assert photo_name(entry, found) in found
+
+
+def test_entries_of_lists(tmp_path: Path) -> None:
+    photos = {"a", "sub/b", "v1.2", "a\\b", "scan.jpg"}
+    entries = ["a.JPG", "./sub/b.png", "sub\\b.png", "v1.2", "v1.2.jpg", "a\\b", "scan.jpg", "gone.jpg"]
+    want = ["a", "sub/b", "sub/b", "v1.2", "v1.2", "a\\b", "scan.jpg", "gone"]
+    assert [photo_name(entry, photos) for entry in entries] == want
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_lists_are_read_as_any_editor_saves_them(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "l.txt").write_bytes("sub\\ä b\r\n\r\n  c \rd".encode(encoding))
+    assert read_lines(tmp_path / "l.txt") == ["sub\\ä b", "c", "d"]
+    (tmp_path / "l.txt").write_bytes(b"\xff\xfa")
+    with pytest.raises(DataError, match=r"l\.txt: list cannot be read"):
+        read_lines(tmp_path / "l.txt")
 
 
 def test_the_layout_is_recognised(tmp_path: Path, make_shapes: Callable[..., Path]) -> None:
@@ -79,11 +162,9 @@ def test_the_layout_is_recognised(tmp_path: Path, make_shapes: Callable[..., Pat
     for mine, theirs in zip(own.read(own.examples[0]), voc.read(voc.examples[1]), strict=True):
         np.testing.assert_array_equal(mine, theirs)
 
-
-def test_other_folders_are_refused_with_what_was_looked_for(tmp_path: Path) -> None:
-    for root in (tmp_path, tmp_path / "nowhere"):
+    for other in (root / "VOC2012/JPEGImages", tmp_path / "nowhere"):
         with pytest.raises(
             DataError, match=r"not a VOC folder \(JPEG.*SBD.*img, cls.*dataset\.toml"
         ) as caught:
-            open_dataset(root, "train")
-        assert str(caught.value).startswith(f"{root}: ")
+            open_dataset(other, "train")
+        assert str(caught.value).startswith(f"{other}: ")

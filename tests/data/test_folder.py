@@ -1,20 +1,31 @@
-"""Own data: which photos a split takes, and where their masks are."""
+"""Own data: what `dataset.toml` means, one clear line for every mistake in it, and what a split takes."""
 
 from collections.abc import Callable, Iterable
 from itertools import chain
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from deconvseg.data.dataset import DataSet
-from deconvseg.data.folder import folder_dataset
+from deconvseg.data.folder import folder_dataset, read_description
+from deconvseg.data.masks import VOID
 from deconvseg.errors import DataError
 
 Make = Callable[..., Path]
 
-CLASSES = '[[classes]]\nname = "background"\n[[classes]]\nname = "road"\nid = 7\ncolor = "#804080"\n'
+CLASSES = '[[classes]]\nname = "background"\n[[classes]]\nname = "road"\n'
+SPLITS = '[splits]\ntrain = "train.txt"\n'
+MANY = "".join(f'[[classes]]\nname = "{i}"\n' for i in range(256))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    for name in ("images", "masks", "photos"):
+        (tmp_path / name).mkdir()
+    return tmp_path / "dataset.toml"
 
 
 @pytest.fixture
@@ -38,17 +49,104 @@ def names(dataset: DataSet) -> list[str]:
     return [example.name for example in dataset.examples]
 
 
-def test_photos_and_masks_of_both_kinds_are_read(make: Make) -> None:
-    root = make([], 'train = ["indexed", "sub/colored"]')
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_everything_can_be_said(path: Path, encoding: str) -> None:
+    text = (
+        'images = "photos"\nmasks = "photos"\nignore = "#E0e0c0"\n'
+        '[splits]\ntrain = "rest"\nval = 0.1\ntest = ["a", "b/c"]\n'
+        '[[classes]]\nname = "gründ"\ncolor = [0, 0, 9]\nid = 4\n'
+        '[[classes]]\nname = "road"\ncolor = "#804080"\nid = 7\n'
+    )
+    path.write_text(text, encoding=encoding)
+    description = read_description(path)
+    assert description.images == description.masks == path.parent / "photos"
+    assert description.splits == {"train": "rest", "val": 0.1, "test": ("a", "b/c")}
+    assert description.classes == ("gründ", "road")
+    assert description.palette == ((0, 0, 9), (128, 64, 128))
+    assert description.format.ids == {4: 0, 7: 1, 255: VOID}
+    assert description.format.colors == {(0, 0, 9): 0, (128, 64, 128): 1, (224, 224, 192): VOID}
+
+
+def test_little_need_be_said(path: Path) -> None:
+    path.write_text(SPLITS + CLASSES)
+    description = read_description(path)
+    assert (description.images, description.masks) == (path.parent / "images", path.parent / "masks")
+    assert description.palette == ((0, 0, 0), (128, 0, 0))  # VOC's
+    assert description.format.ids == {0: 0, 1: 1, 255: VOID}
+    assert description.format.colors == {(0, 0, 0): 0, (128, 0, 0): 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "ids"),
+    [
+        # Black and white masks: white is a class, nothing is void.
+        (SPLITS + CLASSES + "id = 255\n", {0: 0, 255: 1}),
+        ("ignore = 128\n" + SPLITS + CLASSES + "id = 255\n", {0: 0, 128: VOID, 255: 1}),
+        ("ignore = 0\n" + SPLITS + CLASSES.replace('d"', 'd"\nid = 9', 1), {9: 0, 1: 1, 0: VOID}),
+        (SPLITS + MANY.rsplit("[[", 1)[0], {i: i for i in range(256)}),
+    ],
+    ids=["255", "255 and another void", "0 is void", "255 classes"],
+)
+def test_255_is_void_unless_something_else_is_said(path: Path, text: str, ids: dict[int, int]) -> None:
+    path.write_text(text)
+    assert read_description(path).format.ids == ids
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("images = ", "cannot be read (Invalid value"),
+        ('image = "x"\n' + SPLITS + CLASSES, "unknown key 'image'; known are images, masks, ignore, splits"),
+        (SPLITS + CLASSES + 'colour = "#ff0000"', "class 1: unknown key 'colour'; known are name, color, id"),
+        (SPLITS + CLASSES + "ignore = 3", "class 1: unknown key 'ignore'; move it above the first [table]"),
+        ("images = 3\n" + SPLITS + CLASSES, "images = 3 should be the name of a folder"),
+        ('masks = "labels"\n' + SPLITS + CLASSES, "masks = 'labels': there is no folder "),
+        (CLASSES, "has no table [splits]"),
+        ("[splits]\n" + CLASSES, "has no table [splits]"),
+        ("[splits]\nval = 2\n" + CLASSES, "split val = 2 should be a list file"),
+        ("[splits]\nval = 1.0\n" + CLASSES, "split val = 1.0 should be a list file"),
+        ('[splits]\nval = ["a", 3]\n' + CLASSES, "split val = ['a', 3] should be"),
+        ("[splits]\nval = []\n" + CLASSES, "split val = [] should be"),
+        ("[splits]\na = 0.6\nb = 0.5\n" + CLASSES, "the splits' shares add up to 1.1"),
+        ('[splits]\na = "rest"\nb = "rest"\n' + CLASSES, 'two splits are "rest"; only one can be'),
+        (SPLITS, "has no [[classes]]"),
+        ("classes = 3\n" + SPLITS, "has no [[classes]]"),
+        (SPLITS + '[[classes]]\nname = "x"\n', "has 1 classes; 2 to 255 are possible"),
+        (SPLITS + MANY, "has 256 classes; 2 to 255"),
+        (SPLITS + "[[classes]]\n" + CLASSES, "class 0: name = None should be text"),
+        (SPLITS + CLASSES + CLASSES, "classes 0 and 2 have the same name, background"),
+        (SPLITS + CLASSES + 'color = "#000000"\n', "classes 0 and 1 have the same color, #000000"),
+        (SPLITS + CLASSES + "id = 0\n", "classes 0 and 1 have the same id, 0"),
+        (SPLITS + CLASSES + "id = 256\n", "class 1: id = 256 should be a whole number from 0 to 255"),
+        (SPLITS + CLASSES + "id = true\n", "class 1: id = True should be"),
+        (SPLITS + CLASSES + 'color = "red"\n', "class 1: color = 'red' should be like \"#804080\""),
+        (SPLITS + CLASSES + "color = [1, 2, 256]\n", "class 1: color = [1, 2, 256] should be like"),
+        ("ignore = 1\n" + SPLITS + CLASSES, "ignore = 1 is class 1 as well"),
+        ("ignore = 255\n" + SPLITS + CLASSES + "id = 255\n", "ignore = 255 is class 1 as well"),
+        ('ignore = "#800000"\n' + SPLITS + CLASSES, "ignore = '#800000' is class 1 as well"),
+        ("ignore = 256\n" + SPLITS + CLASSES, "ignore = 256 should be"),
+    ],
+)
+def test_mistakes_are_one_line_that_names_the_file(path: Path, text: str, message: str) -> None:
+    path.write_text(text)
+    with pytest.raises(DataError) as caught:
+        read_description(path)
+    assert str(caught.value).startswith(f"{path}: {message}")
+    assert "\n" not in str(caught.value)
+
+
+def test_photos_and_masks_of_every_kind_are_read(make: Make) -> None:
+    root = make([], 'train = ["indexed", "sub/colored", "capitals", "tif"]')
     (root / "images/sub").mkdir()
     (root / "masks/sub").mkdir()
-    Image.new("RGB", (3, 2)).save(root / "images/indexed.jpg")
-    Image.new("RGB", (3, 2)).save(root / "images/sub/colored.tif")
-    Image.new("L", (3, 2), 7).save(root / "masks/indexed.png")
-    Image.new("RGB", (3, 2), "#804080").save(root / "masks/sub/colored.png")
+    for photo in ("indexed.jpg", "sub/colored.tif", "capitals.JPG", "tif.png"):
+        Image.new("RGB", (3, 2)).save(root / "images" / photo)
+    for mask in ("indexed.png", "capitals.PNG", "tif.tif"):
+        Image.new("L", (3, 2), 1).save(root / "masks" / mask)
+    Image.new("RGB", (3, 2), "#800000").save(root / "masks/sub/colored.png")
     dataset = folder_dataset(root, "train")
     assert dataset.classes == ("background", "road")
-    assert dataset.palette == ((0, 0, 0), (128, 64, 128))
+    assert dataset.palette == ((0, 0, 0), (128, 0, 0))
     for example in dataset.examples:
         np.testing.assert_array_equal(dataset.read(example)[1], np.ones((2, 3)))
 
@@ -56,7 +154,7 @@ def test_photos_and_masks_of_both_kinds_are_read(make: Make) -> None:
 def test_a_list_file_names_photos_with_or_without_suffix_in_its_order(make: Make) -> None:
     root = make(["b.JPG", "a b.png", "v1.2.jpg", "sub/c.jpg", "other.jpg"], 'train = "lists/train.txt"')
     (root / "lists").mkdir()
-    (root / "lists/train.txt").write_bytes("\ufeffsub/c.jpg\r\n\r\na b\r\nv1.2\r\nb.JPG\r\n".encode())
+    (root / "lists/train.txt").write_bytes("\ufeffsub\\c.jpg\r\n\r\na b\r\nv1.2\r\nb.JPG\r\n".encode())
     dataset = folder_dataset(root, "train")
     assert names(dataset) == ["sub/c", "a b", "v1.2", "b"]
     assert dataset.examples[0].image == root / "images/sub/c.jpg"
@@ -64,10 +162,41 @@ def test_a_list_file_names_photos_with_or_without_suffix_in_its_order(make: Make
     assert dataset.examples[3].image == root / "images/b.JPG"
 
 
-def test_a_listed_photo_that_is_missing_is_found_when_it_is_read(make: Make) -> None:
-    root = make(["a.jpg"], 'train = ["a", "gone.jpg"]')
+@pytest.mark.parametrize("photo", ["NFC", "NFD"])
+@pytest.mark.parametrize("listed", ["NFC", "NFD"])
+def test_lists_and_masks_may_be_composed_otherwise_than_photos(make: Make, photo: str, listed: str) -> None:
+    root = make([normalize(photo, "é.jpg"), "b.jpg"], 'val = "val.txt"\ntrain = "rest"')
+    (root / "masks" / normalize(listed, "é.png")).touch()
+    (root / "val.txt").write_text(normalize(listed, "é"))
+    (example,) = folder_dataset(root, "val").examples
+    assert example.image.is_file() and example.mask.is_file()
+    assert names(folder_dataset(root, "train")) == ["b"]
+
+
+def test_linked_folders_of_photos_and_masks_belong_to_the_data(make: Make, tmp_path: Path) -> None:
+    root = make(["a.jpg", ".ipynb_checkpoints/a-checkpoint.jpg"], 'train = "rest"')
+    for folder, file in (("images", "p.jpg"), ("masks", "p.png")):
+        (tmp_path / f"more {folder}").mkdir()
+        (tmp_path / f"more {folder}" / file).touch()
+        (root / folder / "more").symlink_to(tmp_path / f"more {folder}")
+    (root / "images/labels").symlink_to(root / "masks")
     dataset = folder_dataset(root, "train")
-    assert dataset.examples[1].image == root / "images/gone"
+    assert names(dataset) == ["a", "more/p"]
+    assert dataset.examples[1].mask.is_file()
+    # The masks of two folders of photos may be one folder.
+    make(["a/x.jpg", "b/x.jpg"], 'train = ["a/x", "b/x"]')
+    (root / "masks/a").mkdir()
+    (root / "masks/a/x.png").touch()
+    (root / "masks/b").symlink_to(root / "masks/a")
+    assert all(example.mask.is_file() for example in folder_dataset(root, "train").examples)
+
+
+def test_a_listed_photo_that_is_missing_is_found_when_it_is_read(make: Make) -> None:
+    root = make(["a.jpg"], 'train = ["a", "gone.jpg"]\nval = "rest"')
+    dataset = folder_dataset(root, "train")
+    assert dataset.examples[1].image == root / "images/gone.jpg"
+    with pytest.raises(DataError, match=r"dataset\.toml: split 'train' names gone\.jpg, which is not in"):
+        folder_dataset(root, "val")
 
 
 def test_shares_and_the_rest_divide_the_photos_no_list_names(make: Make) -> None:
@@ -91,11 +220,6 @@ def test_photos_keep_their_split_when_others_come_and_go(make: Make) -> None:
         assert len(after) > len(members)
 
 
-def test_what_is_no_photo_is_passed_over(make: Make) -> None:
-    root = make(["a.jpg", "._a.jpg", "notes.txt", "Thumbs.db"], 'train = "rest"')
-    assert names(folder_dataset(root, "train")) == ["a"]
-
-
 @pytest.mark.parametrize(
     ("head", "files"),
     [
@@ -110,12 +234,6 @@ def test_masks_are_no_photos(make: Make, head: str, files: list[str]) -> None:
     if not files:
         make(["a.png", "sub/b.png"], 'train = "rest"', head, "masks/photos")
     assert names(folder_dataset(root, "train")) == ["a", "sub/b"]
-
-
-def test_two_photos_with_one_mask_are_named(make: Make) -> None:
-    root = make(["a.jpg", "a.png"], 'train = "rest"')
-    with pytest.raises(DataError, match=r"images/a\.png: a\.jpg would have the same mask, a\.png"):
-        folder_dataset(root, "train")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """Mask files of every kind that data sets come with, and what is said of those that cannot be used."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +16,10 @@ from deconvseg.data.masks import VOID, MaskFormat, read_mask
 from deconvseg.errors import DataError
 
 VALUES = np.array([[0, 1, 255], [2, 2, 0]], np.uint8)
-THREE = MaskFormat.indexed(3)
-STREETS = MaskFormat(
-    {0: 0, 7: 1, 255: VOID}, {(0, 0, 0): 0, (128, 64, 128): 1, (128, 64, 129): 2, (224, 224, 192): VOID}
-)
+BLACK, RED, GREEN, WHITE, CLAY = (0, 0, 0), (128, 0, 0), (0, 128, 0), (255, 255, 255), (224, 224, 192)
+THREE = MaskFormat.indexed(("ground", "red", "green"), (BLACK, RED, GREEN))
+STREETS = MaskFormat({0: 0, 7: 1, 255: VOID}, {BLACK: 0, (128, 64, 128): 1, (128, 64, 129): 2, CLAY: VOID})
+Save = Callable[..., None]
 
 
 @pytest.fixture
@@ -25,22 +27,25 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "mask.png"
 
 
-def test_palette_and_grey_masks_are_their_values_whatever_their_colours(path: Path) -> None:
-    image = Image.fromarray(VALUES)
-    image.save(path)
-    np.testing.assert_array_equal(read_mask(path, THREE), VALUES)
-    image.putpalette([channel for value in range(256) for channel in (value, 255 - value, 7)])
-    image.save(path)
-    assert Image.open(path).mode == "P"
-    np.testing.assert_array_equal(read_mask(path, THREE), VALUES)
-    assert read_mask(path, THREE).dtype == np.uint8
+@pytest.fixture
+def save(path: Path) -> Save:
+    """Writes a palette mask."""
+
+    def save(values: Any, palette: Sequence[tuple[int, int, int]], kind: str = "PNG", **more: Any) -> None:
+        image = Image.fromarray(np.array(values, np.uint8))
+        image.putpalette([channel for color in palette for channel in color])
+        image.save(path, kind, **more)
+
+    return save
 
 
-def test_one_bit_masks_hold_zero_and_one(path: Path) -> None:
-    values = np.array([[True, False], [False, True]])
-    Image.fromarray(values).save(path)
-    assert Image.open(path).mode == "1"
-    np.testing.assert_array_equal(read_mask(path, MaskFormat.indexed(2)), values)
+def test_grey_masks_and_those_of_one_bit_are_their_values(path: Path) -> None:
+    Image.fromarray(VALUES).save(path)
+    labels = read_mask(path, THREE)
+    np.testing.assert_array_equal(labels, VALUES)
+    assert labels.dtype == np.uint8
+    Image.fromarray(VALUES == 1).save(path)
+    np.testing.assert_array_equal(read_mask(path, THREE), VALUES == 1)
 
 
 def test_values_may_stand_for_other_indices(path: Path) -> None:
@@ -48,9 +53,73 @@ def test_values_may_stand_for_other_indices(path: Path) -> None:
     np.testing.assert_array_equal(read_mask(path, STREETS), [[1, 0, 255]])
 
 
+@pytest.mark.parametrize(
+    "palette",
+    [
+        [BLACK, RED, GREEN, *[CLAY] * 253],
+        [(i, i, i) for i in range(256)],
+        [BLACK] * 256,
+        [(i, 255 - i, 7) for i in range(256)],
+        [BLACK, RED, *[BLACK] * 254],
+        [(9, 9, 9), GREEN, (8, 8, 8), *[WHITE] * 253],
+    ],
+    ids=["right", "grey ramp", "black", "foreign", "filled up with black", "one colour by chance"],
+)
+def test_palettes_that_agree_or_say_nothing_leave_the_ids(path: Path, save: Save, palette: Any) -> None:
+    save(VALUES, palette)
+    assert Image.open(path).mode == "P"
+    np.testing.assert_array_equal(read_mask(path, THREE), VALUES)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF", "BMP", "TIFF"])
+@pytest.mark.parametrize(
+    ("values", "palette"),
+    [
+        ([[0, 1, 2]], [BLACK, GREEN, RED]),
+        ([[0, 1, 2]], [BLACK, GREEN, RED, *[(i, i, i) for i in range(3, 256)]]),
+        ([[1]], [BLACK, GREEN]),
+        ([[0]], [RED]),
+        ([[0, 1]], [GREEN, BLACK, *[BLACK] * 254]),
+        ([[0, 1, 2, 3]], [BLACK, RED, GREEN, RED]),
+        ([[0, 1, 2]], [BLACK, CLAY, GREEN]),
+        ([[0, 40]], [BLACK, *[WHITE] * 39, GREEN]),
+        ([[0, 1, 2, 255]], [BLACK, GREEN, RED, *[WHITE] * 253]),
+    ],
+    ids=[
+        *("swapped", "swapped in a whole palette", "one id", "two bits", "turned round", "one colour twice"),
+        *("void", "an id of no class", "beside void in no known colour"),
+    ],
+)
+def test_palettes_that_show_other_classes_are_a_fault(
+    path: Path, save: Save, values: Any, palette: Any, kind: str
+) -> None:
+    save(values, palette, kind)
+    with pytest.raises(DataError, match=r"mask\.png: the mask's ids and the colours of its palette do not"):
+        read_mask(path, THREE)
+
+
+def test_both_readings_of_a_palette_mask_are_named(path: Path, save: Save) -> None:
+    save([[1, 1, 2]], [BLACK, GREEN, RED], transparency=bytes([0, 9, 255]))  # opacity changes nothing
+    with pytest.raises(DataError) as caught:
+        read_mask(path, THREE)
+    assert "id 1 (2 pixels) stands for 'red', its colour #008000 for 'green'; id 2 (1 pixels)" in str(
+        caught.value
+    )
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("how", [Image.Palette.ADAPTIVE, Image.Palette.WEB])
+def test_a_mask_in_colours_that_a_tool_gave_a_palette_is_a_fault(path: Path, how: Image.Palette) -> None:
+    colors = np.array([BLACK, (255, 0, 0), (0, 255, 0)], np.uint8)
+    Image.fromarray(colors[[[2, 1, 1, 0]]]).convert("P", palette=how, dither=Image.Dither.NONE).save(path)
+    masks = MaskFormat.indexed(("ground", "red", "green"), tuple(map(tuple, colors.tolist())))
+    with pytest.raises(DataError, match=r"do not agree.* 'green'"):
+        read_mask(path, masks)
+
+
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
 def test_colours_stand_for_classes(path: Path, mode: str) -> None:
-    colors = np.array([[(128, 64, 128), (0, 0, 0)], [(224, 224, 192), (128, 64, 129)]], np.uint8)
+    colors = np.array([[(128, 64, 128), BLACK], [CLAY, (128, 64, 129)]], np.uint8)
     image = Image.fromarray(colors)
     if mode == "RGBA":
         image.putalpha(Image.fromarray(np.array([[255, 0], [3, 255]], np.uint8)))
@@ -58,7 +127,7 @@ def test_colours_stand_for_classes(path: Path, mode: str) -> None:
     np.testing.assert_array_equal(read_mask(path, STREETS), [[1, 0], [255, 2]])
 
 
-@settings(max_examples=25, deadline=None)  # each needs a table of 16 million colours
+@settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_any_colours_are_looked_up_like_in_a_dictionary(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
@@ -72,20 +141,15 @@ def test_any_colours_are_looked_up_like_in_a_dictionary(
     np.testing.assert_array_equal(read_mask(path, masks), index)
 
 
-def test_unknown_ids_are_counted_and_the_known_ones_named(path: Path) -> None:
-    Image.fromarray(VALUES).save(path)
-    with pytest.raises(
-        DataError,
-        match=r"mask\.png: mask holds ids that are no class: 2 \(2 pixels\); known are 0\.\.1, 255;",
-    ):
-        read_mask(path, MaskFormat.indexed(2))
+def test_unknown_values_are_counted_and_the_known_ones_named(path: Path) -> None:
     many = np.repeat(np.arange(11, 18, dtype=np.uint8), range(7, 0, -1))[None]
     Image.fromarray(many).save(path)
-    with pytest.raises(DataError, match=r"11 \(7 pixels\), .*, 15 \(3 pixels\) and 2 more; known"):
-        read_mask(path, MaskFormat.indexed(2))
-
-
-def test_unknown_colours_are_counted_and_the_known_ones_named(path: Path) -> None:
+    with pytest.raises(
+        DataError,
+        match=r"mask\.png: mask holds ids that are no class: 11 \(7 pixels\), .*, 15 \(3 pixels\) and 2 "
+        r"more; known are 0\.\.2, 255;",
+    ):
+        read_mask(path, THREE)
     colors = np.zeros((2, 3, 3), np.uint8)
     colors[1, :2] = (1, 2, 255)
     Image.fromarray(colors).save(path)
@@ -97,15 +161,22 @@ def test_unknown_colours_are_counted_and_the_known_ones_named(path: Path) -> Non
         read_mask(path, STREETS)
 
 
-def test_modes_without_labels_are_refused(path: Path) -> None:
-    Image.new("RGB", (2, 2)).save(path)
-    with pytest.raises(
-        DataError, match=r"mask\.png: mask has mode RGB; an 8-bit palette or grey PNG is needed"
-    ):
-        read_mask(path, THREE)
-    Image.new("LA", (2, 2)).save(path)
-    with pytest.raises(DataError, match="mode LA; an 8-bit palette, grey or RGB PNG is needed"):
-        read_mask(path, STREETS)
+@pytest.mark.parametrize(
+    ("mode", "kind", "masks", "words"),
+    [
+        ("RGB", "PNG", THREE, "mask has mode RGB; an 8-bit palette or grey PNG is needed"),
+        ("LA", "PNG", STREETS, "mask has mode LA; an 8-bit palette, grey or RGB PNG is needed"),
+        ("I;16", "PNG", THREE, "mask has mode I;16; an 8-bit"),
+        ("L", "JPEG", THREE, "mask is a JPEG"),
+        ("RGB", "JPEG", STREETS, "mask is a JPEG"),
+    ],
+)
+def test_pictures_without_labels_are_refused(
+    path: Path, mode: str, kind: str, masks: MaskFormat, words: str
+) -> None:
+    Image.new(mode, (2, 2)).save(path, kind)
+    with pytest.raises(DataError, match=rf"mask\.png: {words}"):
+        read_mask(path, masks)
 
 
 def test_missing_and_damaged_masks_are_named(path: Path) -> None:
@@ -125,20 +196,12 @@ def test_sbd_masks_are_read_from_their_struct(tmp_path: Path) -> None:
     path = tmp_path / "mask.mat"
     savemat(path, {"GTcls": {"Segmentation": VALUES, "CategoriesPresent": [1, 2]}})
     np.testing.assert_array_equal(read_mask(path, THREE), VALUES)
-    with pytest.raises(DataError, match=r"mask\.mat: mask holds ids that are no class: 2"):
-        read_mask(path, MaskFormat.indexed(2))
-
-
-def test_other_mat_files_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "mask.mat"
-    with pytest.raises(DataError, match=r"mask\.mat: no such mask"):
+    savemat(path, {"GTcls": {"Segmentation": VALUES + 1}})
+    with pytest.raises(DataError, match=r"mask\.mat: mask holds ids that are no class: 3"):
         read_mask(path, THREE)
     savemat(path, {"GTinst": {"Segmentation": VALUES}})
     with pytest.raises(DataError, match=r"mask\.mat: no mask of SBD can be read \(KeyError"):
         read_mask(path, THREE)
     savemat(path, {"GTcls": {"Segmentation": VALUES.astype(float)}})
     with pytest.raises(DataError, match=r"is float64 \(2, 3\), not uint8"):
-        read_mask(path, THREE)
-    path.write_bytes(b"no mat")
-    with pytest.raises(DataError, match=r"mask\.mat: no mask of SBD can be read"):
         read_mask(path, THREE)
