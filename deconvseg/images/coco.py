@@ -8,13 +8,14 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+import cv2
 import numpy as np
+import pycocotools.mask as mask_api
 from numpy.typing import NDArray
 
 from deconvseg.errors import OutputError
 from deconvseg.files import replacing
-from deconvseg.images.components import Runs, regions
-from deconvseg.images.outline import outline
+from deconvseg.images.components import connected
 
 if TYPE_CHECKING:
     from deconvseg.segmentation import Segmentation
@@ -49,32 +50,30 @@ def coco_document(segmentation: Segmentation, file_name: str, *, polygons: bool 
     0. `segmentation` is compressed RLE or, on request, a polygon along the pixels' sides, its holes joined to
     it by a line there and back; both give back the labels exactly.
     """
-    labels = segmentation.labels
-    height, width = labels.shape
-    runs = Runs.of(labels.T)  # COCO goes down the columns
-    runs = Runs(*(values[runs.label > 0] for values in runs))
-    region, found = regions(runs)
-    by_region = np.argsort(region, kind="stable")
-    runs = Runs(*(values[by_region] for values in runs))
-    ends = np.cumsum(np.bincount(region, minlength=len(found.labels))).tolist()
-    annotations = []
-    for index, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
-        own = Runs(*(values[start:end] for values in runs))
-        top, left, bottom, right = found.boxes[index].tolist()  # found in the transposed labels
-        shape: object = {"size": [height, width], "counts": _compressed(_counts(own, height, width))}
-        if polygons:
-            shape = [outline(own.row, own.start, own.stop)]
-        annotations.append(
-            {
-                "id": index + 1,
-                "image_id": 1,
-                "category_id": int(found.labels[index]),
-                "segmentation": shape,
-                "area": int(found.areas[index]),
-                "bbox": [left, top, right - left, bottom - top],
-                "iscrowd": 0,
-            }
-        )
+    columns = np.ascontiguousarray(segmentation.labels.T)  # COCO goes down the columns
+    annotations: list[Document] = []
+    for label in range(1, len(segmentation.classes)):
+        inside = columns == label
+        if not inside.any():
+            continue
+        numbers, found = connected(inside)
+        for number, top, left, bottom, right, area in found:
+            inside = numbers[left:right, top:bottom] == number
+            shape: object = (
+                [_polygon(inside, left, top)] if polygons else _rle(inside, left, top, columns.shape)
+            )
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": 1,
+                    "category_id": label,
+                    "segmentation": shape,
+                    "area": area,
+                    "bbox": [left, top, right - left, bottom - top],
+                    "iscrowd": 0,
+                }
+            )
+    width, height = columns.shape
     categories = [{"id": i, "name": name, "supercategory": ""} for i, name in enumerate(segmentation.classes)]
     return {
         "info": {"description": "made by deconvseg segment"},
@@ -82,6 +81,45 @@ def coco_document(segmentation: Segmentation, file_name: str, *, polygons: bool 
         "annotations": annotations,
         "categories": categories[1:],
     }
+
+
+def _rle(inside: NDArray[np.bool_], left: int, top: int, shape: tuple[int, ...]) -> Document:
+    """Compressed RLE of an object `inside` a window (w, h) of an image of this shape (W, H)."""
+    column, row = np.nonzero(np.diff(inside.view(np.int8), prepend=0, append=0))
+    edges = (column + left) * shape[1] + row + top
+    goes_on = edges[1:] == edges[:-1]  # at the top of the next column
+    edges = edges[~(np.append(goes_on, False) | np.append(False, goes_on))]
+    counts = np.diff(edges, prepend=0, append=shape[0] * shape[1]).tolist()
+    size = [shape[1], shape[0]]
+    counts = counts if counts[-1] else counts[:-1]
+    encoded = mask_api.frPyObjects({"size": size, "counts": counts}, *size)
+    return {"size": size, "counts": encoded["counts"].decode("ascii")}
+
+
+def _polygon(inside: NDArray[np.bool_], left: int, top: int) -> list[int]:
+    """The outline x0, y0, x1, y1, ... of an object `inside` a window (w, h), in pixel corners.
+
+    What does not hang together, a hole above all, is joined to the first point by a line there and back:
+    filled by the even-odd rule, as COCO's programs do, the polygon gives the object's very pixels.
+    """
+    # OpenCV's contours go through the middles of pixels: those of the four quarters of each lie beside its
+    # corners, and round to them.
+    quarters = np.pad(inside.T, 1).repeat(2, 0).repeat(2, 1).view(np.uint8)
+    contours, _ = cv2.findContours(quarters, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    loops = sorted(
+        (_corners((contour[::-1, 0] + 1) // 2) for contour in contours), key=lambda loop: loop[0][::-1]
+    )
+    first = loops[0][0]
+    points = [*loops[0], *(point for loop in loops[1:] for point in (first, *loop, loop[0]))]
+    return [value for x, y in points for value in (x + left - 1, y + top - 1)]
+
+
+def _corners(loop: NDArray[np.int32]) -> list[list[int]]:
+    """The points where a closed way turns, from the leftmost of the topmost on."""
+    loop = loop[(loop != np.roll(loop, 1, 0)).any(1)]
+    come, go = loop - np.roll(loop, 1, 0), np.roll(loop, -1, 0) - loop
+    loop = loop[come[:, 0] * go[:, 1] != come[:, 1] * go[:, 0]]
+    return np.roll(loop, -np.lexsort(loop.T)[0], 0).tolist()
 
 
 def merge_coco(parts: Sequence[Path], target: Path) -> list[str]:
@@ -149,31 +187,3 @@ def _write_list(stream: BinaryIO, items: Iterator[Document]) -> None:
     for item in items:
         stream.write(between + json.dumps(item).encode())
         between = b",\n"
-
-
-def _counts(runs: Runs, height: int, width: int) -> list[int]:
-    """Lengths of the stretches outside and inside, in turn, of the image read column after column."""
-    start, stop = runs.row * height + runs.start, runs.row * height + runs.stop
-    parted = start[1:] != stop[:-1]  # false where a run goes on at the top of the next column
-    start, stop = start[np.append(True, parted)], stop[np.append(parted, True)]
-    edges = np.stack([start, stop], 1).ravel()
-    counts = np.diff(edges, prepend=0).tolist()
-    rest = height * width - int(stop[-1])
-    return [*counts, rest] if rest else counts
-
-
-def _compressed(counts: Sequence[int]) -> str:
-    """COCO's text for run lengths: from the third on differences to the last but one, 5 bits a letter.
-
-    Format: `rleToString` of the COCO API's maskApi.c.
-    """
-    letters = bytearray()
-    for index, count in enumerate(counts):
-        value = count - counts[index - 2] if index > 2 else count
-        while True:
-            bits, value = value & 31, value >> 5
-            more = value != (-1 if bits & 16 else 0)
-            letters.append(48 + bits + 32 * more)
-            if not more:
-                break
-    return letters.decode("ascii")

@@ -15,6 +15,7 @@ from PIL import Image
 
 from deconvseg.errors import OutputError
 from deconvseg.files import replacing
+from deconvseg.images.components import outline
 from deconvseg.images.legend import draw_legend
 from deconvseg.images.palette import Palette, palette_for, tints
 
@@ -169,8 +170,9 @@ def _overlay(labels: NDArray[np.uint8], palette: Palette, photo: Photo) -> Image
             part[:, :, None] > 0, (bright * 6 + colors[part] * 4) // 10, (bright + grey) * 3 // 8
         )
         above = min(rows.start, width)
-        outline = _outline(labels[rows.start - above : rows.stop + width], width)[above:][: len(part)]
-        shown[outline] = (colors[part[outline]] + 2 * 255) // 3
+        edge = outline(labels[rows.start - above : rows.stop + width], width)[above:][: len(part)]
+        edge &= part > 0
+        shown[edge] = (colors[part[edge]] + 2 * 255) // 3
         return shown.astype(np.uint8)
 
     return _in_strips("RGB", labels.shape, paint)
@@ -207,19 +209,3 @@ def _save(image: Image.Image, target: Target, format_: str = "PNG") -> None:
 
 def _colors(segmentation: Segmentation) -> NDArray[np.uint8]:
     return np.array(segmentation.palette, np.uint8).reshape(-1, 3)
-
-
-def _outline(labels: NDArray[np.uint8], width: int) -> NDArray[np.bool_]:
-    """Object pixels with another label at most `width` pixels up, down, left or right."""
-    height, length = labels.shape
-    edge = np.zeros(labels.shape, bool)
-    for step in range(1, width + 1):
-        if step < height:
-            differs = labels[step:] != labels[:-step]
-            edge[step:] |= differs
-            edge[:-step] |= differs
-        if step < length:
-            differs = labels[:, step:] != labels[:, :-step]
-            edge[:, step:] |= differs
-            edge[:, :-step] |= differs
-    return edge & (labels > 0)
