@@ -4,31 +4,26 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from deconvseg.errors import WeightsError
+from deconvseg.errors import OutputError, WeightsError
+from deconvseg.files import replacing
 from deconvseg.images.palette import Palette
 from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.deconvnet import DeconvNet
 from deconvseg.network.fcn8s import FCN8s
-from deconvseg.network.tensor_file import (
-    Storage,
-    Stored,
-    Values,
-    as_it_is,
-    encode,
-    output_axis,
-    write_tensors,
-)
+
+Storage = Literal["float32", "float16", "int8"]
 
 FORMAT = 1
 ARCHITECTURES: dict[str, type[SegmentationNetwork]] = {
@@ -88,26 +83,11 @@ def save_network(
 def write_network(
     path: Path,
     network: SegmentationNetwork,
-    state: Mapping[str, Values],
+    state: Mapping[str, Tensor],
     header: NetworkHeader,
-    storage: Storage,
-    release: Callable[[], None] = lambda: None,
+    storage: Storage = "float32",
 ) -> None:
-    """Write a network file from numbers that need not be in memory.
-
-    Args:
-        path, header, storage: as for `save_network`.
-        network: gives the architecture; its own numbers are not looked at, it may be on the `meta` device.
-        state: a tensor or array for every entry of the network's state.
-        release: called now and then, when a part of the numbers has been used.
-
-    Raises:
-        OutputError: the file cannot be written.
-        WeightsError: a number is not finite, or too large for the storage format.
-    """
-    tensors: dict[str, Stored] = {}
-    for name, values in state.items():
-        tensors |= encode(name, values, storage, release)
+    """As `save_network`, with tensors that need not be in the network, which may be on device `meta`."""
     document = {
         "format": FORMAT,
         "architecture": network.architecture,
@@ -115,7 +95,7 @@ def write_network(
         "order": "RGB",
         **asdict(header),
     }
-    write_tensors(path, tensors, {_KEY: json.dumps(document)})
+    write_tensors(path, encode(state, storage), {_KEY: json.dumps(document)})
 
 
 def copy_network(source: Path, target: Path, changes: Mapping[str, Any]) -> None:
@@ -130,15 +110,59 @@ def copy_network(source: Path, target: Path, changes: Mapping[str, Any]) -> None
         WeightsError: the source is no network file.
         OutputError: the target cannot be written.
     """
-    try:
-        with safe_open(source, framework="pt") as file:
-            document = _document(source, file.metadata())
-            tensors = {name: as_it_is(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(
-            f"{source}: not a readable network file ({error}); fetch or train it again"
-        ) from error
+    with _opened(source) as file:
+        document = _document(source, file.metadata())
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     write_tensors(target, tensors, {_KEY: json.dumps({**document, **changes})})
+
+
+def encode(state: Mapping[str, Tensor], storage: Storage) -> dict[str, Tensor]:
+    """Tensors of a network as a file holds them.
+
+    Args:
+        state: tensors by name, which tells a transposed convolution; integer tensors stay as they are.
+        storage: `float16` and `int8` are for kernels (4 axes), all else is float32; `int8` adds one float32
+            scale an output channel under `{name}.scale`.
+
+    Raises:
+        WeightsError: a number is NaN or infinite, or is so in this format.
+    """
+    stored: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        values = tensor.detach().cpu()
+        if not values.is_floating_point():
+            stored[name] = values
+            continue
+        values = values.float()
+        if storage == "float32" or values.ndim != 4:
+            stored[name] = check = values
+        elif storage == "float16":
+            stored[name] = check = values.half()
+        else:
+            others = [axis for axis in range(4) if axis != _output_axis(name)]
+            check = values.abs().amax(others, keepdim=True).clamp_min(1e-12) / 127
+            stored[name] = (values / check).round().to(torch.int8)
+            stored[f"{name}.scale"] = check.flatten()
+        if not check.isfinite().all():
+            raise WeightsError(
+                f"{name}: weights that are not finite numbers, or too large for this storage; if they are "
+                "sound, store them as float32"
+            )
+    return stored
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file beside its target and rename it into place.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    try:
+        with replacing(path) as stream:
+            save_file(contiguous, stream.name, dict(metadata))
+    except SafetensorError as error:
+        raise OutputError(f"{path}: the network cannot be written ({error})") from error
 
 
 def describe_network(path: Path) -> tuple[SegmentationNetwork, NetworkHeader]:
@@ -279,7 +303,7 @@ def _expand(file: Any, name: str) -> Tensor:
     """A tensor of an open safetensors file; stored numbers become float32, others stay."""
     tensor: Tensor = file.get_tensor(name)
     if tensor.dtype == torch.int8:
-        axis = output_axis(name)
+        axis = _output_axis(name)
         if f"{name}.scale" not in file.keys():  # noqa: SIM118 (not a dict)
             raise ValueError(f"{name} lacks its scales")
         scale = file.get_tensor(f"{name}.scale").float()
@@ -287,3 +311,8 @@ def _expand(file: Any, name: str) -> Tensor:
             raise ValueError(f"{name} lacks its scales")
         return tensor.float().mul_(scale.reshape([-1 if i == axis else 1 for i in range(4)]))
     return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def _output_axis(name: str) -> int:
+    """Where a kernel has its output channels: transposed convolutions have them on axis 1."""
+    return 1 if "deconv" in name or "upscore" in name else 0

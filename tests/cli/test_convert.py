@@ -18,37 +18,37 @@ from .conftest import EXAMPLES, Run, lines
 PLAIN = ("--proposals", "0", "--no-crf", "--device", "cpu", "--precision", "fp32")
 
 
-def test_deconvnet_from_caffe_segments(run: Run, tmp_path: Path) -> None:
+def test_deconvnet_from_caffe_segments(inside: Run, tmp_path: Path) -> None:
     caffemodel.write(tmp_path / "d.caffemodel", caffemodel.deconvnet(cells=1))
-    done = run("weights", "convert", "d.caffemodel", "-o", "d.safetensors")
+    done = inside("weights", "convert", "d.caffemodel", "-o", "d.safetensors")
     assert done.returncode == 0, done.stderr
     assert done.stdout == b""
     told = lines(done)
     assert told[0] == "d.caffemodel: DeconvNet, 21 labels, crops of 32 x 32 pixels, BatchNorm folded"
     assert told[1] == "d.caffemodel: layers not needed: 25 without weights"
     assert told[2].startswith("d.safetensors: 0.")
-    info = json.loads(run("weights", "info", "d.safetensors").stdout)
+    info = json.loads(inside("weights", "info", "d.safetensors").stdout)
     assert info["training"] == {"source": "d.caffemodel"}
-    done = run("segment", EXAMPLES / "cat.jpg", "-o", "m.png", "--weights", "d.safetensors", *PLAIN)
+    done = inside("segment", EXAMPLES / "cat.jpg", "-o", "m.png", "--weights", "d.safetensors", *PLAIN)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "m.png").is_file()
 
 
 def test_a_training_stage_is_refused_for_photos_and_trained_further(
-    run: Run, tmp_path: Path, make_shapes: Callable[..., Path]
+    inside: Run, tmp_path: Path, make_shapes: Callable[..., Path]
 ) -> None:
     make_shapes(tmp_path / "voc", train=6, val=2)
     caffemodel.write(tmp_path / "s.caffemodel", caffemodel.deconvnet(cells=1, mode=None), Style(new=True))
-    done = run("weights", "convert", "s.caffemodel", "-o", "s.safetensors", "--storage", "float32")
+    done = inside("weights", "convert", "s.caffemodel", "-o", "s.safetensors", "--storage", "float32")
     assert "BatchNorm without statistics" in lines(done)[0]
-    refused = run("segment", EXAMPLES / "cat.jpg", "-o", "m.png", "--weights", "s.safetensors", *PLAIN)
+    refused = inside("segment", EXAMPLES / "cat.jpg", "-o", "m.png", "--weights", "s.safetensors", *PLAIN)
     assert refused.returncode == 2
     (line,) = lines(refused)
     assert "s.safetensors: a network of a training stage, whose BatchNorm has no statistics yet" in line
     assert "--init s.safetensors" in line
     recipe = "crop_size = 32\nbatch_size = 4\nfrozen_blocks = 5\nprecision = 'fp32'\nsteps = 1\n"
     (tmp_path / "quick.toml").write_text(recipe)
-    done = run(
+    done = inside(
         *("train", "--voc-root", "voc", "--recipe", "quick.toml", "--init", "s.safetensors", "--out", "run")
     )
     assert done.returncode == 0, done.stderr
@@ -59,13 +59,13 @@ def test_a_training_stage_is_refused_for_photos_and_trained_further(
         assert norm.running_mean.abs().max() > 0  # gathered even in the blocks that are frozen
 
 
-def test_vgg16_from_caffe_whole_and_cut_short(run: Run, tmp_path: Path) -> None:
+def test_vgg16_from_caffe_whole_and_cut_short(inside: Run, tmp_path: Path) -> None:
     whole = caffemodel.write(tmp_path / "v.CAFFEMODEL", caffemodel.vgg16(matrices=True))
-    done = run("weights", "convert", "v.CAFFEMODEL", "-o", "v.safetensors")
+    done = inside("weights", "convert", "v.CAFFEMODEL", "-o", "v.safetensors")
     assert "VGG-16 with fc6 and fc7" in lines(done)[0]
     assert "layers not needed: fc8" in lines(done)[1]
     (tmp_path / "x.caffemodel").write_bytes(whole.read_bytes()[:-100])
-    refused = run("weights", "convert", "x.caffemodel", "-o", "o.safetensors")
+    refused = inside("weights", "convert", "x.caffemodel", "-o", "o.safetensors")
     assert refused.returncode == 2
     (line,) = lines(refused)
     assert line.startswith("error: x.caffemodel: not a sound .caffemodel file")
@@ -73,60 +73,62 @@ def test_vgg16_from_caffe_whole_and_cut_short(run: Run, tmp_path: Path) -> None:
 
 
 def test_what_is_there_is_not_overwritten(
-    run: Run, tmp_path: Path, tiny_network: Path, tiny_fcn: Path
+    inside: Run, tmp_path: Path, tiny_network: Path, tiny_fcn: Path
 ) -> None:
     before = tiny_network.read_bytes()
     for output, told in (
         (tiny_network, "is one of the files to read"),
         ("no/n.safetensors", "none that exists"),
     ):
-        refused = run("weights", "convert", tiny_network, "-o", output, "--overwrite")
+        refused = inside("weights", "convert", tiny_network, "-o", output, "--overwrite")
         assert refused.returncode == 2
         assert told in lines(refused)[0]
     assert tiny_network.read_bytes() == before
     (tmp_path / "n.safetensors").write_text("mine")
-    assert "--overwrite" in lines(run("weights", "convert", tiny_fcn, "-o", "n.safetensors"))[0]
-    refused = run("weights", "convert", tiny_network, "-o", "n.safetensors", "--overwrite", "--side", "96")
+    assert "--overwrite" in lines(inside("weights", "convert", tiny_fcn, "-o", "n.safetensors"))[0]
+    refused = inside("weights", "convert", tiny_network, "-o", "n.safetensors", "--overwrite", "--side", "96")
     assert "--side is for an FCN-8s" in lines(refused)[0]
     assert (tmp_path / "n.safetensors").read_text() == "mine"
-    done = run("weights", "convert", tiny_fcn, "-o", "n.safetensors", "--overwrite", "--side", "96")
+    done = inside("weights", "convert", tiny_fcn, "-o", "n.safetensors", "--overwrite", "--side", "96")
     assert done.returncode == 0, done.stderr
     assert load_network(tmp_path / "n.safetensors")[0].side == 96
 
 
-def test_an_ensemble_from_the_shell(run: Run, tmp_path: Path, tiny_network: Path, tiny_fcn: Path) -> None:
+def test_an_ensemble_from_the_shell(inside: Run, tmp_path: Path, tiny_network: Path, tiny_fcn: Path) -> None:
     common = ("segment", EXAMPLES / "cat.jpg", "--weights", tiny_network, "--device", "cpu", "--no-crf")
     few = ("--proposals", "2", "--min-side", "20")
-    done = run(*common, *few, "-o", "m.png", "--ensemble", "mean", "--fcn", tiny_fcn)
+    done = inside(*common, *few, "-o", "m.png", "--ensemble", "mean", "--fcn", tiny_fcn)
     assert done.returncode == 0, done.stderr
     assert f"mean with {tiny_fcn}" in lines(done)[0]
-    alone = run(*common, *few, "-o", "a.png")
+    alone = inside(*common, *few, "-o", "a.png")
     assert alone.returncode == 0
     assert (tmp_path / "m.png").read_bytes() != (tmp_path / "a.png").read_bytes()
-    implied = run(*common, *few, "-o", "i.png", "--fcn", tiny_fcn)
+    implied = inside(*common, *few, "-o", "i.png", "--fcn", tiny_fcn)
     assert f"mean with {tiny_fcn}" in lines(implied)[0]
     assert (tmp_path / "i.png").read_bytes() == (tmp_path / "m.png").read_bytes()
-    refused = run(*common, "-o", "r.png", "--fcn", tiny_fcn, "--ensemble", "off")
+    refused = inside(*common, "-o", "r.png", "--fcn", tiny_fcn, "--ensemble", "off")
     assert refused.returncode == 2
     assert "an FCN-8s is for ensembles" in lines(refused)[0]
-    paper = run(*common, *few, "-o", "p.png", "--protocol", "paper", "--fcn", tiny_fcn)
+    paper = inside(*common, *few, "-o", "p.png", "--protocol", "paper", "--fcn", tiny_fcn)
     assert paper.returncode == 0, paper.stderr
     assert f"mean with {tiny_fcn}" in lines(paper)[0]
 
 
-def test_average(run: Run, tmp_path: Path, tiny_network: Path) -> None:
+def test_average(inside: Run, tmp_path: Path, tiny_network: Path) -> None:
     network, header = load_network(tiny_network)
     with torch.no_grad():
         for values in network.parameters():
             values.add_(1)
     save_network(tmp_path / "b.safetensors", network, header)
-    done = run("weights", "average", tiny_network, "b.safetensors", "-o", "c.safetensors", "--share", "0.25")
+    done = inside(
+        "weights", "average", tiny_network, "b.safetensors", "-o", "c.safetensors", "--share", "0.25"
+    )
     assert done.returncode == 0, done.stderr
     averaged, header = load_network(tmp_path / "c.safetensors")
     first = load_network(tiny_network)[0].state_dict()
     for name, values in averaged.named_parameters():
         torch.testing.assert_close(values.detach(), first[name] + 0.25)
     assert header.training["averaged_with"] == "b.safetensors"
-    refused = run("weights", "average", tiny_network, "b.safetensors", "-o", "b.safetensors")
+    refused = inside("weights", "average", tiny_network, "b.safetensors", "-o", "b.safetensors")
     assert refused.returncode == 2
     assert "is one of the files to read" in lines(refused)[0]

@@ -30,10 +30,9 @@ class Layer:
 
 @dataclass(frozen=True)
 class Style:
-    """How a file is written: new or old list of layers, packed or single, double or single precision."""
+    """How a file is written: new or old list of layers, double or single precision, new or old shapes."""
 
     new: bool = False
-    packed: bool = True
     double: bool = False
     old_shape: bool = True
 
@@ -65,12 +64,8 @@ def blob(array: NDArray[np.floating], style: Style = Style()) -> bytes:
         head = b"".join(integer(i, size) for i, size in enumerate(sizes, start=1))
     else:
         head = message(7, message(1, b"".join(map(varint, array.shape))))
-    field, kind, wire = (8, "<f8", 1) if style.double else (5, "<f4", 5)
-    numbers = np.ascontiguousarray(array, kind)
-    if style.packed:
-        return head + message(field, numbers.tobytes())
-    start = tag(field, wire)
-    return head + b"".join(start + number.tobytes() for number in numbers.ravel())
+    field, kind = (8, "<f8") if style.double else (5, "<f4")
+    return head + message(field, np.ascontiguousarray(array, kind).tobytes())
 
 
 def layer(content: Layer, style: Style = Style()) -> bytes:

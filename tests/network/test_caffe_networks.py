@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from deconvseg.network.vgg16 import initialise_encoder, read_vgg16
 from . import caffe_reference, caffemodel
 from .caffemodel import FCN_NAMES, FCN_OLD_NAMES, Layer, Style, Weights
 
-STYLES = [Style(), Style(new=True, old_shape=False), Style(packed=False), Style(new=True, double=True)]
+STYLES = [Style(), Style(new=True, old_shape=False), Style(new=True, double=True)]
 
 
 def convert(tmp_path: Path, layers: Iterable[Layer], style: Style = Style(), **options: object) -> Converted:  # noqa: B008
@@ -220,7 +219,7 @@ ZEROS = np.zeros((3, 3, 3, 3), np.float32)
         (without(caffemodel.deconvnet(), "deconv4_1", "deconv4_2", "deconv4_3"), "DeconvNet by the names"),
         (changed(caffemodel.deconvnet(), "conv2_2", ZEROS, np.zeros(3, np.float32)), "conv2_2 has the shape"),
         (changed(caffemodel.deconvnet(), "bn2_2", ZEROS), "bn2_2 holds 1 arrays, not 2"),
-        (changed(caffemodel.deconvnet(), "fc6", np.zeros((0, 7, 2, 2), np.float32)), "make no network"),
+        (changed(caffemodel.deconvnet(), "fc6", np.zeros((0, 7, 2, 2), np.float32)), "holds 0 numbers"),
         ([*caffemodel.deconvnet(), Layer("fc8", "Convolution", [ZEROS])], "fc8 is left over"),
         ([*caffemodel.deconvnet(), Layer("fc6", "Convolution", [ZEROS])], "two layers .* named 'fc6'"),
         (
@@ -265,15 +264,8 @@ def test_a_matrix_where_a_kernel_belongs(tmp_path: Path) -> None:
         convert(tmp_path, layers, Style(new=True, old_shape=False))
 
 
-def test_the_file_is_aligned_and_read_by_safetensors_itself(tmp_path: Path) -> None:
+def test_int8_is_a_number_a_weight_and_a_scale_an_output(tmp_path: Path) -> None:
     convert(tmp_path, caffemodel.deconvnet(), storage="int8")
-    content = (tmp_path / "ours.safetensors").read_bytes()
-    length = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + length])
-    assert length % 8 == 0
-    sizes = {"I8": 1, "F32": 4, "I64": 8}
-    header.pop("__metadata__")
-    assert all(entry["data_offsets"][0] % sizes[entry["dtype"]] == 0 for entry in header.values())
     with safe_open(tmp_path / "ours.safetensors", framework="np") as file:
         scale = file.get_tensor("fc6_deconv.conv.weight.scale")
         stored = file.get_tensor("fc6_deconv.conv.weight")
