@@ -80,7 +80,7 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
 def test_damage_by_chance_never_does_more_than_a_clear_error(tmp_path: Path) -> None:
     path, refused = tmp_path / "n", 0
     files = mutations(np.random.default_rng(0), seeds())
-    for _ in range(2000):
+    for _ in range(600):
         path.write_bytes(next(files))
         try:
             for layer in read_caffemodel(path):
@@ -88,4 +88,4 @@ def test_damage_by_chance_never_does_more_than_a_clear_error(tmp_path: Path) -> 
         except WeightsError as error:
             assert str(path) in str(error)
             refused += 1
-    assert 500 < refused < 1950
+    assert 150 < refused < 580

@@ -238,7 +238,8 @@ def test_loading_leaves_torchs_compiler_alone(tiny_network: Path, tiny_fcn: Path
     """Its import takes longer than all the rest of the loading."""
     script = (
         "import sys, torch; from pathlib import Path; before = set(sys.modules);"
-        "from deconvseg.network.checkpoint import load_network; [load_network(Path(p)) for p in sys.argv[1:]];"
+        "from deconvseg.network.checkpoint import load_network;"
+        "[load_network(Path(path)) for path in sys.argv[1:]];"
         "print(*{name.partition('.')[0] for name in set(sys.modules) - before})"
     )
     command = [sys.executable, "-c", script, tiny_network, tiny_fcn]
