@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -31,11 +34,10 @@ from deconvseg.cli.options import (
     WeightsOption,
     refuse_target,
 )
-from deconvseg.cli.scores import EvalProgress, print_scores, print_tuned
 from deconvseg.errors import UsageError
 
 if TYPE_CHECKING:
-    from deconvseg.evaluation.truth import Truth
+    from deconvseg.evaluation.run import Truth
     from deconvseg.segmenter import Segmenter
 
 TUNING_SAMPLE = 60
@@ -140,7 +142,9 @@ def evaluate(
     fcn: FcnOption = None,
     crf: CrfOption = True,
     forest: ForestOption = None,
-    workers: Annotated[int, typer.Option(min=1, metavar="N", help="Processes.", rich_help_panel=RUN)] = 1,
+    workers: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Photos at a time.", rich_help_panel=RUN)
+    ] = 1,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -153,28 +157,31 @@ def evaluate(
     root = voc_root or data
     if root is None or (voc_root and data):
         raise UsageError("name the data set: --voc-root DIR for VOC's layout, or --data DIR for your own")
-    _refuse_contradictions(
-        predictions=predictions, ablate=ablate, tune_crf=tune_crf, report=report, output=output
-    )
-    from deconvseg.evaluation.truth import open_truth
-
+    if predictions and (ablate or tune_crf):
+        raise UsageError("--predictions runs no network; leave out --ablate and --tune-crf")
+    if tune_crf and (ablate or report):
+        raise UsageError("--tune-crf writes a network and no report; leave out --ablate and --report")
+    if tune_crf and not output:
+        raise UsageError("--tune-crf: name the tuned copy of the network with -o FILE")
+    if output and not tune_crf:
+        raise UsageError("-o is for --tune-crf; results go to standard output or --report DIR")
     if (ablate or tune_crf) and protocol != "default":
         raise UsageError("--ablate and --tune-crf vary the default protocol; leave --protocol out")
-    truth = open_truth(root, split, limit or (TUNING_SAMPLE if tune_crf else None))
-    if len(truth.examples) < truth.photos and not quiet:
-        console.say(f"a sample: {len(truth.examples)} of the {truth.photos} photos of {split}, evenly spread")
-
-    from deconvseg.evaluation.ablation import Network, Predictions, Subject
+    from deconvseg.evaluation.ablation import finished, network
+    from deconvseg.evaluation.report import summarise, write_report
     from deconvseg.evaluation.run import evaluate as run
+    from deconvseg.evaluation.run import open_truth
+    from deconvseg.machine import reuse_freed_memory
     from deconvseg.segmenter import Segmenter
 
-    subject: Subject
+    say: Callable[[str], None] = (lambda text: None) if quiet else console.say
+    truth = open_truth(root, split, limit or (TUNING_SAMPLE if tune_crf else None))
+    if len(truth.examples) < truth.photos:
+        say(f"a sample: {len(truth.examples)} of the {truth.photos} photos of {split}, evenly spread")
     if predictions:
-        subject = Predictions(predictions)
-        if not quiet and any(truth.masks.ids.get(i) != i for i in range(len(truth.classes))):
-            console.say(
-                "note: predictions hold class numbers, 0 and up in the order of dataset.toml, not its ids"
-            )
+        subject = finished(predictions, truth)
+        if any(truth.masks.ids.get(i) != i for i in range(len(truth.classes))):
+            say("note: predictions hold class numbers, 0 and up in the order of dataset.toml, not its ids")
     else:
         segmenter = Segmenter(
             weights,
@@ -192,81 +199,122 @@ def evaluate(
             threads=threads,
             forest=forest,
         )
-        _load(segmenter, weights, quiet=quiet)
-        if tune_crf:
-            assert output is not None
-            return _tune(segmenter, weights, truth, output, overwrite, workers, as_json, quiet)
-        subject = Network(segmenter, ablate=ablate)
+        reuse_freed_memory()
+        segmenter.load()
+        if not quiet:
+            console.introduce(segmenter, weights)
+        if output:
+            return _tune(segmenter, truth, output, overwrite, workers, say, as_json)
+        subject = network(segmenter, truth, ablate=ablate)
     try:
-        with EvalProgress(wanted=not quiet) as progress:
+        with _progress(say) as progress:
             evaluation = run(
-                subject, truth, folder=report, overwrite=overwrite, workers=workers, progress=progress.show
+                subject, truth, folder=report, overwrite=overwrite, workers=workers, progress=progress
             )
     except KeyboardInterrupt:
         kept = "finished photos are kept, run the same again to go on" if report else "nothing is kept"
         console.error(f"interrupted; {kept}")
         return signals.exit_code()
-    from deconvseg.evaluation.report import summarise, write_report
-
     summary = summarise(evaluation, None if predictions else weights)
     if report:
         write_report(evaluation, summary, report)
-        if not quiet:
-            console.say(f"report: {report / 'report.html'}")
+        say(f"report: {report / 'report.html'}")
     if as_json:
         print(json.dumps(summary, indent=2, allow_nan=False))
     else:
-        print_scores(summary)
+        _print_scores(summary)
     return console.DONE
-
-
-def _refuse_contradictions(
-    *, predictions: Path | None, ablate: bool, tune_crf: bool, report: Path | None, output: Path | None
-) -> None:
-    if predictions and (ablate or tune_crf):
-        raise UsageError("--predictions runs no network; leave out --ablate and --tune-crf")
-    if tune_crf and (ablate or report):
-        raise UsageError("--tune-crf writes a network and no report; leave out --ablate and --report")
-    if tune_crf and not output:
-        raise UsageError("--tune-crf: name the tuned copy of the network with -o FILE")
-    if output and not tune_crf:
-        raise UsageError("-o is for --tune-crf; results go to standard output or --report DIR")
-
-
-def _load(segmenter: Segmenter, weights: str, *, quiet: bool) -> None:
-    from deconvseg.machine import reuse_freed_memory
-
-    reuse_freed_memory()
-    segmenter.load()
-    if not quiet:
-        console.introduce(segmenter, weights)
 
 
 def _tune(
     segmenter: Segmenter,
-    weights: str,
     truth: Truth,
     output: Path,
     overwrite: bool,
     workers: int,
+    say: Callable[[str], None],
     as_json: bool,
-    quiet: bool,
 ) -> int:
-    from deconvseg.evaluation.tune import tune_crf
+    from deconvseg.evaluation.tune import in_words, tune_crf
     from deconvseg.weights import network_file
 
-    source = network_file(weights)
+    source = network_file(segmenter.weights)
     refuse_target(output, source, overwrite=overwrite)
-    result = tune_crf(
-        segmenter,
-        source,
-        truth,
-        output,
-        workers=workers,
-        progress=(lambda text: None) if quiet else console.say,
-    )
+    result = tune_crf(segmenter, source, truth, output, workers=workers, progress=say)
     if as_json:
         print(json.dumps(result, indent=2, allow_nan=False))
         return console.DONE
-    print_tuned(result)
+    for key in ("before", "after"):
+        side = result[key]
+        print(
+            f"{key:7}{side['mean_iou_searched']:.4f} searched  {side['mean_iou_held_out']:.4f} held out  "
+            + in_words(side["crf"])
+        )
+    kept = "the new parameters" if result["improved"] else "the old parameters: the new ones are not better"
+    print(f"{output}: holds {kept} on the photos held out")
     return console.DONE
+
+
+@contextmanager
+def _progress(say: Callable[[str], None]) -> Iterator[Callable[[int, int], None]]:
+    """Yields what shows a bar with the time left, or without a terminal a line each tenth of the way."""
+    bar: console.Progress | None = None
+    started, before = time.monotonic(), 0
+
+    def show(done: int, total: int) -> None:
+        nonlocal bar, started, before
+        if bar is None:  # the first call says how many were done before
+            started, before = time.monotonic(), done
+            if done:
+                say(f"going on: {done} of {total} photos are done")
+            bar = console.Progress(total - done, wanted=say is console.say).__enter__()
+            return
+        bar.step()
+        if not bar.visible and total >= 10 and done * 10 // total > (done - 1) * 10 // total:
+            left = (time.monotonic() - started) / (done - before) * (total - done)
+            say(f"[{done}/{total}] {int(left // 60)}:{int(left % 60):02} left")
+
+    try:
+        yield show
+    finally:
+        if bar:
+            bar.__exit__()
+
+
+def _print_scores(summary: dict[str, Any]) -> None:
+    """The rows, the published ones, and every figure of the full setting."""
+    print("mean IoU  95 % interval  boundary F  small  medium  large  setting")
+    for row in summary["rows"]:
+        sizes = "  ".join(_number(value, 3).rjust(5) for value in row["sizes"].values())
+        mark = " *" * (row["name"] == summary["setting"] and len(summary["rows"]) > 1)
+        figures = f"{row['mean_iou']:.4f}    {_interval(row):13}  {_number(row['boundary_f'], 4):10}  {sizes}"
+        print(f"{figures}   {row['name']}{mark}")
+    if summary["published"]:
+        print(f"\nThe paper's rows, on other images ({summary['published_on']}):")
+    for row in summary["published"]:
+        print(f"{row['mean_iou']:.3f}   {row['name']}")
+    print(f"\n{summary['setting']}, {summary['images']} of the {summary['split_images']} photos of", end=" ")
+    print(summary["split"])
+    for key, name in (
+        ("mean_iou", "mean IoU"),
+        ("voc_mean_iou", "mean IoU over all classes, absent ones 0, as VOC"),
+        ("pixel_accuracy", "pixel accuracy"),
+        ("mean_accuracy", "mean accuracy"),
+        ("frequency_weighted_iou", "frequency-weighted IoU"),
+        ("boundary_f", f"boundary F, tolerance {summary['boundary_tolerance']:.2%} of the diagonal"),
+    ):
+        print(f"{_number(summary[key], 4)}  {name}")
+    if summary["seconds_per_image"] is not None:
+        print(f"{summary['seconds_per_image']:.2f}    seconds a photo")
+    print()
+    for name, value in summary["per_class_iou"].items():
+        print(f"{_number(value, 4):6}  {name}")
+
+
+def _interval(row: dict[str, Any]) -> str:
+    low, high = row["mean_iou_interval"]
+    return f"{low:.3f}-{high:.3f}"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deconvseg.data.dataset import Example
+from deconvseg.data.dataset import DataSet, Example
+from deconvseg.data.masks import MaskFormat, read_mask
 from deconvseg.errors import DataError
-from deconvseg.evaluation.truth import Truth, check_classes
 from deconvseg.images.enlarge import enlarge
 from deconvseg.images.read import read_image
 from deconvseg.postprocess.fusion import EnsembleRule, Fusion, ensemble
@@ -25,7 +25,6 @@ ABLATION = (0, 10, 25, 50, 100)
 """Numbers of proposals besides the whole photo that an ablation scores."""
 SHARPENED = (0, 10, 50)
 """Those also scored with the CRF, which takes about as long as the network itself."""
-StepRule = EnsembleRule | Literal["alone"]
 PAIRS: tuple[EnsembleRule, ...] = ("mean", "product")
 """Ensembles that an ablation scores."""
 PAIRED = 50
@@ -33,7 +32,7 @@ PAIRED = 50
 
 
 @dataclass(frozen=True)
-class Step:
+class Row:
     """One row of the table: a setting of the way from photo to labels.
 
     Attributes:
@@ -45,7 +44,7 @@ class Step:
 
     proposals: int | None
     crf: bool = False
-    ensemble: StepRule = "off"
+    ensemble: EnsembleRule | Literal["alone"] = "off"
     stops: bool = False
 
     @property
@@ -62,183 +61,159 @@ class Step:
         return regions + others + " + CRF" * self.crf
 
 
-Labelling = tuple[Step, NDArray[np.uint8], dict[str, float]]
-"""A step, its labels uint8 (H, W), and of the full setting the seconds it took by part of the work."""
+Labelling = tuple[Row, NDArray[np.uint8], dict[str, float]]
+"""A row, its labels uint8 (H, W), and for the full setting the seconds it took by part of the work."""
 
 
-class Subject(Protocol):
-    """What `evaluate` measures. It can be pickled to other processes."""
+@dataclass(frozen=True)
+class Subject:
+    """What `evaluate` measures.
 
-    @property
-    def steps(self) -> tuple[Step, ...]:
-        """The settings scored."""
-        ...
+    Attributes:
+        rows: the settings scored.
+        full: the one of them that the headline figures are of.
+        settings: everything that can change a label, fit for JSON.
+        label: labels one photo at every row; may be called from several threads.
+        source: the file whose content the labels of a photo depend on.
+        folder: where the predictions lie as `NAME.png`, if they are made already.
+    """
 
-    @property
-    def full(self) -> Step:
-        """The one of them that the headline figures are of."""
-        ...
-
-    @property
-    def folder(self) -> Path | None:
-        """Where the predictions lie as `NAME.png`, if they are made already."""
-        ...
-
-    def check(self, truth: Truth) -> None:
-        """Raise DataError if this cannot be measured against the truth."""
-        ...
-
-    def settings(self) -> dict[str, Any]:
-        """Everything that can change a label, fit for JSON."""
-        ...
-
-    def source(self, example: Example) -> Path:
-        """The file whose content the labels depend on."""
-        ...
-
-    def label(self, truth: Truth, example: Example) -> Iterator[Labelling]:
-        """Label one photo at every step."""
-        ...
+    rows: tuple[Row, ...]
+    full: Row
+    settings: Mapping[str, Any]
+    label: Callable[[Example], Iterator[Labelling]]
+    source: Callable[[Example], Path]
+    folder: Path | None = None
 
 
-class Network:
+def network(segmenter: Segmenter, data: DataSet, *, ablate: bool = False) -> Subject:
     """A network with its proposals, fusion, ensemble and CRF.
 
     Args:
         segmenter: the full setting.
+        data: what it will be measured on.
         ablate: score 0, 10, 25, 50 and 100 proposals as well, all of them looked at exactly, some also with
             the CRF (if the segmenter has one); and, if the segmenter has an ensemble, FCN-8s alone and both
-            ensembles with the segmenter's number of proposals and with 50. For all these steps together each
+            ensembles with the segmenter's number of proposals and with 50. For all these rows together each
             region goes through the network once.
+
+    Raises:
+        DataError: the network has other classes than the data set.
     """
+    check_classes(data, segmenter.classes)
+    count, crf = segmenter.proposals, segmenter.crf
+    if segmenter.inference.sees_whole_photo:
+        full = Row(None, crf, "alone")
+        others = {Row(None, False, "alone")}
+    else:
+        full = Row(count, crf, segmenter.ensemble, bool(segmenter.protocol.stop and count))
+        others = _ablation(segmenter)
+    others = others - {full} if ablate else set()
+    rows = sorted(
+        {full, *others}, key=lambda r: (r.proposals is None, r.proposals or 0, r.stops, r.ensemble, r.crf)
+    )
 
-    folder = None
-
-    def __init__(self, segmenter: Segmenter, *, ablate: bool = False) -> None:
-        self._segmenter = segmenter
-        count, crf = segmenter.proposals, segmenter.crf
-        if segmenter.inference.sees_whole_photo:
-            self.full = Step(None, crf, "alone")
-            others = {Step(None, False, "alone")}
-        else:
-            protocol = segmenter.protocol
-            stops = bool(protocol.stop and count)
-            self.full = Step(count, crf, segmenter.ensemble, stops)
-            others = self._ablation(segmenter)
-        self._others = others - {self.full} if ablate else set()
-        self.steps = tuple(
-            sorted(
-                {self.full, *self._others},
-                key=lambda s: (s.proposals is None, s.proposals or 0, s.stops, s.ensemble, s.crf),
-            )
-        )
-
-    @staticmethod
-    def _ablation(segmenter: Segmenter) -> set[Step]:
-        count, sharpens = segmenter.proposals, {False, segmenter.crf}
-        steps = {Step(count)} | {Step(count) for count in ABLATION}
-        steps |= {Step(count, True) for count in SHARPENED if segmenter.crf}
-        if segmenter.ensemble != "off":
-            # The product is one of raw scores, which only the fusion rule max keeps.
-            rules = PAIRS if segmenter.protocol.fusion == "max" else ("mean",)
-            steps |= {Step(None, crf, "alone") for crf in sharpens}
-            counts = (count, PAIRED)
-            steps |= {Step(count, crf, rule) for count in counts for rule in rules for crf in sharpens}
-        return steps
-
-    def settings(self) -> dict[str, Any]:
-        """Those of the segmenter, and the steps."""
-        return {**self._segmenter.settings(), "steps": [step.name for step in self.steps]}
-
-    def check(self, truth: Truth) -> None:
-        """The network must have the data set's classes."""
-        check_classes(truth, self._segmenter.classes)
-
-    def source(self, example: Example) -> Path:
-        """The photo."""
-        return example.image
-
-    def label(self, truth: Truth, example: Example) -> Iterator[Labelling]:
-        """Segment one photo, then at the other steps, fewest proposals first.
-
-        Raises:
-            InputError: the photo cannot be read.
-        """
+    def label(example: Example) -> Iterator[Labelling]:
         clock = Clock()
         image = read_image(example.image)
         clock.lap("read")
-        found = self._segmenter.segment(image)
-        yield self.full, found.labels, {**clock.seconds, **found.seconds}
-        if self._others:
-            yield from self._label_others(image)
+        found = segmenter.segment(image)
+        yield full, found.labels, {**clock.seconds, **found.seconds}
+        if others:
+            yield from _label_others(segmenter, others, image)
 
-    def _label_others(self, image: NDArray[np.uint8]) -> Iterator[Labelling]:
-        # Fewer regions are the first of more: what looks at the most can label them all.
-        segmenter = self._segmenter.exhaustive(max(step.proposals or 0 for step in self._others))
-        small = shrink(image, WORKING_SIDE)
-        boxes = segmenter.before.propose(small)
-        fusion = segmenter.inference.new_fusion(small)
-        partner = segmenter.inference.partner_scores(small)
-        first = int(segmenter.protocol.whole_photo or not segmenter.proposals)
-        stops: dict[int, list[Step]] = {}
-        for step in self._others:
-            used = len(boxes) if step.proposals is None else step.proposals + first
-            stops.setdefault(min(used, len(boxes)), []).append(step)
-        for steps_here in stops.values():
-            steps_here.sort(key=lambda step: (step.ensemble, step.crf))
-        scored = segmenter.inference.score(small, boxes)
-        for used in range(len(boxes) + 1):
-            if used:
-                box, scores = next(scored)
-                fusion.add(scores, box)
-            alike = groupby(stops.get(used, ()), lambda step: (step.ensemble, step.crf))
-            for (rule, crf), steps in alike:
-                fused = _probabilities(rule, fusion, partner, segmenter.protocol.share).cpu().numpy()
-                if crf:
-                    fused = segmenter.after.sharpen(small, fused)
-                labels, _ = enlarge(fused, image.shape[0], image.shape[1], keep=False)
-                for step in steps:
-                    yield step, labels, {}
+    settings = {**segmenter.settings(), "steps": [row.name for row in rows]}
+    return Subject(tuple(rows), full, settings, label, source=lambda example: example.image)
 
 
-def _probabilities(rule: StepRule, fusion: Fusion, partner: Tensor | None, share: float) -> Tensor:
+def _ablation(segmenter: Segmenter) -> set[Row]:
+    count, sharpens = segmenter.proposals, {False, segmenter.crf}
+    rows = {Row(count)} | {Row(count) for count in ABLATION}
+    rows |= {Row(count, True) for count in SHARPENED if segmenter.crf}
+    if segmenter.ensemble != "off":
+        # The product is one of raw scores, which only the fusion rule max keeps.
+        rules = PAIRS if segmenter.protocol.fusion == "max" else ("mean",)
+        rows |= {Row(None, crf, "alone") for crf in sharpens}
+        rows |= {Row(count, crf, rule) for count in (count, PAIRED) for rule in rules for crf in sharpens}
+    return rows
+
+
+def _label_others(segmenter: Segmenter, others: set[Row], image: NDArray[np.uint8]) -> Iterator[Labelling]:
+    # Fewer regions are the first of more: what looks at the most can label them all.
+    segmenter = segmenter.exhaustive(max(row.proposals or 0 for row in others))
+    small = shrink(image, WORKING_SIDE)
+    boxes = segmenter.before.propose(small)
+    fusion = segmenter.inference.new_fusion(small)
+    partner = segmenter.inference.partner_scores(small)
+    first = int(segmenter.protocol.whole_photo or not segmenter.proposals)
+    due: dict[int, list[Row]] = {}
+    for row in others:
+        used = len(boxes) if row.proposals is None else row.proposals + first
+        due.setdefault(min(used, len(boxes)), []).append(row)
+    for rows_here in due.values():
+        rows_here.sort(key=lambda row: (row.ensemble, row.crf))
+    scored = segmenter.inference.score(small, boxes)
+    for used in range(len(boxes) + 1):
+        if used:
+            box, scores = next(scored)
+            fusion.add(scores, box)
+        for (rule, crf), rows in groupby(due.get(used, ()), lambda row: (row.ensemble, row.crf)):
+            fused = _probabilities(rule, fusion, partner, segmenter.protocol.share).cpu().numpy()
+            if crf:
+                fused = segmenter.after.sharpen(small, fused)
+            labels, _ = enlarge(fused, image.shape[0], image.shape[1], keep=False)
+            for row in rows:
+                yield row, labels, {}
+
+
+def _probabilities(
+    rule: EnsembleRule | Literal["alone"], fusion: Fusion, partner: Tensor | None, share: float
+) -> Tensor:
     """Class probabilities (C, H, W) of all regions so far and FCN-8s."""
     if partner is None:
         return fusion.probabilities()
     return partner.softmax(0) if rule == "alone" else ensemble(fusion, partner, rule, share)
 
 
-class Predictions:
-    """A folder of label PNGs, `NAME.png` for the photo NAME: ours or another tool's."""
+def finished(folder: Path, data: DataSet) -> Subject:
+    """A folder of label PNGs, `NAME.png` for the photo NAME: ours or another tool's.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.full = Step(None)
-        self.steps = (self.full,)
+    Raises:
+        DataError: there is no such folder, or a photo of the data set has no prediction in it.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: there is no such folder of predictions; check the path")
 
-    def settings(self) -> dict[str, Any]:
-        """The folder."""
-        return {"predictions": str(self.folder.resolve())}
+    def source(example: Example) -> Path:
+        return folder / f"{example.name}.png"
 
-    def check(self, truth: Truth) -> None:
-        """Every photo needs a prediction."""
-        self.refuse_missing(truth.examples)
+    missing = [path for path in map(source, data.examples) if not path.is_file()]
+    if missing:
+        raise DataError(
+            f"{missing[0]}: the prediction is missing ({len(missing)} of {len(data.examples)} are); "
+            "every photo of the split needs one, named like the photo"
+        )
+    row = Row(None)
 
-    def source(self, example: Example) -> Path:
-        """The prediction."""
-        return self.folder / f"{example.name}.png"
+    def label(example: Example) -> Iterator[Labelling]:
+        yield row, read_prediction(source(example), data), {}
 
-    def refuse_missing(self, examples: Sequence[Example]) -> None:
-        """Raise DataError if a photo has no prediction."""
-        if not self.folder.is_dir():
-            raise DataError(f"{self.folder}: there is no such folder of predictions; check the path")
-        missing = [path for path in map(self.source, examples) if not path.is_file()]
-        if missing:
-            raise DataError(
-                f"{missing[0]}: the prediction is missing ({len(missing)} of {len(examples)} are); "
-                "every photo of the split needs one, named like the photo"
-            )
+    return Subject((row,), row, {"predictions": str(folder.resolve())}, label, source, folder)
 
-    def label(self, truth: Truth, example: Example) -> Iterator[Labelling]:
-        """Read the prediction of one photo; DataError if it is no label PNG."""
-        yield self.full, truth.prediction(self.source(example)), {}
+
+def read_prediction(path: Path, data: DataSet) -> NDArray[np.uint8]:
+    """A palette or grey PNG of class indices (and 255) as uint8 (H, W); DataError if it is not one."""
+    return read_mask(path, MaskFormat.indexed(data.classes, data.palette))
+
+
+def check_classes(data: DataSet, classes: Sequence[str]) -> None:
+    """Raise DataError unless a network's classes are those of the data set, in their order."""
+    if tuple(classes) != data.classes:
+        raise DataError(
+            f"the network knows {len(classes)} classes ({_start(classes)}), {data.source} has "
+            f"{len(data.classes)} ({_start(data.classes)}); score it on a data set with its own classes"
+        )
+
+
+def _start(classes: Sequence[str]) -> str:
+    return ", ".join(classes[:3]) + ", ..." * (len(classes) > 3)

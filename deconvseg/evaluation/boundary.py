@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
 from deconvseg.data.masks import VOID
-from deconvseg.evaluation.metrics import share
 
 TOLERANCE = 0.0075
 """Distance up to which two outlines agree, as a share of the photo's diagonal: 4.7 pixels at 500x375."""
@@ -38,52 +37,37 @@ class Outlines:
     """
 
     def __init__(self, truth: NDArray[np.uint8], classes: int) -> None:
-        self.classes = classes
-        self.tolerance = max(TOLERANCE * math.hypot(*truth.shape), 1.0)
+        self._classes = classes
+        self._tolerance = max(TOLERANCE * math.hypot(*truth.shape), 1.0)
         void = truth == VOID
-        self.counted = np.ones(truth.shape, bool)
-        if void.all():
-            self.counted[:] = False
-        elif void.any():
+        self._counted = np.full(truth.shape, not void.all())
+        if void.any() and not void.all():
             truth, depth = _without_void(truth)
-            border = max(self.tolerance, BORDER)
-            self.counted = ~_near(depth > border, border + self.tolerance)
-        self._true = {label: _outline(truth, label) for label in _labels(truth)}
-        self._near_true = {label: _near(outline, self.tolerance) for label, outline in self._true.items()}
+            border = max(self._tolerance, BORDER)
+            self._counted = ~_near(depth > border, border + self._tolerance)
+        self._true = _outlines(truth)
+        self._near_true = {label: _near(outline, self._tolerance) for label, outline in self._true.items()}
 
     def count(self, found: NDArray[np.uint8]) -> NDArray[np.int64]:
-        """Outline pixels (C, 4) of a prediction: predicted and right, predicted, true and found, true.
+        """Returns outline pixels int64 (C, 4) of a prediction: predicted and right, predicted, true and
+        found, true.
 
         Args:
             found: uint8 (H, W), class indices; 255 is filled as in the truth.
         """
         if (found == VOID).any():
             found, _ = _without_void(found)
-        counts = np.zeros((self.classes, 4), np.int64)
+        counts = np.zeros((self._classes, 4), np.int64)
         nothing = np.zeros(found.shape, bool)
-        for label in {*_labels(found), *self._true}:
-            outline = _outline(found, label)
-            predicted = outline & self.counted
-            true = self._true.get(label, nothing) & self.counted
+        outlines = _outlines(found)
+        for label in {*outlines, *self._true}:
+            outline = outlines.get(label, nothing)
+            predicted = outline & self._counted
+            true = self._true.get(label, nothing) & self._counted
             right = predicted & self._near_true.get(label, nothing)
-            hit = true & _near(outline, self.tolerance)
+            hit = true & _near(outline, self._tolerance)
             counts[label] = [np.count_nonzero(part) for part in (right, predicted, hit, true)]
         return counts
-
-
-def boundary_f(counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """F (C,) of precision and recall, 0 to 1, from counts (C, 4) pooled over a set.
-
-    0 where only one side has an outline, NaN for a class of which neither has any.
-    """
-    precision, recall = share(counts[:, 0], counts[:, 1]), share(counts[:, 2], counts[:, 3])
-    either = (counts[:, 1] > 0) | (counts[:, 3] > 0)
-    precision, recall = np.nan_to_num(precision), np.nan_to_num(recall)
-    return np.where(either, 2 * precision * recall / np.maximum(precision + recall, 1e-300), np.nan)
-
-
-def _labels(mask: NDArray[np.uint8]) -> list[int]:
-    return [int(label) for label in np.flatnonzero(np.bincount(mask.ravel())) if label != VOID]
 
 
 def _without_void(mask: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
@@ -93,13 +77,14 @@ def _without_void(mask: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[n
     return filled, depth
 
 
-def _outline(mask: NDArray[np.uint8], label: int) -> NDArray[np.bool_]:
-    inside = mask == label
-    # Beyond the frame everything counts as the same class (it is repeated there).
-    padded = np.pad(inside, 1, mode="edge")
-    surrounded = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    outline: NDArray[np.bool_] = inside & ~surrounded
-    return outline
+def _outlines(mask: NDArray[np.uint8]) -> dict[int, NDArray[np.bool_]]:
+    """The outline of each class in the mask, bool (H, W); a class without one is left out."""
+    edge = np.zeros(mask.shape, bool)
+    for here, there in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
+        differs = mask[here] != mask[there]
+        edge[here] |= differs
+        edge[there] |= differs
+    return {int(label): edge & (mask == label) for label in np.unique(mask[edge]) if label != VOID}
 
 
 def _near(pixels: NDArray[np.bool_], distance: float) -> NDArray[np.bool_]:

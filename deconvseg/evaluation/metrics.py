@@ -1,15 +1,20 @@
-"""Segmentation metrics from one confusion matrix pooled over a whole set, as PASCAL VOC counts."""
+"""Segmentation metrics from whole counts that are pooled over a set, as PASCAL VOC does."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deconvseg.data.masks import VOID
+from deconvseg.evaluation.boundary import Outlines
+from deconvseg.evaluation.objects import SIZES, Objects
+
+RESAMPLES = 1000
+"""Samples of photos that an interval is drawn from."""
 
 
 def confusion_matrix(truth: NDArray[np.uint8], found: NDArray[np.uint8], classes: int) -> NDArray[np.int64]:
@@ -33,7 +38,28 @@ def confusion_matrix(truth: NDArray[np.uint8], found: NDArray[np.uint8], classes
     return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 
 
-RESAMPLES = 1000
+def share(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
+    """`part / whole`, float64, NaN where the whole is 0."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(whole > 0, part / whole, np.nan)
+
+
+def boundary_f(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Returns F (C,) of precision and recall, 0 to 1, from counts (C, 4) of `Outlines` pooled over a set.
+
+    0 where only one side has an outline, NaN for a class of which neither has any.
+    """
+    precision, recall = share(counts[:, 0], counts[:, 1]), share(counts[:, 2], counts[:, 3])
+    either = (counts[:, 1] > 0) | (counts[:, 3] > 0)
+    precision, recall = np.nan_to_num(precision), np.nan_to_num(recall)
+    return np.where(either, 2 * precision * recall / np.maximum(precision + recall, 1e-300), np.nan)
+
+
+def size_iou(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Returns IoU (3, C), 0 to 1, from counts (3, C, 3) of `Objects` pooled over a set; NaN where there is no
+    such object.
+    """
+    return share(counts[..., 1], counts[..., 2])
 
 
 def mean_iou_interval(confusions: NDArray[np.int64], level: float = 0.95) -> tuple[float, float]:
@@ -96,7 +122,7 @@ class Scores:
         true, found = confusion.sum(1), confusion.sum(0)
         iou, recall = share(right, true + found - right), share(right, true)
         return cls(
-            per_class_iou=by_name(classes, iou),
+            per_class_iou=_by_name(classes, iou),
             mean_iou=float(np.nanmean(iou)),
             voc_mean_iou=float(np.nan_to_num(iou).mean()),
             pixel_accuracy=float(right.sum() / total),
@@ -105,20 +131,102 @@ class Scores:
         )
 
 
-def share(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
-    """`part / whole`, float64, NaN where the whole is 0."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(whole > 0, part / whole, np.nan)
+@dataclass(frozen=True)
+class Tally:
+    """Everything counted of one photo, or the sum of many: whole numbers, which add up alike in any order.
+
+    Attributes:
+        confusion: int64 (C, C) pixels, true class by predicted class.
+        outlines: int64 (C, 4), see `Outlines.count`.
+        objects: int64 (3, C, 3), see `Objects.count`.
+    """
+
+    confusion: NDArray[np.int64]
+    outlines: NDArray[np.int64]
+    objects: NDArray[np.int64]
+
+    @classmethod
+    def empty(cls, classes: int) -> Tally:
+        """Nothing counted."""
+        shapes = ((classes, classes), (classes, 4), (len(SIZES), classes, 3))
+        return cls(*(np.zeros(shape, np.int64) for shape in shapes))
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(
+            *(mine + its for mine, its in zip(vars(self).values(), vars(other).values(), strict=True))
+        )
+
+    def to_json(self) -> dict[str, list[list[int]]]:
+        """What is not 0: for each array lists of its indices and the count."""
+        return {
+            name: [[*map(int, index), int(counts[tuple(index)])] for index in np.argwhere(counts)]
+            for name, counts in vars(self).items()
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Sequence[Sequence[int]]], classes: int) -> Tally:
+        """Read what `to_json` made."""
+        tally = cls.empty(classes)
+        for name, counts in vars(tally).items():
+            for *index, count in document[name]:
+                counts[tuple(index)] = count
+        return tally
+
+    def figures(self, classes: Sequence[str]) -> dict[str, Any]:
+        """Every figure, fit for JSON, shares from 0 to 1: those of `Scores`, boundary F, and IoU by size.
+
+        `boundary_f` is the mean over the classes of which truth or prediction has an outline (None if there
+        is no outline at all); a size's `mean_iou` the mean over the classes with an object of that size.
+
+        Raises:
+            ValueError: no pixel was counted.
+        """
+        outlines = boundary_f(self.outlines)
+        sizes = {
+            size: {
+                "mean_iou": _mean(iou),
+                "objects": int(counts[:, 0].sum()),
+                "per_class_iou": _by_name(classes, iou),
+            }
+            for size, iou, counts in zip(SIZES, size_iou(self.objects), self.objects, strict=True)
+        }
+        return {
+            **asdict(Scores.of(self.confusion, classes)),
+            "boundary_f": _mean(outlines),
+            "per_class_boundary_f": _by_name(classes, outlines),
+            "sizes": sizes,
+        }
 
 
-def by_name(classes: Sequence[str], values: NDArray[np.float64]) -> dict[str, float | None]:
-    """Values (C,) under the class names; None where there is none (NaN)."""
+class Reference:
+    """A true mask, made ready to count any number of predictions.
+
+    Args:
+        truth: uint8 (H, W), class indices and 255.
+        classes: C.
+    """
+
+    def __init__(self, truth: NDArray[np.uint8], classes: int) -> None:
+        self._truth, self._classes = truth, classes
+        self._outlines, self._objects = Outlines(truth, classes), Objects(truth, classes)
+
+    def tally(self, found: NDArray[np.uint8]) -> Tally:
+        """Count a prediction, uint8 (H, W).
+
+        Raises:
+            ValueError: it has another size, or a counted pixel is no class.
+        """
+        confusion = confusion_matrix(self._truth, found, self._classes)
+        return Tally(confusion, self._outlines.count(found), self._objects.count(found))
+
+
+def _by_name(classes: Sequence[str], values: NDArray[np.float64]) -> dict[str, float | None]:
     return {
         name: None if np.isnan(value) else float(value) for name, value in zip(classes, values, strict=True)
     }
 
 
-def mean(values: NDArray[np.float64]) -> float | None:
+def _mean(values: NDArray[np.float64]) -> float | None:
     """Mean of what is not NaN, or None."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if known.size else None

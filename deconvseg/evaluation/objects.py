@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from deconvseg.data.crops import MIN_OBJECT_SHARE
 from deconvseg.data.masks import VOID
-from deconvseg.evaluation.metrics import share
 
 SIZES = ("small", "medium", "large")
 MEDIUM, LARGE = 0.02, 0.15
@@ -19,8 +18,7 @@ SURROUNDINGS = 0.5
 """How far around an object's box wrong pixels are blamed on it, as a share of the box's sides."""
 
 
-@dataclass(frozen=True)
-class _Object:
+class _Object(NamedTuple):
     label: int
     size: int
     window: tuple[slice, slice]
@@ -45,7 +43,7 @@ class Objects:
     """
 
     def __init__(self, truth: NDArray[np.uint8], classes: int) -> None:
-        self.classes = classes
+        self._classes = classes
         self._objects = [
             found
             for label in np.unique(truth)
@@ -54,18 +52,15 @@ class Objects:
         ]
 
     def count(self, found: NDArray[np.uint8]) -> NDArray[np.int64]:
-        """Counts (3, C, 3) for a prediction uint8 (H, W): by size and class objects, intersection, union."""
-        counts = np.zeros((len(SIZES), self.classes, 3), np.int64)
+        """Returns counts int64 (3, C, 3) for a prediction uint8 (H, W): by size and class objects,
+        intersection, union.
+        """
+        counts = np.zeros((len(SIZES), self._classes, 3), np.int64)
         for thing in self._objects:
             hit = found[thing.window] == thing.label
             union = np.count_nonzero(thing.inside) + np.count_nonzero(hit & thing.blamed)
             counts[thing.size, thing.label] += (1, np.count_nonzero(hit & thing.inside), union)
         return counts
-
-
-def size_iou(counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """IoU (3, C), 0 to 1, from counts (3, C, 3) pooled over a set; NaN where there is no such object."""
-    return share(counts[..., 1], counts[..., 2])
 
 
 def _objects_of(truth: NDArray[np.uint8], label: int) -> list[_Object]:

@@ -2,115 +2,258 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import base64
+import io
+import json
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import Any, TypeVar
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
+from PIL import Image
 
 from deconvseg import __version__
+from deconvseg.data.masks import VOID
+from deconvseg.evaluation.ablation import read_prediction
 from deconvseg.evaluation.boundary import TOLERANCE
-from deconvseg.evaluation.gallery import FALSE, MISSED, OTHER, gallery
-from deconvseg.evaluation.metrics import share
+from deconvseg.evaluation.metrics import Scores, share
 from deconvseg.evaluation.objects import LARGE, MEDIUM
 from deconvseg.evaluation.run import Evaluation
+from deconvseg.images.read import read_image
+from deconvseg.images.write import overlay
 
-_LIGHT, _DARK = (247, 251, 255), (8, 48, 107)
-"""Ends of the heat map's scale: lightness alone tells the values."""
-_CONFUSIONS = 10
+SIDE = 320
+"""Longer side of a picture in pixels: four a photo, and 18 photos weigh about 2 MB."""
+ORANGE, BLUE, PURPLE = (230, 159, 0), (0, 114, 178), (204, 121, 167)
+"""Told apart by the colour-blind, too. In pictures: objects missed, falsely found, and of another class."""
+STYLE = """
+:root { color-scheme: light dark; --ink: #1a1a1a; --paper: #fff; --faint: #595959; --line: #ccc;
+  --full: #eef4fb; --link: #0072b2; --deep: #08306b; }
+@media (prefers-color-scheme: dark) { :root { --ink: #eee; --paper: #14171a; --faint: #aaa; --line: #444;
+  --full: #1f2a36; --link: #56b4e9; --deep: #9ecae1; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 76rem; padding: 1rem; font: 1rem/1.5 system-ui, sans-serif;
+  color: var(--ink); background: var(--paper); overflow-wrap: anywhere; }
+h2 { margin: 2.5rem 0 .5rem; border-bottom: 1px solid var(--line); }
+h4 { margin: 1.5rem 0 .25rem; } figure { margin: 0; } pre { white-space: pre-wrap; }
+small, dt, caption, figcaption, footer { font-weight: normal; color: var(--faint); font-size: .9rem; }
+a { display: inline-block; color: var(--link); padding-right: .8rem; }
+dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: .75rem; }
+dl div { display: flex; flex-direction: column; justify-content: space-between; padding: .6rem .8rem;
+  border: 1px solid var(--line); border-radius: .4rem; }
+dd { margin: 0; font-size: 1.5rem; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap; }
+caption { text-align: left; padding: .3rem 0; white-space: normal; }
+th, td { padding: .15rem .6rem; text-align: right; font-weight: normal; }
+th:first-child { text-align: left; padding-left: 0; }
+.bars th:nth-child(2) { text-align: left; }
+thead th { border-bottom: 1px solid var(--line); font-weight: 600; }
+.full, .full th, .full td { background: var(--full); font-weight: 600; }
+.bar { width: 24rem; min-width: 8rem; }
+.bar i { display: block; height: .9rem; border: 1px solid var(--faint); print-color-adjust: exact; }
+.matrix th { padding: 0 .4rem 0 0; text-align: right; border: 0; font-weight: normal; }
+.matrix thead span { writing-mode: vertical-rl; transform: rotate(180deg); }
+.matrix td { padding: 0; min-width: 1.85rem; height: 1.75rem; text-align: center; font-size: .75rem;
+  background: color-mix(in srgb, var(--deep) var(--depth), var(--paper)); print-color-adjust: exact; }
+.matrix .dark { color: var(--paper); }
+.pictures { display: grid; grid-template-columns: repeat(4, 1fr); gap: .5rem; break-inside: avoid; }
+.pictures img { display: block; width: 100%; height: auto; }
+@media (max-width: 40rem) { h1 small { display: block; } .pictures { grid-template-columns: 1fr 1fr; }
+  th, td { padding: .15rem .3rem; } .bars th:first-child { white-space: normal; min-width: 6rem; }
+  .bar { width: 7rem; min-width: 4rem; } }
+"""
+METHOD = f"""<details><summary>How the figures are counted</summary><p>Labels are compared at the size of
+the true mask, without the pixels that are void there; counts are pooled over the photos before anything is
+divided. <b>IoU</b>: pixels that are the class in truth and prediction over pixels that are it in either; the
+mean is over the classes that occur, <b>as VOC</b> one that does not counts 0. <b>Boundary F</b>: harmonic
+mean of the shares of predicted outline that is right and of true outline that is found, within
+{TOLERANCE:.2%} of the photo's diagonal; nothing counts in wide void. <b>IoU by size</b>: of each connected
+object of the truth, its pixels that are found over those and the pixels near it that are falsely taken for
+its class.</p></details>"""
+GALLERY = f"""<p>By mean IoU over the classes in a photo. White in the truth is void, which does not count. In
+the difference, objects that are right are bright, and mistakes are in colour: <b
+style="color:rgb{ORANGE}">■</b> missed, <b style="color:rgb{BLUE}">■</b> falsely taken for an object, <b
+style="color:rgb{PURPLE}">■</b> another object's class.</p>"""
+
+Entry = TypeVar("Entry")
 
 
 def render(evaluation: Evaluation, summary: dict[str, Any]) -> str:
-    """The page.
+    """Returns the page of what was measured and its figures, from `report.summarise`.
 
-    Args:
-        evaluation: what was measured.
-        summary: its figures, from `report.summarise`.
-
-    Raises:
-        InputError, DataError: a photo or prediction of the gallery cannot be read.
+    Raises InputError or DataError if a photo or prediction that it shows cannot be read.
     """
-    environment = Environment(
-        loader=PackageLoader("deconvseg.evaluation", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(percent=_percent, hex=_hex)
-    return environment.get_template("report.html.jinja").render(
-        version=__version__,
-        summary=summary,
-        classes=evaluation.truth.classes,
-        palette=evaluation.truth.palette,
-        void_photos=sum(not photo.rows[evaluation.full.name].confusion.any() for photo in evaluation.photos),
-        heat=heat_map(np.array(summary["confusion"])),
-        confusions=worst_confusions(np.array(summary["confusion"]), evaluation.truth.classes),
-        lines=proposal_lines(summary["rows"]),
-        gallery=gallery(evaluation),
-        mistakes={"missed": MISSED, "false": FALSE, "other": OTHER},
-        limits={"tolerance": TOLERANCE, "medium": MEDIUM, "large": LARGE},
-    )
+    setting, images = summary["setting"], summary["images"]
+    split, of = escape(summary["split"]), summary["split_images"]
+    sample = f"<b>A sample:</b> {images} of the {of} photos of {split}, evenly spread."
+    void = sum(not photo.rows[setting].confusion.any() for photo in evaluation.photos)
+    source = summary["weights"] or summary["settings"]["predictions"]
+    links = content = ""
+    for key, title, text in _sections(evaluation, summary):
+        links += f'<a href="#{key}">{key.capitalize()}</a>'
+        content += f'<section id="{key}"><h2>{title}</h2>{text}</section>\n'
+    return f"""<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<title>deconvseg: {escape(setting)} on {split}</title><style>{STYLE}</style></head><body>
+<h1>Mean IoU {_percent(summary["mean_iou"])} % <small>{escape(setting)}</small></h1>
+<p>{sample if images < of else f"All {images} photos of {split}."}
+{"Network" if summary["weights"] else "Predictions from"} <code>{escape(source)}</code>.
+{f"{void} of the photos are void alone and count nothing." if void else ""}</p>
+<nav>{links}</nav>
+{content}
+<footer>deconvseg {__version__}</footer></body></html>
+"""
 
 
-def heat_map(confusion: NDArray[np.int64]) -> list[list[tuple[float, str, bool]]]:
-    """Cells, rows of true classes: share of the true pixels, fill colour `#rrggbb`, whether that is dark.
-
-    Rows of classes without a pixel are empty.
-    """
-    shares = share(confusion, confusion.sum(1, keepdims=True))
-    return [[] if np.isnan(row).any() else [_cell(float(value)) for value in row] for row in shares]
-
-
-def worst_confusions(confusion: NDArray[np.int64], classes: Sequence[str]) -> list[tuple[str, str, float]]:
-    """True class, class it was taken for, share of the true pixels: the largest shares first, at most 10."""
-    shares = np.nan_to_num(share(confusion, confusion.sum(1, keepdims=True)))
-    np.fill_diagonal(shares, 0)
-    order = np.argsort(-shares, axis=None, kind="stable")[:_CONFUSIONS]
-    pairs = [(int(flat) // len(classes), int(flat) % len(classes)) for flat in order]
-    return [(classes[i], classes[j], float(shares[i, j])) for i, j in pairs if shares[i, j] > 0]
-
-
-def proposal_lines(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The chart of IoU against proposals, in shares of its area from the left and the top.
-
-    Ensembles and early stops are no points of it.
-
-    Returns:
-        `ticks`: (x, number of proposals); `levels`: (y, IoU); `series`: (name, points), a point being
-        (x, y, IoU). No series where there are fewer than two numbers of proposals.
-    """
-    rows = [row for row in rows if row["proposals"] is not None and row["ensemble"] == "off"]
-    rows = [row for row in rows if not (row["stops"] or row["shared"])]
-    counts = sorted({row["proposals"] for row in rows})
-    if len(counts) < 2:
-        return {"ticks": [], "levels": [], "series": []}
-    values = [row["mean_iou"] for row in rows]
-    low = np.floor(min(values) * 50) / 50
-    high = max(np.ceil(max(values) * 50) / 50, low + 0.02)
-    place = {count: i / (len(counts) - 1) for i, count in enumerate(counts)}
-    series = []
-    for crf, name in ((False, "without CRF"), (True, "with CRF")):
-        points = [
-            (place[row["proposals"]], (high - row["mean_iou"]) / (high - low), row["mean_iou"])
-            for row in rows
-            if row["crf"] is crf
+def _sections(evaluation: Evaluation, summary: dict[str, Any]) -> Iterable[tuple[str, str, str]]:
+    """Key, title and content of the page's parts."""
+    setting, names = summary["setting"], evaluation.truth.classes
+    tiles = "".join(f"<div><dt>{title}</dt><dd>{value}</dd></div>" for title, value in _tiles(summary))
+    yield "summary", "Summary", f"<dl>{tiles}</dl>"
+    if len(summary["rows"]) > 1:
+        head = ("Setting", "mean IoU", "", "interval", "pixels", "boundary F", *summary["sizes"])
+        caption = """Per cent. All rows are of the same photos; with others of their kind, 95 % of mean IoUs
+        would lie in the interval (bootstrap). Small to large: IoU of such objects. Orange: with the CRF."""
+        rows = [
+            _row(
+                row["name"],
+                row["mean_iou"],
+                "–".join(map(_percent, row["mean_iou_interval"])),
+                *map(_percent, (row["pixel_accuracy"], row["boundary_f"], *row["sizes"].values())),
+                colour=ORANGE if row["crf"] else BLUE,
+                full=row["name"] == setting,
+            )
+            for row in summary["rows"]
         ]
-        if points:
-            series.append((name, points))
-    levels = [(i / 4, float(high - i / 4 * (high - low))) for i in range(5)]
-    return {"ticks": [(place[count], count) for count in counts], "levels": levels, "series": series}
+        yield "steps", "What each step brings", _table(caption, head, rows)
+    if summary["published"]:
+        caption = f"Of other images: {summary['published_on']}. Compare the steps, not the levels."
+        rows = [_row(row["name"], row["mean_iou"]) for row in summary["published"]]
+        rows.append(_row(f"here: {setting}", summary["mean_iou"], full=True))
+        yield "published", "The paper's rows", _table(caption, ("Setting", "mean IoU", "per cent"), rows)
+    caption = "Per cent. A dash: the class occurs neither in truth nor in prediction."
+    outlines, colours = summary["per_class_boundary_f"], evaluation.truth.palette
+    rows = [
+        _row(name, iou, _percent(outlines[name]), colour=colour)
+        for (name, iou), colour in zip(summary["per_class_iou"].items(), colours, strict=True)
+    ]
+    yield "classes", "Classes", _table(caption, ("Class", "IoU", "", "boundary F"), rows)
+    caption = f"""Per cent, mean over the classes with objects of the size. Small is under {MEDIUM:.0%} of the
+    photo's area, large from {LARGE:.0%} on."""
+    rows = [_row(name, size["mean_iou"], size["objects"]) for name, size in summary["sizes"].items()]
+    yield "sizes", "Sizes of objects", _table(caption, ("Size", "IoU", "", "objects"), rows)
+    yield "confusion", "Confusion", _matrix(np.array(summary["confusion"]), names)
+    if summary["seconds"]:
+        total = summary["seconds_per_image"]
+        rows = [_row(part, took / total, f"{took:.3f}") for part, took in summary["seconds"].items()]
+        yield "time", "Time", _table("", ("Part of the work", "share", "per cent", "seconds a photo"), rows)
+    if evaluation.predictions:
+        yield "photos", "Photos", GALLERY + "".join(_pictures(evaluation))
+    settings = escape(json.dumps(summary["settings"], indent=2))
+    yield "method", "Method", f"{METHOD}<details><summary>Settings</summary><pre>{settings}</pre></details>"
 
 
-def _cell(value: float) -> tuple[float, str, bool]:
-    depth = value**0.5  # the root: a few per cent of confusion must be seen beside 90 on the diagonal
-    colour = tuple(round(light + (dark - light) * depth) for light, dark in zip(_LIGHT, _DARK, strict=True))
-    return value, _hex(colour), depth > 0.55
+def _tiles(summary: dict[str, Any]) -> Iterable[tuple[str, str]]:
+    yield "mean IoU", f"{_percent(summary['mean_iou'])} %"
+    yield "mean IoU over all classes, as VOC", f"{_percent(summary['voc_mean_iou'])} %"
+    for key in ("boundary_F", "pixel_accuracy", "mean_accuracy", "frequency_weighted_IoU"):
+        yield key.replace("_", " "), f"{_percent(summary[key.lower()])} %"
+    if summary["seconds_per_image"] is not None:
+        yield "seconds a photo", f"{summary['seconds_per_image']:.2f}"
 
 
-def _hex(colour: Sequence[int]) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*colour)
+def _table(caption: str, head: Sequence[str], rows: Iterable[str], kind: str = "bars") -> str:
+    titles = "".join(f"<th>{title}</th>" for title in head)
+    return f"""<div class="wide" tabindex="0"><table class="{kind}"><caption>{escape(caption)}</caption>
+<thead><tr>{titles}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>"""
+
+
+def _row(
+    name: str, value: float | None, *cells: object, colour: Sequence[int] = BLUE, full: bool = False
+) -> str:
+    """A row of a table with a share, 0 to 1, as a bar and in per cent."""
+    bar = f'<i style="width:{100 * (value or 0):.1f}%;background:rgb{tuple(colour)}"></i>'
+    texts = "".join(f"<td>{text}</td>" for text in (_percent(value, 2), *cells))
+    return f'<tr{" class=full" * full}><th>{escape(name)}</th><td class="bar">{bar}</td>{texts}</tr>\n'
+
+
+def _matrix(confusion: NDArray[np.int64], names: Sequence[str]) -> str:
+    rows = []
+    for name, shares in zip(names, share(confusion, confusion.sum(1, keepdims=True)), strict=True):
+        row = f"<tr><th>{escape(name)}</th>"
+        for other, part in zip(names, shares.tolist(), strict=True):
+            if part >= 0.001:
+                depth = 4 + 96 * part**0.5  # the root: a few per cent must be seen beside 90 on the diagonal
+                dark, title = " class=dark" * (depth > 55), escape(f"{name} taken for {other}: {part:.1%}")
+                row += f'<td style="--depth:{depth:.0f}%"{dark} title="{title}">{100 * part:.0f}</td>'
+            else:  # NaN: no such pixel in the truth
+                row += f'<td style="--depth:{0 if np.isnan(part) else 4}%"></td>'
+        rows.append(f"{row}</tr>\n")
+    caption = "Rows: true class. Columns: predicted class. Per cent of the row's pixels."
+    return _table(caption, ["", *(f"<span>{escape(name)}</span>" for name in names)], rows, "matrix")
+
+
+def _pictures(evaluation: Evaluation) -> Iterable[str]:
+    """The best, the median and the worst photos, and where they are wrong."""
+    truth, folder = evaluation.truth, evaluation.predictions
+    assert folder is not None
+    counts = {photo.name: photo.rows[evaluation.full.name].confusion for photo in evaluation.photos}
+    scores = {name: Scores.of(one, truth.classes).mean_iou for name, one in counts.items() if one.any()}
+    examples = [example for example in truth.examples if example.name in scores]
+    examples.sort(key=lambda example: (-scores[example.name], example.name))
+    palette = (*truth.palette, *((255, 255, 255),) * (256 - len(truth.palette)))  # void is shown in white
+    for title, part in choose(examples).items():
+        yield f"<h3>{title}</h3>" if part else ""
+        for example in part:
+            photo, mask = _small(read_image(example.image)), _small(truth.mask(example))
+            found = _small(read_prediction(folder / f"{example.name}.png", truth))
+            pictures = {
+                "photo": photo,
+                "truth": overlay(mask, palette, photo),
+                "prediction": overlay(found, palette, photo),
+                "difference": difference(photo, mask, found),
+            }
+            figures = "".join(_figure(example.name, kind, pixels) for kind, pixels in pictures.items())
+            score = f"<small>mean IoU {_percent(scores[example.name])} %</small>"
+            yield f'<h4>{escape(example.name)} {score}</h4><div class="pictures">{figures}</div>\n'
+
+
+def choose(ranking: Sequence[Entry], each: int = 6) -> dict[str, Sequence[Entry]]:
+    """The first, the middle and the last `each` of a ranking, each of a short one once."""
+    each = min(each, max(len(ranking) // 3, 1))
+    best, worst = ranking[:each], ranking[max(len(ranking) - each, each) :]
+    between = ranking[each : len(ranking) - len(worst)]
+    start = max(len(between) - each, 0) // 2
+    return {"Best": best, "Median": between[start : start + each], "Worst": worst}
+
+
+def difference(
+    photo: NDArray[np.uint8], truth: NDArray[np.uint8], found: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
+    """The photo (H, W, 3) in dark grey, mistakes in colour, objects that are right bright."""
+    shown = np.repeat(photo.mean(2, keepdims=True) * 0.4, 3, axis=2)
+    shown[(truth == found) & (truth > 0) & (truth != VOID)] += 130
+    wrong = (truth != found) & (truth != VOID)
+    for mistakes, colour in ((wrong, PURPLE), (wrong & (found == 0), ORANGE), (wrong & (truth == 0), BLUE)):
+        shown[mistakes] = colour
+    return np.clip(shown, 0, 255).astype(np.uint8)
+
+
+def _small(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    image = Image.fromarray(array)
+    image.thumbnail((SIDE, SIDE), Image.Resampling.BOX if array.ndim == 3 else Image.Resampling.NEAREST)
+    return np.array(image)
+
+
+def _figure(name: str, kind: str, pixels: NDArray[np.uint8]) -> str:
+    encoded = io.BytesIO()
+    Image.fromarray(pixels).save(encoded, "JPEG", quality=85)
+    url = "data:image/jpeg;base64," + base64.b64encode(encoded.getvalue()).decode()
+    return f'<figure><img src="{url}" alt="{kind} of {escape(name)}"><figcaption>{kind}</figcaption></figure>'
 
 
 def _percent(value: float | None, digits: int = 1) -> str:

@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from deconvseg.evaluation.ablation import Step
+from deconvseg.evaluation.ablation import Row
 from deconvseg.evaluation.boundary import TOLERANCE
-from deconvseg.evaluation.journal import Measured
 from deconvseg.evaluation.metrics import mean_iou_interval
 from deconvseg.evaluation.page import render
-from deconvseg.evaluation.run import Evaluation
+from deconvseg.evaluation.run import Evaluation, Measured
 from deconvseg.files import replacing
 from deconvseg.images.palette import VOC_CLASSES
 
@@ -35,7 +34,7 @@ def summarise(evaluation: Evaluation, weights: str | None) -> dict[str, Any]:
 
     The keys are those of `Tally.figures` for the full setting, and: `images` (scored) of `split_images` in
     `split`, `mean_iou_interval` (95 %, by bootstrap over photos), `weights`, `settings`, `confusion` (pixels,
-    true class by predicted class), `rows` (a list: the figures of every step), `published` and
+    true class by predicted class), `rows` (a list: the figures of every row), `published` and
     `published_on`, `seconds_per_image` and `seconds` by part of the work (means; None and empty for
     predictions made elsewhere). Nothing but the seconds differs between two runs at the same settings.
 
@@ -55,7 +54,7 @@ def summarise(evaluation: Evaluation, weights: str | None) -> dict[str, Any]:
         **full.figures(classes),
         "mean_iou_interval": _interval(evaluation, evaluation.full),
         "boundary_tolerance": TOLERANCE,
-        "rows": [_row(evaluation, step) for step in evaluation.steps],
+        "rows": [_figures(evaluation, row) for row in evaluation.rows],
         "published": [{"name": name, "mean_iou": value} for name, value in PUBLISHED]
         if classes == VOC_CLASSES
         else [],
@@ -90,24 +89,20 @@ def write_report(evaluation: Evaluation, summary: dict[str, Any], folder: Path) 
             stream.write(text.encode())
 
 
-def _row(evaluation: Evaluation, step: Step) -> dict[str, Any]:
-    figures = evaluation.total(step).figures(evaluation.truth.classes)
+def _figures(evaluation: Evaluation, row: Row) -> dict[str, Any]:
+    figures = evaluation.total(row).figures(evaluation.truth.classes)
     kept = ("mean_iou", "voc_mean_iou", "pixel_accuracy", "mean_accuracy", "boundary_f")
     return {
-        "name": step.name,
-        "proposals": step.proposals,
-        "ensemble": step.ensemble,
-        "crf": step.crf,
-        "stops": step.stops,
-        "shared": step.shared,
+        "name": row.name,
+        **vars(row),
         **{name: figures[name] for name in kept},
-        "mean_iou_interval": _interval(evaluation, step),
+        "mean_iou_interval": _interval(evaluation, row),
         "sizes": {size: values["mean_iou"] for size, values in figures["sizes"].items()},
     }
 
 
-def _interval(evaluation: Evaluation, step: Step) -> tuple[float, float]:
-    return mean_iou_interval(np.stack([photo.rows[step.name].confusion for photo in evaluation.photos]))
+def _interval(evaluation: Evaluation, row: Row) -> tuple[float, float]:
+    return mean_iou_interval(np.stack([photo.rows[row.name].confusion for photo in evaluation.photos]))
 
 
 def _mean_seconds(photos: Sequence[Measured]) -> dict[str, float]:
@@ -116,43 +111,24 @@ def _mean_seconds(photos: Sequence[Measured]) -> dict[str, float]:
 
 
 def _per_class(evaluation: Evaluation, summary: dict[str, Any]) -> Iterable[Sequence[object]]:
-    confusion = np.array(summary["confusion"])
-    sizes = summary["sizes"]
-    yield (
-        "class",
-        "iou",
-        "boundary_f",
-        "pixels_true",
-        "pixels_predicted",
-        "pixels_right",
-        *(f"iou_{s}" for s in sizes),
-    )
+    confusion, sizes = np.array(summary["confusion"]), summary["sizes"]
+    pixels = ("pixels_true", "pixels_predicted", "pixels_right")
+    yield "class", "iou", "boundary_f", *pixels, *(f"iou_{size}" for size in sizes)
     for i, name in enumerate(evaluation.truth.classes):
-        yield (
-            name,
-            summary["per_class_iou"][name],
-            summary["per_class_boundary_f"][name],
-            confusion[i].sum(),
-            confusion[:, i].sum(),
-            confusion[i, i],
-            *(size["per_class_iou"][name] for size in sizes.values()),
-        )
+        figures = summary["per_class_iou"][name], summary["per_class_boundary_f"][name]
+        by_size = (size["per_class_iou"][name] for size in sizes.values())
+        yield name, *figures, confusion[i].sum(), confusion[:, i].sum(), confusion[i, i], *by_size
 
 
 def _per_image(evaluation: Evaluation) -> Iterable[Sequence[object]]:
-    yield "name", "width", "height", "mean_iou", "pixel_accuracy", "boundary_f", "pixels_counted", "seconds"
+    kept = ("mean_iou", "pixel_accuracy", "boundary_f")
+    yield "name", "width", "height", *kept, "pixels_counted", "seconds"
     for photo in evaluation.photos:
         tally = photo.rows[evaluation.full.name]
         counted = int(tally.confusion.sum())
         figures = tally.figures(evaluation.truth.classes) if counted else {}
-        yield (
-            photo.name,
-            photo.width,
-            photo.height,
-            *(figures.get(name) for name in ("mean_iou", "pixel_accuracy", "boundary_f")),
-            counted,
-            round(sum(photo.seconds.values()), 3) if photo.seconds else None,
-        )
+        seconds = round(sum(photo.seconds.values()), 3) if photo.seconds else None
+        yield photo.name, photo.width, photo.height, *map(figures.get, kept), counted, seconds
 
 
 def _csv(rows: Iterable[Sequence[object]]) -> str:

@@ -2,29 +2,100 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deconvseg.data.dataset import Example, refuse_other_size
-from deconvseg.data.masks import VOID
-from deconvseg.errors import DataError, UsageError
-from deconvseg.evaluation.ablation import Step, Subject
-from deconvseg.evaluation.journal import Journal, Measured
-from deconvseg.evaluation.pool import pool
-from deconvseg.evaluation.tally import Reference, Tally
-from deconvseg.evaluation.truth import Truth
+from deconvseg.data.dataset import DataSet, Example, refuse_other_size
+from deconvseg.data.masks import VOID, read_mask
+from deconvseg.data.open import open_dataset
+from deconvseg.errors import DataError, OutputError, UsageError
+from deconvseg.evaluation.ablation import Row, Subject
+from deconvseg.evaluation.metrics import Reference, Tally
+from deconvseg.files import read_json_lines, replacing
 from deconvseg.images.read import has_size, read_image
 from deconvseg.images.write import write_labels
 from deconvseg.segmentation import Segmentation
 
 PREDICTIONS = "predictions"
 """Folder, in the report's, of the full setting's labels."""
+JOURNAL = "per_image.jsonl"
+"""File of the counts of each photo done, in the report's folder."""
 REPORT_FILES = ("report.html", "report.json", "per_class.csv", "per_image.csv")
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Truth(DataSet):
+    """The photos to score.
+
+    Attributes:
+        split: name of the list they come from.
+        photos: how many the list names; `examples` are those scored.
+    """
+
+    split: str
+    photos: int
+
+    def mask(self, example: Example) -> NDArray[np.uint8]:
+        """The true mask, uint8 (H, W): class indices, 255 for void; DataError if it cannot be used."""
+        return read_mask(example.mask, self.masks)
+
+
+def open_truth(root: Path, split: str, limit: int | None = None) -> Truth:
+    """The truth of a split of a data set.
+
+    Args:
+        root: the data set's folder, of any layout that `open_dataset` knows.
+        split: name of its list.
+        limit: take an evenly spread, fixed sample of that many photos.
+
+    Raises:
+        DataError: the folder is no data set, or the split is missing, empty or names missing files.
+        UsageError: `limit` is not positive.
+    """
+    if limit is not None and limit < 1:
+        raise UsageError(f"a sample of {limit} photos: give a number of at least 1")
+    data = open_dataset(root, split)
+    photos = len(data)
+    count = min(limit or photos, photos)
+    examples = tuple(data.examples[i * photos // count] for i in range(count))
+    missing = [path for e in examples for path in (e.image, e.mask) if not path.is_file()]
+    if missing:
+        raise DataError(
+            f"{missing[0]}: named by split '{split}' but missing ({len(missing)} such files); "
+            "put it there, or take its name out of the list"
+        )
+    return Truth(data.classes, data.palette, data.masks, examples, data.source, split, photos)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was counted of one photo.
+
+    Attributes:
+        name: of the photo.
+        stamp: size and time of change of the files the counts come from.
+        width, height: in pixels.
+        seconds: by part of the work, of the full setting.
+        rows: counts by the name of the row.
+    """
+
+    name: str
+    stamp: list[int]
+    width: int
+    height: int
+    seconds: dict[str, float]
+    rows: dict[str, Tally]
 
 
 @dataclass(frozen=True)
@@ -33,23 +104,23 @@ class Evaluation:
 
     Attributes:
         truth: the photos and their classes.
-        steps: the rows of the table.
-        full: the step that the headline figures are of.
+        rows: of the table.
+        full: the row that the headline figures are of.
         settings: everything that can change a figure.
         photos: counts of each photo, in the truth's order.
         predictions: folder of the full setting's labels, `NAME.png`; None when they were not kept.
     """
 
     truth: Truth
-    steps: tuple[Step, ...]
-    full: Step
+    rows: tuple[Row, ...]
+    full: Row
     settings: dict[str, Any]
     photos: tuple[Measured, ...]
     predictions: Path | None
 
-    def total(self, step: Step) -> Tally:
-        """The counts of a step, over all photos."""
-        return sum((photo.rows[step.name] for photo in self.photos), Tally.empty(len(self.truth.classes)))
+    def total(self, row: Row) -> Tally:
+        """The counts of a row, over all photos."""
+        return sum((photo.rows[row.name] for photo in self.photos), Tally.empty(len(self.truth.classes)))
 
 
 def evaluate(
@@ -72,7 +143,7 @@ def evaluate(
             `predictions`; the photos found in it, unchanged and measured at the same settings, are not done
             again.
         overwrite: begin anew, whatever is in the folder.
-        workers: processes.
+        workers: photos at a time, in threads.
         progress: called with the photos done and their total, first with those that were done before.
 
     Raises:
@@ -81,35 +152,27 @@ def evaluate(
         UsageError: the folder holds something else, or `workers` is not positive.
         OutputError: the folder cannot be written to.
     """
-    subject.check(truth)
-    settings = {**subject.settings(), **truth.settings()}
+    colors = [[*color, label] for color, label in sorted(truth.masks.colors.items())]
+    ids = sorted(map(list, truth.masks.ids.items()))
+    of_truth = {"split": truth.split, "classes": list(truth.classes), "ids": ids, "colors": colors}
+    settings = {**subject.settings, **of_truth}
     keep = folder / PREDICTIONS if folder and subject.folder is None else None
     measure = _Measure(subject, truth, keep, shows_photos=folder is not None)
-    if keep:
-        _refuse_own_files(truth, keep)
     measured: dict[str, Measured] = {}
     journal = None
     if folder:
-        journal = Journal(
-            folder, settings, len(truth.classes), overwrite=overwrite, others=[*REPORT_FILES, PREDICTIONS]
-        )
+        _refuse_own_files(truth, folder / PREDICTIONS)
+        journal = _Journal(folder, settings, len(truth.classes), overwrite)
         measured = {e.name: journal.done[e.name] for e in truth.examples if measure.is_done(e, journal.done)}
     progress(len(measured), len(truth.examples))
     missing = [example for example in truth.examples if example.name not in measured]
-    with pool(measure, workers) as run:
-        for photo in run(missing):
-            measured[photo.name] = photo
-            if journal:
-                journal.add(photo)
-            progress(len(measured), len(truth.examples))
-    evaluation = Evaluation(
-        truth,
-        subject.steps,
-        subject.full,
-        settings,
-        tuple(measured[example.name] for example in truth.examples),
-        subject.folder or keep,
-    )
+    for photo in run_all(measure, missing, workers):
+        measured[photo.name] = photo
+        if journal:
+            journal.add(photo)
+        progress(len(measured), len(truth.examples))
+    photos = tuple(measured[example.name] for example in truth.examples)
+    evaluation = Evaluation(truth, subject.rows, subject.full, settings, photos, subject.folder or keep)
     if not evaluation.total(subject.full).confusion.any():
         raise DataError(
             f"{truth.examples[0].mask}: it and all other masks of split '{truth.split}' are void alone; "
@@ -118,9 +181,30 @@ def evaluate(
     return evaluation
 
 
+def run_all(call: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
+    """The results of a call for many items as they are done, in no fixed order.
+
+    Threads do, and need no second network: torch, NumPy, SciPy and OpenCV let go of Python's lock. One
+    worker is the calling thread.
+
+    Raises UsageError if `workers` is not positive.
+    """
+    if workers < 1:
+        raise UsageError(f"{workers} workers: give a number of at least 1")
+    if workers == 1:
+        yield from map(call, items)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for future in as_completed([pool.submit(call, item) for item in items]):
+                yield future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
 @dataclass(frozen=True)
 class _Measure:
-    """Labels one photo and counts, in whatever process."""
+    """Labels one photo and counts, in whatever thread."""
 
     subject: Subject
     truth: Truth
@@ -135,16 +219,16 @@ class _Measure:
         reference = Reference(mask, len(self.truth.classes))
         rows: dict[str, Tally] = {}
         took: dict[str, float] = {}
-        for step, labels, seconds in self.subject.label(self.truth, example):
+        for row, labels, seconds in self.subject.label(example):
             _check(labels, mask, self.subject.source(example), example.mask)
-            rows[step.name] = reference.tally(labels)
-            if step == self.subject.full:
+            rows[row.name] = reference.tally(labels)
+            if row == self.subject.full:
                 took = seconds
                 self._write(example, labels)
         height, width = mask.shape
         return Measured(example.name, stamp, width, height, took, rows)
 
-    def is_done(self, example: Example, done: dict[str, Measured]) -> bool:
+    def is_done(self, example: Example, done: Mapping[str, Measured]) -> bool:
         photo = done.get(example.name)
         if photo is None or photo.stamp != self.stamp(example):
             return False
@@ -152,7 +236,8 @@ class _Measure:
 
     def stamp(self, example: Example) -> list[int]:
         """Size and time of change of the prediction's or photo's file and the mask's."""
-        return [number for path in (self.subject.source(example), example.mask) for number in _state(path)]
+        states = [path.stat() for path in (self.subject.source(example), example.mask) if path.is_file()]
+        return [number for state in states for number in (state.st_size, state.st_mtime_ns)]
 
     def _write(self, example: Example, labels: NDArray[np.uint8]) -> None:
         if self.keep:
@@ -160,22 +245,78 @@ class _Measure:
             write_labels(segmentation, np.empty((0, 0, 3), np.uint8), self.keep / f"{example.name}.png")
 
 
+class _Journal:
+    """What has been counted so far, in a file so that a stopped evaluation can go on.
+
+    The settings are on the first line; then comes one line for each photo done, with a checksum. Results of
+    other settings are never mixed in, and files that are no results are not replaced unless `overwrite`.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any], classes: int, overwrite: bool) -> None:
+        self._path = folder / JOURNAL
+        header = json.loads(json.dumps(settings))
+        documents = [] if overwrite else self._read()
+        others = [path for name in (*REPORT_FILES, PREDICTIONS) if (path := folder / name).exists()]
+        if len(documents) > 1 and documents[0] != header:
+            raise UsageError(
+                f"{folder}: holds the results of other settings, or of another version; choose another "
+                "folder, or overwrite it"
+            )
+        if others and not documents and not overwrite:
+            raise UsageError(
+                f"{others[0]}: exists, and no {JOURNAL} says that it is a result; choose another folder, or "
+                "overwrite it"
+            )
+        found = [_measured(document, classes) for document in documents[1:]]
+        self.done = {photo.name: photo for photo in found if photo}
+        if not self.done:
+            for path in filter(Path.is_file, others):  # a report of what was measured before
+                path.unlink()
+        # Written anew: a line that a kill cut short must not run into the next one.
+        with replacing(self._path) as stream:
+            stream.write(f"{json.dumps(header)}\n".encode())
+            stream.writelines(f"{_line(photo)}\n".encode() for photo in self.done.values())
+
+    def add(self, photo: Measured) -> None:
+        """Keep what was counted of one more photo; OutputError if the file cannot be written."""
+        try:
+            with self._path.open("a", encoding="utf-8") as stream:
+                stream.write(_line(photo) + "\n")
+        except OSError as error:
+            raise OutputError(
+                f"{self._path}: cannot be written ({error.strerror}); check its disk"
+            ) from error
+
+    def _read(self) -> list[dict[str, Any]]:
+        try:
+            return read_json_lines(self._path)
+        except OSError as error:
+            raise OutputError(f"{self._path}: cannot be read ({error}); choose another folder") from error
+
+
+def _line(photo: Measured) -> str:
+    document = {**vars(photo), "rows": {name: tally.to_json() for name, tally in photo.rows.items()}}
+    return json.dumps({**document, "check": _checksum(document)})
+
+
+def _measured(document: dict[str, Any], classes: int) -> Measured | None:
+    """What `_line` wrote; None if it was damaged."""
+    if document.pop("check", None) != _checksum(document):
+        return None
+    rows = {name: Tally.from_json(counts, classes) for name, counts in document["rows"].items()}
+    return Measured(**{**document, "rows": rows})
+
+
+def _checksum(document: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(document).encode())
+
+
 def _refuse_own_files(truth: Truth, folder: Path) -> None:
     """Labels must not replace the masks or photos they are measured against."""
     own = {path.resolve() for example in truth.examples for path in (example.mask, example.image)}
     for example in truth.examples:
         if (folder / f"{example.name}.png").resolve() in own:
-            raise UsageError(
-                f"{folder / example.name}.png: is a file of the data set; give another --report DIR"
-            )
-
-
-def _state(path: Path) -> tuple[int, int]:
-    try:
-        status = path.stat()
-    except OSError:  # whoever reads the file says what is wrong
-        return 0, 0
-    return status.st_size, status.st_mtime_ns
+            raise UsageError(f"{folder / example.name}.png: is a file of the data set; choose another folder")
 
 
 def _check(labels: NDArray[np.uint8], mask: NDArray[np.uint8], source: Path, mask_file: Path) -> None:

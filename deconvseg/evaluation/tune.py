@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ from numpy.typing import NDArray
 
 from deconvseg.data.dataset import Example, refuse_other_size
 from deconvseg.errors import DataError, UsageError, WeightsError
+from deconvseg.evaluation.ablation import check_classes
 from deconvseg.evaluation.metrics import Scores, confusion_matrix
-from deconvseg.evaluation.pool import pool
-from deconvseg.evaluation.truth import Truth, check_classes
+from deconvseg.evaluation.run import Truth, run_all
 from deconvseg.images.enlarge import enlarge
 from deconvseg.images.read import read_image
 from deconvseg.network.checkpoint import copy_network
@@ -53,7 +54,7 @@ def tune_crf(
         network: its file.
         truth: photos and masks, best of a split that was not trained on.
         target: the copy to write.
-        workers: processes.
+        workers: photos at a time, in threads.
         progress: told in words how far it is.
 
     Returns:
@@ -68,33 +69,29 @@ def tune_crf(
         OutputError: the copy cannot be written.
     """
     if len(truth.examples) < 4:
-        raise UsageError(
-            f"--tune-crf: {len(truth.examples)} photos are too few; it takes at least 4, better 60"
-        )
+        raise UsageError(f"{len(truth.examples)} photos are too few to tune on; take at least 4, better 60")
     check_classes(truth, segmenter.classes)
     old = CRFParameters.from_mapping(segmenter.header.crf)
     searched, held_out = truth.examples[::2], truth.examples[1::2]
     with tempfile.TemporaryDirectory(prefix="deconvseg-") as folder:
-        with pool(_Map(segmenter, truth, Path(folder)), workers) as run_map:
-            for done, _ in enumerate(run_map(truth.examples), start=1):
-                progress(f"score maps: {done} of {len(truth.examples)} photos")
-        with pool(_Sharpen(truth, Path(folder)), workers) as run:
+        photos = _Photos(segmenter, truth, Path(folder))
+        for done, _ in enumerate(run_all(photos.fuse, truth.examples, workers), start=1):
+            progress(f"score maps: {done} of {len(truth.examples)} photos")
 
-            def score(parameters: CRFParameters, examples: Sequence[Example]) -> float:
-                counts = np.sum(list(run([(parameters, example) for example in examples])), axis=0)
-                if not counts.any():
-                    raise DataError(
-                        f"split '{truth.split}': half of the sample is void alone; take more with --limit"
-                    )
-                return Scores.of(counts, truth.classes).mean_iou
+        def score(parameters: CRFParameters, examples: Sequence[Example]) -> float:
+            count = partial(photos.count, parameters)
+            counts = sum(run_all(count, examples, workers), np.zeros((len(truth.classes),) * 2, np.int64))
+            if not counts.any():
+                raise DataError(f"split '{truth.split}': half of the sample is void alone; take a larger one")
+            return Scores.of(counts, truth.classes).mean_iou
 
-            def trial(parameters: CRFParameters) -> float:
-                value = score(parameters, searched)
-                progress(f"mean IoU {value:.4f}: {in_words(asdict(parameters))}")
-                return value
+        def trial(parameters: CRFParameters) -> float:
+            value = score(parameters, searched)
+            progress(f"mean IoU {value:.4f}: {in_words(asdict(parameters))}")
+            return value
 
-            new, trials = search(old, trial)
-            held = {parameters: score(parameters, held_out) for parameters in {old, new}}
+        new, trials = search(old, trial)
+        held = {parameters: score(parameters, held_out) for parameters in {old, new}}
     improved = held[new] > held[old]
     report = {
         **{
@@ -163,40 +160,31 @@ def _along(parameters: CRFParameters, name: str, factor: float) -> Iterator[CRFP
 
 
 @dataclass(frozen=True)
-class _Map:
-    """Runs the network over a photo and keeps the probabilities at the size they are made at."""
+class _Photos:
+    """The network's answers to the photos, kept in a folder, and what the CRF makes of them."""
 
     segmenter: Segmenter
     truth: Truth
     folder: Path
 
-    def __call__(self, example: Example) -> None:
+    def fuse(self, example: Example) -> None:
+        """Run the network over a photo and keep the probabilities at the size they are made at."""
         image = read_image(example.image)
         refuse_other_size(example, image.shape[:2], self.truth.mask(example).shape)
         small = shrink(image, WORKING_SIDE)
         prepared = self.segmenter.before(small, *image.shape[:2])
         ((_, probabilities),) = self.segmenter.inference.fuse([prepared])
-        path = _cached(self.folder, example)
+        path = self._path(example)
         path.parent.mkdir(parents=True, exist_ok=True)
         np.savez(path, image=small, probabilities=probabilities.astype(np.float16))
 
-
-@dataclass(frozen=True)
-class _Sharpen:
-    """Applies the CRF to a photo's probabilities and counts, as an evaluation does."""
-
-    truth: Truth
-    folder: Path
-
-    def __call__(self, item: tuple[CRFParameters, Example]) -> NDArray[np.int64]:
-        parameters, example = item
+    def count(self, parameters: CRFParameters, example: Example) -> NDArray[np.int64]:
+        """The confusion matrix of a photo with these parameters."""
         mask = self.truth.mask(example)
-        with np.load(_cached(self.folder, example)) as cached:
-            image, probabilities = cached["image"], cached["probabilities"].astype(np.float32)
-        height, width = mask.shape
-        labels, _ = enlarge(dense_crf(image, probabilities, parameters), height, width, keep=False)
+        with np.load(self._path(example)) as kept:
+            image, probabilities = kept["image"], kept["probabilities"].astype(np.float32)
+        labels, _ = enlarge(dense_crf(image, probabilities, parameters), *mask.shape, keep=False)
         return confusion_matrix(mask, labels, len(self.truth.classes))
 
-
-def _cached(folder: Path, example: Example) -> Path:
-    return folder / f"{example.name}.npz"
+    def _path(self, example: Example) -> Path:
+        return self.folder / f"{example.name}.npz"
