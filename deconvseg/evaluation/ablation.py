@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
+from unicodedata import normalize
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deconvseg.data.dataset import DataSet, Example
+from deconvseg.data.dataset import DataSet, Example, find_pictures
 from deconvseg.data.masks import MaskFormat, read_mask
 from deconvseg.errors import DataError
 from deconvseg.images.enlarge import enlarge
@@ -184,8 +185,10 @@ def finished(folder: Path, data: DataSet) -> Subject:
     if not folder.is_dir():
         raise DataError(f"{folder}: there is no such folder of predictions; check the path")
 
+    pictures = find_pictures(folder, ".png", suffixes=(".png",))
+
     def source(example: Example) -> Path:
-        return folder / f"{example.name}.png"
+        return pictures.get(normalize("NFC", example.name), folder / f"{example.name}.png")
 
     missing = [path for path in map(source, data.examples) if not path.is_file()]
     if missing:

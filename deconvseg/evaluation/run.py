@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from deconvseg import machine
 from deconvseg.data.dataset import DataSet, Example, refuse_other_size
 from deconvseg.data.masks import VOID, read_mask
 from deconvseg.data.open import open_dataset
@@ -29,9 +31,6 @@ PREDICTIONS = "predictions"
 JOURNAL = "per_image.jsonl"
 """File of the counts of each photo done, in the report's folder."""
 REPORT_FILES = ("report.html", "report.json", "per_class.csv", "per_image.csv")
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -166,11 +165,12 @@ def evaluate(
         measured = {e.name: journal.done[e.name] for e in truth.examples if measure.is_done(e, journal.done)}
     progress(len(measured), len(truth.examples))
     missing = [example for example in truth.examples if example.name not in measured]
-    for photo in run_all(measure, missing, workers):
-        measured[photo.name] = photo
-        if journal:
-            journal.add(photo)
-        progress(len(measured), len(truth.examples))
+    with workers_for(workers) as call_each:
+        for photo in call_each(measure, missing):
+            measured[photo.name] = photo
+            if journal:
+                journal.add(photo)
+            progress(len(measured), len(truth.examples))
     photos = tuple(measured[example.name] for example in truth.examples)
     evaluation = Evaluation(truth, subject.rows, subject.full, settings, photos, subject.folder or keep)
     if not evaluation.total(subject.full).confusion.any():
@@ -181,25 +181,17 @@ def evaluate(
     return evaluation
 
 
-def run_all(call: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
-    """The results of a call for many items as they are done, in no fixed order.
+@contextmanager
+def workers_for(workers: int) -> Iterator[machine.Map]:
+    """A function like `map` for the block, whose calls so many threads make; they share torch's threads.
 
-    Threads do, and need no second network: torch, NumPy, SciPy and OpenCV let go of Python's lock. One
-    worker is the calling thread.
-
-    Raises UsageError if `workers` is not positive.
+    One worker is the calling thread. Raises UsageError if `workers` is not positive.
     """
     if workers < 1:
         raise UsageError(f"{workers} workers: give a number of at least 1")
-    if workers == 1:
-        yield from map(call, items)
-        return
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            for future in as_completed([pool.submit(call, item) for item in items]):
-                yield future.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    each = max(torch.get_num_threads() // workers, 1)
+    with machine.pool(workers if workers > 1 else 0, torch_threads=each) as call_each:
+        yield call_each
 
 
 @dataclass(frozen=True)

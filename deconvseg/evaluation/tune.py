@@ -16,7 +16,7 @@ from deconvseg.data.dataset import Example, refuse_other_size
 from deconvseg.errors import DataError, UsageError, WeightsError
 from deconvseg.evaluation.ablation import check_classes
 from deconvseg.evaluation.metrics import Scores, confusion_matrix
-from deconvseg.evaluation.run import Truth, run_all
+from deconvseg.evaluation.run import Truth, workers_for
 from deconvseg.images.enlarge import enlarge
 from deconvseg.images.read import read_image
 from deconvseg.network.checkpoint import copy_network
@@ -73,14 +73,14 @@ def tune_crf(
     check_classes(truth, segmenter.classes)
     old = CRFParameters.from_mapping(segmenter.header.crf)
     searched, held_out = truth.examples[::2], truth.examples[1::2]
-    with tempfile.TemporaryDirectory(prefix="deconvseg-") as folder:
+    with tempfile.TemporaryDirectory(prefix="deconvseg-") as folder, workers_for(workers) as call_each:
         photos = _Photos(segmenter, truth, Path(folder))
-        for done, _ in enumerate(run_all(photos.fuse, truth.examples, workers), start=1):
+        for done, _ in enumerate(call_each(photos.fuse, truth.examples), start=1):
             progress(f"score maps: {done} of {len(truth.examples)} photos")
 
         def score(parameters: CRFParameters, examples: Sequence[Example]) -> float:
             count = partial(photos.count, parameters)
-            counts = sum(run_all(count, examples, workers), np.zeros((len(truth.classes),) * 2, np.int64))
+            counts = sum(call_each(count, examples), np.zeros((len(truth.classes),) * 2, np.int64))
             if not counts.any():
                 raise DataError(f"split '{truth.split}': half of the sample is void alone; take a larger one")
             return Scores.of(counts, truth.classes).mean_iou

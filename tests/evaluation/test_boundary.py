@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from deconvseg.evaluation.boundary import TOLERANCE, Outlines, boundary_f
+from deconvseg.evaluation.boundary import TOLERANCE, Outlines
+from deconvseg.evaluation.metrics import boundary_f
 
 SMALL = (8, 10)
 """So small that the tolerance is its least, 1 pixel."""

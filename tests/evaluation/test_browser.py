@@ -12,17 +12,18 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 
+from deconvseg.evaluation.ablation import Subject
 from deconvseg.evaluation.report import summarise, write_report
-from deconvseg.evaluation.run import evaluate
-from deconvseg.evaluation.truth import Truth
-
-from .conftest import Shifted
+from deconvseg.evaluation.run import Truth, evaluate
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
-pytestmark = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER), reason="no browser: needs Debian's chromium and chromium-driver"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not (CHROMIUM and DRIVER), reason="no browser: needs Debian's chromium and chromium-driver"
+    ),
+]
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def asked(driver: webdriver.Chrome, page: str) -> list[str]:
     return [e["params"]["request"]["url"] for e in sent if e["params"]["documentURL"] == page]
 
 
-def test_the_report(truth: Truth, subject: Shifted, browser: webdriver.Chrome, tmp_path: Path) -> None:
+def test_the_report(truth: Truth, subject: Subject, browser: webdriver.Chrome, tmp_path: Path) -> None:
     evaluation = evaluate(subject, truth, folder=tmp_path / "report")
     write_report(evaluation, summarise(evaluation, "shifted"), tmp_path / "report")
     page = (tmp_path / "report" / "report.html").as_uri()
@@ -60,16 +61,17 @@ def test_the_report(truth: Truth, subject: Shifted, browser: webdriver.Chrome, t
     assert [a for a in addresses if a != page and not a.startswith("data:image/")] == []
     assert browser.get_log("browser") == []  # nothing was refused by the content security policy either
 
-    images = browser.find_elements(By.CSS_SELECTOR, "#gallery img")
+    images = browser.find_elements(By.CSS_SELECTOR, "#photos img")
     assert len(images) == 24
     assert all(image.get_property("naturalWidth") for image in images)
-    bars = browser.find_elements(By.CSS_SELECTOR, "#classes svg.plot rect")
+    bars = browser.find_elements(By.CSS_SELECTOR, "#classes .bar i")
     widths = [bar.size["width"] for bar in bars]
     assert len(bars) == 21
-    assert widths[0] > widths[1] > 0  # background, and aeroplane, which was predicted aside
-    cells = browser.find_elements(By.CSS_SELECTOR, "#matrix g rect")
+    assert widths[0] > widths[1] > 100  # background, and aeroplane, which was predicted aside
+    cells = browser.find_elements(By.CSS_SELECTOR, "#confusion td[title]")
     assert len(cells) == 3 + 2 + 2  # background is taken for both classes, both are taken for it
-    assert browser.find_element(By.CSS_SELECTOR, "#proposals circle").is_displayed()
+    colours = [cell.value_of_css_property("background-color") for cell in cells]
+    assert len({*colours}) > 3  # the more, the darker
 
     for width in (1280, 390):
         browser.execute_cdp_cmd(

@@ -1,5 +1,7 @@
 """Metrics: hand-computed 3x3 cases, VOC's rules, and torchmetrics on random masks."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torchmetrics.functional.classification import multiclass_confusion_matrix, multiclass_jaccard_index
 
-from deconvseg.evaluation.metrics import Scores, confusion_matrix, mean_iou_interval
+from deconvseg.evaluation.metrics import Reference, Scores, Tally, confusion_matrix, mean_iou_interval
 
 NAMES = ("background", "cat", "dog")
 
@@ -127,3 +129,37 @@ def test_void_photos_and_classes_that_do_not_occur_are_left_out_of_an_interval()
     photos = np.zeros((2, 3, 3), np.int64)
     photos[0, 1, 1] = 5
     assert mean_iou_interval(photos) == (1, 1)
+
+
+@settings(deadline=None, max_examples=30)
+@given(TRUTHS, FOUND, FOUND)
+def test_json_and_back(truth: np.ndarray, one: np.ndarray, other: np.ndarray) -> None:
+    reference = Reference(truth, 3)
+    first, second = reference.tally(one), reference.tally(other)
+    again = Tally.from_json(json.loads(json.dumps(first.to_json())), 3)
+    for name, counts in vars(again).items():
+        np.testing.assert_array_equal(counts, getattr(first, name))
+    for name, counts in vars(first + second).items():
+        np.testing.assert_array_equal(counts, getattr(second + again, name))
+
+
+def test_figures() -> None:
+    truth = np.zeros((20, 20), np.uint8)
+    truth[5:15, 5:15] = 1
+    figures = Reference(truth, 3).tally(truth).figures(NAMES)
+    assert figures["mean_iou"] == figures["boundary_f"] == figures["pixel_accuracy"] == 1
+    assert figures["per_class_boundary_f"] == {"background": 1, "cat": 1, "dog": None}
+    assert figures["sizes"]["large"] == {
+        "mean_iou": 1,
+        "objects": 1,
+        "per_class_iou": {"background": None, "cat": 1, "dog": None},
+    }
+    assert figures["sizes"]["small"]["mean_iou"] is None
+    json.dumps(figures, allow_nan=False)
+
+
+def test_a_photo_of_one_class_has_no_outline() -> None:
+    blank = np.zeros((5, 5), np.uint8)
+    figures = Reference(blank, 3).tally(blank).figures(NAMES)
+    assert figures["mean_iou"] == 1
+    assert figures["boundary_f"] is None

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from deconvseg.evaluation.objects import LARGE, MEDIUM, SIZES, Objects, size_iou
+from deconvseg.evaluation.metrics import size_iou
+from deconvseg.evaluation.objects import LARGE, MEDIUM, SIZES, Objects
 
 SHAPE = (40, 50)  # 2,000 pixels: medium from 40, large from 300 on
 

@@ -7,23 +7,19 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from deconvseg.evaluation.gallery import FALSE, MISSED, OTHER, choose, difference
-from deconvseg.evaluation.page import heat_map, proposal_lines, worst_confusions
+from deconvseg.evaluation.ablation import Subject
+from deconvseg.evaluation.page import BLUE, ORANGE, PURPLE, choose, difference
 from deconvseg.evaluation.report import PUBLISHED, summarise, write_report
-from deconvseg.evaluation.run import REPORT_FILES, evaluate
-from deconvseg.evaluation.truth import Truth
-
-from .conftest import Shifted
+from deconvseg.evaluation.run import REPORT_FILES, Truth, evaluate
 
 
 @pytest.fixture
-def report(truth: Truth, subject: Shifted, tmp_path: Path) -> Path:
+def report(truth: Truth, subject: Subject, tmp_path: Path) -> Path:
     evaluation = evaluate(subject, truth, folder=tmp_path / "report")
     write_report(evaluation, summarise(evaluation, "<b>shifted</b>"), tmp_path / "report")
     return tmp_path / "report"
@@ -89,18 +85,15 @@ def test_the_page_is_well_formed_and_needs_nothing(report: Path) -> None:
 
 
 def test_every_picture_has_an_alternative(report: Path) -> None:
-    page = Page((report / "report.html").read_text())
-    images = page.all("img")
+    images = Page((report / "report.html").read_text()).all("img")
+    assert [image["alt"] for image in images[:2]] == ["photo of shape004", "truth of shape004"]
     assert len(images) == 6 * 4
     assert all(image["alt"] for image in images)
-    for drawing in page.all("svg"):
-        assert drawing.get("aria-hidden") == "true" or drawing.get("aria-labelledby")
-    first = Image.open(io.BytesIO(base64.b64decode((images[0]["src"] or "").partition(",")[2])))
-    assert first.size == (int(images[0]["width"] or 0), int(images[0]["height"] or 0))
+    Image.open(io.BytesIO(base64.b64decode((images[0]["src"] or "").partition(",")[2]))).load()
 
 
 def test_a_page_without_kept_predictions_has_no_gallery(
-    truth: Truth, subject: Shifted, tmp_path: Path
+    truth: Truth, subject: Subject, tmp_path: Path
 ) -> None:
     evaluation = evaluate(subject, truth)
     write_report(evaluation, summarise(evaluation, "shifted"), tmp_path)
@@ -122,12 +115,8 @@ def test_a_page_without_kept_predictions_has_no_gallery(
 def test_the_gallery_shows_no_photo_twice(
     count: int, best: list[int], median: list[int], worst: list[int]
 ) -> None:
-    chosen = choose(range(count))  # type: ignore[arg-type]
-    assert {kind: list(photos) for kind, photos in chosen.items()} == {
-        "best": best,
-        "median": median,
-        "worst": worst,
-    }
+    chosen = choose(range(count))
+    assert [list(photos) for photos in chosen.values()] == [best, median, worst]
 
 
 def test_the_difference_has_a_colour_for_each_mistake() -> None:
@@ -135,45 +124,4 @@ def test_the_difference_has_a_colour_for_each_mistake() -> None:
     truth = np.array([[0, 1, 1, 0, 1, 255]], np.uint8)
     found = np.array([[0, 1, 0, 1, 2, 1]], np.uint8)
     shown = [tuple(pixel) for pixel in difference(photo, truth, found)[0].tolist()]
-    assert shown == [(40, 40, 40), (170, 170, 170), MISSED, FALSE, OTHER, (40, 40, 40)]
-
-
-CONFUSION = np.array([[90, 10, 0], [40, 60, 0], [0, 0, 0]])
-
-
-def test_heat_map_cells() -> None:
-    cells = heat_map(CONFUSION)
-    assert [value for value, _, _ in cells[0]] == [0.9, 0.1, 0]
-    assert cells[2] == []  # no such pixel in the truth
-    _, colour, dark = cells[0][0]
-    assert dark
-    assert sum(bytes.fromhex(colour[1:])) < sum(bytes.fromhex(cells[0][1][1][1:]))
-
-
-def test_worst_confusions_in_words() -> None:
-    assert worst_confusions(CONFUSION, ("background", "cat", "dog")) == [
-        ("cat", "background", 0.4),
-        ("background", "cat", 0.1),
-    ]
-
-
-def test_proposal_lines() -> None:
-    plain = {"ensemble": "off", "crf": False, "stops": False, "shared": False}
-    rows: list[dict[str, Any]] = [
-        plain | {"proposals": 0, "mean_iou": 0.40},
-        plain | {"proposals": 0, "crf": True, "mean_iou": 0.41},
-        plain | {"proposals": 50, "mean_iou": 0.45},
-        plain | {"proposals": 10, "mean_iou": 0.44},
-        plain | {"proposals": 10, "ensemble": "mean", "mean_iou": 0.9},
-        plain | {"proposals": None, "ensemble": "alone", "mean_iou": 0.1},
-        plain | {"proposals": 20, "stops": True, "mean_iou": 0.9},
-        plain | {"proposals": 20, "shared": True, "mean_iou": 0.9},
-    ]
-    chart = proposal_lines(rows)
-    assert chart["ticks"] == [(0, 0), (0.5, 10), (1, 50)]
-    names = [name for name, _ in chart["series"]]
-    assert names == ["without CRF", "with CRF"]
-    heights = {value: y for _, points in chart["series"] for _, y, value in points}
-    assert 1 >= heights[0.40] > heights[0.41] > heights[0.44] > heights[0.45] >= 0
-    assert chart["levels"][0][1] >= 0.45
-    assert proposal_lines(rows[:2])["series"] == []
+    assert shown == [(40, 40, 40), (170, 170, 170), ORANGE, BLUE, PURPLE, (40, 40, 40)]

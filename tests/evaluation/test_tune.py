@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 
 from deconvseg.errors import UsageError
-from deconvseg.evaluation.truth import Truth, open_truth
+from deconvseg.evaluation.run import Truth, open_truth
 from deconvseg.evaluation.tune import search, tune_crf
 from deconvseg.network.checkpoint import load_network
 from deconvseg.postprocess.crf import CRFParameters
