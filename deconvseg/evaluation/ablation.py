@@ -76,7 +76,7 @@ class Subject:
         settings: everything that can change a label, fit for JSON.
         label: labels one photo at every row; may be called from several threads.
         source: the file whose content the labels of a photo depend on.
-        folder: where the predictions lie as `NAME.png`, if they are made already.
+        is_made: whether that file is the finished prediction.
     """
 
     rows: tuple[Row, ...]
@@ -84,7 +84,7 @@ class Subject:
     settings: Mapping[str, Any]
     label: Callable[[Example], Iterator[Labelling]]
     source: Callable[[Example], Path]
-    folder: Path | None = None
+    is_made: bool = False
 
 
 def network(segmenter: Segmenter, data: DataSet, *, ablate: bool = False) -> Subject:
@@ -201,7 +201,7 @@ def finished(folder: Path, data: DataSet) -> Subject:
     def label(example: Example) -> Iterator[Labelling]:
         yield row, read_prediction(source(example), data), {}
 
-    return Subject((row,), row, {"predictions": str(folder.resolve())}, label, source, folder)
+    return Subject((row,), row, {"predictions": str(folder.resolve())}, label, source, is_made=True)
 
 
 def read_prediction(path: Path, data: DataSet) -> NDArray[np.uint8]:

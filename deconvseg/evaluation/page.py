@@ -199,8 +199,7 @@ def _matrix(confusion: NDArray[np.int64], names: Sequence[str]) -> str:
 
 def _pictures(evaluation: Evaluation) -> Iterable[str]:
     """The best, the median and the worst photos, and where they are wrong."""
-    truth, folder = evaluation.truth, evaluation.predictions
-    assert folder is not None
+    truth = evaluation.truth
     counts = {photo.name: photo.rows[evaluation.full.name].confusion for photo in evaluation.photos}
     scores = {name: Scores.of(one, truth.classes).mean_iou for name, one in counts.items() if one.any()}
     examples = [example for example in truth.examples if example.name in scores]
@@ -210,7 +209,7 @@ def _pictures(evaluation: Evaluation) -> Iterable[str]:
         yield f"<h3>{title}</h3>" if part else ""
         for example in part:
             photo, mask = _small(read_image(example.image)), _small(truth.mask(example))
-            found = _small(read_prediction(folder / f"{example.name}.png", truth))
+            found = _small(read_prediction(evaluation.predictions[example.name], truth))
             pictures = {
                 "photo": photo,
                 "truth": overlay(mask, palette, photo),

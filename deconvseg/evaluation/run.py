@@ -107,7 +107,7 @@ class Evaluation:
         full: the row that the headline figures are of.
         settings: everything that can change a figure.
         photos: counts of each photo, in the truth's order.
-        predictions: folder of the full setting's labels, `NAME.png`; None when they were not kept.
+        predictions: files of the full setting's labels by the name of the photo; empty if they were not kept.
     """
 
     truth: Truth
@@ -115,7 +115,7 @@ class Evaluation:
     full: Row
     settings: dict[str, Any]
     photos: tuple[Measured, ...]
-    predictions: Path | None
+    predictions: dict[str, Path]
 
     def total(self, row: Row) -> Tally:
         """The counts of a row, over all photos."""
@@ -155,7 +155,7 @@ def evaluate(
     ids = sorted(map(list, truth.masks.ids.items()))
     of_truth = {"split": truth.split, "classes": list(truth.classes), "ids": ids, "colors": colors}
     settings = {**subject.settings, **of_truth}
-    keep = folder / PREDICTIONS if folder and subject.folder is None else None
+    keep = folder / PREDICTIONS if folder and not subject.is_made else None
     measure = _Measure(subject, truth, keep, shows_photos=folder is not None)
     measured: dict[str, Measured] = {}
     journal = None
@@ -172,7 +172,10 @@ def evaluate(
                 journal.add(photo)
             progress(len(measured), len(truth.examples))
     photos = tuple(measured[example.name] for example in truth.examples)
-    evaluation = Evaluation(truth, subject.rows, subject.full, settings, photos, subject.folder or keep)
+    predictions: dict[str, Path] = {}
+    if keep or subject.is_made:
+        predictions = {e.name: keep / f"{e.name}.png" if keep else subject.source(e) for e in truth.examples}
+    evaluation = Evaluation(truth, subject.rows, subject.full, settings, photos, predictions)
     if not evaluation.total(subject.full).confusion.any():
         raise DataError(
             f"{truth.examples[0].mask}: it and all other masks of split '{truth.split}' are void alone; "

@@ -18,6 +18,7 @@ from deconvseg.evaluation.ablation import Row, Subject, finished, network
 from deconvseg.evaluation.metrics import Scores, confusion_matrix
 from deconvseg.evaluation.report import summarise
 from deconvseg.evaluation.run import JOURNAL, PREDICTIONS, Truth, evaluate, open_truth
+from deconvseg.images.palette import palette_for
 from deconvseg.segmenter import Segmenter
 
 from .conftest import FULL, shifted
@@ -184,6 +185,13 @@ def test_the_truth_scores_one_against_itself_void_included(shapes: Path, tmp_pat
     assert figures["voc_mean_iou"] == pytest.approx(3 / 21)
 
 
+def reordered(image: Image.Image) -> Image.Image:
+    """The same picture with the ids of aeroplane and bicycle swapped in its palette."""
+    image = image.point([0, 2, 1, *range(3, 256)])
+    image.putpalette([channel for i in (0, 2, 1) for channel in palette_for(3)[i]])
+    return image
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -191,8 +199,9 @@ def test_the_truth_scores_one_against_itself_void_included(shapes: Path, tmp_pat
         (lambda image: image.convert("RGB"), r"{name}: .*RGB"),
         (lambda image: image.point(lambda value: 21 if value else 0), r"{name}: .*21"),
         (lambda image: image.point(lambda value: 255), r"{name}: \d+ pixels that count are 255"),
+        (lambda image: reordered(image), r"{name}: .*aeroplane.*bicycle|{name}: .*bicycle.*aeroplane"),
     ],
-    ids=["size", "rgb", "id", "void"],
+    ids=["size", "rgb", "id", "void", "palette"],
 )
 def test_predictions_that_cannot_be_scored_name_the_file(
     truth: Truth, tmp_path: Path, spoil: Callable[[Image.Image], Image.Image], message: str
