@@ -14,23 +14,22 @@ contrib modules. Its arrays, for N photos with M boxes in all:
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deconvseg.errors import DataError, OutputError
-from deconvseg.files import replacing
+from deconvseg.files import digest, replacing
 from deconvseg.images.read import read_image
-from deconvseg.machine import worker_processes
+from deconvseg.machine import pool
 from deconvseg.proposals.boxes import Boxes, find_boxes
-from deconvseg.proposals.edges import EdgeDetector, opencv
+from deconvseg.proposals.edges import EdgeDetector
 from deconvseg.weights import forest_file
 
 _FORMAT = 1
@@ -42,7 +41,21 @@ photo): an object has a box of IoU 0.5 or more among the best 50, 100, 200, 300,
 any, about 0.17 s of CPU a photo; the file takes 2.9, 4.7 and 9.5 KB a photo at 300, 500 and 1,000."""
 _SAVED_EVERY = 200
 """Photos. A stop by force costs at most so many (34 s of CPU); saving takes up to 5 s at 4,600 photos."""
-_AGAIN = "make the file again from these photos, with OpenCV's contrib modules installed"
+_ARRAYS = ("names", "sizes", "lengths", "offsets", "boxes", "scores", "settings")
+
+
+class PhotoBoxes(NamedTuple):
+    """What the file says of one photo.
+
+    Attributes:
+        size: height and width of the photo as it was read.
+        length: bytes of its file.
+        boxes: in pixels of the photo, best first; there may be none.
+    """
+
+    size: tuple[int, int]
+    length: int
+    boxes: Boxes
 
 
 @dataclass(frozen=True)
@@ -51,17 +64,13 @@ class ProposalFile:
 
     Attributes:
         path: the file.
-        rows: name -> index of the photo.
-        sizes: int32 (N, 2), height and width of each photo as it was read.
-        offsets: int64 (N + 1,), where each photo's boxes begin and end.
-        boxes: float32 (M, 4), x0 y0 x1 y1 in pixels, half-open, inside the photo, best first.
+        photos: by name.
+        settings: how they were made, JSON.
     """
 
     path: Path
-    rows: Mapping[str, int]
-    sizes: NDArray[np.int32]
-    offsets: NDArray[np.int64]
-    boxes: NDArray[np.float32]
+    photos: Mapping[str, PhotoBoxes]
+    settings: str = ""
 
     def of(self, name: str) -> tuple[NDArray[np.float32], tuple[int, int]]:
         """Boxes of one photo, float32 (n, 4), best first, n may be 0; and the (height, width) they refer to.
@@ -69,11 +78,13 @@ class ProposalFile:
         Raises:
             DataError: the file does not know the photo.
         """
-        row = self.rows.get(name)
-        if row is None:
-            raise DataError(f"{self.path}: holds no proposals of {name}; {_AGAIN}")
-        height, width = self.sizes[row].tolist()
-        return self.boxes[self.offsets[row] : self.offsets[row + 1]], (height, width)
+        if name not in self.photos:
+            raise DataError(
+                f"{self.path}: holds no proposals of {name}; "
+                "make the file again from these photos, with OpenCV's contrib modules installed"
+            )
+        photo = self.photos[name]
+        return photo.boxes.xyxy, photo.size
 
 
 def read_proposals(path: Path) -> ProposalFile:
@@ -84,32 +95,44 @@ def read_proposals(path: Path) -> ProposalFile:
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            names, sizes, offsets, boxes = (
-                np.asarray(file[key]) for key in ("names", "sizes", "offsets", "boxes")
-            )
+            arrays = {key: np.asarray(file[key]) for key in _ARRAYS}
+        fault = _fault(arrays)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such proposal file; check the path") from error
     except Exception as error:  # numpy raises whatever the damage happens to cause
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{path}: is no whole proposal file ({reason}); copy or make it again") from error
-    fault = _fault(names, sizes, offsets, boxes)
+        fault = " ".join(str(error).split()) or type(error).__name__
     if fault:
-        raise DataError(f"{path}: is damaged ({fault}); copy or make it again")
-    rows = {name: row for row, name in enumerate(names.tolist())}
-    return ProposalFile(path, rows, sizes, offsets, boxes)
+        raise DataError(f"{path}: is no whole proposal file ({fault}); remove it and make it again")
+    cuts = arrays["offsets"][1:-1]
+    rows = zip(
+        arrays["names"].tolist(),
+        arrays["sizes"].tolist(),
+        arrays["lengths"].tolist(),
+        np.split(arrays["boxes"], cuts),
+        np.split(arrays["scores"], cuts),
+        strict=False,  # of no photos there is one empty part
+    )
+    photos = {
+        name: PhotoBoxes((height, width), length, Boxes(boxes, scores))
+        for name, (height, width), length, boxes, scores in rows
+    }
+    return ProposalFile(path, photos, str(arrays["settings"]))
 
 
-def _fault(
-    names: NDArray[np.str_], sizes: NDArray[np.int32], offsets: NDArray[np.int64], boxes: NDArray[np.float32]
-) -> str | None:
+def _fault(arrays: Mapping[str, NDArray[Any]]) -> str | None:
     """What is wrong with the arrays, in a few words."""
-    count = len(names) if np.ndim(names) == 1 else -1
+    names, sizes, lengths, offsets, boxes, scores = (arrays[key] for key in _ARRAYS[:-1])
+    count = len(names) if names.ndim == 1 else -1
     if count < 0 or names.dtype.kind != "U" or len(set(names.tolist())) != count:
         return "names are not one text a photo, each once"
     if sizes.dtype != np.int32 or sizes.shape != (count, 2) or (sizes <= 0).any():
         return "sizes are not a height and a width a photo"
+    if lengths.dtype != np.int64 or lengths.shape != (count,):
+        return "lengths are not one a photo"
     if boxes.dtype != np.float32 or boxes.ndim != 2 or boxes.shape[1] != 4:
         return "boxes are not float32 (M, 4)"
+    if scores.dtype != np.float32 or scores.shape != (len(boxes),):
+        return "scores are not one a box"
     if offsets.dtype != np.int64 or offsets.shape != (count + 1,):
         return "offsets are not int64 (N + 1,)"
     if offsets[0] != 0 or offsets[-1] != len(boxes) or (offsets[1:] < offsets[:-1]).any():
@@ -122,21 +145,13 @@ def _fault(
     return None
 
 
-class _Found(NamedTuple):
-    """What the file says of one photo."""
-
-    size: tuple[int, int]
-    length: int
-    boxes: Boxes
-
-
 def cache_proposals(
     photos: Sequence[tuple[str, Path]],
     target: Path,
     *,
     forest: str | Path | None = None,
     count: int = COUNT,
-    workers: int = 1,
+    workers: int = 0,
     progress: Callable[[], None] = lambda: None,
 ) -> None:
     """Make plain EdgeBoxes (see `find_boxes`) of every photo and keep them in one file.
@@ -150,8 +165,7 @@ def cache_proposals(
         target: the `.npz`.
         forest: structured edge forest file; the shipped one when None.
         count: most boxes a photo.
-        workers: processes, 1 or more, each with one thread. They are spawned: a script that calls this guards
-            its own start with `if __name__ == "__main__"`.
+        workers: threads; 0 works in the calling one.
         progress: called once a photo, those done before included.
 
     Raises:
@@ -160,23 +174,23 @@ def cache_proposals(
         WeightsError: the forest is missing or damaged.
         OutputError: the file cannot be written, or `target` is a file of another kind.
     """
-    names = {name for name, _ in photos}
-    if len(names) < len(photos):
-        twice = next(name for name in names if [n for n, _ in photos].count(name) > 1)
+    names = [name for name, _ in photos]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
         raise DataError(f"{twice}: there are two photos of this name; rename one")
     forest = forest_file(forest)
-    settings = json.dumps({"format": _FORMAT, "forest": _digest(forest), "count": count})
+    settings = json.dumps({"format": _FORMAT, "forest": digest(forest), "count": count})
     unfinished = target.with_name(f"{target.name}.part")
-    finished = _read(target, settings)
-    found = finished | _read(unfinished, settings)
+    finished = _kept(target, settings)
+    found = {**finished, **_kept(unfinished, settings)}
     todo = [photo for photo in photos if not _is_known(found, *photo)]
     for _ in range(len(photos) - len(todo)):
         progress()
     if todo:
-        EdgeDetector(forest)  # a damaged forest is told here, in one line, not by every worker
-        with worker_processes(min(workers, len(todo)), _use_one_thread) as pool:
+        find = partial(_find, EdgeDetector(forest), count)
+        with pool(min(workers, len(todo))) as call_each:
             try:
-                results = pool.map(partial(_find, forest, count), [path for _, path in todo])
+                results = call_each(find, [path for _, path in todo])
                 for done, ((name, _), result) in enumerate(zip(todo, results, strict=True), 1):
                     found[name] = result
                     progress()
@@ -190,20 +204,13 @@ def cache_proposals(
     unfinished.unlink(missing_ok=True)
 
 
-def _use_one_thread() -> None:
-    opencv().setNumThreads(1)
-
-
-_detector = cache(EdgeDetector)  # one a process
-
-
-def _find(forest: Path, count: int, photo: Path) -> _Found:
+def _find(detector: EdgeDetector, count: int, photo: Path) -> PhotoBoxes:
     image = read_image(photo)
     height, width = image.shape[:2]
-    return _Found((height, width), _length(photo), find_boxes(image, _detector(forest), count=count))
+    return PhotoBoxes((height, width), _length(photo), find_boxes(image, detector, count=count))
 
 
-def _is_known(found: Mapping[str, _Found], name: str, photo: Path) -> bool:
+def _is_known(found: Mapping[str, PhotoBoxes], name: str, photo: Path) -> bool:
     return name in found and found[name].length == _length(photo)
 
 
@@ -215,13 +222,18 @@ def _length(photo: Path) -> int:
         return -1
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _kept(path: Path, settings: str) -> Mapping[str, PhotoBoxes]:
+    """What a file of ours holds; nothing if there is none or it was made with other settings."""
+    if not path.exists():
+        return {}
+    try:
+        file = read_proposals(path)
+    except DataError as error:
+        raise OutputError(f"{error}, or choose another name") from error
+    return file.photos if file.settings == settings else {}
 
 
-def _write(path: Path, settings: str, found: Mapping[str, _Found]) -> None:
-    counts = [len(photo.boxes.scores) for photo in found.values()]
+def _write(path: Path, settings: str, found: Mapping[str, PhotoBoxes]) -> None:
     none = Boxes(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
     boxes = [none, *(photo.boxes for photo in found.values())]
     with replacing(path) as stream:
@@ -230,37 +242,8 @@ def _write(path: Path, settings: str, found: Mapping[str, _Found]) -> None:
             names=np.array(list(found), np.str_),
             sizes=np.array([photo.size for photo in found.values()], np.int32).reshape(-1, 2),
             lengths=np.array([photo.length for photo in found.values()], np.int64),
-            offsets=np.cumsum([0, *counts], dtype=np.int64),
+            offsets=np.cumsum([len(part.scores) for part in boxes], dtype=np.int64),
             boxes=np.concatenate([part.xyxy for part in boxes]),
             scores=np.concatenate([part.scores for part in boxes]),
             settings=np.array(settings),
         )
-
-
-def _read(path: Path, settings: str) -> dict[str, _Found]:
-    """What a file of ours holds; nothing if there is none or it was made with other settings."""
-    if not path.exists():
-        return {}
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
-        if str(arrays["settings"]) != settings:
-            return {}
-        cuts = arrays["offsets"][1:-1]
-        parts = zip(
-            arrays["names"].tolist(),
-            arrays["sizes"].tolist(),
-            arrays["lengths"].tolist(),
-            np.split(arrays["boxes"], cuts),
-            np.split(arrays["scores"], cuts),
-            strict=True,
-        )
-        return {
-            name: _Found((height, width), length, Boxes(boxes, scores))
-            for name, (height, width), length, boxes, scores in parts
-        }
-    except Exception as error:  # numpy raises whatever the damage happens to cause
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise OutputError(
-            f"{path}: exists and is no whole proposal file ({reason}); remove it or choose another name"
-        ) from error

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +12,7 @@ from deconvseg.errors import DataError, InputError, OutputError, WeightsError
 from deconvseg.images.read import read_image
 from deconvseg.proposals import cache as cache_module
 from deconvseg.proposals.boxes import find_boxes
-from deconvseg.proposals.cache import cache_proposals, read_proposals
+from deconvseg.proposals.cache import PhotoBoxes, cache_proposals, read_proposals
 from deconvseg.proposals.edges import EdgeDetector
 
 Photos = list[tuple[str, Path]]
@@ -34,31 +32,20 @@ def photos(tmp_path: Path) -> Photos:
     return found
 
 
-class Here:
-    """Stands in for the pool of processes: works in this one, and notes on what."""
-
-    done: list[str]
-
-    def __init__(self, *arguments: Any, **more: Any) -> None: ...
-
-    def __enter__(self) -> Here:
-        return self
-
-    def __exit__(self, *exception: object) -> None: ...
-
-    def map(self, function: Callable[[Path], Any], paths: list[Path]) -> Iterator[Any]:
-        for path in paths:
-            result = function(path)
-            Here.done.append(path.stem)
-            yield result
-
-
 @pytest.fixture
-def done(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def done(monkeypatch: pytest.MonkeyPatch, detector: EdgeDetector) -> list[str]:
     """Stems of the photos whose boxes were computed, in order."""
-    Here.done = []
-    monkeypatch.setattr(cache_module, "worker_processes", Here)
-    return Here.done
+    stems: list[str] = []
+    find = cache_module._find
+
+    def noted(detector: EdgeDetector, count: int, photo: Path) -> PhotoBoxes:
+        result = find(detector, count, photo)
+        stems.append(photo.stem)
+        return result
+
+    monkeypatch.setattr(cache_module, "_find", noted)
+    monkeypatch.setattr(cache_module, "EdgeDetector", lambda forest: detector)  # which takes a second to load
+    return stems
 
 
 def test_file_holds_the_plain_boxes_of_every_photo(
@@ -128,7 +115,7 @@ def test_interrupted_run_goes_on(photos: Photos, tmp_path: Path, done: list[str]
     done.clear()
     cache_proposals(photos, target)
     assert done == ["3"]
-    assert set(read_proposals(target).rows) == {name for name, _ in photos}
+    assert set(read_proposals(target).photos) == {name for name, _ in photos}
     assert not (tmp_path / "p.npz.part").exists()
 
 
@@ -140,7 +127,7 @@ def test_killed_run_has_saved_on_the_way(
 
     def look() -> None:
         part = tmp_path / "p.npz.part"
-        seen.append(list(read_proposals(part).rows) if part.exists() else [])
+        seen.append(list(read_proposals(part).photos) if part.exists() else [])
 
     cache_proposals(photos, tmp_path / "p.npz", progress=look)
     assert seen == [[], [], ["photo 0", "photo 1"], ["photo 0", "photo 1"]]
@@ -151,7 +138,7 @@ def test_photo_that_cannot_be_read_is_named(photos: Photos, tmp_path: Path) -> N
     with pytest.raises(InputError, match=r"2\.png: is not an image"):
         cache_proposals(photos, tmp_path / "p.npz")
     assert not (tmp_path / "p.npz").exists()
-    assert list(read_proposals(tmp_path / "p.npz.part").rows) == ["photo 0", "photo 1"]
+    assert list(read_proposals(tmp_path / "p.npz.part").photos) == ["photo 0", "photo 1"]
     photos[2][1].unlink()
     with pytest.raises(InputError, match=r"2\.png: no such file"):
         cache_proposals(photos, tmp_path / "p.npz")
@@ -165,7 +152,7 @@ def test_name_that_occurs_twice(photos: Photos, tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"precious", b"PK\x03\x04 precious", b""])
 def test_file_of_another_kind_is_not_replaced(photos: Photos, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "p.npz").write_bytes(content)
-    with pytest.raises(OutputError, match=r"p\.npz: exists and is no whole proposal file"):
+    with pytest.raises(OutputError, match=r"p\.npz: is no whole proposal file .* or choose another name"):
         cache_proposals(photos, tmp_path / "p.npz")
     assert (tmp_path / "p.npz").read_bytes() == content
 

@@ -10,7 +10,8 @@ from torch.nn import functional
 
 from deconvseg.data.crops import ImageStore
 from deconvseg.errors import DataError
-from deconvseg.proposals.cache import ProposalFile
+from deconvseg.proposals.boxes import Boxes
+from deconvseg.proposals.cache import PhotoBoxes, ProposalFile
 from deconvseg.training.loop import TrainingData
 from deconvseg.training.sampler import CropSampler, jitter_colours, object_regions, proposal_regions
 
@@ -28,10 +29,13 @@ EXACT = replace(
 
 
 def proposals(boxes: dict[str, list[list[float]]], height: int, width: int) -> ProposalFile:
-    counts = np.cumsum([0, *map(len, boxes.values())])
-    flat = np.array([box for some in boxes.values() for box in some], np.float32).reshape(-1, 4)
-    sizes = np.tile(np.array([[height, width]], np.int32), (len(boxes), 1))
-    return ProposalFile(Path("p.npz"), {name: i for i, name in enumerate(boxes)}, sizes, counts, flat)
+    photos = {
+        name: PhotoBoxes(
+            (height, width), 1, Boxes(np.array(some, np.float32).reshape(-1, 4), np.ones(len(some)))
+        )
+        for name, some in boxes.items()
+    }
+    return ProposalFile(Path("p.npz"), photos)
 
 
 @pytest.fixture
