@@ -7,7 +7,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -22,15 +22,12 @@ from deconvseg import __version__
 from deconvseg.errors import ExportError, MissingDependencyError, UsageError
 from deconvseg.files import replacing
 from deconvseg.images.example import example_photo
-from deconvseg.images.read import ImageLike, as_photo
+from deconvseg.images.read import ImageLike
 from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.checkpoint import NetworkHeader
 from deconvseg.network.deconvnet import DeconvNet
-from deconvseg.regions import Crops, normalised, on_device
+from deconvseg.regions import crop, normalised, on_device, whole_pixels
 from deconvseg.segmenter import Segmenter
-from deconvseg.settings import PRESETS
-from deconvseg.steps import Before
-from deconvseg.weights import forest_file
 
 OPSET = 18
 """The exporter's own; others are made from it."""
@@ -105,14 +102,13 @@ def export_onnx(
 
 def _crops(network: SegmentationNetwork, photos: Sequence[ImageLike]) -> Tensor:
     """Regions of photos as the network takes them, float (B, 3, S, S) of 0..255: the best of each first."""
-    before = Before(replace(PRESETS["default"], proposals=CROPS), forest_file(), whole=False)
+    segmenter = Segmenter(proposals=CROPS)
     found = []
     for photo in photos or [example_photo()]:
-        pixels = as_photo(photo)
-        prepared = before(pixels.image, pixels.height, pixels.width)
-        regions = Crops(network, on_device(torch.device("cpu"), prepared.image), prepared.boxes)
-        found.append([regions.inputs(index) for index in range(len(regions.boxes))])
-    by_rank = (crop for rank in range(CROPS + 1) for crops in found for crop in crops[rank : rank + 1])
+        prepared = segmenter.prepare(photo)
+        pixels = on_device(torch.device("cpu"), prepared.image)
+        found.append([crop(pixels, box, network.side) for box in whole_pixels(prepared.boxes)])
+    by_rank = (one for rank in range(CROPS + 1) for crops in found for one in crops[rank : rank + 1])
     return torch.stack(list(islice(by_rank, CROPS)))
 
 

@@ -1,12 +1,13 @@
-"""Photos through the network: regions cut out, run in batches, put together again."""
+"""Photos through the network: regions cut out, run in batches that photos share, put together again."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,13 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from deconvseg.images.read import PhotoPixels
 from deconvseg.machine import is_out_of_memory
 from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.checkpoint import NetworkHeader
 from deconvseg.network.fcn8s import STRIDE, FCN8s
-from deconvseg.network.fold import Precision
-from deconvseg.postprocess.fusion import EnsembleRule, Fusion, FusionRule, Rounds, ensemble
-from deconvseg.steps import Prepared
+from deconvseg.postprocess.fusion import EarlyStop, Fusion, ensemble
+from deconvseg.settings import EnsembleRule, Settings
 
 Box = tuple[int, int, int, int]
 
@@ -31,6 +32,38 @@ SAMPLED = 4
 as much time as two regions."""
 
 
+class Clock:
+    """Adds up wall-clock seconds by step, beside those `before`."""
+
+    def __init__(self, before: dict[str, float] | None = None) -> None:
+        self.seconds, self.last = dict(before or {}), time.perf_counter()
+
+    def lap(self, step: str) -> None:
+        """The time since the last lap went into `step`."""
+        now = time.perf_counter()
+        self.seconds[step] = self.seconds.get(step, 0.0) + now - self.last
+        self.last = now
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A photo ready for the network.
+
+    Attributes:
+        photo: as it was read; who keeps many may put `image` in place of its pixels.
+        image: uint8 (h, w, 3) RGB, upright, no side longer than `segmenter.WORKING_SIDE`.
+        boxes: float32 (N, 4), x0 y0 x1 y1 in pixels of `image`: regions to look at, best first.
+        scores: float32 (N,), EdgeBoxes' score of each; that of the whole photo is no less than any.
+        seconds: wall-clock seconds by step so far.
+    """
+
+    photo: PhotoPixels
+    image: NDArray[np.uint8]
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
 @dataclass
 class Inference:
     """Networks on their device, and how their answers are put together.
@@ -39,27 +72,20 @@ class Inference:
         network: made ready by `network.fold.prepare`.
         header: of its file.
         partner, partner_header: the same for the FCN-8s of an ensemble, or None.
-        fusion: how regions are put together.
-        ensemble: how the partner joins in.
+        settings: how regions are put together, when a photo stops, how the partner joins in.
         device: where the networks are.
-        precision: their arithmetic.
+        precision: their arithmetic: `fp32`, `bf16` or `fp16`.
         batch_size: regions that go through the network together; halved when they do not fit into memory.
-        stop, round_size, share, mirrored: as in `Settings`.
     """
 
     network: SegmentationNetwork
     header: NetworkHeader
     partner: SegmentationNetwork | None
     partner_header: NetworkHeader | None
-    fusion: FusionRule
-    ensemble: EnsembleRule
+    settings: Settings
     device: torch.device
-    precision: Precision
+    precision: str
     batch_size: int
-    stop: float = 0.0
-    round_size: int = 5
-    share: float = 0.5
-    mirrored: bool = False
 
     @property
     def sees_whole_photo(self) -> bool:
@@ -69,50 +95,36 @@ class Inference:
     def fuse(
         self, photos: Iterable[Prepared], *, full_batches: bool = False
     ) -> Iterator[tuple[Prepared, NDArray[np.float32]]]:
-        """Class probabilities of photos; regions of one photo and of the next share batches.
-
-        Where a photo's next regions wait for what its last ones show, regions of others go first.
-
-        Args:
-            photos: taken as they are needed, some ahead of what is returned.
-            full_batches: fill the last batch up, so that all are of one size. With the size of the batch a
-                region's scores can differ in their last bits, but not with what else is in it: a photo's
-                result then does not depend on the others.
-
-        Yields:
-            Each photo in order, its `boxes` those looked at and its `seconds` completed, with its
-            probabilities, float32 (C, h, w).
-        """
-        if self.sees_whole_photo:
-            yield from map(self._label_whole, photos)
-            return
-        begun: deque[_Begun] = deque()
-        supply = (self._begin(photo) for photo in photos)
+        """Class probabilities of photos; see `Segmenter.fuse`."""
+        begun: deque[PartialResult] = deque()
+        supply = (PartialResult(self, photo) for photo in photos)
         while True:
-            batch = list(islice(_waiting(begun, supply), self.batch_size))
+            # FCN-8s looks at one photo after the other: more would only take memory.
+            most = 1 if self.sees_whole_photo else self.batch_size
+            batch = list(islice(_submit(begun, supply), most))
             if not (batch or begun):
                 return
-            if batch:
+            if batch and self.sees_whole_photo:
+                for photo, _ in batch:
+                    photo.add(self._whole_scores(self.network, self.header, photo.prepared.image))
+            elif batch:
                 self._run(batch, self.batch_size if full_batches else len(batch))
             while begun and begun[0].is_done:
-                yield self._finish(begun.popleft())
+                yield begun.popleft().finish()
 
-    def score(self, image: NDArray[np.uint8], boxes: NDArray[np.float32]) -> Iterator[tuple[Box, Tensor]]:
-        """Run the network over all regions of a photo, in batches.
-
-        Yields:
-            Each region in whole pixels with its raw scores (C, S, S), in the order of `boxes`; from FCN-8s,
-            the whole photo with scores of its size.
-        """
+    def step_by_step(self, prepared: Prepared) -> Iterator[PartialResult]:
+        """A photo after no region, after the first, ...; see `Segmenter.step_by_step`."""
+        photo = PartialResult(self, prepared)
+        yield photo
         if self.sees_whole_photo:
-            height, width = image.shape[:2]
-            yield (0, 0, width, height), self._whole_scores(self.network, self.header, image)
+            photo.add(self._whole_scores(self.network, self.header, prepared.image))
+            yield photo
             return
-        regions = self._regions(image, boxes)
-        for start in range(0, len(regions.boxes), self.batch_size):
-            part = range(len(regions.boxes))[start : start + self.batch_size]
-            found = self._scores([regions.inputs(index) for index in part], len(part))
-            yield from zip((regions.boxes[index] for index in part), found, strict=True)
+        for start in range(0, len(photo.boxes), self.batch_size):
+            crops = [photo.crop(i) for i in range(len(photo.boxes))[start : start + self.batch_size]]
+            for scores in self._scores(crops, len(crops)):
+                photo.add(scores)
+                yield photo
 
     def partner_scores(self, image: NDArray[np.uint8]) -> Tensor | None:
         """Raw scores (C, H, W) of the ensemble's FCN-8s on the whole photo; None without an ensemble."""
@@ -120,33 +132,27 @@ class Inference:
             return None
         return self._whole_scores(self.partner, self.partner_header, image)
 
-    def combine(self, fusion: Fusion, partner: Tensor | None) -> Tensor:
-        """Class probabilities (C, H, W) of all regions, and of FCN-8s if it joins in."""
-        if partner is None:
-            return fusion.probabilities()
-        return ensemble(fusion, partner, self.ensemble, self.share)
+    def _run(self, batch: Sequence[tuple[PartialResult, int]], size: int) -> None:
+        start = time.perf_counter()
+        found = self._scores([photo.crop(index) for photo, index in batch], size)
+        seconds = (time.perf_counter() - start) / len(batch)
+        for (photo, _), scores in zip(batch, found, strict=True):
+            photo.seconds += seconds
+            photo.add(scores)
 
-    def new_fusion(self, image: NDArray[np.uint8]) -> Fusion:
-        """An empty accumulator of a photo's size, by the rule."""
-        height, width = image.shape[:2]
-        # FCN-8s's one region needs no floor of 0 under its scores.
-        rule = "mean" if self.sees_whole_photo else self.fusion
-        return Fusion(len(self.header.classes), height, width, rule, self.device)
-
-    def _regions(self, image: NDArray[np.uint8], boxes: NDArray[np.float32]) -> Crops:
-        return Crops(self.network, on_device(self.device, image), boxes)
-
-    def _scores(self, inputs: Sequence[Tensor], size: int) -> Tensor:
-        """Scores (B, C, S, S) of the inputs of B regions, filled up to a batch of `size`.
+    def _scores(self, crops: Sequence[Tensor], size: int) -> Tensor:
+        """Scores (B, C, S, S) of B crops, which are filled up to a batch of `size`.
 
         Raises:
             MemoryError: a single region does not fit into memory.
         """
         found: list[Tensor] = []
-        while (done := sum(map(len, found))) < len(inputs):
+        while (done := sum(map(len, found))) < len(crops):
             together = min(size, self.batch_size)
+            part = crops[done : done + together]
             try:
-                found.append(self._forward(inputs[done : done + together], together))
+                batch = functional.pad(torch.stack(list(part)), (0, 0) * 3 + (0, together - len(part)))
+                found.append(run_network(self.network, self.header, batch)[: len(part)])
                 continue
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
@@ -158,46 +164,6 @@ class Inference:
                 torch.cuda.empty_cache()
             self.batch_size = (together + 1) // 2
         return torch.cat(found)
-
-    def _forward(self, inputs: Sequence[Tensor], size: int) -> Tensor:
-        batch = functional.pad(torch.stack(list(inputs)), (0, 0) * 3 + (0, size - len(inputs)))
-        return scores(self.network, self.header, batch)[: len(inputs)]
-
-    def _run(self, batch: Sequence[tuple[_Begun, int]], size: int) -> None:
-        start = time.perf_counter()
-        found = self._scores([photo.regions.inputs(index) for photo, index in batch], size)
-        seconds = (time.perf_counter() - start) / len(batch)
-        for (photo, _), one in zip(batch, found, strict=True):
-            self._add(photo, one, seconds)
-
-    def _begin(self, photo: Prepared) -> _Begun:
-        start = time.perf_counter()
-        regions, fusion = self._regions(photo.image, photo.boxes), self.new_fusion(photo.image)
-        rounds = Rounds(self.stop, self.round_size)
-        return _Begun(photo, regions, fusion, rounds, seconds=time.perf_counter() - start)
-
-    def _add(self, photo: _Begun, found: Tensor, seconds: float) -> None:
-        """Take in the scores of a photo's next region."""
-        start = time.perf_counter()
-        photo.fusion.add(found, photo.regions.boxes[photo.used])
-        photo.used += 1
-        if photo.used < len(photo.regions.boxes):
-            photo.rounds.look(photo.used, lambda: self._sampled_labels(photo))
-        photo.seconds += seconds + time.perf_counter() - start
-
-    def _sampled_labels(self, photo: _Begun) -> Tensor:
-        if self.partner and photo.partner is None:
-            photo.partner = self.partner_scores(photo.prepared.image)
-        partner = None if photo.partner is None else photo.partner[:, ::SAMPLED, ::SAMPLED]
-        return self.combine(photo.fusion.thinned(SAMPLED), partner).argmax(0)
-
-    def _finish(self, photo: _Begun) -> tuple[Prepared, NDArray[np.float32]]:
-        start = time.perf_counter()
-        partner = self.partner_scores(photo.prepared.image) if photo.partner is None else photo.partner
-        fused = self.combine(photo.fusion, partner).cpu().numpy()
-        seconds = {"network": photo.seconds + time.perf_counter() - start}
-        boxes = photo.prepared.boxes[: photo.used]
-        return replace(photo.prepared, boxes=boxes, seconds=photo.prepared.seconds | seconds), fused
 
     def _whole_scores(
         self, network: SegmentationNetwork, header: NetworkHeader, image: NDArray[np.uint8]
@@ -222,81 +188,120 @@ class Inference:
             high, wide = -(rows + STRIDE) % STRIDE + STRIDE, -(columns + STRIDE) % STRIDE + STRIDE
             top, left = high // 2, wide // 2
             photo = functional.pad(photo, (left, wide - left, top, high - top))
-        found = scores(network, header, photo).float()
-        if self.mirrored:  # after the photo, not with it: that takes half the memory and no more time
-            found = (found + scores(network, header, photo.flip(3)).float().flip(3)) / 2
+        found = run_network(network, header, photo).float()
+        if self.settings.mirrored:  # after the photo, not with it: half the memory in the same time
+            found = (found + run_network(network, header, photo.flip(3)).float().flip(3)) / 2
         found = found[..., top : top + rows, left : left + columns]
         return functional.interpolate(found, (height, width), mode="bilinear", align_corners=False)[0]
 
-    def _label_whole(self, photo: Prepared) -> tuple[Prepared, NDArray[np.float32]]:
+
+class PartialResult:
+    """What the regions that are done so far say of a photo.
+
+    Attributes:
+        prepared: the photo.
+        boxes: its regions in whole pixels, x0 y0 x1 y1, half-open; FCN-8s's one is the photo itself.
+        submitted: regions that have gone into a batch.
+        done: regions whose scores are in.
+        seconds: that it took so far.
+    """
+
+    def __init__(self, inference: Inference, prepared: Prepared) -> None:
         start = time.perf_counter()
-        fusion = self.new_fusion(photo.image)
-        for box, found in self.score(photo.image, photo.boxes):
-            fusion.add(found, box)
-        fused = fusion.probabilities().cpu().numpy()
-        seconds = {"network": time.perf_counter() - start}
-        return replace(photo, seconds=photo.seconds | seconds), fused
-
-
-@dataclass
-class _Begun:
-    """A photo in the network: how many regions have gone into a batch, and how many scores are there."""
-
-    prepared: Prepared
-    regions: Crops
-    fusion: Fusion
-    rounds: Rounds
-    partner: Tensor | None = None
-    given: int = 0
-    used: int = 0
-    seconds: float = 0.0
+        self.prepared, self._inference = prepared, inference
+        self.boxes = whole_pixels(prepared.boxes)
+        self.submitted = self.done = 0
+        self._pixels = on_device(inference.device, prepared.image)
+        # FCN-8s's one region needs no floor of 0 under its scores.
+        rule = "mean" if inference.sees_whole_photo else inference.settings.fusion
+        height, width = prepared.image.shape[:2]
+        self._fusion = Fusion(len(inference.header.classes), height, width, rule, inference.device)
+        self._stop = EarlyStop(inference.settings.stop, inference.settings.round_size)
+        self._partner: Tensor | None = None
+        self.seconds = time.perf_counter() - start
 
     @property
     def is_done(self) -> bool:
-        return self.used == self.due
+        """Whether no further region is looked at."""
+        return self.done == self.limit
 
     @property
-    def due(self) -> int:
-        return self.rounds.due(self.used, len(self.regions.boxes))
+    def limit(self) -> int:
+        """How many regions may be submitted before more scores are in."""
+        return self._stop.limit(self.done, len(self.boxes))
 
-    def take(self) -> Iterator[tuple[_Begun, int]]:
-        """The regions that wait for no decision, each once."""
-        while self.given < self.due:
-            self.given += 1
-            yield self, self.given - 1
+    def submit(self) -> Iterator[tuple[PartialResult, int]]:
+        """The regions up to the limit, each once: this and the region's place in `boxes`."""
+        while self.submitted < self.limit:
+            self.submitted += 1
+            yield self, self.submitted - 1
+
+    def crop(self, index: int) -> Tensor:
+        """A region as the network takes it: float (3, S, S) of 0..255."""
+        return crop(self._pixels, self.boxes[index], self._inference.network.side)
+
+    def add(self, scores: Tensor) -> None:
+        """Take in the raw scores (C, S, S) of the next region."""
+        start = time.perf_counter()
+        self._fusion.add(scores, self.boxes[self.done])
+        self.done += 1
+        if self.done < len(self.boxes):
+            self._stop.update(self.done, self._sampled_labels)
+        self.seconds += time.perf_counter() - start
+
+    def probabilities(self, rule: EnsembleRule | Literal["alone"] | None = None) -> NDArray[np.float32]:
+        """Class probabilities so far, float32 (C, h, w) for `prepared.image`.
+
+        Args:
+            rule: how the ensemble's FCN-8s joins in, if there is one; `alone` leaves the regions out, and
+                None takes that of the settings.
+        """
+        partner = self._partner_scores()
+        if partner is not None and rule == "alone":
+            return partner.softmax(0).cpu().numpy()
+        return self._combine(self._fusion, partner, rule).cpu().numpy()
+
+    def finish(self) -> tuple[Prepared, NDArray[np.float32]]:
+        """The photo, its `boxes` those looked at and its `seconds` completed, and its probabilities."""
+        start = time.perf_counter()
+        found = self.probabilities()
+        seconds = {"network": self.seconds + time.perf_counter() - start}
+        boxes, scores = self.prepared.boxes[: self.done], self.prepared.scores[: self.done]
+        seconds = self.prepared.seconds | seconds
+        return replace(self.prepared, boxes=boxes, scores=scores, seconds=seconds), found
+
+    def _sampled_labels(self) -> Tensor:
+        partner = self._partner_scores()
+        thinned = None if partner is None else partner[:, ::SAMPLED, ::SAMPLED]
+        return self._combine(self._fusion.thinned(SAMPLED), thinned).argmax(0)
+
+    def _partner_scores(self) -> Tensor | None:
+        if self._partner is None:
+            self._partner = self._inference.partner_scores(self.prepared.image)
+        return self._partner
+
+    def _combine(self, fusion: Fusion, partner: Tensor | None, rule: str | None = None) -> Tensor:
+        settings = self._inference.settings
+        if partner is None:
+            return fusion.probabilities()
+        return ensemble(fusion, partner, rule or settings.ensemble, settings.share)
 
 
-def _waiting(begun: deque[_Begun], supply: Iterator[_Begun]) -> Iterator[tuple[_Begun, int]]:
+def _submit(
+    begun: deque[PartialResult], supply: Iterator[PartialResult]
+) -> Iterator[tuple[PartialResult, int]]:
     """Regions for the next batch: of the photos begun, then of others, which are begun as they are needed."""
     for photo in begun:
-        yield from photo.take()
+        yield from photo.submit()
     while sum(photo.is_done for photo in begun) < FINISHED:
         following = next(supply, None)
         if following is None:
             return
         begun.append(following)
-        yield from following.take()
+        yield from following.submit()
 
 
-class Crops:
-    """Each region is cut out of the photo and goes through the whole network.
-
-    Args:
-        network: of square crops.
-        photo: uint8 (3, H, W).
-        boxes: float32 (N, 4).
-    """
-
-    def __init__(self, network: SegmentationNetwork, photo: Tensor, boxes: NDArray[np.float32]) -> None:
-        self.boxes = _whole_pixels(boxes)
-        self._photo, self._side = photo, network.side
-
-    def inputs(self, index: int) -> Tensor:
-        """The crop, float (3, S, S) of 0..255."""
-        return crop(self._photo, self.boxes[index], self._side)
-
-
-def scores(network: SegmentationNetwork, header: NetworkHeader, images: Tensor) -> Tensor:
+def run_network(network: SegmentationNetwork, header: NetworkHeader, images: Tensor) -> Tensor:
     """Raw scores (B, C, H, W) of images (B, 3, H, W) of 0..255."""
     with torch.inference_mode():
         found: Tensor = network(normalised(network, header, images))
@@ -322,12 +327,11 @@ def crop(photo: Tensor, box: Box, side: int) -> Tensor:
     left, top, right, bottom = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
     region = torch.zeros(1, 3, y1 - y0, x1 - x0, device=photo.device)
     region[0, :, top - y0 : bottom - y0, left - x0 : right - x0] = photo[:, top:bottom, left:right]
-    return functional.interpolate(region, (side, side), mode="bilinear", antialias=True, align_corners=False)[
-        0
-    ]
+    size = (side, side)
+    return functional.interpolate(region, size, mode="bilinear", antialias=True, align_corners=False)[0]
 
 
-def _whole_pixels(boxes: NDArray[np.float32]) -> list[Box]:
+def whole_pixels(boxes: NDArray[np.float32]) -> list[Box]:
     """Boxes rounded to pixels, at least one pixel wide and high."""
     rounded = []
     for x0, y0, x1, y1 in boxes.tolist():

@@ -3,40 +3,55 @@
 from __future__ import annotations
 
 import copy
-from collections import deque
+import hashlib
+import json
+import os
+import threading
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict, replace
-from numbers import Integral
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import cv2
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from deconvseg.errors import InputError, UsageError, WeightsError
 from deconvseg.files import digest
+from deconvseg.identity import code_digest
+from deconvseg.images.enlarge import enlarge
 from deconvseg.images.palette import Palette
 from deconvseg.images.read import ImageLike, PhotoPixels, as_photo, refuse_one
 from deconvseg.network.base import SegmentationNetwork
-from deconvseg.network.checkpoint import NetworkHeader, load_network
+from deconvseg.network.checkpoint import NetworkHeader, describe_network, load_network
 from deconvseg.network.fcn8s import FCN8s
-from deconvseg.network.fold import pick_batch_size, pick_device, pick_precision, prepare
-from deconvseg.postprocess.crf import CRFParameters
-from deconvseg.postprocess.fusion import EnsembleRule, FusionRule
-from deconvseg.regions import Inference
+from deconvseg.network.fold import pick_batch_size, pick_device, pick_precision
+from deconvseg.network.fold import prepare as prepare_network
+from deconvseg.postprocess.crf import dense_crf
+from deconvseg.proposals.boxes import WORKING_SIDE as EDGES_SIDE
+from deconvseg.proposals.boxes import Boxes, propose, shrink, whole
+from deconvseg.proposals.edges import EdgeDetector
+from deconvseg.regions import Clock, Inference, PartialResult, Prepared
 from deconvseg.segmentation import Segmentation, chosen, refuse_unknown
-from deconvseg.settings import PRESETS
-from deconvseg.steps import After, Before, Prepared
+from deconvseg.settings import PRESETS, CRFParameters, EnsembleRule, FusionRule, refuse_below
 from deconvseg.weights import forest_file, is_missing, network_file, partner_of
 
 FCN = "fcn8s-lite"
 """The FCN-8s of ensembles of networks that have no partner of their own."""
+WORKING_SIDE = 1024
+"""Photos with a longer side are shrunk to it for the work; the labels come back at the photo's size."""
+
+_loading = threading.Lock()
+_threads_used = _threads_lost = False
 
 
 class Segmenter:
     """Segments photos with one network and one set of options.
 
-    Making one is cheap; files are read at the first use or by `load`. It can be pickled to other processes.
+    Making one is cheap; files are read at the first use or by `load`. It can be pickled to other processes,
+    which read the network again, and its methods may be called from several threads at once.
 
     Args:
         weights: a network's name or file.
@@ -62,6 +77,9 @@ class Segmenter:
             one name.
 
     Attributes:
+        weights: the network's name or file, as it was given.
+        settings: all settings of the method.
+        fcn: name or file of the FCN-8s, should there be an ensemble.
         notes: after `load`, what does not hold as one may think: an ensemble that could not be, say.
 
     Raises:
@@ -88,114 +106,36 @@ class Segmenter:
         threads: int | None = None,
         only: Collection[str] | None = None,
     ) -> None:
-        self._weights, self._forest = weights, forest
         if protocol not in PRESETS:
             raise UsageError(f"{protocol}: no such protocol; take one of {', '.join(PRESETS)}")
-        given: dict[str, Any] = {
+        options: dict[str, Any] = {
             "proposals": proposals,
             "min_side": min_side,
             "stop": stop,
             "fusion": fusion,
             "ensemble": ensemble,
         }
-        set_here = {key: value for key, value in given.items() if value is not None}
-        self.protocol = replace(PRESETS[protocol], **set_here)
-        for name, rules in (("fusion", FusionRule), ("ensemble", EnsembleRule)):
-            _refuse_other(name, getattr(self.protocol, name), get_args(rules))
-        _refuse_below(0, proposals=self.protocol.proposals, min_side=self.protocol.min_side)
-        _refuse_below(1, batch_size=batch_size, threads=threads)
-        if self.protocol.ensemble == "product" and self.protocol.fusion != "max":
-            raise UsageError("the ensemble by product multiplies raw scores; it needs the fusion rule max")
-        if not 0 <= self.protocol.stop <= 1:
-            raise UsageError(f"stop {self.protocol.stop}: is a share of pixels; give 0 (look at all) to 1")
-        if fcn is not None and self.protocol.ensemble == "off":
+        given = {name: value for name, value in options.items() if value is not None}
+        self.settings = replace(PRESETS[protocol], **given, crf=crf)
+        for name, count in (("batch_size", batch_size), ("threads", threads)):
+            if count is not None:
+                refuse_below(1, name, count)
+        if fcn is not None and self.settings.ensemble == "off":
             raise UsageError(f"{fcn}: an FCN-8s is for ensembles, and there is none; ask for mean or product")
         self._must_ensemble = fcn is not None or ensemble is not None
         # The default protocol pairs only networks that are known to belong together.
         fallback = FCN if self._must_ensemble or protocol != "default" else None
+        self.weights, self._file, self._forest = str(weights), weights, forest
         self.fcn = fcn or partner_of(weights) or fallback
-        self._for_regions = sorted(set_here.keys() & {"proposals", "min_side", "stop", "fusion"})
+        self._for_regions = sorted(given.keys() - {"ensemble"})
         self._device, self._precision = device, precision
         self._batch_size, self._threads = batch_size, threads
         self._only = None if only is None else chosen(only)
-        self.crf = crf
         self.notes: list[str] = []
         self._inference: Inference | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_inference": None}
-
-    def load(self) -> None:
-        """Read the network and the forest now rather than at the first photo.
-
-        Raises:
-            WeightsError: a file is missing or damaged.
-            UsageError: a device or precision this machine does not have, or a class the network has not.
-            MissingDependencyError: OpenCV without ximgproc.
-        """
-        self.before.load()
-
-    def exhaustive(self, count: int) -> Segmenter:
-        """A copy that looks at all of `count` regions and shares what is loaded."""
-        other = copy.copy(self)
-        other.protocol = replace(self.protocol, proposals=count, stop=0.0)
-        other._inference = replace(self.inference, stop=0.0)
-        return other
-
-    @property
-    def weights(self) -> str:
-        """The network's name or file, as it was given."""
-        return str(self._weights)
-
-    @property
-    def proposals(self) -> int:
-        """Regions besides the whole photo."""
-        return self.protocol.proposals
-
-    @property
-    def ensemble(self) -> EnsembleRule:
-        """How FCN-8s joins in: `off` also where the network is an FCN-8s or has other classes."""
-        return self.inference.ensemble
-
-    @property
-    def header(self) -> NetworkHeader:
-        """What the network's file says of itself."""
-        return self.inference.header
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names of the network, background first."""
-        return self.inference.header.classes
-
-    @property
-    def palette(self) -> Palette:
-        """Colours of the classes."""
-        return self.inference.header.palette
-
-    @property
-    def device(self) -> str:
-        """Where the network runs."""
-        return str(self.inference.device)
-
-    @property
-    def precision(self) -> str:
-        """The network's arithmetic."""
-        return self.inference.precision
-
-    def settings(self) -> dict[str, object]:
-        """Everything that can change a result, fit for JSON: equal settings give equal masks."""
-        forest = self.before.forest
-        return {
-            "weights": digest(network_file(self._weights)),
-            "fcn": digest(network_file(self.fcn)) if self.inference.partner and self.fcn else None,
-            "forest": digest(forest) if forest else None,
-            **asdict(self.protocol),
-            "ensemble": self.ensemble,
-            "crf": asdict(self._crf_parameters()) if self.crf else None,
-            "precision": self.precision,
-            "device": self.inference.device.type,
-            "only": self._only,
-        }
 
     def segment(
         self,
@@ -216,8 +156,8 @@ class Segmenter:
         Raises:
             InputError: a file that cannot be read, or anything else that is no photo.
         """
-        (result,) = self._segmented([as_photo(image, size)], probabilities, full_batches=False)
-        return result
+        ((prepared, found),) = self.fuse([self.prepare(image, size=size)])
+        return self.finish(prepared, found, keep_probabilities=probabilities)
 
     def segment_many(
         self, images: Iterable[ImageLike], *, probabilities: bool = False
@@ -241,103 +181,285 @@ class Segmenter:
         refuse_one(images)
         fault: InputError | None = None
 
-        def taken() -> Iterator[PhotoPixels]:
+        def prepared_images() -> Iterator[Prepared]:
             nonlocal fault
             for image in images:
                 try:
-                    yield as_photo(image)
+                    yield self.prepare(image)
                 except InputError as error:
                     fault = error
                     return
 
-        yield from self._segmented(taken(), probabilities, full_batches=True)
+        for prepared, found in self.fuse(prepared_images(), full_batches=True):
+            yield self.finish(prepared, found, keep_probabilities=probabilities)
         if fault:
             raise fault
 
-    def _segmented(
-        self, photos: Iterable[PhotoPixels], probabilities: bool, *, full_batches: bool
-    ) -> Iterator[Segmentation]:
-        before, after, inside = self.before, self.after, deque[PhotoPixels]()
+    def prepare(self, image: ImageLike | PhotoPixels, *, size: tuple[int, int] | None = None) -> Prepared:
+        """The first step: read a photo, shrink it and find its regions. It needs no network.
 
-        def prepared() -> Iterator[Prepared]:
-            for photo in photos:
-                inside.append(photo)
-                yield before(photo.image, photo.height, photo.width)
+        Args:
+            image, size: as of `segment`; or what `images.read.read_photo` gives.
 
-        for ready, fused in self.inference.fuse(prepared(), full_batches=full_batches):
-            photo = inside.popleft()
-            found = after(ready, fused, probabilities=probabilities)
-            yield replace(found, pixels=photo.image, source=photo.source, notes=photo.notes)
+        Raises:
+            InputError: as of `segment`.
+            WeightsError: the network's or forest's file is missing or damaged.
+        """
+        photo = image if isinstance(image, PhotoPixels) else as_photo(image, size)
+        clock = Clock()
+        _use_threads()
+        small = shrink(photo.image, WORKING_SIDE)
+        boxes = self._regions(small)
+        clock.lap("proposals")
+        return Prepared(photo, small, boxes.xyxy, boxes.scores, clock.seconds)
+
+    def fuse(
+        self, photos: Iterable[Prepared], *, full_batches: bool = False
+    ) -> Iterator[tuple[Prepared, NDArray[np.float32]]]:
+        """The second step: the network. Regions of one photo and of the next share batches.
+
+        Where a photo's next regions wait for what its last ones show, regions of others go first.
+
+        Args:
+            photos: taken as they are needed, some ahead of what is returned.
+            full_batches: fill the last batch up, so that all are of one size. With the size of the batch a
+                region's scores can differ in their last bits, but not with what else is in it: a photo's
+                result then does not depend on the others.
+
+        Yields:
+            Each photo in order, its `boxes` those looked at and its `seconds` completed, with its
+            probabilities, float32 (C, h, w) for its `image`.
+
+        Raises:
+            MemoryError: a region, or what a photo needs besides, does not fit into memory.
+        """
+        _use_threads()
+        return self.inference.fuse(photos, full_batches=full_batches)
+
+    def finish(
+        self,
+        prepared: Prepared,
+        probabilities: NDArray[np.float32],
+        *,
+        crf: bool | None = None,
+        keep_probabilities: bool = False,
+    ) -> Segmentation:
+        """The third step: sharpen the network's answer and bring it to the photo's size, without a network.
+
+        Args:
+            prepared: what `fuse` gave back.
+            probabilities: float32 (C, h, w), of its `image`.
+            crf: sharpen with the dense CRF; None does what the settings say.
+            keep_probabilities: keep them, at the photo's size.
+        """
+        clock = Clock(prepared.seconds)
+        if self.settings.crf if crf is None else crf:
+            probabilities = dense_crf(prepared.image, probabilities, self.crf_parameters)
+            clock.lap("crf")
+        photo = prepared.photo
+        labels, kept = enlarge(probabilities, photo.height, photo.width, keep_probabilities)
+        clock.lap("enlarge")
+        height, width = prepared.image.shape[:2]
+        scale = np.array([photo.width / width, photo.height / height] * 2, np.float32)
+        result = Segmentation(
+            labels=labels,
+            classes=self.classes,
+            palette=self.palette,
+            probabilities=kept,
+            boxes=prepared.boxes * scale,
+            seconds=clock.seconds,
+            pixels=photo.image,
+            source=photo.source,
+            notes=photo.notes,
+        )
+        return result if self._only is None else result.only(self._only)
+
+    def step_by_step(self, prepared: Prepared) -> Iterator[PartialResult]:
+        """The network once more, for those who look into what each region does.
+
+        Yields:
+            The same object after none of the regions, after the first, and so on to the last, whatever
+            `stop` is: `done` is their number, and `probabilities` gives those of all so far.
+        """
+        _use_threads()
+        return self.inference.step_by_step(prepared)
+
+    def edges(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The edge map behind the proposals, as of `EdgeDetector.detect`, of the photo at most 640 long."""
+        return _detector(forest_file(self._forest)).detect(shrink(image, EDGES_SIDE))
+
+    def with_settings(self, **changes: Any) -> Segmenter:
+        """A copy with some of the settings changed (names as in `Settings`) that shares what is loaded."""
+        other = copy.copy(self)
+        other.settings = replace(self.settings, **changes)
+        if self._inference:
+            rule = other.settings.ensemble if self._inference.partner else "off"
+            other._inference = replace(self._inference, settings=replace(other.settings, ensemble=rule))
+        return other
+
+    def load(self) -> None:
+        """Read the network and the forest now rather than at the first photo.
+
+        Raises:
+            WeightsError: a file is missing or damaged.
+            UsageError: a device or precision this machine does not have, or a class the network has not.
+            MissingDependencyError: OpenCV without ximgproc.
+        """
+        if not self.inference.sees_whole_photo and self.settings.proposals:
+            _detector(forest_file(self._forest))
+
+    def identity(self) -> dict[str, object]:
+        """Everything that can change a result, fit for JSON: what is equal in it gives equal masks."""
+        proposes = self.settings.proposals and not self.sees_whole_photo
+        settings = asdict(self.settings)
+        del settings["crf_parameters"]
+        return {
+            "weights": digest(network_file(self._file)),
+            "fcn": digest(network_file(self.fcn)) if self.inference.partner and self.fcn else None,
+            "forest": digest(forest_file(self._forest)) if proposes else None,
+            **settings,
+            "ensemble": self.ensemble,
+            "crf": asdict(self.crf_parameters) if self.settings.crf else None,
+            "precision": self.precision,
+            "device": self.inference.device.type,
+            "only": self._only,
+            "code": code_digest("deconvseg.segmenter"),
+        }
+
+    def settings_hash(self) -> str:
+        """`identity` in 16 hexadecimal digits."""
+        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:16]
 
     @property
-    def before(self) -> Before:
-        """What a photo goes through before the network; it needs no network, and can be pickled."""
-        forest = self.proposals and not self.inference.sees_whole_photo
-        return Before(
-            self.protocol, forest_file(self._forest) if forest else None, self.inference.sees_whole_photo
-        )
+    def proposals(self) -> int:
+        """Regions besides the whole photo."""
+        return self.settings.proposals
+
+    @property
+    def crf(self) -> bool:
+        """Whether results are sharpened with the dense CRF."""
+        return self.settings.crf
+
+    @property
+    def crf_parameters(self) -> CRFParameters:
+        """Those of the settings, or of the network's file."""
+        return self.settings.crf_parameters or CRFParameters.from_mapping(self.header.crf)
+
+    @property
+    def ensemble(self) -> EnsembleRule:
+        """How FCN-8s joins in: `off` also where the network is an FCN-8s or has other classes."""
+        return self.inference.settings.ensemble
+
+    @property
+    def header(self) -> NetworkHeader:
+        """What the network's file says of itself."""
+        return self._description[1]
+
+    @property
+    def sees_whole_photo(self) -> bool:
+        """Whether the network is an FCN-8s, which looks at no regions."""
+        return self._description[0]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names of the network, background first."""
+        return self.header.classes
+
+    @property
+    def palette(self) -> Palette:
+        """Colours of the classes."""
+        return self.header.palette
+
+    @property
+    def device(self) -> str:
+        """Where the network runs."""
+        return str(self.inference.device)
+
+    @property
+    def precision(self) -> str:
+        """The network's arithmetic."""
+        return self.inference.precision
+
+    @property
+    def before(self) -> Any:
+        """Former name of `prepare`."""
+        from deconvseg.steps import Before
+
+        return Before(self)
+
+    @property
+    def after(self) -> Any:
+        """Former name of `finish`."""
+        from deconvseg.steps import After
+
+        return After(self)
 
     @property
     def inference(self) -> Inference:
         """The network, which is read at the first use; errors as of `load`."""
-        if self._inference is None:
-            self._inference = self._load()
-        return self._inference
+        with _loading:
+            if self._inference is None:
+                self._inference = self._load()
+            return self._inference
 
-    @property
-    def after(self) -> After:
-        """What a photo goes through after the network; it needs no network, and can be pickled."""
-        return After(self.classes, self.palette, self._crf_parameters() if self.crf else None, self._only)
+    @cached_property
+    def _description(self) -> tuple[bool, NetworkHeader]:
+        """Whether the network is an FCN-8s, and its header: read without its tensors, and pickled along."""
+        network, header = describe_network(network_file(self._file))
+        return isinstance(network, FCN8s), header
 
-    def _crf_parameters(self) -> CRFParameters:
-        return self.protocol.crf or CRFParameters.from_mapping(self.header.crf)
+    def _regions(self, image: NDArray[np.uint8]) -> Boxes:
+        """Regions of a photo with their scores, the whole photo first."""
+        one = np.ones(1, np.float32)
+        if self.sees_whole_photo:
+            return Boxes(np.array([[0, 0, image.shape[1], image.shape[0]]], np.float32), one)
+        if not self.settings.proposals:
+            return Boxes(whole(image), one)
+        return propose(image, _detector(forest_file(self._forest)), self.settings)
 
     def _load(self) -> Inference:
+        _use_threads()
         device = pick_device(self._device)
         precision = pick_precision(self._precision, device)
         if self._threads:
             torch.set_num_threads(self._threads)
             cv2.setNumThreads(self._threads)
-        network, header = load_network(network_file(self._weights))
+        network, header = load_network(network_file(self._file))
         if not header.statistics:
             raise WeightsError(
-                f"{self._weights}: a network of a training stage, whose BatchNorm has no statistics yet; "
-                f"train it further (deconvseg train --init {self._weights}) and segment with the result"
+                f"{self.weights}: a network of a training stage, whose BatchNorm has no statistics yet; "
+                f"train it further (deconvseg train --init {self.weights}) and segment with the result"
             )
         if isinstance(network, FCN8s) and self._for_regions:
             self._note(
-                f"{self._weights} is an FCN-8s, which sees the whole photo and no regions: "
+                f"{self.weights} is an FCN-8s, which sees the whole photo and no regions: "
                 f"{', '.join(self._for_regions)} change nothing"
             )
         refuse_unknown(self._only or (), header.classes)
-        CRFParameters.from_mapping(header.crf)  # a bad value is told now, not at the first photo
+        if self.settings.crf:
+            _ = self.crf_parameters  # a bad value is told now, not at the first photo
         partner, partner_header = self._load_partner(network, header)
-        network = prepare(network, device, precision)
+        network = prepare_network(network, device, precision)
         return Inference(
-            network,
-            header,
-            partner and prepare(partner, device, precision),
-            partner_header,
-            self.protocol.fusion,
-            self.protocol.ensemble if partner else "off",
-            device,
-            precision,
-            self._batch_size or pick_batch_size(network, device),
-            self.protocol.stop,
-            self.protocol.round_size,
-            self.protocol.share,
-            self.protocol.mirrored,
+            network=network,
+            header=header,
+            partner=partner and prepare_network(partner, device, precision),
+            partner_header=partner_header,
+            settings=self.settings if partner else replace(self.settings, ensemble="off"),
+            device=device,
+            precision=precision,
+            batch_size=self._batch_size or pick_batch_size(network, device),
         )
 
     def _load_partner(
         self, network: SegmentationNetwork, header: NetworkHeader
     ) -> tuple[SegmentationNetwork | None, NetworkHeader | None]:
         """The ensemble's FCN-8s; none if it is off, or not asked for and does not fit."""
-        if self.protocol.ensemble == "off" or self.fcn is None:
+        if self.settings.ensemble == "off" or self.fcn is None:
             return None, None
         fault = None
         if isinstance(network, FCN8s):
-            fault = f"{self._weights} is an FCN-8s itself"
+            fault = f"{self.weights} is an FCN-8s itself"
         elif is_missing(self.fcn) and not self._must_ensemble:
             fault = f"{self.fcn} is not on this machine ('deconvseg weights pull {self.fcn}' tells more)"
         else:
@@ -345,7 +467,7 @@ class Segmenter:
             if not isinstance(partner, FCN8s):
                 fault = f"{self.fcn} is no FCN-8s"
             elif partner_header.classes != header.classes:
-                fault = f"{self.fcn} has other classes than {self._weights}"
+                fault = f"{self.fcn} has other classes than {self.weights}"
         if fault is None:
             return partner, partner_header
         if self._must_ensemble:
@@ -358,12 +480,30 @@ class Segmenter:
             self.notes.append(note)
 
 
-def _refuse_other(name: str, value: object, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise UsageError(f"{value}: no such {name}; take one of {', '.join(known)}")
+@cache
+def _detector(forest: Path) -> EdgeDetector:
+    return EdgeDetector(forest)
 
 
-def _refuse_below(least: int, **numbers: int | None) -> None:
-    for name, value in numbers.items():
-        if value is not None and not (isinstance(value, Integral) and value >= least):
-            raise UsageError(f"{name} {value}: give a whole number, {least} or more")
+def _use_threads() -> None:
+    """To be called before torch or OpenCV start threads: in a fork of a process that has, they would hang.
+
+    Raises:
+        UsageError: this process is such a fork.
+    """
+    global _threads_used
+    if _threads_lost:
+        raise UsageError(
+            "this process was forked from one that had segmented before, whose threads it lacks; "
+            "start workers with multiprocessing.get_context('spawn'), or use threads"
+        )
+    _threads_used = True
+
+
+def _after_fork() -> None:
+    global _threads_lost
+    _threads_lost = _threads_used
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_after_fork)

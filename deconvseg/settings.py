@@ -1,14 +1,62 @@
-"""The steps around the network and their settings: ours, the paper's, and those of the authors' code."""
+"""Settings of the method: ours, the paper's, and those of the authors' code. Imports nothing heavy."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from numbers import Integral
+from typing import Any, Literal, get_args
 
-from deconvseg.postprocess.crf import CRFParameters
+from deconvseg.errors import UsageError, WeightsError
 
-if TYPE_CHECKING:  # it imports torch, which the steps around the network do without
-    from deconvseg.postprocess.fusion import EnsembleRule, FusionRule
+FusionRule = Literal["max", "mean"]
+EnsembleRule = Literal["mean", "product", "off"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Preset = Literal["default", "paper", "released-code"]
+
+_CRF_RANGES = {"iterations": (0, 100), "sigma": (0.1, 10_000), "weight": (0, 1000)}
+
+
+@dataclass(frozen=True)
+class CRFParameters:
+    """Kernels of Kraehenbuehl and Koltun's fully connected CRF (2011), mean-field inference, Potts penalty.
+
+    Attributes:
+        iterations: mean-field steps.
+        smooth_sigma: deviation of the position kernel, pixels.
+        smooth_weight: its penalty.
+        colour_sigma_xy: deviation of the position part of the colour kernel, pixels.
+        colour_sigma_rgb: deviation of its colour part, in steps of 0..255.
+        colour_weight: its penalty.
+        normalise: divide both kernels by their mass at each pixel, symmetrically. Without, as in the authors'
+            code, the same weights smooth far more: at 3 pixels of deviation about fifty times.
+    """
+
+    iterations: float = 10
+    smooth_sigma: float = 3.0
+    smooth_weight: float = 2.0
+    colour_sigma_xy: float = 50.0
+    colour_sigma_rgb: float = 8.0
+    colour_weight: float = 2.0
+    normalise: bool = True
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, float]) -> CRFParameters:
+        """The parameters a network file carries, over the defaults; other keys are ignored.
+
+        Raises:
+            WeightsError: a value that the filter would not survive.
+        """
+        known = {field.name for field in fields(cls)}
+        given: dict[str, Any] = {name: value for name, value in values.items() if name in known}
+        normalise = bool(given.pop("normalise", True))
+        for name, value in given.items():
+            low, high = _CRF_RANGES["sigma" if "sigma" in name else name.rpartition("_")[2]]
+            if not low <= value <= high:  # NaN is in no range
+                raise WeightsError(
+                    f"the network's CRF parameter {name} is {value}; allowed are {low} to {high}"
+                )
+        return cls(**given, normalise=normalise)
 
 
 @dataclass(frozen=True)
@@ -30,7 +78,11 @@ class Settings:
         ensemble: how FCN-8s joins in, if there is one.
         share: the regions' in the ensemble's mean, 0 to 1.
         mirrored: FCN-8s sees the photo and its mirror image, and the mean of both scores counts.
-        crf: parameters of the dense CRF; None takes those of the network's file.
+        crf: sharpen with the dense CRF.
+        crf_parameters: of that; None takes those of the network's file.
+
+    Raises:
+        UsageError: a value out of its range, or two that exclude each other.
     """
 
     proposals: int = 50
@@ -45,7 +97,27 @@ class Settings:
     ensemble: EnsembleRule = "mean"
     share: float = 0.5
     mirrored: bool = False
-    crf: CRFParameters | None = None
+    crf: bool = True
+    crf_parameters: CRFParameters | None = None
+
+    def __post_init__(self) -> None:
+        for name, rules in (("fusion", FusionRule), ("ensemble", EnsembleRule)):
+            if getattr(self, name) not in get_args(rules):
+                raise UsageError(
+                    f"{getattr(self, name)}: no such {name}; take one of {', '.join(get_args(rules))}"
+                )
+        for name in ("proposals", "min_side"):
+            refuse_below(0, name, getattr(self, name))
+        if not 0 <= self.stop <= 1:
+            raise UsageError(f"stop {self.stop}: is a share of pixels; give 0 (look at all) to 1")
+        if self.ensemble == "product" and self.fusion != "max":
+            raise UsageError("the ensemble by product multiplies raw scores; it needs the fusion rule max")
+
+
+def refuse_below(least: int, name: str, value: object) -> None:
+    """Raise a UsageError unless the value is a whole number of at least `least`."""
+    if not (isinstance(value, Integral) and value >= least):
+        raise UsageError(f"{name} {value}: give a whole number, {least} or more")
 
 
 AUTHORS_CRF = CRFParameters(
@@ -59,10 +131,10 @@ AUTHORS_CRF = CRFParameters(
 )
 """As the released code sets them (generate_EDeconvNet_CRF_results.m), made for its networks' scores."""
 
-PRESETS = {
+PRESETS: dict[str, Settings] = {
     "default": Settings(proposals=10, stop=0.01, share=0.6, mirrored=True),
-    "paper": Settings(whole_photo=False, min_side=0, squared=False, same=1.0, crf=AUTHORS_CRF),
+    "paper": Settings(whole_photo=False, min_side=0, squared=False, same=1.0, crf_parameters=AUTHORS_CRF),
     "released-code": Settings(
-        whole_photo=False, measure_squares=True, same=1.0, ensemble="product", crf=AUTHORS_CRF
+        whole_photo=False, measure_squares=True, same=1.0, ensemble="product", crf_parameters=AUTHORS_CRF
     ),
 }

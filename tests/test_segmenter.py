@@ -14,8 +14,8 @@ from deconvseg.errors import InputError, UsageError, WeightsError
 from deconvseg.images.enlarge import enlarge
 from deconvseg.images.read import read_image, read_photo
 from deconvseg.network.checkpoint import copy_network
-from deconvseg.segmenter import Segmenter
-from deconvseg.steps import WORKING_SIDE, shrink
+from deconvseg.proposals.boxes import shrink
+from deconvseg.segmenter import WORKING_SIDE, Segmenter
 
 
 def photo(height: int, width: int) -> np.ndarray:
@@ -171,7 +171,7 @@ def test_a_result_keeps_its_photo_and_the_array_may_be_read_only(
     ("options", "words"),
     [
         ({"fusion": "median"}, "median: no such fusion; take one of max, mean"),
-        ({"ensemble": "none"}, "none: no such ensemble; take one of off, mean, product"),
+        ({"ensemble": "none"}, "none: no such ensemble; take one of mean, product, off"),
         ({"ensemble": False}, "False: no such ensemble"),
         ({"proposals": -1}, "proposals -1: give a whole number, 0 or more"),
         ({"proposals": 2.5}, "proposals 2.5: give a whole number"),
@@ -197,7 +197,7 @@ def test_bad_settings_are_found_on_load(tiny_network: Path, tmp_path: Path) -> N
 
 def test_settings_name_everything_that_changes_a_result(tiny_network: Path) -> None:
     def settings(**options: object) -> dict[str, object]:
-        return Segmenter(tiny_network, **{"proposals": 5, **options}).settings()  # type: ignore[arg-type]
+        return Segmenter(tiny_network, **{"proposals": 5, **options}).identity()  # type: ignore[arg-type]
 
     base = settings()
     assert base == settings(batch_size=3, threads=1)
@@ -251,7 +251,7 @@ def test_ensembles_that_cannot_be(tiny_network: Path, tiny_fcn: Path, tmp_path: 
     copy_network(tiny_network, own, {"classes": [f"class{i}" for i in range(21)]})
     segmenter = Segmenter(own, protocol="paper")
     assert segmenter.ensemble == "off"
-    assert segmenter.settings()["fcn"] is None
+    assert segmenter.identity()["fcn"] is None
     assert any("no ensemble" in note and "other classes" in note for note in segmenter.notes)
     alone = Segmenter(tiny_fcn, proposals=3)
     alone.load()
@@ -265,8 +265,8 @@ def test_protocols_set_what_is_not_given(tiny_network: Path, tiny_fcn: Path) -> 
     sides = boxes[:, 2:] - boxes[:, :2]
     assert len(boxes) and not np.allclose(sides[:, 0], sides[:, 1])  # not squared
     assert not (sides >= 300).all(1).any()  # without the whole photo
-    assert paper.settings()["ensemble"] == "mean"
-    crf = paper.settings()["crf"]
+    assert paper.identity()["ensemble"] == "mean"
+    crf = paper.identity()["crf"]
     assert crf == {
         "iterations": 10, "smooth_sigma": 3, "smooth_weight": 3, "colour_sigma_xy": 20,
         "colour_sigma_rgb": 3, "colour_weight": 5, "normalise": False,
@@ -276,7 +276,7 @@ def test_protocols_set_what_is_not_given(tiny_network: Path, tiny_fcn: Path) -> 
     sides = boxes[:, 2:] - boxes[:, :2]
     np.testing.assert_allclose(sides[:, 0], sides[:, 1], atol=1e-3)
     assert sides.min() >= 112 and len(boxes) <= 3
-    assert code.settings()["ensemble"] == "off"
+    assert code.identity()["ensemble"] == "off"
     with pytest.raises(UsageError, match="no such protocol"):
         Segmenter(tiny_network, protocol="mine")
 
@@ -326,9 +326,9 @@ def test_only_some_classes(tiny_network: Path) -> None:
     label = int(labels[labels > 0].flat[0])
     chosen = Segmenter(tiny_network, **options, only=[plain.classes[label]])
     np.testing.assert_array_equal(chosen.segment(photo(90, 120)).labels, np.where(labels == label, label, 0))
-    assert chosen.settings() != plain.settings()
-    assert pickle.loads(pickle.dumps(chosen)).settings() == chosen.settings()
-    assert Segmenter(tiny_network, **options, only=plain.classes[label]).settings() == chosen.settings()
+    assert chosen.identity() != plain.identity()
+    assert pickle.loads(pickle.dumps(chosen)).identity() == chosen.identity()
+    assert Segmenter(tiny_network, **options, only=plain.classes[label]).identity() == chosen.identity()
 
 
 @pytest.mark.parametrize(
@@ -350,7 +350,7 @@ def test_boxes_are_the_regions_looked_at(tiny_network: Path) -> None:
 
 def test_protocols_of_others_look_at_every_region(tiny_network: Path) -> None:
     for name in ("paper", "released-code"):
-        settings = Segmenter(tiny_network, protocol=name, ensemble="off").settings()
+        settings = Segmenter(tiny_network, protocol=name, ensemble="off").identity()
         assert (settings["proposals"], settings["stop"]) == (50, 0.0)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import sys
 import time
@@ -99,7 +97,7 @@ class Run:
             UsageError: the cluster cannot be joined, or is too small.
             WorkerError: the cluster does not do its work.
         """
-        self.settings = _hash(segmenter) if segmenter else None
+        self.settings = segmenter.settings_hash() if segmenter else None
         self.options = workshop.options() if workshop else {}
         if self._manifest:
             find_done = self._manifest.find_done
@@ -231,7 +229,3 @@ def _sentence(record: Record) -> str:
     return (
         f"{record['input']} -> {', '.join(record['outputs'].values())}: {found} ({record['seconds']:.1f} s)"
     )
-
-
-def _hash(segmenter: Segmenter) -> str:
-    return hashlib.sha256(json.dumps(segmenter.settings(), sort_keys=True).encode()).hexdigest()[:16]

@@ -11,16 +11,14 @@ from unicodedata import normalize
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from deconvseg.data.dataset import DataSet, Example, find_pictures
 from deconvseg.data.masks import MaskFormat, read_mask
 from deconvseg.errors import DataError
-from deconvseg.images.enlarge import enlarge
 from deconvseg.images.read import read_image
-from deconvseg.postprocess.fusion import EnsembleRule, Fusion, ensemble
+from deconvseg.regions import Clock
 from deconvseg.segmenter import Segmenter
-from deconvseg.steps import WORKING_SIDE, Clock, shrink
+from deconvseg.settings import EnsembleRule
 
 ABLATION = (0, 10, 25, 50, 100)
 """Numbers of proposals besides the whole photo that an ablation scores."""
@@ -103,11 +101,11 @@ def network(segmenter: Segmenter, data: DataSet, *, ablate: bool = False) -> Sub
     """
     check_classes(data, segmenter.classes)
     count, crf = segmenter.proposals, segmenter.crf
-    if segmenter.inference.sees_whole_photo:
+    if segmenter.sees_whole_photo:
         full = Row(None, crf, "alone")
         others = {Row(None, False, "alone")}
     else:
-        full = Row(count, crf, segmenter.ensemble, bool(segmenter.protocol.stop and count))
+        full = Row(count, crf, segmenter.ensemble, bool(segmenter.settings.stop and count))
         others = _ablation(segmenter)
     others = others - {full} if ablate else set()
     rows = sorted(
@@ -123,7 +121,7 @@ def network(segmenter: Segmenter, data: DataSet, *, ablate: bool = False) -> Sub
         if others:
             yield from _label_others(segmenter, others, image)
 
-    settings = {**segmenter.settings(), "steps": [row.name for row in rows]}
+    settings = {**segmenter.identity(), "steps": [row.name for row in rows]}
     return Subject(tuple(rows), full, settings, label, source=lambda example: example.image)
 
 
@@ -133,7 +131,7 @@ def _ablation(segmenter: Segmenter) -> set[Row]:
     rows |= {Row(count, True) for count in SHARPENED if segmenter.crf}
     if segmenter.ensemble != "off":
         # The product is one of raw scores, which only the fusion rule max keeps.
-        rules = PAIRS if segmenter.protocol.fusion == "max" else ("mean",)
+        rules = PAIRS if segmenter.settings.fusion == "max" else ("mean",)
         rows |= {Row(None, crf, "alone") for crf in sharpens}
         rows |= {Row(count, crf, rule) for count in (count, PAIRED) for rule in rules for crf in sharpens}
     return rows
@@ -141,39 +139,18 @@ def _ablation(segmenter: Segmenter) -> set[Row]:
 
 def _label_others(segmenter: Segmenter, others: set[Row], image: NDArray[np.uint8]) -> Iterator[Labelling]:
     # Fewer regions are the first of more: what looks at the most can label them all.
-    segmenter = segmenter.exhaustive(max(row.proposals or 0 for row in others))
-    small = shrink(image, WORKING_SIDE)
-    boxes = segmenter.before.propose(small)
-    fusion = segmenter.inference.new_fusion(small)
-    partner = segmenter.inference.partner_scores(small)
-    first = int(segmenter.protocol.whole_photo or not segmenter.proposals)
+    segmenter = segmenter.with_settings(proposals=max(row.proposals or 0 for row in others))
+    prepared = segmenter.prepare(image)
+    regions, first = len(prepared.boxes), int(segmenter.settings.whole_photo or not segmenter.proposals)
     due: dict[int, list[Row]] = {}
-    for row in others:
-        used = len(boxes) if row.proposals is None else row.proposals + first
-        due.setdefault(min(used, len(boxes)), []).append(row)
-    for rows_here in due.values():
-        rows_here.sort(key=lambda row: (row.ensemble, row.crf))
-    scored = segmenter.inference.score(small, boxes)
-    for used in range(len(boxes) + 1):
-        if used:
-            box, scores = next(scored)
-            fusion.add(scores, box)
-        for (rule, crf), rows in groupby(due.get(used, ()), lambda row: (row.ensemble, row.crf)):
-            fused = _probabilities(rule, fusion, partner, segmenter.protocol.share).cpu().numpy()
-            if crf:
-                fused = segmenter.after.sharpen(small, fused)
-            labels, _ = enlarge(fused, image.shape[0], image.shape[1], keep=False)
+    for row in sorted(others, key=lambda row: (row.ensemble, row.crf)):
+        used = regions if row.proposals is None else row.proposals + first
+        due.setdefault(min(used, regions), []).append(row)
+    for partial in segmenter.step_by_step(prepared):
+        for (rule, crf), rows in groupby(due.get(partial.done, ()), lambda row: (row.ensemble, row.crf)):
+            labels = segmenter.finish(prepared, partial.probabilities(rule), crf=crf).labels
             for row in rows:
                 yield row, labels, {}
-
-
-def _probabilities(
-    rule: EnsembleRule | Literal["alone"], fusion: Fusion, partner: Tensor | None, share: float
-) -> Tensor:
-    """Class probabilities (C, H, W) of all regions so far and FCN-8s."""
-    if partner is None:
-        return fusion.probabilities()
-    return partner.softmax(0) if rule == "alone" else ensemble(fusion, partner, rule, share)
 
 
 def finished(folder: Path, data: DataSet) -> Subject:

@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from deconvseg.data.dataset import Example, refuse_other_size
 from deconvseg.errors import DataError, UsageError, WeightsError
 from deconvseg.evaluation.ablation import check_classes
-from deconvseg.evaluation.metrics import Scores, confusion_matrix
+from deconvseg.evaluation.metrics import confusion_matrix, scores
 from deconvseg.evaluation.run import Truth, workers_for
 from deconvseg.images.enlarge import enlarge
 from deconvseg.images.read import read_image
 from deconvseg.network.checkpoint import copy_network
-from deconvseg.postprocess.crf import CRFParameters, dense_crf
+from deconvseg.postprocess.crf import dense_crf
 from deconvseg.segmenter import Segmenter
-from deconvseg.steps import WORKING_SIDE, shrink
+from deconvseg.settings import CRFParameters
 
 SEARCHED = ("colour_weight", "colour_sigma_rgb", "colour_sigma_xy", "smooth_weight", "smooth_sigma")
 """The parameters, in the order in which they are tried: what matters most comes first."""
@@ -83,7 +83,8 @@ def tune_crf(
             counts = sum(call_each(count, examples), np.zeros((len(truth.classes),) * 2, np.int64))
             if not counts.any():
                 raise DataError(f"split '{truth.split}': half of the sample is void alone; take a larger one")
-            return Scores.of(counts, truth.classes).mean_iou
+            mean: float = scores(counts, truth.classes)["mean_iou"]
+            return mean
 
         def trial(parameters: CRFParameters) -> float:
             value = score(parameters, searched)
@@ -107,7 +108,7 @@ def tune_crf(
         "images_searched": len(searched),
         "images_held_out": len(held_out),
         "split": truth.split,
-        "settings": {key: value for key, value in segmenter.settings().items() if key != "crf"},
+        "settings": {key: value for key, value in segmenter.identity().items() if key != "crf"},
     }
     training = {**segmenter.header.training, "crf_search": report}
     copy_network(network, target, {"crf": asdict(new if improved else old), "training": training})
@@ -171,12 +172,10 @@ class _Photos:
         """Run the network over a photo and keep the probabilities at the size they are made at."""
         image = read_image(example.image)
         refuse_other_size(example, image.shape[:2], self.truth.mask(example).shape)
-        small = shrink(image, WORKING_SIDE)
-        prepared = self.segmenter.before(small, *image.shape[:2])
-        ((_, probabilities),) = self.segmenter.inference.fuse([prepared])
+        ((prepared, probabilities),) = self.segmenter.fuse([self.segmenter.prepare(image)])
         path = self._path(example)
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(path, image=small, probabilities=probabilities.astype(np.float16))
+        np.savez(path, image=prepared.image, probabilities=probabilities.astype(np.float16))
 
     def count(self, parameters: CRFParameters, example: Example) -> NDArray[np.int64]:
         """The confusion matrix of a photo with these parameters."""

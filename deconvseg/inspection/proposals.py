@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from deconvseg.errors import UsageError
 from deconvseg.images.read import PhotoPixels
+from deconvseg.postprocess.crf import dense_crf
 from deconvseg.segmentation import Segmentation
 from deconvseg.segmenter import Segmenter
-from deconvseg.steps import WORKING_SIDE, shrink
 
 STEPS = (1, 5, 10, 25, 50)
 """Numbers of proposals whose labelling is kept."""
@@ -87,47 +86,34 @@ def inspect_proposals(segmenter: Segmenter, photo: PhotoPixels, count: int = max
     """
     if count < 1:
         raise UsageError(f"{count} proposals: there is nothing to look at; give 1 or more")
-    segmenter = segmenter.exhaustive(count)
-    inference, before, after = segmenter.inference, segmenter.before, segmenter.after
-    if inference.sees_whole_photo:
+    if segmenter.sees_whole_photo:
         raise UsageError(f"{segmenter.weights}: is an FCN-8s, which looks at no proposals; give a DeconvNet")
-    image = shrink(photo.image, WORKING_SIDE)
-    ranked = before.rank(image)
-    first = 0 if segmenter.protocol.whole_photo else 1
-    partner = inference.partner_scores(image)
-    fusion = inference.new_fusion(image)
-
-    def labels_of(rows: slice, columns: slice) -> NDArray[np.uint8]:
-        part = None if partner is None else partner[:, rows, columns]
-        best = inference.combine(fusion.part(rows, columns), part).argmax(0)
-        return best.to(torch.uint8).cpu().numpy()
-
-    def labelling(labels: NDArray[np.uint8]) -> Segmentation:
-        return Segmentation(labels.copy(), segmenter.classes, segmenter.palette)
-
-    labels = labels_of(slice(None), slice(None))
-    labellings, changed = {}, []
-    for rank, (box, scores) in enumerate(inference.score(image, ranked.xyxy), first):
-        fusion.add(scores, box)
-        inside = slice(max(box[1], 0), max(box[3], 0)), slice(max(box[0], 0), max(box[2], 0))
-        now = labels_of(*inside)  # no other pixel can change
-        changed.append(float((now != labels[inside]).sum() / labels.size))
-        labels[inside] = now
-        if rank in STEPS:
-            labellings[rank] = labelling(labels)
-    labellings[len(ranked.xyxy) - 1 + first] = labelling(labels)
-    fused = inference.combine(fusion, partner).cpu().numpy()
+    segmenter = segmenter.with_settings(proposals=count)
+    prepared = segmenter.prepare(photo)
+    first = 0 if segmenter.settings.whole_photo else 1
+    labels, labellings, changed = np.zeros(0, np.uint8), {}, []
+    for partial in segmenter.step_by_step(prepared):
+        fused = partial.probabilities()
+        now = fused.argmax(0).astype(np.uint8)
+        rank = partial.done - 1 + first
+        if partial.done:
+            changed.append(float((now != labels).mean()))
+        labels = now
+        if partial.done and (rank in STEPS or partial.done == len(prepared.boxes)):
+            labellings[rank] = Segmentation(labels, segmenter.classes, segmenter.palette)
     sharpened = None
-    if after.crf:
-        sharpened = labelling(after.sharpen(image, fused).argmax(0).astype(np.uint8))
+    if segmenter.crf:
+        labels = dense_crf(prepared.image, fused, segmenter.crf_parameters).argmax(0).astype(np.uint8)
+        sharpened = Segmentation(labels, segmenter.classes, segmenter.palette)
+    image = prepared.image
     scale = np.array([photo.width / image.shape[1], photo.height / image.shape[0]] * 2, np.float32)
     return Proposals(
         image,
         photo.width,
         photo.height,
-        before.edges(image),
-        ranked.xyxy * scale,
-        ranked.scores,
+        segmenter.edges(image),
+        prepared.boxes * scale,
+        prepared.scores,
         first,
         np.array(changed),
         labellings,

@@ -15,11 +15,10 @@ from deconvseg.errors import UsageError
 from deconvseg.images.read import PhotoPixels
 from deconvseg.network.deconvnet import DeconvNet
 from deconvseg.network.trace import Trace, trace
-from deconvseg.proposals.boxes import squared
-from deconvseg.regions import Crops, normalised, on_device
+from deconvseg.proposals.boxes import shrink, squared
+from deconvseg.regions import crop, normalised, on_device, whole_pixels
 from deconvseg.segmentation import refuse_unknown
-from deconvseg.segmenter import Segmenter
-from deconvseg.steps import WORKING_SIDE, shrink
+from deconvseg.segmenter import WORKING_SIDE, Segmenter
 
 REACH = 2
 """A box may be so many times as long as its photo: the part outside is made of zeros, which take memory."""
@@ -66,12 +65,12 @@ def look_at(segmenter: Segmenter, photo: PhotoPixels, box: Sequence[float] | Non
     image = shrink(photo.image, WORKING_SIDE)
     scale = np.array([image.shape[1] / photo.width, image.shape[0] / photo.height] * 2)
     square = squared((np.array([box]) * scale).astype(np.float32))
-    crops = Crops(network, on_device(segmenter.inference.device, image), square)
-    pixels = crops.inputs(0)
-    left, top, right, bottom = crops.boxes[0]
+    (whole,) = whole_pixels(square)
+    pixels = crop(on_device(segmenter.inference.device, image), whole, network.side)
+    left, top, right, bottom = whole
     rows = _overlap(top, bottom, image.shape[0], network.crop_size)
     columns = _overlap(left, right, image.shape[1], network.crop_size)
-    x0, y0, x1, y1 = (np.array(crops.boxes[0]) / scale).tolist()
+    x0, y0, x1, y1 = (np.array(whole) / scale).tolist()
     shown = pixels.round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
     inputs = normalised(network, segmenter.header, pixels[None])
     return Region((x0, y0, x1, y1), shown, (rows, columns), inputs)

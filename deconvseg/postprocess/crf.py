@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterator
 from functools import reduce
 from operator import iadd
 from typing import Any
@@ -12,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deconvseg.errors import WeightsError
 from deconvseg.postprocess.lattice import Array, Lattice, module_of
+from deconvseg.settings import CRFParameters
 
 LEAST_PROBABILITY = 1e-5
 """Probabilities are raised to it, so that no label is out of the question anywhere."""
@@ -31,49 +30,6 @@ SURE = 0.6
 GONE = 1e-6
 """Labels whose probability is below this at all pixels after the first iteration get 0."""
 _BLOCK = 65536  # numbers that fit into a core's cache together
-_RANGES = {"iterations": (0, 100), "sigma": (0.1, 10_000), "weight": (0, 1000)}
-
-
-@dataclass(frozen=True)
-class CRFParameters:
-    """Kernels of Kraehenbuehl and Koltun's fully connected CRF (2011), mean-field inference, Potts penalty.
-
-    Attributes:
-        iterations: mean-field steps.
-        smooth_sigma: deviation of the position kernel, pixels.
-        smooth_weight: its penalty.
-        colour_sigma_xy: deviation of the position part of the colour kernel, pixels.
-        colour_sigma_rgb: deviation of its colour part, in steps of 0..255.
-        colour_weight: its penalty.
-        normalise: divide both kernels by their mass at each pixel, symmetrically. Without, as in the authors'
-            code, the same weights smooth far more: at 3 pixels of deviation about fifty times.
-    """
-
-    iterations: float = 10
-    smooth_sigma: float = 3.0
-    smooth_weight: float = 2.0
-    colour_sigma_xy: float = 50.0
-    colour_sigma_rgb: float = 8.0
-    colour_weight: float = 2.0
-    normalise: bool = True
-
-    @classmethod
-    def from_mapping(cls, values: Mapping[str, float]) -> CRFParameters:
-        """The parameters a network file carries, over the defaults; other keys are ignored.
-
-        Raises:
-            WeightsError: a value that the filter would not survive.
-        """
-        known = {field.name for field in fields(cls)}
-        given: dict[str, Any] = {name: value for name, value in values.items() if name in known}
-        normalise = bool(given.pop("normalise", True))
-        for name, value in given.items():
-            low, high = _RANGES["sigma" if "sigma" in name else name.rpartition("_")[2]]
-            if not low <= value <= high:  # NaN is in no range
-                raise WeightsError(
-                    f"the network's CRF parameter {name} is {value}; allowed are {low} to {high}"
-                )
-        return cls(**given, normalise=normalise)
 
 
 def dense_crf(

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-FusionRule = Literal["max", "mean"]
-EnsembleRule = Literal["off", "mean", "product"]
+from deconvseg.settings import EnsembleRule, FusionRule
 
 
 class Fusion:
@@ -67,12 +65,8 @@ class Fusion:
 
     def thinned(self, step: int) -> Fusion:
         """A view of every `step`-th pixel of every `step`-th row."""
-        return self.part(slice(None, None, step), slice(None, None, step))
-
-    def part(self, rows: slice, columns: slice) -> Fusion:
-        """A view of these pixels."""
         view = copy.copy(self)
-        view.total, view.cover = self.total[:, rows, columns], self.cover[rows, columns]
+        view.total, view.cover = self.total[:, ::step, ::step], self.cover[::step, ::step]
         return view
 
     def probabilities(self) -> Tensor:
@@ -83,45 +77,45 @@ class Fusion:
         return torch.where(self.cover > 0, self.total / self.cover, uniform)
 
 
-class Rounds:
+class EarlyStop:
     """Tells when a photo has been looked at enough: a round of regions changed the labels of too few pixels.
 
-    The first region is a round of its own; all others have the same size. What is promised is only what was
-    seen: the last round changed less than `share` of the pixels. Regions that come later could change more,
-    but they are the ones that the ranking holds for the least likely to show an object.
+    The first region is a round of its own; all others have the same size. Only what was seen is promised: the
+    last round changed less than `share` of the pixels. Regions that come later could change more, but they
+    are the ones that the ranking holds for the least likely to show an object.
 
     Args:
         share: of the photo's pixels, 0..1; 0 looks at all regions.
         size: regions a round.
 
     Attributes:
-        settled: whether that is so.
+        converged: whether that is so.
     """
 
     def __init__(self, share: float, size: int) -> None:
         self._share, self._size = share, size
         self._labels: Tensor | None = None
-        self.settled = False
+        self.converged = False
 
-    def due(self, used: int, regions: int) -> int:
-        """How many of all regions can be run before the next decision, when so many have been used."""
-        if self.settled:
-            return used
+    def limit(self, done: int, regions: int) -> int:
+        """How many of all regions can be run before the next decision, when so many are done."""
+        if self.converged:
+            return done
         if not self._share:
             return regions
-        return min(1 + self._size * (max(used - 1, 0) // self._size + 1), regions)
+        return min(1 + self._size * (max(done - 1, 0) // self._size + 1), regions)
 
-    def look(self, used: int, labels: Callable[[], Tensor]) -> None:
+    def update(self, done: int, labels: Callable[[], Tensor]) -> None:
         """Decide, if a round is over; to be called after each region.
 
         Args:
-            used: regions so far.
+            done: regions so far.
             labels: gives the photo's labels of now, or those of an even sample of its pixels.
         """
-        if self._share and (used - 1) % self._size == 0:
+        if self._share and (done - 1) % self._size == 0:
             now = labels()
             if self._labels is not None:
-                self.settled = (now != self._labels).float().mean().item() < self._share
+                self.converged = (now != self._labels).float().mean().item() < self._share
             self._labels = now
 
 

@@ -1,6 +1,7 @@
 """Photos through the network together: the same as alone, in batches that neighbours share."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,8 @@ import deconvseg.network.fold
 import deconvseg.regions
 import deconvseg.segmenter
 from deconvseg.network.fold import crop_bytes
-from deconvseg.postprocess.fusion import Fusion
+from deconvseg.regions import Prepared
 from deconvseg.segmenter import Segmenter
-from deconvseg.steps import Prepared
 
 SIZES = [(60, 90), (40, 40), (33, 70), (90, 60), (20, 25)]
 
@@ -26,7 +26,7 @@ def prepare_all(segmenter: Segmenter) -> list[Prepared]:
     for height, width in SIZES:
         image = rng.integers(0, 255, (height // 10 + 1, width // 10 + 1, 3), np.uint8)
         image = image.repeat(10, 0).repeat(10, 1)[:height, :width]
-        photos.append(segmenter.before(image, height, width))
+        photos.append(segmenter.prepare(image))
     return photos
 
 
@@ -43,8 +43,8 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         network.register_forward_pre_hook(count)
         return network
 
-    original = deconvseg.segmenter.prepare
-    monkeypatch.setattr(deconvseg.segmenter, "prepare", prepare)
+    original = deconvseg.segmenter.prepare_network
+    monkeypatch.setattr(deconvseg.segmenter, "prepare_network", prepare)
     return sizes
 
 
@@ -59,10 +59,10 @@ def test_full_batches_make_a_photo_independent_of_others(
     photos = prepare_all(segmenter)
     regions = sum(len(photo.boxes) for photo in photos)
     assert len({len(photo.boxes) for photo in photos}) > 1
-    together = list(segmenter.inference.fuse(photos, full_batches=True))
+    together = list(segmenter.fuse(photos, full_batches=True))
     assert batches == [4] * -(-regions // 4)
-    backwards = list(segmenter.inference.fuse(photos[::-1], full_batches=True))[::-1]
-    alone = [next(segmenter.inference.fuse([photo], full_batches=True)) for photo in photos]
+    backwards = list(segmenter.fuse(photos[::-1], full_batches=True))[::-1]
+    alone = [next(segmenter.fuse([photo], full_batches=True)) for photo in photos]
     for (photo, fused), same, lone, given in zip(together, backwards, alone, photos, strict=True):
         assert photo.image is given.image
         assert np.array_equal(fused, same[1])
@@ -71,25 +71,19 @@ def test_full_batches_make_a_photo_independent_of_others(
         np.testing.assert_allclose(fused.sum(0), 1, atol=1e-5)
 
 
-CHOICES = [("max", "exact", 0.15), ("mean", "exact", 0.15), ("max", "shared", 0.5)]
-
-
-@pytest.mark.parametrize(("rule", "encoder", "stop"), CHOICES)
-def test_stopping_early_depends_on_the_photo_alone(
-    tiny_network: Path, rule: Any, encoder: Any, stop: float
-) -> None:
+@pytest.mark.parametrize("rule", ["max", "mean"])
+def test_stopping_early_depends_on_the_photo_alone(tiny_network: Path, rule: Any) -> None:
     """Whatever else is in the batches, and however large they are."""
     options: dict[str, Any] = {"proposals": 30, "min_side": 10, "precision": "fp32", "device": "cpu"}
-    options |= {"fusion": rule, "encoder": encoder, "stop": stop}
+    options |= {"fusion": rule, "stop": 0.15}
     segmenter = Segmenter(tiny_network, batch_size=4, **options)
     photos = prepare_all(segmenter)
-    together = list(segmenter.inference.fuse(photos, full_batches=True))
-    backwards = list(segmenter.inference.fuse(photos[::-1], full_batches=True))[::-1]
-    alone = [next(segmenter.inference.fuse([photo], full_batches=True)) for photo in photos]
+    together = list(segmenter.fuse(photos, full_batches=True))
+    backwards = list(segmenter.fuse(photos[::-1], full_batches=True))[::-1]
+    alone = [next(segmenter.fuse([photo], full_batches=True)) for photo in photos]
     counts = [len(photo.boxes) for photo, _ in together]
     everything = [
-        len(photo.boxes)
-        for photo, _ in Segmenter(tiny_network, **{**options, "stop": 0}).inference.fuse(photos)
+        len(photo.boxes) for photo, _ in Segmenter(tiny_network, **{**options, "stop": 0}).fuse(photos)
     ]
     assert len({*counts}) > 1 and any(n < m for n, m in zip(counts, everything, strict=True))
     for (photo, fused), same, lone, given in zip(together, backwards, alone, photos, strict=True):
@@ -97,7 +91,7 @@ def test_stopping_early_depends_on_the_photo_alone(
         for other, probabilities in (same, lone):
             assert np.array_equal(photo.boxes, other.boxes)
             assert np.array_equal(fused, probabilities)
-    larger = Segmenter(tiny_network, batch_size=9, **options).inference.fuse(photos)
+    larger = Segmenter(tiny_network, batch_size=9, **options).fuse(photos)
     assert [len(photo.boxes) for photo, _ in larger] == counts
 
 
@@ -107,18 +101,11 @@ def test_the_last_round_changed_less_than_the_share_and_no_earlier_one_did(tiny_
     segmenter = Segmenter(tiny_network, stop=share, **options)
     photos = prepare_all(segmenter)
     stopped = 0
-    for given, (photo, _) in zip(photos, segmenter.inference.fuse(photos), strict=True):
+    for given, (photo, _) in zip(photos, segmenter.fuse(photos), strict=True):
         used = len(photo.boxes)
         assert np.array_equal(photo.boxes, given.boxes[:used])
-        fusion = Fusion(21, *given.image.shape[:2], "max")
-        labels = [fusion.total[:, ::4, ::4].argmax(0)]
-        for box, scores in segmenter.inference.score(given.image, given.boxes):
-            fusion.add(scores, box)
-            labels.append(fusion.total[:, ::4, ::4].argmax(0))
-        changed = [
-            (labels[end] != labels[end - 5]).float().mean().item()
-            for end in range(6, len(given.boxes) + 1, 5)
-        ]
+        labels = [partial.probabilities().argmax(0)[::4, ::4] for partial in segmenter.step_by_step(given)]
+        changed = [(labels[end] != labels[end - 5]).mean() for end in range(6, len(given.boxes) + 1, 5)]
         settled = [number for number, value in enumerate(changed) if value < share]
         assert used == (6 + 5 * settled[0] if settled else len(given.boxes))
         stopped += bool(settled)
@@ -132,10 +119,10 @@ def test_photos_that_wait_for_one_before_them_are_few(tiny_network: Path) -> Non
     )
     first = prepare_all(segmenter)[0]
     assert len(first.boxes) > 20
-    short = Prepared(first.image, first.boxes[:1], 60, 90)
+    short = replace(first, boxes=first.boxes[:1], scores=first.scores[:1])
     taken: list[int] = []
     supply = (taken.append(place) or photo for place, photo in enumerate([first, *[short] * 30]))
-    results = segmenter.inference.fuse(supply)
+    results = segmenter.fuse(supply)
     assert len(next(results)[0].boxes) > 6
     assert len(taken) <= 1 + 8 + deconvseg.regions.FINISHED
     assert len(list(results)) == 30
@@ -144,7 +131,7 @@ def test_photos_that_wait_for_one_before_them_are_few(tiny_network: Path) -> Non
 def test_together_as_alone(tiny_network: Path, batches: list[int]) -> None:
     segmenter = Segmenter(tiny_network, proposals=0, precision="fp32", batch_size=3, device="cpu", crf=False)
     photos = prepare_all(segmenter)
-    together = [fused for _, fused in segmenter.inference.fuse(photos)]
+    together = [fused for _, fused in segmenter.fuse(photos)]
     assert batches == [3, 2]
     for photo, fused in zip(photos, together, strict=True):
         alone = segmenter.segment(photo.image, probabilities=True).probabilities
@@ -158,7 +145,7 @@ def test_photos_are_taken_no_earlier_than_needed(tiny_network: Path) -> None:
     photos = prepare_all(segmenter)
     taken: list[int] = []
     supply = (taken.append(place) or photo for place, photo in enumerate(photos))
-    results = segmenter.inference.fuse(supply)
+    results = segmenter.fuse(supply)
     next(results)
     assert taken == [0, 1]
     assert len(list(results)) == 4
@@ -167,9 +154,9 @@ def test_photos_are_taken_no_earlier_than_needed(tiny_network: Path) -> None:
 def test_photos_without_regions_keep_their_place(tiny_network: Path) -> None:
     segmenter = Segmenter(tiny_network, proposals=3, min_side=10, batch_size=2, device="cpu")
     photos = prepare_all(segmenter)
-    bare = Prepared(photos[0].image, np.zeros((0, 4), np.float32), 60, 90)
+    bare = replace(photos[0], boxes=photos[0].boxes[:0], scores=photos[0].scores[:0])
     given = [bare, photos[1], bare, bare, photos[2], bare]
-    results = list(segmenter.inference.fuse(given))
+    results = list(segmenter.fuse(given))
     assert [photo.boxes.tolist() for photo, _ in results] == [photo.boxes.tolist() for photo in given]
     np.testing.assert_allclose(results[0][1], 1 / 21)
     assert np.array_equal(results[0][1], results[5][1])
@@ -179,7 +166,7 @@ def test_photos_without_regions_keep_their_place(tiny_network: Path) -> None:
 def test_seconds_are_of_the_photo_alone(tiny_network: Path) -> None:
     segmenter = Segmenter(tiny_network, proposals=3, min_side=10, batch_size=2, device="cpu")
     start = time.perf_counter()
-    results = list(segmenter.inference.fuse(prepare_all(segmenter)))
+    results = list(segmenter.fuse(prepare_all(segmenter)))
     passed = time.perf_counter() - start
     spent = [photo.seconds["network"] for photo, _ in results]
     assert min(spent) > 0
@@ -190,11 +177,11 @@ def test_seconds_are_of_the_photo_alone(tiny_network: Path) -> None:
 def test_an_fcn_looks_at_whole_photos(tiny_fcn: Path, tiny_network: Path) -> None:
     segmenter = Segmenter(tiny_fcn, device="cpu", crf=False)
     photos = prepare_all(segmenter)
-    for photo, fused in segmenter.inference.fuse(photos, full_batches=True):
+    for photo, fused in segmenter.fuse(photos, full_batches=True):
         alone = segmenter.segment(photo.image, probabilities=True).probabilities
         assert np.array_equal(fused, alone)
     both = Segmenter(tiny_network, ensemble="mean", fcn=tiny_fcn, proposals=0, device="cpu", crf=False)
-    results = [fused for _, fused in both.inference.fuse(prepare_all(both))]
+    results = [fused for _, fused in both.fuse(prepare_all(both))]
     lone = Segmenter(tiny_network, proposals=0, device="cpu", crf=False)
     for photo, fused in zip(photos, results, strict=True):
         parts = [other.segment(photo.image, probabilities=True).probabilities for other in (segmenter, lone)]
@@ -204,7 +191,7 @@ def test_an_fcn_looks_at_whole_photos(tiny_fcn: Path, tiny_network: Path) -> Non
 def test_an_fcn_never_holds_the_mirror_image_beside_the_photo(tiny_fcn: Path, batches: list[int]) -> None:
     segmenter = Segmenter(tiny_fcn, crf=False, precision="fp32", device="cpu")
     segmenter.segment(np.zeros((40, 60, 3), np.uint8))
-    assert segmenter.protocol.mirrored
+    assert segmenter.settings.mirrored
     assert batches == [1, 1]
 
 
@@ -233,16 +220,16 @@ def test_in_an_ensemble_what_counts_is_the_answer_of_both(tiny_network: Path, ti
     alone = Segmenter(tiny_network, ensemble="off", **options)
     both = Segmenter(tiny_network, ensemble="mean", fcn=tiny_fcn, **options)
     photos = prepare_all(alone)
-    both.inference.share = 0.5
+    both = both.with_settings(share=0.5)
     assert both.inference.partner is not None
     sure = both.inference.partner.get_submodule("score_fr")
     sure.weight.data.zero_()
     sure.bias.data.fill_(-1000)
     sure.bias.data[7] = 1e6
-    counts = [len(photo.boxes) for photo, _ in both.inference.fuse(photos)]
+    counts = [len(photo.boxes) for photo, _ in both.fuse(photos)]
     assert counts == [min(6, len(photo.boxes)) for photo in photos]
-    assert [len(photo.boxes) for photo, _ in alone.inference.fuse(photos)] != counts
-    for photo, fused in both.inference.fuse(photos):
+    assert [len(photo.boxes) for photo, _ in alone.fuse(photos)] != counts
+    for photo, fused in both.fuse(photos):
         assert fused.shape == (21, *photo.image.shape[:2]) and (fused.argmax(0) == 7).all()
 
 
@@ -268,11 +255,11 @@ def test_batches_that_do_not_fit_into_memory_are_halved_and_no_region_is_lost(
     }
     roomy, tight = Segmenter(tiny_network, batch_size=7, **options), Segmenter(tiny_network, **options)
     photos = prepare_all(roomy)
-    want = [fused for _, fused in roomy.inference.fuse(photos)]
+    want = [fused for _, fused in roomy.fuse(photos)]
     too_small_for(tight.inference.network, 3)
     assert tight.inference.batch_size == 16
     batches.clear()
-    got = [fused for _, fused in tight.inference.fuse(photos, full_batches=True)]
+    got = [fused for _, fused in tight.fuse(photos, full_batches=True)]
     assert tight.inference.batch_size == 2
     assert batches[:3] == [16, 8, 4]
     assert set(batches[3:]) == {2}
@@ -284,7 +271,7 @@ def test_a_region_that_does_not_fit_alone_is_an_error(tiny_network: Path) -> Non
     segmenter = Segmenter(tiny_network, proposals=2, min_side=10, device="cpu", batch_size=4)
     too_small_for(segmenter.inference.network, 0)
     with pytest.raises(MemoryError, match="single region"):
-        list(segmenter.inference.fuse(prepare_all(segmenter)[:1]))
+        list(segmenter.fuse(prepare_all(segmenter)[:1]))
 
 
 def test_other_errors_of_the_network_are_not_taken_for_a_lack_of_memory(tiny_network: Path) -> None:
@@ -295,7 +282,7 @@ def test_other_errors_of_the_network_are_not_taken_for_a_lack_of_memory(tiny_net
 
     segmenter.inference.network.register_forward_pre_hook(fail)
     with pytest.raises(RuntimeError, match="no kernel"):
-        list(segmenter.inference.fuse(prepare_all(segmenter)[:1]))
+        list(segmenter.fuse(prepare_all(segmenter)[:1]))
 
 
 def test_the_batch_is_chosen_by_free_memory(tiny_network: Path, monkeypatch: pytest.MonkeyPatch) -> None:
