@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+import deconvseg.weights
 from deconvseg.errors import InputError, UsageError, WeightsError
 from deconvseg.images.enlarge import enlarge
 from deconvseg.images.read import read_image, read_photo
@@ -287,9 +288,11 @@ def test_named_networks_come_with_their_partner_and_files_alone(
     entry = 'kind = "network"\ndescription = "d"\nlicence = "l"\nlicence_free = true\n'
     pair = f'[weights.pair]\nfile = "p"\npartner = "other"\n{entry}'
     other = f'[weights.other]\nfile = "o"\n{entry}'
-    (tmp_path / "registry.toml").write_text(f"format = 1\n{pair}{other}")
+    (tmp_path / "shipped").mkdir()
+    (tmp_path / "shipped" / "registry.toml").write_text(f"format = 1\n{pair}{other}")
     (tmp_path / "p").write_bytes(tiny_network.read_bytes())
-    monkeypatch.setenv("DECONVSEG_REGISTRY", str(tmp_path / "registry.toml"))
+    monkeypatch.setattr(deconvseg.weights, "weights_folder", lambda: tmp_path / "shipped")
+    monkeypatch.setenv("DECONVSEG_HOME", str(tmp_path))
     missing = Segmenter("pair")
     assert missing.ensemble == "off"
     assert any("other is not on this machine" in note for note in missing.notes)
