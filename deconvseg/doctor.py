@@ -223,7 +223,7 @@ def _weights() -> Iterator[Finding]:
 
 
 def _self_test() -> Iterator[Finding]:
-    from deconvseg.images.example import example_photo
+    from deconvseg.images import example_photo
     from deconvseg.segmenter import Segmenter
 
     start = time.perf_counter()

@@ -21,7 +21,7 @@ from torch import Tensor
 from deconvseg import __version__
 from deconvseg.errors import ExportError, MissingDependencyError, UsageError
 from deconvseg.files import replacing
-from deconvseg.images.example import example_photo
+from deconvseg.images import example_photo
 from deconvseg.images.read import ImageLike
 from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.checkpoint import NetworkHeader

@@ -5,48 +5,25 @@ from __future__ import annotations
 import difflib
 import io
 import os
-from base64 import b64encode
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
-from html import escape
 from pathlib import Path
-from typing import BinaryIO, Literal, Self, TypeAlias, cast
+from typing import BinaryIO, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from deconvseg.errors import InputError, UsageError
-from deconvseg.images.coco import write_coco
 from deconvseg.images.kinds import FILE_SUFFIXES, KINDS, refuse_suffix
-from deconvseg.images.palette import Palette, tints
+from deconvseg.images.palette import Palette
 from deconvseg.images.read import read_image
-from deconvseg.images.write import PAINTED, WRITERS, overlay_image, write_overlay
+from deconvseg.images.write import overlay_image
 from deconvseg.remote import is_remote
 
 _COUNTED = 1 << 22
-Kind: TypeAlias = Literal["labels", "color", "overlay", "cutout", "masks", "scores", "coco"]
-Writer: TypeAlias = "Callable[[Segmentation, NDArray[np.uint8], Path | BinaryIO], None]"
-
 SHOWN_SIDE = 480
 """Longer side, in pixels, of what a notebook shows and keeps."""
-
-
-def writer(kind: str, *, file_name: str = "", legend: bool = False, polygons: bool = False) -> Writer:
-    """The function that writes a kind of result.
-
-    Args:
-        kind: one of `images.kinds.KINDS`.
-        file_name: what a COCO file calls the photo.
-        legend: name the colours on an overlay.
-        polygons: outlines in a COCO file are polygons, not RLE.
-    """
-    if kind == "coco":
-        return partial(write_coco, file_name=file_name, polygons=polygons)
-    if kind == "overlay":
-        return partial(write_overlay, legend=legend)
-    return WRITERS[kind]
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -144,7 +121,7 @@ class Segmentation:
     def save(
         self,
         target: str | os.PathLike[str] | BinaryIO,
-        kind: Kind = "labels",
+        kind: str = "labels",
         *,
         legend: bool = False,
         polygons: bool = False,
@@ -155,9 +132,7 @@ class Segmentation:
         Args:
             target: a file, replaced if it exists, in a folder that is made if it does not; for `masks` a
                 folder; or, but for `masks`, an open binary stream.
-            kind: `labels` (palette PNG of class ids), `color` (RGB PNG), `overlay` (JPEG, or PNG by name),
-                `cutout` (RGBA PNG), `masks` (a black and white PNG a class), `scores` (NPZ; needs
-                `probabilities`), `coco` (JSON).
+            kind: one of `images.kinds.KINDS`; docs/results.md describes them.
             legend: name the colours on an overlay.
             polygons: outlines in a COCO file are polygons, not RLE.
             file_name: what a COCO file calls the photo; None takes the name of its file.
@@ -174,48 +149,29 @@ class Segmentation:
         if isinstance(target, str) and is_remote(target):
             raise UsageError(f"{target}: is no file; give an open stream (fsspec.open makes one), or a path")
         path = Path(target) if isinstance(target, str | os.PathLike) else None
-        if kind == "masks" and (path is None or path.suffix.lower() in FILE_SUFFIXES):
-            raise UsageError(f"{path or 'a stream'}: masks are several files, and need a folder")
-        if path and kind != "masks":
-            refuse_suffix(kind, path)
-        if kind == "scores" and self.probabilities is None:
-            raise UsageError("there are no probabilities to save; ask for segment(..., probabilities=True)")
+        if not KINDS[kind].is_folder:
+            if path:
+                refuse_suffix(kind, path)
+        elif path is None or path.suffix.lower() in FILE_SUFFIXES:
+            raise UsageError(f"{path or 'a stream'}: {kind} are several files, and need a folder")
         if file_name is None:
             file_name = self.source.name if self.source else (path.stem if path else "")
-        write = writer(kind, file_name=file_name, legend=legend, polygons=polygons)
-        # The other kinds do not look at the photo, which may have to be read.
-        photo = self.photo if kind in PAINTED else np.zeros((*self.labels.shape, 0), np.uint8)
-        write(self, photo, path or cast(BinaryIO, target))
+        options = {"legend": legend, "polygons": polygons, "file_name": file_name}
+        KINDS[kind].write(self, path or cast(BinaryIO, target), options)
 
     def _repr_jpeg_(self) -> bytes | None:
-        """The overlay with its legend, made small."""
+        """What a notebook shows: the overlay, made small, with its objects' names and shares."""
         if self.pixels is None:
             return None
-        stream = io.BytesIO()
-        self._preview(self.pixels).save(stream, "JPEG")
-        return stream.getvalue()
-
-    def _repr_html_(self) -> str | None:
-        jpeg = self._repr_jpeg_()
-        if jpeg is None:
-            return None
-        image = b64encode(jpeg).decode()
-        colours = dict(zip(self.classes, tints(self.palette), strict=True))
-        shares = " &ensp; ".join(
-            f'<span style="color:rgb{colours[name]}">&#9632;</span> {escape(name)} {share:.1%}'
-            for name, share in self.class_shares().items()
-        )
-        return (
-            f'<figure style="margin:0"><img src="data:image/jpeg;base64,{image}" alt="segmentation">'
-            f"<figcaption>{shares}</figcaption></figure>"
-        )
-
-    def _preview(self, pixels: NDArray[np.uint8]) -> Image.Image:
         scale = min(SHOWN_SIDE / max(self.labels.shape), 1)
         size = max(round(self.width * scale), 1), max(round(self.height * scale), 1)
         labels = np.array(Image.fromarray(self.labels).resize(size, Image.Resampling.NEAREST))
-        photo = np.array(Image.fromarray(pixels).resize(size, Image.Resampling.BOX))
-        return overlay_image(replace(self, labels=labels), photo, legend=True)
+        pixels = np.array(Image.fromarray(self.pixels).resize(size, Image.Resampling.BOX))
+        stream = io.BytesIO()
+        overlay_image(replace(self, labels=labels, pixels=pixels), legend="{name} {share:.1%}").save(
+            stream, "JPEG"
+        )
+        return stream.getvalue()
 
 
 def chosen(names: Collection[str]) -> list[str]:

@@ -1,13 +1,24 @@
-"""What a Segmentation says of itself."""
+"""A Segmentation: what it says of itself, saving it, and showing it in a notebook."""
+
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
-from deconvseg.errors import UsageError
+from deconvseg.cli.segment import segment
+from deconvseg.errors import InputError, OutputError, UsageError
+from deconvseg.images.kinds import KINDS
 from deconvseg.images.palette import palette_for
-from deconvseg.segmentation import Segmentation
+from deconvseg.images.write import overlay
+from deconvseg.segmentation import SHOWN_SIDE, Segmentation
+from deconvseg.segmenter import Segmenter
 
 CLASSES = ("background", "cat", "dog", "car")
 LABELS = np.array([[0, 1, 1], [2, 3, 1]], np.uint8)
@@ -58,3 +69,164 @@ def test_only_keeps_what_is_chosen_and_nothing_else(names: set[str]) -> None:
     expected = [[CLASSES[i] if CLASSES[i] in names else "background" for i in row] for row in LABELS]
     assert [[CLASSES[i] for i in row] for row in chosen.labels] == expected
     assert sum(chosen.class_shares().values()) == pytest.approx(1)
+
+
+ODD_CLASSES = ("background", "cat", "<b>dog</b>", "car")
+PHOTO = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+MASK = np.zeros((40, 60), np.uint8)
+MASK[10:30, 20:40] = 1
+MASK[30:, :5] = 2
+
+
+def result(**changes: Any) -> Segmentation:
+    return Segmentation(
+        **{"labels": MASK, "classes": ODD_CLASSES, "palette": palette_for(4), "pixels": PHOTO, **changes}
+    )
+
+
+def test_labels_are_the_default(tmp_path: Path) -> None:
+    result().save(tmp_path / "below" / "mask.png")
+    with Image.open(tmp_path / "below" / "mask.png") as image:
+        assert image.mode == "P"
+        np.testing.assert_array_equal(np.asarray(image), MASK)
+
+
+def test_every_kind(tmp_path: Path) -> None:
+    scores = np.eye(4, dtype=np.float32)[MASK].transpose(2, 0, 1)
+    made = result(probabilities=scores)
+    made.save(str(tmp_path / "a.color.png"), "color")
+    made.save(tmp_path / "a.overlay.png", "overlay")
+    made.save(tmp_path / "a.cutout.png", "cutout")
+    made.save(tmp_path / "a.masks", "masks")
+    made.save(tmp_path / "a.npz", "scores")
+    made.save(tmp_path / "a.json", "coco", file_name="a.jpg")
+    colors = np.array(palette_for(4), np.uint8)[MASK]
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "a.color.png")), colors)
+    painted = np.asarray(Image.open(tmp_path / "a.overlay.png"))
+    np.testing.assert_array_equal(painted, overlay(MASK, palette_for(4), PHOTO))
+    cut = np.asarray(Image.open(tmp_path / "a.cutout.png"))
+    np.testing.assert_array_equal(cut[MASK > 0, :3], PHOTO[MASK > 0])
+    np.testing.assert_array_equal(cut[:, :, 3] == 255, MASK > 0)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "a.masks" / "cat.png")) == 255, MASK == 1)
+    with np.load(tmp_path / "a.npz") as file:
+        np.testing.assert_array_equal(file["probabilities"], scores)
+    document = json.loads((tmp_path / "a.json").read_text())
+    assert document["images"][0]["file_name"] == "a.jpg"
+    assert [part["area"] for part in document["annotations"]] == [400, 50]
+
+
+@pytest.mark.parametrize("kind", ["labels", "color", "overlay", "cutout", "coco"])
+def test_streams_get_what_files_do(kind: Any, tmp_path: Path) -> None:
+    path = tmp_path / {"overlay": "a.jpg", "coco": "a.json"}.get(kind, "a.png")
+    stream = io.BytesIO()
+    result().save(path, kind, file_name="a")
+    result().save(stream, kind, file_name="a")
+    assert stream.getvalue() == path.read_bytes()
+
+
+def test_coco_files_call_the_photo_by_its_name(tmp_path: Path) -> None:
+    def called(made: Segmentation) -> str:
+        made.save(tmp_path / "b.json", "coco")
+        name: str = json.loads((tmp_path / "b.json").read_text())["images"][0]["file_name"]
+        return name
+
+    assert called(result()) == "b"
+    assert called(result(source=Path("in/photo.jpg"))) == "photo.jpg"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "words"),
+    [
+        ("a.jpg", "labels", r"a\.jpg: labels files end in \.png; rename the output"),
+        ("a", "overlay", r"a: overlay files end in \.jpg or \.jpeg or \.png"),
+        ("memory://bucket/a.png", "labels", "memory://bucket/a.png: is no file; give an open stream"),
+        ("a.png", "overlays", "'overlays' is no kind of result; did you mean 'overlay'"),
+        ("a.npz", "scores", r"no probabilities to save; ask for segment\(\.\.\., probabilities=True\)"),
+    ],
+)
+def test_what_cannot_be_saved(
+    name: str, kind: Any, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=words):
+        result().save(name, kind)
+    assert not list(tmp_path.iterdir())
+
+
+def test_masks_need_a_folder_and_files_a_place(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="need a folder"):
+        result().save(io.BytesIO(), "masks")
+    with pytest.raises(UsageError, match=r"mask\.png: masks are several files"):
+        result().save(tmp_path / "mask.png", "masks")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="is not a folder"):
+        result().save(tmp_path / "file" / "mask.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_large_photo_is_read_again_to_be_painted_on(tiny_network: Path, tmp_path: Path) -> None:
+    path = tmp_path / "large.png"
+    ramp = np.tile(np.arange(100, 255, dtype=np.uint8), (30, 24))  # 30 x 3720
+    Image.fromarray(ramp).save(path)
+    made = Segmenter(tiny_network, proposals=0, crf=False).segment(path)
+    assert made.pixels is not None and made.pixels.shape != made.photo.shape
+    np.testing.assert_array_equal(made.photo[:, :, 0], ramp)
+    assert made._repr_jpeg_() is not None
+    Image.fromarray(ramp[:, :99]).save(path)
+    with pytest.raises(InputError, match=r"large\.png: has changed"):
+        made.save(tmp_path / "a.jpg", "overlay")
+    path.unlink()
+    with pytest.raises(InputError, match="no such file"):
+        made.save(tmp_path / "a.png", "cutout")
+    made.save(tmp_path / "a.png")  # which needs no photo
+    assert {path.name for path in tmp_path.iterdir()} == {"a.png"}
+
+
+def test_a_reduced_array_has_no_photo_to_paint_on(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="reduced"):
+        result(pixels=PHOTO[::2, ::2]).save(tmp_path / "a.jpg", "overlay")
+
+
+def test_every_kind_is_told_and_documented() -> None:
+    """A kind is one entry in KINDS; docs/results.md and the README are written by hand."""
+    (help_,) = (option.help for option in get_args(get_type_hints(segment, include_extras=True)["save"])[1:])
+    for name, kind in KINDS.items():
+        assert f"{name}: {kind.help}." in help_
+        for page in ("docs/results.md", "README.md"):
+            assert f"`{name}`" in (Path(__file__).parents[1] / page).read_text()
+
+
+def test_chosen_classes_can_be_saved(tmp_path: Path) -> None:
+    result().only(["cat"]).save(tmp_path / "a.png", "cutout")
+    alpha = np.asarray(Image.open(tmp_path / "a.png"))[:, :, 3]
+    np.testing.assert_array_equal(alpha == 255, MASK == 1)
+
+
+def test_repr_is_short() -> None:
+    text = repr(result())
+    assert text == "Segmentation(60 x 40 pixels: background 81.2%, cat 16.7%, <b>dog</b> 2.1%)"
+
+
+@pytest.mark.parametrize("size", [(40, 60), (1200, 900), (2, 3000)], ids=str)
+def test_shown_in_a_notebook(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    _, columns = np.mgrid[: size[0], : size[1]]
+    labels = ((columns * 2 > size[1]) * 2).astype(np.uint8)
+    pixels = np.full((*size, 3), 120, np.uint8)
+    shown = result(labels=labels, pixels=pixels)
+    jpeg = shown._repr_jpeg_()
+    assert jpeg is not None and len(jpeg) < 100_000  # a notebook keeps it
+    picture = np.asarray(Image.open(io.BytesIO(jpeg))).astype(int)
+    assert max(picture.shape) == min(max(size), SHOWN_SIDE)
+    tinted = overlay(labels, palette_for(4), pixels)[0, -1]
+    assert np.abs(picture[:, -1] - tinted).max() < 8  # the legend lies on the background
+    named: list[str] = []
+    monkeypatch.setattr(
+        "deconvseg.images.write.draw_legend",
+        lambda image, entries, busy: named.extend(name for name, _ in entries),
+    )
+    shown._repr_jpeg_()
+    assert re.fullmatch(r"<b>dog</b> (4\d\.\d%|50\.0%|33\.3%)", named[0]) and len(named) == 1
+
+
+def test_without_a_photo_there_is_only_text() -> None:
+    assert result(pixels=None)._repr_jpeg_() is None

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from deconvseg.errors import InputError
 from deconvseg.files import digest
+from deconvseg.images.kinds import KINDS
 from deconvseg.images.read import STREAM, PhotoPixels, read_image, read_photo
-from deconvseg.images.write import PAINTED, mask_names
+from deconvseg.images.write import mask_names
 from deconvseg.remote import Mirror, opened
-from deconvseg.segmentation import Segmentation, writer
+from deconvseg.segmentation import Segmentation
 from deconvseg.steps import After, Before, Clock, Prepared
 
 SCORES_BYTES = 6_000_000_000
@@ -29,7 +30,7 @@ class Job:
         number: its place in the run, for whoever made the job.
         source: its file, the address of one (`remote`), or a file's content.
         file_name: what COCO files call it.
-        outputs: kind of result (`images.write.WRITERS`, `coco`) -> its file, for `masks` its folder. An open
+        outputs: kind of result (of `images.kinds.KINDS`) -> its file, for `masks` its folder. An open
             binary stream only where the job stays in one process.
     """
 
@@ -85,8 +86,8 @@ class Workshop:
 
     def options(self) -> dict[str, str]:
         """Kind of result -> what of this shapes it, besides the steps of the Segmenter, which shape all."""
-        chosen = {"overlay": "legend" if self.legend else "", "coco": "polygons" if self.polygons else ""}
-        return {kind: option for kind, option in chosen.items() if option}
+        chosen = {"legend": self.legend, "polygons": self.polygons}
+        return {name: option for name, kind in KINDS.items() for option in kind.options if chosen.get(option)}
 
     def prepare(self, job: Job) -> Prepared:
         """Read a photo and find its regions.
@@ -117,11 +118,12 @@ class Workshop:
         result = self.after(prepared, fused, probabilities="scores" in job.outputs)
         clock = Clock()
         photo = prepared.image
-        if any(kind in PAINTED for kind in job.outputs) and photo.shape[:2] != result.labels.shape:
+        if any(KINDS[kind].paints for kind in job.outputs) and photo.shape[:2] != result.labels.shape:
             photo = self._whole(job, result)
+        result = replace(result, pixels=photo)
+        options = {"file_name": job.file_name, "legend": self.legend, "polygons": self.polygons}
         for kind, target in job.outputs.items():
-            write = writer(kind, file_name=job.file_name, legend=self.legend, polygons=self.polygons)
-            write(result, photo, target)
+            KINDS[kind].write(result, target, options)
         files = {kind: path for kind, path in job.outputs.items() if isinstance(path, Path)}
         digests = {kind: digest(path) for kind, path in files.items()}
         if self.mirror:

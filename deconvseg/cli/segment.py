@@ -44,8 +44,8 @@ from deconvseg.cli.options import (
 )
 from deconvseg.cli.runs import Cluster, Run
 from deconvseg.errors import DeconvSegError, OutputError, UsageError, WorkerError
+from deconvseg.images.kinds import KINDS
 
-KINDS = ("labels", "color", "overlay", "cutout", "masks", "scores", "coco")
 Save = StrEnum("Save", [(kind, kind) for kind in KINDS])  # type: ignore[misc]  # Typer has no list of Literals
 Engine = Literal["local", "ray"]
 IO = "Input and output"
@@ -101,11 +101,8 @@ def segment(
         list[Save],
         typer.Option(
             metavar="KIND",
-            help="labels: PNG of class ids, shown in class colours. color: the same as plain RGB. overlay: "
-            "the photo tinted, JPEG. cutout: the objects alone, transparent PNG. masks: a folder with a "
-            "black and white PNG a class. scores: the probability of every class, for programs, NPZ. coco: "
-            "regions of each class, JSON, and for a folder OUT all photos' in OUT/coco.json. Give it again "
-            "for more; the first is OUT, the others NAME.KIND.png (.jpg, .npz, .json) beside it.",
+            help=" ".join(f"{name}: {kind.help}." for name, kind in KINDS.items()) + " Give it again for "
+            "more; the first is OUT, the others NAME.KIND.png (.jpg, .npz, .json) beside it.",
             rich_help_panel=IO,
         ),
     ] = [Save.labels],  # type: ignore[attr-defined]  # noqa: B006 (Typer needs a list, and nothing changes it)

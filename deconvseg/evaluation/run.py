@@ -237,7 +237,7 @@ class _Measure:
     def _write(self, example: Example, labels: NDArray[np.uint8]) -> None:
         if self.keep:
             segmentation = Segmentation(labels, self.truth.classes, self.truth.palette)
-            write_labels(segmentation, np.empty((0, 0, 3), np.uint8), self.keep / f"{example.name}.png")
+            write_labels(segmentation, self.keep / f"{example.name}.png")
 
 
 class _Journal:

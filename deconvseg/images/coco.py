@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from deconvseg.errors import OutputError
 from deconvseg.files import replacing
 from deconvseg.images.components import connected
+from deconvseg.images.write import opened
 
 if TYPE_CHECKING:
     from deconvseg.segmentation import Segmentation
@@ -24,22 +24,16 @@ Document = dict[str, Any]
 
 
 def write_coco(
-    segmentation: Segmentation,
-    photo: NDArray[np.uint8],
-    target: Path | BinaryIO,
-    *,
-    file_name: str,
-    polygons: bool = False,
+    segmentation: Segmentation, target: Path | BinaryIO, *, file_name: str, polygons: bool = False
 ) -> None:
-    """Write one photo's COCO file (see `coco_document`); args as of all writers, `photo` is not looked at.
+    """Write one photo's COCO file (see `coco_document`) to a path or an open binary stream.
 
     Raises:
         OutputError: the file cannot be written.
     """
     content = json.dumps(coco_document(segmentation, file_name, polygons=polygons)).encode()
-    with replacing(target) if isinstance(target, Path) else nullcontext(target) as stream:
+    with opened(target) as stream:
         stream.write(content + b"\n")
-        stream.flush()
 
 
 def coco_document(segmentation: Segmentation, file_name: str, *, polygons: bool = False) -> Document:

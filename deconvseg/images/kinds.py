@@ -1,32 +1,82 @@
-"""The kinds of result, and what their files are called."""
+"""The kinds of result: one table, from which the command line, file names and folder runs are made.
+
+It names the writers instead of importing them: the command line's help must not load NumPy.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import PurePath
+from importlib import import_module
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, BinaryIO
 
 from deconvseg.errors import UsageError
+
+if TYPE_CHECKING:
+    from deconvseg.segmentation import Segmentation
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of result: the word in its file names, and the suffixes they can have, the usual one first.
+    """A kind of result.
 
-    The suffix of a kind that is a folder is empty.
+    Attributes:
+        word: stands in the names of its files: `cat.WORD.png`.
+        suffixes: how its files can end, the usual one first; one empty one if it is a folder.
+        writer: module of this package and function, which takes a Segmentation, a path or open binary stream,
+            and the `options` as keywords.
+        help: what it is, for the command line.
+        paints: whether it shows the photo, which then has to be read at its full size.
+        options: keywords of `Segmentation.save` that shape it.
     """
 
     word: str
     suffixes: tuple[str, ...]
+    writer: str
+    help: str
+    paints: bool = False
+    options: tuple[str, ...] = ()
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is a folder of files."""
+        return self.suffixes == ("",)
+
+    def write(
+        self, segmentation: Segmentation, target: Path | BinaryIO, options: Mapping[str, object]
+    ) -> None:
+        """Write it; of `options` it takes its own. Raises OutputError if a file cannot be written."""
+        module, function = self.writer.split(":")
+        write = getattr(import_module(f"{__package__}.{module}"), function)
+        write(segmentation, target, **{name: options[name] for name in self.options})
 
 
 KINDS = {
-    "labels": Kind("mask", (".png",)),
-    "color": Kind("color", (".png",)),
-    "overlay": Kind("overlay", (".jpg", ".jpeg", ".png")),
-    "cutout": Kind("cutout", (".png",)),
-    "masks": Kind("masks", ("",)),
-    "scores": Kind("scores", (".npz",)),
-    "coco": Kind("coco", (".json",)),
+    "labels": Kind("mask", (".png",), "write:write_labels", "PNG of class ids, shown in class colours"),
+    "color": Kind("color", (".png",), "write:write_color", "the same as plain RGB"),
+    "overlay": Kind(
+        "overlay",
+        (".jpg", ".jpeg", ".png"),
+        "write:write_overlay",
+        "the photo tinted, JPEG",
+        paints=True,
+        options=("legend",),
+    ),
+    "cutout": Kind(
+        "cutout", (".png",), "write:write_cutout", "the objects alone, transparent PNG", paints=True
+    ),
+    "masks": Kind("masks", ("",), "write:write_masks", "a folder with a black and white PNG a class"),
+    "scores": Kind(
+        "scores", (".npz",), "write:write_scores", "the probability of every class, for programs, NPZ"
+    ),
+    "coco": Kind(
+        "coco",
+        (".json",),
+        "coco:write_coco",
+        "regions of each class, JSON, and for a folder OUT all photos' in OUT/coco.json",
+        options=("polygons", "file_name"),
+    ),
 }
 FILE_SUFFIXES = {suffix for kind in KINDS.values() for suffix in kind.suffixes} - {""}
 """Of all kinds that are files."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from deconvseg.errors import OutputError
+from deconvseg.errors import OutputError, UsageError
 from deconvseg.files import replacing
 from deconvseg.images.components import outline
 from deconvseg.images.legend import draw_legend
@@ -30,11 +30,11 @@ _LONGEST_JPEG = 65_500
 _DEVICE = re.compile("con|prn|aux|nul|com[0-9]|lpt[0-9]", re.IGNORECASE)
 
 
-def write_labels(segmentation: Segmentation, photo: Photo, target: Target) -> None:
+def write_labels(segmentation: Segmentation, target: Target) -> None:
     """Write the labels as an 8-bit palette PNG: pixel values are class ids, shown in the class colours.
 
-    All writers take the uint8 (H, W, 3) photo as well, whether they show it or not, and write to a path or an
-    open binary stream. They raise OutputError when the file cannot be written; then nothing is left behind.
+    All writers write to a path or an open binary stream. They raise OutputError when the file cannot be
+    written; then nothing is left behind. Those that show the photo raise what `Segmentation.photo` raises.
     """
     image = Image.fromarray(segmentation.labels)
     # All 256 colours, as in VOC's own files: with 16 or fewer Pillow would pack two pixels into a byte.
@@ -43,32 +43,35 @@ def write_labels(segmentation: Segmentation, photo: Photo, target: Target) -> No
     _save(image, target)
 
 
-def write_color(segmentation: Segmentation, photo: Photo, target: Target) -> None:
+def write_color(segmentation: Segmentation, target: Target) -> None:
     """Write the labels as plain RGB in the class colours (PNG)."""
     colors, labels = _colors(segmentation), segmentation.labels
     _save(_in_strips("RGB", labels.shape, lambda rows: colors[labels[rows]]), target)
 
 
-def write_overlay(segmentation: Segmentation, photo: Photo, target: Target, *, legend: bool = False) -> None:
+def write_overlay(segmentation: Segmentation, target: Target, *, legend: bool = False) -> None:
     """Write the photo, objects tinted and outlined, background dimmed and paler (JPEG, or PNG by name).
 
     With `legend`, a panel names the colours of the objects that occur.
     """
-    _save(overlay_image(segmentation, photo, legend=legend), target, format_="JPEG")
+    _save(overlay_image(segmentation, legend="{name}" if legend else ""), target, format_="JPEG")
 
 
-def overlay_image(segmentation: Segmentation, photo: Photo, *, legend: bool = False) -> Image.Image:
-    """What `write_overlay` writes, as an RGB image."""
-    image = _overlay(segmentation.labels, segmentation.palette, photo)
+def overlay_image(segmentation: Segmentation, *, legend: str = "") -> Image.Image:
+    """What `write_overlay` writes, as an RGB image; `legend` has the `{name}` and `{share}` of an object."""
+    image = _overlay(segmentation.labels, segmentation.palette, segmentation.photo)
     if legend:
         colors = dict(zip(segmentation.classes, tints(segmentation.palette), strict=True))
-        objects = [name for name in segmentation.class_shares() if name != segmentation.classes[0]]
-        draw_legend(image, [(name, colors[name]) for name in objects], segmentation.labels > 0)
+        shares = segmentation.class_shares()
+        shares.pop(segmentation.classes[0], None)
+        entries = [(legend.format(name=name, share=share), colors[name]) for name, share in shares.items()]
+        draw_legend(image, entries, segmentation.labels > 0)
     return image
 
 
-def write_cutout(segmentation: Segmentation, photo: Photo, target: Target) -> None:
+def write_cutout(segmentation: Segmentation, target: Target) -> None:
     """Write the objects alone as RGBA PNG: background pixels are transparent, and black beneath."""
+    photo = segmentation.photo
 
     def cut(rows: slice) -> NDArray[np.uint8]:
         opaque = (segmentation.labels[rows] > 0)[:, :, None]
@@ -77,7 +80,7 @@ def write_cutout(segmentation: Segmentation, photo: Photo, target: Target) -> No
     _save(_in_strips("RGBA", segmentation.labels.shape, cut), target)
 
 
-def write_masks(segmentation: Segmentation, photo: Photo, target: Target) -> None:
+def write_masks(segmentation: Segmentation, target: Target) -> None:
     """Write a folder with a PNG for each class that occurs, background as well: 255 where it is, 0 elsewhere.
 
     The files are called as `mask_names` says. Masks of classes that do not occur, of an earlier run, are
@@ -115,16 +118,16 @@ def _in_hex(match: re.Match[str]) -> str:
     return "".join(f"%{byte:02X}" for byte in match[0].encode("utf-8", "surrogatepass"))
 
 
-def write_scores(segmentation: Segmentation, photo: Photo, target: Target) -> None:
+def write_scores(segmentation: Segmentation, target: Target) -> None:
     """Write the class probabilities as `.npz` for programs; `numpy.load` reads it without pickle.
 
     The arrays: `probabilities` float16 (C, H, W), 0 to 1, summing to 1 over C up to rounding (0.001 a value),
-    after the CRF if it is on; `classes` unicode (C,), background first. Raises ValueError if the segmentation
+    after the CRF if it is on; `classes` unicode (C,), background first. Raises UsageError if the segmentation
     was made without its probabilities.
     """
     if segmentation.probabilities is None:
-        raise ValueError("this segmentation has no probabilities; call segment(..., probabilities=True)")
-    with replacing(target) if isinstance(target, Path) else nullcontext(target) as stream:
+        raise UsageError("there are no probabilities to save; ask for segment(..., probabilities=True)")
+    with opened(target) as stream:
         # Not compressed: deflate takes 0.25 s for a photo of 500 x 335, longer than the network on the whole
         # photo, and saves a quarter of 7 MB.
         np.savez(
@@ -132,19 +135,6 @@ def write_scores(segmentation: Segmentation, photo: Photo, target: Target) -> No
             probabilities=segmentation.probabilities.astype(np.float16),
             classes=np.array(segmentation.classes, np.str_),
         )
-        stream.flush()
-
-
-WRITERS: dict[str, Callable[[Segmentation, Photo, Target], None]] = {
-    "labels": write_labels,
-    "color": write_color,
-    "overlay": write_overlay,
-    "cutout": write_cutout,
-    "masks": write_masks,
-    "scores": write_scores,
-}
-PAINTED = ("overlay", "cutout")
-"""The kinds for which `photo` matters."""
 
 
 def overlay(labels: NDArray[np.uint8], palette: Palette, photo: Photo) -> Photo:
@@ -197,14 +187,18 @@ def _save(image: Image.Image, target: Target, format_: str = "PNG") -> None:
             f"{where}: a JPEG has at most {_LONGEST_JPEG} pixels a side; name it .png, one photo a run"
         )
     options = {"quality": 92, "subsampling": 0} if format_ == "JPEG" else {}
-    encoded = io.BytesIO()
+    encoded = io.BytesIO()  # image formats seek, and streams may not
     image.save(encoded, format_, **options)
-    if isinstance(target, Path):
-        with replacing(target) as stream:
-            stream.write(encoded.getbuffer())
-    else:
-        target.write(encoded.getbuffer())
-        target.flush()
+    with opened(target) as stream:
+        stream.write(encoded.getbuffer())
+
+
+@contextmanager
+def opened(target: Target) -> Iterator[BinaryIO]:
+    """A stream into a file, which is whole or not there, or the stream that is given."""
+    with replacing(target) if isinstance(target, Path) else nullcontext(target) as stream:
+        yield stream
+        stream.flush()
 
 
 def _colors(segmentation: Segmentation) -> NDArray[np.uint8]:

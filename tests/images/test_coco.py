@@ -82,9 +82,7 @@ def test_masks_come_back_exactly(
     tmp_path_factory: pytest.TempPathFactory, labels: NDArray[np.uint8], polygons: bool
 ) -> None:
     path = tmp_path_factory.mktemp("coco") / "a.json"
-    write_coco(
-        segmentation(labels), np.zeros((*labels.shape, 3), np.uint8), path, file_name="a", polygons=polygons
-    )
+    write_coco(segmentation(labels), path, file_name="a", polygons=polygons)
     np.testing.assert_array_equal(painted(path), labels)
 
 
@@ -101,7 +99,7 @@ def test_large_regions_come_back(tmp_path: Path) -> None:
     waves = (np.sin(rows / 17) + np.cos(columns / 23) > 0.3) + (np.hypot(rows - 150, columns - 200) < 90)
     labels = waves.astype(np.uint8)
     for polygons in (False, True):
-        write_coco(segmentation(labels), labels, tmp_path / "a.json", file_name="a", polygons=polygons)
+        write_coco(segmentation(labels), tmp_path / "a.json", file_name="a", polygons=polygons)
         np.testing.assert_array_equal(painted(tmp_path / "a.json"), labels)
 
 
@@ -111,7 +109,7 @@ def test_no_annotation_for_background_alone(tmp_path: Path) -> None:
 
 
 def test_name_that_is_no_unicode_is_kept(tmp_path: Path) -> None:
-    write_coco(segmentation(LABELS), LABELS, tmp_path / "a.json", file_name="\udcff\n\U0001f408.jpg")
+    write_coco(segmentation(LABELS), tmp_path / "a.json", file_name="\udcff\n\U0001f408.jpg")
     assert loaded(tmp_path / "a.json").imgs[1]["file_name"] == "\udcff\n\U0001f408.jpg"
 
 
@@ -120,7 +118,7 @@ def test_merged(tmp_path: Path) -> None:
     parts = []
     for name, labels in (("a", LABELS), ("b", empty), ("c", LABELS.T.copy())):
         parts.append(tmp_path / f"{name}.coco.json")
-        write_coco(segmentation(labels), labels, parts[-1], file_name=f"{name}.jpg")
+        write_coco(segmentation(labels), parts[-1], file_name=f"{name}.jpg")
     assert merge_coco(parts, tmp_path / "all.json") == []
     coco = loaded(tmp_path / "all.json")
     assert {i: image["file_name"] for i, image in coco.imgs.items()} == {1: "a.jpg", 2: "b.jpg", 3: "c.jpg"}
@@ -131,9 +129,9 @@ def test_merged(tmp_path: Path) -> None:
 
 def test_damaged_parts_and_other_classes_are_told_and_left_out(tmp_path: Path) -> None:
     for name in ("a", "c", "e"):
-        write_coco(segmentation(LABELS), LABELS, tmp_path / f"{name}.json", file_name=name)
+        write_coco(segmentation(LABELS), tmp_path / f"{name}.json", file_name=name)
     (tmp_path / "b.json").write_bytes((tmp_path / "a.json").read_bytes()[:200])
-    write_coco(segmentation(LABELS, ("background", "x", "y")), LABELS, tmp_path / "d.json", file_name="d")
+    write_coco(segmentation(LABELS, ("background", "x", "y")), tmp_path / "d.json", file_name="d")
     names = ("a", "b", "c", "d", "e", "none")
     problems = merge_coco([tmp_path / f"{name}.json" for name in names], tmp_path / "all.json")
     assert [line.partition(": ")[0] for line in problems] == [

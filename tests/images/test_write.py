@@ -16,7 +16,6 @@ from PIL import Image
 from deconvseg.errors import OutputError
 from deconvseg.images.palette import palette_for
 from deconvseg.images.write import (
-    WRITERS,
     mask_names,
     overlay,
     write_labels,
@@ -27,13 +26,16 @@ from deconvseg.images.write import (
 from deconvseg.segmentation import Segmentation
 
 
-def segmentation(labels: NDArray[np.uint8], classes: int = 21) -> Segmentation:
-    return Segmentation(labels, tuple(f"class {i}" for i in range(classes)), palette_for(classes))
+def segmentation(
+    labels: NDArray[np.uint8], classes: int = 21, photo: NDArray[np.uint8] | None = None
+) -> Segmentation:
+    names = tuple(f"class {i}" for i in range(classes))
+    return Segmentation(labels, names, palette_for(classes), pixels=photo)
 
 
 def written(kind: str, labels: NDArray[np.uint8], photo: NDArray[np.uint8]) -> Image.Image:
     stream = io.BytesIO()
-    WRITERS[kind](segmentation(labels), photo, stream)
+    segmentation(labels, photo=photo).save(stream, kind)
     return Image.open(stream)
 
 
@@ -58,7 +60,7 @@ PHOTO = np.random.default_rng(1).integers(0, 256, (60, 80, 3), np.uint8)
 def test_labels_come_back_exactly(drawn: tuple[int, NDArray[np.uint8]]) -> None:
     classes, labels = drawn
     stream = io.BytesIO()
-    write_labels(segmentation(labels, classes), np.zeros((*labels.shape, 3), np.uint8), stream)
+    write_labels(segmentation(labels, classes), stream)
     image = Image.open(stream)
     assert image.mode == "P"
     np.testing.assert_array_equal(np.asarray(image), labels)
@@ -68,7 +70,7 @@ def test_labels_come_back_exactly(drawn: tuple[int, NDArray[np.uint8]]) -> None:
 
 def test_labels_have_8_bits_a_pixel() -> None:
     stream = io.BytesIO()
-    write_labels(segmentation(LABELS % 2, 2), PHOTO, stream)
+    write_labels(segmentation(LABELS % 2, 2), stream)
     header = stream.getvalue()[12:29]
     assert header[:4] == b"IHDR"
     assert (header[12], header[13]) == (8, 3)  # bit depth, and colour type palette
@@ -91,7 +93,7 @@ def test_cutout() -> None:
 def test_overlay_shows_objects_in_their_colours(tmp_path: Path) -> None:
     grey = np.full((60, 80, 3), 128, np.uint8)
     target = tmp_path / "a.png"  # by its name lossless
-    WRITERS["overlay"](segmentation(LABELS), grey, target)
+    write_overlay(segmentation(LABELS, photo=grey), target)
     image = np.asarray(Image.open(target)).astype(int)
     assert image.shape == (60, 80, 3)
     background, cat, person = image[5, 5], image[20, 30], image[45, 60]
@@ -103,11 +105,11 @@ def test_overlay_shows_objects_in_their_colours(tmp_path: Path) -> None:
 
 def test_overlay_is_jpeg_unless_named_png(tmp_path: Path) -> None:
     for name, format_ in (("a.jpg", "JPEG"), ("b.PNG", "PNG")):
-        WRITERS["overlay"](segmentation(LABELS), PHOTO, tmp_path / name)
+        write_overlay(segmentation(LABELS, photo=PHOTO), tmp_path / name)
         assert Image.open(tmp_path / name).format == format_
 
 
-@pytest.mark.parametrize("kind", [kind for kind in WRITERS if kind not in ("scores", "masks")])
+@pytest.mark.parametrize("kind", ["labels", "color", "overlay", "cutout"])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (300, 2)])
 def test_any_size(kind: str, shape: tuple[int, int]) -> None:
     labels = np.full(shape, 3, np.uint8)
@@ -126,7 +128,7 @@ def scored(shape: tuple[int, int], classes: tuple[str, ...] = ("background", "é
 @pytest.mark.parametrize("shape", [(1, 1), (5, 7)])
 def test_scores_come_back(tmp_path: Path, shape: tuple[int, int]) -> None:
     segmentation = scored(shape)
-    write_scores(segmentation, np.zeros((*shape, 3), np.uint8), tmp_path / "a.npz")
+    write_scores(segmentation, tmp_path / "a.npz")
     with np.load(tmp_path / "a.npz", allow_pickle=False) as file:
         probabilities, classes = file["probabilities"], file["classes"]
     assert segmentation.probabilities is not None
@@ -147,14 +149,9 @@ def test_scores_go_to_a_stream_that_cannot_seek() -> None:
             return len(data)  # type: ignore[arg-type]
 
     pipe = Pipe()
-    WRITERS["scores"](scored((4, 6)), PHOTO, pipe)  # type: ignore[arg-type]
+    write_scores(scored((4, 6)), pipe)  # type: ignore[arg-type]
     with np.load(io.BytesIO(pipe.content)) as file:
         assert file["probabilities"].shape == (3, 4, 6)
-
-
-def test_scores_that_were_not_asked_for() -> None:
-    with pytest.raises(ValueError, match="probabilities=True"):
-        write_scores(segmentation(LABELS), PHOTO, io.BytesIO())
 
 
 def test_overlay_tints_in_proportion() -> None:
@@ -171,12 +168,12 @@ def test_overlay_tints_in_proportion() -> None:
 
 def test_folders_are_made_and_nothing_else_is_left(tmp_path: Path) -> None:
     target = tmp_path / "new" / "folder" / "a.png"
-    write_labels(segmentation(LABELS), PHOTO, target)
+    write_labels(segmentation(LABELS), target)
     assert [path.name for path in target.parent.iterdir()] == ["a.png"]
 
 
 def test_file_mode_follows_the_umask(tmp_path: Path) -> None:
-    write_labels(segmentation(LABELS), PHOTO, tmp_path / "a.png")
+    write_labels(segmentation(LABELS), tmp_path / "a.png")
     (tmp_path / "plain").touch()
     assert (tmp_path / "a.png").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
@@ -188,7 +185,7 @@ def test_full_disk(tmp_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (20, limits[1]))
     try:
         with pytest.raises(OutputError, match=r"a\.png: cannot be written \("):
-            write_labels(segmentation(LABELS), PHOTO, tmp_path / "a.png")
+            write_labels(segmentation(LABELS), tmp_path / "a.png")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
@@ -198,10 +195,10 @@ def test_full_disk(tmp_path: Path) -> None:
 def test_places_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match=r"file is not a folder"):
-        write_labels(segmentation(LABELS), PHOTO, tmp_path / "file" / "a.png")
+        write_labels(segmentation(LABELS), tmp_path / "file" / "a.png")
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(OutputError, match=r"folder\.png: cannot be written"):
-        write_labels(segmentation(LABELS), PHOTO, tmp_path / "folder.png")
+        write_labels(segmentation(LABELS), tmp_path / "folder.png")
     assert {path.name for path in tmp_path.iterdir()} == {"file", "folder.png"}
 
 
@@ -214,7 +211,7 @@ def test_strips_do_not_show(kind: str, tmp_path: Path, monkeypatch: pytest.Monke
     pictures = []
     for pixels in (1 << 20, 1000):
         monkeypatch.setattr("deconvseg.images.write._STRIP_PIXELS", pixels)
-        WRITERS[kind](segmentation(labels), photo, tmp_path / "a.png")
+        segmentation(labels, photo=photo).save(tmp_path / "a.png", kind)
         pictures.append(np.asarray(Image.open(tmp_path / "a.png")))
     np.testing.assert_array_equal(*pictures)
 
@@ -225,8 +222,8 @@ def test_overlay_with_a_legend_names_objects_alone(tmp_path: Path, monkeypatch: 
         "deconvseg.images.write.draw_legend",
         lambda image, entries, busy: named.append([name for name, _ in entries]),
     )
-    write_overlay(segmentation(LABELS), PHOTO, tmp_path / "a.jpg", legend=True)
-    write_overlay(segmentation(LABELS), PHOTO, tmp_path / "a.jpg")
+    write_overlay(segmentation(LABELS, photo=PHOTO), tmp_path / "a.jpg", legend=True)
+    write_overlay(segmentation(LABELS, photo=PHOTO), tmp_path / "a.jpg")
     assert named == [["class 8", "class 15"]]
 
 
@@ -234,15 +231,15 @@ def test_overlay_longer_than_a_jpeg_can_be(tmp_path: Path) -> None:
     labels = np.zeros((1, 65_501), np.uint8)
     photo = np.zeros((1, 65_501, 3), np.uint8)
     with pytest.raises(OutputError, match=r"a\.jpg: a JPEG has at most 65500 pixels a side; name it \.png"):
-        write_overlay(segmentation(labels), photo, tmp_path / "a.jpg")
+        write_overlay(segmentation(labels, photo=photo), tmp_path / "a.jpg")
     assert not list(tmp_path.iterdir())
-    write_overlay(segmentation(labels), photo, tmp_path / "a.png")
+    write_overlay(segmentation(labels, photo=photo), tmp_path / "a.png")
     assert Image.open(tmp_path / "a.png").size == (65_501, 1)
 
 
 def test_masks(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "a.masks"
-    write_masks(segmentation(LABELS), PHOTO, folder)
+    write_masks(segmentation(LABELS), folder)
     assert {path.name for path in folder.iterdir()} == {"class 0.png", "class 8.png", "class 15.png"}
     for label in (0, 8, 15):
         mask = Image.open(folder / f"class {label}.png")
@@ -251,17 +248,17 @@ def test_masks(tmp_path: Path) -> None:
 
 
 def test_masks_of_an_earlier_run_go(tmp_path: Path) -> None:
-    write_masks(segmentation(LABELS), PHOTO, tmp_path)
+    write_masks(segmentation(LABELS), tmp_path)
     others = {"notes.txt", "mine.png", "class 8 copy.png"}
     for name in others:
         (tmp_path / name).touch()
-    write_masks(segmentation(LABELS // 8 * 8), PHOTO, tmp_path)
+    write_masks(segmentation(LABELS // 8 * 8), tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"class 0.png", "class 8.png", *others}
 
 
 def test_masks_need_a_folder() -> None:
     with pytest.raises(ValueError, match="several files"):
-        write_masks(segmentation(LABELS), PHOTO, io.BytesIO())
+        write_masks(segmentation(LABELS), io.BytesIO())
 
 
 @given(st.lists(st.text(max_size=300), max_size=9))
