@@ -69,7 +69,7 @@ def checked(script: Path, *lines: str) -> list[str]:
 def test_a_users_script_is_checked_by_its_types(tmp_path: Path) -> None:
     assert checked(tmp_path / "user.py") == []
     wrong = [
-        'result.save("x.jpg", "sketch")',
+        'result.save("x.jpg", legend=[])',
         "segmenter.segment(3)",
         'Segmenter(proposal="many")',
         "from deconvseg import Segmentor",

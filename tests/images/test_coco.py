@@ -104,7 +104,7 @@ def test_large_regions_come_back(tmp_path: Path) -> None:
 
 
 def test_no_annotation_for_background_alone(tmp_path: Path) -> None:
-    write_coco(segmentation(np.zeros((3, 4), np.uint8)), LABELS, tmp_path / "a.json", file_name="a")
+    write_coco(segmentation(np.zeros((3, 4), np.uint8)), tmp_path / "a.json", file_name="a")
     assert not painted(tmp_path / "a.json").any()
 
 
