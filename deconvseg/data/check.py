@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,16 +65,8 @@ class DataReport:
 
     def as_dict(self) -> dict[str, Any]:
         """Everything as JSON-able values."""
-        return {
-            "source": str(self.source),
-            "examples": self.examples,
-            "faults": [{"file": str(fault.file), "problem": fault.problem} for fault in self.faults],
-            "warnings": list(self.warnings),
-            "pixels": self.pixels,
-            "photos": self.photos,
-            "void_share": self.void_share,
-            "digest": self.digest,
-        }
+        faults = [{"file": str(fault.file), "problem": fault.problem} for fault in self.faults]
+        return {**vars(self), "source": str(self.source), "faults": faults, "warnings": [*self.warnings]}
 
     def lines(self) -> list[str]:
         """What a person wants to read: faults (the first 20), warnings, and a line a class."""
@@ -92,8 +84,7 @@ class DataReport:
     def raise_if_unusable(self) -> None:
         """Raise a DataError with the first fault and their number, if there is any."""
         if self.faults:
-            count = len(self.faults)
-            more = f" ({count} faults in all)" if count > 1 else ""
+            more = f" ({len(self.faults)} faults in all)" if len(self.faults) > 1 else ""
             raise DataError(f"{self.faults[0]}{more}")
 
 
@@ -122,11 +113,11 @@ def check_dataset(
     pixels, photos = np.zeros(256, np.int64), np.zeros(256, np.int64)
     digest = hashlib.sha256()
     with pool(workers) as call_each:
-        for look in call_each(partial(_look, dataset.masks), dataset.examples):
-            faults += look.faults
-            pixels += look.counts
-            photos += look.counts > 0
-            digest.update(look.digest)
+        for found, counts, content in call_each(partial(_look, dataset.masks), dataset.examples):
+            faults += found
+            pixels += counts
+            photos += counts > 0
+            digest.update(content)
             progress()
     classes = dataset.classes
     return DataReport(
@@ -150,18 +141,10 @@ def _warnings(classes: tuple[str, ...], pixels: NDArray[np.int64]) -> Iterator[s
         yield f"never found: {', '.join(missing)}"
 
 
-class _Look(NamedTuple):
+def _look(masks: MaskFormat, example: Example) -> tuple[list[Fault], NDArray[np.int64], bytes]:
     """One photo's faults, pixels by label (256,) and SHA-256."""
-
-    faults: list[Fault]
-    counts: NDArray[np.int64]
-    digest: bytes
-
-
-def _look(masks: MaskFormat, example: Example) -> _Look:
     faults: list[Fault] = []
-    counts = np.zeros(256, np.int64)
-    photo = None
+    counts, photo = np.zeros(256, np.int64), None
     try:
         photo = _photo_size(example.image)
     except InputError as error:
@@ -175,7 +158,7 @@ def _look(masks: MaskFormat, example: Example) -> _Look:
             refuse_other_size(example, photo, mask.shape)
     except DataError as error:
         faults.append(_fault(example.mask, error))
-    return _Look(faults, counts, _digest(example))
+    return faults, counts, _digest(example)
 
 
 def _photo_size(path: Path) -> tuple[int, ...]:

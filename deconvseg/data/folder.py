@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, TypeGuard
+from typing import Any
 
 from deconvseg.data.dataset import DataSet, Example, find_pictures, photo_name, read_lines
 from deconvseg.data.masks import VOID, Color, MaskFormat, hex_color
@@ -23,9 +23,6 @@ REST = "rest"
 MOST_CLASSES = 255
 _KEYS = ("images", "masks", "ignore", "splits", "classes")
 
-Split: TypeAlias = str | float | tuple[str, ...]
-"""A list file or REST, a share of the photos, or names."""
-
 
 @dataclass(frozen=True)
 class Description:
@@ -36,8 +33,8 @@ class Description:
         images: folder of the photos.
         masks: folder of the masks: the photo's relative path with suffix `.png`, or that of another picture
             if there is none.
-        splits: by name, in the file's order: a list file (below the description's folder) or `rest`, a share
-            over 0 and under 1, or photo names.
+        lists: splits by name, a list file or photo names.
+        drawn: splits by name, the part of 0..1 that the place of a photo's name falls into.
         classes: names, background first; 2 to 255.
         palette: one (R, G, B) of 0..255 a class.
         format: what the masks' pixels mean.
@@ -46,7 +43,8 @@ class Description:
     path: Path
     images: Path
     masks: Path
-    splits: Mapping[str, Split]
+    lists: Mapping[str, Path | Sequence[str]]
+    drawn: Mapping[str, tuple[float, float]]
     classes: tuple[str, ...]
     palette: Palette
     format: MaskFormat
@@ -66,8 +64,8 @@ def folder_dataset(root: Path, split: str) -> DataSet:
     """
     description = read_description(root / DESCRIPTION)
     images, masks = description.images, description.masks
-    if split not in description.splits:
-        known = ", ".join(description.splits)
+    if split not in description.lists and split not in description.drawn:
+        known = ", ".join(sorted([*description.lists, *description.drawn]))
         raise DataError(f"{description.path}: there is no split named '{split}'; splits here: {known}")
     together = images.samefile(masks)
     mask_suffixes = {".png"} if together else set(PHOTO_SUFFIXES)
@@ -90,15 +88,13 @@ def folder_dataset(root: Path, split: str) -> DataSet:
 def _entries(description: Description, split: str, photos: Collection[str]) -> list[tuple[str, str]]:
     """Names of a split's photos, and how they are written in its list."""
     lists: dict[str, list[tuple[str, str]]] = {}
-    for name, chosen in description.splits.items():
-        if not _is_list(chosen):
-            continue
-        source = description.path.parent / chosen if isinstance(chosen, str) else description.path
-        entries = read_lines(source) if isinstance(chosen, str) else [entry.strip() for entry in chosen]
+    for name, chosen in description.lists.items():
+        entries = read_lines(chosen) if isinstance(chosen, Path) else chosen
         lists[name] = [(photo_name(entry, photos), entry) for entry in entries]
         missing = [entry for photo, entry in lists[name] if photo not in photos]
         # Under the name it has, the photo would be drawn, and so be in two splits.
-        if missing and not _is_list(description.splits[split]):
+        if missing and split in description.drawn:
+            source = chosen if isinstance(chosen, Path) else description.path
             raise DataError(
                 f"{source}: split '{name}' names {missing[0]}, which is not in {description.images} "
                 f"({len(missing)} such names), so split '{split}' may hold it; mend the list"
@@ -106,23 +102,8 @@ def _entries(description: Description, split: str, photos: Collection[str]) -> l
     if split in lists:
         return lists[split]
     listed = {photo for entries in lists.values() for photo, _ in entries}
-    low, high = _interval(description, split)
+    low, high = description.drawn[split]
     return [(name, name) for name in sorted(photos) if name not in listed and low <= _place(name) < high]
-
-
-def _is_list(chosen: Split) -> TypeGuard[str | tuple[str, ...]]:
-    return not isinstance(chosen, float) and chosen != REST
-
-
-def _interval(description: Description, split: str) -> tuple[float, float]:
-    """Which part of 0..1 a split drawn by hash has: shares come first, in their order, then the rest."""
-    low = 0.0
-    for name, share in description.splits.items():
-        if isinstance(share, float):
-            if name == split:
-                return low, low + share
-            low += share
-    return low, 1.0
 
 
 def _place(name: str) -> float:
@@ -148,85 +129,90 @@ def read_description(path: Path) -> Description:
     try:
         _refuse_unknown(table, _KEYS)
         names, palette, ids = _classes(table)
+        lists, drawn = _splits(path.parent, table)
         return Description(
             path=path,
             images=_folder(path, table, "images"),
             masks=_folder(path, table, "masks"),
-            splits=_splits(table),
+            lists=lists,
+            drawn=drawn,
             classes=names,
             palette=palette,
             format=_format(table.get("ignore"), names, palette, ids),
         )
-    except _FaultError as error:
+    except DataError as error:
         raise DataError(f"{path}: {error}") from error
-
-
-class _FaultError(Exception):
-    """What is wrong, without the file's name."""
 
 
 def _refuse_unknown(table: Mapping[str, Any], known: Sequence[str], where: str = "") -> None:
     for key in table:
         if key not in known:
             cure = "move it above the first [table]" if key in _KEYS else f"known are {', '.join(known)}"
-            raise _FaultError(f"{where}unknown key '{key}'; {cure}")
+            raise DataError(f"{where}unknown key '{key}'; {cure}")
 
 
 def _folder(path: Path, table: Mapping[str, Any], key: str) -> Path:
     value = table.get(key, key)
     if not isinstance(value, str):
-        raise _FaultError(f"{key} = {value!r} should be the name of a folder, in quotes")
+        raise DataError(f"{key} = {value!r} should be the name of a folder, in quotes")
     folder = path.parent / value
     if not folder.is_dir():
-        raise _FaultError(f"{key} = {value!r}: there is no folder {folder}")
+        raise DataError(f"{key} = {value!r}: there is no folder {folder}")
     return folder
 
 
-def _splits(table: Mapping[str, Any]) -> dict[str, Split]:
+def _splits(
+    folder: Path, table: Mapping[str, Any]
+) -> tuple[dict[str, Path | Sequence[str]], dict[str, tuple[float, float]]]:
+    """Those that are lists, and those that are drawn: shares come first, in their order, then the rest."""
     given = table.get("splits")
     if not isinstance(given, dict) or not given:
-        raise _FaultError('has no table [splits]; name at least one split in it, like train = "train.txt"')
-    splits = {name: _split(name, value) for name, value in given.items()}
-    if list(splits.values()).count(REST) > 1:
-        raise _FaultError(f'two splits are "{REST}"; only one can be')
-    total = sum(share for share in splits.values() if isinstance(share, float))
+        raise DataError('has no table [splits]; name at least one split in it, like train = "train.txt"')
+    lists: dict[str, Path | Sequence[str]] = {}
+    drawn: dict[str, tuple[float, float]] = {}
+    rest, total = [], 0.0
+    for name, value in given.items():
+        if value == REST:
+            rest.append(name)
+        elif isinstance(value, float) and 0 < value < 1:
+            drawn[name] = total, total + value
+            total += value
+        elif isinstance(value, str) and value:
+            lists[name] = folder / value
+        elif isinstance(value, list) and value and all(isinstance(v, str) and v.strip() for v in value):
+            lists[name] = [entry.strip() for entry in value]
+        else:
+            wanted = f'a list file, "{REST}", a list of names, or a share like 0.1'
+            raise DataError(f"split {name} = {value!r} should be {wanted}")
     if total > 1 + 1e-9:
-        raise _FaultError(f"the splits' shares add up to {total:g}; they may add up to 1 at most")
-    return splits
-
-
-def _split(name: str, value: Any) -> Split:
-    if (isinstance(value, str) and value) or (isinstance(value, float) and 0 < value < 1):
-        return value
-    if isinstance(value, list) and value and all(isinstance(item, str) and item.strip() for item in value):
-        return tuple(value)
-    raise _FaultError(
-        f'split {name} = {value!r} should be a list file, "{REST}", a list of names, or a share like 0.1'
-    )
+        raise DataError(f"the splits' shares add up to {total:g}; they may add up to 1 at most")
+    if len(rest) > 1:
+        raise DataError(f'two splits are "{REST}"; only one can be')
+    return lists, drawn | dict.fromkeys(rest, (total, 1.0))
 
 
 def _classes(table: Mapping[str, Any]) -> tuple[tuple[str, ...], Palette, list[int]]:
     """Names, colours and ids, by class."""
     given = table.get("classes")
     if not isinstance(given, list) or not all(isinstance(entry, dict) for entry in given):
-        raise _FaultError("has no [[classes]]; give one such table a class, background first")
+        raise DataError("has no [[classes]]; give one such table a class, background first")
     if not 2 <= len(given) <= MOST_CLASSES:
-        raise _FaultError(f"has {len(given)} classes; 2 to {MOST_CLASSES} are possible, background included")
+        raise DataError(f"has {len(given)} classes; 2 to {MOST_CLASSES} are possible, background included")
     names, palette, ids = [], [], []
     for label, entry in enumerate(given):
         _refuse_unknown(entry, ("name", "color", "id"), f"class {label}: ")
         name, value = entry.get("name"), entry.get("id", label)
         if not isinstance(name, str) or not name.strip():
-            raise _FaultError(f"class {label}: name = {name!r} should be text")
+            raise DataError(f"class {label}: name = {name!r} should be text")
         if not _is_byte(value):
-            raise _FaultError(f"class {label}: id = {value!r} should be a whole number from 0 to 255")
+            raise DataError(f"class {label}: id = {value!r} should be a whole number from 0 to 255")
         names.append(name)
         ids.append(value)
         palette.append(_color(f"class {label}: color", entry.get("color", list(voc_color(label)))))
     for key, values in ("name", names), ("color", [*map(hex_color, palette)]), ("id", ids):
         for label, value in enumerate(values):
             if (first := values.index(value)) < label:
-                raise _FaultError(f"classes {first} and {label} have the same {key}, {value}")
+                raise DataError(f"classes {first} and {label} have the same {key}, {value}")
     return tuple(names), tuple(palette), ids
 
 
@@ -235,7 +221,7 @@ def _color(where: str, value: Any) -> Color:
         return int(value[1:3], 16), int(value[3:5], 16), int(value[5:7], 16)
     if isinstance(value, list) and len(value) == 3 and all(_is_byte(channel) for channel in value):
         return value[0], value[1], value[2]
-    raise _FaultError(f'{where} = {value!r} should be like "#804080" or [128, 64, 128]')
+    raise DataError(f'{where} = {value!r} should be like "#804080" or [128, 64, 128]')
 
 
 def _format(ignore: Any, names: Sequence[str], palette: Palette, ids: Sequence[int]) -> MaskFormat:
@@ -252,7 +238,7 @@ def _format(ignore: Any, names: Sequence[str], palette: Palette, ids: Sequence[i
 
 def _add_void(labels: dict[Any, int], value: Any, ignore: Any) -> None:
     if value in labels:
-        raise _FaultError(
+        raise DataError(
             f"ignore = {ignore!r} is class {labels[value]} as well; take it out of one of the two"
         )
     labels[value] = VOID

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -36,7 +36,7 @@ class MaskFormat:
         colors: (R, G, B) of 0..255 in RGB and RGBA masks -> class index, or VOID; empty: such masks are
             refused.
         shown: (R, G, B) -> class index, or VOID, of the colours that a palette gives the classes.
-        classes: names, for messages.
+        classes: names, for messages; of every label in `shown`.
     """
 
     ids: Mapping[int, int]
@@ -70,18 +70,20 @@ def read_mask(path: Path, masks: MaskFormat) -> NDArray[np.uint8]:
     """
     if not path.is_file():
         raise DataError(f"{path}: no such mask; add it, or take its photo out")
-    pixels, palette = (_read_mat(path), None) if path.suffix == ".mat" else _read_picture(path, masks)
-    if palette is not None:
-        _refuse_other_colors(path, pixels, palette, masks)
+    pixels, palette = (_read_mat(path), []) if path.suffix == ".mat" else _read_picture(path, masks)
+    _refuse_other_colors(path, pixels, palette, masks)
     if pixels.ndim == 2:
         table = np.full(256, _UNKNOWN, np.int16)
         table[list(masks.ids)] = list(masks.ids.values())
         labels = table[pixels]
     else:
-        pixels = pixels.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
-        labels = _look_up(pixels, masks.colors)
-    if labels.size and labels.min() == _UNKNOWN:
-        raise DataError(f"{path}: {_unknown(pixels[labels == _UNKNOWN], masks)}")
+        weights = np.array([1 << 16, 1 << 8, 1], np.int32)  # to 0xRRGGBB
+        pixels = pixels @ weights
+        keys, values = np.array(sorted((color @ weights, label) for color, label in masks.colors.items())).T
+        nearest = np.searchsorted(keys[:-1], pixels)
+        labels = np.where(keys[nearest] == pixels, values[nearest], _UNKNOWN)
+    if (unknown := labels == _UNKNOWN).any():
+        raise DataError(f"{path}: {_unknown(pixels[unknown], masks)}")
     return labels.astype(np.uint8)
 
 
@@ -90,23 +92,15 @@ def hex_color(color: Color) -> str:
     return "#{:02x}{:02x}{:02x}".format(*color)
 
 
-def _look_up(packed: NDArray[np.int32], colors: Mapping[Color, int]) -> NDArray[np.int16]:
-    """Labels of colours 0xRRGGBB (H, W)."""
-    known = sorted((red << 16 | green << 8 | blue, label) for (red, green, blue), label in colors.items())
-    keys, values = np.array(known, np.int32).T
-    place = np.minimum(np.searchsorted(keys, packed), len(keys) - 1)
-    return np.where(keys[place] == packed, values[place], _UNKNOWN).astype(np.int16)
-
-
-def _read_picture(path: Path, masks: MaskFormat) -> tuple[NDArray[np.uint8], list[int] | None]:
+def _read_picture(path: Path, masks: MaskFormat) -> tuple[NDArray[np.uint8], list[int]]:
     """Values (H, W) or colours (H, W, 3), and the palette of values that have one: R, G, B, R, ..."""
     try:
         with Image.open(path) as image:
             mode, is_jpeg = image.mode, image.format in ("JPEG", "MPO")
             if mode in ("P", "L", "1") and not is_jpeg:
-                return np.asarray(image, dtype=np.uint8), image.getpalette() if mode == "P" else None
+                return np.asarray(image, np.uint8), (image.getpalette() or []) if mode == "P" else []
             if masks.colors and mode in ("RGB", "RGBA") and not is_jpeg:
-                return np.asarray(image, dtype=np.uint8)[..., :3], None
+                return np.asarray(image, np.uint8)[..., :3], []
     # A damaged PNG makes Pillow raise OSError, SyntaxError, ValueError, struct.error, zlib.error, ...
     except Exception as error:
         raise DataError(f"{path}: mask cannot be read ({_reason(error)}); copy or make it again") from error
@@ -124,9 +118,8 @@ def _read_mat(path: Path) -> NDArray[np.uint8]:
     except Exception as error:  # scipy raises whatever the damage happens to cause
         raise DataError(f"{path}: no mask of SBD can be read ({_reason(error)}); copy it again") from error
     if pixels.ndim != 2 or pixels.dtype != np.uint8:
-        raise DataError(
-            f"{path}: GTcls.Segmentation is {pixels.dtype} {pixels.shape}, not uint8 (H, W); copy it again"
-        )
+        wrong = f"{pixels.dtype} {pixels.shape}, not uint8 (H, W)"
+        raise DataError(f"{path}: GTcls.Segmentation is {wrong}; copy it again")
     return pixels
 
 
@@ -143,29 +136,21 @@ def _refuse_other_colors(
     colours. A palette that says nothing does not count: a grey ramp, or mostly colours of no class.
     """
     colors = list(zip(palette[::3], palette[1::3], palette[2::3], strict=False))
-    readings = {
-        value: (masks.ids.get(value, _UNKNOWN), masks.shown.get(color, _UNKNOWN))
-        for value, color in enumerate(colors)
-    }
-    # Tools fill palettes up with black, which says nothing if the class in black is there as well.
-    is_filled = any(color == _BLACK and len({*readings[value]}) == 1 for value, color in enumerate(colors))
-    others = [
-        value
-        for value, (by_id, by_color) in readings.items()
-        if by_color not in (_UNKNOWN, by_id) and not (is_filled and colors[value] == _BLACK)
-    ]
-    if not others:
-        return
-    counts = np.bincount(pixels.ravel(), minlength=256)
-    used = [value for value in readings if counts[value]]
+    by_id = [masks.ids.get(value, _UNKNOWN) for value in range(256)]
+    by_color = [masks.shown.get(color, _UNKNOWN) for color in colors]
+    others = [value for value, label in enumerate(by_color) if label not in (_UNKNOWN, by_id[value])]
+    if any(color == _BLACK and by_id[value] == by_color[value] for value, color in enumerate(colors)):
+        others = [value for value in others if colors[value] != _BLACK]  # what palettes are filled up with
+    counts = np.bincount(pixels.ravel(), minlength=256) if others else np.zeros(256)
+    used = [value for value in range(len(colors)) if counts[value]]
     others = [value for value in others if counts[value]]
-    foreign = [value for value in used if readings[value][1] == _UNKNOWN and readings[value][0] != VOID]
+    foreign = [value for value in used if by_color[value] == _UNKNOWN and by_id[value] != VOID]
     if len(others) > len(foreign) and any(colors[value] != (value,) * 3 for value in used):
-        words = [
-            f"id {value} ({counts[value]} pixels) stands for {_class(masks, readings[value][0])}, "
-            f"its colour {hex_color(colors[value])} for {_class(masks, readings[value][1])}"
+        words = (
+            f"id {value} ({counts[value]} pixels) stands for {_class(masks, by_id[value])}, "
+            f"its colour {hex_color(colors[value])} for {_class(masks, by_color[value])}"
             for value in others
-        ]
+        )
         raise DataError(
             f"{path}: the mask's ids and the colours of its palette do not agree: {_some(words, '; ')}; "
             "save it with the right ids, as a grey PNG if its colours mean nothing"
@@ -173,37 +158,22 @@ def _refuse_other_colors(
 
 
 def _class(masks: MaskFormat, label: int) -> str:
-    if label in (VOID, _UNKNOWN):
-        return "void" if label == VOID else "no class"
-    return f"'{masks.classes[label]}'" if label < len(masks.classes) else f"class {label}"
+    return {VOID: "void", _UNKNOWN: "no class"}.get(label) or f"'{masks.classes[label]}'"
 
 
 def _unknown(values: NDArray[np.integer], masks: MaskFormat) -> str:
     """What to say of values that are no class: the most frequent first."""
     found, counts = np.unique(values, return_counts=True)
-    order = np.argsort(-counts, kind="stable")
-    if found.dtype == np.uint8:
-        kind, style, known = "ids", "{}", _ranges(sorted(masks.ids))
-    else:
-        kind, style, known = "colours", "#{:06x}", _some([hex_color(color) for color in masks.colors])
-    shown = _some([f"{style.format(found[i])} ({counts[i]} pixels)" for i in order])
+    kind, style, known = "colours", "#{:06x}", list(map(hex_color, masks.colors))
+    if values.dtype == np.uint8:
+        kind, style, known = "ids", "{}", list(map(str, sorted(masks.ids)))
+    shown = (f"{style.format(found[i])} ({counts[i]} pixels)" for i in np.argsort(-counts, kind="stable"))
     return (
-        f"mask holds {kind} that are no class: {shown}; known are {known}; "
+        f"mask holds {kind} that are no class: {_some(shown)}; known are {_some(known)}; "
         "mend the mask, make them a class, or leave them out (`ignore` in dataset.toml)"
     )
 
 
-def _some(words: Sequence[str], comma: str = ", ") -> str:
-    more = f" and {len(words) - _NAMED} more" if len(words) > _NAMED else ""
-    return comma.join(words[:_NAMED]) + more
-
-
-def _ranges(values: list[int]) -> str:
-    """`0..3, 7` for 0, 1, 2, 3, 7."""
-    spans: list[list[int]] = []
-    for value in values:
-        if spans and value == spans[-1][1] + 1:
-            spans[-1][1] = value
-        else:
-            spans.append([value, value])
-    return ", ".join(f"{low}..{high}" if high > low else str(low) for low, high in spans)
+def _some(words: Iterable[str], comma: str = ", ") -> str:
+    first, more = (words := list(words))[:_NAMED], len(words) - _NAMED
+    return comma.join(first) + (f" and {more} more" if more > 0 else "")

@@ -11,10 +11,10 @@ from deconvseg.errors import DataError
 
 
 def open_dataset(root: Path, split: str) -> DataSet:
-    """A split of the data set in a folder, whichever of the known layouts it has.
+    """A split of the data set in a folder: own data with a `dataset.toml`, or of VOC's or SBD's layout.
 
     Args:
-        root: a folder with a `dataset.toml` (own data), or of VOC's or of SBD's layout.
+        root: the folder.
         split: name of a list, or of a split in `dataset.toml`.
 
     Raises:

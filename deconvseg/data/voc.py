@@ -18,10 +18,18 @@ _LISTS = Path("ImageSets/Segmentation")
 
 def find_voc(root: Path) -> Path | None:
     """The folder of VOC's layout: `root`, or one below it in the published archive; None if none."""
-    for folder in (root, root / "VOC2012", root / "VOCdevkit/VOC2012"):
-        if all((folder / part).is_dir() for part in ("JPEGImages", "SegmentationClass", "ImageSets")):
-            return folder
-    return None
+    parts = ("JPEGImages", "SegmentationClass", "ImageSets")
+    return _first((root, root / "VOC2012", root / "VOCdevkit/VOC2012"), parts)
+
+
+def find_sbd(root: Path) -> Path | None:
+    """The folder of one of SBD's layouts: `root`, or one below it in the published archive; None if none."""
+    folders = (root, root / "dataset", root / "benchmark_RELEASE/dataset")
+    return _first(folders, ("img", "cls")) or _first(folders, ("JPEGImages", AUGMENTED))
+
+
+def _first(folders: Sequence[Path], parts: Sequence[str]) -> Path | None:
+    return next((folder for folder in folders if all((folder / part).is_dir() for part in parts)), None)
 
 
 def voc_dataset(root: Path, split: str) -> DataSet:
@@ -44,15 +52,6 @@ def voc_dataset(root: Path, split: str) -> DataSet:
         )
     masks = [folder / "SegmentationClass", folder / AUGMENTED]
     return _listed(split, [folder / _LISTS], folder / "JPEGImages", masks, ".png")
-
-
-def find_sbd(root: Path) -> Path | None:
-    """The folder that holds SBD's photos and masks: `root` or one below it in the archive; None if none."""
-    for folder in (root, root / "dataset", root / "benchmark_RELEASE/dataset"):
-        for parts in (("img", "cls"), ("JPEGImages", AUGMENTED)):
-            if all((folder / part).is_dir() for part in parts):
-                return folder
-    return None
 
 
 def sbd_dataset(root: Path, split: str) -> DataSet:

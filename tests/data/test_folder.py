@@ -60,7 +60,10 @@ def test_everything_can_be_said(path: Path, encoding: str) -> None:
     path.write_text(text, encoding=encoding)
     description = read_description(path)
     assert description.images == description.masks == path.parent / "photos"
-    assert description.splits == {"train": "rest", "val": 0.1, "test": ("a", "b/c")}
+    assert (description.lists, description.drawn) == (
+        {"test": ["a", "b/c"]},
+        {"val": (0, 0.1), "train": (0.1, 1)},
+    )
     assert description.classes == ("gründ", "road")
     assert description.palette == ((0, 0, 9), (128, 64, 128))
     assert description.format.ids == {4: 0, 7: 1, 255: VOID}
