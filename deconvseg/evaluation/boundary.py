@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
 from deconvseg.data.masks import VOID
+from deconvseg.images.components import outline
 
 TOLERANCE = 0.0075
 """Distance up to which two outlines agree, as a share of the photo's diagonal: 4.7 pixels at 500x375."""
@@ -46,7 +47,7 @@ class Outlines:
             border = max(self._tolerance, BORDER)
             self._counted = ~_near(depth > border, border + self._tolerance)
         self._true = _outlines(truth)
-        self._near_true = {label: _near(outline, self._tolerance) for label, outline in self._true.items()}
+        self._near_true = {label: _near(edge, self._tolerance) for label, edge in self._true.items()}
 
     def count(self, found: NDArray[np.uint8]) -> NDArray[np.int64]:
         """Returns outline pixels int64 (C, 4) of a prediction: predicted and right, predicted, true and
@@ -61,11 +62,11 @@ class Outlines:
         nothing = np.zeros(found.shape, bool)
         outlines = _outlines(found)
         for label in {*outlines, *self._true}:
-            outline = outlines.get(label, nothing)
-            predicted = outline & self._counted
+            edge = outlines.get(label, nothing)
+            predicted = edge & self._counted
             true = self._true.get(label, nothing) & self._counted
             right = predicted & self._near_true.get(label, nothing)
-            hit = true & _near(outline, self._tolerance)
+            hit = true & _near(edge, self._tolerance)
             counts[label] = [np.count_nonzero(part) for part in (right, predicted, hit, true)]
         return counts
 
@@ -79,12 +80,8 @@ def _without_void(mask: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[n
 
 def _outlines(mask: NDArray[np.uint8]) -> dict[int, NDArray[np.bool_]]:
     """The outline of each class in the mask, bool (H, W); a class without one is left out."""
-    edge = np.zeros(mask.shape, bool)
-    for here, there in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
-        differs = mask[here] != mask[there]
-        edge[here] |= differs
-        edge[there] |= differs
-    return {int(label): edge & (mask == label) for label in np.unique(mask[edge]) if label != VOID}
+    edge = outline(mask, 1)
+    return {int(label): edge & (mask == label) for label in np.unique(mask[edge])}
 
 
 def _near(pixels: NDArray[np.bool_], distance: float) -> NDArray[np.bool_]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -86,49 +86,34 @@ def mean_iou_interval(confusions: NDArray[np.int64], level: float = 0.95) -> tup
     return float(low), float(high)
 
 
-@dataclass(frozen=True)
-class Scores:
+def scores(confusion: NDArray[np.int64], classes: Sequence[str]) -> dict[str, Any]:
     """Figures of one confusion matrix; shares from 0 to 1.
 
-    Attributes:
-        per_class_iou: true positives over the union of truth and prediction; None for a class that occurs in
-            neither.
-        mean_iou: mean over the classes that occur in the union.
-        voc_mean_iou: mean over all classes, one that occurs in neither counting 0, as the VOC 2012
-            development kit (`VOCevalseg.m`) has it. Equals `mean_iou` on sets where every class occurs.
-        pixel_accuracy: right pixels over counted pixels.
-        mean_accuracy: mean over the classes in the truth of the share of their pixels found.
-        frequency_weighted_iou: mean IoU, each class weighted by its share of the true pixels.
+    Returns:
+        `per_class_iou`: true positives over the union of truth and prediction; None for a class that occurs
+        in neither. `mean_iou`: mean over the classes that occur in the union. `voc_mean_iou`: mean over all
+        classes, one that occurs in neither counting 0, as the VOC 2012 development kit (`VOCevalseg.m`) has
+        it; equals `mean_iou` on sets where every class occurs. `pixel_accuracy`: right pixels over counted
+        pixels. `mean_accuracy`: mean over the classes in the truth of the share of their pixels found.
+        `frequency_weighted_iou`: mean IoU, each class weighted by its share of the true pixels.
+
+    Raises:
+        ValueError: the matrix counts no pixel.
     """
-
-    per_class_iou: dict[str, float | None]
-    mean_iou: float
-    voc_mean_iou: float
-    pixel_accuracy: float
-    mean_accuracy: float
-    frequency_weighted_iou: float
-
-    @classmethod
-    def of(cls, confusion: NDArray[np.int64], classes: Sequence[str]) -> Scores:
-        """Compute every figure.
-
-        Raises:
-            ValueError: the matrix counts no pixel.
-        """
-        total = confusion.sum()
-        if total == 0:
-            raise ValueError("no pixel was counted: every one is void")
-        right = np.diag(confusion)
-        true, found = confusion.sum(1), confusion.sum(0)
-        iou, recall = share(right, true + found - right), share(right, true)
-        return cls(
-            per_class_iou=_by_name(classes, iou),
-            mean_iou=float(np.nanmean(iou)),
-            voc_mean_iou=float(np.nan_to_num(iou).mean()),
-            pixel_accuracy=float(right.sum() / total),
-            mean_accuracy=float(np.nanmean(recall)),
-            frequency_weighted_iou=float((np.nan_to_num(iou) * true).sum() / total),
-        )
+    total = confusion.sum()
+    if total == 0:
+        raise ValueError("no pixel was counted: every one is void")
+    right = np.diag(confusion)
+    true, found = confusion.sum(1), confusion.sum(0)
+    iou, recall = share(right, true + found - right), share(right, true)
+    return {
+        "per_class_iou": _by_name(classes, iou),
+        "mean_iou": float(np.nanmean(iou)),
+        "voc_mean_iou": float(np.nan_to_num(iou).mean()),
+        "pixel_accuracy": float(right.sum() / total),
+        "mean_accuracy": float(np.nanmean(recall)),
+        "frequency_weighted_iou": float((np.nan_to_num(iou) * true).sum() / total),
+    }
 
 
 @dataclass(frozen=True)
@@ -173,7 +158,7 @@ class Tally:
         return tally
 
     def figures(self, classes: Sequence[str]) -> dict[str, Any]:
-        """Every figure, fit for JSON, shares from 0 to 1: those of `Scores`, boundary F, and IoU by size.
+        """Every figure, fit for JSON, shares from 0 to 1: those of `scores`, boundary F, and IoU by size.
 
         `boundary_f` is the mean over the classes of which truth or prediction has an outline (None if there
         is no outline at all); a size's `mean_iou` the mean over the classes with an object of that size.
@@ -191,7 +176,7 @@ class Tally:
             for size, iou, counts in zip(SIZES, size_iou(self.objects), self.objects, strict=True)
         }
         return {
-            **asdict(Scores.of(self.confusion, classes)),
+            **scores(self.confusion, classes),
             "boundary_f": _mean(outlines),
             "per_class_boundary_f": _by_name(classes, outlines),
             "sizes": sizes,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from deconvseg.data.crops import MIN_OBJECT_SHARE
 from deconvseg.data.masks import VOID
+from deconvseg.images.components import components
 
 SIZES = ("small", "medium", "large")
 MEDIUM, LARGE = 0.02, 0.15
@@ -44,12 +44,16 @@ class Objects:
 
     def __init__(self, truth: NDArray[np.uint8], classes: int) -> None:
         self._classes = classes
-        self._objects = [
-            found
-            for label in np.unique(truth)
-            if label not in (0, VOID)
-            for found in _objects_of(truth, int(label))
-        ]
+        self._objects = []
+        numbers, found = components(truth)
+        for number in np.flatnonzero(found.areas >= MIN_OBJECT_SHARE * truth.size):
+            label, area = int(found.labels[number]), found.areas[number]
+            x0, y0, x1, y1 = found.boxes[number].tolist()
+            aside, above = round(SURROUNDINGS * (x1 - x0)), round(SURROUNDINGS * (y1 - y0))
+            window = np.s_[max(y0 - above, 0) : y1 + above, max(x0 - aside, 0) : x1 + aside]
+            size = int(area >= MEDIUM * truth.size) + int(area >= LARGE * truth.size)
+            blamed = (truth[window] != label) & (truth[window] != VOID)
+            self._objects.append(_Object(label, size, window, numbers[window] == number + 1, blamed))
 
     def count(self, found: NDArray[np.uint8]) -> NDArray[np.int64]:
         """Returns counts int64 (3, C, 3) for a prediction uint8 (H, W): by size and class objects,
@@ -61,23 +65,3 @@ class Objects:
             union = np.count_nonzero(thing.inside) + np.count_nonzero(hit & thing.blamed)
             counts[thing.size, thing.label] += (1, np.count_nonzero(hit & thing.inside), union)
         return counts
-
-
-def _objects_of(truth: NDArray[np.uint8], label: int) -> list[_Object]:
-    count, parts, stats, _ = cv2.connectedComponentsWithStats(
-        (truth == label).astype(np.uint8), connectivity=8
-    )
-    things = []
-    for part in range(1, count):
-        x, y, width, height, area = stats[part].tolist()
-        if area < MIN_OBJECT_SHARE * truth.size:
-            continue
-        aside, above = round(SURROUNDINGS * width), round(SURROUNDINGS * height)
-        window = (
-            slice(max(y - above, 0), y + height + above),
-            slice(max(x - aside, 0), x + width + aside),
-        )
-        size = int(area >= MEDIUM * truth.size) + int(area >= LARGE * truth.size)
-        near = truth[window]
-        things.append(_Object(label, size, window, parts[window] == part, (near != label) & (near != VOID)))
-    return things

@@ -17,7 +17,7 @@ from deconvseg import __version__
 from deconvseg.data.masks import VOID
 from deconvseg.evaluation.ablation import read_prediction
 from deconvseg.evaluation.boundary import TOLERANCE
-from deconvseg.evaluation.metrics import Scores, share
+from deconvseg.evaluation.metrics import scores, share
 from deconvseg.evaluation.objects import LARGE, MEDIUM
 from deconvseg.evaluation.run import Evaluation
 from deconvseg.images.read import read_image
@@ -27,6 +27,7 @@ SIDE = 320
 """Longer side of a picture in pixels: four a photo, and 18 photos weigh about 2 MB."""
 ORANGE, BLUE, PURPLE = (230, 159, 0), (0, 114, 178), (204, 121, 167)
 """Told apart by the colour-blind, too. In pictures: objects missed, falsely found, and of another class."""
+TILES = "mean_IoU", "VOC_mean_IoU", "boundary_F", "pixel_accuracy", "mean_accuracy", "frequency_weighted_IoU"
 STYLE = """
 :root { color-scheme: light dark; --ink: #1a1a1a; --paper: #fff; --faint: #595959; --line: #ccc;
   --full: #eef4fb; --link: #0072b2; --deep: #08306b; }
@@ -42,13 +43,11 @@ a { display: inline-block; color: var(--link); padding-right: .8rem; }
 dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: .75rem; }
 dl div { display: flex; flex-direction: column; justify-content: space-between; padding: .6rem .8rem;
   border: 1px solid var(--line); border-radius: .4rem; }
-dd { margin: 0; font-size: 1.5rem; }
-.wide { overflow-x: auto; }
+dd { margin: 0; font-size: 1.5rem; } .wide { overflow-x: auto; } .matrix .dark { color: var(--paper); }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap; }
 caption { text-align: left; padding: .3rem 0; white-space: normal; }
 th, td { padding: .15rem .6rem; text-align: right; font-weight: normal; }
-th:first-child { text-align: left; padding-left: 0; }
-.bars th:nth-child(2) { text-align: left; }
+th:first-child, .bars th:nth-child(2) { text-align: left; } th:first-child { padding-left: 0; }
 thead th { border-bottom: 1px solid var(--line); font-weight: 600; }
 .full, .full th, .full td { background: var(--full); font-weight: 600; }
 .bar { width: 24rem; min-width: 8rem; }
@@ -57,7 +56,6 @@ thead th { border-bottom: 1px solid var(--line); font-weight: 600; }
 .matrix thead span { writing-mode: vertical-rl; transform: rotate(180deg); }
 .matrix td { padding: 0; min-width: 1.85rem; height: 1.75rem; text-align: center; font-size: .75rem;
   background: color-mix(in srgb, var(--deep) var(--depth), var(--paper)); print-color-adjust: exact; }
-.matrix .dark { color: var(--paper); }
 .pictures { display: grid; grid-template-columns: repeat(4, 1fr); gap: .5rem; break-inside: avoid; }
 .pictures img { display: block; width: 100%; height: auto; }
 @media (max-width: 40rem) { h1 small { display: block; } .pictures { grid-template-columns: 1fr 1fr; }
@@ -67,15 +65,14 @@ thead th { border-bottom: 1px solid var(--line); font-weight: 600; }
 METHOD = f"""<details><summary>How the figures are counted</summary><p>Labels are compared at the size of
 the true mask, without the pixels that are void there; counts are pooled over the photos before anything is
 divided. <b>IoU</b>: pixels that are the class in truth and prediction over pixels that are it in either; the
-mean is over the classes that occur, <b>as VOC</b> one that does not counts 0. <b>Boundary F</b>: harmonic
+mean is over the classes that occur, in VOC's one that does not counts 0. <b>Boundary F</b>: harmonic
 mean of the shares of predicted outline that is right and of true outline that is found, within
 {TOLERANCE:.2%} of the photo's diagonal; nothing counts in wide void. <b>IoU by size</b>: of each connected
 object of the truth, its pixels that are found over those and the pixels near it that are falsely taken for
 its class.</p></details>"""
-GALLERY = f"""<p>By mean IoU over the classes in a photo. White in the truth is void, which does not count. In
-the difference, objects that are right are bright, and mistakes are in colour: <b
-style="color:rgb{ORANGE}">■</b> missed, <b style="color:rgb{BLUE}">■</b> falsely taken for an object, <b
-style="color:rgb{PURPLE}">■</b> another object's class.</p>"""
+GALLERY = f"""<p>By mean IoU over the classes in a photo. White in the truth is void. In the difference, objects
+that are right are bright, mistakes in colour: <b style="color:rgb{ORANGE}">■</b> missed,
+<b style="color:rgb{BLUE}">■</b> falsely found, <b style="color:rgb{PURPLE}">■</b> another object's class.</p>"""
 
 Entry = TypeVar("Entry")
 
@@ -112,8 +109,11 @@ def render(evaluation: Evaluation, summary: dict[str, Any]) -> str:
 def _sections(evaluation: Evaluation, summary: dict[str, Any]) -> Iterable[tuple[str, str, str]]:
     """Key, title and content of the page's parts."""
     setting, names = summary["setting"], evaluation.truth.classes
-    tiles = "".join(f"<div><dt>{title}</dt><dd>{value}</dd></div>" for title, value in _tiles(summary))
-    yield "summary", "Summary", f"<dl>{tiles}</dl>"
+    tiles = {key.replace("_", " "): f"{_percent(summary[key.lower()])} %" for key in TILES}
+    if summary["seconds"]:
+        tiles["seconds a photo"] = f"{summary['seconds_per_image']:.2f}"
+    shown = "".join(f"<div><dt>{title}</dt><dd>{value}</dd></div>" for title, value in tiles.items())
+    yield "summary", "Summary", f"<dl>{shown}</dl>"
     if len(summary["rows"]) > 1:
         head = ("Setting", "mean IoU", "", "interval", "pixels", "boundary F", *summary["sizes"])
         caption = """Per cent. All rows are of the same photos; with others of their kind, 95 % of mean IoUs
@@ -157,15 +157,6 @@ def _sections(evaluation: Evaluation, summary: dict[str, Any]) -> Iterable[tuple
     yield "method", "Method", f"{METHOD}<details><summary>Settings</summary><pre>{settings}</pre></details>"
 
 
-def _tiles(summary: dict[str, Any]) -> Iterable[tuple[str, str]]:
-    yield "mean IoU", f"{_percent(summary['mean_iou'])} %"
-    yield "mean IoU over all classes, as VOC", f"{_percent(summary['voc_mean_iou'])} %"
-    for key in ("boundary_F", "pixel_accuracy", "mean_accuracy", "frequency_weighted_IoU"):
-        yield key.replace("_", " "), f"{_percent(summary[key.lower()])} %"
-    if summary["seconds_per_image"] is not None:
-        yield "seconds a photo", f"{summary['seconds_per_image']:.2f}"
-
-
 def _table(caption: str, head: Sequence[str], rows: Iterable[str], kind: str = "bars") -> str:
     titles = "".join(f"<th>{title}</th>" for title in head)
     return f"""<div class="wide" tabindex="0"><table class="{kind}"><caption>{escape(caption)}</caption>
@@ -199,11 +190,11 @@ def _matrix(confusion: NDArray[np.int64], names: Sequence[str]) -> str:
 
 def _pictures(evaluation: Evaluation) -> Iterable[str]:
     """The best, the median and the worst photos, and where they are wrong."""
-    truth = evaluation.truth
-    counts = {photo.name: photo.rows[evaluation.full.name].confusion for photo in evaluation.photos}
-    scores = {name: Scores.of(one, truth.classes).mean_iou for name, one in counts.items() if one.any()}
-    examples = [example for example in truth.examples if example.name in scores]
-    examples.sort(key=lambda example: (-scores[example.name], example.name))
+    truth, full = evaluation.truth, evaluation.full.name
+    counts = {photo.name: photo.rows[full].confusion for photo in evaluation.photos}
+    ious = {name: scores(one, truth.classes)["mean_iou"] for name, one in counts.items() if one.any()}
+    examples = [example for example in truth.examples if example.name in ious]
+    examples.sort(key=lambda example: (-ious[example.name], example.name))
     palette = (*truth.palette, *((255, 255, 255),) * (256 - len(truth.palette)))  # void is shown in white
     for title, part in choose(examples).items():
         yield f"<h3>{title}</h3>" if part else ""
@@ -217,7 +208,7 @@ def _pictures(evaluation: Evaluation) -> Iterable[str]:
                 "difference": difference(photo, mask, found),
             }
             figures = "".join(_figure(example.name, kind, pixels) for kind, pixels in pictures.items())
-            score = f"<small>mean IoU {_percent(scores[example.name])} %</small>"
+            score = f"<small>mean IoU {_percent(ious[example.name])} %</small>"
             yield f'<h4>{escape(example.name)} {score}</h4><div class="pictures">{figures}</div>\n'
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from deconvseg.data.dataset import Example, refuse_other_size
 from deconvseg.errors import DataError, UsageError, WeightsError
 from deconvseg.evaluation.ablation import check_classes
-from deconvseg.evaluation.metrics import Scores, confusion_matrix
+from deconvseg.evaluation.metrics import confusion_matrix, scores
 from deconvseg.evaluation.run import Truth, workers_for
 from deconvseg.images.enlarge import enlarge
 from deconvseg.images.read import read_image
@@ -83,7 +83,8 @@ def tune_crf(
             counts = sum(call_each(count, examples), np.zeros((len(truth.classes),) * 2, np.int64))
             if not counts.any():
                 raise DataError(f"split '{truth.split}': half of the sample is void alone; take a larger one")
-            return Scores.of(counts, truth.classes).mean_iou
+            mean: float = scores(counts, truth.classes)["mean_iou"]
+            return mean
 
         def trial(parameters: CRFParameters) -> float:
             value = score(parameters, searched)

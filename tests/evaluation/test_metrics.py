@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torchmetrics.functional.classification import multiclass_confusion_matrix, multiclass_jaccard_index
 
-from deconvseg.evaluation.metrics import Reference, Scores, Tally, confusion_matrix, mean_iou_interval
+from deconvseg.evaluation.metrics import Reference, Tally, confusion_matrix, mean_iou_interval, scores
 
 NAMES = ("background", "cat", "dog")
 
@@ -29,30 +29,30 @@ def test_by_hand() -> None:
     found = np.array([[0, 1, 1], [0, 1, 0], [1, 2, 1]], np.uint8)
     confusion = confusion_matrix(truth, found, 3)
     assert confusion.tolist() == [[2, 1, 0], [1, 3, 0], [0, 0, 0]]
-    scores = Scores.of(confusion, NAMES)
-    assert scores.per_class_iou["background"] == pytest.approx(2 / 4)
-    assert scores.per_class_iou["cat"] == pytest.approx(3 / 5)
-    assert scores.per_class_iou["dog"] is None  # predicted on void alone: in neither map
-    assert scores.mean_iou == pytest.approx((2 / 4 + 3 / 5) / 2)
-    assert scores.voc_mean_iou == pytest.approx((2 / 4 + 3 / 5 + 0) / 3)
-    assert scores.pixel_accuracy == pytest.approx(5 / 7)
-    assert scores.mean_accuracy == pytest.approx((2 / 3 + 3 / 4) / 2)
-    assert scores.frequency_weighted_iou == pytest.approx(3 / 7 * 2 / 4 + 4 / 7 * 3 / 5)
+    figures = scores(confusion, NAMES)
+    assert figures["per_class_iou"]["background"] == pytest.approx(2 / 4)
+    assert figures["per_class_iou"]["cat"] == pytest.approx(3 / 5)
+    assert figures["per_class_iou"]["dog"] is None  # predicted on void alone: in neither map
+    assert figures["mean_iou"] == pytest.approx((2 / 4 + 3 / 5) / 2)
+    assert figures["voc_mean_iou"] == pytest.approx((2 / 4 + 3 / 5 + 0) / 3)
+    assert figures["pixel_accuracy"] == pytest.approx(5 / 7)
+    assert figures["mean_accuracy"] == pytest.approx((2 / 3 + 3 / 4) / 2)
+    assert figures["frequency_weighted_iou"] == pytest.approx(3 / 7 * 2 / 4 + 4 / 7 * 3 / 5)
 
 
 def test_a_class_that_is_only_predicted_counts_as_zero() -> None:
-    scores = Scores.of(
+    figures = scores(
         confusion_matrix(np.zeros((2, 2), np.uint8), np.array([[0, 0], [0, 2]], np.uint8), 3), NAMES
     )
-    assert scores.per_class_iou["dog"] == 0
-    assert scores.mean_iou == pytest.approx((3 / 4 + 0) / 2)
-    assert scores.mean_accuracy == pytest.approx(3 / 4)
+    assert figures["per_class_iou"]["dog"] == 0
+    assert figures["mean_iou"] == pytest.approx((3 / 4 + 0) / 2)
+    assert figures["mean_accuracy"] == pytest.approx(3 / 4)
 
 
 def test_figures_are_pooled_not_averaged_over_photos() -> None:
     small = confusion_matrix(np.array([[1]], np.uint8), np.array([[0]], np.uint8), 2)
     large = confusion_matrix(np.ones((3, 3), np.uint8), np.ones((3, 3), np.uint8), 2)
-    assert Scores.of(small + large, NAMES[:2]).per_class_iou["cat"] == pytest.approx(9 / 10)
+    assert scores(small + large, NAMES[:2])["per_class_iou"]["cat"] == pytest.approx(9 / 10)
 
 
 @settings(deadline=None)
@@ -67,7 +67,7 @@ def test_the_confusion_matrix_is_torchmetrics(truth: np.ndarray, found: np.ndarr
 @settings(deadline=None)
 @given(TRUTHS.filter(lambda truth: bool((truth != 255).any())), FOUND)
 def test_iou_is_torchmetrics_where_a_class_occurs(truth: np.ndarray, found: np.ndarray) -> None:
-    scores = Scores.of(confusion_matrix(truth, found, 3), NAMES)
+    figures = scores(confusion_matrix(truth, found, 3), NAMES)
     want = multiclass_jaccard_index(
         torch.from_numpy(found).long(),
         torch.from_numpy(truth).long(),
@@ -75,7 +75,7 @@ def test_iou_is_torchmetrics_where_a_class_occurs(truth: np.ndarray, found: np.n
         ignore_index=255,
         average="none",
     )
-    for value, other in zip(scores.per_class_iou.values(), want.tolist(), strict=True):
+    for value, other in zip(figures["per_class_iou"].values(), want.tolist(), strict=True):
         assert other == pytest.approx(value or 0, abs=1e-6)
 
 
@@ -88,10 +88,10 @@ def test_vocs_rules(truth: np.ndarray, found: np.ndarray) -> None:
         both = sum(t == label and f == label for t, f in pairs)
         either = sum(t == label or f == label for t, f in pairs)
         accuracies.append(both / max(either, 1))
-    scores = Scores.of(confusion_matrix(truth, found, 3), NAMES)
-    assert scores.voc_mean_iou == pytest.approx(sum(accuracies) / 3)
-    assert scores.pixel_accuracy == pytest.approx(sum(t == f for t, f in pairs) / len(pairs))
-    assert scores.mean_iou >= scores.voc_mean_iou - 1e-12
+    figures = scores(confusion_matrix(truth, found, 3), NAMES)
+    assert figures["voc_mean_iou"] == pytest.approx(sum(accuracies) / 3)
+    assert figures["pixel_accuracy"] == pytest.approx(sum(t == f for t, f in pairs) / len(pairs))
+    assert figures["mean_iou"] >= figures["voc_mean_iou"] - 1e-12
 
 
 def test_what_cannot_be_scored_is_refused() -> None:
@@ -100,7 +100,7 @@ def test_what_cannot_be_scored_is_refused() -> None:
     with pytest.raises(ValueError, match=r"holds 2; the classes are 0\.\.1"):
         confusion_matrix(np.zeros((2, 2), np.uint8), np.full((2, 2), 2, np.uint8), 2)
     with pytest.raises(ValueError, match="every one is void"):
-        Scores.of(np.zeros((3, 3), np.int64), NAMES)
+        scores(np.zeros((3, 3), np.int64), NAMES)
 
 
 def test_an_interval_is_as_wide_as_the_photos_differ() -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 from deconvseg.data.masks import MaskFormat
 from deconvseg.errors import DataError, UsageError
 from deconvseg.evaluation.ablation import Row, Subject, finished, network
-from deconvseg.evaluation.metrics import Scores, confusion_matrix
+from deconvseg.evaluation.metrics import confusion_matrix, scores
 from deconvseg.evaluation.report import summarise
 from deconvseg.evaluation.run import JOURNAL, PREDICTIONS, Truth, evaluate, open_truth
 from deconvseg.images.palette import palette_for
@@ -44,7 +44,7 @@ def test_scores_are_those_of_segmenting_each_photo(
     summary = summarise(evaluate(network(segmenter, truth), truth), "tiny")
     total = segmented(segmenter, truth)
     assert summary["confusion"] == total.tolist()
-    assert summary["mean_iou"] == Scores.of(total, segmenter.classes).mean_iou
+    assert summary["mean_iou"] == scores(total, segmenter.classes)["mean_iou"]
     assert (summary["images"], summary["split_images"]) == (6, 6)
     assert summary["seconds_per_image"] == pytest.approx(sum(summary["seconds"].values()))
     assert summary["seconds"].keys() >= {"read", "proposals", "network"}
