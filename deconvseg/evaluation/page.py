@@ -70,9 +70,9 @@ mean of the shares of predicted outline that is right and of true outline that i
 {TOLERANCE:.2%} of the photo's diagonal; nothing counts in wide void. <b>IoU by size</b>: of each connected
 object of the truth, its pixels that are found over those and the pixels near it that are falsely taken for
 its class.</p></details>"""
-GALLERY = f"""<p>By mean IoU over the classes in a photo. White in the truth is void. In the difference, objects
-that are right are bright, mistakes in colour: <b style="color:rgb{ORANGE}">■</b> missed,
-<b style="color:rgb{BLUE}">■</b> falsely found, <b style="color:rgb{PURPLE}">■</b> another object's class.</p>"""
+GALLERY = f"""<p>By mean IoU over the classes in a photo. White in the truth is void. In the difference,
+objects that are right are bright, mistakes in colour: <b style="color:rgb{ORANGE}">■</b> missed, <b
+style="color:rgb{BLUE}">■</b> falsely found, <b style="color:rgb{PURPLE}">■</b> another class.</p>"""
 
 Entry = TypeVar("Entry")
 
