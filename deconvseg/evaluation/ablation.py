@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from deconvseg.data.dataset import DataSet, Example, find_pictures
 from deconvseg.data.masks import MaskFormat, read_mask
 from deconvseg.errors import DataError
-from deconvseg.images.read import read_image
+from deconvseg.images.read import PhotoPixels, as_photo
 from deconvseg.regions import Clock
 from deconvseg.segmenter import Segmenter
 from deconvseg.settings import EnsembleRule
@@ -24,10 +24,8 @@ ABLATION = (0, 10, 25, 50, 100)
 """Numbers of proposals besides the whole photo that an ablation scores."""
 SHARPENED = (0, 10, 50)
 """Those also scored with the CRF, which takes about as long as the network itself."""
-PAIRS: tuple[EnsembleRule, ...] = ("mean", "product")
-"""Ensembles that an ablation scores."""
 PAIRED = 50
-"""Proposals with which it scores them, beside those of the segmenter: the paper's."""
+"""Proposals with which ensembles are scored, beside those of the segmenter: the paper's."""
 
 
 @dataclass(frozen=True)
@@ -114,12 +112,13 @@ def network(segmenter: Segmenter, data: DataSet, *, ablate: bool = False) -> Sub
 
     def label(example: Example) -> Iterator[Labelling]:
         clock = Clock()
-        image = read_image(example.image)
+        photo = as_photo(example.image)
         clock.lap("read")
-        found = segmenter.segment(image)
+        ((prepared, probabilities),) = segmenter.fuse([segmenter.prepare(photo)])
+        found = segmenter.finish(prepared, probabilities)
         yield full, found.labels, {**clock.seconds, **found.seconds}
         if others:
-            yield from _label_others(segmenter, others, image)
+            yield from _label_others(segmenter, others, photo)
 
     settings = {**segmenter.identity(), "steps": [row.name for row in rows]}
     return Subject(tuple(rows), full, settings, label, source=lambda example: example.image)
@@ -131,16 +130,16 @@ def _ablation(segmenter: Segmenter) -> set[Row]:
     rows |= {Row(count, True) for count in SHARPENED if segmenter.crf}
     if segmenter.ensemble != "off":
         # The product is one of raw scores, which only the fusion rule max keeps.
-        rules = PAIRS if segmenter.settings.fusion == "max" else ("mean",)
+        rules: list[EnsembleRule] = ["mean", "product"] if segmenter.settings.fusion == "max" else ["mean"]
         rows |= {Row(None, crf, "alone") for crf in sharpens}
         rows |= {Row(count, crf, rule) for count in (count, PAIRED) for rule in rules for crf in sharpens}
     return rows
 
 
-def _label_others(segmenter: Segmenter, others: set[Row], image: NDArray[np.uint8]) -> Iterator[Labelling]:
+def _label_others(segmenter: Segmenter, others: set[Row], photo: PhotoPixels) -> Iterator[Labelling]:
     # Fewer regions are the first of more: what looks at the most can label them all.
     segmenter = segmenter.with_settings(proposals=max(row.proposals or 0 for row in others))
-    prepared = segmenter.prepare(image)
+    prepared = segmenter.prepare(photo)
     regions, first = len(prepared.boxes), int(segmenter.settings.whole_photo or not segmenter.proposals)
     due: dict[int, list[Row]] = {}
     for row in sorted(others, key=lambda row: (row.ensemble, row.crf)):
@@ -161,7 +160,6 @@ def finished(folder: Path, data: DataSet) -> Subject:
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: there is no such folder of predictions; check the path")
-
     pictures = find_pictures(folder, ".png", suffixes=(".png",))
 
     def source(example: Example) -> Path:

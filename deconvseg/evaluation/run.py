@@ -22,6 +22,7 @@ from deconvseg.errors import DataError, OutputError, UsageError
 from deconvseg.evaluation.ablation import Row, Subject
 from deconvseg.evaluation.metrics import Reference, Tally
 from deconvseg.files import read_json_lines, replacing
+from deconvseg.identity import code_digest
 from deconvseg.images.read import has_size, read_image
 from deconvseg.images.write import write_labels
 from deconvseg.segmentation import Segmentation
@@ -48,6 +49,16 @@ class Truth(DataSet):
     def mask(self, example: Example) -> NDArray[np.uint8]:
         """The true mask, uint8 (H, W): class indices, 255 for void; DataError if it cannot be used."""
         return read_mask(example.mask, self.masks)
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the figures besides the labels, fit for JSON: the masks' meaning, and the counting."""
+        return {
+            "split": self.split,
+            "classes": list(self.classes),
+            "ids": sorted(map(list, self.masks.ids.items())),
+            "colors": [[*color, label] for color, label in sorted(self.masks.colors.items())],
+            "counting": code_digest("deconvseg.evaluation.metrics"),
+        }
 
 
 def open_truth(root: Path, split: str, limit: int | None = None) -> Truth:
@@ -151,12 +162,9 @@ def evaluate(
         UsageError: the folder holds something else, or `workers` is not positive.
         OutputError: the folder cannot be written to.
     """
-    colors = [[*color, label] for color, label in sorted(truth.masks.colors.items())]
-    ids = sorted(map(list, truth.masks.ids.items()))
-    of_truth = {"split": truth.split, "classes": list(truth.classes), "ids": ids, "colors": colors}
-    settings = {**subject.settings, **of_truth}
+    settings = {**subject.settings, **truth.settings()}
     keep = folder / PREDICTIONS if folder and not subject.is_made else None
-    measure = _Measure(subject, truth, keep, shows_photos=folder is not None)
+    measure = _Measure(subject, truth, keep, is_shown=folder is not None)
     measured: dict[str, Measured] = {}
     journal = None
     if folder:
@@ -172,10 +180,8 @@ def evaluate(
                 journal.add(photo)
             progress(len(measured), len(truth.examples))
     photos = tuple(measured[example.name] for example in truth.examples)
-    predictions: dict[str, Path] = {}
-    if keep or subject.is_made:
-        predictions = {e.name: keep / f"{e.name}.png" if keep else subject.source(e) for e in truth.examples}
-    evaluation = Evaluation(truth, subject.rows, subject.full, settings, photos, predictions)
+    kept = {e.name: measure.labels_file(e) for e in truth.examples} if keep or subject.is_made else {}
+    evaluation = Evaluation(truth, subject.rows, subject.full, settings, photos, kept)
     if not evaluation.total(subject.full).confusion.any():
         raise DataError(
             f"{truth.examples[0].mask}: it and all other masks of split '{truth.split}' are void alone; "
@@ -204,18 +210,18 @@ class _Measure:
     subject: Subject
     truth: Truth
     keep: Path | None
-    shows_photos: bool
+    is_shown: bool
 
     def __call__(self, example: Example) -> Measured:
         mask = self.truth.mask(example)
-        if self.shows_photos:  # found now, a bad photo costs no finished figures
+        if self.is_shown and self.subject.is_made:  # found now, a bad photo costs no finished figures
             refuse_other_size(example, read_image(example.image).shape[:2], mask.shape)
         stamp = self.stamp(example)
         reference = Reference(mask, len(self.truth.classes))
         rows: dict[str, Tally] = {}
         took: dict[str, float] = {}
         for row, labels, seconds in self.subject.label(example):
-            _check(labels, mask, self.subject.source(example), example.mask)
+            self._check(example, labels, mask)
             rows[row.name] = reference.tally(labels)
             if row == self.subject.full:
                 took = seconds
@@ -227,17 +233,36 @@ class _Measure:
         photo = done.get(example.name)
         if photo is None or photo.stamp != self.stamp(example):
             return False
-        return not self.keep or has_size(self.keep / f"{example.name}.png", photo.width, photo.height)
+        return not self.keep or has_size(self.labels_file(example), photo.width, photo.height)
+
+    def labels_file(self, example: Example) -> Path:
+        return self.keep / f"{example.name}.png" if self.keep else self.subject.source(example)
 
     def stamp(self, example: Example) -> list[int]:
         """Size and time of change of the prediction's or photo's file and the mask's."""
         states = [path.stat() for path in (self.subject.source(example), example.mask) if path.is_file()]
         return [number for state in states for number in (state.st_size, state.st_mtime_ns)]
 
+    def _check(self, example: Example, labels: NDArray[np.uint8], mask: NDArray[np.uint8]) -> None:
+        if not self.subject.is_made:
+            refuse_other_size(example, labels.shape, mask.shape)
+            return
+        source = self.subject.source(example)
+        if labels.shape != mask.shape:
+            raise DataError(
+                f"{source}: is {labels.shape[1]}x{labels.shape[0]} pixels, its true mask {example.mask.name} "
+                f"{mask.shape[1]}x{mask.shape[0]}; make them one size (labels are not resized to be scored)"
+            )
+        if nowhere := int(np.count_nonzero((labels == VOID) & (mask != VOID))):
+            raise DataError(
+                f"{source}: {nowhere} pixels that count are {VOID}, which is no class; "
+                "a prediction names a class for every pixel"
+            )
+
     def _write(self, example: Example, labels: NDArray[np.uint8]) -> None:
         if self.keep:
             segmentation = Segmentation(labels, self.truth.classes, self.truth.palette)
-            write_labels(segmentation, self.keep / f"{example.name}.png")
+            write_labels(segmentation, self.labels_file(example))
 
 
 class _Journal:
@@ -312,16 +337,3 @@ def _refuse_own_files(truth: Truth, folder: Path) -> None:
     for example in truth.examples:
         if (folder / f"{example.name}.png").resolve() in own:
             raise UsageError(f"{folder / example.name}.png: is a file of the data set; choose another folder")
-
-
-def _check(labels: NDArray[np.uint8], mask: NDArray[np.uint8], source: Path, mask_file: Path) -> None:
-    if labels.shape != mask.shape:
-        raise DataError(
-            f"{source}: is {labels.shape[1]}x{labels.shape[0]} pixels, its true mask {mask_file.name} "
-            f"{mask.shape[1]}x{mask.shape[0]}; make them one size (labels are not resized to be scored)"
-        )
-    if nowhere := int(np.count_nonzero((labels == VOID) & (mask != VOID))):
-        raise DataError(
-            f"{source}: {nowhere} pixels that count are {VOID}, which is no class; "
-            "a prediction names a class for every pixel"
-        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,9 @@ from deconvseg.errors import DataError, UsageError, WeightsError
 from deconvseg.evaluation.ablation import check_classes
 from deconvseg.evaluation.metrics import confusion_matrix, scores
 from deconvseg.evaluation.run import Truth, workers_for
-from deconvseg.images.enlarge import enlarge
-from deconvseg.images.read import read_image
+from deconvseg.images.read import as_photo
 from deconvseg.network.checkpoint import copy_network
-from deconvseg.postprocess.crf import dense_crf
+from deconvseg.regions import Prepared
 from deconvseg.segmenter import Segmenter
 from deconvseg.settings import CRFParameters
 
@@ -91,18 +90,16 @@ def tune_crf(
             progress(f"mean IoU {value:.4f}: {in_words(asdict(parameters))}")
             return value
 
-        new, trials = search(old, trial)
+        new, trials = search(old, trial, MOST_TRIALS)
         held = {parameters: score(parameters, held_out) for parameters in {old, new}}
     improved = held[new] > held[old]
+    before, after = (
+        {"crf": asdict(one), "mean_iou_searched": trials[one], "mean_iou_held_out": held[one]}
+        for one in (old, new)
+    )
     report = {
-        **{
-            key: {
-                "crf": asdict(parameters),
-                "mean_iou_searched": trials[parameters],
-                "mean_iou_held_out": held[parameters],
-            }
-            for key, parameters in (("before", old), ("after", new))
-        },
+        "before": before,
+        "after": after,
         "improved": improved,
         "trials": len(trials),
         "images_searched": len(searched),
@@ -116,7 +113,7 @@ def tune_crf(
 
 
 def search(
-    start: CRFParameters, score: Callable[[CRFParameters], float], most: int = MOST_TRIALS
+    start: CRFParameters, score: Callable[[CRFParameters], float], most: int
 ) -> tuple[CRFParameters, dict[CRFParameters, float]]:
     """Coordinate search: better parameters, and the score of everything tried.
 
@@ -167,23 +164,22 @@ class _Photos:
     segmenter: Segmenter
     truth: Truth
     folder: Path
+    prepared: dict[str, Prepared] = field(default_factory=dict)
 
     def fuse(self, example: Example) -> None:
         """Run the network over a photo and keep the probabilities at the size they are made at."""
-        image = read_image(example.image)
-        refuse_other_size(example, image.shape[:2], self.truth.mask(example).shape)
-        ((prepared, probabilities),) = self.segmenter.fuse([self.segmenter.prepare(image)])
-        path = self._path(example)
+        photo = as_photo(example.image)
+        refuse_other_size(example, (photo.height, photo.width), self.truth.mask(example).shape)
+        ((prepared, probabilities),) = self.segmenter.fuse([self.segmenter.prepare(photo)])
+        path = self.folder / f"{example.name}.npy"
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(path, image=prepared.image, probabilities=probabilities.astype(np.float16))
+        np.save(path, probabilities.astype(np.float16))
+        # What is left takes no more memory than the shrunk photo.
+        self.prepared[example.name] = replace(prepared, photo=replace(photo, image=prepared.image))
 
     def count(self, parameters: CRFParameters, example: Example) -> NDArray[np.int64]:
         """The confusion matrix of a photo with these parameters."""
-        mask = self.truth.mask(example)
-        with np.load(self._path(example)) as kept:
-            image, probabilities = kept["image"], kept["probabilities"].astype(np.float32)
-        labels, _ = enlarge(dense_crf(image, probabilities, parameters), *mask.shape, keep=False)
-        return confusion_matrix(mask, labels, len(self.truth.classes))
-
-    def _path(self, example: Example) -> Path:
-        return self.folder / f"{example.name}.npz"
+        probabilities = np.load(self.folder / f"{example.name}.npy").astype(np.float32)
+        segmenter = self.segmenter.with_settings(crf=True, crf_parameters=parameters)
+        labels = segmenter.finish(self.prepared[example.name], probabilities).labels
+        return confusion_matrix(self.truth.mask(example), labels, len(self.truth.classes))

@@ -84,7 +84,10 @@ def test_a_stopped_run_goes_on_to_the_same_json(
     assert kept == json.loads(again.stdout)
 
 
-def test_tuned_parameters_are_in_the_copy(inside: Run, voc: Path, fast: list[str]) -> None:
+def test_tuned_parameters_are_in_the_copy(
+    inside: Run, voc: Path, fast: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deconvseg.evaluation.tune.MOST_TRIALS", 3)
     done = inside("eval", "--voc-root", voc, "--tune-crf", "-o", "tuned.safetensors", "--json", *fast)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)

@@ -259,10 +259,24 @@ def test_labels_never_replace_the_masks_they_are_measured_against(
 
 
 def test_a_photo_of_another_size_is_found_before_the_report(
-    truth: Truth, subject: Subject, tmp_path: Path
+    truth: Truth, tiny_network: Path, tmp_path: Path
 ) -> None:
     photo = tmp_path / "small.png"
     Image.new("RGB", (9, 9)).save(photo)
     one = replace(truth, examples=(replace(truth.examples[0], image=photo),))
-    with pytest.raises(DataError, match="they must agree"):
-        evaluate(subject, one, folder=tmp_path / "r")
+    for subject in (
+        finished(truth.examples[0].mask.parent, one),
+        network(Segmenter(tiny_network, proposals=0, **EXACT), one),
+    ):
+        with pytest.raises(DataError, match="they must agree"):
+            evaluate(subject, one, folder=tmp_path / "r", overwrite=True)
+
+
+@pytest.mark.parametrize(("name", "value"), [("evaluation.boundary.TOLERANCE", 0.01), ("__version__", "9.9")])
+def test_counts_of_other_code_are_not_mixed(
+    truth: Truth, subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: Any
+) -> None:
+    evaluate(subject, truth, folder=tmp_path)
+    monkeypatch.setattr(f"deconvseg.{name}", value)
+    with pytest.raises(UsageError, match="or of another version"):
+        evaluate(subject, truth, folder=tmp_path)

@@ -12,15 +12,15 @@ from deconvseg.errors import UsageError
 from deconvseg.evaluation.run import Truth, open_truth
 from deconvseg.evaluation.tune import search, tune_crf
 from deconvseg.network.checkpoint import load_network
-from deconvseg.postprocess.crf import CRFParameters
 from deconvseg.segmenter import Segmenter
+from deconvseg.settings import CRFParameters
 
 
 def test_the_search_climbs_to_a_peak_and_counts_its_trials() -> None:
     def score(parameters: CRFParameters) -> float:
         return -abs(parameters.colour_weight - 8) - abs(parameters.smooth_sigma - 1.5)
 
-    best, tried = search(CRFParameters(colour_weight=2.0, smooth_sigma=3.0), score)
+    best, tried = search(CRFParameters(colour_weight=2.0, smooth_sigma=3.0), score, 40)
     assert (best.colour_weight, best.smooth_sigma) == (8, 1.5)
     assert best == max(tried, key=lambda parameters: tried[parameters])
     assert best.iterations == CRFParameters().iterations
@@ -43,12 +43,15 @@ def test_the_search_stays_within_what_a_network_file_may_hold() -> None:
     assert 500 < best.colour_weight <= 1000
     assert CRFParameters.from_mapping(vars(best)) == best
     start = replace(CRFParameters(), colour_weight=0.0)
-    best, tried = search(start, lambda parameters: 0)
+    best, tried = search(start, lambda parameters: 0, 40)
     assert best == start
     assert {parameters.colour_weight for parameters in tried} == {0}
 
 
-def test_the_result_is_in_a_copy_of_the_network(truth: Truth, tiny_network: Path, tmp_path: Path) -> None:
+def test_the_result_is_in_a_copy_of_the_network(
+    truth: Truth, tiny_network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deconvseg.evaluation.tune.MOST_TRIALS", 5)
     segmenter = Segmenter(tiny_network, proposals=0)
     target = tmp_path / "tuned.safetensors"
     report = tune_crf(segmenter, tiny_network, truth, target)
