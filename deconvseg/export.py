@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import logging
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import islice
@@ -93,7 +91,7 @@ def export_onnx(
             f"{target}: not written, as ONNX Runtime does not answer as torch does: on {parity.crops} crops "
             f"scores differ by up to {parity.difference:.2g} (should be at most {MOST_DIFFERENCE}), and "
             f"{parity.labels:.3%} of the labels are the same (should be {LEAST_SAME:.1%}); "
-            f"try another onnxruntime, or --opset {OPSET}"
+            f"try another onnxruntime, or opset {OPSET}"
         )
     with replacing(target) as stream:
         stream.write(model.SerializeToString())
@@ -182,7 +180,7 @@ def onnx_model(network: SegmentationNetwork, header: NetworkHeader, opset: int =
             f"a network with {weights / 1e9:.1f} GB of weights does not fit into an ONNX file (2 GB)"
         )
     sizes = {0: "batch"} if isinstance(network, DeconvNet) else {0: "batch", 2: "height", 3: "width"}
-    with _quiet():
+    with warnings.catch_warnings(action="ignore"):  # the exporter's remarks on itself
         program = torch.onnx.export(
             network,
             # Two of them, and of unequal sides: what is 1, or alike, would be taken for fixed.
@@ -199,8 +197,11 @@ def onnx_model(network: SegmentationNetwork, header: NetworkHeader, opset: int =
         model = program.model_proto
     (written,) = (entry.version for entry in model.opset_import if entry.domain == "")
     if written != opset:
-        raise UsageError(f"--opset {opset}: torch's exporter cannot write it; take {OPSET}")
-    _tidy(model)
+        raise UsageError(f"opset {opset}: torch's exporter cannot write it; take {OPSET}")
+    # The exporter's notes hold the paths of the machine it ran on.
+    for item in (model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer):
+        del item.metadata_props[:]
+        item.doc_string = ""
     model.producer_name, model.producer_version = "deconvseg", __version__
     for key, value in _metadata(network, header).items():
         model.metadata_props.add(key=key, value=json.dumps(value))
@@ -233,7 +234,7 @@ class OnnxNetwork:
             reason = " ".join(str(error).split())
             raise ExportError(
                 f"ONNX Runtime {onnxruntime.__version__} does not take the network ({reason}); "
-                f"try a newer one, or --opset {OPSET}"
+                f"try a newer one, or opset {OPSET}"
             ) from error
 
     def __call__(self, crops: NDArray[np.float32]) -> tuple[NDArray[np.float32], list[NDArray[np.int64]]]:
@@ -285,23 +286,3 @@ def _metadata(network: SegmentationNetwork, header: NetworkHeader) -> dict[str, 
         "mean": header.mean,
         "scale": header.scale,
     }
-
-
-def _tidy(model: Any) -> None:
-    """Remove the exporter's notes, which hold the paths of the machine it ran on."""
-    for item in (model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer):
-        del item.metadata_props[:]
-        item.doc_string = ""
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporter's remarks on itself."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

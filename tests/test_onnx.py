@@ -128,7 +128,7 @@ def test_another_opset() -> None:
 
 
 def test_an_opset_that_cannot_be_written() -> None:
-    with pytest.raises(UsageError, match="--opset 11: torch's exporter cannot write it; take 18"):
+    with pytest.raises(UsageError, match="opset 11: torch's exporter cannot write it; take 18"):
         onnx_model(make("as lite"), HEADER, 11)
 
 
@@ -136,9 +136,7 @@ def test_an_opset_that_onnx_runtime_does_not_know() -> None:
     _, model = exported("as lite")
     newer = onnx.ModelProto.FromString(model.SerializeToString())
     newer.opset_import[0].version = 9999
-    with pytest.raises(
-        ExportError, match=r"ONNX Runtime \d.* does not take .*; try .* --opset 18"
-    ) as refused:
+    with pytest.raises(ExportError, match=r"ONNX Runtime \d.* does not take .*; try .* opset 18") as refused:
         OnnxNetwork(newer)
     assert "\n" not in str(refused.value)
 

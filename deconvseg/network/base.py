@@ -72,7 +72,7 @@ def average(
     if {name: values.shape for name, values in own.items()} != {
         name: values.shape for name, values in other.items()
     }:
-        what = "encoders" if encoder_only else "networks (their encoders alone may fit: --encoder-only)"
+        what = "encoders" if encoder_only else "networks (their encoders alone may be alike)"
         raise UsageError(f"the {what} have different layers, and no average; take two of one training")
     for name, values in own.items():
         if values.is_floating_point():

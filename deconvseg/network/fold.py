@@ -36,15 +36,15 @@ def pick_device(name: str) -> torch.device:
         return torch.device("cuda" if cuda else "cpu")
     kind = name.partition(":")[0]
     if kind not in ("cpu", "cuda", "mps"):
-        raise UsageError(f"--device {name}: unknown device; use auto, cpu, cuda or mps")
+        raise UsageError(f"{name}: unknown device; use auto, cpu, cuda or mps")
     if (kind == "cuda" and not cuda) or (kind == "mps" and not mps):
-        raise UsageError(f"--device {name}: torch finds no such device here; use --device auto or cpu")
+        raise UsageError(f"{name}: torch finds no such device here; use auto or cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise UsageError(f"--device {name}: not a device ({error})") from error
+        raise UsageError(f"{name}: not a device ({error})") from error
     if kind == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UsageError(f"--device {name}: there are only {torch.cuda.device_count()} CUDA devices here")
+        raise UsageError(f"{name}: there are only {torch.cuda.device_count()} CUDA devices here")
     return device
 
 
@@ -82,9 +82,9 @@ def pick_precision(name: str, device: torch.device) -> Precision:
             return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
         return "bf16" if device.type == "cpu" and _cpu_multiplies_bf16() else "fp32"
     if name == "fp16" and device.type == "cpu":
-        raise UsageError("--precision fp16 needs an accelerator; use bf16, fp32 or auto on the CPU")
+        raise UsageError("fp16 needs an accelerator; use bf16, fp32 or auto on the CPU")
     if name not in _DTYPES:
-        raise UsageError(f"--precision {name}: unknown precision; use auto, fp32, bf16 or fp16")
+        raise UsageError(f"{name}: unknown precision; use auto, fp32, bf16 or fp16")
     return cast(Precision, name)
 
 

@@ -44,15 +44,20 @@ def download_vgg16() -> dict[str, Tensor]:
     """The same convolutions from torchvision (`IMAGENET1K_FEATURES`, the original Caffe weights, RGB).
 
     Raises:
-        WeightsError: the download fails.
+        WeightsError: the download fails, or there is no home directory to keep it in.
     """
     from torchvision.models import VGG16_Weights  # torchvision takes a second to import
 
+    if torch.hub.get_dir().startswith("~"):  # else a folder of this name would be made in the current one
+        raise WeightsError(
+            "VGG-16's ImageNet weights cannot be downloaded, as there is no home directory to keep them in; "
+            "let TORCH_HOME name a folder, or give a local file of them"
+        )
     try:
         state = VGG16_Weights.IMAGENET1K_FEATURES.get_state_dict(progress=True, check_hash=True)
     except (OSError, RuntimeError) as error:
         raise WeightsError(
-            f"VGG-16's ImageNet weights cannot be downloaded ({error}); give a local file with --vgg16 FILE"
+            f"VGG-16's ImageNet weights cannot be downloaded ({error}); give a local file of them"
         ) from error
     convolutions = [name for name in state if name.startswith("features.") and name.endswith(".weight")]
     names = [f"conv{b}_{i}" for b, convs in enumerate((2, 2, 3, 3, 3), 1) for i in range(1, convs + 1)]

@@ -1,4 +1,4 @@
-"""Folding, precision, devices and pretrained encoders."""
+"""Folding, statistics, precision and devices."""
 
 import copy
 from pathlib import Path
@@ -6,15 +6,20 @@ from pathlib import Path
 import cv2
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
-from deconvseg.errors import UsageError, WeightsError
+from deconvseg.errors import UsageError
 from deconvseg.images.read import read_image
 from deconvseg.network.checkpoint import load_network
 from deconvseg.network.deconvnet import DeconvNet
-from deconvseg.network.fold import Precision, _BF16ReLU, pick_device, pick_precision, prepare
-from deconvseg.network.vgg16 import calibrate_encoder_norm, initialise_encoder, read_vgg16
+from deconvseg.network.fold import (
+    Precision,
+    _BF16ReLU,
+    gather_statistics,
+    pick_device,
+    pick_precision,
+    prepare,
+)
 from deconvseg.weights import network_file
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -108,52 +113,25 @@ def test_devices_and_precisions_that_are_not_there_are_refused() -> None:
         pick_precision("fp8", cpu)
 
 
-def vgg_like(widths: tuple[int, ...] = (8, 8, 8, 8, 8)) -> dict[str, torch.Tensor]:
-    torch.manual_seed(3)
-    tensors, channels = {}, 3
-    for block, (width, convs) in enumerate(zip(widths, (2, 2, 3, 3, 3), strict=True), start=1):
-        for i in range(1, convs + 1):
-            tensors[f"conv{block}_{i}.weight"] = torch.randn(width, channels, 3, 3) * 0.3
-            tensors[f"conv{block}_{i}.bias"] = torch.randn(width)
-            channels = width
-    return tensors
-
-
-@torch.no_grad()
-def test_batchnorm_after_pretrained_convolutions_keeps_their_features() -> None:
-    convolutions = vgg_like()
-    small = {"classes": 3, "crop_size": 64, "widths": (8, 8, 8, 8, 8), "bottleneck": 4}
-    plain, normed = DeconvNet(**small, encoder_norm=False), DeconvNet(**small)
-    for network in (plain, normed):
-        initialise_encoder(network, convolutions)
-    crops = torch.randn(16, 3, 64, 64) * 50
-    calibrate_encoder_norm(normed, crops)
-    for mode in (True, False):
-        normed.train(mode)
-        features, kept = crops, crops
-        for with_norm, without in zip(normed.encoder, plain.encoder, strict=True):
-            features = nn.functional.max_pool2d(with_norm(features), 2)
-            kept = nn.functional.max_pool2d(without(kept), 2)
-        torch.testing.assert_close(features, kept, atol=1e-3 * float(kept.abs().max()), rtol=1e-3)
-
-
-def test_caffe_order_is_turned_to_rgb(tmp_path: Path) -> None:
-    convolutions = vgg_like()
-    save_file(convolutions, tmp_path / "vgg16_rgb.safetensors")
-    save_file(convolutions, tmp_path / "vgg16_bgr.safetensors")
-    rgb = read_vgg16(tmp_path / "vgg16_rgb.safetensors")["conv1_1.weight"]
-    bgr = read_vgg16(tmp_path / "vgg16_bgr.safetensors")["conv1_1.weight"]
-    assert torch.equal(rgb[:, 0], bgr[:, 2])
-    assert torch.equal(rgb[:, 1], bgr[:, 1])
-
-
-def test_other_pretrained_files_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "junk").write_bytes(b"junk")
-    with pytest.raises(WeightsError, match="cannot be read"):
-        read_vgg16(tmp_path / "junk")
-    save_file({"a": torch.zeros(1)}, tmp_path / "other")
-    with pytest.raises(WeightsError, match="does not hold"):
-        read_vgg16(tmp_path / "other")
-    network = DeconvNet(classes=3, crop_size=32, widths=(9, 8, 8, 8, 8), bottleneck=4)
-    with pytest.raises(WeightsError, match="conv1_1: VGG-16's has shape"):
-        initialise_encoder(network, vgg_like())
+def test_statistics_are_averages_over_the_batches() -> None:
+    torch.manual_seed(0)
+    network = DeconvNet(classes=3, crop_size=32, widths=(4, 5, 6, 7, 8), bottleneck=9).eval()
+    weights = {name: p.clone() for name, p in network.named_parameters()}
+    batches = [torch.randn(4, 3, 32, 32) * scale for scale in (1, 2, 4)]
+    with torch.no_grad():
+        maps = [network.encoder[0].conv1_1.conv(batch) for batch in batches]
+    gather_statistics(network, iter(batches))
+    norm = network.encoder[0].conv1_1.norm
+    want = [torch.stack([values.mean((0, 2, 3)) for values in maps]).mean(0)]
+    want.append(torch.stack([values.var((0, 2, 3)) for values in maps]).mean(0))
+    torch.testing.assert_close(norm.running_mean, want[0])
+    torch.testing.assert_close(norm.running_var, want[1])
+    assert norm.momentum == 0.1
+    assert not network.training
+    assert all(torch.equal(p, weights[name]) for name, p in network.named_parameters())
+    # With statistics of these very crops, the deepest layer sees inputs of usual size in evaluation as well.
+    inputs: list[torch.Tensor] = []
+    network.decoder[4].deconv1_2.relu.register_forward_pre_hook(lambda _, x: inputs.append(x[0].clone()))
+    with torch.no_grad():
+        network(batches[1])
+    assert 0.1 < float(inputs[0].std()) < 10

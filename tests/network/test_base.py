@@ -1,4 +1,4 @@
-"""Averages of networks."""
+"""Averages of networks, which their base knows."""
 
 import copy
 

@@ -1,0 +1,79 @@
+"""Pretrained encoders."""
+
+import pwd
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from deconvseg.errors import WeightsError
+from deconvseg.network.deconvnet import DeconvNet
+from deconvseg.network.vgg16 import calibrate_encoder_norm, download_vgg16, initialise_encoder, read_vgg16
+
+
+def vgg_like(widths: tuple[int, ...] = (8, 8, 8, 8, 8)) -> dict[str, torch.Tensor]:
+    torch.manual_seed(3)
+    tensors, channels = {}, 3
+    for block, (width, convs) in enumerate(zip(widths, (2, 2, 3, 3, 3), strict=True), start=1):
+        for i in range(1, convs + 1):
+            tensors[f"conv{block}_{i}.weight"] = torch.randn(width, channels, 3, 3) * 0.3
+            tensors[f"conv{block}_{i}.bias"] = torch.randn(width)
+            channels = width
+    return tensors
+
+
+@torch.no_grad()
+def test_batchnorm_after_pretrained_convolutions_keeps_their_features() -> None:
+    convolutions = vgg_like()
+    small = {"classes": 3, "crop_size": 64, "widths": (8, 8, 8, 8, 8), "bottleneck": 4}
+    plain, normed = DeconvNet(**small, encoder_norm=False), DeconvNet(**small)
+    for network in (plain, normed):
+        initialise_encoder(network, convolutions)
+    crops = torch.randn(16, 3, 64, 64) * 50
+    calibrate_encoder_norm(normed, crops)
+    for mode in (True, False):
+        normed.train(mode)
+        features, kept = crops, crops
+        for with_norm, without in zip(normed.encoder, plain.encoder, strict=True):
+            features = nn.functional.max_pool2d(with_norm(features), 2)
+            kept = nn.functional.max_pool2d(without(kept), 2)
+        torch.testing.assert_close(features, kept, atol=1e-3 * float(kept.abs().max()), rtol=1e-3)
+
+
+def test_caffe_order_is_turned_to_rgb(tmp_path: Path) -> None:
+    convolutions = vgg_like()
+    save_file(convolutions, tmp_path / "vgg16_rgb.safetensors")
+    save_file(convolutions, tmp_path / "vgg16_bgr.safetensors")
+    rgb = read_vgg16(tmp_path / "vgg16_rgb.safetensors")["conv1_1.weight"]
+    bgr = read_vgg16(tmp_path / "vgg16_bgr.safetensors")["conv1_1.weight"]
+    assert torch.equal(rgb[:, 0], bgr[:, 2])
+    assert torch.equal(rgb[:, 1], bgr[:, 1])
+
+
+def test_other_pretrained_files_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "junk").write_bytes(b"junk")
+    with pytest.raises(WeightsError, match="cannot be read"):
+        read_vgg16(tmp_path / "junk")
+    save_file({"a": torch.zeros(1)}, tmp_path / "other")
+    with pytest.raises(WeightsError, match="does not hold"):
+        read_vgg16(tmp_path / "other")
+    network = DeconvNet(classes=3, crop_size=32, widths=(9, 8, 8, 8, 8), bottleneck=4)
+    with pytest.raises(WeightsError, match="conv1_1: VGG-16's has shape"):
+        initialise_encoder(network, vgg_like())
+
+
+def test_without_a_home_directory_nothing_is_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_entry(number: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pwd, "getpwuid", no_entry)
+    for name in ("HOME", "XDG_CACHE_HOME", "TORCH_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(WeightsError, match=r"no home directory .* let TORCH_HOME name a folder"):
+        download_vgg16()
+    assert not list(tmp_path.iterdir())
