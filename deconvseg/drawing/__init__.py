@@ -1,1 +1,0 @@
-"""Drawing what `deconvseg.inspection` has found, as PNG, PDF or SVG."""

@@ -1,0 +1,176 @@
+"""How the figures look: panels with captions and keys on transparent paper, for white and for dark pages."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deconvseg.errors import UsageError
+from deconvseg.files import replacing
+from deconvseg.images.palette import tints
+from deconvseg.segmentation import Segmentation
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FORMATS = (".png", ".pdf", ".svg")
+INK = "#767676"
+"""The grey that is equally far from white and black: a contrast of 4.5 to both, enough for small text."""
+MARK = "#FF8C1A"
+HEAT, EDGES, SIGNED = "viridis", "magma", "coolwarm"
+"""matplotlib's colours of activities, of edges and of scores."""
+_STYLE: dict[str, Any] = {
+    **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "text.color"), INK),
+    **dict.fromkeys(("axes.titlelocation", "xaxis.labellocation"), "left"),
+    **dict.fromkeys(("axes.titleweight", "figure.titleweight"), "bold"),
+    **dict.fromkeys(("axes.labelsize", "font.size", "legend.fontsize", "legend.title_fontsize"), 7.5),
+    "axes.titlesize": 8.5, "figure.titlesize": 12, "axes.linewidth": 0.6, "axes.titlepad": 4,
+    "legend.frameon": False, "legend.borderpad": 0, "legend.handlelength": 3.5,
+    "text.parse_math": False, "svg.hashsalt": "deconvseg",
+}
+
+
+@contextmanager
+def own_style() -> Iterator[None]:
+    """Draws as meant, also as a decorator: no matplotlibrc or style of the user's has a say."""
+    from matplotlib import style
+
+    with style.context(["default", _STYLE]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+        yield
+
+
+def panels(rows: int, columns: int, size: tuple[float, float], title: str, **grid: Any) -> tuple[Figure, Any]:
+    """A figure of `size` inches with a title, and its axes (rows, columns), all of them still off."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(size, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(printable(title), x=0.04 / size[0], horizontalalignment="left")
+    axes = figure.subplots(rows, columns, squeeze=False, **grid)
+    for one in axes.flat:
+        one.set_axis_off()
+    return figure, axes
+
+
+def show(
+    axes: Axes,
+    pixels: NDArray[Any],
+    name: str = "",
+    note: str = "",
+    *,
+    colours: str = HEAT,
+    limits: tuple[float, float] | None = None,
+) -> None:
+    """Show an image in a thin frame, with its name above and a note below.
+
+    Args:
+        axes: of `panels`.
+        pixels: uint8 (h, w, 3), or (h, w) of any numbers, shown in colours.
+        name, note: lines of text.
+        colours: of numbers, a colour map of matplotlib.
+        limits: the numbers at the ends of the colours. If omitted, 0 and the largest there is.
+    """
+    low, high = limits or (0.0, float(np.max(pixels)) if pixels.ndim == 2 else 255.0)
+    if low == high:  # all is the same: bright, but dark if it is 0
+        low, high = (low - 1, low) if low > 0 else (low, low + 1)
+    axes.set_axis_on()
+    axes.imshow(pixels, cmap=colours, vmin=low, vmax=high)
+    axes.set(xticks=[], yticks=[], title=printable(name), xlabel=printable(note))
+
+
+def key(
+    owner: Any, lines: str, colours: dict[str, Any], columns: int, loc: str = "outside lower left"
+) -> None:
+    """Write `lines` of text, and below them, in columns, what colours mean.
+
+    Args:
+        owner: the figure, or axes.
+        lines: what the figure shows.
+        colours: by meaning, a colour, the name of a colour map, or the options of a frame.
+        columns: of meanings.
+        loc: of matplotlib's legend.
+    """
+    from matplotlib import colormaps
+    from matplotlib.legend_handler import HandlerTuple
+    from matplotlib.patches import Patch
+
+    def handle(what: Any) -> Any:
+        if isinstance(what, dict):
+            return Patch(facecolor="none", edgecolor=MARK, linewidth=1.8, **what)
+        if what in colormaps:
+            return tuple(Patch(color=colour) for colour in colormaps[what](np.linspace(0, 1, 24)))
+        return Patch(color=what)
+
+    handles, strips = [handle(what) for what in colours.values()], {tuple: HandlerTuple(None, pad=0)}
+    legend = owner.legend(
+        handles,
+        map(printable, colours),
+        title=lines,
+        ncols=columns,
+        handler_map=strips,
+        loc=loc,
+        alignment="left",
+    )
+    legend.get_title().set_multialignment("left")
+
+
+def save(figure: Figure, target: Path | BinaryIO, kind: str) -> None:
+    """Write the figure as `png`, `pdf` or `svg`; the same figure always gives the same bytes.
+
+    Raises:
+        OutputError: it cannot be written; then nothing is left behind.
+    """
+    # Dates, and numbers made at random, are left out.
+    metadata = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}[kind]
+    encoded, tight = io.BytesIO(), {"bbox_inches": "tight", "pad_inches": 0.2, "transparent": True}
+    with own_style():
+        figure.savefig(encoded, format=kind, dpi=150, metadata=metadata, **tight)
+    with replacing(target) if isinstance(target, Path) else nullcontext(target) as stream:
+        stream.write(encoded.getbuffer())
+        stream.flush()
+
+
+def format_of(path: Path) -> str:
+    """`png`, `pdf` or `svg`, by the name's end; a UsageError if it is another."""
+    if path.suffix.lower() not in FORMATS:
+        raise UsageError(f"{path}: figures are written as {', '.join(FORMATS)}; rename the output")
+    return path.suffix[1:].lower()
+
+
+def printable(text: str) -> str:
+    """Lines as fonts can show them: what is no character becomes a question mark, and long ones are cut."""
+    lines = (line if len(line) <= 80 else f"{line[:77]}..." for line in text.split("\n"))
+    return "\n".join("".join(c if c.isprintable() else "?" for c in line) for line in lines)
+
+
+def percent(share: float) -> str:
+    """A share (0..1) in few letters."""
+    if 0 < share < 0.001:
+        return "< 0.1 %"
+    return f"{100 * share:.1f} %" if 0 < share < 0.1 else f"{100 * share:.0f} %"
+
+
+def shares(labelling: Segmentation) -> str:
+    """The two largest objects' classes and their shares of pixels, and how many more have half a percent."""
+    found = {name: share for name, share in labelling.class_shares().items() if share >= 0.005}
+    found.pop(labelling.classes[0], None)
+    told = [f"{name[:20]} {percent(share)}" for name, share in found.items()]
+    return ", ".join(told[:2] + [f"{len(told) - 2} more"] * (len(told) > 2)) or "background alone"
+
+
+def class_colours(labellings: Sequence[Segmentation]) -> dict[str, Any]:
+    """Classes that occur, without background, with their colours on overlays; the last's largest first."""
+    last = labellings[-1]
+    colours = dict(zip(last.classes, tints(last.palette), strict=True))
+    found = dict.fromkeys(name for one in reversed(labellings) for name in one.class_shares())
+    return {name: tuple(c / 255 for c in colours[name]) for name in found if name != last.classes[0]}

@@ -1,0 +1,143 @@
+"""The decoder at work on a region: one map of every layer, coarse first (paper, figure 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from deconvseg.images.read import PhotoPixels
+from deconvseg.images.write import overlay
+from deconvseg.inspect.figure import (
+    HEAT,
+    SIGNED,
+    class_colours,
+    key,
+    own_style,
+    panels,
+    percent,
+    printable,
+    shares,
+    show,
+)
+from deconvseg.inspect.trace import Trace, trace
+from deconvseg.segmentation import Segmentation
+from deconvseg.segmenter import Segmenter
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Layers:
+    """What the decoder makes of a region.
+
+    Attributes:
+        trace: what went in, and all that arose.
+        maps: the map shown of each layer by its name, in the order of computing: float32 (h, w), 0 or more.
+        asked: the class that the channels were chosen for, None if they are the most active ones.
+        shown: the class of `score`: the one asked for, else the largest object, else background.
+        score: float32 (S, S), that class's raw scores.
+        labelling: of the crop's pixels inside the photo, by this network alone, without CRF.
+        numbers: everything but maps, fit for JSON; docs/inspect.md lists it.
+    """
+
+    trace: Trace
+    maps: dict[str, NDArray[np.float32]]
+    asked: str | None
+    shown: str
+    score: NDArray[np.float32]
+    labelling: Segmentation
+    numbers: dict[str, Any]
+
+
+def inspect_layers(
+    segmenter: Segmenter,
+    photo: PhotoPixels,
+    box: Sequence[float] | None = None,
+    class_name: str | None = None,
+) -> Layers:
+    """One map of each layer of the decoder, for the whole photo or a box of it.
+
+    Without a class it is the layer's most active map, that with the largest mean inside the photo. With a
+    class it is the one that drives this class's score most. The score is S, the sum over all pixels inside
+    the photo of the class's raw score times its probability (held constant): pixels count that are taken for
+    the class. Then the map is the one whose values times the gradient of S by them add up to the most: to
+    first order, what S would lose without it. Args and errors are those of `trace.trace`.
+    """
+    found, classes = trace(segmenter, photo, box, class_name), segmenter.classes
+    chosen = found.driving or {name: int(found.means(maps).argmax()) for name, maps in found.decoded.items()}
+    # Scores below 0 count as 0, as where regions are put together (`postprocess.fusion`).
+    labels = found.scores.clamp_min(0).argmax(0).to(torch.uint8).cpu().numpy()[found.inside]
+    labelling = Segmentation(labels, classes, segmenter.palette)
+    objects = (name for name in labelling.class_shares() if name != classes[0])
+    shown = class_name or next(objects, classes[0])
+    score = found.scores[classes.index(shown)].cpu().numpy()
+    numbers = {
+        "box": list(found.box),
+        "class": class_name,
+        "layers": [_numbers(name, maps, chosen[name]) for name, maps in found.decoded.items()],
+        "score": {"class": shown, "size": list(score.shape), **_range(score), "mean": float(score.mean())},
+        "classes": labelling.class_shares(),
+    }
+    maps = {name: maps[chosen[name]].float().cpu().numpy() for name, maps in found.decoded.items()}
+    return Layers(found, maps, class_name, shown, score, labelling, numbers)
+
+
+def _numbers(name: str, maps: Tensor, channel: int) -> dict[str, Any]:
+    one = maps[channel]
+    return {
+        "name": name,
+        "size": list(one.shape),
+        "channel": channel,
+        "channels": len(maps),
+        "max": float(one.max()),
+        "mean": float(one.mean()),
+        "active": float((one > 0).float().mean()),
+        "active_of_all": float((maps > 0).float().mean()),
+    }
+
+
+def _range(score: NDArray[np.float32]) -> dict[str, float]:
+    return {"min": float(score.min()), "max": float(score.max())}
+
+
+@own_style()
+def draw_layers(found: Layers, title: str) -> Figure:
+    """Draw a column for each block of the decoder, from the input on the left to the labelling."""
+    columns: list[list[dict[str, Any]]] = [[]]
+    for layer in found.numbers["layers"]:
+        if layer["name"].startswith("unpool"):
+            columns.append([])
+        columns[-1].append(layer)
+    rows = max(2, *map(len, columns))
+    colours = class_colours([found.labelling])
+    size = 1.9 * (len(columns) + 1), 2.4 * rows + 1.2 + 0.2 * (len(colours) // 6)
+    figure, axes = panels(rows, len(columns) + 1, size, title)
+    crop = found.trace.crop
+    side = f"{len(crop)} x {len(crop)}"
+    show(axes[0, 0], crop, "input", side)
+    for column, layers in enumerate(columns):
+        for row, layer in enumerate(layers, start=column == 0):
+            height, width = layer["size"]
+            note = f"{width} x {height}, {percent(layer['active'])} active"
+            note += f"\nchannel {layer['channel']}, max {layer['max']:.3g}"
+            show(axes[row, column], found.maps[layer["name"]], layer["name"].replace("fc6_", "fc6-"), note)
+    most = max(float(np.abs(found.score).max()), 1e-6)
+    note = f"{side}\n{found.score.min():.3g} to {found.score.max():.3g}"
+    name = f"score of {found.shown[:20]}"
+    show(axes[0, -1], found.score, name, note, colours=SIGNED, limits=(-most, most))
+    painted, inside, labelling = crop.copy(), found.trace.inside, found.labelling
+    painted[inside] = overlay(labelling.labels, labelling.palette, painted[inside])
+    show(axes[1, -1], painted, "labelling", shares(labelling).replace(", ", "\n", 1))
+    which = "the most active one" if found.asked is None else f"the one that drives {found.asked} most"
+    lines = f"One map of each layer, {which}, in the order of computing: down each column, then right.\n"
+    lines += "unpool puts values back where pooling took its maxima; deconv fills the gaps."
+    scales = {"0 to the map's maximum": HEAT, "score below 0 to above": SIGNED}
+    key(figure, printable(lines), {**scales, **colours}, columns=6)
+    return figure

@@ -1,0 +1,197 @@
+"""Pooling and unpooling on a region: where maxima were taken, and where values were put back (figure 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from deconvseg.images.read import PhotoPixels
+from deconvseg.inspect.figure import HEAT, MARK, key, own_style, panels, percent, show
+from deconvseg.inspect.trace import Trace, trace
+from deconvseg.segmenter import Segmenter
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+CORNERS = ("top_left", "top_right", "bottom_left", "bottom_right")
+ZOOMED = 4
+"""Cells of 2 x 2 pixels on a side of the part that is shown enlarged."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One pooling and the unpooling that undoes it, on one channel; both take the same corners.
+
+    Attributes:
+        encoded: float32 (2h, 2w), the encoder's map before the pooling.
+        pooled: float32 (h, w), after it.
+        corners: uint8 (h, w): which pixel of each 2 x 2 cell is the largest, an index into CORNERS. Of equal
+            ones the first counts, so a cell of zeros is `top_left`.
+        decoded: float32 (h, w), the decoder's map before the unpooling; None if nothing undoes the pooling.
+        unpooled: float32 (2h, 2w), after it, 0 at all but one pixel of each cell; None likewise.
+        numbers: everything but maps, fit for JSON; docs/inspect.md lists it.
+    """
+
+    encoded: NDArray[np.float32]
+    pooled: NDArray[np.float32]
+    corners: NDArray[np.uint8]
+    decoded: NDArray[np.float32] | None
+    unpooled: NDArray[np.float32] | None
+    numbers: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Switches:
+    """The poolings of a region.
+
+    Attributes:
+        trace: what went in, and all that arose.
+        stages: the five poolings, the first (finest) first.
+        numbers: everything but maps, fit for JSON.
+    """
+
+    trace: Trace
+    stages: list[Stage]
+    numbers: dict[str, Any]
+
+
+def inspect_switches(
+    segmenter: Segmenter,
+    photo: PhotoPixels,
+    box: Sequence[float] | None = None,
+    class_name: str | None = None,
+) -> Switches:
+    """The poolings of the encoder and the unpoolings of the decoder, for the whole photo or a box of it.
+
+    The channel of a stage is one that is active on both sides, with the largest product of the means inside
+    the photo; with a class, the one whose unpooled map drives that class's score most, as in
+    `inspect_layers`. Where no unpooling undoes the pooling, it is the most active one.
+
+    Args and errors are those of `trace.trace`.
+    """
+    found = trace(segmenter, photo, box, class_name)
+    stages = [_stage(found, number) for number in range(1, 6)]
+    numbers = {"box": list(found.box), "class": class_name, "stages": [stage.numbers for stage in stages]}
+    return Switches(found, stages, numbers)
+
+
+def _stage(found: Trace, number: int) -> Stage:
+    before, where = found.encoded[number - 1], found.switches[number - 1]
+    kinds = where // before.shape[-1] % 2 * 2 + where % 2
+    after = before.flatten(1).gather(1, where.flatten(1)).view_as(where)
+    active, back = found.means(after), found.decoded.get(f"unpool{number}")
+    if back is not None:
+        active = active * found.means(back)
+    channel = found.driving.get(f"unpool{number}", int(active.argmax()))
+    encoded, pooled = before[channel].float().cpu().numpy(), after[channel].float().cpu().numpy()
+    unpooled = decoded = None
+    if back is not None:
+        unpooled = back[channel].float().cpu().numpy()
+        decoded = unpooled.ravel()[where[channel].cpu().numpy()]
+    inside = found.cells(len(pooled))
+    filled = after[:, *inside] > 0
+    counts = np.bincount(kinds[:, *inside][filled].cpu().numpy(), minlength=len(CORNERS))
+    shares = (counts / max(counts.sum(), 1)).tolist()
+    numbers = {
+        "stage": number,
+        "size": list(encoded.shape),
+        "pooled_size": list(pooled.shape),
+        "channel": channel,
+        "corners": dict(zip(CORNERS, shares, strict=True)) if counts.any() else None,
+        "empty": 1 - int(counts.sum()) / filled.numel(),
+        "unpooled": unpooled is not None,
+        "window": _busiest(pooled if decoded is None else pooled * decoded, inside),
+    }
+    corners = kinds[channel].cpu().numpy().astype(np.uint8)
+    return Stage(encoded, pooled, corners, decoded, unpooled, numbers)
+
+
+def _busiest(map_: NDArray[np.float32], inside: list[slice]) -> list[int]:
+    """The window, x0 y0 x1 y1 in pixels before pooling, with the largest sum inside the photo."""
+    counted = np.zeros_like(map_)
+    counted[*inside] = map_[*inside]
+    side = min(ZOOMED, len(map_))
+    sums = sliding_window_view(counted, (side, side)).sum((2, 3))
+    top, left = (2 * int(place) for place in np.unravel_index(sums.argmax(), sums.shape))
+    return [left, top, left + 2 * side, top + 2 * side]
+
+
+_KEY = """Pooling keeps the largest value of each 2 x 2 cell and remembers its corner: the switch.
+Unpooling puts the decoder's value back at that corner of the same channel, and 0 at the others."""
+_MEANINGS: dict[str, Any] = {
+    "least to largest value of the picture": HEAT,
+    "corner taken, or part enlarged": {},
+    "cell of zeros: its first corner": {"linestyle": ":"},
+}
+_HEADINGS = (
+    "encoder, downwards:\nbefore pooling",
+    "enlarged, corners taken",
+    "after pooling",
+    "",
+    "decoder, upwards:\nbefore unpooling",
+    "enlarged, values put back",
+    "after unpooling",
+)
+
+
+@own_style()
+def draw_switches(found: Switches, title: str) -> Figure:
+    """Draw a row for each pooling: the encoder left, the decoder that undoes it right."""
+    grid = {"width_ratios": [0.8, 1, 1, 1, 0.3, 1, 1, 1], "height_ratios": [0.65, 1, 1, 1, 1, 1]}
+    figure, axes = panels(6, 8, (13.5, 12.5), title, **grid)
+    show(axes[0, 0], found.trace.crop)
+    key(axes[0, 1], _KEY, _MEANINGS, columns=3, loc="upper left")
+    axes[0, 1].get_legend().set_in_layout(False)
+    for row, stage in enumerate(found.stages, 1):
+        axes[row, 0].set_title(f"pooling {row}")
+        axes[row, 0].text(0, 0.97, _described(stage.numbers), va="top", linespacing=1.5)
+        _draw_half(axes[row, 1:4], stage, stage.encoded, stage.pooled)
+        if stage.unpooled is None or stage.decoded is None:
+            axes[row, 5].text(0, 0.5, "No unpooling undoes this pooling:\nthe scores are enlarged instead.")
+        else:
+            _draw_half(axes[row, 5:], stage, stage.decoded, stage.unpooled)
+    for one, heading in zip(axes[1, 1:], _HEADINGS, strict=True):
+        one.set_title(heading)
+    return figure
+
+
+def _described(numbers: dict[str, Any]) -> str:
+    taken = "nothing above 0"
+    if numbers["corners"]:
+        a, b, c, d = (f"{100 * share:.0f} %" for share in numbers["corners"].values())
+        taken = f"corners, all channels:\n{a}   {b}\n{c}   {d}"
+    way = f"{numbers['size'][0]} to {numbers['pooled_size'][0]}" + " and back" * numbers["unpooled"]
+    return f"{way}\nchannel {numbers['channel']}\n\n{taken}\n\n{percent(numbers['empty'])} of cells empty"
+
+
+def _draw_half(axes: Any, stage: Stage, first: NDArray[np.float32], last: NDArray[np.float32]) -> None:
+    """The two maps, and between them the enlarged part of the larger one, which is framed in both."""
+    x0, y0, x1, y1 = stage.numbers["window"]
+    large, small = sorted((first, last), key=len, reverse=True)
+    for one, pixels in zip(axes, (first, large[y0:y1, x0:x1], last), strict=True):
+        show(one, pixels, limits=(float(pixels.min()), float(pixels.max())))
+    cells = slice(y0 // 2, y1 // 2), slice(x0 // 2, x1 // 2)
+    for edge in range(2, y1 - y0, 2):
+        axes[1].axvline(edge - 0.5, color="white", linewidth=1.2)
+        axes[1].axhline(edge - 0.5, color="white", linewidth=1.2)
+    for (row, column), corner in np.ndenumerate(stage.corners[cells]):
+        if small[cells][row, column] > 0:  # dotted where all of the cell was 0 in the encoder
+            line = ":" if stage.pooled[cells][row, column] == 0 else "-"
+            x, y = 2 * column + corner % 2, 2 * row + corner // 2
+            _frame(axes[1], x + 0.14, y + 0.14, 0.72, linewidth=1.8, linestyle=line)
+    for one, pixels in ((axes[0], first), (axes[2], last)):
+        factor = len(pixels) / len(stage.encoded)
+        _frame(one, x0 * factor, y0 * factor, (x1 - x0) * factor, linewidth=1.5)
+
+
+def _frame(axes: Axes, x: float, y: float, side: float, **line: Any) -> None:
+    from matplotlib.patches import Rectangle
+
+    frame = Rectangle((x - 0.5, y - 0.5), side, side, fill=False, edgecolor=MARK, **line)
+    axes.add_patch(frame).set_clip_on(False)
