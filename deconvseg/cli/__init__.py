@@ -14,7 +14,8 @@ from deconvseg.cli.eval import EXAMPLES as EVAL_EXAMPLES
 from deconvseg.cli.eval import evaluate
 from deconvseg.cli.export import EXAMPLES as EXPORT_EXAMPLES
 from deconvseg.cli.export import export
-from deconvseg.cli.inspect import app as inspect
+from deconvseg.cli.inspect import EXAMPLES as INSPECT_EXAMPLES
+from deconvseg.cli.inspect import inspect
 from deconvseg.cli.options import DebugOption
 from deconvseg.cli.segment import EXAMPLES, segment
 from deconvseg.cli.train import EXAMPLES as TRAIN_EXAMPLES
@@ -25,7 +26,7 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", pretty_exceptio
 app.command(epilog=EXAMPLES)(segment)
 app.command(epilog=TRAIN_EXAMPLES)(train)
 app.command("eval", epilog=EVAL_EXAMPLES)(evaluate)
-app.add_typer(inspect, name="inspect")
+app.command(epilog=INSPECT_EXAMPLES)(inspect)
 app.command(epilog=EXPORT_EXAMPLES)(export)
 app.add_typer(weights, name="weights")
 app.command()(doctor)

@@ -32,9 +32,18 @@ _STYLE: dict[str, Any] = {
     **dict.fromkeys(("axes.titlelocation", "xaxis.labellocation"), "left"),
     **dict.fromkeys(("axes.titleweight", "figure.titleweight"), "bold"),
     **dict.fromkeys(("axes.labelsize", "font.size", "legend.fontsize", "legend.title_fontsize"), 7.5),
-    "axes.titlesize": 8.5, "figure.titlesize": 12, "axes.linewidth": 0.6, "axes.titlepad": 4,
-    "legend.frameon": False, "legend.borderpad": 0, "legend.handlelength": 3.5,
-    "text.parse_math": False, "svg.hashsalt": "deconvseg",
+    "axes.titlesize": 8.5,
+    "figure.titlesize": 12,
+    "axes.linewidth": 0.6,
+    "axes.titlepad": 4,
+    "legend.frameon": False,
+    "legend.borderpad": 0,
+    "legend.borderaxespad": 2.0,
+    "legend.handlelength": 3.5,
+    "figure.constrained_layout.hspace": 0.05,
+    "figure.constrained_layout.wspace": 0.03,
+    "text.parse_math": False,
+    "svg.hashsalt": "deconvseg",
 }
 
 
@@ -55,50 +64,37 @@ def panels(rows: int, columns: int, size: tuple[float, float], title: str, **gri
 
     figure = Figure(size, layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(printable(title), x=0.04 / size[0], horizontalalignment="left")
+    figure.suptitle(printable(title, 100), x=0.04 / size[0], horizontalalignment="left")
     axes = figure.subplots(rows, columns, squeeze=False, **grid)
     for one in axes.flat:
         one.set_axis_off()
     return figure, axes
 
 
-def show(
-    axes: Axes,
-    pixels: NDArray[Any],
-    name: str = "",
-    note: str = "",
-    *,
-    colours: str = HEAT,
-    limits: tuple[float, float] | None = None,
-) -> None:
-    """Show an image in a thin frame, with its name above and a note below.
+def show(axes: Axes, pixels: NDArray[Any], name: str, note: str = "", **colours: Any) -> None:
+    """Show an image in a thin frame, with its name above and a note of one or two lines below.
 
     Args:
         axes: of `panels`.
         pixels: uint8 (h, w, 3), or (h, w) of any numbers, shown in colours.
         name, note: lines of text.
-        colours: of numbers, a colour map of matplotlib.
-        limits: the numbers at the ends of the colours. If omitted, 0 and the largest there is.
+        colours: of numbers, as matplotlib's `imshow`. If omitted, HEAT from 0 to the largest there is.
     """
-    low, high = limits or (0.0, float(np.max(pixels)) if pixels.ndim == 2 else 255.0)
-    if low == high:  # all is the same: bright, but dark if it is 0
-        low, high = (low - 1, low) if low > 0 else (low, low + 1)
+    if pixels.ndim == 2:
+        colours = {"cmap": HEAT, "vmin": 0.0, "vmax": float(pixels.max()), **colours}
+        if colours["vmin"] == colours["vmax"]:  # all is the same: bright, but dark if it is 0
+            colours["vmin" if colours["vmax"] > 0 else "vmax"] += -1 if colours["vmax"] > 0 else 1
     axes.set_axis_on()
-    axes.imshow(pixels, cmap=colours, vmin=low, vmax=high)
+    axes.imshow(pixels, **colours)
     axes.set(xticks=[], yticks=[], title=printable(name), xlabel=printable(note))
 
 
 def key(
     owner: Any, lines: str, colours: dict[str, Any], columns: int, loc: str = "outside lower left"
 ) -> None:
-    """Write `lines` of text, and below them, in columns, what colours mean.
+    """Write lines of text and below them, in columns, what colours mean: in a figure, or on axes.
 
-    Args:
-        owner: the figure, or axes.
-        lines: what the figure shows.
-        colours: by meaning, a colour, the name of a colour map, or the options of a frame.
-        columns: of meanings.
-        loc: of matplotlib's legend.
+    `colours` has by meaning a colour, the name of a colour map, or the options of a frame.
     """
     from matplotlib import colormaps
     from matplotlib.legend_handler import HandlerTuple
@@ -111,17 +107,17 @@ def key(
             return tuple(Patch(color=colour) for colour in colormaps[what](np.linspace(0, 1, 24)))
         return Patch(color=what)
 
-    handles, strips = [handle(what) for what in colours.values()], {tuple: HandlerTuple(None, pad=0)}
     legend = owner.legend(
-        handles,
-        map(printable, colours),
+        [handle(what) for what in colours.values()],
+        [printable(meaning) for meaning in colours],
         title=lines,
         ncols=columns,
-        handler_map=strips,
+        handler_map={tuple: HandlerTuple(None, pad=0)},
         loc=loc,
         alignment="left",
     )
     legend.get_title().set_multialignment("left")
+    legend.set_in_layout(loc.startswith("outside"))
 
 
 def save(figure: Figure, target: Path | BinaryIO, kind: str) -> None:
@@ -132,7 +128,7 @@ def save(figure: Figure, target: Path | BinaryIO, kind: str) -> None:
     """
     # Dates, and numbers made at random, are left out.
     metadata = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}[kind]
-    encoded, tight = io.BytesIO(), {"bbox_inches": "tight", "pad_inches": 0.2, "transparent": True}
+    encoded, tight = io.BytesIO(), {"bbox_inches": "tight", "pad_inches": 0.25, "transparent": True}
     with own_style():
         figure.savefig(encoded, format=kind, dpi=150, metadata=metadata, **tight)
     with replacing(target) if isinstance(target, Path) else nullcontext(target) as stream:
@@ -147,9 +143,9 @@ def format_of(path: Path) -> str:
     return path.suffix[1:].lower()
 
 
-def printable(text: str) -> str:
+def printable(text: str, most: int = 48) -> str:
     """Lines as fonts can show them: what is no character becomes a question mark, and long ones are cut."""
-    lines = (line if len(line) <= 80 else f"{line[:77]}..." for line in text.split("\n"))
+    lines = (line if len(line) <= most else f"{line[: most - 3]}..." for line in text.split("\n"))
     return "\n".join("".join(c if c.isprintable() else "?" for c in line) for line in lines)
 
 
@@ -161,11 +157,11 @@ def percent(share: float) -> str:
 
 
 def shares(labelling: Segmentation) -> str:
-    """The two largest objects' classes and their shares of pixels, and how many more have half a percent."""
+    """The two largest objects' classes and shares of pixels; below, how many more have half a percent."""
     found = {name: share for name, share in labelling.class_shares().items() if share >= 0.005}
     found.pop(labelling.classes[0], None)
     told = [f"{name[:20]} {percent(share)}" for name, share in found.items()]
-    return ", ".join(told[:2] + [f"{len(told) - 2} more"] * (len(told) > 2)) or "background alone"
+    return ", ".join(told[:2]) + f"\n{len(told) - 2} more" * (len(told) > 2) or "background alone"
 
 
 def class_colours(labellings: Sequence[Segmentation]) -> dict[str, Any]:

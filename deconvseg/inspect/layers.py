@@ -40,17 +40,13 @@ class Layers:
     Attributes:
         trace: what went in, and all that arose.
         maps: the map shown of each layer by its name, in the order of computing: float32 (h, w), 0 or more.
-        asked: the class that the channels were chosen for, None if they are the most active ones.
-        shown: the class of `score`: the one asked for, else the largest object, else background.
-        score: float32 (S, S), that class's raw scores.
+        score: float32 (S, S), raw scores of the class asked for, else of the largest object or background.
         labelling: of the crop's pixels inside the photo, by this network alone, without CRF.
         numbers: everything but maps, fit for JSON; docs/inspect.md lists it.
     """
 
     trace: Trace
     maps: dict[str, NDArray[np.float32]]
-    asked: str | None
-    shown: str
     score: NDArray[np.float32]
     labelling: Segmentation
     numbers: dict[str, Any]
@@ -79,45 +75,37 @@ def inspect_layers(
     shown = class_name or next(objects, classes[0])
     score = found.scores[classes.index(shown)].cpu().numpy()
     numbers = {
-        "box": list(found.box),
-        "class": class_name,
+        **found.numbers,
         "layers": [_numbers(name, maps, chosen[name]) for name, maps in found.decoded.items()],
-        "score": {"class": shown, "size": list(score.shape), **_range(score), "mean": float(score.mean())},
+        "score": {"class": shown, "size": list(score.shape), **_spread(score)},
         "classes": labelling.class_shares(),
     }
-    maps = {name: maps[chosen[name]].float().cpu().numpy() for name, maps in found.decoded.items()}
-    return Layers(found, maps, class_name, shown, score, labelling, numbers)
+    shown_maps = {name: maps[chosen[name]].float().cpu().numpy() for name, maps in found.decoded.items()}
+    return Layers(found, shown_maps, score, labelling, numbers)
 
 
 def _numbers(name: str, maps: Tensor, channel: int) -> dict[str, Any]:
-    one = maps[channel]
-    return {
-        "name": name,
-        "size": list(one.shape),
-        "channel": channel,
-        "channels": len(maps),
-        "max": float(one.max()),
-        "mean": float(one.mean()),
-        "active": float((one > 0).float().mean()),
-        "active_of_all": float((maps > 0).float().mean()),
-    }
+    one = maps[channel].float().cpu().numpy()
+    place = {"name": name, "size": list(one.shape), "channel": channel, "channels": len(maps)}
+    active = {"active": float((one > 0).mean()), "active_of_all": float((maps > 0).float().mean())}
+    return {**place, "max": float(one.max()), "mean": float(one.mean()), **active}
 
 
-def _range(score: NDArray[np.float32]) -> dict[str, float]:
-    return {"min": float(score.min()), "max": float(score.max())}
+def _spread(score: NDArray[np.float32]) -> dict[str, float]:
+    return {"min": float(score.min()), "max": float(score.max()), "mean": float(score.mean())}
 
 
 @own_style()
 def draw_layers(found: Layers, title: str) -> Figure:
     """Draw a column for each block of the decoder, from the input on the left to the labelling."""
-    columns: list[list[dict[str, Any]]] = [[]]
-    for layer in found.numbers["layers"]:
+    numbers, columns = found.numbers, list[list[dict[str, Any]]]([[]])
+    for layer in numbers["layers"]:
         if layer["name"].startswith("unpool"):
             columns.append([])
         columns[-1].append(layer)
     rows = max(2, *map(len, columns))
     colours = class_colours([found.labelling])
-    size = 1.9 * (len(columns) + 1), 2.4 * rows + 1.2 + 0.2 * (len(colours) // 6)
+    size = 1.9 * (len(columns) + 1), 2.3 * rows + 1.2 + 0.2 * (len(colours) // 6)
     figure, axes = panels(rows, len(columns) + 1, size, title)
     crop = found.trace.crop
     side = f"{len(crop)} x {len(crop)}"
@@ -130,14 +118,15 @@ def draw_layers(found: Layers, title: str) -> Figure:
             show(axes[row, column], found.maps[layer["name"]], layer["name"].replace("fc6_", "fc6-"), note)
     most = max(float(np.abs(found.score).max()), 1e-6)
     note = f"{side}\n{found.score.min():.3g} to {found.score.max():.3g}"
-    name = f"score of {found.shown[:20]}"
-    show(axes[0, -1], found.score, name, note, colours=SIGNED, limits=(-most, most))
+    name = f"score of {numbers['score']['class'][:20]}"
+    show(axes[0, -1], found.score, name, note, cmap=SIGNED, vmin=-most, vmax=most)
     painted, inside, labelling = crop.copy(), found.trace.inside, found.labelling
     painted[inside] = overlay(labelling.labels, labelling.palette, painted[inside])
-    show(axes[1, -1], painted, "labelling", shares(labelling).replace(", ", "\n", 1))
-    which = "the most active one" if found.asked is None else f"the one that drives {found.asked} most"
+    show(axes[1, -1], painted, "labelling", shares(labelling))
+    asked = numbers["class"]
+    which = f"the one that drives {printable(asked)} most" if asked else "the most active one"
     lines = f"One map of each layer, {which}, in the order of computing: down each column, then right.\n"
     lines += "unpool puts values back where pooling took its maxima; deconv fills the gaps."
     scales = {"0 to the map's maximum": HEAT, "score below 0 to above": SIGNED}
-    key(figure, printable(lines), {**scales, **colours}, columns=6)
+    key(figure, lines, {**scales, **colours}, columns=6)
     return figure

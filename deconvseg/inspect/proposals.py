@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 STEPS = (1, 5, 10, 25, 50)
 """Numbers of proposals whose labelling is kept."""
+CRF = "after the CRF"
+"""The name of the last labelling, if there is a CRF."""
 
 
 @dataclass(frozen=True)
@@ -42,33 +44,16 @@ class Proposals:
 
     Attributes:
         image: uint8 (h, w, 3), RGB: the photo as it is worked on, no side over 1024 pixels.
-        size: width and height of the photo, in pixels.
         edges: float32 (h', w'), 0 to about 1: edge strength, no side over 640 pixels.
-        boxes: float32 (N, 4), x0 y0 x1 y1 in pixels of the photo, in the order they were looked at: the
-            whole photo (a square around it), then the proposals, best first. May reach outside the photo.
-        scores: float32 (N,), EdgeBoxes' score; that of the whole photo has no meaning.
-        first: 0 if the first box is the whole photo, else 1: ranks count from here, so that the best
-            proposal has rank 1.
-        labellings: of `image`, before the CRF, by number of proposals: those of STEPS below that of all
-            proposals there are, and that one.
-        sharpened: the last one after the CRF; None if there is no CRF.
+        labellings: of `image` by the name of the step: after each number of proposals in STEPS below that of
+            all proposals there are, after those, and after the CRF if there is one.
         numbers: everything but images, fit for JSON; docs/inspect.md lists it.
     """
 
     image: NDArray[np.uint8]
-    size: tuple[int, int]
     edges: NDArray[np.float32]
-    boxes: NDArray[np.float32]
-    scores: NDArray[np.float32]
-    first: int
-    labellings: dict[int, Segmentation]
-    sharpened: Segmentation | None
+    labellings: dict[str, Segmentation]
     numbers: dict[str, Any]
-
-    @property
-    def count(self) -> int:
-        """Proposals, the whole photo left out."""
-        return len(self.boxes) - 1 + self.first
 
 
 def inspect_proposals(segmenter: Segmenter, photo: PhotoPixels, count: int = max(STEPS)) -> Proposals:
@@ -93,48 +78,51 @@ def inspect_proposals(segmenter: Segmenter, photo: PhotoPixels, count: int = max
         raise UsageError(f"{segmenter.weights}: is an FCN-8s, which looks at no proposals; give a DeconvNet")
     image = shrink(photo.image, WORKING_SIDE)
     ranked = before.rank(image)
-    first = 0 if segmenter.protocol.whole_photo else 1
-    partner = inference.partner_scores(image)
-    fusion = inference.new_fusion(image)
+    first = 0 if segmenter.protocol.whole_photo else 1  # ranks count from here: the best proposal has rank 1
+    most = len(ranked.xyxy) - 1 + first
+    partner, fusion = inference.partner_scores(image), inference.new_fusion(image)
 
     def labels_of(rows: slice, columns: slice) -> NDArray[np.uint8]:
         part = None if partner is None else partner[:, rows, columns]
         best = inference.combine(fusion.part(rows, columns), part).argmax(0)
         return best.to(torch.uint8).cpu().numpy()
 
-    def labelling(labels: NDArray[np.uint8]) -> Segmentation:
-        return Segmentation(labels.copy(), segmenter.classes, segmenter.palette)
-
+    found, changed = {}, []
     labels = labels_of(slice(None), slice(None))
-    labellings, changed = {}, []
     for rank, (box, scores) in enumerate(inference.score(image, ranked.xyxy), first):
         fusion.add(scores, box)
         inside = slice(max(box[1], 0), max(box[3], 0)), slice(max(box[0], 0), max(box[2], 0))
         now = labels_of(*inside)  # no other pixel can change
         changed.append(float((now != labels[inside]).sum() / labels.size))
         labels[inside] = now
-        if rank in STEPS:
-            labellings[rank] = labelling(labels)
-    labellings[len(ranked.xyxy) - 1 + first] = labelling(labels)
-    fused = inference.combine(fusion, partner).cpu().numpy()
-    sharpened = None
+        if rank in STEPS or rank == most:
+            found[rank] = Segmentation(labels.copy(), segmenter.classes, segmenter.palette)
+    found = found or {most: Segmentation(labels, segmenter.classes, segmenter.palette)}
+    labellings = {_step_name(rank, most): labelling for rank, labelling in found.items()}
     if after.crf:
-        sharpened = labelling(after.sharpen(image, fused).argmax(0).astype(np.uint8))
-    boxes = ranked.xyxy * np.array(
-        [photo.width / image.shape[1], photo.height / image.shape[0]] * 2, np.float32
-    )
-    rows = zip(boxes.tolist(), ranked.scores.tolist(), changed, strict=True)
+        sharp = after.sharpen(image, inference.combine(fusion, partner).cpu().numpy()).argmax(0)
+        labellings[CRF] = Segmentation(sharp.astype(np.uint8), segmenter.classes, segmenter.palette)
+    scale = np.array([photo.width / image.shape[1], photo.height / image.shape[0]] * 2, np.float32)
+    rows = zip((ranked.xyxy * scale).tolist(), ranked.scores.tolist(), changed, strict=True)
     numbers = {
-        "proposals": len(boxes) - 1 + first,
+        "width": photo.width,
+        "height": photo.height,
+        "proposals": most,
         "boxes": [
             {"rank": rank, "box": box, "score": score if rank else None, "changed": share}
             for rank, (box, score, share) in enumerate(rows, first)
         ],
-        "steps": [{"proposals": n, "classes": one.class_shares()} for n, one in labellings.items()],
-        "crf": sharpened and {"classes": sharpened.class_shares()},
+        "steps": [{"proposals": rank, "classes": one.class_shares()} for rank, one in found.items()],
+        "crf": {"classes": labellings[CRF].class_shares()} if after.crf else None,
     }
-    size, edges = (photo.width, photo.height), before.edges(image)
-    return Proposals(image, size, edges, boxes, ranked.scores, first, labellings, sharpened, numbers)
+    return Proposals(image, before.edges(image), labellings, numbers)
+
+
+def _step_name(rank: int, most: int) -> str:
+    if rank < 1:
+        return "no proposals"
+    every = "all " * (rank == most and rank not in STEPS)  # there were no more
+    return f"{every}{rank} proposal{'s' * (rank > 1)}"
 
 
 _AREA, _LONGEST = 5.0, 9.0
@@ -149,54 +137,53 @@ _SHORTEST = 480
 def draw_proposals(found: Proposals, title: str) -> Figure:
     """Draw the proposals' work: photo, edges, boxes by rank, and the labelling as it grows."""
     height, width = found.image.shape[:2]
-    named = {_step_name(number, found): labelling for number, labelling in found.labellings.items()}
-    if found.sharpened is not None:
-        named["after the CRF"] = found.sharpened
+    named = found.labellings
     count, shape = 3 + len(named), width / height
     size = math.sqrt(_AREA * shape), math.sqrt(_AREA / shape)
     shrunk = min(1.0, _LONGEST / max(size))
-    panel = max(size[0] * shrunk, 1.6), max(size[1] * shrunk, 0.4)
-    columns = min(max(round(math.sqrt(1.5 * count * (panel[1] + 0.5) / panel[0])), 1), count)
-    rows = math.ceil(count / columns)
+    panel = max(size[0] * shrunk, 2.1), max(size[1] * shrunk, 0.4)
+    rows, columns = _grid(count, panel[0] / (panel[1] + 0.65))
     colours = class_colours([*named.values()])
-    paper = columns * (panel[0] + 0.2), rows * (panel[1] + 0.5) + 1.3 + 0.16 * len(colours) // columns
+    paper = columns * (panel[0] + 0.2), rows * (panel[1] + 0.65) + 1.3 + 0.16 * len(colours) // columns
     figure, axes = panels(rows, columns, paper, title)
     places = iter(axes.flat)
     show(next(places), found.image, "photo", f"{width} x {height} as it is worked on")
-    show(next(places), found.edges, "edges", f"strength 0 to {found.edges.max():.2f}", colours=EDGES)
-    boxes = next(places)
+    show(next(places), found.edges, "edges", f"strength 0 to {found.edges.max():.2f}", cmap=EDGES)
+    boxes = [box for box in found.numbers["boxes"] if box["rank"]]
+    note = "none is long enough"
+    if boxes:
+        note = f"{len(boxes)}, squared; scores {boxes[0]['score']:.2g} to {boxes[-1]['score']:.2g}"
     # Grey and dim, so that coloured lines stand out.
-    show(boxes, (found.image.mean(2, keepdims=True) * 0.55 + 25).astype(np.uint8).repeat(3, 2), "boxes")
-    boxes.set_xlabel(_boxes_note(found))
-    _draw_boxes(boxes, found, width / (panel[0] * 72))
+    dim = (found.image.mean(2, keepdims=True) * 0.55 + 25).astype(np.uint8).repeat(3, 2)
+    show(place := next(places), dim, "boxes", note)
+    scale = np.array([width / found.numbers["width"], height / found.numbers["height"]] * 2)
+    _draw_boxes(place, [(np.array(box["box"]) * scale).tolist() for box in boxes], panel[0])
     before = None
     for name, labelling in named.items():
         note = shares(labelling)
         if before is not None:
-            note += f"; {percent(float((labelling.labels != before.labels).mean()))} changed"
+            note += "; " if "\n" in note else "\n"
+            note += f"{percent(float((labelling.labels != before.labels).mean()))} changed"
         show(next(places), _painted(labelling, found.image), name, note)
         before = labelling
     if shape < 1 / 18 or shape > 18:  # it is shown wider than it is, so that something is seen
         for one in axes.flat:
             one.set_aspect("auto")
-    ranks = {f"rank 1 to {found.count}": f"{HEAT}_r"} if found.count > 1 else {}
+    ranks = {f"rank 1 to {len(boxes)}": f"{HEAT}_r"} if len(boxes) > 1 else {}
     text = "A labelling takes in the whole photo and so many proposals, best first, before the CRF."
     key(figure, text, {**ranks, **colours}, columns=max(2, 2 * columns))
     return figure
 
 
-def _step_name(number: int, found: Proposals) -> str:
-    if number == 0:
-        return "the whole photo alone" if found.first == 0 else "no proposals"
-    every = "all " * (number == found.count and number not in STEPS)  # there were no more
-    return f"{every}{number} proposal{'s' * (number > 1)}"
+def _grid(count: int, shape: float) -> tuple[int, int]:
+    """Rows and columns for so many panels: nearly 3 : 2, and few places left empty."""
 
+    def oddness(columns: int) -> float:
+        rows = math.ceil(count / columns)
+        return abs(math.log(columns * shape / rows / 1.5)) + 0.1 * (columns * rows - count)
 
-def _boxes_note(found: Proposals) -> str:
-    if not found.count:
-        return "none is long enough"
-    scores = found.scores[1 - found.first :]
-    return f"{found.count}, squared; scores {scores[0]:.2g} to {scores[-1]:.2g}"
+    columns = min(range(1, count + 1), key=oddness)
+    return math.ceil(count / columns), columns
 
 
 def _painted(labelling: Segmentation, photo: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -205,31 +192,29 @@ def _painted(labelling: Segmentation, photo: NDArray[np.uint8]) -> NDArray[np.ui
     return overlay(labelling.labels.repeat(times, 0).repeat(times, 1), labelling.palette, enlarged)
 
 
-def _draw_boxes(axes: Axes, found: Proposals, point: float) -> None:
+def _draw_boxes(axes: Axes, boxes: list[list[float]], inches: float) -> None:
     """The proposals, cut off at the photo's border, the best on top; the first few with their rank.
 
-    `point` is a point's width in pixels of the image.
+    `boxes` are in pixels of the image, which is so many `inches` wide.
     """
     from matplotlib import colormaps
     from matplotlib.patches import Rectangle
 
-    height, width = found.image.shape[:2]
-    start = 1 - found.first
-    scale = np.array([width / found.size[0], height / found.size[1]] * 2)
-    for rank in range(found.count, 0, -1):
-        x0, y0, x1, y1 = (found.boxes[start + rank - 1] * scale).tolist()
+    height, width = axes.images[0].get_size()
+    point = width / (inches * 72)
+    for rank, (x0, y0, x1, y1) in reversed([*enumerate(boxes, 1)]):
         # Cut lines lie a little inside, each box's a bit further, so that they are not all one.
         inset = point * (1 + 0.25 * rank)
-        x0, y0 = max(x0, inset) - 0.5, max(y0, inset) - 0.5
-        x1, y1 = min(x1, width - inset) - 0.5, min(y1, height - inset) - 0.5
-        colour = colormaps[HEAT](1 - (rank - 1) / max(found.count - 1, 1))
+        left, top = max(x0, inset) - 0.5, max(y0, inset) - 0.5
+        wide, high = min(x1, width - inset) - 0.5 - left, min(y1, height - inset) - 0.5 - top
+        colour = colormaps[HEAT](1 - (rank - 1) / max(len(boxes) - 1, 1))
         thick = 1.8 if rank <= len(_TAGS) else 0.7
-        axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=thick))
+        axes.add_patch(Rectangle((left, top), wide, high, fill=False, edgecolor=colour, linewidth=thick))
         if rank <= len(_TAGS):
             across, down = _TAGS[rank - 1]
             axes.text(
-                x0 + across * (x1 - x0) + (1 - 2 * across) * 2 * point,
-                y0 + down * (y1 - y0) + (1 - 2 * down) * 2 * point,
+                left + across * wide + (1 - 2 * across) * 2 * point,
+                top + down * high + (1 - 2 * down) * 2 * point,
                 str(rank),
                 weight="bold",
                 color="black",

@@ -77,8 +77,7 @@ def inspect_switches(
     """
     found = trace(segmenter, photo, box, class_name)
     stages = [_stage(found, number) for number in range(1, 6)]
-    numbers = {"box": list(found.box), "class": class_name, "stages": [stage.numbers for stage in stages]}
-    return Switches(found, stages, numbers)
+    return Switches(found, stages, {**found.numbers, "stages": [stage.numbers for stage in stages]})
 
 
 def _stage(found: Trace, number: int) -> Stage:
@@ -145,9 +144,8 @@ def draw_switches(found: Switches, title: str) -> Figure:
     """Draw a row for each pooling: the encoder left, the decoder that undoes it right."""
     grid = {"width_ratios": [0.8, 1, 1, 1, 0.3, 1, 1, 1], "height_ratios": [0.65, 1, 1, 1, 1, 1]}
     figure, axes = panels(6, 8, (13.5, 12.5), title, **grid)
-    show(axes[0, 0], found.trace.crop)
+    show(axes[0, 0], found.trace.crop, "input")
     key(axes[0, 1], _KEY, _MEANINGS, columns=3, loc="upper left")
-    axes[0, 1].get_legend().set_in_layout(False)
     for row, stage in enumerate(found.stages, 1):
         axes[row, 0].set_title(f"pooling {row}")
         axes[row, 0].text(0, 0.97, _described(stage.numbers), va="top", linespacing=1.5)
@@ -158,6 +156,7 @@ def draw_switches(found: Switches, title: str) -> Figure:
             _draw_half(axes[row, 5:], stage, stage.decoded, stage.unpooled)
     for one, heading in zip(axes[1, 1:], _HEADINGS, strict=True):
         one.set_title(heading)
+        one.set_box_aspect(1)
     return figure
 
 
@@ -175,7 +174,7 @@ def _draw_half(axes: Any, stage: Stage, first: NDArray[np.float32], last: NDArra
     x0, y0, x1, y1 = stage.numbers["window"]
     large, small = sorted((first, last), key=len, reverse=True)
     for one, pixels in zip(axes, (first, large[y0:y1, x0:x1], last), strict=True):
-        show(one, pixels, limits=(float(pixels.min()), float(pixels.max())))
+        show(one, pixels, "", vmin=float(pixels.min()))
     cells = slice(y0 // 2, y1 // 2), slice(x0 // 2, x1 // 2)
     for edge in range(2, y1 - y0, 2):
         axes[1].axvline(edge - 0.5, color="white", linewidth=1.2)

@@ -29,7 +29,8 @@ class Trace:
     """A square of a photo and what a network makes of it.
 
     Attributes:
-        box: x0 y0 x1 y1 in pixels of the photo, half-open; may reach outside it.
+        numbers: `width` and `height` of the photo, the `box` x0 y0 x1 y1 cut out in its pixels, half-open,
+            which may reach outside it, and the `class` asked for.
         crop: uint8 (S, S, 3), RGB; black outside the photo.
         inside: rows and columns of the crop that show any of the photo.
         encoded: float (C, 2h, 2w), the encoder's maps before each of the five poolings.
@@ -40,7 +41,7 @@ class Trace:
         driving: by name of `decoded`, the channel that drives the class asked for most; empty without one.
     """
 
-    box: tuple[float, ...]
+    numbers: dict[str, object]
     crop: NDArray[np.uint8]
     inside: tuple[slice, slice]
     encoded: list[Tensor]
@@ -86,7 +87,7 @@ def trace(
     scale = np.array([image.shape[1] / photo.width, image.shape[0] / photo.height] * 2)
     square = squared((np.array([box]) * scale).astype(np.float32))
     crops = Crops(network, on_device(segmenter.inference.device, image), square)
-    (pixels,) = crops.inputs(0)
+    pixels = crops.inputs(0)
     left, top, right, bottom = crops.boxes[0]
     rows = _overlap(top, bottom, image.shape[0], network.crop_size)
     columns = _overlap(left, right, image.shape[1], network.crop_size)
@@ -99,9 +100,10 @@ def trace(
         drives = zip(maps.items(), torch.autograd.grad(score, list(maps.values())), strict=True)
         driving = {name: int((found * by)[0].sum((1, 2)).argmax()) for (name, found), by in drives}
     decoded = {name: found[0].detach() for name, found in maps.items()}
-    whole = tuple((np.array(crops.boxes[0]) / scale).tolist())
+    place = (np.array(crops.boxes[0]) / scale).tolist()
+    numbers = {"width": photo.width, "height": photo.height, "box": place, "class": class_name}
     crop = pixels.round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
-    return Trace(whole, crop, (rows, columns), encoded, switches, decoded, scores.detach(), driving)
+    return Trace(numbers, crop, (rows, columns), encoded, switches, decoded, scores.detach(), driving)
 
 
 def follow(network: DeconvNet, image: Tensor) -> tuple[dict[str, Tensor], list[Tensor], Tensor]:

@@ -4,12 +4,8 @@ import io
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
-
-from deconvseg.images.read import read_image
-from deconvseg.segmenter import Segmenter
 
 from .conftest import EXAMPLES, Run, files, lines
 
@@ -24,9 +20,9 @@ def tiny(tiny_network: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("what", COMMANDS)
-def test_figure_and_numbers(run: Run, tiny: list[str], tmp_path: Path, what: str) -> None:
+def test_figure_and_numbers(inside: Run, tiny: list[str], tmp_path: Path, what: str) -> None:
     few = ["--proposals", "2"] if what == "proposals" else []
-    done = run("inspect", what, CAT, "-o", "figure.png", "--json", *few, *tiny)
+    done = inside("inspect", what, CAT, "-o", "figure.png", "--json", *few, *tiny)
     assert done.returncode == 0, done.stderr
     assert files(tmp_path) == {"figure.png"}
     figure = Image.open(tmp_path / "figure.png")
@@ -39,46 +35,23 @@ def test_figure_and_numbers(run: Run, tiny: list[str], tmp_path: Path, what: str
     (key,) = counts.keys() & told.keys()
     assert len(told[key]) == counts[key]
 
-    again = run("inspect", what, CAT, "-o", "figure.png", *few, *tiny)
+    again = inside("inspect", what, CAT, "-o", "figure.png", *few, *tiny)
     assert again.returncode == 2
     assert lines(again) == ["error: figure.png: exists; give -o another name, or --overwrite"]
 
 
-def test_numbers_alone_and_they_are_the_segmenters(run: Run, tiny: list[str], tiny_network: Path) -> None:
-    options = ["--proposals", "6", "--min-side", "60", "--precision", "fp32", "--no-crf", "--json", "-q"]
-    done = run("inspect", "proposals", CAT, *options, *tiny)
-    assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["output"] is None and told["crf"] is None and not done.stderr
-    assert [step["proposals"] for step in told["steps"]] == [1, 5, 6]
-    for step in told["steps"]:
-        segmenter = Segmenter(
-            tiny_network,
-            proposals=step["proposals"],
-            min_side=60,
-            stop=0,
-            crf=False,
-            precision="fp32",
-            device="cpu",
-        )
-        result = segmenter.segment(read_image(CAT))
-        assert step["classes"] == pytest.approx(result.class_shares(), abs=1e-3)
-        boxes = [box["box"] for box in told["boxes"][: step["proposals"] + 1]]
-        np.testing.assert_allclose(boxes, result.boxes)
-
-
-def test_the_partner_is_told(run: Run, tiny: list[str], tiny_fcn: Path) -> None:
+def test_the_partner_is_told(inside: Run, tiny: list[str], tiny_fcn: Path) -> None:
     few = ["--proposals", "1", "--no-crf", "--json", "-q", *tiny]
     for options, told in (["--fcn", tiny_fcn], str(tiny_fcn)), (["--ensemble", "off"], None):
-        done = run("inspect", "proposals", CAT, *options, *few)
+        done = inside("inspect", "proposals", CAT, *options, *few)
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["fcn"] == told
 
 
-def test_box_and_class(run: Run, tiny: list[str], tmp_path: Path) -> None:
+def test_box_and_class(inside: Run, tiny: list[str], tmp_path: Path) -> None:
     (tmp_path / "cat.pdf").write_text("an older one")
     options = ["--box", "-20,30.5,150,180", "--class", "cat", "-o", "cat.pdf", "--overwrite", "-q"]
-    done = run("inspect", "layers", CAT, "--json", *options, *tiny)
+    done = inside("inspect", "layers", CAT, "--json", *options, *tiny)
     assert done.returncode == 0 and not done.stderr
     assert (tmp_path / "cat.pdf").read_bytes().startswith(b"%PDF")
     told = json.loads(done.stdout)
@@ -87,8 +60,8 @@ def test_box_and_class(run: Run, tiny: list[str], tmp_path: Path) -> None:
     assert told["class"] == told["score"]["class"] == "cat"
 
 
-def test_a_folder_that_is_not_there(run: Run, tiny: list[str], tmp_path: Path) -> None:
-    done = run("inspect", "switches", CAT, "-o", "b/new.png", *tiny)
+def test_a_folder_that_is_not_there(inside: Run, tiny: list[str], tmp_path: Path) -> None:
+    done = inside("inspect", "switches", CAT, "-o", "b/new.png", *tiny)
     assert done.returncode == 2
     assert "in none that exists" in lines(done)[0] and not files(tmp_path)
 
@@ -100,13 +73,13 @@ def test_from_stdin_to_stdout(run: Run, tiny: list[str], tmp_path: Path) -> None
     assert lines(done)[-1] == "- -> -" and not files(tmp_path)
 
 
-def test_a_photo_by_its_address(run: Run, tiny: list[str], tmp_path: Path) -> None:
+def test_a_photo_by_its_address(inside: Run, tiny: list[str], tmp_path: Path) -> None:
     address = f"local://{CAT}"
-    done = run("inspect", "layers", address, "--json", "-q", *tiny)
+    done = inside("inspect", "layers", address, "--json", "-q", *tiny)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told["input"] == address and (told["width"], told["height"]) == (451, 300)
-    missing = run("inspect", "layers", f"local://{tmp_path}/none.jpg", "--json", *tiny)
+    missing = inside("inspect", "layers", f"local://{tmp_path}/none.jpg", "--json", *tiny)
     assert missing.returncode == 1
     (line,) = lines(missing)
     assert line.startswith(f"error: local://{tmp_path}/none.jpg: ")
@@ -124,30 +97,24 @@ def test_a_photo_by_its_address(run: Run, tiny: list[str], tmp_path: Path) -> No
         (["switches", CAT, "-o", "a.png", "--box", "9,9,3,30"], "empty or reversed"),
         (["layers", CAT, "-o", "a.png", "--box", "460,0,500,9"], "outside the photo, which has 451 x 300"),
         (["layers", CAT, "-o", "a.png", "--class", "dgo"], "did you mean dog?"),
+        (["layers", CAT, "-o", "a.png", "--min-side", "9"], "--min-side changes nothing for layers"),
+        (["proposals", CAT, "-o", "a.png", "--box", "1,2,3,4"], "--box changes nothing for proposals"),
         (["proposals", CAT, "-o", "a.png", "--proposals", "0"], "--proposals"),
         (["sketch", CAT], "sketch"),
     ],
     ids=str,
 )
 def test_wrong_usage_is_one_line_and_2(
-    run: Run, tiny: list[str], tmp_path: Path, arguments: list[str], words: str
+    inside: Run, tiny: list[str], tmp_path: Path, arguments: list[str], words: str
 ) -> None:
-    refused = run("inspect", *arguments, *(["-q"] if arguments[0] in COMMANDS else []), *tiny)
+    refused = inside("inspect", *arguments, *(["-q"] if arguments[0] in COMMANDS else []), *tiny)
     assert refused.returncode == 2
     assert refused.stdout == b"" and not files(tmp_path)
     (line,) = lines(refused)
     assert line.startswith("error: ") and words in line
 
 
-@pytest.mark.parametrize("what", ["layers", "proposals"])
-def test_an_fcn_is_refused(run: Run, tiny_fcn: Path, what: str) -> None:
-    refused = run("inspect", what, CAT, "-o", "a.png", "--weights", tiny_fcn, "-q")
-    assert refused.returncode == 2
-    (line,) = lines(refused)
-    assert line.startswith(f"error: {tiny_fcn}: is an FCN-8s")
-
-
-def test_photos_that_cannot_be_read(run: Run, tiny: list[str], tmp_path: Path) -> None:
+def test_photos_that_cannot_be_read(inside: Run, tiny: list[str], tmp_path: Path) -> None:
     (tmp_path / "broken.jpg").write_bytes(CAT.read_bytes()[:3000])
     (tmp_path / "empty.jpg").touch()
     for name, words in {
@@ -157,35 +124,35 @@ def test_photos_that_cannot_be_read(run: Run, tiny: list[str], tmp_path: Path) -
         ".": "is a folder",
         "a\nb": "a\\nb: no such file",
     }.items():
-        failed = run("inspect", "proposals", name, "-o", "a.png", *tiny)
+        failed = inside("inspect", "proposals", name, "-o", "a.png", *tiny)
         assert failed.returncode == 1
         (line,) = lines(failed)
         assert line.startswith("error: ") and words in line
     Image.new("1", (1001, 1000)).save(tmp_path / "large.png")
-    large = run("inspect", "layers", "large.png", "--json", "--max-megapixels", "1", *tiny)
+    large = inside("inspect", "layers", "large.png", "--json", "--max-megapixels", "1", *tiny)
     assert large.returncode == 1 and "has 1 megapixels, and 1 are the limit" in lines(large)[0]
     assert files(tmp_path) == {"broken.jpg", "empty.jpg", "large.png"}
 
 
-def test_the_photo_itself_is_not_replaced(run: Run, tiny: list[str], tmp_path: Path) -> None:
+def test_the_photo_itself_is_not_replaced(inside: Run, tiny: list[str], tmp_path: Path) -> None:
     Image.open(CAT).save(tmp_path / "cat.png")
     before = (tmp_path / "cat.png").read_bytes()
-    refused = run("inspect", "layers", "cat.png", "-o", "./cat.png", "--overwrite", *tiny)
+    refused = inside("inspect", "layers", "cat.png", "-o", "./cat.png", "--overwrite", *tiny)
     assert refused.returncode == 2 and "one of the files to read" in lines(refused)[0]
     assert (tmp_path / "cat.png").read_bytes() == before
 
 
 @pytest.mark.parametrize("what", COMMANDS)
-def test_a_small_photo(run: Run, tiny: list[str], tmp_path: Path, what: str) -> None:
+def test_a_small_photo(inside: Run, tiny: list[str], tmp_path: Path, what: str) -> None:
     Image.open(CAT).resize((20, 10)).save(tmp_path / "photo.png")
-    done = run("inspect", what, "photo.png", "-o", "figure.svg", *tiny)
+    done = inside("inspect", what, "photo.png", "-o", "figure.svg", *tiny)
     assert done.returncode == 0, done.stderr
     assert len(lines(done)) == 2
     assert (tmp_path / "figure.svg").read_bytes().startswith(b"<?xml")
 
 
-def test_shipped_network(run: Run, tmp_path: Path) -> None:
-    done = run("inspect", "layers", CAT, "-o", "cat.png", "--json")
+def test_shipped_network(inside: Run, tmp_path: Path) -> None:
+    done = inside("inspect", "layers", CAT, "-o", "cat.png", "--json")
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert [layer["size"][0] for layer in told["layers"]] == [4, 8, 8, 8, 16, 16, 16, 32, 32, 32, 64, 64]

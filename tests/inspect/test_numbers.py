@@ -1,0 +1,162 @@
+"""What is found of layers, switches and proposals is what the network and a Segmenter do."""
+
+import itertools
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deconvseg.errors import UsageError
+from deconvseg.images.read import PhotoPixels
+from deconvseg.inspect.layers import inspect_layers
+from deconvseg.inspect.proposals import inspect_proposals
+from deconvseg.inspect.switches import CORNERS, inspect_switches
+from deconvseg.segmenter import Segmenter
+
+Make = Callable[[int, int], PhotoPixels]
+OPTIONS: dict[str, Any] = {"min_side": 20, "precision": "fp32", "device": "cpu", "batch_size": 1}
+
+
+def cells(large: np.ndarray) -> np.ndarray:
+    """(..., 2h, 2w) as (..., h, w, 4), the pixels of a cell in the order of CORNERS."""
+    rows, columns = large.shape[-2] // 2, large.shape[-1] // 2
+    split = large.reshape(*large.shape[:-2], rows, 2, columns, 2)
+    return np.moveaxis(split, -3, -2).reshape(*large.shape[:-2], rows, columns, 4)
+
+
+def test_layers_are_the_most_active_maps_inside_the_photo(exact: Segmenter, make_photo: Make) -> None:
+    found = inspect_layers(exact, make_photo(30, 90))
+    numbers = json.loads(json.dumps(found.numbers))
+    assert [layer["name"] for layer in numbers["layers"]] == list(found.maps) == list(found.trace.decoded)
+    (told,) = (layer for layer in numbers["layers"] if layer["name"] == "deconv3_2")
+    maps = found.trace.decoded["deconv3_2"].numpy()
+    # the photo's 30 rows of 90 are cells 2.67 to 5.33 of 8
+    assert told["channel"] == maps[:, 2:6].mean((1, 2)).argmax()
+    shown = found.maps["deconv3_2"]
+    np.testing.assert_array_equal(shown, maps[told["channel"]])
+    assert told["size"] == [8, 8] and told["channels"] == 8
+    assert (told["max"], told["mean"]) == (shown.max(), shown.mean())
+    assert told["active"] == (shown > 0).mean()
+    assert told["active_of_all"] == pytest.approx((maps > 0).mean())
+
+
+def test_class_picks_the_channel_whose_loss_would_cost_it_most(exact: Segmenter, make_photo: Make) -> None:
+    """Behind the last layer only a 1x1 convolution follows, so that a map's part in the score is exact."""
+    photo, weights = make_photo(32, 32), exact.inference.network.seg_score.weight.detach()  # type: ignore[union-attr]
+    picked = set()
+    for label, name in enumerate(exact.classes[1:6], 1):
+        found = inspect_layers(exact, photo, class_name=name)
+        share = found.trace.scores.softmax(0)[label]
+        parts = weights[label, :, 0, 0] * (found.trace.decoded["deconv1_2"] * share).sum((1, 2))
+        assert found.numbers["layers"][-1]["channel"] == int(parts.argmax())
+        assert found.numbers["score"]["class"] == found.numbers["class"] == name
+        np.testing.assert_allclose(found.score, found.trace.scores[label], atol=1e-6)
+        channels = {layer["name"]: layer["channel"] for layer in found.numbers["layers"]}
+        picked.add(tuple(channels.values()))
+        for stage in inspect_switches(exact, photo, class_name=name).stages:
+            assert stage.numbers["channel"] == channels[f"unpool{stage.numbers['stage']}"]
+    assert len(picked) > 1
+
+
+def test_labelling_is_the_segmenters(exact: Segmenter, make_photo: Make) -> None:
+    photo = make_photo(32, 32)
+    found = inspect_layers(exact, photo)
+    want = exact.segment(photo.image)
+    assert np.array_equal(found.labelling.labels, want.labels)
+    assert found.numbers["classes"] == want.class_shares()
+    largest = next(name for name in want.class_shares() if name != "background")
+    assert found.numbers["score"]["class"] == largest and found.numbers["class"] is None
+    # what is not photo is left out
+    assert inspect_layers(exact, make_photo(60, 90)).labelling.labels.shape == (22, 32)
+
+
+@pytest.mark.parametrize("class_name", [None, "cat"])
+def test_values_go_back_where_maxima_were_taken(
+    exact: Segmenter, make_photo: Make, class_name: str | None
+) -> None:
+    found = inspect_switches(exact, make_photo(60, 90), class_name=class_name)
+    assert [stage["size"] for stage in found.numbers["stages"]] == [[side] * 2 for side in (32, 16, 8, 4, 2)]
+    for stage in found.stages:
+        before = cells(stage.encoded)
+        assert np.array_equal(stage.pooled, before.max(-1))
+        assert np.array_equal(stage.corners, before.argmax(-1))
+        assert stage.unpooled is not None and stage.decoded is not None
+        after, at = cells(stage.unpooled), stage.corners[..., None].astype(int)
+        # not zero exactly where the switch points and there is something to put back
+        assert np.array_equal(after != 0, (np.arange(4) == at) & (stage.decoded[..., None] > 0))
+        assert np.array_equal(np.take_along_axis(after, at, -1)[..., 0], stage.decoded)
+
+
+def test_corners_are_counted_over_all_channels_inside_the_photo(exact: Segmenter, make_photo: Make) -> None:
+    found = inspect_switches(exact, make_photo(40, 80))
+    inside = cells(found.trace.encoded[1].numpy())[:, 2:6]  # half as high as wide: rows 2 to 6 of 8
+    filled = inside.max(-1) > 0
+    want = {name: (inside.argmax(-1)[filled] == n).mean() for n, name in enumerate(CORNERS)}
+    told = json.loads(json.dumps(found.numbers))["stages"][1]
+    assert told["corners"] == pytest.approx(want) and told["empty"] == pytest.approx(1 - filled.mean())
+
+
+def test_window_is_where_most_happens(exact: Segmenter, make_photo: Make) -> None:
+    for stage in inspect_switches(exact, make_photo(64, 64)).stages:
+        x0, y0, x1, y1 = stage.numbers["window"]
+        assert x1 - x0 == y1 - y0 == min(8, len(stage.encoded)) and x0 % 2 == y0 % 2 == 0
+        assert x0 >= 0 and y0 >= 0 and max(x1, y1) <= len(stage.encoded)
+        both, n = stage.pooled * stage.decoded, (x1 - x0) // 2
+        places = itertools.product(range(len(both) - n + 1), repeat=2)
+        sums = {(2 * x, 2 * y): both[y : y + n, x : x + n].sum() for x, y in places}
+        assert sums[x0, y0] == pytest.approx(max(sums.values()))
+
+
+@pytest.mark.parametrize("both", [False, True], ids=["alone", "ensemble"])
+def test_each_labelling_is_a_segmenters(
+    tiny_network: Path, tiny_fcn: Path, make_photo: Make, both: bool
+) -> None:
+    options = OPTIONS | ({"ensemble": "mean", "fcn": tiny_fcn} if both else {})
+    photo = make_photo(90, 140)
+    found = inspect_proposals(Segmenter(tiny_network, **options), photo, 7)
+    numbers = json.loads(json.dumps(found.numbers))
+    assert list(found.labellings) == ["1 proposal", "5 proposals", "all 7 proposals", "after the CRF"]
+    assert [step["proposals"] for step in numbers["steps"]] == [1, 5, 7] and numbers["proposals"] == 7
+    for count, labelling in zip((1, 5, 7, 7), found.labellings.values(), strict=True):
+        crf = labelling is found.labellings["after the CRF"]
+        want = Segmenter(tiny_network, proposals=count, stop=0, crf=crf, **options).segment(photo.image)
+        assert np.array_equal(labelling.labels, want.labels)
+        np.testing.assert_allclose([box["box"] for box in numbers["boxes"][: count + 1]], want.boxes)
+    assert numbers["steps"][-1]["classes"] == found.labellings["all 7 proposals"].class_shares()
+    assert numbers["crf"]["classes"] == found.labellings["after the CRF"].class_shares()
+
+
+def test_what_each_box_changed(tiny_network: Path, make_photo: Make) -> None:
+    photo = make_photo(90, 140)
+    found = inspect_proposals(Segmenter(tiny_network, crf=False, **OPTIONS), photo, 3)
+    labels = [np.zeros((90, 140), np.uint8)]
+    for count in range(4):
+        segmenter = Segmenter(tiny_network, proposals=count, stop=0, crf=False, **OPTIONS)
+        labels.append(segmenter.segment(photo.image).labels)
+    want = [(a != b).mean() for a, b in itertools.pairwise(labels)]
+    boxes = found.numbers["boxes"]
+    assert [box["changed"] for box in boxes] == pytest.approx(want) and found.numbers["crf"] is None
+    scores = [box["score"] for box in boxes]
+    assert scores[0] is None and scores[1:] == sorted(scores[1:], reverse=True)
+    large = inspect_proposals(
+        Segmenter(tiny_network, crf=False, **OPTIONS), replace(photo, height=900, width=1400), 3
+    )
+    for one, other in zip(boxes, large.numbers["boxes"], strict=True):  # in pixels of the whole photo
+        np.testing.assert_allclose(other["box"], 10 * np.array(one["box"]), rtol=1e-5)
+
+
+def test_few_proposals_and_none(tiny_network: Path, tiny_fcn: Path, make_photo: Make) -> None:
+    tiny = inspect_proposals(Segmenter(tiny_network, crf=False), make_photo(10, 20))
+    assert tiny.numbers["proposals"] == 0 and list(tiny.labellings) == ["no proposals"]
+    assert len(tiny.numbers["boxes"]) == 1 and tiny.edges.shape == (10, 20)
+    papers = Segmenter(tiny_network, protocol="paper", ensemble="off", crf=False, **OPTIONS)
+    found = inspect_proposals(papers, make_photo(90, 140), 2)  # which does not look at the whole photo
+    assert [box["rank"] for box in found.numbers["boxes"]] == [1, 2]
+    with pytest.raises(UsageError, match=r"fcn\.safetensors: is an FCN-8s"):
+        inspect_proposals(Segmenter(tiny_fcn), make_photo(30, 30))
+    with pytest.raises(UsageError, match="give 1 or more"):
+        inspect_proposals(Segmenter(tiny_network), make_photo(30, 30), 0)
