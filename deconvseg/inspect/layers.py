@@ -105,7 +105,7 @@ def draw_layers(found: Layers, title: str) -> Figure:
         columns[-1].append(layer)
     rows = max(2, *map(len, columns))
     colours = class_colours([found.labelling])
-    size = 1.9 * (len(columns) + 1), 2.3 * rows + 1.2 + 0.2 * (len(colours) // 6)
+    size = 1.9 * (len(columns) + 1), 2.4 * rows + 1.4 + 0.2 * (len(colours) // 6)
     figure, axes = panels(rows, len(columns) + 1, size, title)
     crop = found.trace.crop
     side = f"{len(crop)} x {len(crop)}"

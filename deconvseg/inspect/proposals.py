@@ -7,26 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from deconvseg.errors import UsageError
 from deconvseg.images.read import PhotoPixels
 from deconvseg.images.write import overlay
-from deconvseg.inspect.figure import (
-    EDGES,
-    HEAT,
-    class_colours,
-    key,
-    own_style,
-    panels,
-    percent,
-    shares,
-    show,
-)
+from deconvseg.inspect.figure import EDGES, HEAT, class_colours, key, own_style, panels, percent, shares, show
+from deconvseg.postprocess.crf import dense_crf
 from deconvseg.segmentation import Segmentation
 from deconvseg.segmenter import Segmenter
-from deconvseg.steps import WORKING_SIDE, shrink
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -72,38 +61,28 @@ def inspect_proposals(segmenter: Segmenter, photo: PhotoPixels, count: int = max
     """
     if count < 1:
         raise UsageError(f"{count} proposals: there is nothing to look at; give 1 or more")
-    segmenter = segmenter.exhaustive(count)
-    inference, before, after = segmenter.inference, segmenter.before, segmenter.after
-    if inference.sees_whole_photo:
+    if segmenter.sees_whole_photo:
         raise UsageError(f"{segmenter.weights}: is an FCN-8s, which looks at no proposals; give a DeconvNet")
-    image = shrink(photo.image, WORKING_SIDE)
-    ranked = before.rank(image)
-    first = 0 if segmenter.protocol.whole_photo else 1  # ranks count from here: the best proposal has rank 1
-    most = len(ranked.xyxy) - 1 + first
-    partner, fusion = inference.partner_scores(image), inference.new_fusion(image)
-
-    def labels_of(rows: slice, columns: slice) -> NDArray[np.uint8]:
-        part = None if partner is None else partner[:, rows, columns]
-        best = inference.combine(fusion.part(rows, columns), part).argmax(0)
-        return best.to(torch.uint8).cpu().numpy()
-
-    found, changed = {}, []
-    labels = labels_of(slice(None), slice(None))
-    for rank, (box, scores) in enumerate(inference.score(image, ranked.xyxy), first):
-        fusion.add(scores, box)
-        inside = slice(max(box[1], 0), max(box[3], 0)), slice(max(box[0], 0), max(box[2], 0))
-        now = labels_of(*inside)  # no other pixel can change
-        changed.append(float((now != labels[inside]).sum() / labels.size))
-        labels[inside] = now
+    segmenter = segmenter.with_settings(proposals=count)
+    prepared = segmenter.prepare(photo)
+    first = 0 if segmenter.settings.whole_photo else 1  # ranks count from here: the best proposal has rank 1
+    most = len(prepared.boxes) - 1 + first
+    labels, found, changed = np.zeros(0, np.uint8), {}, []
+    for partial in segmenter.step_by_step(prepared):
+        probabilities = partial.probabilities()
+        before, labels = labels, probabilities.argmax(0).astype(np.uint8)
+        rank = partial.done - 1 + first
+        if partial.done:
+            changed.append(float((labels != before).mean()))
         if rank in STEPS or rank == most:
-            found[rank] = Segmentation(labels.copy(), segmenter.classes, segmenter.palette)
-    found = found or {most: Segmentation(labels, segmenter.classes, segmenter.palette)}
+            found[rank] = Segmentation(labels, segmenter.classes, segmenter.palette)
     labellings = {_step_name(rank, most): labelling for rank, labelling in found.items()}
-    if after.crf:
-        sharp = after.sharpen(image, inference.combine(fusion, partner).cpu().numpy()).argmax(0)
+    if segmenter.settings.crf:
+        sharp = dense_crf(prepared.image, probabilities, segmenter.crf_parameters).argmax(0)
         labellings[CRF] = Segmentation(sharp.astype(np.uint8), segmenter.classes, segmenter.palette)
-    scale = np.array([photo.width / image.shape[1], photo.height / image.shape[0]] * 2, np.float32)
-    rows = zip((ranked.xyxy * scale).tolist(), ranked.scores.tolist(), changed, strict=True)
+    height, width = prepared.image.shape[:2]
+    scale = np.array([photo.width / width, photo.height / height] * 2, np.float32)
+    rows = zip((prepared.boxes * scale).tolist(), prepared.scores.tolist(), changed, strict=True)
     numbers = {
         "width": photo.width,
         "height": photo.height,
@@ -113,9 +92,9 @@ def inspect_proposals(segmenter: Segmenter, photo: PhotoPixels, count: int = max
             for rank, (box, score, share) in enumerate(rows, first)
         ],
         "steps": [{"proposals": rank, "classes": one.class_shares()} for rank, one in found.items()],
-        "crf": {"classes": labellings[CRF].class_shares()} if after.crf else None,
+        "crf": {"classes": labellings[CRF].class_shares()} if CRF in labellings else None,
     }
-    return Proposals(image, before.edges(image), labellings, numbers)
+    return Proposals(prepared.image, segmenter.edges(prepared.image), labellings, numbers)
 
 
 def _step_name(rank: int, most: int) -> str:

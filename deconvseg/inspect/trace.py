@@ -14,11 +14,10 @@ from torch import Tensor, nn
 from deconvseg.errors import UsageError
 from deconvseg.images.read import PhotoPixels
 from deconvseg.network.deconvnet import DeconvNet
-from deconvseg.proposals.boxes import squared
-from deconvseg.regions import Crops, normalised, on_device
+from deconvseg.proposals.boxes import shrink, squared
+from deconvseg.regions import crop, normalised, on_device, whole_pixels
 from deconvseg.segmentation import refuse_unknown
-from deconvseg.segmenter import Segmenter
-from deconvseg.steps import WORKING_SIDE, shrink
+from deconvseg.segmenter import WORKING_SIDE, Segmenter
 
 _REACH = 2
 """A box may be so many times as long as its photo: the part outside is made of zeros, which take memory."""
@@ -85,10 +84,9 @@ def trace(
     _check_box(box, photo.width, photo.height)
     image = shrink(photo.image, WORKING_SIDE)
     scale = np.array([image.shape[1] / photo.width, image.shape[0] / photo.height] * 2)
-    square = squared((np.array([box]) * scale).astype(np.float32))
-    crops = Crops(network, on_device(segmenter.inference.device, image), square)
-    pixels = crops.inputs(0)
-    left, top, right, bottom = crops.boxes[0]
+    (whole,) = whole_pixels(squared((np.array([box]) * scale).astype(np.float32)))
+    pixels = crop(on_device(segmenter.inference.device, image), whole, network.side)
+    left, top, right, bottom = whole
     rows = _overlap(top, bottom, image.shape[0], network.crop_size)
     columns = _overlap(left, right, image.shape[1], network.crop_size)
     maps, switches, scores = follow(network, normalised(network, segmenter.header, pixels[None]))
@@ -100,10 +98,10 @@ def trace(
         drives = zip(maps.items(), torch.autograd.grad(score, list(maps.values())), strict=True)
         driving = {name: int((found * by)[0].sum((1, 2)).argmax()) for (name, found), by in drives}
     decoded = {name: found[0].detach() for name, found in maps.items()}
-    place = (np.array(crops.boxes[0]) / scale).tolist()
+    place = (np.array(whole) / scale).tolist()
     numbers = {"width": photo.width, "height": photo.height, "box": place, "class": class_name}
-    crop = pixels.round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
-    return Trace(numbers, crop, (rows, columns), encoded, switches, decoded, scores.detach(), driving)
+    shown = pixels.round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    return Trace(numbers, shown, (rows, columns), encoded, switches, decoded, scores.detach(), driving)
 
 
 def follow(network: DeconvNet, image: Tensor) -> tuple[dict[str, Tensor], list[Tensor], Tensor]:
