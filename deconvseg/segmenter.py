@@ -448,7 +448,7 @@ class Segmenter:
             settings=self.settings if partner else replace(self.settings, ensemble="off"),
             device=device,
             precision=precision,
-            batch_size=self._batch_size or pick_batch_size(network, device),
+            batch_size=self._batch_size or pick_batch_size(device),
         )
 
     def _load_partner(

@@ -16,7 +16,6 @@ from deconvseg.errors import OutputError, WeightsError
 from deconvseg.files import digest
 
 REGISTRY = "registry.toml"
-TIMEOUT = 30.0
 _FOREST = "edges"
 _KINDS = {"network": ("a", "network"), "forest": ("an", "edge forest")}
 
@@ -128,16 +127,23 @@ def located(entry: Entry) -> Path | None:
 
 
 def cache_target(entry: Entry) -> Path:
-    """Where the file of an entry is put when it is fetched or got by hand.
+    """Where the file of an entry is put when it is fetched or got by hand; the folder is made.
 
     Raises:
-        WeightsError: there is no home directory.
+        OutputError: there is no home directory, or the folder cannot be made.
     """
     folder = cache_folder()
     if folder is None:
-        raise WeightsError(
+        raise OutputError(
             f"{entry.name}: there is no home directory to put it in; let DECONVSEG_HOME name a folder"
         )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"{folder}: cannot be made as folder for weights ({error.strerror}); "
+            "let DECONVSEG_HOME name another"
+        ) from error
     return folder / entry.file
 
 
@@ -209,7 +215,7 @@ def how_to_obtain(entry: Entry) -> list[str]:
     return [*lines, f"Put it at {target}"]
 
 
-def fetch(entry: Entry, timeout: float = TIMEOUT) -> Path:
+def fetch(entry: Entry, timeout: float = 30.0) -> Path:
     """Fetch the file of an entry that has a `url` into the cache folder; it is there if its hash is right.
 
     Args:
@@ -217,12 +223,12 @@ def fetch(entry: Entry, timeout: float = TIMEOUT) -> Path:
         timeout: seconds to wait for a connection, and for each next byte.
 
     Raises:
-        WeightsError: it cannot be fetched, is another file, or there is no home directory.
-        OutputError: the cache folder cannot be made.
+        WeightsError: it cannot be fetched, or is another file.
+        OutputError: as for `cache_target`.
     """
     import pooch  # no other command needs it
 
-    target = make_cache_folder(entry)
+    target = cache_target(entry)
     pooch.get_logger().setLevel("WARNING")
     downloader = pooch.HTTPDownloader(timeout=timeout)
     try:
@@ -231,19 +237,6 @@ def fetch(entry: Entry, timeout: float = TIMEOUT) -> Path:
         reason = " ".join(str(error).split())
         raise WeightsError(
             f"{entry.name}: cannot be fetched ({reason}); try again, or put the file at {target}"
-        ) from error
-    return target
-
-
-def make_cache_folder(entry: Entry) -> Path:
-    """`cache_target` with its folder made; raises OutputError if it cannot be."""
-    target = cache_target(entry)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"{target.parent}: cannot be made as folder for weights ({error.strerror}); let DECONVSEG_HOME "
-            "name another"
         ) from error
     return target
 

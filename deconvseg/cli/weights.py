@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from deconvseg.cli import console
-from deconvseg.cli.options import DebugOption, JsonOption, refuse_target
+from deconvseg.cli.options import DebugOption, JsonOption, OverwriteOption, refuse_target
 from deconvseg.errors import DeconvSegError, UsageError, WeightsError
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ app = typer.Typer(
     help="List, check and fetch networks, look into them, average them and store them smaller.",
 )
 OutputOption = Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="File to write.")]
-OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the file to write.")]
 _RIGHT, _NOT_CHECKED = "ok", "not checked: its hash is not known"
 
 
@@ -267,7 +266,7 @@ def _verified(entry: Entry) -> dict[str, Any]:
 
 def _pulled(entry: Entry, offline: bool, accept_licence: bool, timeout: float) -> Path:
     """The verified file of an entry, fetched if it is not here and may be."""
-    from deconvseg.weights import cure, fault, fetch, how_to_obtain, located, make_cache_folder
+    from deconvseg.weights import cache_target, cure, fault, fetch, how_to_obtain, located
 
     path = located(entry)
     if path and not (wrong := fault(entry, path)):
@@ -276,7 +275,7 @@ def _pulled(entry: Entry, offline: bool, accept_licence: bool, timeout: float) -
     if not entry.url:
         if path:
             raise WeightsError(f"{path}: {wrong}; {cure(entry, path)}")
-        target = make_cache_folder(entry)  # for those who now put the file there
+        target = cache_target(entry)
         console.say(f"{entry.name}: {entry.description}")
         for line in (licence, *how_to_obtain(entry)):
             console.say(f"  {line}")

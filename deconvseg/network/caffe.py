@@ -15,8 +15,6 @@ from deconvseg.errors import WeightsError
 
 Array = NDArray[np.floating[Any]]
 
-MAX_FIELDS = 100_000
-"""A network of 200 layers has about 4,000. A file with more than this is refused before it takes seconds."""
 MAX_NAME, MAX_AXES = 200, 8
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
@@ -67,11 +65,15 @@ def read_caffemodel(path: Path) -> list[CaffeLayer]:
     if not path.is_file():
         raise WeightsError(f"{path}: there is no such .caffemodel file")
     try:
-        content = memoryview(path.read_bytes())
+        layers = [
+            _layer(value, _LISTS[number])
+            for number, value in _fields(memoryview(path.read_bytes()))
+            if number in _LISTS and isinstance(value, memoryview)
+        ]
+        if not any(layer.blobs for layer in layers):
+            raise _DamagedError("it holds no layer with weights")
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror})") from error
-    try:
-        layers = _Parser().layers(content)
     except _DamagedError as damage:
         raise WeightsError(f"{path}: not a sound .caffemodel file: {damage}; fetch it again") from damage
     return layers
@@ -81,102 +83,82 @@ class _DamagedError(Exception):
     """What is wrong with the file."""
 
 
-class _Parser:
-    """Walks through messages, at most `MAX_FIELDS` fields of one file."""
+def _layer(message: memoryview, places: _Places) -> CaffeLayer:
+    name, tops, inference = "", 0, False
+    blobs: list[Array] = []
+    for number, value in _fields(message):
+        if number == places.top:
+            tops += 1
+        elif isinstance(value, int):
+            continue
+        elif number == places.name:
+            if len(value) > MAX_NAME:
+                raise _DamagedError(f"a layer's name has over {MAX_NAME} characters")
+            name = bytes(value).decode(errors="replace")
+        elif number == places.norm:
+            modes = [mode for field, mode in _fields(value) if field == _BN_MODE]
+            inference = modes[-1:] == [_BN_INFERENCE]
+        elif number == places.blobs:
+            blobs.append(_blob(value, name))
+    return CaffeLayer(name, tops, inference, tuple(blobs))
 
-    def __init__(self) -> None:
-        self._fields_left = MAX_FIELDS
 
-    def layers(self, content: memoryview) -> list[CaffeLayer]:
-        found = [
-            self._layer(value, _LISTS[number])
-            for number, value in self._fields(content)
-            if number in _LISTS and isinstance(value, memoryview)
-        ]
-        if not any(layer.blobs for layer in found):
-            raise _DamagedError("it holds no layer with weights")
-        return found
+def _blob(message: memoryview, layer: str) -> Array:
+    values: Array = np.zeros(0, np.float32)
+    shape, old = list[int](), dict[int, int]()
+    for number, value in _fields(message):
+        if isinstance(value, int):
+            if number in _DIMENSIONS:
+                old[number] = value
+        elif number == _SHAPE:
+            shape = _shape(value, layer)
+        elif number in _NUMBERS:
+            if len(values):
+                raise _DamagedError(f"the numbers of layer {layer!r} come in several pieces")
+            if len(value) % _NUMBERS[number].itemsize:
+                raise _DamagedError(f"the numbers of layer {layer!r} are cut off")
+            values = np.frombuffer(value, _NUMBERS[number])
+    if old:  # Caffe lets the old description win, too
+        shape = [old.get(axis, 1) for axis in _DIMENSIONS]
+    if not len(values) or math.prod(shape) != len(values):
+        raise _DamagedError(
+            f"layer {layer!r} says that its shape is {tuple(shape)} but holds {len(values)} numbers"
+        )
+    return values.reshape(shape)
 
-    def _layer(self, message: memoryview, places: _Places) -> CaffeLayer:
-        name, tops, inference = "", 0, False
-        blobs: list[Array] = []
-        for number, value in self._fields(message):
-            if number == places.top:
-                tops += 1
-            elif isinstance(value, int):
-                continue
-            elif number == places.name:
-                if len(value) > MAX_NAME:
-                    raise _DamagedError(f"a layer's name has over {MAX_NAME} characters")
-                name = bytes(value).decode(errors="replace")
-            elif number == places.norm:
-                modes = [mode for field, mode in self._fields(value) if field == _BN_MODE]
-                inference = modes[-1:] == [_BN_INFERENCE]
-            elif number == places.blobs:
-                blobs.append(self._blob(value, name))
-        return CaffeLayer(name, tops, inference, tuple(blobs))
 
-    def _blob(self, message: memoryview, layer: str) -> Array:
-        values: Array = np.zeros(0, np.float32)
-        shape, old = list[int](), dict[int, int]()
-        for number, value in self._fields(message):
-            if isinstance(value, int):
-                if number in _DIMENSIONS:
-                    old[number] = value
-            elif number == _SHAPE:
-                shape = self._shape(value, layer)
-            elif number in _NUMBERS:
-                if len(values):
-                    raise _DamagedError(f"the numbers of layer {layer!r} come in several pieces")
-                if len(value) % _NUMBERS[number].itemsize:
-                    raise _DamagedError(f"the numbers of layer {layer!r} are cut off")
-                values = np.frombuffer(value, _NUMBERS[number])
-        if old:  # Caffe lets the old description win, too
-            shape = [old.get(axis, 1) for axis in _DIMENSIONS]
-        if not len(values) or math.prod(shape) != len(values):
-            raise _DamagedError(
-                f"layer {layer!r} says that its shape is {tuple(shape)} but holds {len(values)} numbers"
-            )
-        return values.reshape(shape)
-
-    def _shape(self, message: memoryview, layer: str) -> list[int]:
-        shape = list[int]()
-        for number, value in self._fields(message):
-            if number != 1:
-                continue
-            at = 0
-            while isinstance(value, memoryview) and at < len(value) and len(shape) <= MAX_AXES:
-                size, at = _varint(value, at)
-                shape.append(size)
-            if isinstance(value, int):
-                shape.append(value)
-            if len(shape) > MAX_AXES:
-                raise _DamagedError(f"layer {layer!r} has an array of over {MAX_AXES} axes")
-        return shape
-
-    def _fields(self, message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-        """The fields of a message, without looking into any: number, and an integer or the content."""
+def _shape(message: memoryview, layer: str) -> list[int]:
+    shape = list[int]()
+    for number, value in _fields(message):
+        if number == 1 and isinstance(value, int):
+            shape.append(value)
         at = 0
-        while at < len(message):
-            if not self._fields_left:
-                raise _DamagedError(f"it has over {MAX_FIELDS:,} fields")
-            self._fields_left -= 1
-            tag, at = _varint(message, at)
-            number, wire = tag >> 3, tag & 7
-            if wire == _VARINT:
-                value, at = _varint(message, at)
-                yield number, value
-                continue
-            if wire == _BYTES:
-                size, at = _varint(message, at)
-            elif wire in (_FIXED32, _FIXED64):
-                size = 4 if wire == _FIXED32 else 8
-            else:
-                raise _DamagedError(f"a field is of kind {wire}, which Caffe never writes")
-            if size > len(message) - at:
-                raise _DamagedError("what it announces goes on beyond its end")
-            yield number, message[at : at + size]
-            at += size
+        while number == 1 and isinstance(value, memoryview) and at < len(value) and len(shape) <= MAX_AXES:
+            size, at = _varint(value, at)
+            shape.append(size)
+        if len(shape) > MAX_AXES:
+            raise _DamagedError(f"layer {layer!r} has an array of over {MAX_AXES} axes")
+    return shape
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """The fields of a message, without looking into any: number, and an integer or the content."""
+    at = 0
+    while at < len(message):
+        tag, at = _varint(message, at)
+        number, wire = tag >> 3, tag & 7
+        size, at = _varint(message, at) if wire in (_VARINT, _BYTES) else (0, at)
+        if wire == _VARINT:
+            yield number, size
+            continue
+        if wire in (_FIXED32, _FIXED64):
+            size = 4 if wire == _FIXED32 else 8
+        elif wire != _BYTES:
+            raise _DamagedError(f"a field is of kind {wire}, which Caffe never writes")
+        if size > len(message) - at:
+            raise _DamagedError("what it announces goes on beyond its end")
+        yield number, message[at : at + size]
+        at += size
 
 
 def _varint(message: memoryview, at: int) -> tuple[int, int]:

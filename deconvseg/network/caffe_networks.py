@@ -22,7 +22,7 @@ from deconvseg.network.checkpoint import (
     Storage,
     build_network,
     encode,
-    write_network,
+    save_network,
     write_tensors,
 )
 from deconvseg.network.deconvnet import STRIDE
@@ -363,4 +363,4 @@ def _write(
         names, palette_for(classes), CAFFE_MEAN_RGB, training=training, statistics=statistics
     )
     layers.turn_to_rgb("encoder.0.conv1_1.conv.weight")
-    write_network(target, network, layers.tensors, header, storage)
+    save_network(target, network, header, storage, layers.tensors)

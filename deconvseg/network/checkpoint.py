@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -63,7 +63,11 @@ class NetworkHeader:
 
 
 def save_network(
-    path: Path, network: SegmentationNetwork, header: NetworkHeader, storage: Storage = "float32"
+    path: Path,
+    network: SegmentationNetwork,
+    header: NetworkHeader,
+    storage: Storage = "float32",
+    state: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write a network file beside its target and rename it into place.
 
@@ -72,22 +76,12 @@ def save_network(
         network: weights of any dtype, on any device.
         header: classes, palette, preprocessing.
         storage: `int8` keeps every kernel as 8-bit integers with one float32 scale an output channel.
+        state: tensors to write instead of the network's own, which may be on device `meta`.
 
     Raises:
         OutputError: the file cannot be written.
         WeightsError: a weight is not finite, or too large for the storage format.
     """
-    write_network(path, network, network.state_dict(), header, storage)
-
-
-def write_network(
-    path: Path,
-    network: SegmentationNetwork,
-    state: Mapping[str, Tensor],
-    header: NetworkHeader,
-    storage: Storage = "float32",
-) -> None:
-    """As `save_network`, with tensors that need not be in the network, which may be on device `meta`."""
     document = {
         "format": FORMAT,
         "architecture": network.architecture,
@@ -95,7 +89,8 @@ def write_network(
         "order": "RGB",
         **asdict(header),
     }
-    write_tensors(path, encode(state, storage), {_KEY: json.dumps(document)})
+    tensors = encode(network.state_dict() if state is None else state, storage)
+    write_tensors(path, tensors, {_KEY: json.dumps(document)})
 
 
 def copy_network(source: Path, target: Path, changes: Mapping[str, Any]) -> None:
@@ -177,7 +172,7 @@ def describe_network(path: Path) -> tuple[SegmentationNetwork, NetworkHeader]:
         header = NetworkHeader(
             classes=tuple(str(name) for name in document["classes"]),
             palette=tuple((int(r), int(g), int(b)) for r, g, b in document["palette"]),
-            mean=_triple(document["mean"]),
+            mean=cast(tuple[float, float, float], tuple(map(float, document["mean"]))),
             scale=float(document["scale"]),
             crf={str(key): float(value) for key, value in document["crf"].items()},
             training=dict(document["training"]),
@@ -198,12 +193,8 @@ def load_network(path: Path) -> tuple[SegmentationNetwork, NetworkHeader]:
         # One by one: a large network is in memory once, whatever its file stores it as.
         names = [name for name in file.keys() if not name.endswith(".scale")]  # noqa: SIM118 (not a dict)
         state = {name: _expand(file, name) for name in names}
-    expected = network.state_dict()
-    wrong = sorted(
-        name
-        for name in expected.keys() | state.keys()
-        if name not in expected or name not in state or expected[name].shape != state[name].shape
-    )
+    shapes, found = ({name: t.shape for name, t in s.items()} for s in (network.state_dict(), state))
+    wrong = sorted({name for name, _ in shapes.items() ^ found.items()})
     if wrong:
         raise WeightsError(
             f"{path}: tensors missing, left over or of the wrong shape: {', '.join(wrong[:5])}"
@@ -239,8 +230,10 @@ def _check_header(path: Path, header: NetworkHeader, document: Mapping[str, Any]
         fault = "names a class twice"
     elif any(not 0 <= channel <= 255 for colour in header.palette for channel in colour):
         fault = "has a colour outside 0..255"
-    elif not all(map(math.isfinite, (*header.mean, header.scale))) or document.get("order") != "RGB":
-        fault = "asks for an input other than finite numbers in RGB order"
+    elif len(header.mean) != 3 or not all(map(math.isfinite, (*header.mean, header.scale))):
+        fault = "has a mean or scale other than finite numbers"
+    elif document.get("order") != "RGB":
+        fault = "asks for an input other than in RGB order"
     if fault:
         raise WeightsError(f"{path}: the header of this network file is damaged: it {fault}")
 
@@ -292,11 +285,6 @@ class _NoInitialisation(TorchFunctionMode):
         if func in self.FILLERS:
             return args[0] if args else (kwargs or {})["tensor"]
         return func(*args, **(kwargs or {}))
-
-
-def _triple(values: Any) -> tuple[float, float, float]:
-    r, g, b = (float(value) for value in values)
-    return r, g, b
 
 
 def _expand(file: Any, name: str) -> Tensor:

@@ -10,16 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from deconvseg.errors import UsageError
-from deconvseg.machine import available_memory
 from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.deconvnet import DeconvNet
 from deconvseg.network.fcn8s import FCN8s
 
 Precision = Literal["fp32", "bf16", "fp16"]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_MOST = {"cpu": 16, "cuda": 64, "mps": 16}
-_SHARE = 0.5
-"""Of the free memory that a batch may take: photos, the CRF and the other processes need some as well."""
 
 
 def pick_device(name: str) -> torch.device:
@@ -48,27 +44,12 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def pick_batch_size(network: SegmentationNetwork, device: torch.device) -> int:
-    """Crops that go through the network together: 64 on a GPU, else 16, or halves of it if memory is short.
+def pick_batch_size(device: torch.device) -> int:
+    """Crops that go through the network together: 64 on a GPU, else 16.
 
-    It is the same wherever there is enough memory, because scores can differ in their last bits with it.
+    It does not depend on free memory, because scores can differ in their last bits with it.
     """
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
-    size = _MOST[device.type]
-    while free is not None and size > 1 and size * crop_bytes(network) > _SHARE * free:
-        size //= 2
-    return size
-
-
-def crop_bytes(network: SegmentationNetwork) -> int:
-    """About the most memory that the maps of one crop take at once: four in the first block's size.
-
-    Measured: 5 MB for deconvnet-lite and 8 for the paper's network in bfloat16, twice that in float32; this
-    gives 8 and 25, and twice that.
-    """
-    element = next(network.parameters()).element_size()
-    width: int = network.arguments["widths"][0]
-    return 4 * network.side**2 * width * element
+    return 64 if device.type == "cuda" else 16
 
 
 def pick_precision(name: str, device: torch.device) -> Precision:

@@ -9,11 +9,12 @@ import pytest
 from .conftest import EXAMPLES, Run, files, lines
 
 
-def test_export_prints_what_was_measured(run: Run, tiny_network: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_export_prints_what_was_measured(inside: Run, tiny_network: Path, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     photos = EXAMPLES / "cat.jpg", EXAMPLES / "person.jpg"
-    done = run("export", "--onnx", "net.onnx", "--weights", tiny_network, "--json", *photos)
+    done = inside("export", "--onnx", "net.onnx", "--weights", tiny_network, "--json", *photos)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told["file"] == "net.onnx" and told["opset"] == 18 and told["crops"] == 20
@@ -24,37 +25,37 @@ def test_export_prints_what_was_measured(run: Run, tiny_network: Path, tmp_path:
     session = onnxruntime.InferenceSession(tmp_path / "net.onnx", providers=["CPUExecutionProvider"])
     assert json.loads(session.get_modelmeta().custom_metadata_map["side"]) == 32
 
-    again = run("export", "--onnx", "net.onnx", "--weights", tiny_network)
+    again = inside("export", "--onnx", "net.onnx", "--weights", tiny_network)
     assert again.returncode == 2
     assert lines(again) == ["error: net.onnx: exists; give --onnx another name, or --overwrite"]
 
 
-def test_what_cannot_be_exported_leaves_nothing(run: Run, tmp_path: Path) -> None:
+def test_what_cannot_be_exported_leaves_nothing(inside: Run, tmp_path: Path) -> None:
     for arguments, words in (
         (["--weights", "nonsense"], "nonsense: no such network file"),
         (["none.jpg"], "none.jpg: no such file"),
         (["--opset", "9"], "--opset"),
     ):
-        refused = run("export", "--onnx", "net.onnx", *arguments)
+        refused = inside("export", "--onnx", "net.onnx", *arguments)
         assert refused.returncode == 2
         (line,) = lines(refused)
         assert line.startswith("error: ") and words in line
     assert files(tmp_path) == set()
 
 
-def test_files_that_are_read_are_not_replaced(run: Run, tiny_network: Path, tmp_path: Path) -> None:
+def test_files_that_are_read_are_not_replaced(inside: Run, tiny_network: Path, tmp_path: Path) -> None:
     network, photo = tmp_path / "net.safetensors", tmp_path / "cat.jpg"
     shutil.copy(tiny_network, network)
     shutil.copy(EXAMPLES / "cat.jpg", photo)
     before = network.read_bytes(), photo.read_bytes()
     for target in (network, photo):
-        refused = run("export", "--onnx", target, "--weights", network, "--overwrite", photo)
+        refused = inside("export", "--onnx", target, "--weights", network, "--overwrite", photo)
         assert refused.returncode == 2
         assert lines(refused) == [f"error: {target}: is one of the files to read; give --onnx another name"]
     assert (network.read_bytes(), photo.read_bytes()) == before
 
 
-def test_a_folder_that_is_not_there(run: Run, tiny_network: Path, tmp_path: Path) -> None:
-    refused = run("export", "--onnx", "none/net.onnx", "--weights", tiny_network)
+def test_a_folder_that_is_not_there(inside: Run, tiny_network: Path, tmp_path: Path) -> None:
+    refused = inside("export", "--onnx", "none/net.onnx", "--weights", tiny_network)
     assert refused.returncode == 2
     assert "in none that exists" in lines(refused)[0] and not files(tmp_path)

@@ -47,7 +47,7 @@ def mutations(rng: np.random.Generator, files: Sequence[bytes]) -> Iterator[byte
         yield bytes(data)
 
 
-def hostile(scale: int = 1_000_000) -> dict[str, bytes]:
+def hostile(scale: int = 100_000) -> dict[str, bytes]:
     """Files made to be slow, to want memory, or to be read beyond their end; `scale` things of a kind."""
     one = tag(5, 5) + struct.pack("<f", 1)
 

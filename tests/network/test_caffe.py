@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from deconvseg.errors import WeightsError
-from deconvseg.network.caffe import MAX_FIELDS, read_caffemodel
+from deconvseg.network.caffe import read_caffemodel
 
 from . import caffemodel
 from .caffe_fuzz import hostile, mutations, seeds
@@ -60,12 +60,11 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
         "a length beyond the end": "what it announces goes on beyond its end",
         "groups in groups": "a field is of kind 3, which Caffe never writes",
         "a number without end": "over 64 bits",
-        "empty layers": f"over {MAX_FIELDS:,} fields",
+        "empty layers": "it holds no layer with weights",
         "axes": "an array of over 8 axes",
         "too few numbers": r"layer 'conv1_1' says that its shape is \(2, 1, 1, 1\) but holds 3 numbers",
         "half a number": "the numbers of layer 'conv1_1' are cut off",
         "packs": "come in several pieces",
-        "unknown fields": "it holds no layer with weights",
     }
     files = hostile()
     for kind, reason in said.items():
