@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deconvseg.postprocess.lattice import Array, Lattice, module_of
+from deconvseg.postprocess.lattice import Floats, Lattice
 from deconvseg.settings import CRFParameters
 
 LEAST_PROBABILITY = 1e-5
@@ -33,10 +33,7 @@ _BLOCK = 65536  # numbers that fit into a core's cache together
 
 
 def dense_crf(
-    image: NDArray[np.uint8],
-    probabilities: NDArray[np.float32],
-    parameters: CRFParameters,
-    device: str | None = None,
+    image: NDArray[np.uint8], probabilities: NDArray[np.float32], parameters: CRFParameters
 ) -> NDArray[np.float32]:
     """Refine class probabilities by the photo's colours: mean field, filtered on permutohedral lattices.
 
@@ -48,7 +45,6 @@ def dense_crf(
         image: uint8 (H, W, 3) RGB, not empty.
         probabilities: float32 (C, H, W), summing to 1 over C.
         parameters: kernels and iterations.
-        device: where torch does it, like `cuda`; None does it on the processor, without torch.
 
     Returns:
         float32 (C, H, W), summing to 1 over C; 0 for labels left out. The same as came in if there is nothing
@@ -58,10 +54,10 @@ def dense_crf(
         ValueError: the photo is many thousands of a kernel's deviations wide.
     """
     classes, height, width = probabilities.shape
-    kernels = list(_kernels(image, parameters, device))
+    kernels = list(_kernels(image, parameters))
     if parameters.iterations < 1 or not kernels:
         return probabilities
-    one = _on(device, np.ones((height * width, 1), np.float32))
+    one = np.ones((height * width, 1), np.float32)
     pull = float(reduce(iadd, (kernel.filter(one) for kernel in kernels)).max())
     peaks = probabilities.reshape(classes, -1).max(1).clip(LEAST_PROBABILITY)
     possible = int((peaks >= least_peak(pull, classes)).sum())
@@ -70,9 +66,9 @@ def dense_crf(
     # Rows of 4, 8, ... numbers are filtered faster than those between, so further labels cost nothing.
     kept = np.sort(np.argsort(-peaks, kind="stable")[: 4 * math.ceil(possible / 4)])
     given = probabilities[kept].reshape(len(kept), -1).clip(LEAST_PROBABILITY, 1)
-    refined = _refine(_on(device, given), kernels, int(parameters.iterations), pull)
+    refined = _refine(given, kernels, int(parameters.iterations), pull)
     result = np.zeros_like(probabilities)
-    result[kept] = np.asarray(refined if device is None else refined.cpu()).reshape(-1, height, width)
+    result[kept] = refined.reshape(-1, height, width)
     return result
 
 
@@ -100,7 +96,7 @@ def least_peak(pull: float, classes: int) -> float:
     return share * math.exp(-pull * share)
 
 
-def _kernels(image: NDArray[np.uint8], parameters: CRFParameters, device: str | None) -> Iterator[Lattice]:
+def _kernels(image: NDArray[np.uint8], parameters: CRFParameters) -> Iterator[Lattice]:
     """The pairwise terms of a weight above 0."""
     height, width, channels = image.shape
     features = np.empty((2 + channels, height, width), np.float32)
@@ -113,29 +109,28 @@ def _kernels(image: NDArray[np.uint8], parameters: CRFParameters, device: str | 
         (parameters.colour_weight, features / np.array(sigmas, np.float32)[:, None]),
     ):
         if weight > 0:
-            kernel = Lattice(_on(device, points))
-            one = _on(device, np.ones((height * width, 1), np.float32))
-            kernel.scale((weight / (kernel.filter(one) if parameters.normalise else one)) ** 0.5)
+            kernel = Lattice(points)
+            one = np.ones((height * width, 1), np.float32)
+            kernel.scale((np.float32(weight) / (kernel.filter(one) if parameters.normalise else one)) ** 0.5)
             yield kernel
 
 
-def _refine(given: Array, kernels: list[Lattice], iterations: int, pull: float) -> Array:
+def _refine(given: Floats, kernels: list[Lattice], iterations: int, pull: float) -> Floats:
     """Refined probabilities of those given, which are above 0; float32 (C, N) both."""
-    xp = module_of(given)
-    scores, beliefs = _turned(xp.log(given)), _turned(given / given.sum(0))
+    scores, beliefs = _turned(np.log(given)), _turned(given / given.sum(0))
     if pull <= WEAK_PULL:
         return _turned(_mean_field(scores, beliefs, kernels, iterations, STILL))
     first = _turned(_mean_field(scores, beliefs, kernels, 1, -math.inf))
-    alive = xp.where(xp.amax(first, 1) >= GONE)[0]
-    scores, beliefs = _turned(xp.log(given[alive])), _turned(first[alive])
-    refined = xp.zeros_like(first)
+    alive = np.flatnonzero(first.max(1) >= GONE)
+    scores, beliefs = _turned(np.log(given[alive])), _turned(first[alive])
+    refined = np.zeros_like(first)
     refined[alive] = _turned(_mean_field(scores, beliefs, kernels, iterations - 1, -math.inf))
     return refined
 
 
 def _mean_field(
-    scores: Array, beliefs: Array, kernels: list[Lattice], iterations: int, still: float
-) -> Array:
+    scores: Floats, beliefs: Floats, kernels: list[Lattice], iterations: int, still: float
+) -> Floats:
     """Iterations from some beliefs on.
 
     Args:
@@ -146,10 +141,9 @@ def _mean_field(
     Returns:
         Float32 (N, C).
     """
-    xp = module_of(scores)
-    refined, steps = xp.empty_like(beliefs), beliefs
-    where = moving = xp.where(xp.ones_like(scores[:, 0]))[0]  # the pixels that are worked on: all of them
-    totals: list[Array] = [0] * len(kernels)  # what all pixels have spread over the lattices' corners
+    refined, steps = np.empty_like(beliefs), beliefs
+    where = moving = np.arange(len(scores))  # the pixels that are worked on: all of them
+    totals: list[Any] = [0] * len(kernels)  # what all pixels have spread over the lattices' corners
     for _ in range(iterations):
         if len(moving) < 0.6 * len(where):  # else it is not worth the trouble
             refined[where] = beliefs
@@ -160,47 +154,35 @@ def _mean_field(
         totals = [total + kernel.spread(steps) for total, kernel in zip(totals, kernels, strict=True)]
         pulled = reduce(iadd, map(Lattice.gather, kernels, totals))
         pulled += scores
-        moving = xp.where(_update(beliefs, pulled, still))[0]
+        moving = np.flatnonzero(_update(beliefs, pulled, still))
         steps = pulled
     refined[where] = beliefs
     return refined
 
 
-def _update(beliefs: Array, scores: Array, still: float) -> Array:
+def _update(beliefs: Floats, scores: Floats, still: float) -> NDArray[np.bool_]:
     """Makes the beliefs the softmax of the scores, and the scores their change; float32 (N, C) both.
 
     Returns:
         Whether each pixel still moves (N,).
     """
-    xp = module_of(scores)
-    moves = xp.zeros_like(scores[:, 0]) > 0
-    size = _BLOCK // scores.shape[1] if xp is np else len(scores)
+    moves = np.zeros(len(scores), bool)
+    size = _BLOCK // scores.shape[1]
     for start in range(0, len(scores), size):
         part = slice(start, start + size)
         # Reductions along short rows are slow, so the block is turned.
         old, new = _turned(beliefs[part]), _turned(scores[part])
-        new -= xp.amax(new, 0)
-        new = xp.exp(new, out=new)
+        new -= new.max(0)
+        np.exp(new, out=new)
         new /= new.sum(0)
         beliefs[part] = new.T
-        unsure = xp.amax(new, 0) < SURE
+        unsure = new.max(0) < SURE
         new -= old
         scores[part] = new.T
-        moves[part] = unsure | (xp.amax(xp.abs(new, out=new), 0) > still)
+        moves[part] = unsure | (np.abs(new, out=new).max(0) > still)
     return moves
 
 
-def _turned(rows: Array) -> Array:
+def _turned(rows: Floats) -> Floats:
     """A copy of the transpose that is one in memory as well."""
-    turned = module_of(rows).empty_like(rows).reshape(rows.shape[::-1])
-    turned[:] = rows.T
-    return turned
-
-
-def _on(device: str | None, array: NDArray[Any]) -> Array:
-    """The array, as a torch tensor if there is a device."""
-    if device is None:
-        return array
-    import torch  # here, because it takes each process 300 MB
-
-    return torch.from_numpy(array).to(device)
+    return rows.T.copy()

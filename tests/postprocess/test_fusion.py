@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from deconvseg.postprocess.fusion import Fusion, FusionRule, Rounds, ensemble
+from deconvseg.postprocess.fusion import EarlyStop, Fusion, ensemble
+from deconvseg.settings import FusionRule
 
 
 def test_max_by_hand() -> None:
@@ -100,37 +101,30 @@ def paint(fusion: Fusion, pixels: int) -> None:
 @pytest.mark.parametrize("rule", ["max", "mean"])
 def test_rounds_settle_when_the_last_one_changed_too_little(rule: FusionRule) -> None:
     """Rounds of 2 end after regions 1, 3, 5 and 7; they change 20, 30, 3 and 0 % of the pixels."""
-    fusion, rounds = Fusion(2, 1, 100, rule), Rounds(0.05, 2)
-    due = []
-    for used, pixels in enumerate((20, 50, 50, 53, 53, 53, 53)):
-        due.append(rounds.due(used, 50))
-        if used == due[-1]:
+    fusion, stop = Fusion(2, 1, 100, rule), EarlyStop(0.05, 2)
+    limits = []
+    for done, pixels in enumerate((20, 50, 50, 53, 53, 53, 53)):
+        limits.append(stop.limit(done, 50))
+        if done == limits[-1]:
             break
         paint(fusion, pixels)
-        rounds.look(used + 1, lambda: fusion.probabilities().argmax(0))
-    assert due == [
-        3,
-        3,
-        3,
-        5,
-        5,
-        5,
-    ]  # before a decision nothing after it may run, but the first needs two rounds
-    assert rounds.settled
+        stop.update(done + 1, lambda: fusion.probabilities().argmax(0))
+    assert limits == [3, 3, 3, 5, 5, 5]  # nothing runs before a decision on it; the first needs two rounds
+    assert stop.converged
 
 
 def test_rounds_without_a_share_look_at_all() -> None:
-    fusion, rounds = Fusion(2, 1, 100, "max"), Rounds(0, 2)
-    for used in range(7):
-        assert rounds.due(used, 7) == 7
-        rounds.look(used + 1, lambda: fusion.probabilities().argmax(0))
-    assert not rounds.settled
+    fusion, stop = Fusion(2, 1, 100, "max"), EarlyStop(0, 2)
+    for done in range(7):
+        assert stop.limit(done, 7) == 7
+        stop.update(done + 1, lambda: fusion.probabilities().argmax(0))
+    assert not stop.converged
 
 
 def test_a_change_of_just_the_share_goes_on() -> None:
-    fusion, rounds = Fusion(2, 1, 100, "max"), Rounds(0.25, 1)
-    for used, pixels in enumerate((10, 35, 59), start=1):
+    fusion, stop = Fusion(2, 1, 100, "max"), EarlyStop(0.25, 1)
+    for done, pixels in enumerate((10, 35, 59), start=1):
         paint(fusion, pixels)
-        rounds.look(used, lambda: fusion.probabilities().argmax(0))
-        assert rounds.settled == (used == 3)
-    assert rounds.due(3, 9) == 3 and Rounds(0.25, 1).due(0, 1) == 1
+        stop.update(done, lambda: fusion.probabilities().argmax(0))
+        assert stop.converged == (done == 3)
+    assert stop.limit(3, 9) == 3 and EarlyStop(0.25, 1).limit(0, 1) == 1

@@ -6,17 +6,10 @@ from collections import defaultdict
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deconvseg.postprocess.lattice import Lattice
-
-DEVICES = [
-    None,
-    "cpu",
-    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")),
-]
 
 
 def points(dimensions: int, count: int, side: float = 3.0, seed: int = 0) -> np.ndarray:
@@ -25,13 +18,6 @@ def points(dimensions: int, count: int, side: float = 3.0, seed: int = 0) -> np.
 
 def numbers(count: int, columns: int = 2, seed: int = 1) -> np.ndarray:
     return np.random.default_rng(seed).random((count, columns)).astype(np.float32)
-
-
-def filtered(features: np.ndarray, values: np.ndarray, device: str | None = None) -> np.ndarray:
-    if device is None:
-        return Lattice(features).filter(values)
-    result = Lattice(torch.from_numpy(features).to(device)).filter(torch.from_numpy(values).to(device))
-    return result.cpu().numpy()
 
 
 def by_dictionary(features: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -69,20 +55,18 @@ def by_dictionary(features: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.array(gathered) / (1 + 2.0**-d)
 
 
-@pytest.mark.parametrize("device", DEVICES)
-def test_one_point_in_one_dimension(device: str | None) -> None:
+def test_one_point_in_one_dimension() -> None:
     """Its corners 0 and 1 hold 1 and 0; both directions join them: 1, 1/2, then 5/4, 1; times 2/3."""
-    result = filtered(np.zeros((1, 1), np.float32), np.ones((1, 1), np.float32), device)
+    result = Lattice(np.zeros((1, 1), np.float32)).filter(np.ones((1, 1), np.float32))
     np.testing.assert_allclose(result, [[5 / 6]], rtol=1e-6)
 
 
-@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dimensions", [1, 2, 3, 5])
 @pytest.mark.parametrize("count", [1, 2, 7, 40])
-def test_the_same_as_by_dictionary(dimensions: int, count: int, device: str | None) -> None:
+def test_the_same_as_by_dictionary(dimensions: int, count: int) -> None:
     features, values = points(dimensions, count), numbers(count, 1)
     expected = by_dictionary(features, values[:, 0])
-    np.testing.assert_allclose(filtered(features, values, device)[:, 0], expected, rtol=1e-4)
+    np.testing.assert_allclose(Lattice(features).filter(values)[:, 0], expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize("dimensions", [2, 5])
@@ -92,7 +76,7 @@ def test_far_from_the_origin_and_wide_apart(dimensions: int) -> None:
     features = np.concatenate([features, features + np.float32(0.25)], 1)
     values = numbers(60, 1)
     np.testing.assert_allclose(
-        filtered(features, values)[:, 0], by_dictionary(features, values[:, 0]), rtol=5e-3
+        Lattice(features).filter(values)[:, 0], by_dictionary(features, values[:, 0]), rtol=5e-3
     )
 
 
@@ -120,7 +104,9 @@ def test_the_same_as_pydensecrf(dimensions: int) -> None:
     reference.addPairwiseEnergy(features, compat=weight, normalization=densecrf.NO_NORMALIZATION)
     one, other = np.array(reference.inference(1), dtype=np.float64)
     mass = 2 / weight * (np.log(one / other) - np.log(3))
-    np.testing.assert_allclose(filtered(features, np.ones((count, 1), np.float32))[:, 0], mass, rtol=1e-3)
+    np.testing.assert_allclose(
+        Lattice(features).filter(np.ones((count, 1), np.float32))[:, 0], mass, rtol=1e-3
+    )
 
 
 @settings(deadline=None, max_examples=40)
@@ -135,15 +121,10 @@ def test_it_is_linear_and_nowhere_negative(dimensions: int, count: int, side: fl
     np.testing.assert_allclose(double, 2 * result[:, :1] + result[:, 1:], rtol=1e-4)
 
 
-@pytest.mark.parametrize("device", [None, "cpu"])
-def test_parts_and_factors(device: str | None) -> None:
+def test_parts_and_factors() -> None:
     features, values, factors = points(3, 50), numbers(50), numbers(50, 1, seed=2)
     indices = np.array([3, 4, 5, 17, 40])
     rest = np.delete(np.arange(50), indices)
-    arrays = (features, values, factors, indices, rest)
-    features, values, factors, indices, rest = (
-        arrays if device is None else tuple(torch.from_numpy(array) for array in arrays)
-    )
     whole = Lattice(features)
     expected = factors * whole.filter(factors * values)
     whole.scale(factors)
