@@ -14,9 +14,9 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from outlined_photos import LabelledPhoto, fill_from_nearest
 
 from deconvseg.errors import DataError
+from deconvseg.images.components import outline
 from deconvseg.proposals.edges import BORDER
 from deconvseg.proposals.forest_file import (
     CELLS,
@@ -29,13 +29,14 @@ from deconvseg.proposals.forest_file import (
     Forest,
 )
 
+Floats = NDArray[np.float32]
+
 _PAIRS = 256
 """Pixel pairs by which two segmentations are compared at a node."""
 _STEPS = 4096
 """Equal steps a feature's range is cut into before 256 of them become the possible thresholds."""
 _JUDGED = 8192
-"""Patches of a node that choose its split. The published recipe uses all: the same trees within noise,
-slower."""
+"""Patches of a node that choose its split. The published recipe uses all: the same trees, slower."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,19 @@ class ForestRecipe:
     seed: int = 0
 
 
+class LabelledPhoto(NamedTuple):
+    """A photo and what people outlined in it.
+
+    Attributes:
+        image: uint8 (H, W, 3) RGB.
+        segmentations: one or more int32 (H, W), each a person's labelling: neighbours with different labels
+            have an edge between them. Negative: nobody can tell; no window that touches such a pixel is used.
+    """
+
+    image: NDArray[np.uint8]
+    segmentations: Sequence[NDArray[np.int32]]
+
+
 class _Windows(NamedTuple):
     codes: NDArray[np.uint8]  # (F, P): which of 256 intervals each feature is in
     edges: NDArray[np.float32]  # (F, 256): a code below c means a feature below edges[:, c]
@@ -79,7 +93,7 @@ class _Tree(NamedTuple):
 
 
 def train_forest(
-    photos: Sequence[LabelledPhoto],
+    photos: Sequence[Callable[[], LabelledPhoto]],
     recipe: ForestRecipe = ForestRecipe(),
     *,
     progress: Callable[[str], None] = lambda message: None,
@@ -87,8 +101,7 @@ def train_forest(
     """Train a forest.
 
     Args:
-        photos: every tree goes through its share of them once, so a sequence that reads photos when asked
-            keeps memory small.
+        photos: each reads one when called; every tree goes through its share of them once.
         recipe: see `ForestRecipe`. Takes about 6 KB of memory a window of one tree.
         progress: is told in a line what has been done, a few times a tree.
 
@@ -108,7 +121,10 @@ def train_forest(
 
 
 def _draw_windows(
-    photos: Sequence[LabelledPhoto], ids: NDArray[np.int64], recipe: ForestRecipe, rng: np.random.Generator
+    photos: Sequence[Callable[[], LabelledPhoto]],
+    ids: NDArray[np.int64],
+    recipe: ForestRecipe,
+    rng: np.random.Generator,
 ) -> _Windows:
     values: list[NDArray[np.float16]] = []
     labels: list[NDArray[np.uint16]] = []
@@ -117,7 +133,7 @@ def _draw_windows(
     # Other than in the published recipe a tree need not see all photos: reading them is half of the time.
     chosen_photos = rng.permutation(len(photos))[: recipe.photos]
     for index in chosen_photos:
-        photo = photos[int(index)]
+        photo = photos[int(index)]()
         positions, drawn = [], []
         for segmentation in photo.segmentations:
             shares = [-(-n // (len(chosen_photos) * len(photo.segmentations))) for n in wanted]
@@ -153,7 +169,7 @@ def _choose(
     half = INNER_SIZE // 2
     centres = (slice(half, half + height, SHRINK), slice(half, half + width, SHRINK))
     # An edge within 8 pixels of the centre, as in edgesTrain.m.
-    near = cv2.distanceTransform((~_outline(segmentation)).astype(np.uint8), cv2.DIST_L2, 5)[centres] < half
+    near = cv2.distanceTransform((~outline(segmentation, 1)).astype(np.uint8), cv2.DIST_L2, 5)[centres] < half
     usable = np.ones(near.shape, bool)
     if (segmentation < 0).any():
         reach = np.ones((INNER_SIZE + 1, INNER_SIZE + 1), np.uint8)
@@ -164,18 +180,6 @@ def _choose(
         picked = rng.choice(found, min(count, len(found)), replace=False)
         corners.append(np.stack(np.divmod(picked, near.shape[1]), 1) * SHRINK)
     return corners
-
-
-def _outline(segmentation: NDArray[np.int32]) -> NDArray[np.bool_]:
-    """Pixels whose right or lower neighbour has another label, and those neighbours."""
-    edge = np.zeros(segmentation.shape, bool)
-    down = segmentation[1:] != segmentation[:-1]
-    right = segmentation[:, 1:] != segmentation[:, :-1]
-    edge[1:] |= down
-    edge[:-1] |= down
-    edge[:, 1:] |= right
-    edge[:, :-1] |= right
-    return edge
 
 
 def _cut(segmentation: NDArray[np.int32], corners: NDArray[np.int64]) -> NDArray[np.uint16]:
@@ -285,11 +289,9 @@ def _best_split(
     )
     right, right_ones = total - left, ones - left_ones
     with np.errstate(divide="ignore", invalid="ignore"):
-        gain = (left_ones**2 + (left - left_ones) ** 2) / left + (
-            right_ones**2 + (right - right_ones) ** 2
-        ) / right
-    allowed = (left >= min_child) & (right >= min_child)
-    gain = np.where(allowed, gain, -1.0)
+        gain = (left_ones**2 + (left - left_ones) ** 2) / left
+        gain += (right_ones**2 + (right - right_ones) ** 2) / right
+    gain = np.where((left >= min_child) & (right >= min_child), gain, -1.0)
     best = int(gain.argmax())
     if gain.reshape(-1)[best] <= (ones**2 + (total - ones) ** 2) / total + 1e-9:
         return None
@@ -305,7 +307,7 @@ def _leaf(labels: NDArray[np.uint16], equal: NDArray[np.float32]) -> NDArray[np.
         if count <= 5 and count < patch.size:  # noise of drawing; replaced by what lies nearest
             patch, _ = fill_from_nearest(patch, patch == label)
     # `patch` is column-major, so its transpose is the picture; the outline is the same either way.
-    return np.flatnonzero(_outline(patch)).astype(np.int32)
+    return np.flatnonzero(outline(patch, 1)).astype(np.int32)
 
 
 def _plant(trees: list[_Tree], evaluated: int) -> Forest:
@@ -336,7 +338,7 @@ _GRID_CELLS = np.array((1, 4, 8, 11, 14))
 _OPENCV_BORDER = (PATCH_SIZE - INNER_SIZE) // 2
 
 
-def channels(image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def channels(image: NDArray[np.uint8]) -> tuple[Floats, Floats]:
     """Feature channels of an image at half size: LUV, gradient magnitudes and orientation histograms.
 
     Args:
@@ -354,7 +356,7 @@ def channels(image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.
     return _smooth(raw, 1), _smooth(raw, 4)
 
 
-def _smooth(raw: NDArray[np.float32], radius: int) -> NDArray[np.float32]:
+def _smooth(raw: Floats, radius: int) -> Floats:
     rising = np.arange(1, radius + 2)
     kernel = np.concatenate((rising, rising[-2::-1])).astype(np.float32) / (radius + 1) ** 2
     smooth = np.empty_like(raw)
@@ -363,20 +365,14 @@ def _smooth(raw: NDArray[np.float32], radius: int) -> NDArray[np.float32]:
     return smooth
 
 
-def gather(
-    cells: NDArray[np.float32],
-    blurred: NDArray[np.float32],
-    positions: NDArray[np.int64],
-    feature_ids: NDArray[np.int64],
-) -> NDArray[np.float32]:
+def gather(cells: Floats, blurred: Floats, positions: NDArray[np.int64], ids: NDArray[np.int64]) -> Floats:
     """Features of windows.
 
     Args:
-        cells: float32 (h, w, 13), the first result of `channels`.
-        blurred: float32 (h, w, 13), the second.
+        cells, blurred: float32 (h, w, 13), the results of `channels`.
         positions: int64 (P, 2), row and column of each window's top left cell.
-        feature_ids: int64 (F,), ascending, 0..7227. The first 3,328 are single cells, channel by channel and
-            column by column; then come 300 differences in each channel.
+        ids: int64 (F,), ascending, 0..7227. The first 3,328 are single cells, channel by channel and column
+            by column; then come 300 differences in each channel.
 
     Returns:
         float32 (P, F).
@@ -384,23 +380,29 @@ def gather(
     width = cells.shape[1]
     start = ((positions[:, 0] * width + positions[:, 1]) * CHANNELS)[:, None]
 
-    def offset(
-        row: NDArray[np.int64], column: NDArray[np.int64], channel: NDArray[np.int64]
-    ) -> NDArray[np.int64]:
-        index: NDArray[np.int64] = (row * width + column) * CHANNELS + channel
-        return index
-
-    split = int(np.searchsorted(feature_ids, _REGULAR))
-    values = np.empty((len(positions), len(feature_ids)), np.float32)
-    channel, cell = np.divmod(feature_ids[:split], CELLS * CELLS)
-    values[:, :split] = cells.reshape(-1)[start + offset(cell % CELLS, cell // CELLS, channel)]
+    split = int(np.searchsorted(ids, _REGULAR))
+    values = np.empty((len(positions), len(ids)), np.float32)
+    channel, cell = np.divmod(ids[:split], CELLS * CELLS)
+    offset = (cell % CELLS * width + cell // CELLS) * CHANNELS + channel
+    values[:, :split] = cells.reshape(-1)[start + offset]
 
     first, second = np.triu_indices(GRID * GRID, 1)
-    channel, pair = np.divmod(feature_ids[split:] - _REGULAR, len(first))
+    channel, pair = np.divmod(ids[split:] - _REGULAR, len(first))
     flat = blurred.reshape(-1)
+    rows, columns = _GRID_CELLS[np.arange(GRID * GRID) % GRID], _GRID_CELLS[np.arange(GRID * GRID) // GRID]
     one, other = (
-        flat[start + offset(_GRID_CELLS[point % GRID], _GRID_CELLS[point // GRID], channel)]
+        flat[start + (rows[point] * width + columns[point]) * CHANNELS + channel]
         for point in (first[pair], second[pair])
     )
     values[:, split:] = one - other
     return values
+
+
+def fill_from_nearest(labels: NDArray[np.int32], hole: NDArray[np.bool_]) -> tuple[NDArray[np.int32], Floats]:
+    """`labels` (H, W) with each pixel of `hole` replaced by the nearest outside it, and its distance."""
+    distance, nearest = cv2.distanceTransformWithLabels(
+        hole.astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    value = np.zeros(int(nearest.max()) + 1, np.int32)
+    value[nearest[~hole]] = labels[~hole]
+    return value[nearest], distance

@@ -1,4 +1,4 @@
-"""Reads, checks and writes a structured edge forest in the file format that OpenCV loads.
+"""Reads and checks a structured edge forest in the file format that OpenCV loads.
 
 `cv2.ximgproc.createStructuredEdgeDetection` trusts its file: a child or a bin out of range makes it read
 foreign memory. So no file reaches it before `read_forest` has accepted every number in it. To make sure that
@@ -9,7 +9,6 @@ Format: opencv_contrib, modules/ximgproc/src/structured_edge_detection.cpp (cons
 
 from __future__ import annotations
 
-import gzip
 import re
 import warnings
 import zlib
@@ -19,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from deconvseg.errors import OutputError, WeightsError
+from deconvseg.errors import WeightsError
 
 PATCH_SIZE = 32
 """Side in pixels of the window a tree looks at."""
@@ -35,7 +34,7 @@ FEATURES = CELLS * CELLS * CHANNELS + CHANNELS * (GRID**2 * (GRID**2 - 1) // 2)
 
 # The geometry the constants above describe. It is what every published forest has; OpenCV derives buffer
 # sizes and feature indices from these numbers without checking them, so a file with others is refused.
-_GEOMETRY = {
+GEOMETRY = {
     "stride": SHRINK,
     "shrinkNumber": SHRINK,
     "patchSize": PATCH_SIZE,
@@ -90,12 +89,6 @@ class Forest:
     def nodes(self) -> int:
         """Nodes of one tree, padding included."""
         return int(self.childs.shape[1])
-
-    def leaf_bins(self, tree: int, node: int) -> NDArray[np.int32]:
-        """Edge bins (0..255, column-major) that `node` of `tree` votes for; empty for an inner node."""
-        levels = (len(self.boundaries) - 1) // self.childs.size
-        first = (tree * self.nodes + node) * levels
-        return self.bins[self.boundaries[first] : self.boundaries[first + 1]]
 
 
 def check_forest(forest: Forest) -> None:
@@ -232,12 +225,12 @@ def _options(section: str) -> dict[str, int]:
         if match is None or match[1] in options:
             raise WeightsError(f"`options` holds a line that is no `name: number`: {line.strip()[:40]!r}")
         options[match[1]] = int(match[2])
-    for name in (*_GEOMETRY, "numberOfTrees", "numberOfTreesToEvaluate"):
+    for name in (*GEOMETRY, "numberOfTrees", "numberOfTreesToEvaluate"):
         if name not in options:
             raise WeightsError(f"`options` lacks `{name}`")
-        if name in _GEOMETRY and options[name] != _GEOMETRY[name]:
+        if name in GEOMETRY and options[name] != GEOMETRY[name]:
             raise WeightsError(
-                f"`{name}` is {options[name]}; only forests with {_GEOMETRY[name]} are supported"
+                f"`{name}` is {options[name]}; only forests with {GEOMETRY[name]} are supported"
             )
     if not 1 <= options["numberOfTrees"] <= _MAX_TREES:
         raise WeightsError(f"numberOfTrees is {options['numberOfTrees']}; allowed are 1..{_MAX_TREES}")
@@ -304,47 +297,3 @@ def _has_leading_zero(content: bytes) -> bool:
     digits = np.frombuffer(b" " + content + b" ", np.uint8)
     digit = (digits >= ord("0")) & (digits <= ord("9"))
     return bool((~digit[:-2] & (digits[1:-1] == ord("0")) & digit[2:]).any())
-
-
-def write_forest(forest: Forest, path: Path) -> None:
-    """Write a forest as `.yml`, or gzip-packed if the name ends in `.gz`; the same forest gives the same
-    bytes.
-
-    Raises:
-        WeightsError: if the forest is not one that `read_forest` would accept.
-        OutputError: if the file cannot be written. The file appears whole or not at all.
-    """
-    check_forest(forest)
-    options = {**_GEOMETRY, "numberOfTrees": forest.trees, "numberOfTreesToEvaluate": forest.trees_evaluated}
-    lines = ["%YAML:1.0", "---", "options:"]
-    lines += [f"   {name}: {value}" for name, value in options.items()]
-    for name, rows in (
-        ("childs", [[str(v) for v in row.tolist()] for row in forest.childs]),
-        ("featureIds", [[str(v) for v in row.tolist()] for row in forest.feature_ids]),
-        ("thresholds", [[_decimal(v) for v in row] for row in forest.thresholds]),
-        ("edgeBoundaries", [[str(v) for v in forest.boundaries.tolist()]]),
-        ("edgeBins", [[str(v) for v in forest.bins.tolist()]]),
-    ):
-        lines.append(f"{name}:")
-        for row in rows:
-            wrapped = [",".join(row[start : start + 100]) for start in range(0, len(row), 100)]
-            lines.append("   - [" + ",\n     ".join(wrapped) + "]")
-    data = ("\n".join(lines) + "\n").encode("ascii")
-    if path.suffix == ".gz":
-        data = gzip.compress(data, 9, mtime=0)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_bytes(data)
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
-
-
-def _decimal(value: np.float32) -> str:
-    # The shortest decimal that reads back as the same float32, always with a point.
-    return (
-        "0."
-        if value == 0
-        else np.format_float_positional(value, trim="-") + ("." if float(value).is_integer() else "")
-    )

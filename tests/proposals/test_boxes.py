@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from deconvseg.proposals import boxes as boxes_module
 from deconvseg.proposals.boxes import Boxes, distinct, edge_boxes, enlarged, find_boxes, propose, squared
 from deconvseg.proposals.edges import EdgeDetector
+from deconvseg.settings import PRESETS, Settings
 
 
 def scene(height: int, width: int, seed: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
@@ -33,20 +35,11 @@ def overlap(box: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np
     return result
 
 
-class FakeSearch:
-    """Stands in for OpenCV's EdgeBoxes and answers with given boxes."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, answer: Any) -> None:
-        self.arguments: tuple[Any, ...] = ()
-
-        def create(*arguments: Any) -> Any:
-            self.arguments = arguments
-            return SimpleNamespace(getBoundingBoxes=lambda edges, orientation: answer)
-
-        fake = SimpleNamespace(
-            ximgproc=SimpleNamespace(createEdgeBoxes=create), resize=cv2.resize, INTER_AREA=3
-        )
-        monkeypatch.setattr(boxes_module, "opencv", lambda: fake)
+def fake_search(monkeypatch: pytest.MonkeyPatch, answer: Any) -> None:
+    """OpenCV's EdgeBoxes answers with given boxes."""
+    search = SimpleNamespace(getBoundingBoxes=lambda edges, orientation: answer)
+    fake = SimpleNamespace(ximgproc=SimpleNamespace(createEdgeBoxes=lambda **settings: search))
+    monkeypatch.setattr(boxes_module, "opencv", lambda: fake)
 
 
 class BlindDetector:
@@ -77,7 +70,7 @@ def test_near_copies_are_dropped_and_order_is_kept() -> None:
     boxes = np.array([[0, 0, 100, 100], [1, 0, 101, 100], [50, 0, 150, 100], [0, 0, 100, 100]], np.float32)
     assert distinct(boxes, 9, overlap=0.9).tolist() == [0, 2]
     assert distinct(boxes, 9, overlap=0.99).tolist() == [0, 1, 2]
-    assert distinct(boxes, 1).tolist() == [0]
+    assert distinct(boxes, 1, 0.7).tolist() == [0]
 
 
 @pytest.mark.parametrize("shape", [(2, 1), (2,)], ids=["OpenCV 4", "OpenCV 5"])
@@ -85,7 +78,7 @@ def test_both_shapes_of_scores_are_understood(
     monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...]
 ) -> None:
     boxes, scores = answer((11, 21, 50, 40), (1, 1, 199, 99))
-    FakeSearch(monkeypatch, (boxes, scores.reshape(shape)))
+    fake_search(monkeypatch, (boxes, scores.reshape(shape)))
     found = edge_boxes(np.zeros((100, 200), np.float32), np.zeros((100, 200), np.float32))
     # OpenCV counts from 1 and includes the last pixel: (1, 1, 199, 99) is the whole image.
     np.testing.assert_array_equal(found.xyxy, [[10, 20, 61, 61], [0, 0, 200, 100]])
@@ -136,9 +129,9 @@ def test_boxes_lie_in_the_image_best_first(detector: EdgeDetector) -> None:
 def test_proposals_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """Enlarged by 1.2, the shorter side compared with min_side, squared by the longer; the order stays."""
     kept, narrow, copy, second = (101, 101, 99, 79), (301, 1, 30, 300), (101, 101, 99, 79), (301, 201, 99, 99)
-    FakeSearch(monkeypatch, answer(narrow, kept, copy, second))
+    fake_search(monkeypatch, answer(narrow, kept, copy, second))
     image = np.zeros((400, 600, 3), np.uint8)
-    found = propose(image, BlindDetector(), count=50, min_side=96)
+    found = propose(image, BlindDetector(), Settings(min_side=96))
     np.testing.assert_allclose(
         found.xyxy, [[0, -100, 600, 500], [90, 80, 210, 200], [290, 190, 410, 310]], atol=1e-4
     )
@@ -150,45 +143,46 @@ def test_proposals_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_protocols_select_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """The paper's boxes keep their shape, copies included; the released code measures the squares."""
     kept, narrow, copy, small = (101, 101, 99, 79), (301, 1, 30, 300), (101, 101, 99, 79), (301, 201, 59, 59)
-    FakeSearch(monkeypatch, answer(narrow, kept, copy, small))
+    fake_search(monkeypatch, answer(narrow, kept, copy, small))
     image = np.zeros((400, 600, 3), np.uint8)
-    options = {"count": 50, "whole_photo": False, "same": 1.0}
-    paper = propose(image, BlindDetector(), min_side=0, square=False, **options)
+    paper = propose(image, BlindDetector(), PRESETS["paper"])
     sides = paper.xyxy[:, 2:] - paper.xyxy[:, :2]
     np.testing.assert_allclose(sides, 1.2 * np.array([[30, 300], [100, 80], [100, 80], [60, 60]]), rtol=0.05)
-    code = propose(image, BlindDetector(), min_side=96, measure_squares=True, **options)
+    code = propose(image, BlindDetector(), replace(PRESETS["released-code"], min_side=96))
     squares = code.xyxy[:, 2:] - code.xyxy[:, :2]
     np.testing.assert_allclose(squares, 1.2 * np.array([[300, 300], [100, 100], [100, 100]]), rtol=0.05)
 
 
 def test_count_does_not_count_the_whole_image_nor_dropped_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
-    FakeSearch(monkeypatch, answer((1, 1, 20, 300), (1, 1, 99, 99), (201, 1, 99, 99), (401, 1, 99, 99)))
+    fake_search(monkeypatch, answer((1, 1, 20, 300), (1, 1, 99, 99), (201, 1, 99, 99), (401, 1, 99, 99)))
     image = np.zeros((400, 600, 3), np.uint8)
-    counts = [len(propose(image, BlindDetector(), count=n, min_side=110).xyxy) for n in (0, 1, 2, 3, 50)]
-    assert counts == [1, 2, 3, 4, 4]
+    counts = [
+        len(propose(image, BlindDetector(), Settings(proposals=n, min_side=110)).xyxy) for n in (1, 2, 3, 50)
+    ]
+    assert counts == [2, 3, 4, 4]
 
 
 def test_a_large_photo_is_worked_on_small_and_its_boxes_are_scaled_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """min_side is in pixels of the working image: a photo at four times the size gives the same crops."""
-    FakeSearch(monkeypatch, answer((101, 101, 99, 79), (301, 1, 99, 19)))
+    fake_search(monkeypatch, answer((101, 101, 99, 79), (301, 1, 99, 19)))
     blind = BlindDetector()
-    found = propose(np.zeros((1600, 2560, 3), np.uint8), blind, min_side=96, working_side=640)
+    found = propose(np.zeros((1600, 2560, 3), np.uint8), blind, Settings(min_side=96))
     assert blind.shape == (400, 640)
     np.testing.assert_allclose(found.xyxy, [[0, -480, 2560, 2080], [360, 320, 840, 800]], atol=1e-3)
 
 
 def test_the_same_scene_at_twice_the_size_gives_the_same_proposals(detector: EdgeDetector) -> None:
-    image, _ = scene(320, 400)
-    small = propose(image, detector, working_side=400)
-    large = propose(np.repeat(np.repeat(image, 2, 0), 2, 1), detector, working_side=400)
+    image, _ = scene(480, 640)
+    small = propose(image, detector, Settings())
+    large = propose(np.repeat(np.repeat(image, 2, 0), 2, 1), detector, Settings())
     np.testing.assert_allclose(large.xyxy, small.xyxy * 2, atol=1e-2)
 
 
 def test_the_thing_in_a_photo_is_covered_by_a_square(detector: EdgeDetector) -> None:
     image, target = scene(375, 500)
-    found = propose(image, detector, count=20)
+    found = propose(image, detector, Settings(proposals=20))
     sides = found.xyxy[:, 2:] - found.xyxy[:, :2]
     np.testing.assert_allclose(sides[:, 0], sides[:, 1], rtol=1e-4)
     np.testing.assert_array_equal(found.xyxy[0], [0, -62.5, 500, 437.5])
@@ -201,7 +195,7 @@ def test_photos_too_small_for_any_box_give_the_whole_image(
     detector: EdgeDetector, size: tuple[int, int]
 ) -> None:
     image = np.random.default_rng(0).integers(0, 256, (*size, 3)).astype(np.uint8)
-    found = propose(image, detector)
+    found = propose(image, detector, Settings())
     height, width = size
     side = max(size)
     expected = [(width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2]
@@ -210,11 +204,11 @@ def test_photos_too_small_for_any_box_give_the_whole_image(
 
 
 def test_a_photo_without_edges_gives_the_whole_image(detector: EdgeDetector) -> None:
-    assert len(propose(np.full((300, 400, 3), 127, np.uint8), detector).xyxy) == 1
+    assert len(propose(np.full((300, 400, 3), 127, np.uint8), detector, Settings()).xyxy) == 1
 
 
 def test_a_huge_photo_works_and_its_proposals_reach_its_far_corner(detector: EdgeDetector) -> None:
     image, target = scene(300, 400)
     huge = cv2.resize(image, (4800, 3600))
-    found = propose(huge, detector, count=20)
+    found = propose(huge, detector, Settings(proposals=20))
     assert overlap(squared(enlarged(target[None] * 12, 1.2))[0], found.xyxy).max() > 0.7

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from edge_forest import channels, gather
 from numpy.typing import NDArray
+from train_edges import write_forest
 
 from deconvseg.errors import InputError, MissingDependencyError
 from deconvseg.proposals import edges as opencv_module
 from deconvseg.proposals.edges import EdgeDetector
-from deconvseg.proposals.forest_file import Forest, write_forest
+from deconvseg.proposals.forest_file import Forest
 
 INNER, NODES = 7, 15
 
@@ -53,7 +54,8 @@ def evaluate(forest: Forest, image: NDArray[np.uint8]) -> NDArray[np.float32]:
                 while forest.childs[tree, node]:
                     left = features[forest.feature_ids[tree, node]] < forest.thresholds[tree, node]
                     node = forest.childs[tree, node] - int(left)
-                bins = forest.leaf_bins(tree, node)
+                leaf = tree * forest.nodes + node
+                bins = forest.bins[forest.boundaries[leaf] : forest.boundaries[leaf + 1]]
                 votes[2 * row + bins % 16, 2 * column + bins // 16] += 2 * 4 / 256 / 4
     triangle = np.array([0.25, 0.5, 0.25], np.float32)
     height, width = image.shape[:2]

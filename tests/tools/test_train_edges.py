@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from edge_forest import ForestRecipe, gather, train_forest
+from edge_forest import ForestRecipe, LabelledPhoto, gather, train_forest
 from numpy.typing import NDArray
-from outlined_photos import LabelledPhoto, bsds_photos, mask_photos, objects_of_mask
 from PIL import Image
 from scipy.io import savemat
-from train_edges import train_edges
+from train_edges import bsds_pairs, objects_of_mask, read_bsds, read_masked, train_edges, write_forest
 from typer import Typer
 from typer.testing import CliRunner
 
+from deconvseg.data.voc import voc_dataset
 from deconvseg.errors import DataError, DeconvSegError, OutputError, UsageError
 from deconvseg.proposals.edges import EdgeDetector
-from deconvseg.proposals.forest_file import Forest, read_forest, write_forest
+from deconvseg.proposals.forest_file import Forest, read_forest
 
 SMALL = ForestRecipe(trees=2, trees_evaluated=1, positives=800, negatives=800, feature_share=0.1)
 
@@ -45,7 +46,7 @@ def labelled(seed: int) -> LabelledPhoto:
 
 @pytest.fixture(scope="module")
 def small_forest() -> Forest:
-    return train_forest([labelled(seed) for seed in range(12)], SMALL)
+    return train_forest([partial(labelled, seed) for seed in range(12)], SMALL)
 
 
 def test_a_small_forest_finds_the_outlines_of_shapes_it_never_saw(
@@ -69,7 +70,7 @@ def test_a_small_forest_finds_the_outlines_of_shapes_it_never_saw(
 
 
 def test_the_same_seed_gives_the_same_forest_and_another_another() -> None:
-    photos = [labelled(seed) for seed in range(4)]
+    photos = [partial(labelled, seed) for seed in range(4)]
     recipe = ForestRecipe(
         trees=1, trees_evaluated=1, positives=200, negatives=200, feature_share=0.05, seed=3
     )
@@ -84,7 +85,7 @@ def test_the_same_seed_gives_the_same_forest_and_another_another() -> None:
 
 
 def test_growing_stops_at_the_depth_and_the_node_size_asked_for() -> None:
-    photos = [labelled(seed) for seed in range(4)]
+    photos = [partial(labelled, seed) for seed in range(4)]
     flat = train_forest(
         photos,
         ForestRecipe(
@@ -104,7 +105,7 @@ def test_growing_stops_at_the_depth_and_the_node_size_asked_for() -> None:
 def test_photos_without_any_outline_are_refused() -> None:
     image = np.zeros((64, 64, 3), np.uint8)
     with pytest.raises(DataError, match="with an edge"):
-        train_forest([LabelledPhoto(image, [np.zeros((64, 64), np.int32)])], SMALL)
+        train_forest([lambda: LabelledPhoto(image, [np.zeros((64, 64), np.int32)])], SMALL)
 
 
 def test_unknown_regions_are_never_learned_from() -> None:
@@ -113,7 +114,7 @@ def test_unknown_regions_are_never_learned_from() -> None:
     unknown = labels.astype(np.int32)
     unknown[labels > 0] = -1
     with pytest.raises(DataError, match="with an edge"):
-        train_forest([LabelledPhoto(image, [unknown])], SMALL)
+        train_forest([lambda: LabelledPhoto(image, [unknown])], SMALL)
 
 
 def test_features_are_cells_and_differences_in_opencvs_order() -> None:
@@ -164,32 +165,53 @@ def bsds(tmp_path: Path) -> Path:
 
 
 def test_bsds_is_read_with_all_its_people(bsds: Path) -> None:
-    photos = bsds_photos(bsds)
+    photos = [read_bsds(*pair) for pair in bsds_pairs(bsds)]
     assert [len(photo.segmentations) for photo in photos] == [1, 2]
     np.testing.assert_array_equal(photos[1].segmentations[1], shapes(1)[1].astype(np.int32) + 1)
     assert photos[0].image.shape == (96, 128, 3)
-    assert len(photos[:1] + photos) == 3
 
 
 def test_a_folder_or_file_that_is_not_bsds_is_named(bsds: Path) -> None:
     with pytest.raises(DataError, match="not a BSDS500 folder"):
-        bsds_photos(bsds / "images")
+        bsds_pairs(bsds / "images")
     (bsds / "groundTruth" / "train" / "0.mat").write_bytes(b"nothing")
     with pytest.raises(DataError, match=r"0\.mat"):
-        bsds_photos(bsds)[0]
+        read_bsds(*bsds_pairs(bsds)[0])
     (bsds / "groundTruth" / "train" / "0.mat").unlink()
     with pytest.raises(DataError, match=r"0\.mat"):
-        bsds_photos(bsds)
+        bsds_pairs(bsds)
 
 
-def test_a_mask_that_does_not_fit_its_photo_is_named(tmp_path: Path) -> None:
-    image, labels = shapes(0)
-    Image.fromarray(image).save(tmp_path / "photo.jpg")
-    Image.fromarray(labels[:50]).save(tmp_path / "mask.png")
-    with pytest.raises(DataError, match=r"mask\.png"):
-        mask_photos([(tmp_path / "photo.jpg", tmp_path / "mask.png")])[0]
-    with pytest.raises(DataError, match=r"none\.jpg"):
-        mask_photos([(tmp_path / "none.jpg", tmp_path / "mask.png")])[0]
+@pytest.fixture
+def voc(tmp_path: Path) -> Path:
+    """One photo in VOC's layout, stored on its side with the EXIF orientation that turns it upright."""
+    voc = tmp_path / "voc"
+    for part in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (voc / part).mkdir(parents=True)
+    image, labels = shapes(7)
+    exif = Image.Exif()
+    exif[274] = 6  # to be turned clockwise by a quarter
+    lying = np.ascontiguousarray(np.rot90(image))
+    Image.fromarray(lying).save(voc / "JPEGImages" / "a.jpg", quality=95, exif=exif)
+    Image.fromarray(labels).save(voc / "SegmentationClass" / "a.png")
+    (voc / "ImageSets" / "Segmentation" / "train.txt").write_text("a\n")
+    return voc
+
+
+def test_a_photo_is_turned_upright_as_everywhere(voc: Path) -> None:
+    dataset = voc_dataset(voc, "train")
+    photo = read_masked(dataset, dataset.examples[0])
+    image, labels = shapes(7)
+    assert photo.image.shape == image.shape
+    assert np.abs(photo.image.astype(int) - image).mean() < 12
+    np.testing.assert_array_equal(photo.segmentations[0] > 0, labels > 0)
+
+
+def test_a_mask_that_does_not_fit_its_photo_is_named(voc: Path) -> None:
+    Image.fromarray(shapes(7)[1][:50]).save(voc / "SegmentationClass" / "a.png")
+    dataset = voc_dataset(voc, "train")
+    with pytest.raises(DataError, match=r"a\.png"):
+        read_masked(dataset, dataset.examples[0])
 
 
 def run(*arguments: object) -> str:
@@ -202,14 +224,7 @@ def run(*arguments: object) -> str:
     return result.stderr
 
 
-def test_the_command_trains_on_both_kinds_of_data_at_once(bsds: Path, tmp_path: Path) -> None:
-    voc = tmp_path / "voc"
-    for part in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
-        (voc / part).mkdir(parents=True)
-    image, labels = shapes(7)
-    Image.fromarray(image).save(voc / "JPEGImages" / "a.jpg")
-    Image.fromarray(labels).save(voc / "SegmentationClass" / "a.png")
-    (voc / "ImageSets" / "Segmentation" / "train.txt").write_text("a\n")
+def test_the_command_trains_on_both_kinds_of_data_at_once(bsds: Path, voc: Path, tmp_path: Path) -> None:
     out = tmp_path / "forest.yml.gz"
     said = run("--bsds-root", bsds, "--voc-root", voc, "--out", out, "--trees", 2, "--patches", 200)
     assert "3 photos" in said
