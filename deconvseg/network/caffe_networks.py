@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from deconvseg.errors import UsageError, WeightsError
 from deconvseg.images.palette import VOC_CLASSES, palette_for
@@ -83,47 +83,44 @@ def convert_caffemodel(
         OutputError: the target cannot be written.
         UsageError: VGG-16 as `int8`.
     """
-    layers = _Layers(source)
-    if any(name in layers.known for name in ("fc6-deconv", "deconv5_1", "seg-score-voc")):
-        return _deconvnet(layers, target, storage, norms)
-    if any(name in layers.known for name in _FCN_NAMES["score_pool3.conv"]):
-        return _fcn8s(layers, target, storage)
-    if "conv1_1" in layers.known and "conv5_1" in layers.known:
-        return _vgg16(layers, target, storage)
+    file = _File(source)
+    if any(name in file.blobs for name in ("fc6-deconv", "deconv5_1", "seg-score-voc")):
+        return _deconvnet(file, target, storage, norms)
+    if any(name in file.blobs for name in _FCN_NAMES["score_pool3.conv"]):
+        return _fcn8s(file, target, storage)
+    if "conv1_1" in file.blobs and "conv5_1" in file.blobs:
+        return _vgg16(file, target, storage)
     raise WeightsError(
         f"{source}: neither DeconvNet, FCN-8s nor VGG-16 by the names of its layers "
-        f"({', '.join([*layers.known][:6])}, ...); no other network of Caffe's can be converted"
+        f"({', '.join([*file.blobs][:6])}, ...); no other network of Caffe's can be converted"
     )
 
 
-class _Layers:
-    """Takes the layers of a caffemodel into our tensors, and tells at the end what was wrong or left over.
+class _File:
+    """A caffemodel: the arrays of its layers by name, and what they say of the network's sizes.
 
     Attributes:
-        known: layers with arrays by name.
-        tensors: float32 tensors taken so far by our names.
+        layers: those with arrays.
+        blobs: their arrays by name.
+        empty: how many layers have none.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.known: dict[str, CaffeLayer] = {}
-        self.tensors: dict[str, Tensor] = {}
         layers = read_caffemodel(path)
-        self._empty = sum(not layer.blobs for layer in layers)
-        for layer in layers:
-            if layer.blobs and layer.name in self.known:
+        self.layers: list[CaffeLayer] = [layer for layer in layers if layer.blobs]
+        self.empty = len(layers) - len(self.layers)
+        self.blobs: dict[str, list[Array]] = {}
+        for layer in self.layers:
+            if layer.name in self.blobs:
                 raise WeightsError(f"{path}: two layers with weights are named {layer.name!r}")
-            if layer.blobs:
-                self.known[layer.name] = layer
-        self._left = dict.fromkeys(self.known)
-        self._wrong: list[str] = []
-        self._shapes: dict[str, tuple[int, ...]] = {}
+            self.blobs[layer.name] = [*layer.blobs]
 
     def kernel(self, name: str) -> tuple[int, ...]:
-        """Shape (4 axes) of a layer's kernel, which tells the network's sizes; WeightsError without one."""
-        if name not in self.known:
+        """Shape (4 axes) of a layer's kernel; WeightsError without one."""
+        if name not in self.blobs:
             raise WeightsError(f"{self.path}: it lacks layer {name}; fetch it again")
-        shape = self.known[name].blobs[0].shape
+        shape = self.blobs[name][0].shape
         if len(shape) != 4:
             raise WeightsError(f"{self.path}: layer {name} has the shape {shape}, which is no convolution's")
         return shape
@@ -131,7 +128,7 @@ class _Layers:
     def counts(self, prefix: str) -> tuple[int, ...]:
         """How many layers `{prefix}{block}_{i}` blocks 1 to 5 have, going by the highest `i` (up to 99)."""
         counts = [0] * 5
-        for name in self.known:
+        for name in self.blobs:
             if found := re.fullmatch(rf"{prefix}([1-5])_([1-9][0-9]?)", name):
                 block, i = map(int, found.groups())
                 counts[block - 1] = max(counts[block - 1], i)
@@ -147,95 +144,49 @@ class _Layers:
         }
 
     def build(self, architecture: str, arguments: dict[str, Any]) -> SegmentationNetwork:
-        """A network of these sizes without numbers, whose tensors are to be filled from now on."""
+        """A network of these sizes without numbers."""
         try:
-            network = build_network(self.path, architecture, arguments)
+            return build_network(self.path, architecture, arguments)
         except (ValueError, RuntimeError) as error:
             raise WeightsError(f"{self.path}: the sizes of its layers make no network: {error}") from error
-        self.expect(network.state_dict())
-        return network
 
-    def expect(self, tensors: Mapping[str, Tensor]) -> None:
-        """Tell what is to be filled: our tensors' names, and tensors that have the right shape."""
-        self._shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    def take(
+        self, kind: str, plan: Mapping[str, tuple[str, ...]], shapes: Mapping[str, tuple[int, ...]]
+    ) -> dict[str, Tensor]:
+        """float32 tensors by our names.
 
-    def take(self, name: str, *targets: str) -> None:
-        """Take the arrays of a layer as the tensors of these names, one for one."""
-        for blob, target in zip(self._arrays(name, len(targets)), targets, strict=False):
-            if _fits(blob.shape, self._shapes[target]):
-                self._put(target, blob.reshape(self._shapes[target]))
-            else:
-                self._wrong.append(f"{name} has the shape {blob.shape}, not {self._shapes[target]}")
-
-    def take_norm(self, name: str, target: str, variance: float) -> None:
-        """Take scale and shift of a BN layer, with a mean of 0 and this variance."""
-        self.take(name, f"{target}.weight", f"{target}.bias")
-        shape = self._shapes[f"{target}.weight"]
-        self.tensors[f"{target}.running_mean"] = torch.zeros(shape)
-        self.tensors[f"{target}.running_var"] = torch.full(shape, float(variance))
-        self.tensors[f"{target}.num_batches_tracked"] = torch.tensor(0)
-
-    def take_enlarger(self, name: str, target: str, bias: str | None) -> None:
-        """Take a transposed convolution that has no bias here, and one kernel for each pair of labels.
-
-        A kernel a label (`group`) is spread out. A bias is added to our tensor `bias`, which is taken
-        already, and has to be 0 if that is None.
-        """
-        blobs = self._arrays(name, 1, 2)
-        if not blobs:
-            return
-        kernel, rest = blobs[0], blobs[1:]
-        shape = self._shapes[f"{target}.weight"]
-        if kernel.shape == (shape[0], 1, *shape[2:]) and shape[0] > 1:
-            spread = np.zeros(shape, np.float32)
-            spread[range(shape[0]), range(shape[0])] = kernel[:, 0]
-            kernel = spread
-        if kernel.shape != shape or (rest and not _fits(rest[0].shape, shape[:1])):
-            self._wrong.append(f"{name} has the shape {kernel.shape}, not {shape}")
-            return
-        self._put(f"{target}.weight", kernel)
-        if rest and rest[0].any():
-            if bias is None:
-                self._wrong.append(f"{name} has a bias")
-            elif bias in self.tensors:
-                self._put(bias, self.tensors[bias].numpy() + rest[0].reshape(-1))
-
-    def finish(self, kind: str, ignorable: str | None = None) -> str:
-        """What was ignored: layers whose name starts with `ignorable`, and those without weights.
+        Args:
+            kind: of network.
+            plan: the file's layers, each with our names of its arrays.
+            shapes: of our tensors.
 
         Raises:
-            WeightsError: a layer was missing or of another shape, or another one is left over.
+            WeightsError: a layer is missing, left over or of another shape.
         """
-        ignored = [name for name in self._left if ignorable and name.startswith(ignorable)]
-        wrong = self._wrong + [f"{name} is left over" for name in self._left if name not in ignored]
+        tensors: dict[str, Tensor] = {}
+        wrong = [f"{name} is missing" for name in plan if name not in self.blobs]
+        for name, blobs in self.blobs.items():
+            targets = plan.get(name, ())
+            if not targets:
+                wrong.append(f"{name} is left over")
+            elif len(blobs) != len(targets):
+                wrong.append(f"{name} holds {len(blobs)} arrays, not {len(targets)}")
+            for blob, target in zip(blobs, targets, strict=False):
+                if _fits(blob.shape, shapes[target]):
+                    with np.errstate(over="ignore"):  # infinities are refused when they are stored
+                        tensors[target] = torch.from_numpy(np.array(blob.reshape(shapes[target]), np.float32))
+                else:
+                    wrong.append(f"{name} has the shape {blob.shape}, not {shapes[target]}")
         if wrong:
             raise WeightsError(
                 f"{self.path}: {kind} by the names of its layers, but {', '.join(wrong)}; "
                 "only the published networks, or the same with other sizes, can be converted"
             )
-        if self._empty:
-            ignored.append(f"{self._empty} without weights")
-        return ", ".join(ignored)
+        return tensors
 
-    def turn_to_rgb(self, first: str) -> None:
-        """Turn the inputs of the first convolution from Caffe's BGR to RGB."""
-        self.tensors[first] = self.tensors[first].flip(1)
-
-    def _arrays(self, name: str, *counts: int) -> Sequence[Array]:
-        """A layer's arrays, which are as many as one of `counts`; if they are not, none."""
-        self._left.pop(name, None)
-        if name not in self.known:
-            self._wrong.append(f"{name} is missing")
-            return ()
-        blobs = self.known[name].blobs
-        if len(blobs) not in counts:
-            self._wrong.append(f"{name} holds {len(blobs)} arrays, not {' or '.join(map(str, counts))}")
-            return ()
-        return blobs
-
-    def _put(self, target: str, array: Array) -> None:
-        with np.errstate(over="ignore"):  # infinities are refused when they are stored
-            self.tensors[target] = torch.from_numpy(np.array(array, np.float32))
+    def ignored(self, *names: str) -> str:
+        """These layers, and those without weights, in one line."""
+        return ", ".join([*names, *([f"{self.empty} without weights"] if self.empty else [])])
 
 
 def _fits(found: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
@@ -249,32 +200,36 @@ def _fits(found: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
     return found in (wanted, matrix, (1, 1, *matrix))
 
 
-def _deconvnet(layers: _Layers, target: Path, storage: Storage, norms: Norms) -> Converted:
-    score = next((name for name in layers.known if name.startswith("seg-score")), "seg-score")
-    deepest_first = layers.counts("deconv")[::-1]
+def _deconvnet(file: _File, target: Path, storage: Storage, norms: Norms) -> Converted:
+    score = next((name for name in file.blobs if name.startswith("seg-score")), "seg-score")
+    deepest_first = file.counts("deconv")[::-1]
     decoder = deepest_first[: (*deepest_first, 0).index(0)]
-    side = STRIDE * layers.kernel("fc6")[2]
-    arguments = {**layers.sizes(score), "crop_size": side, "decoder_convs": decoder}
-    network = layers.build("deconvnet", arguments)
-    units = [*_encoder_units(arguments["encoder_convs"]), ("fc6-deconv", "fc6_deconv")]
+    side = STRIDE * file.kernel("fc6")[2]
+    sizes = file.sizes(score)
+    network = file.build("deconvnet", {**sizes, "crop_size": side, "decoder_convs": decoder})
+    units = [*_encoder_units(sizes["encoder_convs"]), ("fc6-deconv", "fc6_deconv")]
     for i, count in enumerate(decoder):
         names = [f"deconv{5 - i}_{j}" for j in range(1, count + 1)]
         units += [(name, f"decoder.{i}.{name}") for name in names]
-    norm_layers = [layers.known[norm] for conv, _ in units if (norm := _norm(conv)) in layers.known]
-    folded = norms == "folded" or (
-        norms == "auto" and any(norm.norm_inference or norm.tops == 3 for norm in norm_layers)
-    )
+    plan = {score: ("seg_score.weight", "seg_score.bias")}
     for theirs, ours in units:
-        epsilon = network.get_submodule(f"{ours}.norm").eps
-        assert isinstance(epsilon, float)
-        layers.take(theirs, f"{ours}.conv.weight", f"{ours}.conv.bias")
-        layers.take_norm(_norm(theirs), f"{ours}.norm", 1 - epsilon if folded else 1)
-    layers.take(score, "seg_score.weight", "seg_score.bias")
-    ignored = layers.finish("DeconvNet")
-    _write(target, network, layers, storage, folded)
+        plan[theirs] = f"{ours}.conv.weight", f"{ours}.conv.bias"
+        plan[_norm(theirs)] = f"{ours}.norm.weight", f"{ours}.norm.bias"
+    tensors = file.take("DeconvNet", plan, _shapes(network))
+    bn_names = {_norm(theirs) for theirs, _ in units}
+    folded = norms == "folded" or (
+        norms == "auto"
+        and any(layer.norm_inference or layer.tops == 3 for layer in file.layers if layer.name in bn_names)
+    )
+    for name, module in network.named_modules():
+        if isinstance(module, nn.BatchNorm2d):
+            tensors[f"{name}.running_mean"] = torch.zeros(module.num_features)
+            tensors[f"{name}.running_var"] = torch.ones(module.num_features) - (module.eps if folded else 0)
+            tensors[f"{name}.num_batches_tracked"] = torch.tensor(0)
+    _save(target, network, tensors, file, storage, folded)
     kind = "folded" if folded else "without statistics: to be trained further"
-    about = f"DeconvNet, {arguments['classes']} labels, crops of {side} x {side} pixels, BatchNorm {kind}"
-    return Converted(about, ignored)
+    about = f"DeconvNet, {sizes['classes']} labels, crops of {side} x {side} pixels, BatchNorm {kind}"
+    return Converted(about, file.ignored())
 
 
 def _norm(conv: str) -> str:
@@ -284,65 +239,79 @@ def _norm(conv: str) -> str:
     return conv.replace("conv", "bn") if "conv" in conv else f"bn{conv}"
 
 
-def _fcn8s(layers: _Layers, target: Path, storage: Storage) -> Converted:
+def _fcn8s(file: _File, target: Path, storage: Storage) -> Converted:
     names = {
-        ours: next((name for name in theirs if name in layers.known), theirs[0])
+        ours: next((name for name in theirs if name in file.blobs), theirs[0])
         for ours, theirs in _FCN_NAMES.items()
     }
-    arguments = {
-        **layers.sizes(names["score_fr"]),
-        "head_kernel": layers.kernel("fc6")[2],
-        "side": ZOO_SIDE,
-        "padding": ZOO_PADDING,
+    sizes = file.sizes(names["score_fr"])
+    head = file.kernel("fc6")[2]
+    network = file.build("fcn8s", {**sizes, "head_kernel": head, "side": ZOO_SIDE, "padding": ZOO_PADDING})
+    plan = {
+        theirs: (f"{ours}.conv.weight", f"{ours}.conv.bias")
+        for theirs, ours in _encoder_units(sizes["encoder_convs"])
     }
-    network = layers.build("fcn8s", arguments)
-    for theirs, ours in _encoder_units(arguments["encoder_convs"]):
-        layers.take(theirs, f"{ours}.conv.weight", f"{ours}.conv.bias")
-    for ours in ("score_fr", "score_pool4.conv", "score_pool3.conv"):
-        layers.take(names[ours], f"{ours}.weight", f"{ours}.bias")
-    # What an enlarger would add to all its output, the scores added to that output can bring along.
-    layers.take_enlarger(names["upscore2"], "upscore2", "score_pool4.conv.bias")
-    layers.take_enlarger(names["upscore_pool4"], "upscore_pool4", "score_pool3.conv.bias")
-    layers.take_enlarger(names["upscore8"], "upscore8", None)
-    ignored = layers.finish("FCN-8s")
-    _write(target, network, layers, storage)
-    return Converted(f"FCN-8s, {arguments['classes']} labels", ignored)
+    for ours, theirs in names.items():
+        plan[theirs] = (f"{ours}.weight",) if ours.startswith("up") else (f"{ours}.weight", f"{ours}.bias")
+    # What an enlarger adds to all its output, the scores that are added to that output can bring along.
+    for ours, score in (("upscore2", "score_pool4"), ("upscore_pool4", "score_pool3"), ("upscore8", None)):
+        _simplify_enlarger(file, names[ours], names[f"{score}.conv"] if score else None)
+    tensors = file.take("FCN-8s", plan, _shapes(network))
+    _save(target, network, tensors, file, storage)
+    return Converted(f"FCN-8s, {sizes['classes']} labels", file.ignored())
 
 
-def _vgg16(layers: _Layers, target: Path, storage: Storage) -> Converted:
+def _simplify_enlarger(file: _File, name: str, score: str | None) -> None:
+    """Give a transposed convolution a kernel for each pair of labels and no bias, as ours are.
+
+    A kernel a label (`group`) is spread out; a bias goes to that of the layer `score`.
+    """
+    kernel, *rest = file.blobs.get(name, [np.zeros(0)])
+    if kernel.ndim == 4 and kernel.shape[1] == 1 < len(kernel):
+        spread = np.zeros((len(kernel), *kernel.shape), np.float32)[:, :, 0]
+        spread[range(len(kernel)), range(len(kernel))] = kernel[:, 0]
+        file.blobs[name][0] = spread
+    if len(rest) == 1 and not rest[0].any():
+        del file.blobs[name][1]
+    elif len(rest) == 1 and score:
+        _, *bias = file.blobs.get(score, [kernel])
+        if len(bias) == 1 and bias[0].size == rest[0].size:
+            file.blobs[score][1] = bias[0].reshape(-1) + rest[0].reshape(-1)
+            del file.blobs[name][1]
+
+
+def _vgg16(file: _File, target: Path, storage: Storage) -> Converted:
     if storage == "int8":
         raise UsageError("VGG-16 is stored as float32 or float16, not as int8; choose one of them")
-    heads = [name for name in ("fc6", "fc7") if name in layers.known]
-    convs = [name for name, _ in _encoder_units(VGG_CONVS)[:-2]]
-    layers.expect(_vgg16_shapes(layers, heads))
-    for name in convs + heads:
-        layers.take(name, f"{name}.weight", f"{name}.bias")
-    ignored = layers.finish("VGG-16", ignorable="fc8")
-    layers.turn_to_rgb("conv1_1.weight")
-    write_tensors(target, encode(layers.tensors, storage), {"order": "RGB"})
-    about = f"with {' and '.join(heads)}" if heads else "without fc6 and fc7"
-    return Converted(f"VGG-16 {about}, to start training from", ignored)
-
-
-def _vgg16_shapes(layers: _Layers, heads: list[str]) -> dict[str, Tensor]:
-    """Tensors without memory of VGG-16's shapes; those of fc6 and fc7 go by the file."""
-    widths = tuple(layers.kernel(f"conv{block}_1")[0] for block in range(1, 6))
-    network = layers.build("deconvnet", {"classes": 21, "widths": widths, "encoder_convs": VGG_CONVS})
+    widths = tuple(file.kernel(f"conv{block}_1")[0] for block in range(1, 6))
+    network = file.build("deconvnet", {"classes": 21, "widths": widths, "encoder_convs": VGG_CONVS})
     shapes = {}
     for theirs, ours in _encoder_units(VGG_CONVS)[:-2]:
         for kind in ("weight", "bias"):
-            shapes[f"{theirs}.{kind}"] = network.state_dict()[f"{ours}.conv.{kind}"]
+            shapes[f"{theirs}.{kind}"] = _shapes(network)[f"{ours}.conv.{kind}"]
+    heads = [name for name in ("fc6", "fc7") if name in file.blobs]
     channels = widths[4]
     for name in heads:
-        shape = layers.known[name].blobs[0].shape
+        shape = file.blobs[name][0].shape
         if shape[:2] == (1, 1):  # how old files wrote a matrix
             shape = shape[2:]
         outputs, inputs = (shape[0], math.prod(shape[1:])) if shape else (1, 1)
         side = math.isqrt(inputs // channels)
-        shapes[f"{name}.weight"] = torch.empty(outputs, channels, side, side, device="meta")
-        shapes[f"{name}.bias"] = torch.empty(outputs, device="meta")
+        shapes |= {f"{name}.weight": (outputs, channels, side, side), f"{name}.bias": (outputs,)}
         channels = outputs
-    return shapes
+    unused = [name for name in file.blobs if name.startswith("fc8")]
+    for name in unused:
+        del file.blobs[name]
+    layers = [name.removesuffix(".weight") for name in shapes if name.endswith(".weight")]
+    tensors = file.take("VGG-16", {name: (f"{name}.weight", f"{name}.bias") for name in layers}, shapes)
+    tensors["conv1_1.weight"] = tensors["conv1_1.weight"].flip(1)  # from Caffe's BGR to RGB
+    write_tensors(target, encode(tensors, storage), {"order": "RGB"})
+    about = f"with {' and '.join(heads)}" if heads else "without fc6 and fc7"
+    return Converted(f"VGG-16 {about}, to start training from", file.ignored(*unused))
+
+
+def _shapes(network: SegmentationNetwork) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
 
 
 def _encoder_units(convs: tuple[int, ...]) -> list[tuple[str, str]]:
@@ -351,16 +320,21 @@ def _encoder_units(convs: tuple[int, ...]) -> list[tuple[str, str]]:
     return [*((name, f"encoder.{b}.{name}") for b, name in names), ("fc6", "fc6"), ("fc7", "fc7")]
 
 
-def _write(
-    target: Path, network: SegmentationNetwork, layers: _Layers, storage: Storage, statistics: bool = True
+def _save(
+    target: Path,
+    network: SegmentationNetwork,
+    tensors: dict[str, Tensor],
+    file: _File,
+    storage: Storage,
+    statistics: bool = True,
 ) -> None:
     classes = network.arguments["classes"]
     names = VOC_CLASSES
     if classes != len(VOC_CLASSES):
         names = ("background", *(f"class{i}" for i in range(1, classes)))
-    training = {"source": layers.path.name}
+    training = {"source": file.path.name}
     header = NetworkHeader(
         names, palette_for(classes), CAFFE_MEAN_RGB, training=training, statistics=statistics
     )
-    layers.turn_to_rgb("encoder.0.conv1_1.conv.weight")
-    save_network(target, network, header, storage, layers.tensors)
+    first = "encoder.0.conv1_1.conv.weight"
+    save_network(target, network, header, storage, {**tensors, first: tensors[first].flip(1)})

@@ -229,7 +229,7 @@ ZEROS = np.zeros((3, 3, 3, 3), np.float32)
         (changed(caffemodel.fcn8s(), "upscore2", ZEROS), "upscore2 has the shape"),
         (
             changed(caffemodel.fcn8s(), "upscore8", np.zeros((21, 21, 16, 16), np.float32), np.ones(21)),
-            "upscore8 has a bias",
+            "upscore8 holds 2 arrays, not 1",
         ),
         (changed(caffemodel.fcn8s(), "fc6", np.zeros((7, 6, 9, 9), np.float32)), "make no network"),
         ([*caffemodel.vgg16(), Layer("upscore", "Deconvolution", [ZEROS])], "upscore is left over"),
