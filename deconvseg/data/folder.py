@@ -138,7 +138,7 @@ def read_description(path: Path) -> Description:
             drawn=drawn,
             classes=names,
             palette=palette,
-            format=_format(table.get("ignore"), names, palette, ids),
+            format=_format(table, names, palette, ids),
         )
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
@@ -224,24 +224,26 @@ def _color(where: str, value: Any) -> Color:
     raise DataError(f'{where} = {value!r} should be like "#804080" or [128, 64, 128]')
 
 
-def _format(ignore: Any, names: Sequence[str], palette: Palette, ids: Sequence[int]) -> MaskFormat:
+def _format(
+    table: Mapping[str, Any], names: Sequence[str], palette: Palette, ids: Sequence[int]
+) -> MaskFormat:
     by_id = {value: label for label, value in enumerate(ids)}
     by_color = {color: label for label, color in enumerate(palette)}
-    if _is_byte(ignore):
-        _add_void(by_id, ignore, ignore)
-    else:
+    ignore = table.get("ignore")
+    if ignore is not None:
+        labels = by_id if _is_byte(ignore) else by_color
+        void = ignore if _is_byte(ignore) else _color("ignore", ignore)
+        if void in labels:
+            both = f"ignore = {ignore!r} is class {labels[void]} as well"
+            raise DataError(f"{both}; take it out of one of the two")
+        labels[void] = VOID
+    if not _is_byte(ignore):
         by_id.setdefault(VOID, VOID)  # in black and white masks it may be a class
-        if ignore is not None:
-            _add_void(by_color, _color("ignore", ignore), ignore)
-    return MaskFormat(by_id, by_color, by_color, names)
-
-
-def _add_void(labels: dict[Any, int], value: Any, ignore: Any) -> None:
-    if value in labels:
-        raise DataError(
-            f"ignore = {ignore!r} is class {labels[value]} as well; take it out of one of the two"
-        )
-    labels[value] = VOID
+    # Where the file says nothing of colours, palettes are expected to be VOC's, which go by id.
+    unsaid = {label for label, entry in enumerate(table["classes"]) if "color" not in entry}
+    shown = {voc_color(VOID): VOID} | {voc_color(ids[label]): label for label in unsaid}
+    shown |= {color: label for color, label in by_color.items() if label not in unsaid}
+    return MaskFormat(by_id, by_color, shown, names)
 
 
 def _is_byte(value: Any) -> bool:

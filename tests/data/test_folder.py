@@ -11,8 +11,9 @@ from PIL import Image
 
 from deconvseg.data.dataset import DataSet
 from deconvseg.data.folder import folder_dataset, read_description
-from deconvseg.data.masks import VOID
+from deconvseg.data.masks import VOID, read_mask
 from deconvseg.errors import DataError
+from deconvseg.images.palette import voc_color
 
 Make = Callable[..., Path]
 
@@ -152,6 +153,36 @@ def test_photos_and_masks_of_every_kind_are_read(make: Make) -> None:
     assert dataset.palette == ((0, 0, 0), (128, 0, 0))
     for example in dataset.examples:
         np.testing.assert_array_equal(dataset.read(example)[1], np.ones((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("road", "bird", "values", "palette", "is_fault"),
+    [
+        ("", "", [0, 1, 2], [0, 2, 1], True),
+        ("", "", [0, 1, 2], [0, 255, 1], True),
+        ("id = 2", "id = 4", [0, 2, 4], [0, 1, 2, 3, 4], False),
+        ("id = 2", "id = 4", [0, 2, 4], [0, 1, 4, 3, 2], True),
+        ('color = "#008080"', "", [0, 1, 2], [0, 6, 2], False),
+        ('color = "#008080"', "", [0, 1, 2], [0, 2, 6], True),
+        ('color = "#ffff00"', "", [0, 1, 2], [0, 1, 2], False),
+    ],
+    ids=["swapped", "void moved up", "by id", "by id, swapped", "as said", "as said, swapped", "of no class"],
+)
+def test_palettes_are_held_against_what_the_description_says(
+    make: Make, road: str, bird: str, values: list[int], palette: list[int], is_fault: bool
+) -> None:
+    root = make(["a.jpg"], 'train = ["a"]')
+    with (root / "dataset.toml").open("a") as file:
+        file.write(f'{road}\n[[classes]]\nname = "bird"\n{bird}\n')
+    mask = Image.fromarray(np.array([values], np.uint8))
+    mask.putpalette([channel for label in palette for channel in voc_color(label)])
+    mask.save(root / "masks/a.png")
+    (example,) = (data := folder_dataset(root, "train")).examples
+    if is_fault:
+        with pytest.raises(DataError, match=r"a\.png: .* do not agree: id \d .* for 'road'"):
+            read_mask(example.mask, data.masks)
+    else:
+        assert read_mask(example.mask, data.masks).tolist() == [[0, 1, 2]]
 
 
 def test_a_list_file_names_photos_with_or_without_suffix_in_its_order(make: Make) -> None:
