@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from deconvseg.data.dataset import DataSet, Example, refuse_other_size
 from deconvseg.data.masks import VOID, MaskFormat, read_mask
 from deconvseg.errors import DataError, InputError
-from deconvseg.images.pixels import orientation_of
-from deconvseg.images.read import read_image
+from deconvseg.images.read import read_photo
 from deconvseg.machine import pool
 
 _SHOWN = 20
@@ -93,16 +90,13 @@ def check_dataset(
 ) -> DataReport:
     """Read every photo and mask of a data set and say what is wrong, all of it.
 
-    Faults are photos and masks that are missing, unreadable or of two sizes, masks with values that are no
-    class or with nothing but void, and names that come twice.
+    Faults are photos and masks that are missing, unreadable or of two sizes, masks that `read_mask` refuses
+    or with nothing but void, and names that come twice.
 
     Args:
         dataset: what to look at.
         workers: threads, 0 or more; the report does not depend on it.
         progress: called once a photo.
-
-    Raises:
-        MissingDependencyError: the masks are `.mat` files and SciPy is not installed.
     """
     names = Counter(example.name for example in dataset.examples)
     faults = [
@@ -110,21 +104,23 @@ def check_dataset(
         for name, count in names.items()
         if count > 1
     ]
+    notes: list[str] = []
     pixels, photos = np.zeros(256, np.int64), np.zeros(256, np.int64)
     digest = hashlib.sha256()
     with pool(workers) as call_each:
-        for found, counts, content in call_each(partial(_look, dataset.masks), dataset.examples):
-            faults += found
-            pixels += counts
-            photos += counts > 0
-            digest.update(content)
+        for look in call_each(partial(_look, dataset.masks), dataset.examples):
+            faults += look.faults
+            notes += look.notes
+            pixels += look.counts
+            photos += look.counts > 0
+            digest.update(look.digest)
             progress()
     classes = dataset.classes
     return DataReport(
         source=dataset.source,
         examples=len(dataset.examples),
         faults=tuple(faults),
-        warnings=tuple(_warnings(classes, pixels)),
+        warnings=tuple(_warnings(classes, pixels, notes)),
         pixels=dict(zip(classes, pixels.tolist(), strict=False)),
         photos=dict(zip(classes, photos.tolist(), strict=False)),
         void_share=float(pixels[VOID] / max(pixels.sum(), 1)),
@@ -132,21 +128,32 @@ def check_dataset(
     )
 
 
-def _warnings(classes: tuple[str, ...], pixels: NDArray[np.int64]) -> Iterator[str]:
+def _warnings(classes: Sequence[str], pixels: NDArray[np.int64], notes: Sequence[str]) -> Iterator[str]:
     found = [name for name, count in zip(classes, pixels, strict=False) if count]
     if len(found) == 1:
         yield f"every labelled pixel is {found[0]}: there is nothing to tell apart"
     missing = [name for name in classes if name not in found]
     if found and missing:
         yield f"never found: {', '.join(missing)}"
+    if notes:
+        yield notes[0] + (f" (and {len(notes) - 1} such notes)" if len(notes) > 1 else "")
 
 
-def _look(masks: MaskFormat, example: Example) -> tuple[list[Fault], NDArray[np.int64], bytes]:
-    """One photo's faults, pixels by label (256,) and SHA-256."""
-    faults: list[Fault] = []
-    counts, photo = np.zeros(256, np.int64), None
+class _Look(NamedTuple):
+    """One photo's faults, notes, pixels by label (256,) and SHA-256."""
+
+    faults: list[Fault]
+    notes: list[str]
+    counts: NDArray[np.int64]
+    digest: bytes
+
+
+def _look(masks: MaskFormat, example: Example) -> _Look:
+    photo, notes, faults = None, list[str](), list[Fault]()
+    counts = np.zeros(256, np.int64)
     try:
-        photo = _photo_size(example.image)
+        photo = read_photo(example.image)
+        notes = [f"{example.image}: {note}" for note in photo.notes]
     except InputError as error:
         faults.append(_fault(example.image, error))
     try:
@@ -155,33 +162,15 @@ def _look(masks: MaskFormat, example: Example) -> tuple[list[Fault], NDArray[np.
         if counts[VOID] == mask.size:
             raise DataError("is void all over; label it, or take its photo out")
         if photo is not None:
-            refuse_other_size(example, photo, mask.shape)
+            refuse_other_size(example, (photo.height, photo.width), mask.shape)
     except DataError as error:
         faults.append(_fault(example.mask, error))
-    return faults, counts, _digest(example)
-
-
-def _photo_size(path: Path) -> tuple[int, ...]:
-    """Height and width of what `read_image` would return; raises what it would raise."""
-    # A JPEG decoded to an eighth of its size passes through all its data, in a third of the time.
-    with suppress(Exception), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with Image.open(path) as image:
-            if image.format == "JPEG":
-                width, height = image.size
-                turned = orientation_of(image) >= 5  # by a quarter
-                image.draft("RGB", (1, 1))
-                image.load()
-                return (width, height) if turned else (height, width)
-    return read_image(path).shape[:2]
+    size, content = -1, b""
+    with suppress(OSError):  # what is missing or may not be read is a fault already
+        size, content = example.image.stat().st_size, example.mask.read_bytes()
+    digest = hashlib.sha256(f"{example.name}\0{size}\0".encode() + content).digest()
+    return _Look(faults, notes, counts, digest)
 
 
 def _fault(file: Path, error: Exception) -> Fault:
     return Fault(file, str(error).removeprefix(f"{file}: "))
-
-
-def _digest(example: Example) -> bytes:
-    photo_size, mask = -1, b""
-    with suppress(OSError):  # what is missing or may not be read is a fault already
-        photo_size, mask = example.image.stat().st_size, example.mask.read_bytes()
-    return hashlib.sha256(f"{example.name}\0{photo_size}\0".encode() + mask).digest()

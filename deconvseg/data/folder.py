@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from deconvseg.data.dataset import DataSet, Example, find_pictures, photo_name, read_lines
 from deconvseg.data.masks import VOID, Color, MaskFormat, hex_color
@@ -22,6 +22,10 @@ REST = "rest"
 """The split of all photos that are in no other."""
 MOST_CLASSES = 255
 _KEYS = ("images", "masks", "ignore", "splits", "classes")
+
+Names: TypeAlias = Path | Sequence[str]
+"""A list file, or the names themselves."""
+Interval: TypeAlias = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,8 @@ class Description:
     path: Path
     images: Path
     masks: Path
-    lists: Mapping[str, Path | Sequence[str]]
-    drawn: Mapping[str, tuple[float, float]]
+    lists: Mapping[str, Names]
+    drawn: Mapping[str, Interval]
     classes: tuple[str, ...]
     palette: Palette
     format: MaskFormat
@@ -127,51 +131,45 @@ def read_description(path: Path) -> Description:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from error
     try:
-        _refuse_unknown(table, _KEYS)
+        _check_keys(table, _KEYS)
         names, palette, ids = _classes(table)
         lists, drawn = _splits(path.parent, table)
-        return Description(
-            path=path,
-            images=_folder(path, table, "images"),
-            masks=_folder(path, table, "masks"),
-            lists=lists,
-            drawn=drawn,
-            classes=names,
-            palette=palette,
-            format=_format(table, names, palette, ids),
-        )
+        images, masks = (_folder(path.parent, table, key) for key in ("images", "masks"))
+        form = _format(table, names, palette, ids)
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
+    return Description(path, images, masks, lists, drawn, names, palette, form)
 
 
-def _refuse_unknown(table: Mapping[str, Any], known: Sequence[str], where: str = "") -> None:
+def _check(is_right: bool, fault: str) -> None:
+    """Raise a DataError, which does not name the file yet, unless all is right."""
+    if not is_right:
+        raise DataError(fault)
+
+
+def _check_keys(table: Mapping[str, Any], known: Sequence[str], where: str = "") -> None:
     for key in table:
-        if key not in known:
-            cure = "move it above the first [table]" if key in _KEYS else f"known are {', '.join(known)}"
-            raise DataError(f"{where}unknown key '{key}'; {cure}")
+        cure = "move it above the first [table]" if key in _KEYS else f"known are {', '.join(known)}"
+        _check(key in known, f"{where}unknown key '{key}'; {cure}")
 
 
-def _folder(path: Path, table: Mapping[str, Any], key: str) -> Path:
+def _folder(parent: Path, table: Mapping[str, Any], key: str) -> Path:
     value = table.get(key, key)
-    if not isinstance(value, str):
-        raise DataError(f"{key} = {value!r} should be the name of a folder, in quotes")
-    folder = path.parent / value
-    if not folder.is_dir():
-        raise DataError(f"{key} = {value!r}: there is no folder {folder}")
+    _check(isinstance(value, str), f"{key} = {value!r} should be the name of a folder, in quotes")
+    folder = parent / value
+    _check(folder.is_dir(), f"{key} = {value!r}: there is no folder {folder}")
     return folder
 
 
-def _splits(
-    folder: Path, table: Mapping[str, Any]
-) -> tuple[dict[str, Path | Sequence[str]], dict[str, tuple[float, float]]]:
+def _splits(folder: Path, table: Mapping[str, Any]) -> tuple[dict[str, Names], dict[str, Interval]]:
     """Those that are lists, and those that are drawn: shares come first, in their order, then the rest."""
     given = table.get("splits")
-    if not isinstance(given, dict) or not given:
-        raise DataError('has no table [splits]; name at least one split in it, like train = "train.txt"')
-    lists: dict[str, Path | Sequence[str]] = {}
-    drawn: dict[str, tuple[float, float]] = {}
+    wanted = 'has no table [splits]; name at least one split in it, like train = "train.txt"'
+    _check(isinstance(given, dict) and bool(given), wanted)
+    lists: dict[str, Names] = {}
+    drawn: dict[str, Interval] = {}
     rest, total = [], 0.0
-    for name, value in given.items():
+    for name, value in table["splits"].items():
         if value == REST:
             rest.append(name)
         elif isinstance(value, float) and 0 < value < 1:
@@ -179,63 +177,58 @@ def _splits(
             total += value
         elif isinstance(value, str) and value:
             lists[name] = folder / value
-        elif isinstance(value, list) and value and all(isinstance(v, str) and v.strip() for v in value):
-            lists[name] = [entry.strip() for entry in value]
         else:
+            is_right = isinstance(value, list) and all(isinstance(v, str) and v.strip() for v in value)
             wanted = f'a list file, "{REST}", a list of names, or a share like 0.1'
-            raise DataError(f"split {name} = {value!r} should be {wanted}")
-    if total > 1 + 1e-9:
-        raise DataError(f"the splits' shares add up to {total:g}; they may add up to 1 at most")
-    if len(rest) > 1:
-        raise DataError(f'two splits are "{REST}"; only one can be')
+            _check(is_right and bool(value), f"split {name} = {value!r} should be {wanted}")
+            lists[name] = [entry.strip() for entry in value]
+    _check(total <= 1 + 1e-9, f"the splits' shares add up to {total:g}; they may add up to 1 at most")
+    _check(len(rest) < 2, f'two splits are "{REST}"; only one can be')
     return lists, drawn | dict.fromkeys(rest, (total, 1.0))
 
 
 def _classes(table: Mapping[str, Any]) -> tuple[tuple[str, ...], Palette, list[int]]:
     """Names, colours and ids, by class."""
     given = table.get("classes")
-    if not isinstance(given, list) or not all(isinstance(entry, dict) for entry in given):
-        raise DataError("has no [[classes]]; give one such table a class, background first")
-    if not 2 <= len(given) <= MOST_CLASSES:
-        raise DataError(f"has {len(given)} classes; 2 to {MOST_CLASSES} are possible, background included")
+    is_right = isinstance(given, list) and all(isinstance(entry, dict) for entry in given)
+    _check(is_right, "has no [[classes]]; give one such table a class, background first")
+    possible = f"2 to {MOST_CLASSES} are possible, background included"
+    _check(2 <= len(table["classes"]) <= MOST_CLASSES, f"has {len(table['classes'])} classes; {possible}")
     names, palette, ids = [], [], []
-    for label, entry in enumerate(given):
-        _refuse_unknown(entry, ("name", "color", "id"), f"class {label}: ")
+    for label, entry in enumerate(table["classes"]):
+        _check_keys(entry, ("name", "color", "id"), f"class {label}: ")
         name, value = entry.get("name"), entry.get("id", label)
-        if not isinstance(name, str) or not name.strip():
-            raise DataError(f"class {label}: name = {name!r} should be text")
-        if not _is_byte(value):
-            raise DataError(f"class {label}: id = {value!r} should be a whole number from 0 to 255")
+        is_right = isinstance(name, str) and bool(name.strip())
+        _check(is_right, f"class {label}: name = {name!r} should be text")
+        _check(_is_byte(value), f"class {label}: id = {value!r} should be a whole number from 0 to 255")
         names.append(name)
         ids.append(value)
         palette.append(_color(f"class {label}: color", entry.get("color", list(voc_color(label)))))
     for key, values in ("name", names), ("color", [*map(hex_color, palette)]), ("id", ids):
         for label, value in enumerate(values):
-            if (first := values.index(value)) < label:
-                raise DataError(f"classes {first} and {label} have the same {key}, {value}")
+            first = values.index(value)
+            _check(first == label, f"classes {first} and {label} have the same {key}, {value}")
     return tuple(names), tuple(palette), ids
 
 
 def _color(where: str, value: Any) -> Color:
     if isinstance(value, str) and re.fullmatch(r"#[0-9a-fA-F]{6}", value):
-        return int(value[1:3], 16), int(value[3:5], 16), int(value[5:7], 16)
-    if isinstance(value, list) and len(value) == 3 and all(_is_byte(channel) for channel in value):
-        return value[0], value[1], value[2]
-    raise DataError(f'{where} = {value!r} should be like "#804080" or [128, 64, 128]')
+        value = list(bytes.fromhex(value[1:]))
+    is_right = isinstance(value, list) and len(value) == 3 and all(map(_is_byte, value))
+    _check(is_right, f'{where} = {value!r} should be like "#804080" or [128, 64, 128]')
+    return value[0], value[1], value[2]
 
 
 def _format(
     table: Mapping[str, Any], names: Sequence[str], palette: Palette, ids: Sequence[int]
 ) -> MaskFormat:
-    by_id = {value: label for label, value in enumerate(ids)}
-    by_color = {color: label for label, color in enumerate(palette)}
+    by_id: dict[Any, int] = {value: label for label, value in enumerate(ids)}
+    by_color: dict[Any, int] = {color: label for label, color in enumerate(palette)}
     ignore = table.get("ignore")
     if ignore is not None:
-        labels = by_id if _is_byte(ignore) else by_color
-        void = ignore if _is_byte(ignore) else _color("ignore", ignore)
-        if void in labels:
-            both = f"ignore = {ignore!r} is class {labels[void]} as well"
-            raise DataError(f"{both}; take it out of one of the two")
+        labels, void = (by_id, ignore) if _is_byte(ignore) else (by_color, _color("ignore", ignore))
+        both = f"ignore = {ignore!r} is class {labels.get(void)} as well"
+        _check(void not in labels, f"{both}; take it out of one of the two")
         labels[void] = VOID
     if not _is_byte(ignore):
         by_id.setdefault(VOID, VOID)  # in black and white masks it may be a class

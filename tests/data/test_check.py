@@ -109,9 +109,14 @@ def test_photos_and_masks_agree_in_the_check_when_they_do_in_training(
     assert bool(want) == (5 <= exif <= 8)
 
 
-def test_one_class_alone_is_warned_of(add: Add) -> None:
+def test_what_is_hardly_meant_is_warned_of(add: Add) -> None:
     report = check_dataset(dataset(add("a", [[1, 1, 255]])))
     assert report.warnings[0] == "every labelled pixel is cat: there is nothing to tell apart"
+    dark = add("dark", [[0, 1, 2]], "png")
+    Image.fromarray(np.full((1, 3), 900, np.uint16)).save(dark.image)
+    (warning,) = check_dataset(dataset(dark, dark)).warnings
+    assert warning.startswith(f"{dark.image}: its values are 900 to 900;")
+    assert warning.endswith("(and 1 such notes)")
 
 
 def test_the_digest_follows_names_masks_and_photo_sizes(add: Add) -> None:
