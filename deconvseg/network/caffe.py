@@ -32,7 +32,7 @@ class _Places(NamedTuple):
 # DeconvNet's Caffe adds `bn_param` to the old message alone.
 _LISTS = {2: _Places(name=4, top=3, blobs=6, norm=45), 100: _Places(1, 4, 7, norm=-1)}
 _SHAPE, _DIMENSIONS = 7, (1, 2, 3, 4)
-_NUMBERS = {5: np.dtype("<f4"), 8: np.dtype("<f8")}
+_NUMBERS: dict[int, np.dtype[Any]] = {5: np.dtype("<f4"), 8: np.dtype("<f8")}
 _BN_MODE, _BN_INFERENCE = 3, 1
 
 

@@ -211,7 +211,7 @@ def _deconvnet(file: _File, target: Path, storage: Storage, norms: Norms) -> Con
     for i, count in enumerate(decoder):
         names = [f"deconv{5 - i}_{j}" for j in range(1, count + 1)]
         units += [(name, f"decoder.{i}.{name}") for name in names]
-    plan = {score: ("seg_score.weight", "seg_score.bias")}
+    plan: dict[str, tuple[str, ...]] = {score: ("seg_score.weight", "seg_score.bias")}
     for theirs, ours in units:
         plan[theirs] = f"{ours}.conv.weight", f"{ours}.conv.bias"
         plan[_norm(theirs)] = f"{ours}.norm.weight", f"{ours}.norm.bias"
@@ -247,7 +247,7 @@ def _fcn8s(file: _File, target: Path, storage: Storage) -> Converted:
     sizes = file.sizes(names["score_fr"])
     head = file.kernel("fc6")[2]
     network = file.build("fcn8s", {**sizes, "head_kernel": head, "side": ZOO_SIDE, "padding": ZOO_PADDING})
-    plan = {
+    plan: dict[str, tuple[str, ...]] = {
         theirs: (f"{ours}.conv.weight", f"{ours}.conv.bias")
         for theirs, ours in _encoder_units(sizes["encoder_convs"])
     }
@@ -300,10 +300,10 @@ def _vgg16(file: _File, target: Path, storage: Storage) -> Converted:
         shapes |= {f"{name}.weight": (outputs, channels, side, side), f"{name}.bias": (outputs,)}
         channels = outputs
     unused = [name for name in file.blobs if name.startswith("fc8")]
-    for name in unused:
-        del file.blobs[name]
-    layers = [name.removesuffix(".weight") for name in shapes if name.endswith(".weight")]
-    tensors = file.take("VGG-16", {name: (f"{name}.weight", f"{name}.bias") for name in layers}, shapes)
+    for layer in unused:
+        del file.blobs[layer]
+    layers = [key.removesuffix(".weight") for key in shapes if key.endswith(".weight")]
+    tensors = file.take("VGG-16", {layer: (f"{layer}.weight", f"{layer}.bias") for layer in layers}, shapes)
     tensors["conv1_1.weight"] = tensors["conv1_1.weight"].flip(1)  # from Caffe's BGR to RGB
     write_tensors(target, encode(tensors, storage), {"order": "RGB"})
     about = f"with {' and '.join(heads)}" if heads else "without fc6 and fc7"
