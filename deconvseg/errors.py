@@ -30,8 +30,13 @@ class MissingDependencyError(DeconvSegError):
 
 
 class WorkerError(DeconvSegError):
-    """A worker process that died again and again at one piece of work."""
+    """A worker that died again and again at one piece of work, or a cluster that does not work."""
 
 
 class ExportError(DeconvSegError):
     """An exported network that does not answer as the one it was made from."""
+
+
+def one_line(text: str) -> str:
+    """The text with line ends and other control characters, which file names may hold, made visible."""
+    return "".join(c if c.isprintable() or "\ud800" <= c <= "\udfff" else repr(c)[1:-1] for c in text)

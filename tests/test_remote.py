@@ -8,8 +8,9 @@ from typing import Any
 import fsspec
 import pytest
 
+from deconvseg.batch.results_folder import ResultsFolder
 from deconvseg.errors import InputError, MissingDependencyError, OutputError, UsageError
-from deconvseg.remote import Mirror, find, is_remote, normal, read, status
+from deconvseg.remote import find, is_remote, normal, read, status, without_query
 
 
 @pytest.fixture
@@ -23,12 +24,12 @@ def store() -> Iterator[Any]:
 
 
 @pytest.fixture
-def mirror(store: Any) -> Mirror:
-    return Mirror.of("memory://out/")
+def folder(store: Any) -> ResultsFolder:
+    return ResultsFolder.at("memory://out/")
 
 
-def make(mirror: Mirror, name: str, content: bytes) -> Path:
-    path = mirror.root / name
+def make(folder: ResultsFolder, name: str, content: bytes) -> Path:
+    path = folder.root / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     return path
@@ -71,36 +72,49 @@ def test_stores_that_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
         find("s3://a")
 
 
-def test_a_mirror_sends_and_fetches(store: Any, mirror: Mirror) -> None:
-    mirror.send(make(mirror, "below/a.png", b"one"))
-    kept = make(mirror, "segment.jsonl", b"lines")
-    mirror.send(kept, keep=True)
+def test_a_folder_sends_and_fetches(store: Any, folder: ResultsFolder) -> None:
+    sent = make(folder, "below/a.png", b"one")
+    assert folder.name_of(sent) == folder.name_of("memory:///out/below/a.png") == "below/a.png"
+    folder.send(sent)
+    kept = make(folder, "segment.jsonl", b"lines")
+    folder.send(kept, keep=True)
     assert store.cat_file("/out/below/a.png") == b"one"
-    assert mirror.names() == {".", "below", "below/a.png", "segment.jsonl"}
-    assert [path for path in mirror.root.rglob("*") if path.is_file()] == [kept]
-    mirror.fetch(["below/a.png"])
-    fetched = mirror.root / "below" / "a.png"
-    assert fetched.read_bytes() == b"one"
-    assert fetched.stat().st_mtime == pytest.approx(store.modified("/out/below/a.png").timestamp(), abs=1e-3)
-    mirror.remove("segment.jsonl")
-    assert mirror.names() == {".", "below", "below/a.png"}
-    assert mirror.shown(f"{fetched}: is damaged") == "memory:///out/below/a.png: is damaged"
+    assert [path for path in folder.root.rglob("*") if path.is_file()] == [kept]
+    folder.fetch(["below/a.png"])
+    assert sent.read_bytes() == b"one"
+    assert sent.stat().st_mtime == pytest.approx(store.modified("/out/below/a.png").timestamp(), abs=1e-3)
+    folder.remove("segment.jsonl")
+    assert not store.exists("/out/segment.jsonl") and not kept.exists()
+    assert folder.shown(f"{sent}: is damaged") == "memory:///out/below/a.png: is damaged"
 
 
-def test_stale_files_of_a_folder_go_and_others_stay(store: Any, mirror: Mirror) -> None:
+def test_a_folder_knows_what_is_there(store: Any) -> None:
+    store.pipe({"/out/segment.jsonl": b"lines", "/out/a.png": b"", "/out/below/segment.jsonl": b"theirs"})
+    folder = ResultsFolder.at("memory://out")
+    folder.refresh(["segment*.jsonl"])
+    assert (folder.root / "segment.jsonl").read_bytes() == b"lines"
+    assert not (folder.root / "below").exists()
+    assert folder.exists("a.png") and folder.exists("below") and not folder.exists("b.png")
+    assert folder.is_as_written("a.png", "a digest") and not folder.is_as_written("a.png", None)
+
+
+def test_stale_files_of_a_folder_go_and_others_stay(store: Any, folder: ResultsFolder) -> None:
     others = {"/out/a.masks/mine.png": b"other", "/out/a.masksx": b"other"}
     store.pipe({"/out/a.masks/cat.png": b"old", "/out/a.masks/dog.png": b"old", **others})
-    make(mirror, "a.masks/cat.png", b"new")
-    mirror.send(mirror.root / "a.masks", stale=["cat.png", "dog.png", "emu.png"])
+    make(folder, "a.masks/cat.png", b"new")
+    folder.send(folder.root / "a.masks", stale=["cat.png", "dog.png", "emu.png"])
     contents = {name: store.cat_file(name) for name in store.find("/out")}
     assert contents == {"/out/a.masks/cat.png": b"new", **others}
-    assert not (mirror.root / "a.masks").exists()
+    assert not (folder.root / "a.masks").exists()
     store.pipe("/out/a.masks/notes.txt", b"not ours")
-    mirror.remove("a.masks")
+    folder.refresh([])
+    folder.remove("a.masks")
     assert store.find("/out") == ["/out/a.masks/notes.txt", "/out/a.masksx"]
 
 
-def test_what_breaks_off_is_not_there(store: Any, mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_breaks_off_is_not_there(
+    store: Any, folder: ResultsFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store.pipe("/out/a.png", b"old")
 
     def break_off(source: Any, target: Any) -> None:
@@ -109,5 +123,21 @@ def test_what_breaks_off_is_not_there(store: Any, mirror: Mirror, monkeypatch: p
 
     monkeypatch.setattr(shutil, "copyfileobj", break_off)
     with pytest.raises(OutputError, match=r"^memory:///out/a.png: cannot be written \(cut\); check"):
-        mirror.send(make(mirror, "a.png", b"new"))
+        folder.send(make(folder, "a.png", b"new"))
     assert store.cat_file("/out/a.png") == b"old"
+
+
+def test_signatures_of_addresses_are_told_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    signed = "https://h/a.jpg?sig=abc"
+    assert without_query(signed + "#part") == "https://h/a.jpg"
+    assert without_query("in/a?b#c.jpg") == "in/a?b#c.jpg"
+    assert without_query("s3://bucket/a#b.jpg") == "s3://bucket/a#b.jpg"
+
+    class Store:
+        def cat_file(self, path: str) -> bytes:
+            raise OSError(f"403, url={path}")
+
+    monkeypatch.setattr(fsspec, "url_to_fs", lambda address: (Store(), address))
+    with pytest.raises(InputError) as refused:
+        read(signed)
+    assert "abc" not in str(refused.value) and "https://h/a.jpg" in str(refused.value)

@@ -17,7 +17,7 @@ def write_run_coco(
     """Put the `coco` results of all photos that are done with these settings into one file, in order of name.
 
     So it depends on what the manifest says is done alone: not on stops, on the order of finishing, or on how
-    the photos were shared out. Shards take turns, each once: the last one sees what all have done.
+    the photos were shared out. Shards do it one after the other: the last one sees what all have done.
 
     Returns:
         A line for each result that cannot be used, and how many were made with other settings (see Record).
@@ -28,10 +28,10 @@ def write_run_coco(
     from deconvseg.images.coco import merge_coco
 
     for _ in range(2):
-        with manifest.turn("coco"):
+        with manifest.locked_for("coco"):
             parts, others = manifest.files_of("coco", settings, options)
             problems = merge_coco(parts, target)
-            manifest.publish(target)
-        if manifest.takes_turns or manifest.files_of("coco", settings, options)[0] == parts:
+            manifest.folder.send(target)
+        if manifest.folder.is_shared or manifest.files_of("coco", settings, options)[0] == parts:
             break
-    return [manifest.shown(problem) for problem in problems], others
+    return [manifest.folder.shown(problem) for problem in problems], others

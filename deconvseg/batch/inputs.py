@@ -1,4 +1,4 @@
-"""From INPUT... to photos: files, folders, globs, lists, standard input."""
+"""From the inputs to photos: files, folders, globs, lists, standard input."""
 
 # os.path rather than pathlib: its questions answer False where pathlib's may raise (no permission, too long a
 # name), and paths stay as the user wrote them.
@@ -11,6 +11,7 @@ import glob
 import os
 import re
 import sys
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -23,7 +24,7 @@ from deconvseg.errors import InputError
 from deconvseg.files import walk
 from deconvseg.images import PHOTO_SUFFIXES
 from deconvseg.images.kinds import KINDS
-from deconvseg.remote import find, is_remote, normal
+from deconvseg.remote import find, is_remote, is_web, normal, without_query
 
 STDIN = "-"
 _CONTROL = re.compile(r"[\x01-\x08\x0b\x0c\x0e-\x1f]")  # in any photo, and in next to no path
@@ -32,10 +33,20 @@ _MANIFEST = re.compile(r"segment(\.\d+-of-\d+)?\.jsonl")
 
 @dataclass(frozen=True)
 class Photo:
-    """A photo: its path as the user would write it, or address, and its place below -o DIR without suffix."""
+    """A photo.
+
+    Attributes:
+        path: as the user would write it, or its address.
+        name: its place in the folder of results, without suffix.
+    """
 
     path: str
     name: str
+
+    @property
+    def shown(self) -> str:
+        """What messages and manifests call it: the path, without the query of an address."""
+        return without_query(self.path)
 
     @property
     def missing(self) -> bool:
@@ -45,7 +56,7 @@ class Photo:
     @property
     def file_name(self) -> str:
         """Its place below the folder of photos, with suffix."""
-        return self.name + Path(self.path).suffix
+        return self.name + Path(self.shown).suffix
 
 
 def real_paths() -> Callable[[str], str]:
@@ -76,7 +87,7 @@ class Found(NamedTuple):
 
 
 def find_photos(inputs: Sequence[str], output: str | None) -> Found:
-    """The photos that INPUT... stand for, without those below `output` and below other folders of results."""
+    """The photos that inputs stand for, without those below `output` and other folders of results."""
     photos: dict[str, Photo] = {}
     problems: list[str] = []
     left_out: set[str] = set()
@@ -90,7 +101,7 @@ def find_photos(inputs: Sequence[str], output: str | None) -> Found:
             problems.append(str(error))
     own = output and os.path.realpath(output)
     notes = [
-        f"{folder}: holds results of another run, and is left out; give it as an INPUT to take it"
+        f"{folder}: holds results of another run, and is left out; name it among the inputs to take it"
         for folder in sorted(left_out)
         if os.path.realpath(folder) != own
     ]
@@ -104,14 +115,20 @@ def _expand(argument: str, output: str | None, problems: list[str], left_out: se
         return _in_store(argument, output, left_out)
     if os.path.isdir(argument):
         return _in_folder(argument, output, problems, left_out)
-    if not os.path.exists(argument):
+    spelled = _spelled(argument)
+    if not os.path.exists(spelled):
         if argument.startswith("@"):
             return _listed(argument[1:])
         if glob.has_magic(argument):
             return _matching(argument, output, problems, left_out)
-    return [
-        Photo(argument, Path(argument).stem)
-    ]  # a missing one fails when its turn comes; the others are done
+    # A missing one fails when its turn comes; the others are done.
+    return [Photo(spelled, Path(spelled).stem)]
+
+
+def _spelled(path: str) -> str:
+    """The path with accents composed as on the disk; lists and shells may compose them otherwise."""
+    forms = (path, unicodedata.normalize("NFC", path), unicodedata.normalize("NFD", path))
+    return next(filter(os.path.lexists, forms), path)
 
 
 def _in_folder(folder: str, output: str | None, problems: list[str], left_out: set[str]) -> list[Photo]:
@@ -126,10 +143,17 @@ def _in_folder(folder: str, output: str | None, problems: list[str], left_out: s
 
 
 def _in_store(address: str, output: str | None, left_out: set[str]) -> list[Photo]:
-    if Path(address).suffix.lower() in PHOTO_SUFFIXES and not glob.has_magic(address):
-        return [Photo(address, Path(address).stem)]
+    bare = without_query(address)
+    if is_web(address):
+        is_photo = "*" not in bare and not bare.endswith("/")
+    else:
+        is_photo = Path(address).suffix.lower() in PHOTO_SUFFIXES and not glob.has_magic(address)
+    if is_photo:
+        return [Photo(address, Path(bare).stem)]
     out = f"{normal(output)}/" if output and is_remote(output) else None
     files = find(address)
+    if [place for _, place in files] == ["."]:  # a file without suffix
+        return [Photo(address, Path(bare).stem)]
     results = {file.removesuffix(Path(name).name) for file, name in files if _is_manifest_below(name)}
     left_out.update(results - {out})
     photos = [
@@ -158,7 +182,9 @@ def _matching(pattern: str, output: str | None, problems: list[str], left_out: s
         files = glob.iglob(pattern)
     photos = list(_below(str(root), sorted(filter(os.path.isfile, files)), output))
     if not photos:
-        raise InputError(f"{pattern}: no file matches; check the pattern")
+        literal = pattern.replace("[", "[[]")
+        hint = f", or write '{literal}' if the name has brackets" * ("[" in pattern)
+        raise InputError(f"{pattern}: no file matches; check the pattern{hint}")
     return photos
 
 
@@ -251,7 +277,8 @@ def _listed(path: str) -> list[Photo]:
     if any(_CONTROL.search(name) and not os.path.lexists(name) for name in paths):
         raise InputError(f"@{path}: is a photo or another binary file, not a list; leave out the @")
     # A file named - is meant here, not standard input.
-    return [Photo("./-" if path == STDIN else path, _as_written(path)) for path in paths]
+    spelled = ["./-" if path == STDIN else path if is_remote(path) else _spelled(path) for path in paths]
+    return [Photo(path, _as_written(path)) for path in spelled]
 
 
 def _paths_in(content: bytes) -> list[str]:
@@ -270,6 +297,6 @@ def _paths_in(content: bytes) -> list[str]:
 
 
 def _as_written(path: str) -> str:
-    """The path without suffix and without what would lead out of -o DIR: its root and every `..`."""
-    bare = Path(path.partition("://")[2] if is_remote(path) else path).with_suffix("")
+    """The path without suffix and without what would lead out of the folder of results: root and `..`."""
+    bare = Path(without_query(path).partition("://")[2] if is_remote(path) else path).with_suffix("")
     return Path(*(part for part in bare.parts if part not in (bare.anchor, ".."))).as_posix()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import MappingProxyType
 
@@ -20,62 +21,65 @@ from deconvseg.batch.records import (
     new_record,
     read_records,
 )
-from deconvseg.batch.shard import Shard, claim, turn
+from deconvseg.batch.results_folder import ResultsFolder
+from deconvseg.batch.shard import Shard, lock_moment, lock_run
 from deconvseg.errors import OutputError, UsageError
+from deconvseg.files import replacing
 
-MANIFEST = "segment.jsonl"
-LEFTOVERS = ".segment-more.json"
-OF_SHARDS = ("segment.*-of-*.jsonl", ".segment-more.*-of-*.json")
+MANIFEST, PENDING = "segment.jsonl", ".segment-more.json"
 NO_OPTIONS: Mapping[str, str] = MappingProxyType({})
-_MANIFESTS_OF_SHARDS, _LEFTOVERS_OF_SHARDS = OF_SHARDS
+_OF_SHARDS, _PENDING_OF_SHARDS = "segment.*-of-*.jsonl", ".segment-more.*-of-*.json"
+_ALL = (MANIFEST, PENDING, _OF_SHARDS, _PENDING_OF_SHARDS)
+_SEND_INTERVAL = 30.0
 
 
 class Manifest:
     """The manifest of one results folder, read on creation; or that of one shard, and beside it the others.
 
     At every moment, also after a kill, it holds one line for each finished photo and none for another. A file
-    beside it names our results that have no line: those of a run under way or stopped, or of another --save,
-    and `run_files`, those of the run as a whole. Each shard writes its own two files, and reads all; it takes
-    the lines of its photos out of manifests of the whole and of other numbers of shards. A run of the whole
-    takes the lines of all shards.
+    beside it names pending files: our results that have no line, of a run under way or stopped, or of another
+    choice of kinds, and `run_files`, those of the run as a whole. Each shard writes its own two files, and
+    reads all; it takes the lines of its photos out of manifests of the whole and of other numbers of shards.
+    A run of the whole takes the lines of all shards.
+
+    In a remote folder both files are sent now and then: a kill can lose the lines of the last seconds, whose
+    photos are then done again. No lock keeps another machine away from it.
     """
 
-    takes_turns = True
-    """Whether all processes that write here see each other's `turn`."""
-
-    def __init__(self, folder: Path, run_files: Sequence[Path] = (), shard: Shard | None = None) -> None:
+    def __init__(
+        self, folder: ResultsFolder, run_files: Sequence[Path] = (), shard: Shard | None = None
+    ) -> None:
         self.folder, self.run_files, self.shard = folder, run_files, shard
-        self.path = folder / (f"segment.{shard}.jsonl" if shard else MANIFEST)
-        self._leftovers_path = folder / (f".segment-more.{shard}.json" if shard else LEFTOVERS)
+        self.path = folder.root / (f"segment.{shard}.jsonl" if shard else MANIFEST)
+        self._pending_path = folder.root / (f".segment-more.{shard}.json" if shard else PENDING)
+        self._sent = 0.0
         self._read_all()
 
     @contextmanager
-    def claimed(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         """No other process runs this shard, or anything if this is no shard, for the time of the block.
 
-        Raises UsageError or OutputError as `shard.claim`.
+        Raises UsageError or OutputError as `shard.lock_run`.
         """
-        with claim(self.folder, self.shard):
+        with lock_run(self.folder.root, self.shard):
             self._read_all()  # what others have done meanwhile
-            yield
+            try:
+                yield
+            finally:
+                self._send()
 
-    def turn(self, what: str) -> AbstractContextManager[None]:
-        """`shard.turn` in this folder."""
-        return turn(self.folder, what)
-
-    def shown(self, text: str | Path) -> str:
-        """A path, or a text with paths, as the user knows them."""
-        return str(text)
-
-    def publish(self, path: Path) -> None:
-        """Put one of the `run_files`, which is made now, where it belongs."""
+    def locked_for(self, what: str) -> AbstractContextManager[None]:
+        """`shard.lock_moment` in this folder."""
+        return lock_moment(self.folder.root, what)
 
     def _read_all(self) -> None:
+        self.folder.refresh(_ALL)
         self._records: dict[str, Record] = {}  # of a large folder it is not held twice
         self._records = self._lines_of_all()
-        self._leftovers: set[str] = set()
-        for path in (self.folder / LEFTOVERS, *self.folder.glob(_LEFTOVERS_OF_SHARDS)):
-            self._leftovers.update(_read_leftovers(path))
+        self._pending: set[str] = set()
+        root = self.folder.root
+        for path in (root / PENDING, *root.glob(_PENDING_OF_SHARDS)):
+            self._pending.update(_read_pending(path))
 
     def _lines_of_all(self) -> dict[str, Record]:
         """By name, each photo's line; of several that of the manifest that was written last."""
@@ -86,32 +90,33 @@ class Manifest:
 
     def _manifests(self) -> list[Path]:
         """Those of the whole and of all shards, the last one written last."""
-        return sorted([self.folder / MANIFEST, *self.folder.glob(_MANIFESTS_OF_SHARDS)], key=_modified)
+        root = self.folder.root
+        return sorted([root / MANIFEST, *root.glob(_OF_SHARDS)], key=_modified)
 
-    def refuse_strangers(self, tasks: Iterable[Task]) -> None:
+    def refuse_foreign(self, tasks: Iterable[Task]) -> None:
         """Raise UsageError if a result would replace a file that is not ours, or another photo's result."""
         owners = {path: record for record in self._records.values() for path in record["outputs"].values()}
         for path in self.run_files:
-            self._refuse_stranger(path, owners)
+            self._refuse_foreign_file(path, owners)
         for task in tasks:
             self._refuse_other_photo(task, self._records.get(task.photo.name))
             for path in filter(None, task.outputs.values()):
-                self._refuse_other_photo(task, owners.get(self._from_folder(path)))
-                self._refuse_stranger(path, owners)
+                self._refuse_other_photo(task, owners.get(self.folder.name_of(path)))
+                self._refuse_foreign_file(path, owners)
 
-    def _refuse_stranger(self, path: Path, owners: Mapping[str, Record]) -> None:
-        name = self._from_folder(path)
-        if name not in owners and name not in self._leftovers and self._exists(name):
+    def _refuse_foreign_file(self, path: Path, owners: Mapping[str, Record]) -> None:
+        name, shown = self.folder.name_of(path), self.folder.shown
+        if name not in owners and name not in self._pending and self.folder.exists(name):
             raise UsageError(
-                f"{self.shown(path)}: exists, and no line of {self.shown(self.folder / MANIFEST)} says that "
-                "it is a result; give another -o DIR, or --overwrite"
+                f"{shown(path)}: exists, and no line of {shown(self.folder.root / MANIFEST)} says that "
+                "it is a result; give another folder, or overwrite"
             )
 
     def _refuse_other_photo(self, task: Task, old: Record | None) -> None:
         if old and old["outputs"] and is_of_another(old, full_path(task.photo)):
             raise UsageError(
-                f"{task.photo.path}: would replace the result of {old['path']} in "
-                f"{self.shown(self.folder)}; give another -o DIR, or --overwrite"
+                f"{task.photo.shown}: would replace the result of {old['path']} in "
+                f"{self.folder.shown(self.folder.root)}; give another folder, or overwrite"
             )
 
     def find_done(
@@ -133,7 +138,7 @@ class Manifest:
             if (
                 path is None
                 or old["options"].get(kind) != options.get(kind)
-                or not self._is_as_written(path, old["digests"].get(kind))
+                or not self.folder.is_as_written(self.folder.name_of(path), old["digests"].get(kind))
             ):
                 return None
         return {
@@ -152,24 +157,26 @@ class Manifest:
         lines = [record for name, record in self._records.items() if name not in names and holds(name)]
         lines += [self._relative(record) for record in done.values()]
         if self.shard:
-            self._leftovers = _read_leftovers(self._leftovers_path)
+            self._pending = _read_pending(self._pending_path)
         for task in tasks:
             old = self._records.get(task.photo.name)
-            self._leftovers.update(old["outputs"].values() if old else ())
-            self._leftovers.update(map(self._from_folder, filter(None, task.outputs.values())))
-        self._leftovers.update(map(self._from_folder, self.run_files))
-        self._write_leftovers(self._leftovers)
+            self._pending.update(old["outputs"].values() if old else ())
+            self._pending.update(map(self.folder.name_of, filter(None, task.outputs.values())))
+        self._pending.update(map(self.folder.name_of, self.run_files))
+        self._write_pending(self._pending)
         self._write(self.path, lines)
-        self._sweep(task for task in tasks if task.photo.name not in done)
+        self._send()
+        self.folder.expect(self._pending)
         if self.shard:
             self._take_lines(self.shard)
         else:
-            for pattern in (_MANIFESTS_OF_SHARDS, _LEFTOVERS_OF_SHARDS):
-                for path in self.folder.glob(pattern):
-                    path.unlink()
+            for pattern in (_OF_SHARDS, _PENDING_OF_SHARDS):
+                for path in self.folder.root.glob(pattern):
+                    self.folder.remove(path.name)
 
     def _take_lines(self, shard: Shard) -> None:
-        with self.turn("lines"):
+        """Remove the lines of the shard's photos from the manifests of other numbers of shards."""
+        with self.locked_for("lines"):
             for path in self._manifests():
                 if not path.name.endswith(f"-of-{shard.count}.jsonl"):
                     records = read_records(path)
@@ -179,19 +186,19 @@ class Manifest:
 
     def _reduce(self, path: Path, rest: Sequence[Record]) -> None:
         """Leave the `rest` in the manifest of another run."""
-        if not rest:
+        if not rest and self.folder.is_shared:
             path.unlink()
             return
         written = path.stat().st_mtime_ns
-        self._write(path, rest)
+        self._write(path, rest)  # in a store even if empty, where other shards may just be reading it
         os.utime(path, ns=(written, written))  # of several, the last one written counts
+        self.folder.send(path, keep=True)
 
-    def _sweep(self, tasks: Iterable[Task]) -> None:
-        from deconvseg.files import sweep
-
-        paths = [path for task in tasks for path in task.outputs.values() if path]
-        for folder in {self.folder, *paths, *(path.parent for path in paths)}:  # masks are in folders
-            sweep(folder)
+    def _send(self) -> None:
+        for path in (self.path, self._pending_path):
+            if path.exists():
+                self.folder.send(path, keep=True)
+        self._sent = time.monotonic()
 
     def add(self, record: Record) -> Record:
         """Append the final line of a photo; returns its record with what stays of that of an earlier run.
@@ -206,6 +213,8 @@ class Manifest:
                 stream.write(line_of(self._relative(record)))
         except OSError as error:
             raise OutputError(f"{self.path}: cannot be written ({error.strerror}); check the disk") from error
+        if time.monotonic() - self._sent > _SEND_INTERVAL:
+            self._send()
         return record
 
     def _with_old(self, record: Record, old: Record) -> Record:
@@ -223,7 +232,7 @@ class Manifest:
         if is_missing(record) or is_missing(old):  # of some stores, nobody knows what was and is there
             return record
         if is_alike(old, record):
-            there = {kind: path for kind, path in others.items() if self._exists(path)}
+            there = {kind: path for kind, path in others.items() if self.folder.exists(path)}
             return {
                 **record,
                 "outputs": record["outputs"] | self._shown_outputs({**old, "outputs": there}),
@@ -231,22 +240,22 @@ class Manifest:
                 "options": {**old["options"], **record["options"]},
             }
         for kind, path in others.items():
-            if self._is_as_written(self.folder / path, old["digests"].get(kind)):
-                self._remove(path)
+            if self.folder.is_as_written(path, old["digests"].get(kind)):
+                self.folder.remove(path)
         return record
 
     def finish(self, tasks: Sequence[Task]) -> None:
         """Put the lines into the order of the tasks, after those of photos not in this run.
 
-        Leftovers that have a line by now, or do not exist, are forgotten. After a stop it is not called.
+        Pending files that have a line by now, or do not exist, are forgotten. After a stop it is not called.
         """
         places = {task.photo.name: place for place, task in enumerate(tasks)}
         records = read_records(self.path)
         self._write(self.path, sorted(records.values(), key=lambda record: places.get(record["name"], -1)))
         named = {path for record in records.values() for path in record["outputs"].values()}
-        left = {name for name in self._leftovers - named if self._exists(name)}
-        left.update(map(self._from_folder, self.run_files))
-        self._write_leftovers(left)
+        left = {name for name in self._pending - named if self.folder.exists(name)}
+        left.update(map(self.folder.name_of, self.run_files))
+        self._write_pending(left)
 
     def files_of(
         self, kind: str, settings: str | None, options: Mapping[str, str] = NO_OPTIONS
@@ -256,64 +265,39 @@ class Manifest:
         Returns:
             Those made with these settings and options (see Record), and how many others there are.
         """
+        self._send()
+        self.folder.refresh(_ALL)
         records = sorted(self._lines_of_all().values(), key=lambda record: record["name"])
         there = [record for record in records if record["status"] != "failed" and kind in record["outputs"]]
         alike = [
-            self.folder / record["outputs"][kind]
+            record["outputs"][kind]
             for record in there
             if (record["settings"], record["options"].get(kind)) == (settings, options.get(kind))
         ]
-        return alike, len(there) - len(alike)
-
-    def _exists(self, name: str) -> bool:
-        # os.path, as pathlib's question raises where a name is too long; that costs its own photo alone.
-        return os.path.exists(self.folder / name)  # noqa: PTH110
-
-    def _remove(self, name: str) -> None:
-        path = self.folder / name
-        with suppress(OSError):  # what cannot go stays; it is in nobody's way
-            if path.is_dir():
-                for mask in path.glob("*.png"):
-                    mask.unlink()
-                path.rmdir()
-            else:
-                path.unlink()
-
-    def _is_as_written(self, path: Path, written: str | None) -> bool:
-        from deconvseg.files import digest
-
-        try:
-            return digest(path) == written
-        except OSError:
-            return False
-
-    def _from_folder(self, path: str | Path) -> str:
-        return Path(os.path.relpath(path, self.folder)).as_posix()
+        root = self.folder.root
+        self.folder.fetch(name for name in alike if not (root / name).exists())
+        return [root / name for name in alike], len(there) - len(alike)
 
     def _shown_outputs(self, record: Record) -> dict[str, str]:
-        return {kind: self.shown(self.folder / path) for kind, path in record["outputs"].items()}
+        return {kind: self.folder.shown(self.folder.root / path) for kind, path in record["outputs"].items()}
 
     def _relative(self, record: Record) -> Record:
-        outputs = {kind: self._from_folder(path) for kind, path in record["outputs"].items()}
+        outputs = {kind: self.folder.name_of(path) for kind, path in record["outputs"].items()}
         return {**record, "outputs": outputs}
 
     def _write(self, path: Path, records: Iterable[Record]) -> None:
-        from deconvseg.files import replacing
-
         with replacing(path, durable=True) as stream:
             stream.writelines(map(line_of, records))
 
-    def _write_leftovers(self, paths: set[str]) -> None:
-        from deconvseg.files import replacing
-
+    def _write_pending(self, paths: set[str]) -> None:
         if paths:
-            with replacing(self._leftovers_path, durable=True) as stream:
+            with replacing(self._pending_path, durable=True) as stream:
                 stream.write(json.dumps(sorted(paths)).encode())
         else:
-            self._leftovers_path.unlink(missing_ok=True)
+            self.folder.remove(self._pending_path.name)
 
 
-def _read_leftovers(path: Path) -> set[str]:
+def _read_pending(path: Path) -> set[str]:
     try:
         return {name for name in json.loads(path.read_bytes()) if isinstance(name, str)}
     except (OSError, ValueError, TypeError):  # then they are refused as files of others, which is safe

@@ -9,16 +9,19 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from deconvseg.batch.inputs import STDIN, Photo, find_photos, real_paths
+from deconvseg.batch.results_folder import ResultsFolder
+from deconvseg.batch.shard import Shard
 from deconvseg.errors import UsageError
 from deconvseg.images import PHOTO_SUFFIXES
 from deconvseg.images.kinds import KINDS, refuse_suffix
-from deconvseg.remote import Mirror, is_remote, normal
+from deconvseg.remote import is_remote, normal
 
 STDOUT = "-"
+_AMONG_PHOTOS = "results would lie among the photos; give another folder"
 LOCAL = "file://"
 # What -o NAME.SUFFIX takes for the name of a file, not of a folder.
 FILE_SUFFIXES = (
@@ -42,21 +45,25 @@ class Plan:
 
     Attributes:
         tasks: one a photo, in order.
-        folder: the -o DIR that holds the results and their manifest, or None when the photos' own folders do.
-        problems: a line for each INPUT that stands for no photo and each folder that cannot be listed.
-        mirror: if the -o DIR is remote; `folder` is the local one that stands for it.
-        notes: a line for each folder of INPUT... that is left out on purpose.
+        folder: what holds the results and their manifest, or None when the photos' own folders do.
+        problems: a line for each input that stands for no photo and each folder that cannot be listed.
+        notes: a line for each folder of the inputs that is left out on purpose.
     """
 
     tasks: list[Task]
-    folder: Path | None
+    folder: ResultsFolder | None
     problems: list[str]
-    mirror: Mirror | None = None
     notes: Sequence[str] = ()
+
+    def only(self, shard: Shard) -> Plan:
+        """The plan of one shard; UsageError without a folder."""
+        if not self.folder:
+            raise UsageError("shards are for photos whose results go to one folder; name that")
+        return replace(self, tasks=[task for task in self.tasks if shard.holds(task.photo.name)])
 
 
 def make_plan(inputs: Sequence[str], output: str | None, kinds: Sequence[str]) -> Plan:
-    """Find the photos of INPUT... and name their results, which are the `kinds` (keys of KINDS).
+    """Find the photos of the inputs and name their results, which are the `kinds` (keys of KINDS).
 
     Raises:
         UsageError: the inputs and the output do not go together, or two results or a result and a photo would
@@ -67,77 +74,77 @@ def make_plan(inputs: Sequence[str], output: str | None, kinds: Sequence[str]) -
     output = output and output.removeprefix(LOCAL)
     kinds = list(dict.fromkeys(kinds))
     if "" in inputs:
-        raise UsageError("an INPUT is empty; give the path of a photo or a folder")
+        raise UsageError("an input is empty; give the path of a photo or a folder")
     if output == "":
-        raise UsageError("-o is empty; give a file or a folder, . for this one")
+        raise UsageError("the output is empty; give a file or a folder, . for this one")
     if STDIN in inputs and len(inputs) > 1:
         raise UsageError("- (standard input) is one photo; give it alone")
     photos, problems, notes = find_photos(inputs, output)
     if inputs[0] == STDIN and output is None:
         output = STDOUT
-    if output and is_remote(output):
-        if any(is_remote(argument) and normal(argument) == normal(output) for argument in inputs):
-            raise UsageError(f"{output}: results would lie among the photos; give another folder with -o DIR")
-        mirror, folder = Mirror.of(output), None
-    else:
-        mirror, folder = None, _result_folder(inputs, output, photos)
-    folder = mirror.root if mirror else folder
+    folder = _result_folder(inputs, output, photos)
     tasks = [Task(photo, _result_paths(photo, output, folder, kinds)) for photo in photos]
     try:
         _refuse_clashes(tasks)
     except UsageError as error:
-        raise UsageError(mirror.shown(str(error)) if mirror else str(error)) from error
-    return Plan(tasks, folder, problems, mirror, notes)
+        raise UsageError(folder.shown(str(error)) if folder else str(error)) from error
+    return Plan(tasks, folder, problems, notes)
 
 
-def _result_folder(inputs: Sequence[str], output: str | None, photos: Sequence[Photo]) -> Path | None:
+def _result_folder(
+    inputs: Sequence[str], output: str | None, photos: Sequence[Photo]
+) -> ResultsFolder | None:
+    if output and is_remote(output):
+        if any(is_remote(argument) and normal(argument) == normal(output) for argument in inputs):
+            raise UsageError(f"{output}: {_AMONG_PHOTOS}")
+        return ResultsFolder.at(output)
     folders = [argument for argument in inputs if os.path.isdir(argument)]
     if output is None:
         if folders:
-            raise UsageError(f"{folders[0]}: is a folder; say with -o DIR where its results go")
+            raise UsageError(f"{folders[0]}: is a folder; say in which folder its results go")
         for photo in photos:
             if is_remote(photo.path):
-                raise UsageError(f"{photo.path}: is remote; say with -o where its result goes")
+                raise UsageError(f"{photo.shown}: is remote; say where its result goes")
         return None
     if output == STDOUT:
         if folders or len(photos) > 1:
-            raise UsageError("-o - (standard output) takes one photo; give a folder with -o DIR")
+            raise UsageError("standard output takes one photo; give a folder")
         return None
     if not os.path.isdir(output) and not output.endswith(("/", os.sep)):
         if os.path.exists(output) and (folders or len(photos) > 1):
-            raise UsageError(f"{output}: is a file, and there are several photos; give a folder with -o DIR")
+            raise UsageError(f"{output}: is a file, and there are several photos; give a folder")
         if Path(output).suffix.lower() in FILE_SUFFIXES:
             if folders or len(photos) > 1:
-                raise UsageError(f"{output}: is the name of one file; give a folder with -o DIR")
+                raise UsageError(f"{output}: is the name of one file; give a folder")
             return None
     if any(os.path.realpath(argument) == os.path.realpath(output) for argument in folders):
-        raise UsageError(f"{output}: results would lie among the photos; give another folder with -o DIR")
+        raise UsageError(f"{output}: {_AMONG_PHOTOS}")
     for above in Path(output).parents:
         if os.path.isfile(above):
-            raise UsageError(f"{output}: {above} is a file, not a folder; give another folder with -o DIR")
-    return Path(output)
+            raise UsageError(f"{output}: {above} is a file, not a folder; give another folder")
+    return ResultsFolder.at(output)
 
 
 def _result_paths(
-    photo: Photo, output: str | None, folder: Path | None, kinds: Sequence[str]
+    photo: Photo, output: str | None, folder: ResultsFolder | None, kinds: Sequence[str]
 ) -> dict[str, Path | None]:
     if output == STDOUT:
         if len(kinds) > 1:
-            raise UsageError("-o - (standard output) takes one --save; name a file or a folder")
+            raise UsageError("standard output takes one kind of result; name a file or a folder")
         if kinds[0] == "masks":
-            raise UsageError("masks are several files; give a folder with -o DIR")
+            raise UsageError("masks are several files; give a folder")
         return {kinds[0]: None}
     if folder:
         # Labels are the result; only their variants carry a word.
         words = {kind: "" if kind == "labels" else f".{KINDS[kind].word}" for kind in kinds}
-        return {kind: folder / f"{photo.name}{words[kind]}{KINDS[kind].suffixes[0]}" for kind in kinds}
+        return {kind: folder.root / f"{photo.name}{words[kind]}{KINDS[kind].suffixes[0]}" for kind in kinds}
     base = Path(output or photo.path)
     paths: dict[str, Path | None] = {
         kind: base.with_name(f"{base.stem}.{KINDS[kind].word}{KINDS[kind].suffixes[0]}") for kind in kinds
     }
     if output:
         if kinds[0] == "masks":
-            raise UsageError(f"{output}: masks are several files; give a folder with -o DIR")
+            raise UsageError(f"{output}: masks are several files; give a folder")
         refuse_suffix(kinds[0], base)
         paths[kinds[0]] = base
     return paths
@@ -150,7 +157,7 @@ def _refuse_clashes(tasks: Sequence[Task]) -> None:
         """The same for all names of one file; folded, as the disks of most Macs and PCs do."""
         return unicodedata.normalize("NFC", real_path(os.fspath(path))).casefold()
 
-    photos = {file_key(task.photo.path): task.photo.path for task in tasks}
+    photos = {file_key(task.photo.path): task.photo.shown for task in tasks}
     owners: dict[str, str] = {}
     folders: dict[str, Path] = {}
     for task in tasks:
@@ -160,13 +167,13 @@ def _refuse_clashes(tasks: Sequence[Task]) -> None:
             key = file_key(path)
             if key in photos:
                 raise UsageError(
-                    f"{path}: is a photo of this run and would be overwritten; choose another -o"
+                    f"{path}: is a photo of this run and would be overwritten; choose another output"
                 )
-            owner = owners.setdefault(key, task.photo.path)
-            if owner != task.photo.path:
+            owner = owners.setdefault(key, task.photo.shown)
+            if owner != task.photo.shown:
                 raise UsageError(
-                    f"{path}: would be the result of both {owner} and {task.photo.path}; "
-                    "rename one, or give them different -o in two runs"
+                    f"{path}: would be the result of both {owner} and {task.photo.shown}; "
+                    "rename one, or give them different outputs in two runs"
                 )
             if kind == "masks":
                 folders[key] = path
@@ -174,12 +181,13 @@ def _refuse_clashes(tasks: Sequence[Task]) -> None:
         for key, photo in (photos | owners).items():
             if folder := folders.get(os.path.dirname(key)):
                 raise UsageError(
-                    f"{folder}: would hold masks, and {photo} or its result; rename it, or choose another -o"
+                    f"{folder}: would hold masks, and {photo} or its result; "
+                    "rename it, or choose another output"
                 )
     for key in sorted(owners.keys() & _folders_above(owners)):
         raise UsageError(
             f"{owners[key]}: its result would be a file where results of others need a folder of this name; "
-            "rename one, or give them different -o in two runs"
+            "rename one, or give them different outputs in two runs"
         )
 
 

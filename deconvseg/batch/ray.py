@@ -1,94 +1,98 @@
-"""Many photos on Ray Data: tasks read and write, actors hold a network each, dead workers are replaced."""
+"""The engine on Ray: tasks prepare and finish photos, actors hold a network each."""
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import platform
+import signal
+import socket
+import sys
+import threading
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, chdir, contextmanager, redirect_stdout
 from itertools import chain, islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from deconvseg.batch.jobs import Done, Job, Workshop
-from deconvseg.batch.ray_cluster import joined, share_out
-from deconvseg.errors import InputError, WorkerError
+from deconvseg.batch.work import Done, Job, Work, through_network
+from deconvseg.errors import InputError, MissingDependencyError, UsageError, WorkerError
 from deconvseg.remote import is_remote
-from deconvseg.steps import Prepared
 
-if TYPE_CHECKING:  # the processes that read and write do without torch
-    from deconvseg.regions import Inference
+if TYPE_CHECKING:
+    from deconvseg.batch.run import Options, Report
+    from deconvseg.regions import Inference, Prepared
 
 # Photos a dataset: Ray knows of all of them at once, and each dataset starts its networks anew.
 _DATASET = 10_000
 _TRIES = 2
+_PATIENCE = 10.0
 
 Row = dict[str, bytes]
 Batch = dict[str, Any]
 
 
-def run(
+def run_on_ray(
     inference: Inference,
-    workshop: Workshop,
+    work: Work,
     jobs: Iterable[Job],
-    report: Callable[[Job, Done | Exception], None],
+    report: Report,
+    options: Options,
     *,
-    workers: int | None = None,
-    threads: int | None = None,
     full_batches: bool = True,
-    address: str | None = None,
-    debug: bool = False,
 ) -> None:
-    """Segment photos and write their results, as `pipeline.run` does, which gives the same files.
+    """Segment photos and write their results, as `run.run_here` does, which gives the same files.
 
     A worker that dies is replaced, and its photo tried once more.
 
     Args:
         inference: shipped to the actors; it needs its device there.
-        workshop: what happens around it; its forest lies at the same place on each machine.
+        work: what happens around it; its forest lies at the same place on each machine.
         jobs: taken as they are needed, thousands at a time. Their relative paths are those of this process;
             they mean the same files on each machine.
         report: called in this process with each job and what became of it, in the order of finishing. What it
             raises ends the run.
-        workers: networks, an actor each; None is one a GPU, or on CPUs one a machine.
-        threads: of a network on the CPU; None leaves a quarter of the cores to reading and writing.
+        options: `workers` (networks, an actor each; None is one a GPU, or on CPUs one a machine) and what
+            begins with `ray`. If Ray is started here, it is for this run, unless this process has it already.
         full_batches: fill the last batch of regions up.
-        address: HOST:PORT of a cluster, or `auto` for the one this machine is in; None starts Ray here, for
-            this run, unless this process has joined or started one.
-        debug: show what Ray says.
 
     Raises:
         MissingDependencyError: no Ray.
         UsageError: the cluster cannot be joined, or is too small.
         WorkerError: the cluster does not do its work.
     """
-    with joined(address, (workers or 1) * (threads or 1) + 1, debug) as ray:
+    workers, threads = options.workers, options.ray_threads
+    with (
+        _quiet_stdout(options.ray_talks),
+        joined(options.ray_address, (workers or 1) * (threads or 1) + 1, options.ray_talks) as ray,
+    ):
         networks, cores = share_out(ray, inference.device.type, workers, threads)
-        pool = _Pool(ray, inference, workshop, networks, cores, full_batches)
+        cluster = _Cluster(ray, inference, work, networks, cores, full_batches)
         jobs = iter(jobs)
         while some := list(islice(jobs, _DATASET)):
-            for job, result in pool.results(some):
+            for job, result in cluster.results(some):
                 if isinstance(result, WorkerError):
                     result = WorkerError(f"{job.title}: {result}")
                 report(job, result)
 
 
-class _Pool:
+class _Cluster:
     """What each dataset of a run is made with."""
 
     def __init__(
         self,
         ray: Any,
         inference: Inference,
-        workshop: Workshop,
+        work: Work,
         networks: int,
         cores: int,
         full_batches: bool,
     ) -> None:
-        self._ray, self._workshop, self._networks, self._cores = ray, workshop, networks, cores
+        self._ray, self._work, self._networks, self._cores = ray, work, networks, cores
         # One copy a machine, in its object store: no machine needs the network's file.
         self._network = ray.put(inference), cores, full_batches
         self._gpus = int(inference.device.type == "cuda")
@@ -102,7 +106,7 @@ class _Pool:
         # Beside this process: it must not leave with another machine.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         watch = ray.remote(num_cpus=0, scheduling_strategy=here)(_Watch).remote()
-        crew = _Crew(self._workshop, watch, os.getcwd())  # noqa: PTH109 (pickled for all systems)
+        tasks = _Tasks(self._work, watch, os.getcwd())  # noqa: PTH109 (pickled for all systems)
         # As many photos as there are regions in a batch fill whole batches, however many regions each has.
         together = min(-(-len(jobs) // (2 * self._networks)), self._batch_size)
         photos = ray.data.from_items([_row(job, None) for job in jobs], override_num_blocks=len(jobs))
@@ -110,7 +114,7 @@ class _Pool:
         photos.context.target_max_block_size = 1  # a photo a block: it can be 90 MB behind the network
         rows = (
             # flat_map, as Ray Data would move a map that gives a row for a row into the network's actor.
-            photos.flat_map(crew.prepare)
+            photos.flat_map(tasks.prepare)
             .map_batches(
                 _Network,
                 fn_constructor_args=(watch, *self._network),
@@ -120,7 +124,7 @@ class _Pool:
                 num_cpus=self._cores,
                 num_gpus=self._gpus,
             )
-            .map(crew.finish)
+            .map(tasks.finish)
         )
         try:
             for row in rows.iter_rows():
@@ -149,31 +153,29 @@ class _Watch:
         del self._open[work]
 
 
-class _Crew:
+class _Tasks:
     """What tasks do."""
 
-    def __init__(self, workshop: Workshop, watch: Any, folder: str) -> None:
-        self._workshop, self._watch, self._folder = workshop, watch, folder
+    def __init__(self, work: Work, watch: Any, folder: str) -> None:
+        self._work, self._watch, self._folder = work, watch, folder
 
     def prepare(self, row: Row) -> list[Row]:
         job, _ = _content(row)
-        return [_row(job, self._try("prepare", self._workshop.prepare, job))]
+        return [_row(*self._try("prepare", job, lambda: self._work.prepare(job)))]
 
     def finish(self, row: Row) -> Row:
         job, fused = _content(row)
-        if isinstance(fused, Exception):
-            return row
-        return _row(job, self._try("finish", self._workshop.finish, job, *fused))
+        return _row(*self._try("finish", job, lambda: self._work.finish((job, fused))))
 
-    def _try(self, step: str, call: Callable[..., object], job: Job, *arguments: object) -> object:
+    def _try(self, step: str, job: Job, call: Callable[[], tuple[Job, object]]) -> tuple[Job, object]:
         with _watched(self._watch, _TRIES, step, job) as is_safe:
             if not is_safe:
-                return _killed()
+                return job, _killed()
             try:
                 self._enter_folder(job)
-                return call(job, *arguments)
-            except Exception as error:
-                return _portable(error)
+            except InputError as error:
+                return job, error
+            return call()
 
     def _enter_folder(self, job: Job) -> None:
         places = map(str, (job.source, *job.outputs.values()))
@@ -207,24 +209,17 @@ class _Network:
             yield {"photo": [_row(job, result)["photo"]]}
 
     def _fuse(self, photos: list[tuple[Job, Prepared]]) -> Iterator[tuple[Job, object]]:
-        """Photos that fail together, or kill a worker together, are tried each alone."""
-        alone, done = len(photos) == 1, 0
-        tries = _TRIES if alone else 1
-        with _watched(self._watch, tries, "network", *(job for job, _ in photos)) as is_safe:
+        """Photos that kill a worker together are tried each alone."""
+        alone = len(photos) == 1
+        with _watched(self._watch, _TRIES if alone else 1, "network", *(job for job, _ in photos)) as is_safe:
             if is_safe:
-                try:
-                    prepared = [prepared for _, prepared in photos]
-                    for fused in self._inference.fuse(prepared, full_batches=self._full_batches):
-                        yield photos[done][0], fused
-                        done += 1
-                except Exception as error:
-                    if alone:
-                        yield photos[0][0], _portable(error)
-            elif alone:
-                yield photos[0][0], _killed()
-        if not alone:
-            for photo in photos[done:]:
-                yield from self._fuse([photo])
+                yield from through_network(self._inference, photos, full_batches=self._full_batches)
+                return
+        if alone:
+            yield photos[0][0], _killed()
+            return
+        for photo in photos:
+            yield from self._fuse([photo])
 
 
 @contextmanager
@@ -243,7 +238,7 @@ def _watched(watch: Any, tries: int, step: str, *jobs: Job) -> Iterator[bool]:
 
 def _killed() -> WorkerError:
     return WorkerError(
-        "its worker process was killed, and so was the next one; free some memory, or use fewer --workers"
+        "its worker process was killed, and so was the next one; free some memory, or use fewer workers"
     )
 
 
@@ -258,9 +253,146 @@ def _portable(error: Exception) -> Exception:
 
 
 def _row(job: Job, value: object) -> Row:
+    if isinstance(value, Exception):
+        value = _portable(value)
     return {"photo": pickle.dumps((job, value), protocol=5)}
 
 
 def _content(row: Row) -> tuple[Job, Any]:
     job, value = pickle.loads(row["photo"])
     return job, value
+
+
+@contextmanager
+def joined(address: str | None, cores: int, debug: bool = False) -> Iterator[Any]:
+    """The module `ray`, joined or started for the time of the block; as it is if this process has it already.
+
+    A Ray started here is reached from this machine alone, sends nothing, and leaves no file.
+
+    Args:
+        address: HOST:PORT of a cluster, `auto` for the one this machine is in, None to start Ray here.
+        cores: as many as it offers at least, if it is started here.
+        debug: show what Ray says.
+
+    Raises:
+        MissingDependencyError: no Ray.
+        UsageError: the cluster cannot be joined.
+    """
+    # Ray reads these when it is imported or started.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # as the local engine's workers
+    if not address:  # despite its name on all systems: not offered to the network
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    if not debug:
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise MissingDependencyError(
+            'Ray is not installed; install it (pip install "deconvseg[ray]"), or use the local engine'
+        ) from error
+    level = logging.INFO if debug else logging.CRITICAL + 1
+    logging.getLogger("ray.data").setLevel(level)
+    if ray.is_initialized():
+        yield ray
+        return
+    says = {"log_to_driver": debug, "logging_level": level}
+    # The paths of its sockets would be too long in the folders for temporary files that some systems have.
+    root = "/tmp" if os.name == "posix" else None
+    with TemporaryDirectory(prefix="ray-", dir=root, ignore_cleanup_errors=True) as folder:
+        # Ray's workers import from the folder that this process is in as it starts or joins: an empty one.
+        with _quiet_stderr(debug), _same_end(), chdir(folder):
+            if address:
+                _join(ray, address, says)
+            else:
+                ray.init(
+                    "local",
+                    num_cpus=max(cores(), cores),
+                    include_dashboard=False,
+                    _temp_dir=folder,
+                    **says,
+                )
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
+
+
+def share_out(ray: Any, device: str, workers: int | None, threads: int | None) -> tuple[int, int]:
+    """How many networks, and how many cores each has; a core at least is left to reading and writing.
+
+    Args:
+        ray: as of `joined`.
+        device: `cpu`, or what each network has one of.
+        workers: networks; None is one a GPU, or without GPUs one a machine.
+        threads: cores of each; None is 1 beside a device, and on CPUs three quarters of all cores together.
+
+    Raises:
+        UsageError: there is not so much.
+    """
+    offers = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    machines = [int(offer["CPU"]) for offer in offers if offer.get("CPU")]
+    total, gpus = sum(machines), int(sum(offer.get("GPU", 0) for offer in offers))
+    networks = workers or (gpus if device == "cuda" else len(machines)) or 1
+    cores = threads or 1
+    if device == "cpu" and not threads:
+        cores = max(3 * min([*machines, total // networks]) // 4, 1)
+    if networks * cores >= total or (device == "cuda" and networks > gpus):
+        one = f"{cores} cores and a GPU" if device == "cuda" else f"{cores} cores"
+        raise UsageError(
+            f"Ray has {total} cores and {gpus} GPUs, too few for {networks} times a network with {one}, "
+            "and a core besides; use fewer workers or threads"
+        )
+    return networks, cores
+
+
+def _join(ray: Any, address: str, says: dict[str, Any]) -> None:
+    try:
+        host, colon, port = address.rpartition(":")
+        if colon:  # Ray itself would wait for minutes, and then end this process
+            socket.create_connection((host, int(port)), _PATIENCE).close()
+        ray.init(address, **says)
+    except Exception as error:  # of many kinds, as the versions of Ray and Python must be the same there
+        reason = str(error).strip().partition("\n")[0]
+        raise UsageError(
+            f"{address}: cannot be joined ({reason}); give HOST:PORT or auto, or leave it out"
+        ) from error
+
+
+@contextmanager
+def _same_end() -> Iterator[None]:
+    """Leave what this process does on SIGTERM as it is; Ray makes it exit at once."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if callable(before) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _quiet_stderr(debug: bool) -> Iterator[None]:
+    """Without standard error: Ray's core writes there as it starts, whatever its level of logging."""
+    if debug:
+        yield
+        return
+    sys.stderr.flush()
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
+
+
+@contextmanager
+def _quiet_stdout(talks: bool) -> Iterator[None]:
+    """Ray tells of workers that died on standard output, which is for data."""
+    with ExitStack() as stack:
+        nowhere = sys.stderr if talks else stack.enter_context(Path(os.devnull).open("w"))
+        stack.enter_context(redirect_stdout(nowhere))
+        yield

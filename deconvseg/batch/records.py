@@ -6,7 +6,7 @@ import json
 import os
 from pathlib import Path
 from types import NoneType
-from typing import Any, TypedDict, cast
+from typing import Any, NotRequired, TypedDict, cast
 
 from deconvseg.batch.inputs import STDIN, Photo
 from deconvseg.errors import OutputError
@@ -15,11 +15,11 @@ from deconvseg.remote import is_remote, status
 
 
 class Record(TypedDict):
-    """What became of one photo: a line of the manifest, an entry of --json.
+    """What became of one photo: a line of the manifest, an entry of `--json`.
 
     Keys:
         input: path of the photo as given, or as found below the folder that was given.
-        path: the same from the root, or the address; `-` is standard input.
+        path: the same from the root, or the address, without its query; `-` is standard input.
         name: its place in the results folder, without suffix; unique in a manifest.
         status: "done", "skipped" (done by an earlier run with the same settings) or "failed".
         error: one line, when failed.
@@ -30,6 +30,7 @@ class Record(TypedDict):
         width, height: of the photo as displayed, in pixels.
         regions: that went through the network.
         classes: name -> share of the pixels (0..1), largest first.
+        notes: what there is to know about how the photo was read, a line each; only if there is any.
         seconds: of work for this photo, from reading to writing, without waiting.
         settings: hash of all that changes every result, the network's content included.
         bytes, modified: size and time of change of the photo's file, by which a later run knows it again.
@@ -47,37 +48,27 @@ class Record(TypedDict):
     height: int | None
     regions: int | None
     classes: dict[str, float]
+    notes: NotRequired[list[str]]
     seconds: float | None
     settings: str | None
     bytes: int | None
     modified: float | None
 
 
-_SHAPES: dict[str, tuple[type, ...]] = {
-    "input": (str,),
-    "path": (str,),
-    "name": (str,),
-    "status": (str,),
-    "error": (str, NoneType),
-    "outputs": (dict,),
-    "digests": (dict,),
-    "options": (dict,),
-    "width": (int, NoneType),
-    "height": (int, NoneType),
-    "regions": (int, NoneType),
-    "classes": (dict,),
-    "seconds": (float, int, NoneType),
-    "settings": (str, NoneType),
-    "bytes": (int, NoneType),
-    "modified": (float, int, NoneType),
+_TYPES: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("input", "path", "name", "status"), (str,)),
+    **dict.fromkeys(("error", "settings"), (str, NoneType)),
+    **dict.fromkeys(("outputs", "digests", "options", "classes"), (dict,)),
+    **dict.fromkeys(("width", "height", "regions", "bytes"), (int, NoneType)),
+    **dict.fromkeys(("seconds", "modified"), (float, int, NoneType)),
 }
 
 
 def new_record(photo: Photo, settings: str | None) -> Record:
     """The record of a photo before anything is known but its file."""
-    size, modified = _status(photo.path)
+    size, modified = (None, None) if photo.path == STDIN else status(photo.path)
     return _record(
-        input=photo.path,
+        input=photo.shown,
         path=full_path(photo),
         name=photo.name,
         settings=settings,
@@ -89,7 +80,7 @@ def new_record(photo: Photo, settings: str | None) -> Record:
 def full_path(photo: Photo) -> str:
     """Its path from the root; symbolic links and `..` stay, as only the disk knows where they lead."""
     if photo.path == STDIN or is_remote(photo.path):
-        return photo.path
+        return photo.shown
     return str(Path(photo.path).absolute())
 
 
@@ -135,10 +126,10 @@ def read_records(path: Path) -> dict[str, Record]:
     try:
         lines = read_json_lines(path)
     except OSError as error:
-        raise OutputError(f"{path}: cannot be read ({error.strerror}); choose another -o DIR") from error
+        raise OutputError(f"{path}: cannot be read ({error.strerror}); choose another folder") from error
     records = {}
     for found in filter(_names_a_result, lines):
-        fitting = {key: value for key, value in found.items() if isinstance(value, _SHAPES.get(key, ()))}
+        fitting = {key: value for key, value in found.items() if isinstance(value, _TYPES.get(key, ()))}
         record = _record(**{"path": found["input"], **fitting})
         records[record["name"]] = record
     return records
@@ -163,17 +154,7 @@ def _is_below(place: str) -> bool:
 def _record(**known: Any) -> Record:
     """With what is known; the rest as before the photo is looked at."""
     blank: dict[str, Any] = {
-        key: {} if dict in kinds else None if NoneType in kinds else "" for key, kinds in _SHAPES.items()
+        key: {} if dict in kinds else None if NoneType in kinds else "" for key, kinds in _TYPES.items()
     }
+    blank = {key: blank[key] for key in Record.__annotations__ if key in blank}
     return cast(Record, {**blank, "status": "failed", **known})
-
-
-def _status(photo: str) -> tuple[int | None, float | None]:
-    """Size and time of change of its file; None what cannot be known."""
-    if is_remote(photo):
-        return status(photo)
-    try:
-        found = Path(photo).stat()
-    except OSError:
-        return None, None
-    return found.st_size, found.st_mtime

@@ -1,4 +1,4 @@
-"""A run's share of the photos, and its claim on the results folder. Shards need no word from each other."""
+"""A run's share of the photos, and its lock on the results folder."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Shard:
         match = re.fullmatch(r"(\d+)/(\d+)", text)
         if match and int(match[1]) < int(match[2]):
             return cls(int(match[1]), int(match[2]))
-        raise UsageError(f"--shard {text}: give I/N, where I is a number from 0 to N - 1: 0/3, 1/3 and 2/3")
+        raise UsageError(f"shard {text}: give I/N, where I is a number from 0 to N - 1: 0/3, 1/3 and 2/3")
 
     def holds(self, name: str) -> bool:
         """Whether the photo with this name is in the shard."""
@@ -45,7 +45,7 @@ class Shard:
 
 
 @contextmanager
-def claim(folder: Path, shard: Shard | None) -> Iterator[None]:
+def lock_run(folder: Path, shard: Shard | None) -> Iterator[None]:
     """Hold a results folder, made if need be, for a whole run or for one shard; a killed run lets go of it.
 
     Raises:
@@ -55,28 +55,28 @@ def claim(folder: Path, shard: Shard | None) -> Iterator[None]:
     with ExitStack() as held:
         with _refused(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            held.enter_context(_held(folder, shard))
+            held.enter_context(_locked(folder, shard))
             if shard:
                 # Other shards that look at this moment hold it just as briefly; a run holds it for long.
-                with _held(folder, None, patience=_PATIENCE):
+                with _locked(folder, None, patience=_PATIENCE):
                     pass
             for path in folder.glob(_name("*-of-*")):
                 other = path.name.split(".")[2]
                 if not shard or not other.endswith(f"-of-{shard.count}"):
-                    with _held(folder, other, patience=_PATIENCE if shard else 0):
+                    with _locked(folder, other, patience=_PATIENCE if shard else 0):
                         pass
         yield
 
 
 @contextmanager
-def turn(folder: Path, what: str) -> Iterator[None]:
+def lock_moment(folder: Path, what: str) -> Iterator[None]:
     """Have `what` of a results folder alone, for a moment; a shard that comes meanwhile waits.
 
     Raises OutputError if the folder cannot be written.
     """
     with ExitStack() as held:
         with _refused(folder):
-            held.enter_context(_held(folder, what, patience=-1))
+            held.enter_context(_locked(folder, what, patience=-1))
         yield
 
 
@@ -86,18 +86,18 @@ def _refused(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or error
-        raise OutputError(f"{folder}: cannot be written ({reason}); choose another -o DIR") from error
+        raise OutputError(f"{folder}: cannot be written ({reason}); choose another folder") from error
 
 
 @contextmanager
-def _held(folder: Path, shard: Shard | str | None, patience: float = 0) -> Iterator[None]:
-    path = folder / _name(shard)
-    try:
-        with lock(path, patience=patience):
-            yield
-    except TimeoutError as error:
-        whose = f"shard {shard}" if shard else "another run"
-        raise UsageError(f"{folder}: {whose} is at work here; wait for its end, or stop it") from error
+def _locked(folder: Path, shard: Shard | str | None, patience: float = 0) -> Iterator[None]:
+    with ExitStack() as held:
+        try:
+            held.enter_context(lock(folder / _name(shard), patience=patience))
+        except TimeoutError as error:
+            whose = f"shard {shard}" if shard else "another run"
+            raise UsageError(f"{folder}: {whose} is at work here; wait for its end, or stop it") from error
+        yield
 
 
 def _in_bytes(name: str) -> bytes:

@@ -15,7 +15,7 @@ import typer
 
 from deconvseg import __version__
 from deconvseg.cli import signals, streams
-from deconvseg.errors import DeconvSegError, UsageError
+from deconvseg.errors import DeconvSegError, UsageError, one_line
 from deconvseg.machine import is_out_of_memory
 
 if TYPE_CHECKING:
@@ -210,11 +210,6 @@ def _usage_error(problem: Exception) -> int:
         command = context.command_path if context else "deconvseg"
         error(f"{message.rstrip('.')}; see {command} --help")
     return NOTHING_DONE
-
-
-def one_line(text: str) -> str:
-    """The text with line ends and other control characters, which file names may hold, made visible."""
-    return "".join(c if c.isprintable() or "\ud800" <= c <= "\udfff" else repr(c)[1:-1] for c in text)
 
 
 def introduce(segmenter: Segmenter, weights: str) -> None:

@@ -5,19 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from contextlib import nullcontext
-from dataclasses import replace
+from collections.abc import Callable
+from contextlib import ExitStack
 from enum import StrEnum
-from pathlib import Path
-from typing import Annotated, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from deconvseg.batch.coco import COCO, write_run_coco
-from deconvseg.batch.manifest import Manifest
-from deconvseg.batch.plan import Plan, make_plan
-from deconvseg.batch.remote_manifest import RemoteManifest
-from deconvseg.batch.shard import Shard
+from deconvseg.batch.plan import make_plan
 from deconvseg.cli import console, signals
 from deconvseg.cli.options import (
     RUN,
@@ -42,9 +38,13 @@ from deconvseg.cli.options import (
     WeightsOption,
     complete_class,
 )
-from deconvseg.cli.runs import Cluster, Run
 from deconvseg.errors import DeconvSegError, OutputError, UsageError, WorkerError
 from deconvseg.images.kinds import KINDS
+
+if TYPE_CHECKING:
+    from deconvseg.batch import FolderRun
+    from deconvseg.batch.records import Record
+    from deconvseg.segmenter import Segmenter
 
 Save = StrEnum("Save", [(kind, kind) for kind in KINDS])  # type: ignore[misc]  # Typer has no list of Literals
 Engine = Literal["local", "ray"]
@@ -144,15 +144,15 @@ def segment(
         typer.Option(
             min=0,
             metavar="N",
-            help="Processes that read and write photos beside the network; 0: none. Left out: by cores and "
-            "memory. With --engine ray: networks. Left out: one a GPU or, without any, a machine.",
+            help="Threads that read and write photos beside the network; 0: none. If omitted, one a core. "
+            "With --engine ray: networks; if omitted, one a GPU or, without any, a machine.",
             rich_help_panel=RUN,
         ),
     ] = None,
     engine: Annotated[
         Engine,
         typer.Option(
-            help="local: processes of this machine. ray: Ray Data, here or on a cluster, with the same "
+            help="local: threads of this process. ray: Ray Data, here or on a cluster, with the same "
             "results.",
             rich_help_panel=RUN,
         ),
@@ -184,36 +184,20 @@ def segment(
     """Segment photos: say for every pixel which class it belongs to."""
     if any(text in ("-", "@-") for text in inputs):
         console.needs_stdin()
-    cluster = Cluster.of(engine, ray_address, workers, threads)
+    if ray_address is not None and engine != "ray":
+        raise UsageError("--ray-address is for --engine ray; give both, or none")
     with console.slow("looking for photos", wanted=not quiet):
         plan = make_plan(inputs, output, [kind.value for kind in save])
     if any(None in task.outputs.values() for task in plan.tasks):
-        console.needs_stdout()
-        if as_json:
-            raise UsageError(
-                "--json and the result both go to standard output; name the result's file with -o"
-            )
-        if cluster:
-            raise UsageError("--engine ray writes to files alone; name the result's file with -o")
-        if sys.stdout.isatty():
-            raise UsageError("this result is not for a terminal; name its file with -o, or send it on with >")
+        _refuse_stdout(as_json, engine)
     for problem in plan.problems:
         console.error(problem)
     for note in () if quiet else plan.notes:
         console.say(f"note: {note}")
     if not plan.tasks:
         return console.NOTHING_DONE
-    share = Shard.parse(shard) if shard else None
-    if share:
-        plan = _only(share, plan)
-    coco = plan.folder / COCO if plan.folder and "coco" in save else None
-    manifest = _manifest(plan, [coco] if coco else [], share)
-    if manifest and not overwrite:
-        manifest.refuse_strangers(plan.tasks)
 
-    segmenter = workshop = None
-    if not all(task.photo.missing for task in plan.tasks):  # a mistyped name is told at once
-        from deconvseg.batch.jobs import Workshop
+    def load() -> Segmenter:
         from deconvseg.machine import reuse_freed_memory
         from deconvseg.segmenter import Segmenter
 
@@ -236,77 +220,119 @@ def segment(
             only=None if classes is None else [name.strip() for name in classes.split(",")],
         )
         segmenter.load()
-        workshop = Workshop(
-            segmenter.before,
-            segmenter.after,
-            legend=legend,
-            polygons=coco_polygons,
-            max_pixels=max_megapixels * 1_000_000,
-            mirror=plan.mirror,
-        )
         if not quiet:
             console.introduce(segmenter, weights)
-    run = Run(plan.tasks, manifest, overwrite=overwrite, quiet=quiet)
-    fault: BaseException | None = None
-    left_out: list[str] = []
-    with manifest.claimed() if manifest else nullcontext():
-        try:
-            run.work(segmenter, workshop, workers, cluster)
-            if manifest and coco and run.settings:
-                left_out = _write_coco(manifest, coco, run, quiet=quiet)
-        except (KeyboardInterrupt, OutputError, WorkerError) as error:
-            fault = error
-    records = [run.records[place] for place in sorted(run.records)]
+        return segmenter
+
+    from deconvseg.batch import FolderRun, Options
+
+    options = Options(
+        save=[kind.value for kind in save],
+        legend=legend,
+        polygons=coco_polygons,
+        max_pixels=max_megapixels * 1_000_000,
+        overwrite=overwrite,
+        workers=workers,
+        shard=shard,
+        engine=engine,
+        ray_address=ray_address,
+        ray_threads=threads,
+        ray_talks=console.debugging(),
+    )
+    display = _Display(quiet)
+    run = FolderRun(plan, options, display.show)
+    fault = _work(run, load, display)
     if as_json:
         speed = {"photos_per_second": run.rate, "network_busy": run.network_busy}
-        print(json.dumps({"images": records, **speed}, indent=2))
-    counts = Counter(record["status"] for record in records)
-    if not quiet and (manifest or len(plan.tasks) > 1):
-        _say_end(run, counts, len(plan.tasks), manifest)
+        print(json.dumps({"images": run.records, **speed}, indent=2))
+    counts = Counter(record["status"] for record in run.records)
+    if not quiet and (plan.folder or run.total > 1):
+        _say_end(run, counts)
     if isinstance(fault, DeconvSegError):
         console.failure(fault)
-        return console.SOME_FAILED if records else console.NOTHING_DONE
+        return console.SOME_FAILED if run.records else console.NOTHING_DONE
     if fault:
         again = "run it again without --overwrite" if overwrite else "run the same again"
         console.error("interrupted; finished photos are kept" + f", {again} to go on" * bool(plan.folder))
         return signals.exit_code()
-    return console.SOME_FAILED if counts["failed"] or plan.problems or left_out else console.DONE
+    return console.SOME_FAILED if counts["failed"] or plan.problems or run.problems else console.DONE
 
 
-def _only(share: Shard, plan: Plan) -> Plan:
-    """The plan of one shard."""
-    if not plan.folder:
-        raise UsageError("--shard is for photos whose results go to one folder; name it with -o DIR")
-    tasks = [task for task in plan.tasks if share.holds(task.photo.name)]
-    return replace(plan, tasks=tasks)
+def _refuse_stdout(as_json: bool, engine: str) -> None:
+    """Raise UsageError unless standard output can take a result."""
+    console.needs_stdout()
+    if as_json:
+        raise UsageError("--json and the result both go to standard output; name the result's file with -o")
+    if engine == "ray":
+        raise UsageError("--engine ray writes to files alone; name the result's file with -o")
+    if sys.stdout.isatty():
+        raise UsageError("this result is not for a terminal; name its file with -o, or send it on with >")
 
 
-def _manifest(plan: Plan, run_files: list[Path], shard: Shard | None) -> Manifest | None:
-    if plan.mirror:
-        return RemoteManifest(plan.mirror, run_files, shard)
-    return Manifest(plan.folder, run_files, shard) if plan.folder else None
+def _work(run: FolderRun, load: Callable[[], Segmenter], display: _Display) -> BaseException | None:
+    """Do the run; what has ended it before its end."""
+    with display:
+        try:
+            run.work(load, partial(display.start, run))
+        except (KeyboardInterrupt, OutputError, WorkerError) as error:
+            if not display.started:
+                raise
+            return error
+        finally:
+            for problem in run.problems:
+                console.error(problem)
+            for note in () if display.quiet else run.notes:
+                console.say(note)
+    return None
 
 
-def _say_end(run: Run, counts: Counter[str], total: int, manifest: Manifest | None) -> None:
+class _Display:
+    """Shows a run: a bar on a terminal, else a line a photo; errors always."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.quiet, self.started = quiet, False
+        self._open = ExitStack()
+
+    def __enter__(self) -> None:
+        self._open.__enter__()
+
+    def __exit__(self, *exception: Any) -> None:
+        self._open.__exit__(*exception)
+
+    def start(self, run: FolderRun, skipped: int) -> None:
+        """The run begins, and so many photos are done already."""
+        self._run, self._ended, self.started = run, skipped, True
+        bar = console.Progress(run.total, done=skipped, wanted=not self.quiet)
+        self._bar = self._open.enter_context(bar)
+
+    def show(self, record: Record, error: Exception | None) -> None:
+        """Say what became of a photo."""
+        self._ended += 1
+        if error:
+            console.failure(error, about=record["input"])
+        elif not self.quiet:
+            for note in record.get("notes", ()):
+                console.say(f"note: {record['input']}: {note}")
+            if not self._bar.visible:
+                total = self._run.total
+                console.say(f"[{self._ended}/{total}] " * (total > 1) + _sentence(record))
+        self._bar.step(f"{self._run.rate:.2f} photos/s" if self._run.rate else "")
+
+
+def _sentence(record: Record) -> str:
+    objects = [f"{name} {share:.1%}" for name, share in record["classes"].items() if name != "background"]
+    found = ", ".join(objects[:4]) or "background alone"
+    return (
+        f"{record['input']} -> {', '.join(record['outputs'].values())}: {found} ({record['seconds']:.1f} s)"
+    )
+
+
+def _say_end(run: FolderRun, counts: Counter[str]) -> None:
     told = ", ".join(f"{counts[status]} {status}" for status in ("done", "skipped", "failed"))
     speed = ""
     if run.rate is not None:
         speed = f"; {run.rate:.2f} photos/s"
     if run.network_busy is not None:
         speed += f", network busy {run.network_busy:.0%} of the time"
-    where = f"; see {manifest.shown(manifest.path)}" if manifest else ""
-    console.say(f"{total} photo{'s' * (total != 1)}: {told}{speed}{where}")
-
-
-def _write_coco(manifest: Manifest, target: Path, run: Run, *, quiet: bool) -> list[str]:
-    """Write the run's COCO file; returns, and prints, a line for each result that is lacking."""
-    try:
-        problems, others = write_run_coco(manifest, target, run.settings, run.options)
-    except DeconvSegError as error:
-        return [console.failure(error)]
-    for problem in problems:
-        console.error(problem)
-    if others and not quiet:
-        photos = "1 photo that was" if others == 1 else f"{others} photos that were"
-        console.say(f"{manifest.shown(target)}: without {photos} done with other settings")
-    return problems
+    where = f"; see {run.manifest.folder.shown(run.manifest.path)}" if run.manifest else ""
+    console.say(f"{run.total} photo{'s' * (run.total != 1)}: {told}{speed}{where}")

@@ -10,6 +10,7 @@ from deconvseg.batch.coco import write_run_coco
 from deconvseg.batch.inputs import Photo
 from deconvseg.batch.manifest import Manifest
 from deconvseg.batch.records import new_record
+from deconvseg.batch.results_folder import ResultsFolder
 from deconvseg.batch.shard import Shard
 from deconvseg.data import coco
 
@@ -20,7 +21,7 @@ class Shards:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder, self.merges = folder, 0
         self.meanwhile = lambda: None
-        self._shards = [Manifest(folder, shard=Shard(index, 2)) for index in range(2)]
+        self._shards = [Manifest(ResultsFolder(folder), shard=Shard(index, 2)) for index in range(2)]
         merge = coco.merge_coco
 
         def merge_and_more(parts: list[Path], target: Path) -> list[str]:
@@ -38,10 +39,10 @@ class Shards:
         record = new_record(Photo(f"{name}.jpg", name), settings)
         self._shards[index].add({**record, "status": "done", "outputs": {"coco": str(part)}})
 
-    def end(self, index: int, *, takes_turns: bool = True) -> int:
+    def end(self, index: int, *, is_shared: bool = True) -> int:
         """The shard is through; returns how many photos are left out."""
-        manifest = Manifest(self.folder, shard=Shard(index, 2))
-        manifest.takes_turns = takes_turns
+        manifest = Manifest(ResultsFolder(self.folder), shard=Shard(index, 2))
+        manifest.folder.is_shared = is_shared
         problems, others = write_run_coco(manifest, self.folder / "coco.json", "s1", {})
         assert not problems
         return others
@@ -56,14 +57,14 @@ def shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shards:
     return Shards(tmp_path, monkeypatch)
 
 
-@pytest.mark.parametrize(("takes_turns", "merges"), [(True, 1), (False, 2)])
+@pytest.mark.parametrize(("is_shared", "merges"), [(True, 1), (False, 2)])
 def test_a_shard_that_ends_early_does_not_wait_for_the_rest(
-    shards: Shards, takes_turns: bool, merges: int
+    shards: Shards, is_shared: bool, merges: int
 ) -> None:
     """Though another one gets a photo done each time."""
     shards.done(0, "a")
     shards.meanwhile = lambda: shards.done(1, f"b{shards.merges}")
-    shards.end(0, takes_turns=takes_turns)
+    shards.end(0, is_shared=is_shared)
     assert shards.merges == merges
 
 

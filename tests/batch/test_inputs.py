@@ -1,6 +1,7 @@
 """What INPUT... stands for where folders, links, names and lists are odd."""
 
 import os
+import unicodedata
 from pathlib import Path
 
 import fsspec
@@ -159,7 +160,7 @@ def test_results_of_another_run_are_no_photos(manifest: str) -> None:
         assert {photo.path for photo in photos} - {"in/sub/b.PNG"} == {"in/a.jpg", "in/sub/a.jpg"}
         assert not problems
         assert notes == [
-            "in/m1: holds results of another run, and is left out; give it as an INPUT to take it"
+            "in/m1: holds results of another run, and is left out; name it among the inputs to take it"
         ]
     assert found("in/m1") == ["in/m1/a.png", "in/m1/below/a.png"]
 
@@ -184,3 +185,47 @@ def test_links_that_lead_nowhere_are_told() -> None:
     assert problems == [
         f"in/{name}: the link leads nowhere; mend it or remove it" for name in ("lost.jpg", "more")
     ]
+
+
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [
+        ("https://h/photos/cat.jpg?sig=abc&x=%2Fd.png", "cat"),
+        ("https://h/photos/cat.jpg#part", "cat"),
+        ("https://h/photos/12345", "12345"),
+        ("http://h/get?id=5", "get"),
+        ("https://h/photos/cat.JPEG", "cat"),
+    ],
+)
+def test_addresses_of_the_web_are_photos_by_whatever_name(address: str, name: str) -> None:
+    (photo,) = find_photos([address], "out").photos
+    assert (photo.path, photo.name) == (address, name)
+    assert "?" not in photo.shown and "abc" not in photo.shown + photo.file_name
+    Path("list.txt").write_text(address)
+    (listed,) = find_photos(["@list.txt"], "out").photos
+    assert listed.path == address and listed.name.endswith(name)
+
+
+def test_a_file_without_suffix_in_a_store() -> None:
+    store = fsspec.filesystem("memory")
+    store.pipe("/bucket/photo", b"1")
+    try:
+        assert [photo.name for photo in find_photos(["memory://bucket/photo"], "out").photos] == ["photo"]
+    finally:
+        store.rm("/bucket", recursive=True)
+
+
+def test_brackets_of_a_name_are_explained() -> None:
+    Path("trip [2024]").mkdir()
+    Path("trip [2024]/a.jpg").touch()
+    (problem,) = find_photos(["trip [2024]/*.jpg"], "out").problems
+    assert "write 'trip [[]2024]/*.jpg' if the name has brackets" in problem
+    assert found("trip [[]2024]/*.jpg") == ["trip [2024]/a.jpg"]
+
+
+@pytest.mark.parametrize(("disk", "given"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_accents_may_be_composed_otherwise_than_on_the_disk(disk: str, given: str) -> None:
+    on_disk, as_given = (unicodedata.normalize(form, "in/müller.jpg") for form in (disk, given))
+    Path(on_disk).touch()
+    Path("list.txt").write_text(as_given)
+    assert found("@list.txt") == found(as_given) == [on_disk]

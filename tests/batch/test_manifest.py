@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 
 from deconvseg.batch.inputs import Photo
-from deconvseg.batch.manifest import LEFTOVERS, MANIFEST, Manifest
+from deconvseg.batch.manifest import MANIFEST, PENDING, Manifest
 from deconvseg.batch.plan import Task
 from deconvseg.batch.records import Record, new_record
+from deconvseg.batch.results_folder import ResultsFolder
 from deconvseg.batch.shard import Shard
 from deconvseg.errors import UsageError
 from deconvseg.files import digest
@@ -51,7 +52,7 @@ def reread(folder: Path) -> dict[str, str]:
 def task(tmp_path: Path) -> Task:
     """A photo that an earlier run has finished."""
     task = make_task(tmp_path, "a", ("labels", "color"))
-    manifest = Manifest(tmp_path / "out")
+    manifest = Manifest(ResultsFolder(tmp_path / "out"))
     manifest.start([task], {})
     finish(manifest, task)
     manifest.finish([])
@@ -59,11 +60,11 @@ def task(tmp_path: Path) -> Task:
 
 
 def is_done(task: Task, folder: Path, settings: str = "s1") -> bool:
-    return "a" in Manifest(folder / "out").find_done([task], settings)
+    return "a" in Manifest(ResultsFolder(folder / "out")).find_done([task], settings)
 
 
 def test_done_is_skipped(task: Task, tmp_path: Path) -> None:
-    record = Manifest(tmp_path / "out").find_done([task], "s1")["a"]
+    record = Manifest(ResultsFolder(tmp_path / "out")).find_done([task], "s1")["a"]
     assert record["status"] == "skipped"
     assert record["outputs"] == {kind: str(path) for kind, path in task.outputs.items()}
     assert is_done(make_task(tmp_path, "a", ("labels",)), tmp_path)  # fewer kinds than there are
@@ -72,7 +73,7 @@ def test_done_is_skipped(task: Task, tmp_path: Path) -> None:
 def test_the_folder_may_move(task: Task, tmp_path: Path) -> None:
     (tmp_path / "out").rename(tmp_path / "moved")
     moved = Task(task.photo, {kind: tmp_path / "moved" / f"a.{kind}.png" for kind in task.outputs})
-    record = Manifest(tmp_path / "moved").find_done([moved], "s1")["a"]
+    record = Manifest(ResultsFolder(tmp_path / "moved")).find_done([moved], "s1")["a"]
     assert record["outputs"] == {kind: str(path) for kind, path in moved.outputs.items()}
 
 
@@ -112,7 +113,7 @@ def test_damaged_result_is_not_done(task: Task, tmp_path: Path, fault: str) -> N
 
 def test_failed_is_not_done(tmp_path: Path) -> None:
     task = make_task(tmp_path, "a")
-    manifest = Manifest(tmp_path / "out")
+    manifest = Manifest(ResultsFolder(tmp_path / "out"))
     manifest.start([task], {})
     manifest.add(new_record(task.photo, "s1"))
     assert reread(tmp_path) == {"a": "failed"}
@@ -123,7 +124,7 @@ def test_a_photo_that_is_away_for_a_run_stays_done(task: Task, tmp_path: Path) -
     before = json.loads((tmp_path / "out" / MANIFEST).read_text())
     (tmp_path / "in").rename(tmp_path / "away")
     for settings in ("s1", None):  # None: no photo is there, and no network is loaded
-        manifest = Manifest(tmp_path / "out")
+        manifest = Manifest(ResultsFolder(tmp_path / "out"))
         assert not manifest.find_done([task], settings)
         manifest.start([task], {})
         manifest.add({**new_record(task.photo, settings), "error": "no such file"})
@@ -131,7 +132,7 @@ def test_a_photo_that_is_away_for_a_run_stays_done(task: Task, tmp_path: Path) -
     (line,) = map(json.loads, (tmp_path / "out" / MANIFEST).open())
     assert line == {**before, "status": "failed", "error": "no such file"}
     (tmp_path / "away").rename(tmp_path / "in")
-    record = Manifest(tmp_path / "out").find_done([task], "s1")["a"]
+    record = Manifest(ResultsFolder(tmp_path / "out")).find_done([task], "s1")["a"]
     assert (record["status"], record["error"]) == ("skipped", None)
 
 
@@ -141,21 +142,21 @@ def test_one_line_a_photo_through_stops_and_other_runs(task: Task, tmp_path: Pat
         stream.write('[1]\nnull\n{"name": "b"}\n{"input": "killed in the mid')
     tasks = [task, make_task(tmp_path, "b"), make_task(tmp_path, "c")]
 
-    manifest = Manifest(out)
+    manifest = Manifest(ResultsFolder(out))
     done = manifest.find_done(tasks, "s1")
     manifest.start(tasks, done)
     assert reread(tmp_path) == {"a": "skipped"}
     finish(manifest, tasks[1])  # then comes a kill
     assert reread(tmp_path) == {"a": "skipped", "b": "done"}
 
-    manifest = Manifest(out)
+    manifest = Manifest(ResultsFolder(out))
     manifest.start(tasks[1:], {})  # --overwrite, without the first photo
     assert reread(tmp_path) == {"a": "skipped"}
     for later in tasks[1:]:
         finish(manifest, later, "s2")
     assert reread(tmp_path) == {"a": "skipped", "b": "done", "c": "done"}
-    assert Manifest(out).find_done(tasks, "s2").keys() == {"b", "c"}
-    assert Manifest(out).find_done(tasks, "s1").keys() == {"a"}
+    assert Manifest(ResultsFolder(out)).find_done(tasks, "s2").keys() == {"b", "c"}
+    assert Manifest(ResultsFolder(out)).find_done(tasks, "s1").keys() == {"a"}
 
 
 def test_what_is_written_whole_is_put_on_the_disk(
@@ -164,7 +165,7 @@ def test_what_is_written_whole_is_put_on_the_disk(
     synced: list[int] = []
     monkeypatch.setattr(os, "fsync", lambda handle: synced.append(os.fstat(handle).st_ino))
     log = tmp_path / "out" / MANIFEST
-    manifest = Manifest(tmp_path / "out")
+    manifest = Manifest(ResultsFolder(tmp_path / "out"))
     manifest.start([task], {})
     assert log.stat().st_ino in synced
     synced.clear()
@@ -177,8 +178,8 @@ def test_what_is_written_whole_is_put_on_the_disk(
 def redo(tmp_path: Path, kinds: tuple[str, ...], settings: str) -> Record:
     """As a run in which the photo `a` is not done."""
     task = make_task(tmp_path, "a", kinds)
-    manifest = Manifest(tmp_path / "out")
-    manifest.refuse_strangers([task])
+    manifest = Manifest(ResultsFolder(tmp_path / "out"))
+    manifest.refuse_foreign([task])
     assert not manifest.find_done([task], settings)
     manifest.start([task], {})
     record = finish(manifest, task, settings)
@@ -211,7 +212,7 @@ def test_masks_of_other_settings_are_removed(tmp_path: Path) -> None:
     task = make_task(tmp_path, "a")
     masks = tmp_path / "out" / "a.masks"
     masks.mkdir(parents=True)
-    manifest = Manifest(tmp_path / "out")
+    manifest = Manifest(ResultsFolder(tmp_path / "out"))
     manifest.start([task], {})
     record = finish(manifest, task)
     for name in ("cat.png", "dog.png", "notes.txt"):
@@ -225,9 +226,13 @@ def test_masks_of_other_settings_are_removed(tmp_path: Path) -> None:
 
 def test_an_option_counts_for_its_kind_alone(task: Task, tmp_path: Path) -> None:
     def done(kinds: tuple[str, ...], options: dict[str, str]) -> bool:
-        return bool(Manifest(tmp_path / "out").find_done([make_task(tmp_path, "a", kinds)], "s1", options))
+        return bool(
+            Manifest(ResultsFolder(tmp_path / "out")).find_done(
+                [make_task(tmp_path, "a", kinds)], "s1", options
+            )
+        )
 
-    manifest = Manifest(tmp_path / "out")
+    manifest = Manifest(ResultsFolder(tmp_path / "out"))
     overlay = make_task(tmp_path, "a", ("overlay",))
     manifest.start([overlay], {})
     finish(manifest, overlay)
@@ -249,8 +254,8 @@ def test_one_line_a_photo_through_other_numbers_of_shards(tmp_path: Path) -> Non
     def work(shard: Shard | None, ours: list[Task]) -> int:
         """Returns how many photos were done before."""
         own = [task for task in ours if not shard or shard.holds(task.photo.name)]
-        manifest = Manifest(out, shard=shard)
-        with manifest.claimed():
+        manifest = Manifest(ResultsFolder(out), shard=shard)
+        with manifest.locked():
             done = manifest.find_done(own, "s1")
             manifest.start(own, done)
             for task in own:
@@ -276,44 +281,46 @@ def test_one_line_a_photo_through_other_numbers_of_shards(tmp_path: Path) -> Non
 
 def test_files_of_others_are_refused(task: Task, tmp_path: Path) -> None:
     other = make_task(tmp_path, "b")
-    Manifest(tmp_path / "out").refuse_strangers([task, other])  # the manifest says whose they are
+    Manifest(ResultsFolder(tmp_path / "out")).refuse_foreign(
+        [task, other]
+    )  # the manifest says whose they are
     (tmp_path / "out" / "b.labels.png").write_text("precious")
     with pytest.raises(UsageError, match=r"b\.labels\.png: exists"):
-        Manifest(tmp_path / "out").refuse_strangers([task, other])
+        Manifest(ResultsFolder(tmp_path / "out")).refuse_foreign([task, other])
     (tmp_path / "out" / MANIFEST).unlink()
     with pytest.raises(UsageError, match=r"a\.labels\.png: exists"):
-        Manifest(tmp_path / "out").refuse_strangers([task])
+        Manifest(ResultsFolder(tmp_path / "out")).refuse_foreign([task])
 
 
 def test_results_of_a_stopped_run_are_ours(task: Task, tmp_path: Path) -> None:
     more = make_task(tmp_path, "b")
-    manifest = Manifest(tmp_path / "out")
+    manifest = Manifest(ResultsFolder(tmp_path / "out"))
     manifest.start([task, more], {})  # of other settings: the line of the first photo goes
     (tmp_path / "out" / "b.labels.png").touch()  # then comes a kill, before the line is written
-    manifest = Manifest(tmp_path / "out")
-    manifest.refuse_strangers([task, more])
+    manifest = Manifest(ResultsFolder(tmp_path / "out"))
+    manifest.refuse_foreign([task, more])
     manifest.start([task, more], {})
     finish(manifest, make_task(tmp_path, "a"), "s2")  # without the colours, which are left from before
     finish(manifest, more, "s2")
     manifest.finish([])
-    Manifest(tmp_path / "out").refuse_strangers([task, more])
+    Manifest(ResultsFolder(tmp_path / "out")).refuse_foreign([task, more])
     assert (tmp_path / "out" / "a.color.png").exists()  # ours, but the stop has cost its line
-    assert json.loads((tmp_path / "out" / LEFTOVERS).read_text()) == ["a.color.png"]
-    manifest = Manifest(tmp_path / "out")
+    assert json.loads((tmp_path / "out" / PENDING).read_text()) == ["a.color.png"]
+    manifest = Manifest(ResultsFolder(tmp_path / "out"))
     manifest.start([task], {})
     finish(manifest, task, "s2")
     manifest.finish([])
-    assert not (tmp_path / "out" / LEFTOVERS).exists()
+    assert not (tmp_path / "out" / PENDING).exists()
 
 
 def test_result_of_another_photo_is_refused(
     task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def again(path: str, name: str = "a") -> None:
-        manifest = Manifest(tmp_path / "out")
+        manifest = Manifest(ResultsFolder(tmp_path / "out"))
         one = Task(Photo(path, name), {"labels": tmp_path / "out" / f"{name}.labels.png"})
         try:
-            manifest.refuse_strangers([one])
+            manifest.refuse_foreign([one])
         except UsageError:
             assert not manifest.find_done([one], "s1")
             raise
@@ -339,14 +346,14 @@ def test_photo_of_another_folder_by_the_same_words_is_refused(
         (place / "in").mkdir(parents=True, exist_ok=True)
         (place / "in" / "a.jpg").touch()
     monkeypatch.chdir(tmp_path)
-    manifest = Manifest(tmp_path / "out")
+    manifest = Manifest(ResultsFolder(tmp_path / "out"))
     manifest.start([one], {})
     finish(manifest, one)
     monkeypatch.chdir(tmp_path / "other")
     with pytest.raises(
         UsageError, match=rf"^in/a\.jpg: would replace the result of {tmp_path}/in/a\.jpg in "
     ):
-        Manifest(tmp_path / "out").refuse_strangers([one])
+        Manifest(ResultsFolder(tmp_path / "out")).refuse_foreign([one])
 
 
 @pytest.mark.parametrize("lacking", ["path", "digests", "width"])
@@ -356,7 +363,7 @@ def test_a_line_of_an_older_version_costs_its_photo_alone(task: Task, tmp_path: 
     record = json.loads(manifest.read_text())
     del record[lacking]
     manifest.write_bytes(b"\xff\n" + json.dumps(record).encode())
-    Manifest(tmp_path / "out").refuse_strangers([task])
+    Manifest(ResultsFolder(tmp_path / "out")).refuse_foreign([task])
     assert is_done(task, tmp_path) is (lacking != "digests")
 
 
@@ -364,6 +371,6 @@ def test_result_of_another_photo_by_another_name_is_refused(task: Task, tmp_path
     photo = tmp_path / "in" / "a.color.jpg"
     photo.touch()
     with pytest.raises(UsageError, match="would replace the result of"):
-        Manifest(tmp_path / "out").refuse_strangers(
+        Manifest(ResultsFolder(tmp_path / "out")).refuse_foreign(
             [Task(Photo(str(photo), "a.color"), {"labels": tmp_path / "out" / "a.color.png"})]
         )

@@ -1,4 +1,4 @@
-"""Shares of a plan, and claims on a results folder."""
+"""Shares of a plan, and locks on a results folder."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deconvseg.batch.shard import Shard, claim
+from deconvseg.batch.shard import Shard, lock_run
 from deconvseg.errors import OutputError, UsageError
 
 
@@ -45,47 +45,47 @@ def test_share_does_not_depend_on_the_encoding_of_file_names() -> None:
 def test_parse() -> None:
     assert Shard.parse("0/3") == Shard(0, 3)
     for wrong in ("3/3", "1", "-1/3", "1/0", "a/b", "1/3/5", ""):
-        with pytest.raises(UsageError, match=rf"--shard {wrong}: give I/N"):
+        with pytest.raises(UsageError, match=rf"shard {wrong}: give I/N"):
             Shard.parse(wrong)
 
 
-def test_claims(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deconvseg.batch.shard._PATIENCE", 0.1)
     out = tmp_path / "new" / "out"
     first, second = Shard(0, 2), Shard(1, 2)
-    with claim(out, None):
+    with lock_run(out, None):
         for other in (None, first):
-            with pytest.raises(UsageError, match="another run is at work here"), claim(out, other):
+            with pytest.raises(UsageError, match="another run is at work here"), lock_run(out, other):
                 pass
-    with claim(out, first), claim(out, second):
+    with lock_run(out, first), lock_run(out, second):
         for other, whose in ((None, "shard [01]-of-2"), (first, "shard 0-of-2")):
-            with pytest.raises(UsageError, match=f"{whose} is at work here"), claim(out, other):
+            with pytest.raises(UsageError, match=f"{whose} is at work here"), lock_run(out, other):
                 pass
     for at_work, other in ((Shard(0, 3), first), (first, Shard(0, 1))):
         refused = pytest.raises(UsageError, match=f"shard {at_work} is at work here")
-        with claim(out, at_work), refused, claim(out, other):
+        with lock_run(out, at_work), refused, lock_run(out, other):
             pass
     (out / ".segment.0-of-3.lock").touch()  # of a run that was killed
-    with claim(out, first), claim(out, second):
+    with lock_run(out, first), lock_run(out, second):
         pass
-    with claim(out, None):
+    with lock_run(out, None):
         pass
     assert not list(out.iterdir())
 
 
-def test_what_the_claimant_raises_is_not_touched(tmp_path: Path) -> None:
-    with pytest.raises(PermissionError), claim(tmp_path, None):
+def test_what_the_run_raises_is_not_touched(tmp_path: Path) -> None:
+    with pytest.raises(PermissionError), lock_run(tmp_path, None):
         raise PermissionError
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="file: cannot be written"), claim(tmp_path / "file", None):
+    with pytest.raises(OutputError, match="file: cannot be written"), lock_run(tmp_path / "file", None):
         pass
 
 
-def test_a_claimant_that_comes_as_another_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_comes_as_another_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who leaves takes the lock's file away, and a third makes it anew, after the second has opened it."""
     fcntl = pytest.importorskip("fcntl")
     flock = fcntl.flock
-    with claim(tmp_path, None):
+    with lock_run(tmp_path, None):
         (lock,) = tmp_path.iterdir()
     third = ExitStack()
 
@@ -94,12 +94,12 @@ def test_a_claimant_that_comes_as_another_leaves(tmp_path: Path, monkeypatch: py
             return flock(number, operation)
         monkeypatch.setattr(fcntl, "flock", flock)
         lock.unlink()
-        third.enter_context(claim(tmp_path, None))
+        third.enter_context(lock_run(tmp_path, None))
         return flock(number, operation)
 
     monkeypatch.setattr(fcntl, "flock", meanwhile)
     with third:
-        with pytest.raises(UsageError, match="another run is at work here"), claim(tmp_path, None):
+        with pytest.raises(UsageError, match="another run is at work here"), lock_run(tmp_path, None):
             pass
         assert list(tmp_path.iterdir()) == [lock]
     assert not list(tmp_path.iterdir())

@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deconvseg.batch.ray_cluster import joined
-from deconvseg.cli import runs
-from deconvseg.cli.runs import Cluster
+import deconvseg.batch.run
+from deconvseg.batch import FolderRun, Options
+from deconvseg.batch.plan import make_plan
+from deconvseg.batch.ray import joined
 from deconvseg.errors import MissingDependencyError, UsageError
 
 from .conftest import COMMAND, Run, files, lines
 
+pytestmark = pytest.mark.slow
 COUNT = 12
 
 
@@ -94,15 +96,18 @@ def test_stopped_killed_and_the_same(blocks: None, run: Run, fast: list[str], tm
     assert f"{COUNT} photos: 0 done, {COUNT} skipped" in lines(skipped)[-1]
 
 
-def test_options_that_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert Cluster.of("local", None, 0, None) is None
-    with pytest.raises(UsageError, match="--ray-address is for --engine ray"):
-        Cluster.of("local", "auto", None, None)
-    with pytest.raises(UsageError, match="--workers 0: --engine ray needs"):
-        Cluster.of("ray", None, 0, None)
-    monkeypatch.setattr(runs, "find_spec", lambda name: None)
+def test_options_that_cannot_be(
+    blocks: None, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = run("segment", "in", "-o", "out", "--ray-address", "auto")
+    assert refused.returncode == 2
+    assert lines(refused) == ["error: --ray-address is for --engine ray; give both, or none"]
+    plan = make_plan([str(tmp_path / "in")], str(tmp_path / "out"), ["labels"])
+    with pytest.raises(UsageError, match="Ray needs at least one network"):
+        FolderRun(plan, Options(engine="ray", workers=0))
+    monkeypatch.setattr(deconvseg.batch.run, "find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match=r'pip install "deconvseg\[ray\]"'):
-        Cluster.of("ray", None, 2, None)
+        FolderRun(plan, Options(engine="ray"))
 
 
 def test_a_broken_ray_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +121,7 @@ def test_a_cluster_that_is_not_there() -> None:
     start = time.monotonic()
     for address in ("127.0.0.1:1", "127.0.0.1:many", "nonsense"):
         with (
-            pytest.raises(UsageError, match=f"--ray-address {address}: cannot be joined"),
+            pytest.raises(UsageError, match=f"{address}: cannot be joined"),
             joined(address, 1),
         ):
             pass

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from deconvseg.batch.inputs import Photo
+from deconvseg.batch.manifest import Manifest
 from deconvseg.batch.plan import Task, make_plan
 from deconvseg.batch.records import new_record
-from deconvseg.batch.remote_manifest import RemoteManifest
+from deconvseg.batch.results_folder import ResultsFolder
 from deconvseg.batch.shard import Shard
 from deconvseg.errors import UsageError
-from deconvseg.remote import Mirror
 
 from .conftest import Run, files, lines
 
@@ -79,7 +79,7 @@ def test_lines_of_another_number_of_shards_there(tmp_path: Path) -> None:
     photo.touch()
     shard = Shard(int(not Shard(0, 2).holds("a")), 2)
     other = next(name for name in "bcdefghijk" if not shard.holds(name))
-    mirror = Mirror.of(f"local://{there}")
+    folder = ResultsFolder.at(f"local://{there}")
     record = new_record(Photo(str(photo), "a"), "s1")
     old = {**record, "status": "done", "outputs": {"labels": "a.png"}, "digests": {"labels": "0"}}
     lines_of_two = [json.dumps({**old, "name": name}) + "\n" for name in ("a", other)]
@@ -87,11 +87,11 @@ def test_lines_of_another_number_of_shards_there(tmp_path: Path) -> None:
     (there / "segment.0-of-3.jsonl").write_text(lines_of_two[0])
     (there / "a.png").write_text("labels")
 
-    manifest = RemoteManifest(mirror, shard=shard)
-    task = Task(Photo(str(photo), "a"), {"color": mirror.root / "a.color.png"})
-    with manifest.claimed():
+    manifest = Manifest(folder, shard=shard)
+    task = Task(Photo(str(photo), "a"), {"color": folder.root / "a.color.png"})
+    with manifest.locked():
         manifest.start([task], {})
-        new = {"settings": "s2", "status": "done", "outputs": {"color": str(mirror.root / "a.color.png")}}
+        new = {"settings": "s2", "status": "done", "outputs": {"color": str(folder.root / "a.color.png")}}
         manifest.add({**record, **new})  # type: ignore[typeddict-item]
         manifest.finish([task])
     assert (there / "segment.jsonl").read_text() == lines_of_two[1]
@@ -114,7 +114,7 @@ def test_remote_photos_to_this_machine(run: Run, photos: Path, fast: list[str], 
 
 def test_plans_that_cannot_be(photos: Path) -> None:
     for inputs, output, reason in (
-        ([f"local://{photos}/cat.jpg"], None, "is remote; say with -o"),
+        ([f"local://{photos}/cat.jpg"], None, "is remote; say where"),
         ([f"local://{photos}"], f"local://{photos}/", "results would lie among the photos"),
         ([str(photos), f"local://{photos}/cat.jpg"], "local:///out", "^file:///out/cat.png: would"),
     ):
@@ -124,5 +124,5 @@ def test_plans_that_cannot_be(photos: Path) -> None:
 
 def test_file_addresses_are_paths(photos: Path, tmp_path: Path) -> None:
     plan = make_plan([f"file://{photos}"], f"file://{tmp_path}/out", ["labels"])
-    assert plan.mirror is None
+    assert type(plan.folder) is ResultsFolder
     assert plan.tasks[0].outputs == {"labels": tmp_path / "out" / "cat.png"}

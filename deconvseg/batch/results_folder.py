@@ -1,0 +1,173 @@
+"""The folder that results go to, on this machine or in a remote store: one interface for both."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable
+from contextlib import suppress
+from fnmatch import fnmatch
+from pathlib import Path, PurePosixPath
+
+from deconvseg.errors import OutputError
+from deconvseg.files import digest
+from deconvseg.remote import is_remote, normal, refused, status, store_of
+
+
+class ResultsFolder:
+    """A folder on this machine, or one that all machines of a run see. Can be pickled.
+
+    Names of results are paths from the folder, with `/`.
+
+    Attributes:
+        root: where files are made.
+        is_shared: whether all processes that write here see each other's locks and files at once.
+    """
+
+    is_shared = True
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @classmethod
+    def at(cls, place: str) -> ResultsFolder:
+        """The folder of a path or an address."""
+        return RemoteFolder(place) if is_remote(place) else cls(Path(place))
+
+    def shown(self, text: str | Path) -> str:
+        """A path, or a text with paths, as the user knows them."""
+        return str(text)
+
+    def name_of(self, path: str | Path) -> str:
+        """The name of a result that is made at `path`."""
+        return Path(os.path.relpath(path, self.root)).as_posix()
+
+    def refresh(self, patterns: Iterable[str]) -> None:
+        """Bring the files that match to what others have made of them."""
+
+    def fetch(self, names: Iterable[str]) -> None:
+        """Have these files in `root`."""
+
+    def send(self, path: Path, *, keep: bool = False, stale: Iterable[str] = ()) -> None:
+        """Put a file, or a folder's files, that was made in `root` where it belongs.
+
+        Args:
+            path: goes afterwards, if it was made elsewhere than it belongs, unless it is to be kept.
+            keep: whether it is.
+            stale: names of files that are removed from a folder there if they are not in it here.
+        """
+
+    def expect(self, names: Iterable[str]) -> None:
+        """Take these results for existing; other processes may make them."""
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such a result."""
+        # os.path, as pathlib's question raises where a name is too long; that costs its own photo alone.
+        return os.path.exists(self.root / name)  # noqa: PTH110
+
+    def is_as_written(self, name: str, written: str | None) -> bool:
+        """Whether a result still has the digest it was written with."""
+        try:
+            return digest(self.root / name) == written
+        except OSError:
+            return False
+
+    def remove(self, name: str) -> None:
+        """Remove a file, or a folder's PNGs."""
+        path = self.root / name
+        with suppress(OSError):  # what cannot go stays; it is in nobody's way
+            if path.is_dir():
+                for mask in path.glob("*.png"):
+                    mask.unlink()
+                path.rmdir()
+            else:
+                path.unlink()
+
+
+class RemoteFolder(ResultsFolder):
+    """A folder in a store: results are made in a local folder and sent when they are complete.
+
+    A result counts as written where the store lists it, as stores take files whole.
+    """
+
+    is_shared = False
+
+    def __init__(self, address: str) -> None:
+        super().__init__(Path(tempfile.mkdtemp(prefix="deconvseg-")))
+        atexit.register(shutil.rmtree, self.root, ignore_errors=True)
+        self.address = normal(address)
+        self._there: set[str] = set()
+
+    def shown(self, text: str | Path) -> str:  # noqa: D102
+        return str(text).replace(str(self.root), self.address)
+
+    def name_of(self, path: str | Path) -> str:  # noqa: D102
+        return super().name_of(str(path).replace(self.address, str(self.root), 1))
+
+    def refresh(self, patterns: Iterable[str]) -> None:  # noqa: D102
+        store, path = store_of(self.address)
+        with refused(OutputError, self.address, "listed"):
+            store.invalidate_cache()
+            files = [PurePosixPath(os.path.relpath(file, path)) for file in store.find(path)]
+        self._there |= {str(place) for file in files for place in (file, *file.parents)}
+        patterns = tuple(patterns)
+        here = (name for name in sorted(self._there) if "/" not in name)
+        self.fetch(name for name in here if any(fnmatch(name, pattern) for pattern in patterns))
+
+    def fetch(self, names: Iterable[str]) -> None:  # noqa: D102
+        for name in names:
+            address, local = f"{self.address}/{name}", self.root / name
+            store, path = store_of(address)
+            with refused(OutputError, address, "read"):
+                local.parent.mkdir(parents=True, exist_ok=True)
+                store.get_file(path, str(local))
+                seconds = status(address)[1]
+                if seconds is not None:  # of several manifests, the last one written counts
+                    os.utime(local, (seconds, seconds))
+
+    def send(self, path: Path, *, keep: bool = False, stale: Iterable[str] = ()) -> None:  # noqa: D102
+        address = self.shown(path)
+        with refused(OutputError, address, "written"):
+            if path.is_dir():
+                store, folder = store_of(address)
+                there = set(store.find(folder)) if store.exists(folder) else set()
+                new = {self._put(file) for file in sorted(path.iterdir())}
+                for file in there.intersection(f"{folder}/{name}" for name in stale) - new:
+                    store.rm_file(file)
+                shutil.rmtree(path)
+            else:
+                self._put(path)
+                if not keep:
+                    path.unlink()
+        self._there.add(self.name_of(path))
+
+    def expect(self, names: Iterable[str]) -> None:  # noqa: D102
+        self._there.update(names)
+
+    def exists(self, name: str) -> bool:  # noqa: D102
+        return name in self._there
+
+    def is_as_written(self, name: str, written: str | None) -> bool:  # noqa: D102
+        return written is not None and self.exists(name)
+
+    def remove(self, name: str) -> None:  # noqa: D102
+        (self.root / name).unlink(missing_ok=True)
+        if not self.exists(name):
+            return
+        address = f"{self.address}/{name}"
+        store, path = store_of(address)
+        with refused(OutputError, address, "removed"):
+            for file in store.find(path):
+                if file == path or file.endswith(".png"):
+                    store.rm_file(file)
+        self._there.discard(name)
+
+    def _put(self, local: Path) -> str:
+        """At the end, so that a file is there whole or not at all."""
+        store, path = store_of(self.shown(local))
+        store.makedirs(store._parent(path), exist_ok=True)
+        with store.transaction, local.open("rb") as source, store.open(path, "wb") as target:
+            shutil.copyfileobj(source, target)
+        return str(path)

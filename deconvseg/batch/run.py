@@ -1,0 +1,337 @@
+"""Folder runs: many photos from files to results, resumable, by threads of this process or on Ray."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from importlib.util import find_spec
+from os import PathLike, fspath
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Literal
+
+from deconvseg.batch.coco import COCO, write_run_coco
+from deconvseg.batch.inputs import STDIN
+from deconvseg.batch.manifest import Manifest
+from deconvseg.batch.plan import STDOUT, Plan, make_plan
+from deconvseg.batch.records import Record, new_record
+from deconvseg.batch.shard import Shard
+from deconvseg.batch.work import Done, Job, Work, through_network
+from deconvseg.errors import DeconvSegError, InputError, MissingDependencyError, UsageError, one_line
+from deconvseg.images.read import MAX_PIXELS
+from deconvseg.machine import available_memory, cores, is_out_of_memory, pool
+
+if TYPE_CHECKING:
+    from deconvseg.regions import Inference, Prepared
+    from deconvseg.segmenter import Segmenter
+
+Report = Callable[[Job, Done | Exception], None]
+Listener = Callable[[Record, Exception | None], None]
+
+WORKER_BYTES = 500 << 20
+"""Main memory that a worker may take for photos on their way: 300 to 450 MB at 1024 x 768 pixels."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a folder run does besides what its Segmenter says.
+
+    Attributes:
+        save: kinds of result (keys of `images.kinds.KINDS`); the first is what a single file is.
+        legend: name the colours on overlays.
+        polygons: outlines in COCO files are polygons, not RLE.
+        max_pixels: larger photos fail unread.
+        overwrite: redo photos that are done, and replace files that no earlier run has made.
+        workers: threads that read and write photos beside the network, 0 for none; on Ray, networks. None
+            chooses.
+        shard: `I/N`, to do one of N shares of the photos.
+        engine: `local` or `ray`.
+        ray_address: HOST:PORT of a cluster, or `auto` for the one this machine is in; None starts Ray here.
+        ray_threads: cores of each network on Ray's CPUs; None leaves a quarter of all to the rest.
+        ray_talks: show what Ray says.
+    """
+
+    save: Sequence[str] = ("labels",)
+    legend: bool = False
+    polygons: bool = False
+    max_pixels: int = MAX_PIXELS
+    overwrite: bool = False
+    workers: int | None = None
+    shard: str | None = None
+    engine: Literal["local", "ray"] = "local"
+    ray_address: str | None = None
+    ray_threads: int | None = None
+    ray_talks: bool = False
+
+
+def segment_folder(
+    inputs: str | PathLike[str] | Sequence[str | PathLike[str]],
+    output: str | PathLike[str],
+    segmenter: Segmenter | None = None,
+    options: Options = Options(),
+    listener: Listener | None = None,
+) -> FolderRun:
+    """Segment photos into a folder of results, as `deconvseg segment` does.
+
+    What an earlier run has done with the same settings is skipped; photos that fail cost no others. The
+    folder's `segment.jsonl` has a line a photo.
+
+    Args:
+        inputs: one or several folders, photos, globs, lists (`@list.txt`) or addresses.
+        output: the folder, made if need be; a path or an address.
+        segmenter: None is one with default settings.
+        options: see there.
+        listener: called in the calling thread with the record of each photo that was done or failed, in the
+            order of finishing, and the error of a failed one. What it raises ends the run.
+
+    Returns:
+        The run, with what became of each photo in `records`.
+
+    Raises:
+        UsageError: inputs, output and options do not go together; a result would replace a file that is none
+            of ours; another run is at work in the folder.
+        OutputError: the folder or its manifest cannot be written.
+        InputError: no input stands for a photo.
+        WeightsError: the network cannot be loaded.
+    """
+    from deconvseg.segmenter import Segmenter
+
+    several = [inputs] if isinstance(inputs, str | PathLike) else inputs
+    plan = make_plan([fspath(one) for one in several], f"{fspath(output)}/", options.save)
+    if not plan.tasks:
+        raise InputError(plan.problems[0] if plan.problems else "no inputs; give a folder of photos")
+    run = FolderRun(plan, options, listener)
+    run.problems[:0] = plan.problems
+    run.work(lambda: segmenter or Segmenter())
+    return run
+
+
+class FolderRun:
+    """A run over the photos of a plan.
+
+    Attributes:
+        total: photos of the plan, or of its shard.
+        records: what became of each so far, in the plan's order.
+        problems: a line for each result that is lacking besides failed photos.
+        notes: a line for whatever else there is to know.
+        rate: photos segmented a second; None before the first.
+        network_busy: share of the time (0..1) in which the network was at work; None of a cluster's.
+
+    Raises:
+        UsageError: options that do not go together, or a result that would replace a file of others.
+    """
+
+    def __init__(self, plan: Plan, options: Options, listener: Listener | None = None) -> None:
+        if options.engine == "ray" and options.workers == 0:
+            raise UsageError("Ray needs at least one network; give 1 worker or more")
+        if options.engine == "ray" and find_spec("ray") is None:
+            raise MissingDependencyError(
+                'Ray is not installed; install it (pip install "deconvseg[ray]"), or use the local engine'
+            )
+        shard = Shard.parse(options.shard) if options.shard else None
+        self._tasks = plan.only(shard).tasks if shard else plan.tasks
+        self.total = len(self._tasks)
+        self._options, self._listener = options, listener
+        self._coco = plan.folder.root / COCO if plan.folder and "coco" in options.save else None
+        run_files = [self._coco] if self._coco else []
+        self.manifest = Manifest(plan.folder, run_files, shard) if plan.folder else None
+        if self.manifest and not options.overwrite:
+            self.manifest.refuse_foreign(self._tasks)
+        self._records: dict[int, Record] = {}
+        self.problems: list[str] = []
+        self.notes: list[str] = []
+        self.rate: float | None = None
+        self.network_busy: float | None = None
+        self._settings: str | None = None
+        self._shaped: dict[str, str] = {}
+        self._begun: dict[int, Record] = {}
+        self._segmented, self._network_seconds, self._start = 0, 0.0, time.perf_counter()
+
+    @property
+    def records(self) -> list[Record]:
+        """What became of each photo so far, in the plan's order."""
+        return [self._records[place] for place in sorted(self._records)]
+
+    def work(self, load: Callable[[], Segmenter], started: Callable[[int], None] | None = None) -> None:
+        """Do all that is not done.
+
+        Args:
+            load: gives the Segmenter; not called where every photo is missing.
+            started: called with the number of photos that are skipped, before the first is segmented.
+
+        Raises:
+            KeyboardInterrupt: `records` tells what was done until then.
+            OutputError: the manifest cannot be written.
+            UsageError: another run is at work in the folder, or the cluster cannot be joined or is too small.
+            WorkerError: the cluster does not do its work.
+        """
+        segmenter = work = None
+        if not all(task.photo.missing for task in self._tasks):
+            segmenter = load()
+            work = Work(
+                segmenter,
+                legend=self._options.legend,
+                polygons=self._options.polygons,
+                max_pixels=self._options.max_pixels,
+                folder=self.manifest.folder if self.manifest else None,
+            )
+            self._settings, self._shaped = segmenter.settings_hash(), work.options()
+        with self.manifest.locked() if self.manifest else nullcontext():
+            self._skip_done()
+            if started:
+                started(len(self._records))
+            self._start = time.perf_counter()
+            if segmenter and work and len(self._records) < self.total:
+                self._segment(segmenter, work)
+            else:
+                for job in self._jobs():
+                    self._report(job, InputError(f"{job.title}: no such file; check the path"))
+            if self.manifest:
+                self.manifest.finish(self._tasks)
+                if self._coco and self._settings:
+                    self._write_coco(self.manifest)
+
+    def _skip_done(self) -> None:
+        if not self.manifest:
+            return
+        done = {}
+        if not self._options.overwrite:
+            done = self.manifest.find_done(self._tasks, self._settings, self._shaped)
+        self.manifest.start(self._tasks, done)
+        for place, task in enumerate(self._tasks):
+            if task.photo.name in done:
+                self._records[place] = done[task.photo.name]
+
+    def _segment(self, segmenter: Segmenter, work: Work) -> None:
+        inference, workers = segmenter.inference, self._options.workers
+        full_batches = self.manifest is not None or self.total > 1
+        if self._options.engine == "ray":
+            from deconvseg.batch.ray import run_on_ray
+
+            run_on_ray(inference, work, self._jobs(), self._report, self._options, full_batches=full_batches)
+            return
+        left = self.total - len(self._records)
+        to_stdout = any(None in task.outputs.values() for task in self._tasks)
+        # One photo goes its way without detours, and standard output is this thread's.
+        wanted = default_workers() if workers is None else workers
+        workers = 0 if left <= 1 or to_stdout else min(wanted, left)
+        run_here(inference, work, self._jobs(), self._report, workers=workers, full_batches=full_batches)
+
+    def _jobs(self) -> Iterator[Job]:
+        for place, task in enumerate(self._tasks):
+            if place not in self._records:
+                # Before it is read: a photo that changes meanwhile is then done again by a later run.
+                self._begun[place] = new_record(task.photo, self._settings)
+                path = task.photo.path
+                yield Job(
+                    number=place,
+                    source=sys.stdin.buffer.read() if path == STDIN else path,
+                    file_name=task.photo.file_name,
+                    outputs={kind: target or sys.stdout.buffer for kind, target in task.outputs.items()},
+                )
+
+    def _report(self, job: Job, result: Done | Exception) -> None:
+        record, error = self._begun.pop(job.number), None
+        if isinstance(result, Exception):
+            error, record["error"] = result, describe(result, job.title)
+        else:
+            self._fill_in(record, job, result)
+        self._records[job.number] = self.manifest.add(record) if self.manifest else record
+        if self._listener:
+            self._listener(self._records[job.number], error)
+
+    def _fill_in(self, record: Record, job: Job, done: Done) -> None:
+        shown = self.manifest.folder.shown if self.manifest else str
+        outputs = self._tasks[job.number].outputs
+        record["status"] = "done"
+        record["outputs"] = {kind: shown(path or STDOUT) for kind, path in outputs.items()}
+        record["digests"] = done.digests
+        record["options"] = {kind: self._shaped[kind] for kind in self._shaped.keys() & outputs}
+        record["width"], record["height"] = done.width, done.height
+        record["regions"] = done.regions
+        record["classes"] = {name: round(share, 6) for name, share in done.classes.items()}
+        if done.notes:
+            record["notes"] = done.notes
+        record["seconds"] = round(sum(done.seconds.values()), 3)
+        passed = time.perf_counter() - self._start
+        self._segmented += 1
+        self._network_seconds += done.seconds["network"]
+        self.rate = self._segmented / passed
+        if self._options.engine == "local":
+            self.network_busy = self._network_seconds / passed
+
+    def _write_coco(self, manifest: Manifest) -> None:
+        assert self._coco
+        try:
+            problems, others = write_run_coco(manifest, self._coco, self._settings, self._shaped)
+        except DeconvSegError as error:
+            problems, others = [str(error)], 0
+        self.problems += problems
+        if others:
+            photos = "1 photo that was" if others == 1 else f"{others} photos that were"
+            self.notes.append(
+                f"{manifest.folder.shown(self._coco)}: without {photos} done with other settings"
+            )
+
+
+def run_here(
+    inference: Inference, work: Work, jobs: Iterable[Job], report: Report, *, workers: int, full_batches: bool
+) -> None:
+    """Segment photos and write their results: worker threads prepare and finish, this one runs the network.
+
+    A result is the same whatever the number of workers and the other photos are.
+
+    Args:
+        inference: the network.
+        work: what happens around it.
+        jobs: taken as they are needed; so many are under way at once that memory does not grow with them.
+        report: called in this thread with each job and what became of it, in the order of finishing. What it
+            raises ends the run.
+        workers: threads beside this one; 0 does all in this one.
+        full_batches: fill the last batch of regions up; without, a photo alone is faster, but its result may
+            differ in the last bits from that among others.
+
+    Raises:
+        KeyboardInterrupt: what is being written then is finished and reported first.
+    """
+    ended: SimpleQueue[tuple[Job, Done | Exception]] = SimpleQueue()
+
+    def report_ended() -> None:
+        while not ended.empty():
+            report(*ended.get())
+
+    def prepared(items: Iterable[tuple[Job, Prepared | Exception]]) -> Iterator[tuple[Job, Prepared]]:
+        for job, photo in items:
+            if isinstance(photo, Exception):
+                report(job, photo)
+            else:
+                yield job, photo
+            report_ended()
+
+    try:
+        with pool(workers) as call_each:
+            photos = prepared(call_each(work.prepare, jobs))
+            fused = through_network(inference, photos, full_batches=full_batches)
+            for _ in call_each(lambda item: ended.put(work.finish(item)), fused):
+                report_ended()
+    except KeyboardInterrupt:
+        report_ended()
+        raise
+
+
+def default_workers() -> int:
+    """One for each core that this process may use, as many as fit into free memory, at most 16."""
+    free = available_memory()
+    return min(cores(), 16 if free is None else max(free // WORKER_BYTES, 1), 16)
+
+
+def describe(error: Exception, title: str) -> str:
+    """One line that says what went wrong with a photo."""
+    if isinstance(error, DeconvSegError):
+        return one_line(str(error))
+    if is_out_of_memory(error):
+        return one_line(f"{title}: out of memory; try a smaller photo, smaller batches or fewer regions")
+    first = str(error).strip().partition("\n")[0]
+    return one_line(f"{title}: {type(error).__name__}: {first}")

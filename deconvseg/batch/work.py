@@ -1,0 +1,208 @@
+"""What is done with each photo of a run, whichever engine does it: prepare, network, finish."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deconvseg.batch.results_folder import ResultsFolder
+from deconvseg.errors import InputError
+from deconvseg.files import digest
+from deconvseg.images.kinds import KINDS
+from deconvseg.images.read import MAX_PIXELS, STREAM, PhotoPixels, read_image, read_photo
+from deconvseg.images.write import mask_names
+from deconvseg.regions import Clock, Inference, Prepared
+from deconvseg.remote import opened, without_query
+from deconvseg.segmentation import Segmentation
+from deconvseg.segmenter import Segmenter
+
+SCORES_BYTES = 6_000_000_000
+"""Scores that would need more memory are refused: 6 bytes a class and pixel until they are written."""
+
+Fused = tuple[Prepared, NDArray[np.float32]]
+"""A photo behind the network, and its class probabilities, float32 (C, h, w), of `Prepared.image`."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A photo, and what is to become of it.
+
+    Attributes:
+        number: its place in the run.
+        source: its file, its address (`remote`), or a file's content.
+        file_name: what COCO files call it.
+        outputs: kind of result -> its file, for `masks` its folder. An open binary stream only where the job
+            stays in one process.
+    """
+
+    number: int
+    source: str | bytes
+    file_name: str
+    outputs: dict[str, Path | BinaryIO]
+
+    @property
+    def title(self) -> str:
+        """What messages call it."""
+        return without_query(self.source) if isinstance(self.source, str) else STREAM
+
+
+@dataclass(frozen=True)
+class Done:
+    """What became of a job.
+
+    Attributes:
+        height, width: of the photo as displayed, in pixels.
+        regions: of the photo that went through the network; an FCN-8s's is the photo itself.
+        classes: name -> share of the pixels (0..1) of every class that occurs, largest first.
+        seconds: wall-clock seconds by step: `read`, `proposals`, `network`, `crf`, `enlarge`, `write`.
+        digests: kind of result -> `files.digest` of what was written.
+        notes: what there is to know about how the photo was read.
+    """
+
+    height: int
+    width: int
+    regions: int
+    classes: dict[str, float]
+    seconds: dict[str, float]
+    digests: dict[str, str]
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What happens to a photo before and after the network; can be pickled. Errors are results, not raised.
+
+    Attributes:
+        segmenter: pickled without its network, which neither step needs.
+        legend: name the colours on overlays.
+        polygons: outlines in COCO files are polygons.
+        max_pixels: larger photos are refused.
+        folder: that results go to, if it is one.
+    """
+
+    segmenter: Segmenter
+    legend: bool = False
+    polygons: bool = False
+    max_pixels: int = MAX_PIXELS
+    folder: ResultsFolder | None = None
+
+    def options(self) -> dict[str, str]:
+        """Kind of result -> what of this shapes it, besides the Segmenter's settings, which shape all."""
+        chosen = {"legend": self.legend, "polygons": self.polygons}
+        return {name: option for name, kind in KINDS.items() for option in kind.options if chosen.get(option)}
+
+    def prepare(self, job: Job) -> tuple[Job, Prepared | Exception]:
+        """Read a photo and find its regions; the InputError or what else went wrong."""
+        try:
+            clock = Clock()
+            photo = read_photo(opened(job.source), max_pixels=self.max_pixels, name=job.title)
+            if "scores" in job.outputs:
+                self._refuse_large(job, photo)
+            clock.lap("read")
+            prepared = self.segmenter.prepare(photo)
+            return job, replace(prepared, seconds=clock.seconds | prepared.seconds)
+        except Exception as error:
+            return job, error
+
+    def finish(self, item: tuple[Job, Fused | Exception]) -> tuple[Job, Done | Exception]:
+        """Make the photo's Segmentation and write its results, each file whole or not at all."""
+        job, fused = item
+        if isinstance(fused, Exception):
+            return job, fused
+        try:
+            return job, self._finish(job, *fused)
+        except Exception as error:
+            return job, error
+
+    def _finish(self, job: Job, prepared: Prepared, probabilities: NDArray[np.float32]) -> Done:
+        result = self.segmenter.finish(prepared, probabilities, keep_probabilities="scores" in job.outputs)
+        clock = Clock()
+        if prepared.photo.reduced and any(KINDS[kind].paints for kind in job.outputs):
+            result = replace(result, pixels=self._read_whole(job, result))
+        options = {"file_name": job.file_name, "legend": self.legend, "polygons": self.polygons}
+        for kind, target in job.outputs.items():
+            KINDS[kind].write(result, target, options)
+        files = {kind: path for kind, path in job.outputs.items() if isinstance(path, Path)}
+        digests = {kind: digest(path) for kind, path in files.items()}
+        if self.folder:
+            masks = [f"{name}.png" for name in mask_names(result.classes)]
+            for path in files.values():
+                self.folder.send(path, stale=masks)
+        clock.lap("write")
+        return Done(
+            result.height,
+            result.width,
+            len(result.boxes),
+            result.class_shares(),
+            {**result.seconds, **clock.seconds},
+            digests,
+            list(result.notes),
+        )
+
+    def _refuse_large(self, job: Job, photo: PhotoPixels) -> None:
+        pixels = photo.height * photo.width
+        needed = 6 * len(self.segmenter.classes) * pixels
+        if needed > SCORES_BYTES:
+            raise InputError(
+                f"{job.title}: scores of {pixels / 1e6:,.0f} megapixels would take {needed / 1e9:,.0f} GB of "
+                "memory; make it smaller, or leave scores out"
+            )
+
+    def _read_whole(self, job: Job, result: Segmentation) -> NDArray[np.uint8]:
+        """The photo at its own size, read again: meanwhile it would fill the memory."""
+        image = read_image(opened(job.source), max_pixels=self.max_pixels, name=job.title)
+        if image.shape[:2] != result.labels.shape:
+            raise InputError(f"{job.title}: was changed while it was read; run the same again")
+        return image
+
+
+def through_network(
+    inference: Inference, photos: Iterable[tuple[Job, Prepared]], *, full_batches: bool
+) -> Iterator[tuple[Job, Fused | Exception]]:
+    """Each photo with its probabilities, in order; one that the network fails on costs no other.
+
+    Photos share the network's batches. If it raises, those that are in it are tried again, each alone.
+
+    Args:
+        inference: the network.
+        photos: taken as they are needed; what they raise is raised here.
+        full_batches: as of `Inference.fuse`.
+    """
+    supply, inside = iter(photos), deque[tuple[Job, Prepared]]()
+    fault: Exception | None = None
+
+    def entering() -> Iterator[Prepared]:
+        nonlocal fault
+        try:
+            for job, prepared in supply:
+                inside.append((job, prepared))
+                yield prepared
+        except Exception as error:
+            fault = error
+            raise
+
+    while True:
+        try:
+            for fused in inference.fuse(entering(), full_batches=full_batches):
+                yield inside.popleft()[0], fused
+            return
+        except Exception:
+            if fault or not inside:
+                raise
+        for job, prepared in inside:
+            yield job, _alone(inference, prepared, full_batches)
+        inside.clear()
+
+
+def _alone(inference: Inference, prepared: Prepared, full_batches: bool) -> Fused | Exception:
+    try:
+        (fused,) = inference.fuse([prepared], full_batches=full_batches)
+        return fused
+    except Exception as error:
+        return error

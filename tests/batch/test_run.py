@@ -1,0 +1,295 @@
+"""Folder runs from Python: the same results with any number of workers, faults cost one photo, resumable."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import deconvseg.batch.run
+from deconvseg.batch import FolderRun, Options, segment_folder
+from deconvseg.batch.plan import make_plan
+from deconvseg.batch.records import Record
+from deconvseg.batch.run import default_workers, describe, run_here
+from deconvseg.batch.work import Done, Job, Work
+from deconvseg.errors import InputError, OutputError, UsageError
+from deconvseg.regions import Inference, Prepared
+from deconvseg.segmenter import Segmenter
+
+from .conftest import Faulty, Outcomes, contents, to
+
+
+def run(
+    segmenter: Segmenter,
+    jobs: Iterable[Job],
+    workers: int = 0,
+    work: Work | None = None,
+    inference: Inference | None = None,
+) -> Outcomes:
+    """What became of each job; none is reported twice."""
+    outcomes: Outcomes = {}
+
+    def report(job: Job, result: Done | Exception) -> None:
+        assert job.number not in outcomes
+        outcomes[job.number] = result
+
+    work = work or Work(segmenter)
+    run_here(inference or segmenter.inference, work, jobs, report, workers=workers, full_batches=True)
+    return outcomes
+
+
+def test_results_are_the_same_with_any_number_of_workers(segmenter: Segmenter, photos: None) -> None:
+    alone = run(segmenter, to("out"))
+    assert sorted(alone) == list(range(8))
+    several = run(segmenter, to("several"), workers=3)
+    backwards = to("backwards")[::-1]
+    rest = run(segmenter, backwards[:3]) | run(segmenter, backwards[3:])
+    want = contents("out")
+    assert len(want) > 8 * 4
+    assert contents("several") == contents("backwards") == want
+    for number, done in alone.items():
+        assert isinstance(done, Done)
+        for other in (several[number], rest[number]):
+            assert isinstance(other, Done)
+            assert (other.classes, other.digests) == (done.classes, done.digests)
+        assert {"read", "proposals", "network", "enlarge", "write"} <= done.seconds.keys()
+        assert min(done.seconds.values()) >= 0
+    labels = np.asarray(Image.open("out/3.png"))
+    assert (segmenter.segment("in/3.png").labels == labels).mean() > 0.999
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_bad_photos_fail_alone(segmenter: Segmenter, photos: None, workers: int) -> None:
+    """In reading, in the network and in writing; what shares a batch with one is as ever."""
+    run(segmenter, to("plain"))
+    Path("in/0.png").write_text("no photo")
+    Path("in/5.png").unlink()
+    Path("out/7.jpg").mkdir(parents=True)
+    outcomes = run(segmenter, to("out"), workers, inference=Faulty.like(segmenter.inference))
+    failed = {number: result for number, result in outcomes.items() if isinstance(result, Exception)}
+    assert len(outcomes) == 8
+    assert failed.keys() == {0, 3, 5, 7}
+    assert isinstance(failed[0], InputError) and isinstance(failed[5], InputError)
+    assert str(failed[3]) == "out of luck"
+    assert isinstance(failed[7], OutputError)
+    plain = {name: content for name, content in contents("plain").items() if name[0] in "1246"}
+    assert {name: content for name, content in contents("out").items() if name[0] != "7"} == plain
+
+
+@pytest.mark.parametrize("place", [2, 6])
+def test_what_the_report_raises_ends_the_run(segmenter: Segmenter, photos: None, place: int) -> None:
+    """Whether it is told of a photo that cannot be read or of one that is done."""
+    Path("in/6.png").unlink()
+    told = []
+
+    def report(job: Job, result: Done | Exception) -> None:
+        told.append(job.number)
+        if job.number == place:
+            raise OutputError("the disk is full")
+
+    with pytest.raises(OutputError, match="the disk is full"):
+        run_here(segmenter.inference, Work(segmenter), to("out"), report, workers=0, full_batches=True)
+    assert told[-1] == place
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_jobs_are_taken_as_they_are_needed(segmenter: Segmenter, photos: None, workers: int) -> None:
+    """The most that are under way at once; memory follows from it."""
+    taken = ended = most = 0
+
+    def supply() -> Iterator[Job]:
+        nonlocal taken, most
+        for job in to("out", 60):
+            taken += 1
+            most = max(most, taken - ended)
+            yield replace(job, outputs={"labels": job.outputs["labels"]})
+
+    def report(job: Job, result: Done | Exception) -> None:
+        nonlocal ended
+        assert isinstance(result, Done)
+        ended += 1
+
+    run_here(segmenter.inference, Work(segmenter), supply(), report, workers=workers, full_batches=True)
+    assert taken == ended == 60
+    in_network = 9  # 8 regions in a batch
+    assert most <= 2 * (2 * workers + 1) + in_network
+
+
+def test_an_interrupt_keeps_what_is_being_written(segmenter: Segmenter, photos: None) -> None:
+    def supply() -> Iterator[Job]:
+        yield from to("out", 5)
+        raise KeyboardInterrupt
+
+    told = []
+    with pytest.raises(KeyboardInterrupt):
+        run_here(
+            segmenter.inference,
+            Work(segmenter),
+            supply(),
+            lambda job, result: told.append(job.number),
+            workers=2,
+            full_batches=True,
+        )
+    assert {name.partition(".")[0] for name in contents("out")} == set(map(str, told))
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "cores", "workers"), [(64, 9, 9), (1.2, 9, 2), (0.1, 9, 1), (None, 9, 9), (64, 100, 16)]
+)
+def test_workers_fit_into_memory(
+    monkeypatch: pytest.MonkeyPatch, gigabytes: float | None, cores: int, workers: int
+) -> None:
+    free = None if gigabytes is None else int(gigabytes * 2**30)
+    monkeypatch.setattr(deconvseg.batch.run, "available_memory", lambda: free)
+    monkeypatch.setattr(deconvseg.batch.run, "cores", lambda: cores)
+    assert default_workers() == workers
+
+
+def test_python_users_get_the_commands_run(segmenter: Segmenter, photos: None) -> None:
+    """Resumable, with other kinds added, bad photos told, and files of others left alone."""
+    Path("in/0.png").write_text("no photo")
+    heard: list[tuple[str, Exception | None]] = []
+
+    def listen(record: Record, error: Exception | None) -> None:
+        heard.append((record["input"], error))
+
+    first = segment_folder("in", "out", segmenter, listener=listen)
+    statuses = {record["input"]: record["status"] for record in first.records}
+    assert statuses == {f"in/{number}.png": "done" if number else "failed" for number in range(8)}
+    assert sorted(name for name, _ in heard) == sorted(statuses)
+    assert [name for name, error in heard if isinstance(error, InputError)] == ["in/0.png"]
+    assert first.rate and first.network_busy and not first.problems
+
+    options = Options(save=("labels", "coco"))
+    again = segment_folder(["in/1.png", "in/2.png"], Path("out"), segmenter, options)
+    assert [record["status"] for record in again.records] == ["done", "done"]
+    assert segment_folder(["in/1.png"], "out", segmenter, options).records[0]["status"] == "skipped"
+    lines = [json.loads(line) for line in Path("out/segment.jsonl").read_text().splitlines()]
+    assert {line["name"]: sorted(line["outputs"]) for line in lines if line["name"] in "12"} == {
+        name: ["coco", "labels"] for name in "12"
+    }
+    assert len(json.loads(Path("out/coco.json").read_text())["images"]) == 2
+
+    with pytest.raises(InputError, match=r"nothing.*no file matches"):
+        segment_folder("nothing/*.jpg", "out", segmenter)
+    Path("other").mkdir()
+    Path("other/1.png").touch()
+    with pytest.raises(UsageError, match=r"other/1\.png: exists"):
+        segment_folder("in", "other", segmenter)
+
+
+def test_shards_share_a_folder(segmenter: Segmenter, photos: None) -> None:
+    shares = [segment_folder("in", "out", segmenter, Options(shard=f"{index}/2")) for index in range(2)]
+    assert sum(share.total for share in shares) == 8 and all(share.total for share in shares)
+    whole = segment_folder("in", "out", segmenter)
+    assert {record["status"] for record in whole.records} == {"skipped"}
+
+
+def test_other_settings_are_done_again(
+    segmenter: Segmenter, photos: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever `Segmenter.identity` says, a newer version of the code too."""
+    segment_folder("in/1.png", "out", segmenter)
+    settings = segmenter.identity()
+    monkeypatch.setattr(Segmenter, "identity", lambda self: {**settings, "code": "newer"})
+    assert segment_folder("in/1.png", "out", segmenter).records[0]["status"] == "done"
+
+
+def test_no_network_is_read_where_no_photo_is(photos: None) -> None:
+    plan = make_plan(["gone.png"], "out/", ["labels"])
+    run = FolderRun(plan, Options())
+    run.work(lambda: pytest.fail("was loaded"))
+    assert [record["error"] for record in run.records] == ["gone.png: no such file; check the path"]
+
+
+def test_unforeseen_errors_are_one_line() -> None:
+    assert describe(ValueError("odd\nand more"), "a\n.jpg") == "a\\n.jpg: ValueError: odd"
+    assert describe(MemoryError(), "a.jpg").startswith("a.jpg: out of memory; ")
+    assert describe(InputError("a.jpg: is empty"), "a.jpg") == "a.jpg: is empty"
+
+
+def test_a_run_needs_no_processes_and_no_shared_memory(
+    segmenter: Segmenter, photos: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where /dev/shm is missing or read-only, no semaphore can be made, and so no pool of processes."""
+    multiprocessing = pytest.importorskip("_multiprocessing")
+
+    def refuse(*arguments: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(multiprocessing, "SemLock", refuse)
+    done = segment_folder("in", "out", segmenter, Options(workers=2))
+    assert [record["status"] for record in done.records] == ["done"] * 8
+
+
+def test_nothing_is_imported_from_the_current_folder(
+    tiny_network: Path, photos: None, tmp_path: Path
+) -> None:
+    for name in ("types.py", "signal.py", "queue.py", "cv2.py"):
+        Path(name).write_text("open('ran', 'w')\nraise SystemExit('not ours')\n")
+    command = [Path(sys.executable).with_name("deconvseg"), "segment", "in", "-o", "out"]
+    options = ["--weights", tiny_network, "--proposals", "0", "--workers", "2", "--device", "cpu"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert not Path("ran").exists()
+
+
+MEMORY = """
+import resource, sys
+from pathlib import Path
+from deconvseg.batch.run import run_here
+from deconvseg.batch.work import Done, Job, Work
+from deconvseg.segmenter import Segmenter
+
+def report(job, result):
+    assert isinstance(result, Done), result
+    done.append(job.number)
+    if len(done) in (20, 200):
+        print(int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize())
+
+network, photos, out, workers = sys.argv[1:]
+done = []
+segmenter = Segmenter(network, proposals=0, crf=False, device="cpu", threads=1)
+paths = sorted(Path(photos).iterdir())
+jobs = (Job(n, str(paths[n % len(paths)]), "", {"labels": Path(out, f"{n % 10}.png")}) for n in range(200))
+run_here(segmenter.inference, Work(segmenter), jobs, report, workers=int(workers), full_batches=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_memory_is_flat(tiny_network: Path, photos: None, workers: str) -> None:
+    Path("in/4.png").unlink()  # a large one, whose time would come late
+    Path("memory.py").write_text(MEMORY)
+    arguments = [tiny_network, "in", "out", workers]
+    output = subprocess.check_output([sys.executable, "memory.py", *arguments], text=True)
+    early, late = map(int, output.split())
+    assert late < 1.1 * early
+
+
+def test_prepared_photos_that_fail_are_told_at_once(segmenter: Segmenter, photos: None) -> None:
+    """Not when the next good one is through: there may be none."""
+    for number in range(8):
+        Path(f"in/{number}.png").write_text("no photo")
+    taken = 0
+
+    def supply() -> Iterator[Job]:
+        nonlocal taken
+        for job in to("out", 40):
+            taken += 1
+            yield job
+
+    told: list[Exception | Done | Prepared] = []
+
+    def report(job: Job, result: Done | Exception) -> None:
+        told.append(result)
+        assert taken - len(told) <= 5
+
+    run_here(segmenter.inference, Work(segmenter), supply(), report, workers=2, full_batches=True)
+    assert len(told) == 40
