@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,15 +18,17 @@ from deconvseg.files import digest
 from deconvseg.images.kinds import KINDS
 from deconvseg.images.read import MAX_PIXELS, STREAM, PhotoPixels, read_image, read_photo
 from deconvseg.images.write import mask_names
-from deconvseg.regions import Clock, Inference, Prepared
 from deconvseg.remote import opened, without_query
 from deconvseg.segmentation import Segmentation
-from deconvseg.segmenter import Segmenter
+
+if TYPE_CHECKING:  # torch takes its time, and a mistyped name is told at once
+    from deconvseg.regions import Inference, Prepared
+    from deconvseg.segmenter import Segmenter
 
 SCORES_BYTES = 6_000_000_000
 """Scores that would need more memory are refused: 6 bytes a class and pixel until they are written."""
 
-Fused = tuple[Prepared, NDArray[np.float32]]
+Fused: TypeAlias = "tuple[Prepared, NDArray[np.float32]]"
 """A photo behind the network, and its class probabilities, float32 (C, h, w), of `Prepared.image`."""
 
 
@@ -100,13 +103,13 @@ class Work:
     def prepare(self, job: Job) -> tuple[Job, Prepared | Exception]:
         """Read a photo and find its regions; the InputError or what else went wrong."""
         try:
-            clock = Clock()
+            start = time.perf_counter()
             photo = read_photo(opened(job.source), max_pixels=self.max_pixels, name=job.title)
             if "scores" in job.outputs:
                 self._refuse_large(job, photo)
-            clock.lap("read")
+            seconds = {"read": time.perf_counter() - start}
             prepared = self.segmenter.prepare(photo)
-            return job, replace(prepared, seconds=clock.seconds | prepared.seconds)
+            return job, replace(prepared, seconds=seconds | prepared.seconds)
         except Exception as error:
             return job, error
 
@@ -122,7 +125,7 @@ class Work:
 
     def _finish(self, job: Job, prepared: Prepared, probabilities: NDArray[np.float32]) -> Done:
         result = self.segmenter.finish(prepared, probabilities, keep_probabilities="scores" in job.outputs)
-        clock = Clock()
+        start = time.perf_counter()
         if prepared.photo.reduced and any(KINDS[kind].paints for kind in job.outputs):
             result = replace(result, pixels=self._read_whole(job, result))
         options = {"file_name": job.file_name, "legend": self.legend, "polygons": self.polygons}
@@ -134,13 +137,12 @@ class Work:
             masks = [f"{name}.png" for name in mask_names(result.classes)]
             for path in files.values():
                 self.folder.send(path, stale=masks)
-        clock.lap("write")
         return Done(
             result.height,
             result.width,
             len(result.boxes),
             result.class_shares(),
-            {**result.seconds, **clock.seconds},
+            {**result.seconds, "write": time.perf_counter() - start},
             digests,
             list(result.notes),
         )

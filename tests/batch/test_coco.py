@@ -12,7 +12,7 @@ from deconvseg.batch.manifest import Manifest
 from deconvseg.batch.records import new_record
 from deconvseg.batch.results_folder import ResultsFolder
 from deconvseg.batch.shard import Shard
-from deconvseg.data import coco
+from deconvseg.images import coco
 
 
 class Shards:

@@ -50,7 +50,7 @@ def test_a_kind_given_twice_is_one() -> None:
 def test_one_photo_into_a_folder(out: str) -> None:
     plan = make_plan(["c.jpg"], out, KINDS)
     assert named(plan) == {"c.jpg": [f"{out.rstrip('/')}/c.png", f"{out.rstrip('/')}/c.overlay.jpg"]}
-    assert plan.folder == Path(out)
+    assert plan.folder and plan.folder.root == Path(out)
 
 
 def test_folder_is_mirrored() -> None:
@@ -172,13 +172,13 @@ def test_pipe() -> None:
         (["in"], "./in/", KINDS, "among the photos"),
         (["c.jpg", "in/a.jpg"], "m.png", KINDS, "m.png: is the name of one file"),
         (["-", "c.jpg"], "out", KINDS, "alone"),
-        (["c.jpg"], "-", KINDS, "one --save"),
+        (["c.jpg"], "-", KINDS, "one kind"),
         (["c.jpg"], "c.jpg", ["overlay"], "c.jpg: is a photo of this run"),
         (["c.jpg"], "m.jpg", ["labels"], "labels files end in .png"),
         (["c.jpg"], "m.tif", ["overlay"], ".jpg or .jpeg or .png"),
         (["in/a.jpg", "in/sub/a.jpg"], "out", KINDS, "in/a.jpg and in/sub/a.jpg"),
-        ([""], None, KINDS, "INPUT is empty"),
-        (["c.jpg"], "", KINDS, "-o is empty"),
+        ([""], None, KINDS, "an input is empty"),
+        (["c.jpg"], "", KINDS, "output is empty"),
         (["c.jpg"], "c.tga", ["labels"], "labels files end in .png"),
         (["c.jpg"], "c.npz", ["labels"], "labels files end in .png"),
         (["c.jpg"], "c.png", ["scores"], "scores files end in .npz"),

@@ -18,7 +18,7 @@ from deconvseg.batch.records import Record
 from deconvseg.batch.run import default_workers, describe, run_here
 from deconvseg.batch.work import Done, Job, Work
 from deconvseg.errors import InputError, OutputError, UsageError
-from deconvseg.regions import Inference, Prepared
+from deconvseg.regions import Inference
 from deconvseg.segmenter import Segmenter
 
 from .conftest import Faulty, Outcomes, contents, to
@@ -188,6 +188,12 @@ def test_shards_share_a_folder(segmenter: Segmenter, photos: None) -> None:
     assert sum(share.total for share in shares) == 8 and all(share.total for share in shares)
     whole = segment_folder("in", "out", segmenter)
     assert {record["status"] for record in whole.records} == {"skipped"}
+    empty = [segment_folder("in/1.png", "one", segmenter, Options(shard=f"{index}/2")) for index in range(2)]
+    assert sorted(share.total for share in empty) == [0, 1]
+    with pytest.raises(UsageError, match="give I/N"):
+        segment_folder("in", "out", segmenter, Options(shard="2/2"))
+    with pytest.raises(UsageError, match="shards are for photos whose results go to one folder"):
+        FolderRun(make_plan(["in/1.png"], None, ["labels"]), Options(shard="0/2"))
 
 
 def test_other_settings_are_done_again(
@@ -197,7 +203,10 @@ def test_other_settings_are_done_again(
     segment_folder("in/1.png", "out", segmenter)
     settings = segmenter.identity()
     monkeypatch.setattr(Segmenter, "identity", lambda self: {**settings, "code": "newer"})
-    assert segment_folder("in/1.png", "out", segmenter).records[0]["status"] == "done"
+    done = segment_folder("in/1.png", "out", segmenter, Options(shard="0/1"))
+    assert done.records[0]["status"] == "done"
+    # Though the manifest of the whole said that it was done with the settings of before.
+    assert segment_folder("in/1.png", "out", segmenter).records[0]["status"] == "skipped"
 
 
 def test_no_network_is_read_where_no_photo_is(photos: None) -> None:
@@ -285,7 +294,7 @@ def test_prepared_photos_that_fail_are_told_at_once(segmenter: Segmenter, photos
             taken += 1
             yield job
 
-    told: list[Exception | Done | Prepared] = []
+    told: list[Exception | Done] = []
 
     def report(job: Job, result: Done | Exception) -> None:
         told.append(result)

@@ -259,6 +259,7 @@ def test_bad_forest_file(run: Run, photos: Path, tmp_path: Path, tiny_network: P
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "options", "cure"),
     [
@@ -276,7 +277,7 @@ def test_interrupt_keeps_what_is_done(
         Image.new("RGB", (300, 200), "gray").save(tmp_path / "in" / f"{place}.png")
     command = [COMMAND, "segment", "in", "-o", "out", *options, *fast]
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup would have the command ignore
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE)
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, start_new_session=True)
     signal.signal(signal.SIGHUP, before)
     log = tmp_path / "out" / "segment.jsonl"
     deadline = time.monotonic() + 240
