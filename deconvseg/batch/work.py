@@ -126,7 +126,9 @@ class Work:
     def _finish(self, job: Job, prepared: Prepared, probabilities: NDArray[np.float32]) -> Done:
         result = self.segmenter.finish(prepared, probabilities, keep_probabilities="scores" in job.outputs)
         start = time.perf_counter()
-        if prepared.photo.reduced and any(KINDS[kind].paints for kind in job.outputs):
+        if prepared.photo.image.shape[:2] != result.labels.shape and any(
+            KINDS[kind].paints for kind in job.outputs
+        ):
             result = replace(result, pixels=self._read_whole(job, result))
         options = {"file_name": job.file_name, "legend": self.legend, "polygons": self.polygons}
         for kind, target in job.outputs.items():
@@ -176,7 +178,8 @@ def through_network(
         photos: taken as they are needed; what they raise is raised here.
         full_batches: as of `Inference.fuse`.
     """
-    supply, inside = iter(photos), deque[tuple[Job, Prepared]]()
+    supply = iter(photos)
+    inside: deque[tuple[Job, Prepared]] = deque()
     fault: Exception | None = None
 
     def entering() -> Iterator[Prepared]:
