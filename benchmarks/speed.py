@@ -212,12 +212,12 @@ def crf_rows(photos: Sequence[Path]) -> Iterator[Row]:
     from deconvseg.postprocess.crf import dense_crf
 
     segmenter = Segmenter(proposals=10)
-    parameters = segmenter.after.crf
+    parameters = segmenter.crf_parameters
     assert parameters is not None
     for photo in photos[:3]:
         image = read_image(photo)
-        prepared = segmenter.before(image, *image.shape[:2])
-        ((prepared, fused),) = segmenter.inference.fuse([prepared])
+        prepared = segmenter.prepare(image)
+        ((prepared, fused),) = segmenter.fuse([prepared])
         ours = partial(dense_crf, prepared.image, fused, parameters)
         if importlib.util.find_spec("pydensecrf") is None:
             yield Row("crf", photo.name, in_turn(ours)[0], "s")

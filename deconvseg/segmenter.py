@@ -381,20 +381,6 @@ class Segmenter:
         return self.inference.precision
 
     @property
-    def before(self) -> Any:
-        """Former name of `prepare`."""
-        from deconvseg.steps import Before
-
-        return Before(self)
-
-    @property
-    def after(self) -> Any:
-        """Former name of `finish`."""
-        from deconvseg.steps import After
-
-        return After(self)
-
-    @property
     def inference(self) -> Inference:
         """The network, which is read at the first use; errors as of `load`."""
         with _loading:
