@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -36,13 +36,16 @@ from deconvseg.cli.options import (
 )
 from deconvseg.errors import UsageError
 
-if TYPE_CHECKING:
-    from deconvseg.evaluation.run import Truth
-    from deconvseg.segmenter import Segmenter
-
 TUNING_SAMPLE = 60
 """Photos that --tune-crf takes if --limit does not say."""
-WHAT, RESULT = "What is measured", "Results"
+FIGURES = (
+    "mean_iou",
+    "voc_mean_iou",
+    "pixel_accuracy",
+    "mean_accuracy",
+    "frequency_weighted_iou",
+    "boundary_f",
+)
 
 EXAMPLES = """[bold]Examples[/bold]
 
@@ -63,37 +66,23 @@ deconvseg eval --voc-root VOC2012 --tune-crf -o tuned.safetensors
 
 def evaluate(
     voc_root: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Folder with JPEGImages, SegmentationClass, ImageSets.",
-            rich_help_panel=WHAT,
-        ),
+        Path | None, typer.Option(metavar="DIR", help="Folder with JPEGImages, SegmentationClass, ImageSets.")
     ] = None,
     data: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR",
-            help="Your own data: photos, masks and a dataset.toml that says what is what.",
-            rich_help_panel=WHAT,
+            metavar="DIR", help="Your own data: photos, masks and a dataset.toml that says what is what."
         ),
     ] = None,
-    split: Annotated[
-        str,
-        typer.Option(metavar="NAME", help="Which of its lists to score.", rich_help_panel=WHAT),
-    ] = "val",
+    split: Annotated[str, typer.Option(metavar="NAME", help="Which of its lists to score.")] = "val",
     limit: Annotated[
-        int | None,
-        typer.Option(
-            min=1, metavar="N", help="Take an evenly spread, fixed sample of N photos.", rich_help_panel=WHAT
-        ),
+        int | None, typer.Option(min=1, metavar="N", help="Take an evenly spread, fixed sample of N photos.")
     ] = None,
     predictions: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
             help="Score the label PNGs NAME.png there (class numbers, palette or grey) and run nothing.",
-            rich_help_panel=WHAT,
         ),
     ] = None,
     ablate: Annotated[
@@ -102,7 +91,6 @@ def evaluate(
             "--ablate",
             help="Score the whole photo alone, 10, 25, 50 and 100 proposals, without and with CRF, as well; "
             "where there is an ensemble, FCN-8s alone and both rules too.",
-            rich_help_panel=WHAT,
         ),
     ] = False,
     tune_crf: Annotated[
@@ -110,7 +98,6 @@ def evaluate(
         typer.Option(
             "--tune-crf",
             help=f"Search the CRF's parameters on {TUNING_SAMPLE} photos (or --limit), write them with -o.",
-            rich_help_panel=WHAT,
         ),
     ] = False,
     report: Annotated[
@@ -119,14 +106,10 @@ def evaluate(
             metavar="DIR",
             help="Write report.html, report.json, per_class.csv, per_image.csv and the labels there. A "
             "stopped run goes on from it; without it nothing is kept.",
-            rich_help_panel=RESULT,
         ),
     ] = None,
     output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output", "-o", metavar="FILE", help="Copy of the network, tuned.", rich_help_panel=RESULT
-        ),
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Copy of the network, tuned.")
     ] = None,
     weights: WeightsOption = "default",
     device: DeviceOption = "auto",
@@ -167,12 +150,14 @@ def evaluate(
         raise UsageError("-o is for --tune-crf; results go to standard output or --report DIR")
     if (ablate or tune_crf) and protocol != "default":
         raise UsageError("--ablate and --tune-crf vary the default protocol; leave --protocol out")
+    from deconvseg.evaluation import tune
     from deconvseg.evaluation.ablation import finished, network
     from deconvseg.evaluation.report import summarise, write_report
     from deconvseg.evaluation.run import evaluate as run
     from deconvseg.evaluation.run import open_truth
     from deconvseg.machine import reuse_freed_memory
     from deconvseg.segmenter import Segmenter
+    from deconvseg.weights import network_file
 
     say: Callable[[str], None] = (lambda text: None) if quiet else console.say
     truth = open_truth(root, split, limit or (TUNING_SAMPLE if tune_crf else None))
@@ -204,7 +189,11 @@ def evaluate(
         if not quiet:
             console.introduce(segmenter, weights)
         if output:
-            return _tune(segmenter, truth, output, overwrite, workers, say, as_json)
+            source = network_file(weights)
+            refuse_target(output, source, overwrite=overwrite)
+            tuned = tune.tune_crf(segmenter, source, truth, output, workers=workers, progress=say)
+            _print(tuned, as_json, _print_tuned)
+            return console.DONE
         subject = network(segmenter, truth, ablate=ablate)
     try:
         with _progress(say) as progress:
@@ -219,39 +208,7 @@ def evaluate(
     if report:
         write_report(evaluation, summary, report)
         say(f"report: {report / 'report.html'}")
-    if as_json:
-        print(json.dumps(summary, indent=2, allow_nan=False))
-    else:
-        _print_scores(summary)
-    return console.DONE
-
-
-def _tune(
-    segmenter: Segmenter,
-    truth: Truth,
-    output: Path,
-    overwrite: bool,
-    workers: int,
-    say: Callable[[str], None],
-    as_json: bool,
-) -> int:
-    from deconvseg.evaluation.tune import in_words, tune_crf
-    from deconvseg.weights import network_file
-
-    source = network_file(segmenter.weights)
-    refuse_target(output, source, overwrite=overwrite)
-    result = tune_crf(segmenter, source, truth, output, workers=workers, progress=say)
-    if as_json:
-        print(json.dumps(result, indent=2, allow_nan=False))
-        return console.DONE
-    for key in ("before", "after"):
-        side = result[key]
-        print(
-            f"{key:7}{side['mean_iou_searched']:.4f} searched  {side['mean_iou_held_out']:.4f} held out  "
-            + in_words(side["crf"])
-        )
-    kept = "the new parameters" if result["improved"] else "the old parameters: the new ones are not better"
-    print(f"{output}: holds {kept} on the photos held out")
+    _print(summary, as_json, _print_scores)
     return console.DONE
 
 
@@ -281,6 +238,26 @@ def _progress(say: Callable[[str], None]) -> Iterator[Callable[[int, int], None]
             bar.__exit__()
 
 
+def _print(result: dict[str, Any], as_json: bool, as_text: Callable[[dict[str, Any]], None]) -> None:
+    if as_json:
+        print(json.dumps(result, indent=2, allow_nan=False))
+    else:
+        as_text(result)
+
+
+def _print_tuned(result: dict[str, Any]) -> None:
+    from deconvseg.evaluation.tune import in_words
+
+    for key in ("before", "after"):
+        side = result[key]
+        print(
+            f"{key:7}{side['mean_iou_searched']:.4f} searched  {side['mean_iou_held_out']:.4f} held out  "
+            + in_words(side["crf"])
+        )
+    kept = "the new parameters" if result["improved"] else "the old parameters: the new ones are not better"
+    print(f"{result['output']}: holds {kept} on the photos held out")
+
+
 def _print_scores(summary: dict[str, Any]) -> None:
     """The rows, the published ones, and every figure of the full setting."""
     print("mean IoU  95 % interval  boundary F  small  medium  large  setting")
@@ -295,14 +272,10 @@ def _print_scores(summary: dict[str, Any]) -> None:
         print(f"{row['mean_iou']:.3f}   {row['name']}")
     print(f"\n{summary['setting']}, {summary['images']} of the {summary['split_images']} photos of", end=" ")
     print(summary["split"])
-    for key, name in (
-        ("mean_iou", "mean IoU"),
-        ("voc_mean_iou", "mean IoU over all classes, absent ones 0, as VOC"),
-        ("pixel_accuracy", "pixel accuracy"),
-        ("mean_accuracy", "mean accuracy"),
-        ("frequency_weighted_iou", "frequency-weighted IoU"),
-        ("boundary_f", f"boundary F, tolerance {summary['boundary_tolerance']:.2%} of the diagonal"),
-    ):
+    outlines = f"boundary F, tolerance {summary['boundary_tolerance']:.2%} of the diagonal"
+    names = {"voc_mean_iou": "mean IoU over all classes, absent ones 0, as VOC", "boundary_f": outlines}
+    for key in FIGURES:
+        name = names.get(key, key.replace("_", " ").replace("iou", "IoU"))
         print(f"{_number(summary[key], 4)}  {name}")
     if summary["seconds_per_image"] is not None:
         print(f"{summary['seconds_per_image']:.2f}    seconds a photo")

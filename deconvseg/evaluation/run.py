@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ PREDICTIONS = "predictions"
 """Folder, in the report's, of the full setting's labels."""
 JOURNAL = "per_image.jsonl"
 """File of the counts of each photo done, in the report's folder."""
-REPORT_FILES = ("report.html", "report.json", "per_class.csv", "per_image.csv")
+REPORT_FILES = ("report.html", "report.json", "per_class.csv", "per_image.csv", PREDICTIONS)
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,12 @@ class Truth(DataSet):
 
     def settings(self) -> dict[str, Any]:
         """What decides the figures besides the labels, fit for JSON: the masks' meaning, and the counting."""
-        return {
-            "split": self.split,
-            "classes": list(self.classes),
+        masks = {
             "ids": sorted(map(list, self.masks.ids.items())),
             "colors": [[*color, label] for color, label in sorted(self.masks.colors.items())],
-            "counting": code_digest("deconvseg.evaluation.metrics"),
         }
+        code = code_digest("deconvseg.evaluation.metrics")
+        return {"split": self.split, "classes": list(self.classes), **masks, "counting": code}
 
 
 def open_truth(root: Path, split: str, limit: int | None = None) -> Truth:
@@ -168,7 +167,6 @@ def evaluate(
     measured: dict[str, Measured] = {}
     journal = None
     if folder:
-        _refuse_own_files(truth, folder / PREDICTIONS)
         journal = _Journal(folder, settings, len(truth.classes), overwrite)
         measured = {e.name: journal.done[e.name] for e in truth.examples if measure.is_done(e, journal.done)}
     progress(len(measured), len(truth.examples))
@@ -190,17 +188,15 @@ def evaluate(
     return evaluation
 
 
-@contextmanager
-def workers_for(workers: int) -> Iterator[machine.Map]:
-    """A function like `map` for the block, whose calls so many threads make; they share torch's threads.
+def workers_for(workers: int) -> AbstractContextManager[machine.Map]:
+    """A pool of threads that share torch's threads; one worker is the calling thread.
 
-    One worker is the calling thread. Raises UsageError if `workers` is not positive.
+    Raises UsageError if `workers` is not positive.
     """
     if workers < 1:
         raise UsageError(f"{workers} workers: give a number of at least 1")
     each = max(torch.get_num_threads() // workers, 1)
-    with machine.pool(workers if workers > 1 else 0, torch_threads=each) as call_each:
-        yield call_each
+    return machine.pool(workers if workers > 1 else 0, torch_threads=each)
 
 
 @dataclass(frozen=True)
@@ -225,7 +221,9 @@ class _Measure:
             rows[row.name] = reference.tally(labels)
             if row == self.subject.full:
                 took = seconds
-                self._write(example, labels)
+                if self.keep:
+                    kept = Segmentation(labels, self.truth.classes, self.truth.palette)
+                    write_labels(kept, self.labels_file(example))
         height, width = mask.shape
         return Measured(example.name, stamp, width, height, took, rows)
 
@@ -259,11 +257,6 @@ class _Measure:
                 "a prediction names a class for every pixel"
             )
 
-    def _write(self, example: Example, labels: NDArray[np.uint8]) -> None:
-        if self.keep:
-            segmentation = Segmentation(labels, self.truth.classes, self.truth.palette)
-            write_labels(segmentation, self.labels_file(example))
-
 
 class _Journal:
     """What has been counted so far, in a file so that a stopped evaluation can go on.
@@ -276,7 +269,7 @@ class _Journal:
         self._path = folder / JOURNAL
         header = json.loads(json.dumps(settings))
         documents = [] if overwrite else self._read()
-        others = [path for name in (*REPORT_FILES, PREDICTIONS) if (path := folder / name).exists()]
+        others = [path for path in (folder / name for name in REPORT_FILES) if path.exists()]
         if len(documents) > 1 and documents[0] != header:
             raise UsageError(
                 f"{folder}: holds the results of other settings, or of another version; choose another "
@@ -329,11 +322,3 @@ def _measured(document: dict[str, Any], classes: int) -> Measured | None:
 
 def _checksum(document: Mapping[str, Any]) -> int:
     return zlib.crc32(json.dumps(document).encode())
-
-
-def _refuse_own_files(truth: Truth, folder: Path) -> None:
-    """Labels must not replace the masks or photos they are measured against."""
-    own = {path.resolve() for example in truth.examples for path in (example.mask, example.image)}
-    for example in truth.examples:
-        if (folder / f"{example.name}.png").resolve() in own:
-            raise UsageError(f"{folder / example.name}.png: is a file of the data set; choose another folder")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deconvseg import machine
 from deconvseg.data.dataset import Example, refuse_other_size
 from deconvseg.errors import DataError, UsageError, WeightsError
 from deconvseg.evaluation.ablation import check_classes
@@ -59,8 +60,7 @@ def tune_crf(
     Returns:
         Fit for JSON: `before` and `after`, each with `crf` (the parameters), `mean_iou_searched` and
         `mean_iou_held_out`; `improved`, whether the copy has those of `after`; `trials`; `images_searched`,
-        `images_held_out`, `split`; `settings` of the segmenter, ensemble included: the parameters belong to
-        all of them; `output`.
+        `images_held_out`, `split`; `settings` of the segmenter; `output`.
 
     Raises:
         UsageError: fewer than 4 photos.
@@ -73,26 +73,17 @@ def tune_crf(
     old = CRFParameters.from_mapping(segmenter.header.crf)
     searched, held_out = truth.examples[::2], truth.examples[1::2]
     with tempfile.TemporaryDirectory(prefix="deconvseg-") as folder, workers_for(workers) as call_each:
-        photos = _Photos(segmenter, truth, Path(folder))
+        photos = _Photos(segmenter, truth, Path(folder), call_each)
         for done, _ in enumerate(call_each(photos.fuse, truth.examples), start=1):
             progress(f"score maps: {done} of {len(truth.examples)} photos")
 
-        def score(parameters: CRFParameters, examples: Sequence[Example]) -> float:
-            count = partial(photos.count, parameters)
-            counts = sum(call_each(count, examples), np.zeros((len(truth.classes),) * 2, np.int64))
-            if not counts.any():
-                raise DataError(f"split '{truth.split}': half of the sample is void alone; take a larger one")
-            mean: float = scores(counts, truth.classes)["mean_iou"]
-            return mean
-
         def trial(parameters: CRFParameters) -> float:
-            value = score(parameters, searched)
+            value = photos.score(parameters, searched)
             progress(f"mean IoU {value:.4f}: {in_words(asdict(parameters))}")
             return value
 
         new, trials = search(old, trial, MOST_TRIALS)
-        held = {parameters: score(parameters, held_out) for parameters in {old, new}}
-    improved = held[new] > held[old]
+        held = {parameters: photos.score(parameters, held_out) for parameters in {old, new}}
     before, after = (
         {"crf": asdict(one), "mean_iou_searched": trials[one], "mean_iou_held_out": held[one]}
         for one in (old, new)
@@ -100,7 +91,7 @@ def tune_crf(
     report = {
         "before": before,
         "after": after,
-        "improved": improved,
+        "improved": held[new] > held[old],
         "trials": len(trials),
         "images_searched": len(searched),
         "images_held_out": len(held_out),
@@ -108,7 +99,8 @@ def tune_crf(
         "settings": {key: value for key, value in segmenter.identity().items() if key != "crf"},
     }
     training = {**segmenter.header.training, "crf_search": report}
-    copy_network(network, target, {"crf": asdict(new if improved else old), "training": training})
+    crf = asdict(new if report["improved"] else old)
+    copy_network(network, target, {"crf": crf, "training": training})
     return {**report, "output": str(target)}
 
 
@@ -164,6 +156,7 @@ class _Photos:
     segmenter: Segmenter
     truth: Truth
     folder: Path
+    call_each: machine.Map
     prepared: dict[str, Prepared] = field(default_factory=dict)
 
     def fuse(self, example: Example) -> None:
@@ -177,8 +170,16 @@ class _Photos:
         # What is left takes no more memory than the shrunk photo.
         self.prepared[example.name] = replace(prepared, photo=replace(photo, image=prepared.image))
 
-    def count(self, parameters: CRFParameters, example: Example) -> NDArray[np.int64]:
-        """The confusion matrix of a photo with these parameters."""
+    def score(self, parameters: CRFParameters, examples: Sequence[Example]) -> float:
+        """Mean IoU with these parameters, pooled over the photos."""
+        counts = sum(self.call_each(partial(self._count, parameters), examples), np.zeros((), np.int64))
+        if not counts.any():
+            raise DataError(
+                f"split '{self.truth.split}': half of the sample is void alone; take a larger one"
+            )
+        return float(scores(counts, self.truth.classes)["mean_iou"])
+
+    def _count(self, parameters: CRFParameters, example: Example) -> NDArray[np.int64]:
         probabilities = np.load(self.folder / f"{example.name}.npy").astype(np.float32)
         segmenter = self.segmenter.with_settings(crf=True, crf_parameters=parameters)
         labels = segmenter.finish(self.prepared[example.name], probabilities).labels

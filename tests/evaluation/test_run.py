@@ -246,18 +246,6 @@ def test_a_network_of_other_classes_is_refused(truth: Truth, tiny_network: Path)
         network(Segmenter(tiny_network, proposals=0, crf=False), renamed)
 
 
-def test_labels_never_replace_the_masks_they_are_measured_against(
-    truth: Truth, subject: Subject, tmp_path: Path
-) -> None:
-    folder = tmp_path / "r"
-    moved = [replace(e, mask=folder / "predictions" / e.mask.name) for e in truth.examples]
-    (folder / "predictions").mkdir(parents=True)
-    for before, after in zip(truth.examples, moved, strict=True):
-        after.mask.write_bytes(before.mask.read_bytes())
-    with pytest.raises(UsageError, match="is a file of the data set"):
-        evaluate(subject, replace(truth, examples=tuple(moved)), folder=folder, overwrite=True)
-
-
 def test_a_photo_of_another_size_is_found_before_the_report(
     truth: Truth, tiny_network: Path, tmp_path: Path
 ) -> None:
