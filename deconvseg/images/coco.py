@@ -127,53 +127,44 @@ def merge_coco(parts: Sequence[Path], target: Path) -> list[str]:
     Raises:
         OutputError: the file cannot be written.
     """
-    merger = _Merger(target)
-    with replacing(target) as stream:
-        stream.write(b'{"info": {"description": "made by deconvseg segment"},\n"images": [')
-        _write_list(stream, merger.images(parts))
-        stream.write(b'],\n"annotations": [')
-        _write_list(stream, merger.annotations())
-        stream.write(b'],\n"categories": ' + json.dumps(merger.categories).encode() + b"}\n")
-    return merger.problems
+    problems: list[str] = []
+    categories: list[Document] = []
+    taken: list[Path] = []
 
-
-class _Merger:
-    """Goes through the parts twice, as images come before annotations, and keeps none of them."""
-
-    def __init__(self, target: Path) -> None:
-        self.target = target
-        self.problems: list[str] = []
-        self.categories: list[Document] = []
-        self._taken: list[Path] = []
-
-    def images(self, parts: Sequence[Path]) -> Iterator[Document]:
+    def images() -> Iterator[Document]:
         for part in parts:
             try:
                 document = json.loads(part.read_bytes())
-                image, categories = document["images"][0], document["categories"]
+                image, own = document["images"][0], document["categories"]
             except (OSError, ValueError, LookupError, TypeError):
-                self._leave_out(part, "cannot be read", "make it again (--overwrite)")
+                problems.append(f"{part}: cannot be read, and is left out of {target}; make it again")
                 continue
-            if self._taken and categories != self.categories:
-                self._leave_out(part, "is of other classes", "use another -o DIR")
+            if taken and own != categories:
+                problems.append(
+                    f"{part}: is of other classes, and is left out of {target}; use another folder"
+                )
                 continue
-            self.categories = categories
-            self._taken.append(part)
-            yield {**image, "id": len(self._taken)}
+            categories[:] = own
+            taken.append(part)
+            yield {**image, "id": len(taken)}
 
-    def annotations(self) -> Iterator[Document]:
+    def annotations() -> Iterator[Document]:
         count = 0
-        for image, part in enumerate(self._taken, 1):
+        for image, part in enumerate(taken, 1):
             try:
-                annotations = json.loads(part.read_bytes())["annotations"]
+                found = json.loads(part.read_bytes())["annotations"]
             except (OSError, ValueError, LookupError) as error:
                 raise OutputError(f"{part}: was changed while it was read; run the same again") from error
-            for annotation in annotations:
-                count += 1
+            for count, annotation in enumerate(found, count + 1):  # noqa: B020 (goes on counting)
                 yield {**annotation, "id": count, "image_id": image}
 
-    def _leave_out(self, part: Path, fault: str, cure: str) -> None:
-        self.problems.append(f"{part}: {fault}, and is left out of {self.target}; {cure}")
+    with replacing(target) as stream:
+        stream.write(b'{"info": {"description": "made by deconvseg segment"},\n"images": [')
+        _write_list(stream, images())
+        stream.write(b'],\n"annotations": [')
+        _write_list(stream, annotations())  # the parts a second time: images come first, and none is kept
+        stream.write(b'],\n"categories": ' + json.dumps(categories).encode() + b"}\n")
+    return problems
 
 
 def _write_list(stream: BinaryIO, items: Iterator[Document]) -> None:

@@ -20,6 +20,7 @@ _FLAT = 1 / 16
 """Whole numbers that use less than this share of their bits' range are stretched."""
 _DEEP = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 _GREY = (*_DEEP, "1", "L", "LA", "La")
+_SRGB_GAMMA, _SRGB_PRIMARIES = 0.45455, (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
 _SAME = 2
 """A profile that moves no colour by more than this, of 255, is taken for sRGB; its photos stay untouched."""
 
@@ -121,12 +122,25 @@ def _conversion(image: Image.Image) -> tuple[Convert | None, str]:
     if image.mode == "LAB":
         return _transform(None, "LAB"), ""
     if "icc_profile" not in image.info:
-        return None, ""
+        return None, _unapplied(image)
     try:
         return _transform(bytes(image.info["icc_profile"] or b""), image.mode), ""
     except Exception as error:  # a damaged profile can make the library raise anything
         reason = " ".join(str(error).split()) or type(error).__name__
         return None, f"its colour profile cannot be used ({reason}); its colours are taken as they are"
+
+
+def _unapplied(image: Image.Image) -> str:
+    """A note if a photo without a profile asks in another way for other colours than sRGB's."""
+    gamma, primaries = image.info.get("gamma", _SRGB_GAMMA), image.info.get("chromaticity", _SRGB_PRIMARIES)
+    if "srgb" not in image.info and (
+        abs(gamma - _SRGB_GAMMA) > 0.02 or np.abs(np.subtract(primaries, _SRGB_PRIMARIES)).max() > 0.01
+    ):
+        return "the gamma or primaries it names (gAMA, cHRM) are not applied; its colours are taken as sRGB"
+    number = (image.info.get("nclx_profile") or {}).get("color_primaries", 1)
+    if number in (9, 11, 12):  # BT.2020, DCI-P3, Display P3 in ITU-T H.273
+        return f"its colours are of a wide gamut (CICP primaries {number}), and are taken as sRGB"
+    return ""
 
 
 @lru_cache(16)

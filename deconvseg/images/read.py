@@ -44,7 +44,9 @@ _ARRAYS = (
     "give a file's path, a PIL.Image (PIL.Image.open takes open files), a uint8 array (H, W, 3) RGB or "
     "(H, W, 4) RGBA, or an array (H, W) of grey numbers"
 )
-_pillow_limit = threading.Lock()
+_lock, _readers, _limit = threading.Lock(), 0, Image.MAX_IMAGE_PIXELS
+# Of odd EXIF data: what it cannot read, Pillow refuses. Set once, as to change filters is not for threads.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\..*")
 
 
 @dataclass(frozen=True)
@@ -229,6 +231,8 @@ def _decode(stream: BinaryIO, name: str, side: int | None, max_pixels: int) -> P
         try:
             with _opened(stream) as image:
                 _refuse_large(image.size, max_pixels, name)
+                if image.format == "JPEG2000" and (profile := _jp2_profile(stream)):
+                    image.info["icc_profile"] = profile
                 deep = image.mode == "RGB" and ";16" in str(image.tile)
                 photo = _pixels(image, side)
                 if deep and photo.image.max() < 64:  # Pillow has kept the upper 8 bits, and few are used
@@ -259,22 +263,27 @@ def _decode(stream: BinaryIO, name: str, side: int | None, max_pixels: int) -> P
 
 @contextmanager
 def _opened(stream: BinaryIO) -> Iterator[Image.Image]:
-    """The image in a stream, not decoded yet, of any size: the limit is ours, and higher than Pillow's."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of odd EXIF data; what it cannot read, Pillow refuses
-        with _pillow_limit:
-            limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-            try:
-                opened = Image.open(stream, formats=_formats())
-            finally:
-                Image.MAX_IMAGE_PIXELS = limit
-        with opened as image:
-            yield image
-
-
-def _formats() -> list[str]:
+    """The image in a stream, not decoded yet."""
     Image.init()
-    return [name for name in _FORMATS if name in Image.OPEN]
+    with _any_size(), Image.open(stream, formats=[name for name in _FORMATS if name in Image.OPEN]) as image:
+        yield image
+
+
+@contextmanager
+def _any_size() -> Iterator[None]:
+    """Lift Pillow's limit of pixels, which is the whole process's, while any thread reads: ours is higher."""
+    global _readers, _limit
+    with _lock:
+        if _readers == 0:
+            _limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        _readers += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _readers -= 1
+            if _readers == 0:
+                Image.MAX_IMAGE_PIXELS = _limit
 
 
 @cache
@@ -311,6 +320,16 @@ def _by_opencv(
     image.info.update({key: info[key] for key in ("icc_profile", "exif") if key in info})
     photo = _pixels(image, side)
     return replace(photo, notes=(*filter(None, [note]), *photo.notes))
+
+
+def _jp2_profile(stream: BinaryIO) -> bytes:
+    """The colour profile of a JPEG 2000 file (ISO 15444-1, I.5.3.3), which Pillow leaves out; empty: none."""
+    place = stream.tell()
+    stream.seek(0)
+    boxes = stream.read(1 << 22).partition(b"jp2c")[0]
+    stream.seek(place)
+    before, found, profile = boxes.partition(b"colr\x02")
+    return profile[2 : int.from_bytes(before[-4:]) - 9] if found else b""
 
 
 def _odd_tiff(stream: BinaryIO, name: str, side: int | None, max_pixels: int) -> PhotoPixels:

@@ -171,6 +171,34 @@ def test_a_png_with_gamma_and_profile_goes_by_the_profile() -> None:
     np.testing.assert_array_equal(photo.image, read(plain).image)
 
 
+@pytest.mark.parametrize(
+    ("chunk", "data", "told"),
+    [
+        (b"gAMA", struct.pack(">I", 100_000), True),
+        (b"gAMA", struct.pack(">I", 45_455), False),
+        (b"cHRM", struct.pack(">8I", 31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000), True),
+        (b"cHRM", struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000), False),
+    ],
+)
+def test_what_a_png_says_without_a_profile(chunk: bytes, data: bytes, told: bool) -> None:
+    photo = read(chunked(saved(Image.fromarray(COLOURS)).getvalue(), chunk, data))
+    np.testing.assert_array_equal(photo.image, COLOURS)
+    assert len(photo.notes) == told
+
+
+def test_jpeg_2000_with_a_profile() -> None:
+    plain = saved(Image.fromarray(COLOURS), "JPEG2000").getvalue()
+    profile = icc.rgb_profile(icc.ADOBE, 2.2)
+    at = plain.index(b"colr") - 4
+    (length,) = struct.unpack(">I", plain[at : at + 4])
+    box = struct.pack(">I", 11 + len(profile)) + b"colr\x02\0\0" + profile
+    content = plain[:at] + box + plain[at + length :]
+    head = content.index(b"jp2h") - 4
+    (size,) = struct.unpack(">I", content[head : head + 4])
+    content = content[:head] + struct.pack(">I", size + len(box) - length) + content[head + 4 :]
+    assert off(read(content), icc.to_srgb(COLOURS, icc.ADOBE, 563 / 256)) < 1.6
+
+
 def chunked(png: bytes, name: bytes, data: bytes) -> bytes:
     """A PNG with one more chunk behind its header."""
     chunk = struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))

@@ -1,20 +1,26 @@
-"""Any photo becomes upright 8-bit RGB; anything else one line that names the file."""
+"""Files, Pillow images and arrays become upright 8-bit RGB; anything else one line that names it."""
 
 import errno
 import io
 import os
 import subprocess
+import sys
+import threading
 from pathlib import Path
+from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 from PIL import Image
 
 from deconvseg.errors import InputError
-from deconvseg.images.read import has_size, read_image
+from deconvseg.images.read import REDUCED_SIDE, as_photo, has_size, read_image, read_photo
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 RGB = np.stack([RAMP, RAMP[::-1], RAMP.T], axis=2)
+NOISE = np.random.default_rng(0).integers(0, 256, (99, 99, 3), dtype=np.uint8)
+TALL = np.tile(np.arange(256, dtype=np.uint8), (16, 16)).T.copy()  # 4096 x 16
 
 
 def save(path: Path, image: Image.Image, **options: object) -> Path:
@@ -22,13 +28,10 @@ def save(path: Path, image: Image.Image, **options: object) -> Path:
     return path
 
 
-def test_rgb_is_unchanged(tmp_path: Path) -> None:
+def test_rgb_and_grey_are_unchanged(tmp_path: Path) -> None:
     read = read_image(save(tmp_path / "a.png", Image.fromarray(RGB)))
     assert read.dtype == np.uint8
     np.testing.assert_array_equal(read, RGB)
-
-
-def test_grey_fills_three_channels(tmp_path: Path) -> None:
     read = read_image(str(save(tmp_path / "a.png", Image.fromarray(RAMP))))
     np.testing.assert_array_equal(read, np.repeat(RAMP[:, :, None], 3, axis=2))
 
@@ -39,53 +42,33 @@ def test_exif_orientation(tmp_path: Path, orientation: int) -> None:
     stored[:12, :20] = 255  # white in the stored picture's top left quarter
     exif = Image.Exif()
     exif[0x0112] = orientation
-    read = read_image(save(tmp_path / "a.jpg", Image.fromarray(stored), exif=exif, quality=95))
+    path = save(tmp_path / "a.png", Image.fromarray(stored), exif=exif)
+    read = read_image(path)
     # Where the EXIF standard puts the stored row 0 and column 0 on the display.
     top = orientation in (1, 2, 5, 6)
     left = orientation in (1, 4, 5, 8)
     assert read.shape == ((24, 40, 3) if orientation < 5 else (40, 24, 3))
     height, width = read.shape[:2]
     row, column = (0 if top else height - 1), (0 if left else width - 1)
-    assert read[row, column].min() > 200
-    assert read[height - 1 - row, column].max() < 50
-    assert read[row, width - 1 - column].max() < 50
-
-
-def test_damaged_exif_does_not_cost_the_photo(tmp_path: Path) -> None:
-    path = save(tmp_path / "a.jpg", Image.fromarray(RGB), exif=b"Exif\x00\x00MM\x00*\x00\x00\xff\xff broken")
-    assert read_image(path).shape == (16, 16, 3)
-
-
-@pytest.mark.parametrize("suffix", ["png", "tif"])
-def test_16_bit_grey_is_scaled_not_clipped(tmp_path: Path, suffix: str) -> None:
-    wide = (RAMP.astype(np.uint16) * 257).astype(np.uint16)
-    read = read_image(save(tmp_path / f"a.{suffix}", Image.fromarray(wide)))
-    np.testing.assert_array_equal(read[:, :, 1], RAMP)
+    assert read[row, column].min() == 255
+    assert read[height - 1 - row, column].max() == read[row, width - 1 - column].max() == 0
+    with Image.open(path) as opened:
+        np.testing.assert_array_equal(as_photo(opened).image, read)
+        assert opened.size == (40, 24)  # the user's image stays as it is
 
 
 def test_16_bit_rgb(tmp_path: Path) -> None:
     cv2 = pytest.importorskip("cv2")
-    wide = RGB.astype(np.uint16) * 257
-    assert cv2.imwrite(str(tmp_path / "a.png"), wide[:, :, ::-1])
-    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), RGB)
-
-
-def test_float_is_stretched_to_its_own_range(tmp_path: Path) -> None:
-    path = save(tmp_path / "a.tif", Image.fromarray(np.array([[-1.0, 0.0, np.nan, 1.0]], np.float32)))
-    assert read_image(path)[0, :, 0].tolist() == [0, 128, 0, 255]
-
-
-def test_constant_float_image(tmp_path: Path) -> None:
-    path = save(tmp_path / "a.tif", Image.fromarray(np.full((2, 3), 7.5, np.float32)))
-    assert read_image(path).shape == (2, 3, 3)
+    assert cv2.imwrite(str(tmp_path / "a.png"), RGB[:, :, ::-1] * np.uint16(257))
+    photo = read_photo(tmp_path / "a.png")
+    np.testing.assert_array_equal(photo.image, RGB)
+    assert not photo.notes
 
 
 def test_cmyk_jpeg(tmp_path: Path) -> None:
     cyan = Image.new("CMYK", (8, 8), (255, 0, 0, 0))
     red, green, blue = read_image(save(tmp_path / "a.jpg", cyan, quality=95))[4, 4]
-    assert red < 20
-    assert green > 235
-    assert blue > 235
+    assert red < 20 and green > 235 and blue > 235
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "PA"])
@@ -106,33 +89,128 @@ def test_transparent_parts_lie_on_white(tmp_path: Path, mode: str) -> None:
     assert (read[:, 4:] == 0).all()
 
 
-def test_one_bit_image(tmp_path: Path) -> None:
-    path = save(tmp_path / "a.png", Image.fromarray(RAMP > 100))
-    assert set(np.unique(read_image(path))) == {0, 255}
-
-
 def test_first_frame_of_an_animation(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (5, 4), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
     assert (read_image(tmp_path / "a.gif") == (255, 0, 0)).all()
 
 
-def test_stream() -> None:
+def test_streams_and_addresses() -> None:
     stream = io.BytesIO()
     Image.fromarray(RGB).save(stream, "PNG")
     np.testing.assert_array_equal(read_image(io.BytesIO(stream.getvalue())), RGB)
     with pytest.raises(InputError, match=r"^standard input: is empty"):
         read_image(io.BytesIO())
+    fsspec.filesystem("memory").pipe("/given/a.png", stream.getvalue())
+    np.testing.assert_array_equal(as_photo("memory://given/a.png").image, RGB)
+    with pytest.raises(InputError, match=r"memory://given/none\.jpg: cannot be read"):
+        as_photo("memory://given/none.jpg")
 
 
-def test_one_pixel(tmp_path: Path) -> None:
-    assert read_image(save(tmp_path / "a.png", Image.new("RGB", (1, 1), "red"))).tolist() == [[[255, 0, 0]]]
+@pytest.mark.parametrize("turned", [False, True])
+def test_heif(tmp_path: Path, turned: bool) -> None:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    exif = Image.Exif()
+    exif[0x0112] = 6 if turned else 1
+    image = Image.fromarray(np.full((40, 64, 3), (200, 100, 50), np.uint8))
+    path = tmp_path / "a.heic"
+    pillow_heif.from_pillow(image).save(path, quality=90, exif=exif.tobytes())
+    read = read_image(path)
+    assert read.shape == ((64, 40, 3) if turned else (40, 64, 3))
+    assert np.abs(read.astype(int) - (200, 100, 50)).max() < 8
 
 
-def test_large_photo_without_a_warning(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
-    path = save(tmp_path / "a.png", Image.new("1", (10_000, 9_000)))
-    assert read_image(path).shape == (9_000, 10_000, 3)
-    assert not recwarn.list
+def test_has_size(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.png", Image.fromarray(RGB[:, :8]))
+    assert has_size(path, 8, 16)
+    assert not has_size(path, 16, 8)
+    assert not has_size(tmp_path / "none.png", 8, 16)
+    path.write_bytes(path.read_bytes()[:-30])
+    assert not has_size(path, 8, 16)
+
+
+# Large photos are reduced while they are read: in little memory, and to the same picture.
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_reduced_photo_is_the_photo_made_smaller(tmp_path: Path, suffix: str, orientation: int) -> None:
+    rows, columns = np.mgrid[:1000, : 4 * REDUCED_SIDE]
+    image = np.stack([rows // 4, columns // 25, (rows + columns) // 32], axis=2).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = save(tmp_path / f"a.{suffix}", Image.fromarray(image), exif=exif, quality=95)
+    photo, whole = read_photo(path), read_image(path)
+    assert (photo.height, photo.width) == whole.shape[:2]
+    assert max(photo.image.shape) == REDUCED_SIDE
+    height, width = photo.image.shape[:2]
+    means = whole.reshape(height, 4, width, 4, 3).mean((1, 3))
+    assert np.abs(photo.image - means).max() < (1 if suffix == "png" else 6)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I", "F"])
+def test_strips_do_not_show(tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    wide = Image.fromarray(TALL * np.uint16(257))
+    image = wide if mode == "I;16" else Image.fromarray(TALL).convert(mode)
+    path = save(tmp_path / ("a.tif" if mode in ("CMYK", "F", "I") else "a.png"), image)
+    whole, photo = read_image(path), read_photo(path)
+    monkeypatch.setattr("deconvseg.images.pixels._STRIP_PIXELS", 64)
+    np.testing.assert_array_equal(read_image(path), whole)
+    np.testing.assert_array_equal(read_photo(path).image, photo.image)
+    assert (photo.height, photo.width) == (4096, 16)
+    assert photo.image.shape == (2048, 8, 3)
+    assert np.abs(photo.image - whole.reshape(2048, 2, 8, 2, 3).mean((1, 3))).max() < 1
+
+
+def test_thin_photo(tmp_path: Path) -> None:
+    photo = read_photo(save(tmp_path / "a.png", Image.new("RGB", (1, 40_000), "teal")))
+    assert (photo.height, photo.width) == (40_000, 1)
+    assert photo.image.shape == (1539, 1, 3)
+    assert (photo.image == (0, 128, 128)).all()
+
+
+def test_more_pixels_than_pillow_opens_by_itself(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    limit = Image.MAX_IMAGE_PIXELS
+    image = Image.new("1", (20_000, 10_000), 1)
+    png = save(tmp_path / "a.png", image, compress_level=1)
+    for path in (png, save(tmp_path / "a.tif", image, compression="group4")):
+        photo = read_photo(path)
+        assert (photo.width, photo.height) == (20_000, 10_000)
+        assert photo.image.shape == (770, 1539, 3)  # a 13th, rounded up
+        assert (photo.image == 255).all()
+        assert has_size(path, 20_000, 10_000)
+    assert limit == Image.MAX_IMAGE_PIXELS and not recwarn.list
+
+
+def test_many_threads_read_at_once(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.tif", Image.fromarray(NOISE), compression="tiff_lzw")
+    limit, read = Image.MAX_IMAGE_PIXELS, []
+    threads = [threading.Thread(target=lambda: read.append(read_image(path))) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(read) == 20 and all((image == NOISE).all() for image in read)
+    assert limit == Image.MAX_IMAGE_PIXELS
+
+
+MEMORY = """
+import resource, sys
+from deconvseg.images.read import read_photo
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+read_photo(sys.argv[1])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_memory_of_a_large_palette_photo(tmp_path: Path) -> None:
+    """1 byte a pixel for Pillow's image and some tens of MB; as RGB it would be 4 and more."""
+    path = save(tmp_path / "a.png", Image.new("P", (10_000, 10_000)), compress_level=1)
+    answer = subprocess.run([sys.executable, "-c", MEMORY, path], capture_output=True, text=True, check=True)
+    assert int(answer.stdout) * 1024 < 200_000_000
+
+
+# What is no photo.
 
 
 def refused(path: Path) -> str:
@@ -144,42 +222,25 @@ def refused(path: Path) -> str:
     return message
 
 
-def test_missing_file(tmp_path: Path) -> None:
+def test_files_that_are_none(tmp_path: Path) -> None:
     assert "no such file" in refused(tmp_path / "none.jpg")
-
-
-def test_folder(tmp_path: Path) -> None:
     assert "folder" in refused(tmp_path)
-
-
-def test_unreadable_path(tmp_path: Path) -> None:
     (tmp_path / "loop.jpg").symlink_to("loop.jpg")
     assert f"cannot be read ({os.strerror(errno.ELOOP)})" in refused(tmp_path / "loop.jpg")
-
-
-def test_pipe_and_device_are_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "p.jpg")
     (tmp_path / "zero.jpg").symlink_to("/dev/zero")
     for name in ("p.jpg", "zero.jpg"):
         assert "is not a regular file; " in refused(tmp_path / name)
-
-
-def test_empty_file(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").touch()
     assert "is empty (0 bytes)" in refused(tmp_path / "a.jpg")
-
-
-def test_text_named_jpg(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_text("hello")
     assert "not an image" in refused(tmp_path / "a.jpg")
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp", "gif", "bmp"])
 def test_cut_short(tmp_path: Path, suffix: str) -> None:
-    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
-    whole = save(tmp_path / f"whole.{suffix}", Image.fromarray(noise)).read_bytes()
-    path = tmp_path / f"cut.{suffix}"
-    path.write_bytes(whole[: len(whole) // 2])
+    path = save(tmp_path / f"cut.{suffix}", Image.fromarray(NOISE))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     assert "damaged or cut short" in refused(path) or "not an image" in refused(path)
 
 
@@ -187,7 +248,7 @@ def test_limit_of_pixels(tmp_path: Path) -> None:
     path = save(tmp_path / "a.png", Image.new("1", (300, 100)))
     assert read_image(path, max_pixels=30_000).shape == (100, 300, 3)
     with pytest.raises(InputError, match=r"has 0\.03 megapixels, and 0\.03 are the limit"):
-        read_image(path, max_pixels=29_999)
+        read_photo(path, max_pixels=29_999)
 
 
 def test_postscript_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,29 +267,70 @@ def test_fault_of_the_disk_is_not_blamed_on_the_file(tmp_path: Path, monkeypatch
     assert f"cannot be read ({os.strerror(errno.EIO)})" in refused(path)
 
 
-@pytest.mark.parametrize("turned", [False, True])
-def test_heif(tmp_path: Path, turned: bool) -> None:
-    pillow_heif = pytest.importorskip("pillow_heif")
-    exif = Image.Exif()
-    exif[0x0112] = 6 if turned else 1
-    image = Image.fromarray(np.full((40, 64, 3), (200, 100, 50), np.uint8))
-    path = tmp_path / "a.heic"
-    pillow_heif.from_pillow(image).save(path, quality=90, exif=exif.tobytes())
-    read = read_image(path)
-    assert read.shape == ((64, 40, 3) if turned else (40, 64, 3))
-    assert np.abs(read.astype(int) - (200, 100, 50)).max() < 8
-
-
 def test_heif_without_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deconvseg.images.read._heif_is_available", lambda: False)
     (tmp_path / "a.jpg").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))
     assert "is HEIF; install pillow-heif" in refused(tmp_path / "a.jpg")
 
 
-def test_has_size(tmp_path: Path) -> None:
-    path = save(tmp_path / "a.png", Image.fromarray(RGB[:, :8]))
-    assert has_size(path, 8, 16)
-    assert not has_size(path, 16, 8)
-    assert not has_size(tmp_path / "none.png", 8, 16)
-    path.write_bytes(path.read_bytes()[:-30])
-    assert not has_size(path, 8, 16)
+# Pillow images and arrays.
+
+
+def test_an_array_is_copied() -> None:
+    array = RGB.copy()
+    photo = as_photo(array)
+    array[:] = 0
+    np.testing.assert_array_equal(photo.image, RGB)
+
+
+def test_grey_and_transparent_arrays() -> None:
+    np.testing.assert_array_equal(as_photo(RAMP).image, np.repeat(RAMP[:, :, None], 3, 2))
+    clear = np.full((16, 16, 1), 0, np.uint8)
+    clear[0] = 255
+    seen = as_photo(np.concatenate([RGB, clear], 2)).image
+    np.testing.assert_array_equal(seen[0], RGB[0])
+    assert (seen[1:] == 255).all()  # laid on white
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "1", "CMYK", "I;16", "LA"])
+def test_pillow_images_are_read_as_their_files_are(mode: str, tmp_path: Path) -> None:
+    wide = Image.fromarray(RAMP * np.uint16(256))
+    image = wide if mode == "I;16" else Image.fromarray(RGB).convert(mode)
+    path = save(tmp_path / "a.tif", image)
+    np.testing.assert_array_equal(as_photo(image).image, read_image(path))
+    with Image.open(path) as opened:
+        np.testing.assert_array_equal(as_photo(opened).image, read_image(path))
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (RGB / 255, r"float64 array \(16, 16, 3\).*\(array \* 255\)\.round\(\)"),
+        (RGB.astype(np.int64), "int64 .* give uint8"),
+        (RGB > 3, "bool .* give uint8"),
+        (RAMP > 3, "bool .* give uint8"),
+        (RGB.transpose(2, 0, 1), r"\(3, 16, 16\).*array\.transpose\(1, 2, 0\)"),
+        (RGB[None], "several; give them one by one to segment_many"),
+        (np.zeros((6, 5, 2), np.uint8), r"\(6, 5, 2\) is no photo: give a file's path"),
+        (RGB[0, 0], r"\(3,\) is no photo: give a file's path"),
+        (RGB[:0], "no pixels"),
+        (Image.new("RGB", (0, 3)), "no pixels"),
+        ([[1, 2], [3, 4]], r"builtins\.list is no photo; give a file's path"),
+        (None, "NoneType is no photo"),
+    ],
+)
+def test_no_photo(given: Any, words: str) -> None:
+    with pytest.raises(InputError, match=words) as refused:
+        as_photo(given)
+    assert "\n" not in str(refused.value)
+
+
+def test_image_that_cannot_be_decoded(tmp_path: Path) -> None:
+    path = save(tmp_path / "cut.png", Image.fromarray(NOISE))
+    path.write_bytes(path.read_bytes()[:9000])
+    with Image.open(path) as opened, pytest.raises(InputError, match=r"cut\.png: cannot be decoded"):
+        as_photo(opened)
+    closed = Image.open(path)
+    closed.close()
+    with pytest.raises(InputError, match="cannot be decoded"):
+        as_photo(closed)
