@@ -230,7 +230,7 @@ def difference(
     wrong = (truth != found) & (truth != VOID)
     for mistakes, colour in ((wrong, PURPLE), (wrong & (found == 0), ORANGE), (wrong & (truth == 0), BLUE)):
         shown[mistakes] = colour
-    return np.clip(shown, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(shown, 0, 255), dtype=np.uint8)
 
 
 def _small(array: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -189,13 +189,13 @@ def evaluate(
 
 
 def workers_for(workers: int) -> AbstractContextManager[machine.Map]:
-    """A pool of threads that share torch's threads; one worker is the calling thread.
+    """A pool of threads that share torch's threads and the cores; one worker is the calling thread.
 
     Raises UsageError if `workers` is not positive.
     """
     if workers < 1:
         raise UsageError(f"{workers} workers: give a number of at least 1")
-    each = max(torch.get_num_threads() // workers, 1)
+    each = max(min(torch.get_num_threads(), machine.cores()) // workers, 1)
     return machine.pool(workers if workers > 1 else 0, torch_threads=each)
 
 

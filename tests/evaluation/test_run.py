@@ -3,18 +3,21 @@
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from deconvseg.data.dataset import Example
 from deconvseg.data.masks import MaskFormat
 from deconvseg.errors import DataError, UsageError
-from deconvseg.evaluation.ablation import Row, Subject, finished, network
+from deconvseg.evaluation.ablation import Labelling, Row, Subject, finished, network
 from deconvseg.evaluation.metrics import confusion_matrix, scores
 from deconvseg.evaluation.report import summarise
 from deconvseg.evaluation.run import JOURNAL, PREDICTIONS, Truth, evaluate, open_truth
@@ -92,6 +95,25 @@ def test_two_workers_count_the_same(truth: Truth, tiny_network: Path) -> None:
     assert timeless(one) == timeless(two)
     with pytest.raises(UsageError, match="at least 1"):
         evaluate(subject, truth, workers=0)
+
+
+def test_workers_share_the_cores(truth: Truth, subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a container with 2 cores on a host of many, on which torch has counted the host's."""
+    seen = set()
+
+    def label(example: Example) -> Iterator[Labelling]:
+        seen.add((torch.get_num_threads(), cv2.getNumThreads()))
+        yield from subject.label(example)
+
+    monkeypatch.setattr("deconvseg.machine.cores", lambda: 2)
+    before = torch.get_num_threads()
+    torch.set_num_threads(8)
+    try:
+        evaluate(replace(subject, label=label), truth, workers=2)
+        assert torch.get_num_threads() == 8
+    finally:
+        torch.set_num_threads(before)
+    assert seen == {(1, 1)}
 
 
 def test_a_stopped_run_goes_on_to_the_same_figures(
