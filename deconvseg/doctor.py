@@ -10,49 +10,33 @@ import platform
 import re
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from shutil import which
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from deconvseg import __version__
 from deconvseg.errors import DeconvSegError
 from deconvseg.machine import available_memory, cores
 
 State = Literal["ok", "warning", "fault"]
-
-_NEEDED = {
-    "torch": "torch",
-    "torchvision": "torchvision",
-    "numpy": "numpy",
-    "scipy": "scipy",
-    "pillow": "PIL",
-    "safetensors": "safetensors",
-}
-"""Distribution -> the module it brings."""
-_OPTIONAL = {
+STATES: tuple[State, ...] = ("ok", "warning", "fault")
+"""All is well; it works, but not as well as it could; something does not work."""
+_NEEDED = ("torch", "torchvision", "numpy", "scipy", "pillow", "safetensors")
+_MODULES = {"pillow": "PIL"}
+"""Distribution -> the module it brings, where the names differ."""
+_OPTIONAL = dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), "export") | {
     "pillow-heif": "heif",
     "ray": "ray",
-    "onnx": "export",
-    "onnxscript": "export",
-    "onnxruntime": "export",
 }
 """Distribution -> the extra of deconvseg that installs it."""
 _TESTED, _LABEL, _LEAST_SHARE = "deconvnet-lite", "cat", 0.5
+_SHARED_MEMORY = Path("/dev/shm")
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at.
-
-    Attributes:
-        name: what it is.
-        state: `ok`; `warning`: it works, but not as well as it could; `fault`: something does not work.
-        found: what there is.
-        advice: what to do about it; empty where there is nothing to do.
-    """
+class Finding(NamedTuple):
+    """One thing that was looked at: its name, its state, what there is, and what to do about it."""
 
     name: str
     state: State
@@ -60,39 +44,31 @@ class Finding:
     advice: str = ""
 
 
-def examine(*, self_test: bool = True) -> Iterator[Finding]:
+def examine(*, self_test: bool = True, log_fault: str = "") -> Iterator[Finding]:
     """Look at everything in turn; the home folder is written `~`.
 
     Args:
         self_test: segment the photo that comes along.
+        log_fault: why messages on standard error are lost, if they are.
     """
-    checks = [_system, _processors, _libraries, _opencv, _device, _folder, _weights]
+    if log_fault:
+        yield Finding("log", "warning", f"standard error: {log_fault}", "messages are lost, the work goes on")
+    checks = [_system, _processors, _libraries, _opencv, _device, _folders, _weights]
     for check in [*checks, _self_test] if self_test else checks:
-        for finding in _survived(check):
-            yield replace(finding, found=_shortened(finding.found), advice=_shortened(finding.advice))
-
-
-def summary(findings: list[Finding]) -> State:
-    """The worst state of all."""
-    order: tuple[State, ...] = ("ok", "warning", "fault")
-    return max((finding.state for finding in findings), key=order.index, default="ok")
+        for name, state, found, advice in _survived(check):
+            yield Finding(name, state, _shortened(found), _shortened(advice))
 
 
 def _survived(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
     """The findings of a check; whatever stops it is one more."""
+    name = check.__name__.strip("_").replace("_", " ")
     try:
         yield from check()
     except DeconvSegError as error:
         found, _, advice = str(error).rpartition("; ")
-        yield Finding(_title(check), "fault", found or advice, advice if found else "")
+        yield Finding(name, "fault", found or advice, advice if found else "")
     except Exception as error:  # an installation can be broken in any way
-        yield Finding(
-            _title(check), "fault", _reason(error), "install deconvseg again in a fresh environment"
-        )
-
-
-def _title(check: Callable[[], object]) -> str:
-    return check.__name__.strip("_").replace("_", " ")
+        yield Finding(name, "fault", _reason(error), "install deconvseg again in a fresh environment")
 
 
 def _system() -> Iterator[Finding]:
@@ -113,15 +89,14 @@ def _processors() -> Iterator[Finding]:
 
 
 def _libraries() -> Iterator[Finding]:
-    for name, module in _NEEDED.items():
+    for name in _NEEDED:
         try:
-            import_module(module)
+            import_module(_MODULES.get(name, name))
             yield Finding(name, "ok", version(name))
         except Exception as error:  # torchvision of another torch raises RuntimeError
-            pair = "torch torchvision" if name in ("torch", "torchvision") else name
-            yield Finding(
-                name, "fault", f"does not load ({_reason(error)})", f"pip install --force-reinstall {pair}"
-            )
+            pair = "torch torchvision" if name.startswith("torch") else name
+            cure = f"pip install --force-reinstall {pair}"
+            yield Finding(name, "fault", f"does not load ({_reason(error)})", cure)
     for name, extra in _OPTIONAL.items():
         try:
             yield Finding(name, "ok", version(name))
@@ -135,13 +110,9 @@ def _opencv() -> Iterator[Finding]:
     cv2, wheels = opencv(), installed_wheels()
     found = f"{cv2.__version__} with ximgproc ({', '.join(wheels) or 'no wheel'})"
     if len(wheels) > 1:
-        keep = "opencv-contrib-python-headless"
-        yield Finding(
-            "opencv",
-            "warning",
-            f"{found}: they share one folder, and the next update breaks it",
-            f"pip uninstall -y {' '.join(wheels)} && pip install {keep}",
-        )
+        found += ": they share one folder, and the next update breaks it"
+        cure = f"pip uninstall -y {' '.join(wheels)} && pip install opencv-contrib-python-headless"
+        yield Finding("opencv", "warning", found, cure)
     else:
         yield Finding("opencv", "ok", found)
 
@@ -151,59 +122,43 @@ def _device() -> Iterator[Finding]:
 
     from deconvseg.network.fold import pick_device, pick_precision
 
-    device = pick_device("auto")
-    precision = pick_precision("auto", device)
-    if device.type == "cuda":
-        memory = torch.cuda.get_device_properties(device).total_memory
-        cards = torch.cuda.device_count()
-        yield Finding(
-            "device",
-            "ok",
-            f"cuda: {cards} x {torch.cuda.get_device_name(device)}, {memory / 1e9:.0f} GB each",
-        )
-    else:
-        yield _processor_finding(torch.version.cuda, mps=torch.backends.mps.is_available())
-    reasons = {
-        ("cpu", "bf16"): "this processor multiplies it natively",
-        ("cpu", "fp32"): "this processor does not multiply bf16 natively",
-        ("cuda", "bf16"): "this GPU multiplies it natively",
-        ("cuda", "fp16"): "this GPU does not multiply bf16 natively",
-    }
-    yield Finding("precision", "ok", f"{precision}: {reasons[device.type, precision]}")
-
-
-def _processor_finding(cuda: str | None, *, mps: bool) -> Finding:
-    """Why no GPU is used, and whether that is as it should be."""
+    device, cuda = pick_device("auto"), torch.version.cuda
     built = f"torch is built for CUDA {cuda}, and finds no GPU" if cuda else "torch is built without CUDA"
-    if which("nvidia-smi"):
+    if device.type == "cuda":
+        cards = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(device)}"
+        memory = torch.cuda.get_device_properties(device).total_memory
+        yield Finding("device", "ok", f"cuda: {cards}, {memory / 1e9:.0f} GB each")
+    elif which("nvidia-smi"):
         advice = "look at what nvidia-smi says; update the driver, or install torch for its version of CUDA"
-        if cuda is None:
-            advice = "install torch with CUDA (pytorch.org/get-started)"
-        return Finding("device", "warning", f"cpu, though there is an NVIDIA driver: {built}", advice)
-    apple = "; Apple's GPU is used if asked for (--device mps)" if mps else ""
-    return Finding("device", "ok", f"cpu: {built}{apple}")
+        advice = advice if cuda else "install torch with CUDA (pytorch.org/get-started)"
+        yield Finding("device", "warning", f"cpu, though there is an NVIDIA driver: {built}", advice)
+    else:
+        apple = "; Apple's GPU is used if asked for (mps)" * torch.backends.mps.is_available()
+        yield Finding("device", "ok", f"cpu: {built}{apple}")
+    precision = pick_precision("auto", device)
+    which_one = "this GPU" if device.type == "cuda" else "this processor"
+    native = "multiplies it natively" if precision == "bf16" else "does not multiply bf16 natively"
+    yield Finding("precision", "ok", f"{precision}: {which_one} {native}")
 
 
-def _folder() -> Iterator[Finding]:
+def _folders() -> Iterator[Finding]:
     from deconvseg.weights import cache_folder
 
     folder = cache_folder()
-    if folder is None:
-        advice = "let DECONVSEG_HOME name a folder; only fetched networks need it"
-        yield Finding("cache", "warning", "there is no home directory", advice)
-        return
     own = " (DECONVSEG_HOME)" if os.environ.get("DECONVSEG_HOME") else ""
-    above = next(path for path in (folder, *folder.parents) if path.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        yield Finding(
-            "cache",
-            "warning",
-            f"{folder}{own} cannot be written",
-            "let DECONVSEG_HOME name another folder; only fetched networks need it",
-        )
-        return
-    made = "" if folder.exists() else ", not made yet"
-    yield Finding("cache", "ok", f"{folder}{own}{made}")
+    advice = "let DECONVSEG_HOME name another folder; only fetched networks need it"
+    if folder is None:
+        yield Finding("cache", "warning", "there is no home directory", advice)
+    else:
+        above = next(path for path in (folder, *folder.parents) if path.exists())
+        if above.is_dir() and os.access(above, os.W_OK):
+            yield Finding("cache", "ok", f"{folder}{own}" + ", not made yet" * (not folder.exists()))
+        else:
+            yield Finding("cache", "warning", f"{folder}{own} cannot be written", advice)
+    if platform.system() == "Linux" and not os.access(_SHARED_MEMORY, os.W_OK):
+        state = "cannot be written" if _SHARED_MEMORY.exists() else "is missing"
+        advice = "all but the Ray engine works without it; mount it (docker run --shm-size=1g)"
+        yield Finding("shared memory", "warning", f"{_SHARED_MEMORY} {state}", advice)
 
 
 def _weights() -> Iterator[Finding]:
@@ -237,13 +192,9 @@ def _self_test() -> Iterator[Finding]:
     share = result.class_shares().get(_LABEL, 0.0)
     steps = ", ".join(f"{step} {seconds:.2f}" for step, seconds in result.seconds.items())
     found = f"{result.width} x {result.height} in {total:.1f} s ({steps}): {_LABEL} {share:.0%}"
-    if share < _LEAST_SHARE:
-        advice = (
-            "the labels are wrong: try --precision fp32 and --device cpu, and report what this command says"
-        )
-        yield Finding("photo", "fault", found, advice)
-    else:
-        yield Finding("photo", "ok", found)
+    advice = "the labels are wrong: try precision fp32 and device cpu, and report what this command says"
+    wrong = share < _LEAST_SHARE
+    yield Finding("photo", "fault" if wrong else "ok", found, advice * wrong)
 
 
 def _reason(error: Exception) -> str:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from deconvseg import doctor
-from deconvseg.doctor import Finding, examine, summary
+from deconvseg.doctor import Finding, examine
 from deconvseg.errors import MissingDependencyError, WeightsError
 from deconvseg.weights import forest_file, network_file, weights_folder
 
@@ -37,13 +37,6 @@ def test_everything_is_looked_at_and_home_is_not_told(home: Path) -> None:
     assert not any(str(home) in finding.found + finding.advice for finding in findings.values())
     assert findings["edges"].found.endswith("2.0 MB, sha256 is right")
     assert findings["deconvnet-voc"].state == "ok"
-
-
-def test_the_worst_state_counts() -> None:
-    ok, warning, fault = (Finding("a", state, "") for state in ("ok", "warning", "fault"))
-    assert summary([]) == summary([ok]) == "ok"
-    assert summary([ok, warning, ok]) == "warning"
-    assert summary([fault, warning]) == "fault"
 
 
 def test_opencv_without_ximgproc(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,15 +117,18 @@ def test_a_gpu_and_its_precision(native: bool, precision: str, monkeypatch: pyte
     assert findings["precision"].found.startswith(f"{precision}: this GPU ")
 
 
-def test_a_cache_that_cannot_be_made(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folders_that_are_missing_or_cannot_be_written(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (home / "file").write_text("")
     monkeypatch.setenv("DECONVSEG_HOME", str(home / "file" / "nets"))
-    finding = found(doctor._folder)["cache"]
+    finding = found(doctor._folders)["cache"]
     assert finding.state == "warning"
     assert "cannot be written" in finding.found and "DECONVSEG_HOME" in finding.advice
     monkeypatch.setattr("deconvseg.weights.cache_folder", lambda: None)
-    finding = found(doctor._folder)["cache"]
+    finding = found(doctor._folders)["cache"]
     assert (finding.state, finding.found) == ("warning", "there is no home directory")
+    monkeypatch.setattr(doctor, "_SHARED_MEMORY", home / "none")
+    finding = found(doctor._folders)["shared memory"]
+    assert finding.state == "warning" and finding.found.endswith("none is missing")
 
 
 def test_damaged_and_missing_networks(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

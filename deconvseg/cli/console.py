@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 PATIENCE = 2.0
 DONE, SOME_FAILED, NOTHING_DONE = 0, 1, 2
+_TYPERS_INTERRUPTED = 130
+"""What Typer returns, and no exception, for a KeyboardInterrupt of whatever signal."""
 
 # What this process was told (--debug) and shows (the bar's console while there is one).
 _debug = False
@@ -51,11 +53,20 @@ def run(app: Callable[..., object]) -> int:
             code = app(standalone_mode=False)
             sys.stdout.flush()
     except (KeyboardInterrupt, typer.Abort):
-        error("interrupted")
-        return signals.exit_code()
+        return interrupted()
     except Exception as problem:
         return _exit_code(problem)
+    if code == _TYPERS_INTERRUPTED:
+        return interrupted()
     return code if isinstance(code, int) else DONE
+
+
+def interrupted(kept: str = "") -> int:
+    """Say that a signal ended the command, and what is `kept`, once; return the exit code."""
+    if not signals.request.told:
+        signals.request.told = True
+        error(f"interrupted{kept and '; '}{kept}")
+    return signals.exit_code()
 
 
 def _exit_code(problem: Exception) -> int:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
-from deconvseg.cli import console
+from deconvseg.cli import console, streams
 from deconvseg.cli.options import DebugOption, JsonOption
 
 _COLORS = {"ok": "green", "warning": "yellow", "fault": "red"}
@@ -25,17 +24,17 @@ def doctor(
 
     Exit code 0: all well, or warnings alone; 1: something is broken. Your home folder is written ~.
     """
-    from deconvseg.doctor import examine, summary
+    from deconvseg.doctor import STATES, examine
 
     findings = []
-    for finding in examine(self_test=self_test):
-        findings.append(finding)
+    for finding in examine(self_test=self_test, log_fault=streams.log_fault()):
+        findings.append(finding._asdict())
         if not as_json:
             sign = typer.style(f"{finding.state:8}", fg=_COLORS[finding.state], bold=finding.state != "ok")
             typer.echo(f"{sign} {finding.name:15} {console.one_line(finding.found)}")
             if finding.advice:
                 typer.echo(f"{'':8} {'':15} -> {console.one_line(finding.advice)}")
-    state = summary(findings)
+    state = max((finding["state"] for finding in findings), key=STATES.index)
     if as_json:
-        print(json.dumps({"state": state, "findings": [asdict(finding) for finding in findings]}, indent=2))
+        print(json.dumps({"state": state, "findings": findings}, indent=2))
     return console.SOME_FAILED if state == "fault" else console.DONE

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from deconvseg.cli import console, signals
+from deconvseg.cli import console
 from deconvseg.cli.options import (
     RUN,
     BatchSizeOption,
@@ -202,8 +202,7 @@ def evaluate(
             )
     except KeyboardInterrupt:
         kept = "finished photos are kept, run the same again to go on" if report else "nothing is kept"
-        console.error(f"interrupted; {kept}")
-        return signals.exit_code()
+        return console.interrupted(kept)
     summary = summarise(evaluation, None if predictions else weights)
     if report:
         write_report(evaluation, summary, report)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from deconvseg.batch.plan import make_plan
-from deconvseg.cli import console, signals
+from deconvseg.cli import console
 from deconvseg.cli.options import (
     RUN,
     BatchSizeOption,
@@ -253,8 +253,7 @@ def segment(
         return console.SOME_FAILED if run.records else console.NOTHING_DONE
     if fault:
         again = "run it again without --overwrite" if overwrite else "run the same again"
-        console.error("interrupted; finished photos are kept" + f", {again} to go on" * bool(plan.folder))
-        return signals.exit_code()
+        return console.interrupted("finished photos are kept" + f", {again} to go on" * bool(plan.folder))
     return console.SOME_FAILED if counts["failed"] or plan.problems or run.problems else console.DONE
 
 

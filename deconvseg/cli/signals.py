@@ -24,14 +24,15 @@ on to its processes what the terminal has sent them already."""
 
 @dataclass
 class _Request:
-    """What was asked of this process: the first signal, when it came, and whether a loop asks for it."""
+    """The first signal and when it came; whether a loop asks for it; whether the user has been told."""
 
     number: int | None = None
     time: float = 0.0
     polled: bool = False
+    told: bool = False
 
 
-_request = _Request()
+request = _Request()
 _background = False
 
 
@@ -42,9 +43,9 @@ def stopping() -> Iterator[None]:
     A HUP that is ignored at the start stays so: nohup means it. An INT that is ignored, as in a shell
     script's background jobs, counts unless it can be the terminal's Ctrl-C, which is not meant for them.
     """
-    global _request, _background
+    global request, _background
     before = {number: signal.getsignal(number) for number in _NUMBERS}
-    _request, _background = _Request(), before[signal.SIGINT] is signal.SIG_IGN
+    request, _background = _Request(), before[signal.SIGINT] is signal.SIG_IGN
     taken = [n for n in _NUMBERS if before[n] is not signal.SIG_IGN or n in (signal.SIGINT, signal.SIGTERM)]
     for number in taken:
         signal.signal(number, _stop)
@@ -57,25 +58,25 @@ def stopping() -> Iterator[None]:
 
 def asked_to_stop() -> bool:
     """Whether a signal came. From the first call on they raise nothing: the caller asks after every step."""
-    _request.polled = True
-    return _request.number is not None
+    request.polled = True
+    return request.number is not None
 
 
 def exit_code() -> int:
     """Of a command that was interrupted: 128 and the signal's number, as shells have it."""
-    return 128 + (_request.number or signal.SIGINT)
+    return 128 + (request.number or signal.SIGINT)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
     if number == signal.SIGINT and _background and _in_front_of_terminal():
         return
     now = time.monotonic()
-    if _request.number is None:
-        _request.number, _request.time = number, now
-        if not _request.polled:
+    if request.number is None:
+        request.number, request.time = number, now
+        if not request.polled:
             raise KeyboardInterrupt
         _say("stopping after this step; once more stops at once\n")
-    elif now - _request.time > _ONE_REQUEST:
+    elif now - request.time > _ONE_REQUEST:
         _say("\x1b[?25h" if sys.stderr.isatty() else "")  # a progress bar hides the cursor
         os._exit(128 + number)
 
