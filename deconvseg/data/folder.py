@@ -156,7 +156,7 @@ def _check_keys(table: Mapping[str, Any], known: Sequence[str], where: str = "")
 def _folder(parent: Path, table: Mapping[str, Any], key: str) -> Path:
     value = table.get(key, key)
     _check(isinstance(value, str), f"{key} = {value!r} should be the name of a folder, in quotes")
-    folder = parent / value
+    folder: Path = parent / value
     _check(folder.is_dir(), f"{key} = {value!r}: there is no folder {folder}")
     return folder
 

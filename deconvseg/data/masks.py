@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from deconvseg.errors import DataError
-from deconvseg.images.palette import voc_color
-from deconvseg.segmentation import Palette
+from deconvseg.images.palette import Palette, voc_color
 
 VOID = 255
 """Label of pixels that count neither in training nor in evaluation."""
@@ -70,6 +69,7 @@ def read_mask(path: Path, masks: MaskFormat) -> NDArray[np.uint8]:
     """
     if not path.is_file():
         raise DataError(f"{path}: no such mask; add it, or take its photo out")
+    pixels: NDArray[np.integer]
     pixels, palette = (_read_mat(path), []) if path.suffix == ".mat" else _read_picture(path, masks)
     _refuse_other_colors(path, pixels, palette, masks)
     if pixels.ndim == 2:
@@ -128,7 +128,7 @@ def _reason(error: Exception) -> str:
 
 
 def _refuse_other_colors(
-    path: Path, pixels: NDArray[np.uint8], palette: Sequence[int], masks: MaskFormat
+    path: Path, pixels: NDArray[np.integer], palette: Sequence[int], masks: MaskFormat
 ) -> None:
     """Raise a DataError if the palette shows values in use in colours of other classes than they stand for.
 

@@ -85,7 +85,8 @@ def _listed(split: str, lists: Sequence[Path], images: Path, masks: Sequence[Pat
     if path is None:
         known = ", ".join(sorted({p.stem for folder in lists for p in folder.glob("[!.]*.txt")})) or "none"
         raise DataError(f"{lists[0]}: there is no split named '{split}'; splits here: {known}")
-    photos, labels = find_pictures(images, ".jpg"), {}
+    photos = find_pictures(images, ".jpg")
+    labels: dict[str, Path] = {}
     for folder in reversed(masks):
         labels |= find_pictures(folder, suffix, suffixes=(*PHOTO_SUFFIXES, ".mat"))
     examples = []
