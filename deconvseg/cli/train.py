@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from deconvseg.cli import console, signals
 from deconvseg.cli.options import RUN, DebugOption, DeviceOption, JsonOption, QuietOption
+from deconvseg.errors import UsageError
 
 if TYPE_CHECKING:
-    from deconvseg.data.check import DataReport
+    from deconvseg.cli.train_display import TrainingDisplay
     from deconvseg.training.plan import Plan
 
 EXAMPLES = """[bold]Examples[/bold]
@@ -34,193 +32,113 @@ torchrun --nproc-per-node 4 -m deconvseg train ...    [dim]on four devices[/dim]
 
 0 done; 1 --check found faults; 2 usage, or data or weights that cannot be used; 130 stopped, state kept"""
 
-
-class NetworkKind(StrEnum):
-    """What can be trained."""
-
-    deconvnet = "deconvnet"
-    fcn8s = "fcn8s"
-
-
-class Stage(StrEnum):
-    """Which of a recipe's stages to run."""
-
-    one = "1"
-    two = "2"
-    both = "both"
-
-
-MOST_FAULTS = 50
 DATA, TRAINING = "Data", "Training"
+
+
+def _option(panel: str, metavar: str | None, text: str, **more: Any) -> Any:
+    return typer.Option(metavar=metavar, help=text, rich_help_panel=panel, **more)
+
+
+def _switch(name: str, panel: str, text: str) -> Any:
+    return typer.Option(name, help=text, rich_help_panel=panel)
 
 
 def train(
     data: Annotated[
         Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Your own data: photos, masks and a dataset.toml that says what is what.",
-            rich_help_panel=DATA,
-        ),
+        _option(DATA, "DIR", "Your own data: photos, masks and a dataset.toml that says what is what."),
     ] = None,
     voc_root: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Folder with JPEGImages, SegmentationClass, ImageSets.",
-            rich_help_panel=DATA,
-        ),
+        Path | None, _option(DATA, "DIR", "Folder with JPEGImages, SegmentationClass, ImageSets.")
     ] = None,
     sbd_root: Annotated[
         Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Semantic Boundaries Dataset: its photos join in, but those of the validation split.",
-            rich_help_panel=DATA,
+        _option(
+            DATA, "DIR", "Semantic Boundaries Dataset: its photos join in, but those of the validation split."
         ),
     ] = None,
     extra_root: Annotated[
         list[Path] | None,
-        typer.Option(
-            metavar="DIR",
-            help="Another data set of the same classes; its [b]train[/b] split joins in.",
-            rich_help_panel=DATA,
-        ),
+        _option(DATA, "DIR", "Another data set of the same classes; its [b]train[/b] split joins in."),
     ] = None,
-    split: Annotated[
-        str, typer.Option(metavar="NAME", help="Split to train on.", rich_help_panel=DATA)
-    ] = "train",
-    val_split: Annotated[
-        str, typer.Option(metavar="NAME", help="Split to validate on.", rich_help_panel=DATA)
-    ] = "val",
+    split: Annotated[str, _option(DATA, "NAME", "Split to train on.")] = "train",
+    val_split: Annotated[str, _option(DATA, "NAME", "Split to validate on.")] = "val",
     check: Annotated[
-        bool,
-        typer.Option("--check", help="Look at all photos and masks, report, and stop.", rich_help_panel=DATA),
+        bool, _switch("--check", DATA, "Look at all photos and masks, report, and stop.")
     ] = False,
     proposals: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE.npz",
-            help="Object proposals for stage 2; made if the file is not there. Left out: OUT/proposals.npz.",
-            rich_help_panel=DATA,
+        _option(
+            DATA,
+            "FILE.npz",
+            "Object proposals for stage 2; made if the file is not there. Left out: OUT/proposals.npz.",
         ),
     ] = None,
     scores: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Learn from another network's scores too (segment --save scores).",
-            rich_help_panel=DATA,
+        list[Path] | None,
+        _option(
+            DATA,
+            "DIR",
+            "Learn from another network's scores too: NAME.scores.npz of photos (segment --save scores). "
+            "Give it again for more folders.",
         ),
     ] = None,
     network: Annotated[
-        NetworkKind | None,
-        typer.Option(
-            metavar="deconvnet|fcn8s",
-            help="What to train: a DeconvNet for regions, or an FCN-8s for whole photos (for ensembles). "
+        Literal["deconvnet", "fcn8s"] | None,
+        _option(
+            TRAINING,
+            "deconvnet|fcn8s",
+            "What to train: a DeconvNet for regions, or an FCN-8s for whole photos (for ensembles). "
             "Left out: as the recipe says.",
-            rich_help_panel=TRAINING,
         ),
     ] = None,
     recipe: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME|FILE",
-            help="Name of a shipped recipe, or a .toml file. Left out: lite, or fcn8s-lite.",
-            rich_help_panel=TRAINING,
+        _option(
+            TRAINING, "NAME|FILE", "Name of a shipped recipe, or a .toml file. Left out: lite, or fcn8s-lite."
         ),
     ] = None,
     stage: Annotated[
-        Stage | None,
-        typer.Option(help="Of a recipe with two stages. Left out: both.", rich_help_panel=TRAINING),
+        Literal["1", "2", "both"] | None,
+        _option(TRAINING, None, "Of a recipe with two stages. Left out: both."),
     ] = None,
     init: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME|FILE",
-            help="Network to start from; it decides all but crop size and classes.",
-            rich_help_panel=TRAINING,
-        ),
+        _option(TRAINING, "NAME|FILE", "Network to start from; it decides all but crop size and classes."),
     ] = None,
     vgg16: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="ImageNet VGG-16 convolutions (.safetensors); downloaded when not given.",
-            rich_help_panel=TRAINING,
-        ),
+        _option(TRAINING, "FILE", "ImageNet VGG-16 convolutions (.safetensors); downloaded when not given."),
     ] = None,
     crop_size: Annotated[
         int | None,
-        typer.Option(
-            metavar="N",
-            help="Side of a crop in pixels; like the next ones, overrides the recipe.",
-            rich_help_panel=TRAINING,
-        ),
+        _option(TRAINING, "N", "Side of a crop in pixels; like the next ones, overrides the recipe."),
     ] = None,
-    steps: Annotated[
-        int | None, typer.Option(metavar="N", help="Length of each stage.", rich_help_panel=TRAINING)
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(metavar="N", help="Crops a step.", rich_help_panel=TRAINING)
-    ] = None,
+    steps: Annotated[int | None, _option(TRAINING, "N", "Length of each stage.")] = None,
+    batch_size: Annotated[int | None, _option(TRAINING, "N", "Crops a step.")] = None,
     accumulate: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            help="Parts a batch is computed in: more need less memory.",
-            rich_help_panel=TRAINING,
-        ),
+        int | None, _option(TRAINING, "N", "Parts a batch is computed in: more need less memory.")
     ] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option(metavar="N", help="Peak for new layers.", rich_help_panel=TRAINING)
-    ] = None,
-    precision: Annotated[
-        str | None,
-        typer.Option(metavar="fp32|bf16|fp16", help="Arithmetic.", rich_help_panel=TRAINING),
-    ] = None,
+    learning_rate: Annotated[float | None, _option(TRAINING, "N", "Peak for new layers.")] = None,
+    precision: Annotated[str | None, _option(TRAINING, "fp32|bf16|fp16", "Arithmetic.")] = None,
     patience: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            help="Stop after so many validations without a better one.",
-            rich_help_panel=TRAINING,
-        ),
+        int | None, _option(TRAINING, "N", "Stop after so many validations without a better one.")
     ] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Decides weights and crops.", rich_help_panel=TRAINING),
-    ] = None,
+    seed: Annotated[int | None, _option(TRAINING, "N", "Decides weights and crops.")] = None,
     out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Run folder: networks, checkpoint, metrics.jsonl, curves.",
-            rich_help_panel=RUN,
-        ),
+        Path | None, _option(RUN, "DIR", "Run folder: networks, checkpoint, metrics.jsonl, curves.")
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in --out.", rich_help_panel=RUN)
-    ] = False,
+    resume: Annotated[bool, _switch("--resume", RUN, "Go on with the run in --out.")] = False,
     limit_steps: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="Stop, with a checkpoint, after so many.", rich_help_panel=RUN),
+        int | None, _option(RUN, "N", "Stop, with a checkpoint, after so many.", min=1)
     ] = None,
     device: DeviceOption = "auto",
     workers: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="Processes that check data and make proposals. Left out: all cores.",
-            rich_help_panel=RUN,
-        ),
+        _option(RUN, "N", "Workers that check data and make proposals. Left out: one a core.", min=1),
     ] = None,
     tensorboard: Annotated[
-        bool,
-        typer.Option(
-            "--tensorboard", help="Write event files too (pip install tensorboard).", rich_help_panel=RUN
-        ),
+        bool, _switch("--tensorboard", RUN, "Write event files too (pip install tensorboard).")
     ] = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -232,16 +150,20 @@ def train(
     A recipe of two stages leaves one in OUT/stage1 and one in OUT/stage2.
     """
     from deconvseg.cli.train_display import TrainingDisplay
-    from deconvseg.errors import UsageError
-    from deconvseg.training.distributed import barrier, process_group, rank
-    from deconvseg.training.plan import Sources, digest, plan_training
-    from deconvseg.training.run import check_start, run_training
+    from deconvseg.machine import cores, reuse_freed_memory
+    from deconvseg.network.fold import pick_device
+    from deconvseg.training.distributed import process_group, rank
+    from deconvseg.training.loop import Options
+    from deconvseg.training.plan import Sources, plan_training
+    from deconvseg.training.run import run_training
     from deconvseg.training.run_folder import Start
 
     if out is None and not check:
         raise UsageError("say where the run goes with --out DIR, or only look at the data with --check")
+    if (voc_root is None) == (data is None):
+        raise UsageError("give the data to train on: either --voc-root DIR or --data DIR")
     overrides = {
-        "network": network.value if network else None,
+        "network": network,
         "crop_size": crop_size,
         "steps": steps,
         "batch_size": batch_size,
@@ -251,71 +173,29 @@ def train(
         "patience": patience,
         "seed": seed,
     }
-    sources = Sources(voc_root, data, sbd_root, extra_root or (), split, val_split)
-    recipe = recipe or ("fcn8s-lite" if network is NetworkKind.fcn8s else "lite")
-    plan = plan_training(sources, recipe, overrides, stage.value if stage else None)
-    start = Start(init, vgg16, proposals, scores)
-    with process_group(device) as device:
-        if out is not None and not check:
-            check_start(plan, start, out, resume=resume, device=device)
-        barrier()  # the first process must not begin a run before the others have looked
+    sources = Sources(voc_root, data, sbd_root, extra_root or (), split, val_split, scores or ())
+    recipe = recipe or ("fcn8s-lite" if network == "fcn8s" else "lite")
+    plan = plan_training(sources, recipe, overrides, stage)
+    reuse_freed_memory()
+    workers = workers or cores()
+    with process_group(device) as own:
         first = rank() == 0
-        quiet = quiet or not first
-        reports = _check(plan, workers or os.cpu_count() or 1, quiet) if first else []
-        if check:
-            return _show_check(reports, as_json=as_json) if first else console.DONE
-        _refuse_faults(reports, quiet)
-        assert out is not None
-        if plan.needs_proposals:
-            cached = proposals or out / "proposals.npz"
-            start = replace(start, proposals=cached)
-            if first and not (proposals and proposals.is_file()):
-                _make_proposals(plan, cached, workers or os.cpu_count() or 1, quiet)
-            barrier()
-        with TrainingDisplay(quiet=quiet, tensorboard=tensorboard and first) as display:
-            folders = run_training(
-                plan,
-                digest(plan, reports),
-                start,
-                out,
-                resume=resume,
-                limit_steps=limit_steps,
-                device=device,
-                reporter=display,
-                interrupted=signals.asked_to_stop,
-            )
-    if first:
-        _tell_end(folders, as_json=as_json, quiet=quiet)
+        with TrainingDisplay(quiet=quiet or not first, tensorboard=tensorboard and first) as display:
+            if check or out is None:
+                return _check(plan, workers, display, as_json=as_json) if first else console.DONE
+            options = Options(pick_device(own), resume, limit_steps, workers, display, signals.asked_to_stop)
+            folders = run_training(plan, Start(init, vgg16, proposals), out, options)
+        if first:
+            _tell_end(folders, as_json=as_json, quiet=quiet)
     return console.DONE
 
 
-def _check(plan: Plan, workers: int, quiet: bool) -> list[tuple[str, DataReport]]:
+def _check(plan: Plan, workers: int, display: TrainingDisplay, *, as_json: bool) -> int:
+    """Print what is found in the data; 1 if it cannot be trained on."""
     from deconvseg.training.plan import check_plan
 
-    files = len(plan.names) + len(plan.validation.examples)
-    with console.Progress(files, wanted=not quiet, what="checking") as bar:
-        return check_plan(plan, workers=workers, progress=bar.step)
-
-
-def _refuse_faults(reports: list[tuple[str, DataReport]], quiet: bool) -> None:
-    from deconvseg.errors import DataError
-
-    faults = [fault for _, report in reports for fault in report.faults]
-    for fault in faults[:MOST_FAULTS] if len(faults) > 1 else ():
-        console.say(str(fault))
-    if len(faults) > 1:
-        raise DataError(
-            f"{len(faults)} faults in photos and masks, see above; --check --json lists all of them"
-        )
-    for about, report in reports:
-        report.raise_if_unusable()
-        for warning in report.warnings:
-            if not quiet:
-                console.say(f"note: {about}: {warning}")
-
-
-def _show_check(reports: list[tuple[str, DataReport]], *, as_json: bool) -> int:
-    """Print what was found; 1 if it cannot be trained on."""
+    with display.progress(len(plan.names) + len(plan.validation), "checking") as step:
+        reports = check_plan(plan, workers=workers, progress=step)
     if as_json:
         print(json.dumps({about: report.as_dict() for about, report in reports}, indent=2))
     else:
@@ -326,20 +206,12 @@ def _show_check(reports: list[tuple[str, DataReport]], *, as_json: bool) -> int:
     return console.SOME_FAILED if any(report.faults for _, report in reports) else console.DONE
 
 
-def _make_proposals(plan: Plan, target: Path, workers: int, quiet: bool) -> None:
-    from deconvseg.proposals.cache import cache_proposals
-
-    if not quiet:
-        console.say(f"{target}: object proposals of {len(plan.names)} photos")
-    with console.Progress(len(plan.names), wanted=not quiet, what="proposals") as bar:
-        cache_proposals(plan.photos, target, workers=workers, progress=bar.step)
-
-
 def _tell_end(folders: list[Path], *, as_json: bool, quiet: bool) -> None:
+    from deconvseg.files import read_json_lines
+
     results = []
     for folder in folders:
-        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        scored: list[dict[str, float]] = [line for line in map(json.loads, lines) if "seconds" in line]
+        scored = [line for line in read_json_lines(folder / "metrics.jsonl") if "seconds" in line]
         best = max(scored, key=lambda line: line["val_whole_image_miou"], default=None)
         name = "best" if best else "last"
         results.append({"network": str(folder / f"{name}.safetensors"), **(best or {})})

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -17,131 +19,132 @@ from deconvseg.errors import DataError
 from deconvseg.images.components import components
 from deconvseg.machine import available_memory
 
-ENLARGE = 1.2
-"""Context around an object's box (paper section 4.1): each side times 1.2."""
 OVERSAMPLE = 2
 """Samples per output pixel and axis; their mean is what keeps shrunk crops free of aliasing."""
 MIN_OBJECT_SHARE = 0.002
 """Components smaller than this share of the photo are slivers cut off by a void border, not objects."""
 MOST_OBJECTS = 255
 """Objects of a photo beyond this number are left out: their numbers are kept in a byte."""
+_READ_AHEAD = 256
+"""Photos that are read before the next look at the memory that is left."""
+
+Pair: TypeAlias = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+"""A photo, uint8 (H, W, 3) RGB, and its mask, uint8 (H, W): class indices, 255 for void."""
+
+
+class Object(NamedTuple):
+    """A connected object of a mask: its class, and its tight box x0 y0 x1 y1 in pixels, half-open."""
+
+    label: int
+    box: tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
 class ImageStore:
-    """Photos and masks of a data set in memory, each in the top-left corner of a square canvas.
+    """Photos and masks of a data set in memory, each at its own size.
 
     Attributes:
-        images: uint8 (N, 3, S, S) RGB, zero outside the photo.
-        labels: uint8 (N, S, S), 255 (void) outside the photo.
-        sizes: int64 (N, 2), height and width in pixels.
-        parts: uint8 (N, S, S), 1-based number of the object, in the order of `objects`, that a pixel belongs
-            to, 0 where it belongs to none; None until `with_parts`.
+        images: uint8 (3, H, W) RGB of each photo.
+        labels: uint8 (H, W) of each photo: class indices, 255 for void.
+        objects: the connected objects of each photo's labels.
+        canvas: H and W are at most this.
+        parts: uint8 (H, W) of each photo: 1-based number of the object that a pixel belongs to, 0 where it
+            belongs to none; None until `with_parts`.
     """
 
-    images: Tensor
-    labels: Tensor
-    sizes: Tensor
-    parts: Tensor | None = None
+    images: Sequence[Tensor]
+    labels: Sequence[Tensor]
+    objects: Sequence[Sequence[Object]]
+    canvas: int
+    parts: Sequence[Tensor] | None = None
 
     @classmethod
     def load(
-        cls, pairs: Iterable[tuple[NDArray[np.uint8], NDArray[np.uint8]]], count: int, canvas: int = 384
+        cls, readers: Sequence[Callable[[], Pair]], canvas: int = 384, *, workers: int = 1
     ) -> ImageStore:
-        """Fill a store; photos with a longer side than the canvas are shrunk to it.
+        """Reads photos with their masks; those with a longer side than the canvas are shrunk to it.
 
         Args:
-            pairs: photos uint8 (H, W, 3) with masks uint8 (H, W).
-            count: how many pairs will come.
-            canvas: S in pixels.
+            readers: each returns a photo with its mask, or raises what is wrong with them.
+            canvas: in pixels.
+            workers: threads that read.
 
         Raises:
             DataError: the photos need more memory than there is.
         """
-        _refuse_too_large(count, canvas, 4)
-        images = torch.zeros(count, 3, canvas, canvas, dtype=torch.uint8)
-        labels = torch.full((count, canvas, canvas), VOID, dtype=torch.uint8)
-        sizes = torch.zeros(count, 2, dtype=torch.int64)
-        for i, (image, mask) in enumerate(pairs):
-            scale = canvas / max(mask.shape)
-            if scale < 1:
-                width, height = (max(round(side * scale), 1) for side in mask.shape[::-1])
-                image = _resize(image, width, height, Image.Resampling.BOX)
-                mask = _resize(mask, width, height, Image.Resampling.NEAREST)
-            height, width = mask.shape
-            images[i, :, :height, :width] = torch.from_numpy(image).permute(2, 0, 1)
-            labels[i, :height, :width] = torch.from_numpy(mask)
-            sizes[i] = torch.tensor([height, width])
-        return cls(images, labels, sizes)
+        images, labels, objects_ = [], [], []
+        with ThreadPoolExecutor(workers) as pool:  # decoding does not hold the interpreter
+            for start in range(0, len(readers), _READ_AHEAD):
+                part = readers[start : start + _READ_AHEAD]
+                for image, mask in pool.map(lambda read: _fitted(*read(), canvas), part):
+                    images.append(torch.from_numpy(image).permute(2, 0, 1).contiguous())
+                    labels.append(torch.from_numpy(mask))
+                    objects_.append(objects(mask))
+                _refuse_too_large(labels, len(readers))
+        return cls(images, labels, objects_, canvas)
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def mask(self, index: int) -> NDArray[np.uint8]:
-        """Mask of one photo, uint8 (H, W)."""
-        height, width = self.sizes[index].tolist()
-        return self.labels[index, :height, :width].numpy()
+    @property
+    def sizes(self) -> Tensor:
+        """Heights and widths in pixels, int64 (N, 2)."""
+        return torch.tensor([labels.shape for labels in self.labels]).reshape(-1, 2)
 
     def with_parts(self) -> ImageStore:
-        """The same store with `parts`, found in the labels, which must be in main memory.
-
-        Raises:
-            DataError: there is no memory left for them.
-        """
-        _refuse_too_large(len(self), self.labels.shape[-1], 1)
-        parts = torch.zeros_like(self.labels)
-        for i in range(len(self)):
-            numbers, _ = _numbered_objects(self.mask(i))
-            height, width = numbers.shape
-            parts[i, :height, :width] = torch.from_numpy(numbers)
+        """The same store with `parts`; its labels must be in main memory."""
+        parts = [torch.from_numpy(_numbered_objects(labels.numpy())[0]) for labels in self.labels]
         return replace(self, parts=parts)
 
     def to(self, device: torch.device) -> ImageStore:
-        """The store on another device; `sizes`, read one at a time, stay in main memory."""
-        parts = None if self.parts is None else self.parts.to(device)
-        return ImageStore(self.images.to(device), self.labels.to(device), self.sizes, parts)
+        """The store on another device."""
+
+        def moved(maps: Sequence[Tensor]) -> list[Tensor]:
+            return [values.to(device) for values in maps]
+
+        parts = None if self.parts is None else moved(self.parts)
+        return replace(self, images=moved(self.images), labels=moved(self.labels), parts=parts)
 
 
-def objects(mask: NDArray[np.uint8]) -> Iterator[tuple[int, tuple[int, int, int, int]]]:
-    """Class and tight box (x0, y0, x1, y1, half-open pixels) of every connected object (8 neighbours).
+def objects(mask: NDArray[np.uint8]) -> list[Object]:
+    """The connected objects (8 neighbours) of a mask (H, W), by class, then in reading order.
 
     Components under 0.2 % of the photo are left out, and those beyond the first 255 of a photo.
     """
-    yield from _numbered_objects(mask)[1]
+    return _numbered_objects(mask)[1]
 
 
-def _numbered_objects(
-    mask: NDArray[np.uint8],
-) -> tuple[NDArray[np.uint8], list[tuple[int, tuple[int, int, int, int]]]]:
-    """Number of each pixel's object, uint8 (H, W), 0 for none, and the objects' classes and boxes."""
+def _numbered_objects(mask: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], list[Object]]:
+    """Number of each pixel's object, uint8 (H, W), 0 for none, and the objects."""
     parts, found = components(mask)
     kept = np.flatnonzero(found.areas >= MIN_OBJECT_SHARE * mask.size)[:MOST_OBJECTS]
     number = np.zeros(len(found.areas) + 1, np.uint8)
     number[kept + 1] = np.arange(1, len(kept) + 1)
     rows = zip(found.labels[kept].tolist(), found.boxes[kept].tolist(), strict=True)
-    return number[parts], [(label, (x0, y0, x1, y1)) for label, (x0, y0, x1, y1) in rows]
+    return number[parts], [Object(label, (x0, y0, x1, y1)) for label, (x0, y0, x1, y1) in rows]
 
 
-def _resize(
-    pixels: NDArray[np.uint8], width: int, height: int, resampling: Image.Resampling
-) -> NDArray[np.uint8]:
-    return np.array(Image.fromarray(pixels).resize((width, height), resampling))
+def _fitted(image: NDArray[np.uint8], mask: NDArray[np.uint8], canvas: int) -> Pair:
+    """Photo and mask, shrunk if a side is longer than the canvas."""
+    scale = canvas / max(mask.shape)
+    if scale >= 1:
+        return image, mask
+    size = max(round(mask.shape[1] * scale), 1), max(round(mask.shape[0] * scale), 1)
+    return (
+        np.array(Image.fromarray(image).resize(size, Image.Resampling.BOX)),
+        np.array(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST)),
+    )
 
 
-def _refuse_too_large(count: int, canvas: int, bytes_a_pixel: int) -> None:
-    needed, available = count * canvas * canvas * bytes_a_pixel, available_memory()
+def _refuse_too_large(read: Sequence[Tensor], count: int) -> None:
+    """Raise a DataError if those that are still to be read will not fit beside those that are."""
+    mean = sum(labels.numel() for labels in read) * 4 / len(read)
+    needed, available = (count - len(read)) * mean, available_memory()
     if available is not None and needed > available:
         raise DataError(
-            f"{count} photos on a canvas of {canvas} pixels need {needed / 1e9:.1f} GB of memory, "
+            f"{count} photos need {count * mean / 1e9:.1f} GB of memory, after the first {len(read)} "
             f"{available / 1e9:.1f} GB are free; take a smaller canvas or fewer photos"
         )
-
-
-def square_boxes(boxes: Tensor, enlarge: float = ENLARGE) -> Tensor:
-    """Boxes (N, 4) enlarged about their centre, then widened to squares of the longer side."""
-    centre = (boxes[:, :2] + boxes[:, 2:]) / 2
-    half = enlarge * (boxes[:, 2:] - boxes[:, :2]).amax(1, keepdim=True) / 2
-    return torch.cat([centre - half, centre + half], 1)
 
 
 def cut_crops(
@@ -151,7 +154,7 @@ def cut_crops(
 
     Args:
         store: photos and masks.
-        index: int64 (B,), which photo.
+        index: int64 (B,), which photo; best in main memory.
         boxes: float (B, 4), x0 y0 x1 y1 in pixels; parts outside the photo become black and void.
         mirror: bool (B,), flip left and right.
         size: side of a crop in pixels.
@@ -159,12 +162,14 @@ def cut_crops(
     Returns:
         Crops float32 (B, 3, size, size) of 0..255, labels int64 (B, size, size).
     """
-    canvas = store.images.shape[-1]
-    fine = sampling_grid(boxes, mirror, size * OVERSAMPLE, canvas)
-    crops = functional.grid_sample(store.images[index].float(), fine, mode="bilinear", align_corners=False)
+    canvas = store.canvas
+    fine = sampling_grid(boxes, mirror, size * OVERSAMPLE, canvas, canvas)
+    images = _on_canvas(store.images, index, canvas)
+    crops = functional.grid_sample(images, fine, mode="bilinear", align_corners=False)
     # Void is 255 and grid_sample pads with 0: counting down from void makes the padding void.
-    labels = VOID - _nearest(VOID - store.labels[index], sampling_grid(boxes, mirror, size, canvas))
-    return functional.avg_pool2d(crops, OVERSAMPLE), labels
+    labels = VOID - _on_canvas(store.labels, index, canvas, VOID)
+    grid = sampling_grid(boxes, mirror, size, canvas, canvas)
+    return functional.avg_pool2d(crops, OVERSAMPLE), VOID - _nearest(labels, grid)
 
 
 def cut_parts(store: ImageStore, index: Tensor, boxes: Tensor, mirror: Tensor, size: int) -> Tensor:
@@ -175,36 +180,45 @@ def cut_parts(store: ImageStore, index: Tensor, boxes: Tensor, mirror: Tensor, s
 
     Returns:
         int64 (B, size, size): number of the object in its photo, 1 and up; 0 for none and outside the photo.
-
-    Raises:
-        ValueError: the store has no `parts`.
     """
-    if store.parts is None:
-        raise ValueError("the store has no parts; make them with ImageStore.with_parts")
-    return _nearest(store.parts[index], sampling_grid(boxes, mirror, size, store.parts.shape[-1]))
+    assert store.parts is not None, "make them with ImageStore.with_parts"
+    grid = sampling_grid(boxes, mirror, size, store.canvas, store.canvas)
+    return _nearest(_on_canvas(store.parts, index, store.canvas), grid)
 
 
-def sampling_grid(boxes: Tensor, mirror: Tensor, size: int, canvas: int) -> Tensor:
-    """Where the pixels of crops lie on a square canvas, as `torch.nn.functional.grid_sample` wants it.
+def _on_canvas(maps: Sequence[Tensor], index: Tensor, canvas: int, fill: int = 0) -> Tensor:
+    """Maps (..., H, W) in the top-left corner of a canvas each, as float32 (B, ..., canvas, canvas)."""
+    first = maps[0]
+    shape = len(index), *first.shape[:-2], canvas, canvas
+    laid = torch.full(shape, float(fill), device=first.device)
+    for target, i in zip(laid, index.tolist(), strict=True):
+        target[..., : maps[i].shape[-2], : maps[i].shape[-1]] = maps[i]
+    return laid
+
+
+def sampling_grid(
+    boxes: Tensor, mirror: Tensor, size: int, width: float | Tensor, height: float | Tensor
+) -> Tensor:
+    """Where the pixels of crops lie on a map, as `torch.nn.functional.grid_sample` wants it.
 
     Args:
-        boxes: float (B, 4), x0 y0 x1 y1 in pixels of the canvas.
+        boxes: float (B, 4), x0 y0 x1 y1 in pixels.
         mirror: bool (B,), flip left and right.
         size: side of a crop in pixels.
-        canvas: side of the canvas in pixels.
+        width, height: of the map in the boxes' pixels, whatever number of cells it has; a number, or (B, 1).
 
     Returns:
-        float32 (B, size, size, 2), x and y; -1 to 1 is the canvas from border to border.
+        float32 (B, size, size, 2), x and y; -1 to 1 is the map from border to border.
     """
     steps = (torch.arange(size, device=boxes.device, dtype=torch.float32) + 0.5) / size
     x = torch.where(mirror[:, None], 1 - steps, steps.expand(len(boxes), -1))
     x = boxes[:, :1] + x * (boxes[:, 2:3] - boxes[:, :1])
     y = boxes[:, 1:2] + steps * (boxes[:, 3:] - boxes[:, 1:2])
-    x, y = (2 * axis / canvas - 1 for axis in (x, y))
+    x, y = 2 * x / width - 1, 2 * y / height - 1
     return torch.stack([x[:, None, :].expand(-1, size, -1), y[:, :, None].expand(-1, -1, size)], -1)
 
 
 def _nearest(maps: Tensor, grid: Tensor) -> Tensor:
-    """Values int64 (B, S, S) of uint8 maps (B, H, W) at a grid, 0 outside."""
-    values = functional.grid_sample(maps.float()[:, None], grid, mode="nearest", align_corners=False)
+    """Values int64 (B, S, S) of maps (B, H, W) at a grid, 0 outside."""
+    values = functional.grid_sample(maps[:, None], grid, mode="nearest", align_corners=False)
     return values[:, 0].round().long()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from deconvseg.errors import UsageError
 
@@ -49,8 +49,8 @@ def process_group(device: str) -> Iterator[str]:
     if on_cuda:
         if local >= torch.cuda.device_count():
             raise UsageError(
-                f"--nproc-per-node: process {local} has no CUDA device of its own (there are "
-                f"{torch.cuda.device_count()}); start fewer processes or use --device cpu"
+                f"process {local} has no CUDA device of its own (there are {torch.cuda.device_count()}); "
+                "start fewer processes, or train on the cpu"
             )
         torch.cuda.set_device(local)
         device = f"cuda:{local}"
@@ -70,7 +70,7 @@ def barrier() -> None:
 def share(count: int, parts: int) -> Tensor:
     """Which crops of a batch are this process's: int64, an even share of each of the batch's parts in turn.
 
-    So a part holds the same crops, and BatchNorm sees the same, however many processes there are.
+    So a part holds the same crops, and BatchNorm on CUDA sees the same, however many processes there are.
 
     Raises:
         UsageError: they cannot be shared out evenly.
@@ -83,6 +83,27 @@ def share(count: int, parts: int) -> Tensor:
     return torch.arange(count).view(parts, world_size(), -1)[:, rank()].flatten()
 
 
+def parallel(module: nn.Module, device: torch.device) -> nn.Module:
+    """With several processes, the module with gradients that are the mean over all of them.
+
+    On CUDA its BatchNorms are exchanged for ones that see the crops of all processes. On a processor, where
+    torch has none such, each sees those of its own process, and the statistics kept are the first one's.
+    """
+    if not _active():
+        return module
+    if device.type != "cuda":
+        return DistributedDataParallel(module)
+    module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
+    return DistributedDataParallel(module, device_ids=[device.index])
+
+
+def share_buffers(module: nn.Module) -> None:
+    """Give all processes the first one's BatchNorm statistics."""
+    if _active():
+        for buffer in module.buffers():
+            distributed.broadcast(buffer, 0)
+
+
 def total(value: Tensor) -> Tensor:
     """The sum of a tensor over all processes, in place; no gradient goes through it."""
     if _active():
@@ -90,68 +111,10 @@ def total(value: Tensor) -> Tensor:
     return value
 
 
-def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Add up the gradients of all processes, as one message."""
+def any_of(device: torch.device, *values: bool) -> tuple[bool, ...]:
+    """Which of them are true in any process, so that all processes do the same."""
     if not _active():
-        return
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    flat, start = total(torch.cat([gradient.flatten() for gradient in gradients])), 0
-    for gradient in gradients:
-        gradient.copy_(flat[start : start + gradient.numel()].view_as(gradient))
-        start += gradient.numel()
-
-
-class SyncedBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm over the crops of all processes, on any device: torch's own SyncBatchNorm needs CUDA."""
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Normalise (B, C, H, W) by the statistics of all processes' features, in training."""
-        if not self.training:
-            return super().forward(features)
-        assert self.running_mean is not None and self.running_var is not None
-        wide = features.float()
-        count = wide[:, 0].numel() * world_size()  # every process has as many crops, see `share`
-        mean = _sum(wide.sum((0, 2, 3))) / count
-        centred = wide - mean.view(1, -1, 1, 1)
-        variance = _sum(centred.square().sum((0, 2, 3))) / count
-        with torch.no_grad():
-            rate = self.momentum or 0.0
-            self.running_mean.lerp_(mean, rate)
-            self.running_var.lerp_(variance * count / max(count - 1, 1), rate)
-            assert self.num_batches_tracked is not None
-            self.num_batches_tracked += 1
-        scale = self.weight * (variance + self.eps).rsqrt()
-        result: Tensor = centred * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
-        return result.to(features.dtype)
-
-
-class _AllReduce(torch.autograd.Function):
-    """The sum over all processes; on the way back the gradients are summed as well."""
-
-    @staticmethod
-    def forward(context: Any, value: Tensor) -> Tensor:
-        return total(value.clone())
-
-    @staticmethod
-    def backward(context: Any, gradient: Tensor) -> Tensor:
-        return total(gradient.clone())
-
-
-def _sum(value: Tensor) -> Tensor:
-    summed: Tensor = _AllReduce.apply(value)
-    return summed
-
-
-def synchronise_norms(module: nn.Module) -> None:
-    """With several processes, exchange every BatchNorm for a synchronised one with the same tensors."""
-    if not _active():
-        return
-    for name, child in module.named_children():
-        if type(child) is nn.BatchNorm2d:
-            synced = SyncedBatchNorm2d(child.num_features, child.eps, child.momentum)
-            synced.weight, synced.bias = child.weight, child.bias
-            synced.running_mean, synced.running_var = child.running_mean, child.running_var
-            synced.num_batches_tracked = child.num_batches_tracked
-            setattr(module, name, synced.train(child.training))
-        else:
-            synchronise_norms(child)
+        return values
+    return tuple(
+        value > 0 for value in total(torch.tensor(values, dtype=torch.float32, device=device)).tolist()
+    )

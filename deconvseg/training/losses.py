@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
 
 from deconvseg.data.masks import VOID
 from deconvseg.network.base import SegmentationNetwork
@@ -34,65 +34,91 @@ def autocast(recipe: Recipe, device: torch.device) -> AbstractContextManager[obj
     return torch.autocast(device.type, torch.bfloat16 if recipe.precision == "bf16" else torch.float16)
 
 
+class Losses(nn.Module):
+    """A network with what its scores cost; one module, so that `DistributedDataParallel` can hold it.
+
+    Attributes:
+        network: gives scores and fc7's output.
+        presence: asks fc7's output which classes are in the crop, if the recipe weighs the answer.
+    """
+
+    def __init__(self, network: SegmentationNetwork, presence: nn.Linear, recipe: Recipe) -> None:
+        super().__init__()
+        self.network, self.presence, self.recipe = network, presence, recipe
+        presence.requires_grad_(recipe.presence_weight > 0)
+
+    def forward(
+        self, inputs: Tensor, labels: Tensor, own: Tensor, weights: Tensor, soft: Tensor | None
+    ) -> Tensor:
+        """Weighted sums over crops (3,): cross-entropy of labels, presence, cross-entropy of soft labels.
+
+        Args:
+            inputs: normalised crops.
+            labels, own, weights: as in `sampler.Batch`.
+            soft: float32 (B, C, S, S), or None.
+        """
+        scores, code = self.network.scores_and_code(inputs)
+        scores = scores.float()
+        hard = functional.cross_entropy(scores, labels, ignore_index=VOID, reduction="none")
+        present = soft_sum = hard.new_zeros(len(labels))
+        if self.recipe.presence_weight:
+            flat = labels.flatten(1)
+            share = torch.zeros(len(labels), 256, device=labels.device)
+            share.scatter_add_(1, flat, torch.full(flat.shape, 1 / flat.shape[1], device=labels.device))
+            target = (share[:, 1 : self.presence.out_features + 1] >= PRESENT_SHARE).float()
+            with torch.autocast(inputs.device.type, enabled=False):
+                guess = self.presence(code.float().mean((2, 3)))
+                present = functional.binary_cross_entropy_with_logits(guess, target, reduction="none").sum(1)
+        if soft is not None:
+            temperature = self.recipe.temperature
+            each = -(soft * (scores / temperature).log_softmax(1)).sum(1)
+            soft_sum = temperature**2 * (each * own).sum((1, 2))
+        of_masks, of_scores = weights.T
+        sums = (hard.sum((1, 2)) * of_masks, present * of_masks, soft_sum * of_scores)
+        return torch.stack([values.sum() for values in sums])
+
+
 def backward(
-    crop_losses: Callable[..., Tensor],
-    network: SegmentationNetwork,
-    presence: nn.Linear,
+    losses: nn.Module,
     batch: Batch,
-    scores: SoftLabels | None,
+    soft: SoftLabels | None,
     header: NetworkHeader,
     recipe: Recipe,
     scaler: torch.amp.GradScaler,
 ) -> Tensor:
     """Gradients of this process's crops, part by part; its share of the whole batch's loss.
 
-    `crop_losses` is `sum_losses`, perhaps compiled; `scores` are soft labels to learn from besides.
+    Args:
+        losses: `Losses`, made parallel.
+        batch: this process's crops.
+        soft: soft labels to learn from besides.
+        header: what the network expects.
+        recipe: weights and parts.
+        scaler: of the gradients.
     """
     # Means are over the whole batch, wherever its crops are computed; it may be void all over.
-    counted = distributed.total((batch.labels != VOID).sum()).clamp_min(1)
+    pixels = distributed.total((batch.labels != VOID).sum()).clamp_min(1).float()
+    answers = recipe.batch_size * (len(header.classes) - 1)
     inputs = normalise(batch.crops, header)
     loss = torch.zeros((), device=inputs.device)
     size = len(inputs) // recipe.accumulate
     for start in range(0, len(inputs), size):
         part = slice(start, start + size)
-        soft = None
-        if scores is not None and recipe.label == "all":
-            soft = scores.cut(batch.photo[part], batch.boxes[part], batch.mirror[part], recipe.crop_size)
-        with autocast(recipe, inputs.device):
-            sums = crop_losses(
-                network, presence, inputs[part], batch.labels[part], soft, recipe.presence_weight
-            )
-        pixels, classes = counted.float(), recipe.batch_size * presence.out_features
-        share = (sums[0] + recipe.scores_weight * sums[2]) / pixels
-        share = share + recipe.presence_weight * sums[1] / classes
-        scaler.scale(share).backward()  # type: ignore[no-untyped-call]
+        cut = None
+        if soft is not None:
+            where = batch.photo[part], batch.boxes[part], batch.mirror[part]
+            cut = soft.cut(*where, recipe.crop_size, recipe.temperature)
+        last = start + size == len(inputs)
+        with _gradients_stay_here(losses, not last):
+            with autocast(recipe, inputs.device):
+                sums = losses(inputs[part], batch.labels[part], batch.own[part], batch.weights[part], cut)
+            share = (sums[0] + sums[2]) / pixels + recipe.presence_weight * sums[1] / answers
+            # Processes take the mean of their gradients, and want the sum.
+            scaler.scale(share * distributed.world_size()).backward()  # type: ignore[no-untyped-call]
         loss += share.detach()
     return loss
 
 
-def sum_losses(
-    network: SegmentationNetwork,
-    presence: nn.Linear,
-    inputs: Tensor,
-    labels: Tensor,
-    soft: Tensor | None,
-    presence_weight: float,
-) -> Tensor:
-    """Sums over crops (3,): of the pixels' cross-entropy, of the presence loss, and against soft labels."""
-    scores, code = network.scores_and_code(inputs)
-    scores = scores.float()
-    hard = functional.cross_entropy(scores, labels, ignore_index=VOID, reduction="sum")
-    zero = hard.new_zeros(())
-    present = zero
-    if presence_weight:
-        flat = labels.flatten(1)
-        share = torch.zeros(len(labels), 256, device=labels.device)
-        share.scatter_add_(1, flat, torch.full(flat.shape, 1 / flat.shape[1], device=labels.device))
-        target = (share[:, 1 : presence.out_features + 1] >= PRESENT_SHARE).float()
-        with torch.autocast(inputs.device.type, enabled=False):
-            guess = presence(code.float().mean((2, 3)))
-            present = functional.binary_cross_entropy_with_logits(guess, target, reduction="sum")
-    softly = zero
-    if soft is not None:
-        softly = -(soft * scores.log_softmax(1)).sum(1)[labels != VOID].sum()
-    return torch.stack([hard, present, softly])
+def _gradients_stay_here(losses: nn.Module, wanted: bool) -> AbstractContextManager[object]:
+    """The processes exchange gradients once a step, not once a part."""
+    return losses.no_sync() if wanted and isinstance(losses, DistributedDataParallel) else nullcontext()

@@ -7,9 +7,12 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
 from deconvseg.errors import UsageError
+
+Weight: TypeAlias = float | Mapping[str, float]
+"""A number, or numbers by the name of a data set's folder: 1 for the data sets that are not in it."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,6 @@ class Recipe:
         shift_jitter: and moved by up to this share of their side.
         copy_paste: share of crops that objects from another photo are pasted onto, every class equally often.
         colour_jitter: brightness, contrast and saturation vary by up to this share.
-        mirror: half of the crops are flipped left to right.
         canvas: photos are held in memory with a longer side of at most this.
         steps, batch_size: length and width of the run; a batch is shared out over all processes.
         accumulate: parts a batch is computed in, one after the other; BatchNorm sees one part at a time.
@@ -48,17 +50,16 @@ class Recipe:
         bias_rate: factor on the learning rate of biases (Caffe's habit is 2).
         weight_decay, decay_norms: on kernels, and on BatchNorm's scale and shift as well.
         clip_norm: largest norm of the gradient; 0 does not clip.
-        schedule: `cosine` to zero, `poly` (power 0.9), `step` (times `step_factor` every `step_size` steps)
-            or `constant`.
+        schedule: `cosine` to zero, `step` (times `step_factor` every `step_size` steps) or `constant`.
         warmup_steps: linear rise to the peak, at most a quarter of the run.
         ema: decay of the averaged network that is validated and kept; 0 switches it off.
         presence_weight: weight of an auxiliary loss on fc7 that asks which classes the crop holds.
-        scores_weight: weight of the soft labels of score files, if there are any (distillation).
+        mask_weight, scores_weight: weights of the masks and of the soft labels of score files (distillation):
+            see `Weight`.
+        temperature: of the soft labels and of what they are compared with (Hinton et al., arXiv 1503.02531).
         precision: arithmetic of the forward pass.
-        compile: run the network through `torch.compile`.
         validate_every: steps between validations.
         patience: stop after so many validations in a row without a better one; 0 never does.
-        checkpoint_minutes: time between checkpoints.
         seed: decides initial weights and every crop.
     """
 
@@ -88,7 +89,6 @@ class Recipe:
     shift_jitter: float = 0.1
     copy_paste: float = 0.0
     colour_jitter: float = 0.2
-    mirror: bool = True
     canvas: int = 384
     steps: int = 2000
     batch_size: int = 32
@@ -101,73 +101,55 @@ class Recipe:
     weight_decay: float = 0.01
     decay_norms: bool = False
     clip_norm: float = 5.0
-    schedule: Literal["cosine", "poly", "step", "constant"] = "cosine"
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
     step_size: int = 10_000
     step_factor: float = 0.1
     warmup_steps: int = 100
     ema: float = 0.998
     presence_weight: float = 1.0
-    scores_weight: float = 1.0
+    mask_weight: Weight = 1.0
+    scores_weight: Weight = 1.0
+    temperature: float = 1.0
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
-    compile: bool = False
     validate_every: int = 250
     patience: int = 0
-    checkpoint_minutes: float = 5.0
     seed: int = 1
 
 
 FREE_ON_RESUME = frozenset(
-    {"steps", "patience", "validate_every", "checkpoint_minutes", "compile"}
+    {"steps", "patience", "validate_every"}
     | {"learning_rate", "encoder_learning_rate", "clip_norm", "precision", "accumulate"}
 )
 """What a resumed run may change: its length, and what helps when memory is used up or the loss explodes."""
 
-_RANGES = (
-    ("crop_size", 32, 2048),
-    ("bottleneck", 1, 2**16),
-    ("photo_side", 0, 2048),
-    ("head_kernel", 1, 31),
-    ("padding", 1, 500),
-    ("dropout", 0, 0.99),
-    ("frozen_blocks", 0, 5),
-    ("object_share", 0, 1),
-    ("proposal_share", 0, 1),
-    ("whole_share", 0, 1),
-    ("overlap", 0, 1),
-    ("enlarge", 0.1, 10),
-    ("window", 0.1, 1),
-    ("scale_jitter", 1, 10),
-    ("shift_jitter", 0, 1),
-    ("copy_paste", 0, 1),
-    ("colour_jitter", 0, 1),
-    ("canvas", 32, 8192),
-    ("steps", 1, 10**9),
-    ("batch_size", 1, 2**16),
-    ("accumulate", 1, 2**16),
-    ("momentum", 0, 1),
-    ("learning_rate", 0, 100),
-    ("encoder_learning_rate", 0, 100),
-    ("bias_rate", 0, 100),
-    ("weight_decay", 0, 1e40),
-    ("clip_norm", 0, 1e40),
-    ("step_size", 1, 10**9),
-    ("step_factor", 0, 1),
-    ("warmup_steps", 0, 10**9),
-    ("ema", 0, 1),
-    ("presence_weight", 0, 1e40),
-    ("scores_weight", 0, 1e40),
-    ("validate_every", 1, 10**9),
-    ("patience", 0, 10**9),
-    ("checkpoint_minutes", 0, 10**6),
-    ("seed", 0, 2**40),
-)
+_RANGES: Mapping[tuple[float, float], str] = {
+    (0, 1): "object_share proposal_share whole_share overlap shift_jitter copy_paste colour_jitter momentum "
+    "step_factor ema",
+    (0, 0.99): "dropout",
+    (0, 5): "frozen_blocks",
+    (0, 100): "learning_rate encoder_learning_rate bias_rate",
+    (0, 1e40): "weight_decay clip_norm presence_weight",
+    (0, 10**9): "warmup_steps patience",
+    (0, 2048): "photo_side",
+    (0, 2**40): "seed",
+    (0.1, 1): "window",
+    (0.1, 10): "enlarge",
+    (0.1, 100): "temperature",
+    (1, 10): "scale_jitter",
+    (1, 31): "head_kernel",
+    (1, 500): "padding",
+    (1, 2**16): "bottleneck batch_size accumulate",
+    (1, 10**9): "steps step_size validate_every",
+    (32, 2048): "crop_size",
+    (32, 8192): "canvas",
+}
 _STAGES = ("stage1", "stage2")
 
 
 def read_recipes(
     path: Path, overrides: Mapping[str, Any] | None = None, stage: str | None = None
 ) -> dict[str, Recipe]:
-    """The stages of a recipe file over the defaults, and flags over the file.
+    """The stages of a recipe file over the defaults, and overrides over the file.
 
     Args:
         path: TOML. Keys at the top are `Recipe`'s; tables `[stage1]` and `[stage2]` make it a recipe of two
@@ -184,69 +166,84 @@ def read_recipes(
             out of range, or a stage that the recipe does not have.
     """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"{path}: recipe cannot be read ({error})") from error
     table.pop("about", None)
     stages = {name: table.pop(name) for name in _STAGES if name in table}
-    flags = {key: value for key, value in (overrides or {}).items() if value is not None}
+    given = {key: value for key, value in (overrides or {}).items() if value is not None}
     for name, own in stages.items():
         if not isinstance(own, dict):
             raise UsageError(f"{path}: {name} must be a table, [{name}]")
     wanted = list(_STAGES) if stage == "both" else [f"stage{stage}"] if stage else list(stages) or [""]
     missing = [name for name in wanted if name and name not in stages]
     if missing:
-        has = ", ".join(stages) or "no stages: it is one run, leave --stage out"
-        raise UsageError(f"{path}: the recipe has no [{missing[0]}]; it has {has}")
-    return {name: _recipe(path, table | stages.get(name, {}) | flags) for name in wanted}
+        has = f"it has {', '.join(stages)}" if stages else "it is one run without stages"
+        raise UsageError(f"{path}: the recipe has no [{missing[0]}]; {has}")
+    try:
+        return {name: _recipe(table | stages.get(name, {}) | given) for name in wanted}
+    except ValueError as error:
+        raise UsageError(f"{path}: {error}") from error
 
 
-def _recipe(path: Path, table: Mapping[str, Any]) -> Recipe:
-    known = {field.name for field in fields(Recipe)}
-    types = get_type_hints(Recipe)
+def _recipe(table: Mapping[str, Any]) -> Recipe:
+    """A recipe from its table; ValueError says what is wrong with it."""
+    known, types = {field.name for field in fields(Recipe)}, get_type_hints(Recipe)
     values = {}
     for key, value in table.items():
         if key not in known:
             nearest = difflib.get_close_matches(key, known | set(_STAGES), n=1, cutoff=0)[0]
-            raise UsageError(f"{path}: unknown key '{key}'; did you mean '{nearest}'?")
-        values[key] = _checked(path, key, value, types[key])
+            raise ValueError(f"unknown key '{key}'; did you mean '{nearest}'?")
+        values[key] = _checked(key, value, types[key])
     recipe = Recipe(**values)
-    for key, low, high in _RANGES:
-        if not low <= getattr(recipe, key) <= high:
-            raise UsageError(
-                f"{path}: {key} = {getattr(recipe, key)!r} is out of range; allowed are {low} to {high}"
-            )
+    for (low, high), keys in _RANGES.items():
+        for key in keys.split():
+            if not low <= getattr(recipe, key) <= high:
+                raise ValueError(
+                    f"{key} = {getattr(recipe, key)!r} is out of range; allowed are {low} to {high}"
+                )
+    _check_together(recipe)
+    return recipe
+
+
+def _check_together(recipe: Recipe) -> None:
+    """Raise ValueError if values exclude each other."""
     if recipe.crop_size % 32:
-        raise UsageError(f"{path}: crop_size = {recipe.crop_size} is no multiple of 32")
+        raise ValueError(f"crop_size = {recipe.crop_size} is no multiple of 32")
     if (recipe.network == "fcn8s") != (recipe.photo_side > 0):
-        raise UsageError(
-            f"{path}: is no recipe for {recipe.network}: photo_side = {recipe.photo_side}, and fcn8s sees "
-            "photos scaled to photo_side pixels, deconvnet sees regions (photo_side = 0)"
+        raise ValueError(
+            f"is no recipe for {recipe.network}: photo_side = {recipe.photo_side}, and fcn8s sees photos "
+            "scaled to photo_side pixels, deconvnet sees regions (photo_side = 0)"
         )
     if recipe.batch_size % recipe.accumulate or recipe.batch_size // recipe.accumulate < 2:
-        raise UsageError(
-            f"{path}: batch_size = {recipe.batch_size} cannot be shared out over accumulate = "
-            f"{recipe.accumulate}; each part needs the same number of crops, at least 2 (BatchNorm)"
+        raise ValueError(
+            f"batch_size = {recipe.batch_size} cannot be shared out over accumulate = {recipe.accumulate}; "
+            "each part needs the same number of crops, at least 2 (BatchNorm)"
         )
     shares = ("object_share", "proposal_share", "whole_share")
     if sum(getattr(recipe, key) for key in shares) > 1 + 1e-9:
         listed = ", ".join(f"{key} = {getattr(recipe, key)}" for key in shares)
-        raise UsageError(f"{path}: {listed} are over 1 together; lower one")
+        raise ValueError(f"{listed} are over 1 together; lower one")
     if recipe.copy_paste and recipe.label == "object":
-        raise UsageError(f'{path}: copy_paste needs label = "all": crops of one object alone hold no others')
-    return recipe
+        raise ValueError('copy_paste needs label = "all": crops of one object alone hold no others')
 
 
-def _checked(path: Path, key: str, value: Any, expected: Any) -> Any:
+def _checked(key: str, value: Any, expected: Any) -> Any:
+    """A value of the type that a field has, from TOML's; ValueError if it is of another."""
+    if expected == Weight:
+        numbers = value.values() if isinstance(value, dict) else [value]
+        if all(type(number) in (int, float) and 0 <= number <= 1e9 for number in numbers):
+            return value
+        raise ValueError(f"{key} = {value!r} should be a number from 0 on, or a table of such by data set")
     if get_origin(expected) is tuple and isinstance(value, list | tuple):
-        return tuple(_checked(path, key, item, get_args(expected)[0]) for item in value)
+        return tuple(_checked(key, item, get_args(expected)[0]) for item in value)
     if get_origin(expected) is Literal:
         if value in get_args(expected):
             return value
-        raise UsageError(f"{path}: {key} = {value!r} is not one of {', '.join(get_args(expected))}")
+        raise ValueError(f"{key} = {value!r} is not one of {', '.join(get_args(expected))}")
     if expected is float and type(value) is int:
         return float(value)
     if get_origin(expected) is None and type(value) is expected:
         return value
     name = "a list of integers" if get_origin(expected) is tuple else expected.__name__
-    raise UsageError(f"{path}: {key} = {value!r} should be {name}")
+    raise ValueError(f"{key} = {value!r} should be {name}")

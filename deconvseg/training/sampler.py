@@ -11,16 +11,37 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deconvseg.data.crops import ImageStore, cut_crops, cut_parts, objects
+from deconvseg.data.crops import ImageStore, Object, cut_crops, cut_parts
 from deconvseg.data.masks import VOID
 from deconvseg.errors import DataError
 from deconvseg.proposals.cache import ProposalFile
 from deconvseg.training.recipe import Recipe
+from deconvseg.training.scores import SoftLabels
 
 PASTED_SIZE = (0.3, 0.9)
 """Longer sides of pasted objects as shares of the crop's side."""
 RANDOM_SIDE = (0.35, 1.0)
 """Sides of random squares as shares of the photo's longer side."""
+_PASTE_SEED = 1 << 41
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What is learned from, in memory.
+
+    Attributes:
+        store: photos and masks.
+        names: the photos' names, for messages and for the proposal file.
+        proposals: boxes of the photos, for recipes that draw proposals.
+        soft: soft labels of the photos.
+        weights: float32 (N, 2), weight of each photo's mask and of its soft labels; 1 if omitted.
+    """
+
+    store: ImageStore
+    names: Sequence[str] = ()
+    proposals: ProposalFile | None = None
+    soft: SoftLabels | None = None
+    weights: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -59,44 +80,39 @@ class Regions:
         return self.starts[kind] + (uniform[:, 1] * self.counts[kind]).long()
 
 
-Objects = Sequence[Sequence[tuple[int, tuple[int, int, int, int]]]]
-"""Of every photo of a store, the class and tight box of its objects."""
-
-
-def object_regions(found: Objects) -> Regions:
-    """Every object (paper, section 4.1, stage 1)."""
+def object_regions(objects: Sequence[Sequence[Object]]) -> Regions:
+    """Every object of every photo (paper, section 4.1, stage 1)."""
     return Regions.build(
         [
             (photo, label, number, *box)
-            for photo, objects_of_photo in enumerate(found)
-            for number, (label, box) in enumerate(objects_of_photo, start=1)
+            for photo, found in enumerate(objects)
+            for number, (label, box) in enumerate(found, start=1)
         ]
     )
 
 
 def proposal_regions(
-    all_objects: Objects, sizes: Tensor, names: Sequence[str], proposals: ProposalFile, overlap: float
+    store: ImageStore, names: Sequence[str], proposals: ProposalFile, overlap: float
 ) -> Regions:
     """Every proposal that overlaps an object well enough, with the object it overlaps most (stage 2).
 
     Args:
-        all_objects: objects of every photo.
-        sizes: int64 (N, 2), height and width of the photos that the objects' boxes are in.
-        names: the photos' names in the proposal file.
+        store: the photos.
+        names: their names in the proposal file.
         proposals: boxes by name, in pixels of the photo at its own size.
         overlap: least IoU of the proposal with the object's tight box.
     """
     rows: list[tuple[float, ...]] = []
-    for i, (name, found) in enumerate(zip(names, all_objects, strict=True)):
+    for i, (name, found) in enumerate(zip(names, store.objects, strict=True)):
         boxes, (height, width) = proposals.of(name)
         if not found or not len(boxes):
             continue
-        stored_height, stored_width = sizes[i].tolist()
+        stored_height, stored_width = store.labels[i].shape
         boxes = boxes * np.array([stored_width / width, stored_height / height] * 2, np.float32)
         iou = _overlaps(boxes, np.array([box for _, box in found], np.float32))
         best = iou.argmax(1)
         for k in np.flatnonzero(iou[np.arange(len(boxes)), best] >= overlap):
-            rows.append((i, found[best[k]][0], int(best[k]) + 1, *boxes[k].tolist()))
+            rows.append((i, found[best[k]].label, int(best[k]) + 1, *boxes[k].tolist()))
     return Regions.build(rows)
 
 
@@ -111,10 +127,20 @@ def _overlaps(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArra
 
 
 class Batch(NamedTuple):
-    """Crops float32 (B, 3, S, S) of 0..255 and labels int64 (B, S, S), and where they were cut."""
+    """Crops of a step and what they teach.
+
+    Attributes:
+        crops: float32 (B, 3, S, S) of 0..255.
+        labels: int64 (B, S, S), 255 for void.
+        own: bool (B, S, S), where labels are the photo's own: neither void nor of a pasted object.
+        weights: float32 (B, 2), of the labels and of the soft labels.
+        photo, boxes, mirror: where the crops were cut, as `cut_crops` takes it.
+    """
 
     crops: Tensor
     labels: Tensor
+    own: Tensor
+    weights: Tensor
     photo: Tensor
     boxes: Tensor
     mirror: Tensor
@@ -128,59 +154,54 @@ class _Draw(NamedTuple):
     factors: Tensor
 
 
-_PASTE_SEED = 1 << 41
-
-
 class CropSampler:
     """Draws the batch of any step. Everything random comes from the seed and the step alone: a run that is
     taken up again, or shared out over more processes, sees the same crops."""
 
-    def __init__(
-        self,
-        store: ImageStore,
-        recipe: Recipe,
-        device: torch.device,
-        names: Sequence[str] = (),
-        proposals: ProposalFile | None = None,
-    ) -> None:
-        self.recipe = recipe
-        self.names = names
-        found = [list(objects(store.mask(i))) for i in range(len(store))]
-        self.objects = object_regions(found)
+    def __init__(self, data: TrainingData, recipe: Recipe, device: torch.device) -> None:
+        store = data.store
+        self.recipe, self.names, self.sizes = recipe, data.names, store.sizes
+        self.objects = object_regions(store.objects)
         if not len(self.objects):
             raise DataError(
                 f"the masks of the {len(store)} photos to train on hold no object of any class: there is "
-                "nothing to learn; look at them with --check"
+                "nothing to learn; check the data"
             )
         self.proposals = Regions.build([])
         if recipe.proposal_share > 0:
-            if proposals is None:
+            if data.proposals is None:
                 raise DataError("the recipe asks for proposals (proposal_share) and there are none")
-            self.proposals = proposal_regions(found, store.sizes, names, proposals, recipe.overlap)
+            self.proposals = proposal_regions(store, data.names, data.proposals, recipe.overlap)
             if not len(self.proposals):
                 raise DataError(
                     f"no proposal overlaps an object by {recipe.overlap}; lower the recipe's overlap"
                 )
         self.store = (store.with_parts() if recipe.label == "object" else store).to(device)
+        self.weights = torch.ones(len(store), 2) if data.weights is None else data.weights
+        # Crops of one object alone call the others background, which soft labels know nothing of.
+        self.soft = data.soft.to(device) if data.soft and recipe.label == "all" else None
 
     def batch(self, step: int, part: slice | Tensor = slice(None)) -> Batch:
         """The crops of a step, or those of them at some indices, on the store's device."""
         draw = _Draw(*(values[part] for values in self._draw(step)))
-        device = self.store.images.device
+        photo, weights = draw.photo, self.weights[draw.photo]
         # Not waiting for the copies keeps the device's queue of work full.
-        draw = _Draw(*(values.to(device, non_blocking=True) for values in draw))
-        photo, boxes, mirror = draw.photo, draw.boxes, draw.mirror
+        device = self.store.labels[0].device
+        number, boxes, mirror, factors, weights = (
+            values.to(device, non_blocking=True) for values in (*draw[1:], weights)
+        )
         crops, labels = cut_crops(self.store, photo, boxes, mirror, self.recipe.crop_size)
         if self.recipe.label == "object":
-            number = draw.number[:, None, None]
+            number = number[:, None, None]
             parts = cut_parts(self.store, photo, boxes, mirror, self.recipe.crop_size)
             labels = torch.where((parts != number) & (labels != VOID) & (number > 0), 0, labels)
+        own = labels != VOID
         if self.recipe.copy_paste:
-            self._paste(step, part, crops, labels)
-        crops = jitter_colours(crops, *draw.factors.T[:, :, None, None, None])
-        return Batch(crops, labels, photo, boxes, mirror)
+            self._paste(step, part, crops, labels, own)
+        crops = jitter_colours(crops, *factors.T[:, :, None, None, None])
+        return Batch(crops, labels, own, weights, photo, boxes, mirror)
 
-    def _paste(self, step: int, part: slice | Tensor, crops: Tensor, labels: Tensor) -> None:
+    def _paste(self, step: int, part: slice | Tensor, crops: Tensor, labels: Tensor, own: Tensor) -> None:
         """Put objects of other photos in front of what some crops show (Ghiasi et al., arXiv 2012.07177)."""
         size, device = self.recipe.batch_size, crops.device
         generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + step + _PASTE_SEED)
@@ -192,16 +213,17 @@ class CropSampler:
         sides = extent.amax(1, keepdim=True) / (low + (high - low) * uniform[:, 2:3])
         corner = tight[:, :2] - (sides - extent) * uniform[:, 3:5]
         boxes = torch.cat([corner, corner + sides], 1)
-        mirrored = (uniform[:, 6] < 0.5) & torch.tensor(self.recipe.mirror)
         rows = torch.nonzero(uniform[part, 5] < self.recipe.copy_paste)[:, 0]
-        photo, boxes, mirror = (
-            values[part][rows].to(device) for values in (self.objects.photo[chosen], boxes, mirrored)
-        )
+        if not len(rows):
+            return
+        photo = self.objects.photo[chosen][part][rows]
+        boxes, mirror = (values[part][rows].to(device) for values in (boxes, uniform[:, 6] < 0.5))
         fronts, masks = cut_crops(self.store, photo, boxes, mirror, self.recipe.crop_size)
         is_object = (masks != 0) & (masks != VOID)
         rows = rows.to(device)
         crops[rows] = torch.where(is_object[:, None], fronts, crops[rows])
         labels[rows] = torch.where(is_object, masks, labels[rows])
+        own[rows] &= ~is_object
 
     def photos(self, step: int) -> list[str]:
         """Names of the photos in a step's batch."""
@@ -211,13 +233,13 @@ class CropSampler:
         recipe, size = self.recipe, self.recipe.batch_size
         generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
         kind = torch.rand(size, generator=generator)
-        photo = torch.randint(len(self.store), (size,), generator=generator)
+        photo = torch.randint(len(self.sizes), (size,), generator=generator)
         uniform = torch.rand(size, 8, generator=generator)
         jitter = torch.rand(size, 3, generator=generator) * 2 - 1
         factors = 1 + recipe.colour_jitter * (torch.rand(size, 3, generator=generator) * 2 - 1)
 
         # Random squares, whole photos ...
-        extent = self.store.sizes[photo].flip(1).float()  # width, height
+        extent = self.sizes[photo].flip(1).float()  # width, height
         long_side = extent.amax(1, keepdim=True)
         is_whole = kind >= 1 - recipe.whole_share
         side = RANDOM_SIDE[0] + (RANDOM_SIDE[1] - RANDOM_SIDE[0]) * uniform[:, :1]
@@ -244,7 +266,7 @@ class CropSampler:
             centre[drawn] += free * tight * within
 
         if recipe.photo_side:
-            extent = self.store.sizes[photo].amax(1, keepdim=True).float()
+            extent = self.sizes[photo].amax(1, keepdim=True).float()
             window = (recipe.crop_size / recipe.photo_side * extent).expand(-1, 2)
             sides = torch.where(is_whole[:, None], sides, window)
 
@@ -252,7 +274,7 @@ class CropSampler:
         sides = sides * recipe.scale_jitter ** jitter[:, :1]
         centre = centre + recipe.shift_jitter * sides * jitter[:, 1:]
         boxes = torch.cat([centre - sides / 2, centre + sides / 2], 1)
-        mirror = (uniform[:, 7] < 0.5) & torch.tensor(recipe.mirror)
+        mirror = uniform[:, 7] < 0.5
         return _Draw(photo, number, boxes, mirror, factors)
 
 

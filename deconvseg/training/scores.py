@@ -1,9 +1,11 @@
-"""Soft labels: the class probabilities another network gave to the training photos (distillation)."""
+"""Soft labels: the class probabilities that another network gave to training photos (distillation)."""
 
 from __future__ import annotations
 
 import zipfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,64 +14,127 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from deconvseg.data.crops import ImageStore, sampling_grid
+from deconvseg.data.crops import Pair, sampling_grid
+from deconvseg.data.masks import VOID
 from deconvseg.errors import DataError
+from deconvseg.images.read import read_image
 
-SHRINK = 4
-"""Soft labels are held at a quarter of the photos' resolution: they are smooth, and many maps a photo."""
+SUFFIX = ".scores.npz"
+"""What follows a photo's name in that of its score file."""
+SURE = 0.5
+"""A pixel whose best class has less is void in a mask made of scores."""
+_SHRINK = 4
+"""Soft labels are held at a quarter of the photos' resolution at most: they are smooth, and many a photo."""
 
 
 class SoftLabels:
-    """Probabilities of every photo of a store: float16 (N, C, S / 4, S / 4), zero outside the photo."""
+    """Class probabilities of the photos of a store.
 
-    def __init__(self, maps: Tensor, canvas: int) -> None:
-        self.maps, self.canvas = maps, canvas
+    Attributes:
+        maps: of each photo uint8 (C, h, w), 255 is certain, from border to border of the photo whatever h and
+            w are; None for a photo that has no soft labels.
+        sizes: int64 (N, 2), height and width of the photos in the store.
+    """
+
+    def __init__(self, maps: Sequence[Tensor | None], sizes: Tensor) -> None:
+        self.maps, self.sizes = maps, sizes
 
     @classmethod
     def load(
-        cls,
-        folder: Path,
-        names: Sequence[str],
-        store: ImageStore,
-        classes: Sequence[str],
-        device: torch.device,
+        cls, files: Sequence[Path | None], sizes: Tensor, classes: Sequence[str], *, workers: int = 1
     ) -> SoftLabels:
-        """Read `NAME.scores.npz`, as `deconvseg segment --save scores` writes them, for every photo.
+        """Reads score files, as `Segmentation.save(..., "scores")` writes them.
+
+        Args:
+            files: of each photo of a store; None where it has none.
+            sizes: the store's `sizes`.
+            classes: names that the files must have, background first.
+            workers: threads that read.
 
         Raises:
-            DataError: a file is missing, unreadable, or of other classes.
+            DataError: a file is missing, damaged, of other classes, or of a photo of another shape.
         """
-        canvas = store.images.shape[-1]
-        side = canvas // SHRINK
-        maps = torch.zeros(len(names), len(classes), side, side, dtype=torch.float16)
-        for i, name in enumerate(names):
-            values = torch.from_numpy(_read(folder / f"{name}.scores.npz", classes)).float()
-            height, width = (max(round(int(s) / SHRINK), 1) for s in store.sizes[i])
-            small = functional.interpolate(values[None], (height, width), mode="area")[0]
-            maps[i, :, :height, :width] = small.half()
-        return cls(maps.to(device), canvas)
+        with ThreadPoolExecutor(workers) as pool:
+            maps = pool.map(partial(_read_map, classes=classes), files, sizes.tolist())
+            return cls(list(maps), sizes)
 
-    def cut(self, photo: Tensor, boxes: Tensor, mirror: Tensor, size: int) -> Tensor:
-        """Probabilities of crops, float32 (B, C, size, size); arguments as in `data.crops.cut_crops`.
+    def to(self, device: torch.device) -> SoftLabels:
+        """The soft labels on another device."""
+        return SoftLabels([None if values is None else values.to(device) for values in self.maps], self.sizes)
 
-        They sum to 1 inside the photos and fade to 0 at their borders.
+    def cut(
+        self, photo: Tensor, boxes: Tensor, mirror: Tensor, size: int, temperature: float = 1.0
+    ) -> Tensor:
+        """Soft labels of crops.
+
+        Args:
+            photo, boxes, mirror, size: as in `data.crops.cut_crops`.
+            temperature: probabilities are raised to its inverse: over 1 makes them softer.
+
+        Returns:
+            float32 (B, C, size, size), on the boxes' device, which sum to 1 over the classes and go on beyond
+            the photo's borders as at them; all 0 where the photo has none.
         """
-        grid = sampling_grid(boxes, mirror, size, self.canvas)
-        return functional.grid_sample(self.maps[photo].float(), grid, mode="bilinear", align_corners=False)
+        height, width = self.sizes[photo].to(boxes.device, torch.float32).T[:, :, None]
+        grid = sampling_grid(boxes, mirror, size, width, height)
+        classes = next((len(values) for values in self.maps if values is not None), 1)
+        cut = torch.zeros(len(photo), classes, size, size, device=boxes.device)
+        for k, i in enumerate(photo.tolist()):
+            values = self.maps[i]
+            if values is not None:
+                # One by one, as each has a size of its own.
+                cut[k] = functional.grid_sample(
+                    values[None].float(), grid[k : k + 1], padding_mode="border", align_corners=False
+                )[0]
+        if temperature != 1:
+            cut = (cut / 255) ** (1 / temperature)
+        return cut / cut.sum(1, keepdim=True).clamp_min(1e-12)
 
 
-def _read(path: Path, classes: Sequence[str]) -> NDArray[np.floating]:
+def mask_from_scores(image: Path, scores: Path, classes: Sequence[str]) -> Pair:
+    """A photo and the mask that its score file makes: the likeliest class, void where that has under a half.
+
+    Raises:
+        InputError: the photo cannot be read.
+        DataError: the score file cannot be used.
+    """
+    photo = read_image(image)
+    height, width = photo.shape[:2]
+    values = torch.from_numpy(_read(scores, (height, width), classes)).float()
+    values = functional.interpolate(values[None], (height, width), mode="bilinear", align_corners=False)[0]
+    share, label = values.max(0)
+    return photo, label.masked_fill_(share < SURE, VOID).byte().numpy()
+
+
+def _read_map(file: Path | None, size: tuple[int, int], classes: Sequence[str]) -> Tensor | None:
+    if file is None:
+        return None
+    values = torch.from_numpy(_read(file, size, classes)).float()
+    small = [
+        min(have, max(-(-side // _SHRINK), 1)) for have, side in zip(values.shape[1:], size, strict=True)
+    ]
+    if small != list(values.shape[1:]):
+        values = functional.interpolate(values[None], small, mode="area")[0]
+    return (values.clamp(0, 1) * 255).round_().byte()
+
+
+def _read(path: Path, size: Sequence[int], classes: Sequence[str]) -> NDArray[np.floating]:
+    """Probabilities (C, h, w) of a score file of a photo of this height and width."""
     try:
         with np.load(path, allow_pickle=False) as file:
             found, names = np.asarray(file["probabilities"]), [str(name) for name in file["classes"]]
     except FileNotFoundError as error:
-        raise DataError(
-            f"{path}: there is no such score file; make them with deconvseg segment --save scores"
-        ) from error
+        raise DataError(f"{path}: there is no such score file") from error
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: scores cannot be read ({error}); make them again") from error
     if names != list(classes):
         raise DataError(f"{path}: scores of other classes ({', '.join(names[:5])}, ...)")
-    if found.ndim != 3 or len(found) != len(names) or not np.isfinite(found).all():
-        raise DataError(f"{path}: scores must be finite numbers (C, H, W); make them again")
+    if found.ndim != 3 or len(found) != len(names) or not (found.min() >= 0 and found.max() <= 1.01):
+        raise DataError(f"{path}: scores must be numbers (C, H, W) from 0 to 1; make them again")
+    (_, rows, columns), (height, width) = found.shape, size
+    # Sides of the two may be rounded by one cell or pixel.
+    if abs(rows * width - columns * height) > width + height + rows + columns:
+        raise DataError(
+            f"{path}: scores {columns}x{rows} are not of a photo {width}x{height}; make them again"
+        )
     return found

@@ -76,7 +76,7 @@ def _evaluating(network: nn.Module) -> Iterator[None]:
 
 def _whole(store: ImageStore, index: Tensor) -> tuple[Tensor, Tensor]:
     """Squares around whole photos, not mirrored, on the store's device."""
-    device = store.images.device
+    device = store.labels[0].device
     extent = store.sizes[index].flip(1).float()
     half = extent.amax(1, keepdim=True) / 2
     boxes = torch.cat([extent / 2 - half, extent / 2 + half], 1).to(device)

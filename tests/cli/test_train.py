@@ -59,24 +59,30 @@ def test_both_stages_from_photos_to_a_network_that_segments(run: Run, voc: Path,
 
     again = run(*train)
     assert again.returncode == 2
-    assert "it holds a run already; add --resume" in lines(again)[-1]
+    assert "it holds a run already; resume it" in lines(again)[-1]
     longer = run(*train, "--stage", "2", "--resume", "--steps", "14", "--quiet")
     assert (longer.returncode, longer.stdout, longer.stderr) == (0, b"", b"")
     last = (tmp_path / "run/stage2/metrics.jsonl").read_text().splitlines()[-1]
     assert json.loads(last)["step"] == 14
 
 
-def test_terminated_it_leaves_a_checkpoint_and_goes_on(run: Run, voc: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_stopped_it_leaves_a_checkpoint_and_goes_on(
+    run: Run, voc: Path, tmp_path: Path, number: signal.Signals
+) -> None:
     arguments = ["train", "--voc-root", voc, "--recipe", "r.toml", "--stage", "1", "--out", "run"]
     arguments += ["--steps", "100000", "--workers", "1"]
-    process = subprocess.Popen([COMMAND, *arguments], cwd=tmp_path, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [COMMAND, *arguments], cwd=tmp_path, stderr=subprocess.PIPE, start_new_session=True
+    )
     metrics = tmp_path / "run/stage1/metrics.jsonl"
     deadline = time.monotonic() + 120
     while not metrics.is_file() and time.monotonic() < deadline:
         time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
     assert b"stopping after this step" in errors
     assert b"Traceback" not in errors
     reached = json.loads(metrics.read_text().splitlines()[-1])["step"]
@@ -146,6 +152,7 @@ def test_mistakes_are_one_line(run: Run, voc: Path, arguments: tuple[str, ...], 
     assert message in lines(done)[0]
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_network(voc: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     command += ["-m", "deconvseg", "train", "--voc-root", str(voc), "--recipe", "r.toml", "--stage", "1"]

@@ -24,7 +24,7 @@ def test_train_then_eval_then_store(run: Run, voc: Path, tiny_network: Path, tmp
     assert done.stdout == b""
     again = run(*train, "--init", tiny_network)
     assert again.returncode == 2
-    assert "it holds a run already; add --resume" in lines(again)[-1]
+    assert "it holds a run already; resume it" in lines(again)[-1]
     assert run(*train, "--init", tiny_network, "--resume").returncode == 0
     metrics = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert [figures["step"] for figures in metrics if "seconds" in figures] == [4]

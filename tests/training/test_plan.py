@@ -1,11 +1,14 @@
 """What a run is made of: data sets that fit together, and clear words when they do not."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from deconvseg.errors import DataError, UsageError
+from deconvseg.images.palette import VOC_CLASSES
 from deconvseg.training.plan import Sources, check_plan, digest, plan_training
 
 from .test_loop import RECIPE_FILE
@@ -28,7 +31,7 @@ def test_a_plan_names_all_photos_and_checks_them(
 ) -> None:
     extra = make_shapes(tmp_path / "more", train=2, val=1)
     sources = Sources(voc_root=voc, extra_roots=[extra])
-    plan = plan_training(sources, recipe, {"steps": 5, "seed": None}, None)
+    plan = plan_training(sources, recipe, {"steps": 5, "seed": None})
     assert plan.names == ["shape000", "shape001", "shape002", "more/shape000", "more/shape001"]
     assert [path.parent.parent.name for _, path in plan.photos] == ["voc"] * 3 + ["more"] * 2
     assert plan.stages[""].steps == 5
@@ -49,21 +52,21 @@ def test_sbd_joins_in_without_the_photos_to_validate_on(
     (sbd / "SegmentationClass").rename(sbd / "SegmentationClassAug")
     lists = sbd / "ImageSets/Segmentation"
     (lists / "train.txt").rename(lists / "train_aug.txt")
-    plan = plan_training(Sources(voc_root=voc, sbd_root=sbd), recipe, {}, None)
+    plan = plan_training(Sources(voc_root=voc, sbd_root=sbd), recipe, {})
     # shape000 and 001 are in VOC's train, 002 and 003 in its val.
     assert plan.names == ["shape000", "shape001", "shape004", "shape005"]
-    assert [len(dataset.examples) for dataset in plan.training] == [2, 2]
+    assert [len(dataset.examples) for dataset in plan.training.values()] == [2, 2]
 
 
 def test_mistakes_are_named(
     tmp_path: Path, voc: Path, recipe: Path, make_shapes: Callable[..., Path]
 ) -> None:
     def plan(sources: Sources) -> None:
-        plan_training(sources, recipe, {}, None)
+        plan_training(sources, recipe, {})
 
-    with pytest.raises(UsageError, match="either --voc-root DIR or --data DIR"):
+    with pytest.raises(UsageError, match="give one folder of data"):
         plan(Sources())
-    with pytest.raises(UsageError, match="either --voc-root DIR or --data DIR"):
+    with pytest.raises(UsageError, match="give one folder of data"):
         plan(Sources(voc_root=voc, data=voc))
     lists = voc / "ImageSets/Segmentation"
     (lists / "leaky.txt").write_text("shape003\nshape000\n")
@@ -92,5 +95,50 @@ def test_folders_of_the_same_name_are_told_apart(
     tmp_path: Path, voc: Path, recipe: Path, make_shapes: Callable[..., Path]
 ) -> None:
     extras = [make_shapes(tmp_path / place / "data", train=1, val=1) for place in ("a", "b")]
-    plan = plan_training(Sources(voc_root=voc, extra_roots=extras), recipe, {}, None)
-    assert plan.names[3:] == ["data-1/shape000", "data-2/shape000"]
+    plan = plan_training(Sources(voc_root=voc, extra_roots=extras), recipe, {})
+    assert plan.names[3:] == ["data/shape000", "data-2/shape000"]
+
+
+def score(folder: Path, name: str) -> Path:
+    """A score file that calls all of a photo class 1."""
+    folder.mkdir(exist_ok=True)
+    probabilities = np.zeros((21, 9, 9), np.float16)
+    probabilities[1] = 1
+    np.savez(folder / f"{name}.scores.npz", probabilities=probabilities, classes=np.array(VOC_CLASSES))
+    return folder / f"{name}.scores.npz"
+
+
+def test_score_files_are_found_by_data_set_and_stand_in_for_masks(
+    tmp_path: Path, voc: Path, recipe: Path, make_shapes: Callable[..., Path]
+) -> None:
+    extra = make_shapes(tmp_path / "more", train=3, val=1)
+    beside, anywhere = score(extra / "scores", "shape000"), score(tmp_path / "other", "shape001")
+    (extra / "SegmentationClass/shape000.png").unlink()
+    folders = [extra / "scores", tmp_path / "other"]
+    sources = Sources(voc_root=voc, extra_roots=[extra], scores=folders)
+    plan = plan_training(sources, recipe, {})
+    # Those beside a data set are for it alone, the others for all of them.
+    assert plan.scores == [None, anywhere, None, beside, anywhere, None]
+    assert [fault for _, report in check_plan(plan) for fault in report.faults] == []
+    photo, mask = plan.readers()[3]()
+    assert mask.shape == photo.shape[:2] and (mask == 1).all()
+    before = digest(plan, [])
+    beside.write_bytes(beside.read_bytes() + b"x")
+    assert digest(plan, []) != before
+    beside.write_bytes(b"")
+    ((fault,),) = [report.faults for _, report in check_plan(plan) if report.faults]
+    assert (fault.file, fault.problem[:21]) == (beside, "scores cannot be read")
+    with pytest.raises(UsageError, match=r"none: holds no NAME\.scores\.npz of any photo to train on"):
+        plan_training(replace(sources, scores=[tmp_path / "none"]), recipe, {})
+
+
+def test_data_sets_are_weighed_by_name(
+    tmp_path: Path, voc: Path, recipe: Path, make_shapes: Callable[..., Path]
+) -> None:
+    extra = make_shapes(tmp_path / "more", train=1, val=1)
+    recipe.write_text(RECIPE_FILE + "mask_weight = { voc = 0.5 }\nscores_weight = 2\n")
+    plan = plan_training(Sources(voc_root=voc, extra_roots=[extra]), recipe, {})
+    assert plan.weights(plan.stages[""]).tolist() == [[0.5, 2]] * 3 + [[1, 2]]
+    recipe.write_text(RECIPE_FILE + "mask_weight = { voc12 = 0.5 }\n")
+    with pytest.raises(UsageError, match=r"no data set 'voc12' to learn from; there is voc, more"):
+        plan_training(Sources(voc_root=voc, extra_roots=[extra]), recipe, {})

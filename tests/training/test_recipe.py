@@ -5,14 +5,16 @@ from pathlib import Path
 import pytest
 
 from deconvseg.errors import UsageError
-from deconvseg.training.optimizer import schedule
+from deconvseg.training.loop import schedule
 from deconvseg.training.plan import recipe_file
 from deconvseg.training.recipe import Recipe, read_recipes
 
 
 def test_flags_win_over_the_file_and_the_file_over_the_defaults(tmp_path: Path) -> None:
     path = tmp_path / "r.toml"
-    path.write_text("steps = 7\nlearning_rate = 1\ndecoder_convs = [1, 2]\n[about]\nanything = 'goes'\n")
+    path.write_text(
+        "\ufeffsteps = 7\nlearning_rate = 1\ndecoder_convs = [1, 2]\n[about]\nanything = 'goes'\n"
+    )
     recipe = read_recipes(path, {"steps": 9, "seed": None})[""]
     assert (recipe.steps, recipe.learning_rate, recipe.decoder_convs) == (9, 1.0, (1, 2))
     assert recipe.seed == Recipe().seed
@@ -33,6 +35,8 @@ def test_flags_win_over_the_file_and_the_file_over_the_defaults(tmp_path: Path) 
         ("crop_size = 100", "no multiple of 32"),
         ("whole_share = 0.9", "over 1 together"),
         ("learning_rate = nan", "out of range"),
+        ("scores_weight = 'much'", "scores_weight = 'much' should be a number"),
+        ("mask_weight = { extra = -1 }", "should be a number from 0 on, or a table"),
         ("batch_size = 9\naccumulate = 2", "cannot be shared out"),
         ("batch_size = 4\naccumulate = 4", "at least 2"),
         ("copy_paste = 0.5\nlabel = 'object'", "copy_paste needs label"),

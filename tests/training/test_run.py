@@ -1,28 +1,28 @@
 """Whole runs: own classes, two stages, other starts; and the folder they leave."""
 
 import json
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import filelock
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
 
+from deconvseg import files
 from deconvseg.errors import UsageError, WeightsError
+from deconvseg.files import lock
 from deconvseg.network.checkpoint import load_network, save_network
-from deconvseg.proposals.cache import cache_proposals
+from deconvseg.proposals.cache import read_proposals
 from deconvseg.segmenter import Segmenter
+from deconvseg.training.loop import Options, Reporter
 from deconvseg.training.plan import Plan, Sources, check_plan, digest, plan_training
-from deconvseg.training.recipe import Recipe
-from deconvseg.training.reporter import Reporter
 from deconvseg.training.run import check_start, run_training
 from deconvseg.training.run_folder import Start
 
-from .conftest import HEADER, small_network
-from .test_loop import RECIPE_FILE, metrics
+from .conftest import CPU, HEADER, metrics, small_network
+from .test_loop import RECIPE_FILE
 
 CLASSES = {"ground": "#101010", "disc": "#ff8000", "square": "#0080ff"}
 NETWORK = RECIPE_FILE + "learning_rate = 5e-3\nencoder_learning_rate = 5e-3\nema = 0.9\nwarmup_steps = 20\n"
@@ -54,11 +54,11 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def plan_of(root: Path, tmp_path: Path, text: str = NETWORK, **overrides: object) -> Plan:
     path = tmp_path / "recipe.toml"
     path.write_text(text)
-    return plan_training(Sources(data=root), path, overrides, None)
+    return plan_training(Sources(data=root), path, overrides)
 
 
-def start(plan: Plan, out: Path, begin: Start | None = None, **options: object) -> list[Path]:
-    return run_training(plan, digest(plan, check_plan(plan)), begin or Start(), out, device="cpu", **options)  # type: ignore[arg-type]
+def start(plan: Plan, out: Path, begin: Start | None = None, **options: Any) -> list[Path]:
+    return run_training(plan, begin or Start(), out, Options(CPU, **options))
 
 
 class Told(Reporter):
@@ -66,10 +66,6 @@ class Told(Reporter):
 
     def __init__(self) -> None:
         self.notes: list[str] = []
-        self.begun: list[Path] = []
-
-    def begin(self, folder: Path, recipe: Recipe, device: str) -> None:
-        self.begun.append(folder)
 
     def note(self, line: str) -> None:
         self.notes.append(line)
@@ -85,7 +81,6 @@ def test_own_classes_are_learned_and_the_file_segments_with_their_names_and_colo
         "steps": 300,
         "bottleneck": 32,
         "batch_size": 16,
-        "checkpoint_minutes": 5.0,
         "validate_every": 100,
     }
     plan = plan_of(own, tmp_path, text, **changes)
@@ -125,12 +120,10 @@ def test_two_stages_follow_each_other_and_each_can_be_taken_up_again(own: Path, 
     plan = plan_of(own, tmp_path, NETWORK.replace("steps = 120\n", "") + STAGES)
     assert plan.needs_proposals
     out, told = tmp_path / "run", Told()
-    with pytest.raises(UsageError, match="give their file with --proposals"):
-        start(plan, tmp_path / "none")
-    cache_proposals(plan.photos, tmp_path / "p.npz")
     begin = Start(proposals=tmp_path / "p.npz")
     folders = start(plan, out, begin, reporter=told)
-    assert folders == told.begun == [out / "stage1", out / "stage2"]
+    assert folders == [out / "stage1", out / "stage2"]
+    assert read_proposals(tmp_path / "p.npz").rows.keys() == set(plan.names)
     assert start(plan, tmp_path / "limited", begin, limit_steps=3) == [tmp_path / "limited/stage1"]
     assert start(plan, tmp_path / "limited", begin, limit_steps=3, resume=True) == [
         tmp_path / "limited/stage1",
@@ -141,7 +134,7 @@ def test_two_stages_follow_each_other_and_each_can_be_taken_up_again(own: Path, 
     assert json.loads((folders[1] / "run.json").read_text())["init"]["file"] == str(
         out / "stage1/last.safetensors"
     )
-    with pytest.raises(UsageError, match="it holds a run already; add --resume"):
+    with pytest.raises(UsageError, match="it holds a run already; resume it"):
         start(plan, out, begin)
     longer = replace(plan, stages={**plan.stages, "stage2": replace(plan.stages["stage2"], steps=5)})
     assert start(longer, out, begin, resume=True) == folders
@@ -155,7 +148,7 @@ def test_stage_2_alone_needs_stage_1_or_a_network(own: Path, tmp_path: Path) -> 
     path = tmp_path / "recipe.toml"
     path.write_text(NETWORK.replace("steps = 120\n", "") + STAGES.replace("proposal_share = 0.6\n", ""))
     plan = plan_training(Sources(data=own), path, {}, "2")
-    with pytest.raises(UsageError, match="run --stage 1 first, or give a network with --init"):
+    with pytest.raises(UsageError, match="run stage 1 first, or give a network"):
         start(plan, tmp_path / "run")
     save_network(tmp_path / "n.safetensors", small_network(), HEADER)
     assert start(plan, tmp_path / "run", Start(init=tmp_path / "n.safetensors")) == [tmp_path / "run/stage2"]
@@ -225,7 +218,7 @@ def test_fcn_starts_from_a_deconvnet(own: Path, tmp_path: Path, tiny_network: Pa
     assert torch.equal(network.encoder[0].conv1_1.conv.weight, source.encoder[0].conv1_1.conv.weight)
     assert network.arguments["classes"] == 3
     with pytest.raises(UsageError, match="the encoder of the DeconvNet has other layers"):
-        check_start(plan, Start(init=tiny_network), tmp_path / "other", resume=False, device="cpu")
+        check_start(plan, Start(init=tiny_network), tmp_path / "other", Options(CPU))
 
 
 def test_a_resumed_run_must_be_the_same_run(own: Path, tmp_path: Path) -> None:
@@ -235,17 +228,16 @@ def test_a_resumed_run_must_be_the_same_run(own: Path, tmp_path: Path) -> None:
     other = plan_of(own, tmp_path, steps=2, seed=9)
     with pytest.raises(UsageError, match="this run has other seed"):
         start(other, out, resume=True)
-    with pytest.raises(UsageError, match="photos, masks or classes have changed"):
-        run_training(plan, "another digest", Start(), out, device="cpu", resume=True)
-    with pytest.raises(UsageError, match="begun with other --scores"):
-        start(plan, out, Start(scores=tmp_path / "scores"), resume=True)
-    with (
-        filelock.FileLock(out / ".lock"),
-        pytest.raises(UsageError, match="another process is training there"),
-    ):
+    fewer = replace(plan, validation=replace(plan.validation, examples=plan.validation.examples[1:]))
+    with pytest.raises(UsageError, match="photos, masks, scores or classes have changed"):
+        start(fewer, out, resume=True)
+    with lock(out / ".lock"), pytest.raises(UsageError, match="another process is training there"):
         start(plan, out, resume=True)
+    left = out / f".deconvseg-{files._here()}-{2**22 + 1}-00000000.tmp"  # of a process that is no more
+    left.write_bytes(b"half a network")
     slower = plan_of(own, tmp_path, steps=3, learning_rate=1e-4)
     start(slower, out, resume=True)  # what helps after an exploded loss may change
+    assert not left.exists()
     (out / "run.json").write_text("{}")
     with pytest.raises(UsageError, match=r"run\.json: cannot be read"):
         start(plan, out, resume=True)
@@ -287,17 +279,15 @@ def test_a_resumed_run_keeps_the_start_it_had(own: Path, tmp_path: Path, tiny_ne
 def test_what_is_missing_is_found_before_the_data_is_read(own: Path, tmp_path: Path) -> None:
     plan = plan_of(own, tmp_path, NETWORK.replace('"none"', '"init"'))
 
-    def check(begin: Start, device: str = "cpu") -> None:
-        check_start(plan, begin, tmp_path / "run", resume=False, device=device)
+    def check(begin: Start) -> None:
+        check_start(plan, begin, tmp_path / "run", Options(CPU))
 
-    with pytest.raises(UsageError, match="starts from a trained network; name it with --init"):
+    with pytest.raises(UsageError, match="starts from a trained network; name one"):
         check(Start())
     with pytest.raises(WeightsError, match="no such network file"):
         check(Start(init=tmp_path / "n.safetensors"))
     with pytest.raises(UsageError, match=r"v\.safetensors: does not exist"):
         check(Start(init="default", vgg16=tmp_path / "v.safetensors"))
-    with pytest.raises(UsageError, match="unknown device"):
-        check(Start(init="default"), "gpu")
     check(Start(init="default"))
 
 
@@ -307,31 +297,17 @@ def test_a_recipe_that_describes_no_network_is_told(own: Path, tmp_path: Path) -
         start(plan, tmp_path / "run")
 
 
-def test_soft_labels_teach(
-    own: Path, tmp_path: Path, make_scores: Callable[[Path, Sequence[str]], Path]
-) -> None:
-    """With scores that call everything a disc, the network calls more of the photo a disc."""
-    plan = plan_of(own, tmp_path, steps=30)
-    scores = make_scores(tmp_path / "scores", plan.names)
-    shares = []
-    for name, begin, weight in (("plain", Start(), 0.0), ("soft", Start(scores=scores), 5.0)):
-        weighted = replace(plan, stages={"": replace(plan.stages[""], scores_weight=weight)})
-        (folder,) = start(weighted, tmp_path / name, begin)
-        labels = Segmenter(folder / "last.safetensors", proposals=0, crf=False).segment(
-            np.full((64, 64, 3), 115, np.uint8)
-        )
-        shares.append(labels.class_shares().get("disc", 0.0))
-    assert shares[1] > 0.9 > shares[0]
-
-
-@pytest.fixture
-def make_scores() -> Callable[[Path, Sequence[str]], Path]:
-    def make(folder: Path, names: Sequence[str]) -> Path:
-        folder.mkdir()
-        probabilities = np.zeros((3, 20, 30), np.float16)
-        probabilities[1] = 1
-        for name in names:
-            np.savez(folder / f"{name}.scores.npz", probabilities=probabilities, classes=np.array([*CLASSES]))
-        return folder
-
-    return make
+def test_soft_labels_teach(own: Path, tmp_path: Path) -> None:
+    """With scores that call everything a disc, and masks that do not count, the network does so."""
+    (tmp_path / "scores").mkdir()
+    sources = Sources(data=own, scores=[tmp_path / "scores"])
+    path = tmp_path / "recipe.toml"
+    path.write_text(NETWORK + "copy_paste = 0.3\n[mask_weight]\nOWN = 0\n".replace("OWN", own.name))
+    for example in plan_training(Sources(data=own), path, {}).training[own.name].examples:
+        width, height = Image.open(example.image).size
+        scores = np.zeros((3, height, width), np.float16)
+        scores[1] = 1
+        np.savez(tmp_path / f"scores/{example.name}.scores.npz", probabilities=scores, classes=[*CLASSES])
+    (folder,) = start(plan_training(sources, path, {"steps": 30}), tmp_path / "run")
+    segmenter = Segmenter(folder / "last.safetensors", proposals=0, crf=False)
+    assert segmenter.segment(np.full((64, 64, 3), 115, np.uint8)).class_shares()["disc"] > 0.9

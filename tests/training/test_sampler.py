@@ -12,10 +12,16 @@ from deconvseg.data.crops import ImageStore
 from deconvseg.errors import DataError
 from deconvseg.proposals.boxes import Boxes
 from deconvseg.proposals.cache import PhotoBoxes, ProposalFile
-from deconvseg.training.loop import TrainingData
-from deconvseg.training.sampler import CropSampler, jitter_colours, object_regions, proposal_regions
+from deconvseg.training.recipe import Recipe
+from deconvseg.training.sampler import (
+    CropSampler,
+    TrainingData,
+    jitter_colours,
+    object_regions,
+    proposal_regions,
+)
 
-from .conftest import CPU, RECIPE
+from .conftest import CPU, RECIPE, Shapes
 
 EXACT = replace(
     RECIPE,
@@ -24,8 +30,17 @@ EXACT = replace(
     scale_jitter=1.0,
     shift_jitter=0.0,
     colour_jitter=0.0,
-    mirror=False,
 )
+
+
+def store_of(*pairs: tuple[np.ndarray, np.ndarray]) -> ImageStore:
+    return ImageStore.load([lambda pair=pair: pair for pair in pairs], 64)
+
+
+def sampler_of(
+    store: ImageStore, recipe: Recipe, names: tuple[str, ...] = (), boxes: ProposalFile | None = None
+) -> CropSampler:
+    return CropSampler(TrainingData(store, names, boxes), recipe, CPU)
 
 
 def proposals(boxes: dict[str, list[list[float]]], height: int, width: int) -> ProposalFile:
@@ -48,25 +63,25 @@ def two_dogs() -> ImageStore:
     mask[31] = 255
     image = np.zeros((64, 64, 3), np.uint8)
     image[..., 0] = 200
-    return ImageStore.load([(image, mask)], 1, 64)
+    return store_of((image, mask))
 
 
-def test_a_steps_batch_is_always_the_same_and_others_differ(shapes: TrainingData) -> None:
-    sampler, again = (CropSampler(shapes.store, RECIPE, CPU) for _ in range(2))
+def test_a_steps_batch_is_always_the_same_and_others_differ(shapes: Shapes) -> None:
+    sampler, again = (sampler_of(shapes.training.store, RECIPE) for _ in range(2))
     first, second = sampler.batch(5), again.batch(5)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     assert not torch.equal(first.crops, sampler.batch(6).crops)
 
 
-def test_parts_of_a_batch_are_the_batch(shapes: TrainingData) -> None:
-    sampler = CropSampler(shapes.store, replace(RECIPE, label="object"), CPU)
+def test_parts_of_a_batch_are_the_batch(shapes: Shapes) -> None:
+    sampler = sampler_of(shapes.training.store, replace(RECIPE, label="object"))
     whole, parts = sampler.batch(3), [sampler.batch(3, slice(k, k + 4)) for k in (0, 4, 8, 12)]
     for field, together in zip(whole, zip(*parts, strict=True), strict=True):
         assert torch.equal(field, torch.cat(together))
 
 
-def test_classes_are_drawn_equally_often(shapes: TrainingData) -> None:
-    sampler = CropSampler(shapes.store, EXACT, CPU)
+def test_classes_are_drawn_equally_often(shapes: Shapes) -> None:
+    sampler = sampler_of(shapes.training.store, EXACT)
     # The middle of an object-centred crop is the object: discs and squares come equally often.
     middle = torch.cat([sampler.batch(step).labels[:, 16, 16] for step in range(40)])
     counts = torch.bincount(middle, minlength=3)
@@ -75,8 +90,8 @@ def test_classes_are_drawn_equally_often(shapes: TrainingData) -> None:
 
 
 def test_stage_1_labels_the_object_alone(two_dogs: ImageStore) -> None:
-    everything = CropSampler(two_dogs, replace(EXACT, enlarge=5.0), CPU).batch(0)
-    alone = CropSampler(two_dogs, replace(EXACT, enlarge=5.0, label="object"), CPU).batch(0)
+    everything = sampler_of(two_dogs, replace(EXACT, enlarge=5.0)).batch(0)
+    alone = sampler_of(two_dogs, replace(EXACT, enlarge=5.0, label="object")).batch(0)
     assert torch.equal(everything.crops, alone.crops)
     assert torch.equal(everything.labels == 255, alone.labels == 255)
     for labels, boxes in zip(alone.labels, alone.boxes, strict=True):
@@ -92,7 +107,7 @@ def test_stage_1_labels_the_object_alone(two_dogs: ImageStore) -> None:
 def test_boxes_are_enlarged_and_squared_or_stretched(two_dogs: ImageStore) -> None:
     sides = {}
     for square in (True, False):
-        batch = CropSampler(two_dogs, replace(EXACT, square=square), CPU).batch(0)
+        batch = sampler_of(two_dogs, replace(EXACT, square=square)).batch(0)
         sides[square] = {
             tuple(s) for s in (batch.boxes[:, 2:] - batch.boxes[:, :2]).round(decimals=3).tolist()
         }
@@ -102,9 +117,9 @@ def test_boxes_are_enlarged_and_squared_or_stretched(two_dogs: ImageStore) -> No
 
 def test_a_window_lies_anywhere_inside_the_box(two_dogs: ImageStore) -> None:
     recipe = replace(EXACT, window=0.5)
-    boxes = torch.cat([CropSampler(two_dogs, recipe, CPU).batch(step).boxes for step in range(30)])
+    boxes = torch.cat([sampler_of(two_dogs, recipe).batch(step).boxes for step in range(30)])
     assert torch.allclose(boxes[:, 2:] - boxes[:, :2], torch.tensor(12.0))
-    outer = CropSampler(two_dogs, EXACT, CPU).objects.boxes
+    outer = sampler_of(two_dogs, EXACT).objects.boxes
     offset = (boxes[:, 0] - (10 - 12)).abs().amin(), (boxes[:, 1] - (20 - 12)).abs().amin()
     assert max(offset) < 1  # the left dog's box begins at -2, 8, and some windows with it
     assert len(outer) == 3
@@ -119,39 +134,37 @@ def test_proposals_are_those_that_overlap_an_object(two_dogs: ImageStore) -> Non
         128,
         128,
     )
-    found = [[(1, (2, 10, 18, 30)), (2, (20, 12, 40, 28)), (1, (44, 10, 60, 30))]]
-    regions = proposal_regions(found, two_dogs.sizes, ["a"], boxes, 0.5)
+    regions = proposal_regions(two_dogs, ["a"], boxes, 0.5)
     assert regions.boxes.tolist() == [[2, 10, 18, 30], [2, 10, 18, 50], [44, 10, 60, 29], [20, 12, 40, 25]]
-    assert regions.number.tolist() == [1, 1, 3, 2]
+    assert regions.number.tolist() == [1, 1, 2, 3]  # objects come by class: dog, dog, cat
     assert regions.counts.tolist() == [3, 1]
-    assert len(proposal_regions(found, two_dogs.sizes, ["a"], boxes, 0.6)) == 3
-    assert len(object_regions(found)) == 3
+    assert len(proposal_regions(two_dogs, ["a"], boxes, 0.6)) == 3
+    assert len(object_regions(two_dogs.objects)) == 3
 
 
 def test_stage_2_draws_them_with_all_labels(two_dogs: ImageStore) -> None:
     boxes = proposals({"a": [[2, 10, 18, 30], [20, 12, 40, 28]]}, 64, 64)
     recipe = replace(EXACT, object_share=0.0, proposal_share=1.0)
-    batch = CropSampler(two_dogs, recipe, CPU, ["a"], boxes).batch(0)
+    batch = sampler_of(two_dogs, recipe, ["a"], boxes).batch(0)
     centres = ((batch.boxes[:, 0] + batch.boxes[:, 2]) / 2).tolist()
     assert set(centres) == {10.0, 30.0}
     assert 5 <= centres.count(10.0) <= 11  # two classes, equally often in 16
     assert batch.labels.unique().tolist() == [0, 1, 2, 255]
     with pytest.raises(DataError, match="there are none"):
-        CropSampler(two_dogs, recipe, CPU)
+        sampler_of(two_dogs, recipe)
     with pytest.raises(DataError, match=r"no proposal overlaps an object by 0\.9"):
         far = proposals({"a": [[0, 0, 64, 64]]}, 64, 64)
-        CropSampler(two_dogs, replace(recipe, overlap=0.9), CPU, ["a"], far)
+        sampler_of(two_dogs, replace(recipe, overlap=0.9), ["a"], far)
 
 
 def test_pasted_objects_lie_in_front_and_bring_their_labels(two_dogs: ImageStore) -> None:
     green = np.zeros((64, 64, 3), np.uint8)
     green[..., 1] = 200
     red = two_dogs.images[0].permute(1, 2, 0).numpy()
-    pairs = [(red, two_dogs.mask(0)), (green, np.zeros((64, 64), np.uint8))]
-    both = ImageStore.load(pairs, 2, 64)
+    both = store_of((red, two_dogs.labels[0].numpy()), (green, np.zeros((64, 64), np.uint8)))
     recipe = replace(EXACT, object_share=0.0, whole_share=1.0, crop_size=64)
-    plain = CropSampler(both, recipe, CPU).batch(0)
-    pasted = CropSampler(both, replace(recipe, copy_paste=0.5), CPU).batch(0)
+    plain = sampler_of(both, recipe).batch(0)
+    pasted = sampler_of(both, replace(recipe, copy_paste=0.5)).batch(0)
     assert torch.equal(plain.photo, pasted.photo) and torch.equal(plain.boxes, pasted.boxes)
     changed = (plain.crops != pasted.crops).flatten(1).any(1)
     assert 2 <= int(changed[plain.photo == 1].sum()) < int((plain.photo == 1).sum())  # about half
@@ -160,27 +173,30 @@ def test_pasted_objects_lie_in_front_and_bring_their_labels(two_dogs: ImageStore
         inside = functional.max_pool2d((labels == 0).float()[None], 3, 1, 1)[0] == 0
         assert torch.allclose(crop[0][inside], torch.tensor(200.0)) and (crop[1][inside] == 0).all()
         assert ((crop[1] > 0) | (labels > 0)).all()
+    # Soft labels of a photo do not count where it is void or an object lies in front.
+    assert torch.equal(plain.own, plain.labels != 255)
+    assert torch.equal(pasted.own[plain.photo == 1], pasted.labels[plain.photo == 1] == 0)
     with_objects = [int(labels.max()) for labels in pasted.labels[plain.photo == 1] if labels.any()]
     assert len(with_objects) == int(changed[plain.photo == 1].sum())
 
 
-def test_a_step_pastes_the_same_in_parts(shapes: TrainingData) -> None:
-    sampler = CropSampler(shapes.store, replace(RECIPE, copy_paste=0.7), CPU)
+def test_a_step_pastes_the_same_in_parts(shapes: Shapes) -> None:
+    sampler = sampler_of(shapes.training.store, replace(RECIPE, copy_paste=0.7))
     whole, parts = sampler.batch(3), [sampler.batch(3, slice(k, k + 4)) for k in (0, 4, 8, 12)]
     for field, together in zip(whole, zip(*parts, strict=True), strict=True):
         assert torch.equal(field, torch.cat(together))
 
 
 def test_masks_without_objects_are_refused() -> None:
-    store = ImageStore.load([(np.zeros((40, 40, 3), np.uint8), np.zeros((40, 40), np.uint8))], 1, 64)
+    store = store_of((np.zeros((40, 40, 3), np.uint8), np.zeros((40, 40), np.uint8)))
     with pytest.raises(DataError, match="nothing to learn"):
-        CropSampler(store, RECIPE, CPU)
+        sampler_of(store, RECIPE)
 
 
-def test_photos_of_a_step_are_named(shapes: TrainingData) -> None:
-    sampler = CropSampler(shapes.store, RECIPE, CPU, shapes.names)
+def test_photos_of_a_step_are_named(shapes: Shapes) -> None:
+    sampler = CropSampler(shapes.training, RECIPE, CPU)
     batch = sampler.batch(7)
-    assert sampler.photos(7) == sorted({shapes.names[i] for i in batch.photo.tolist()})
+    assert sampler.photos(7) == sorted({shapes.training.names[i] for i in batch.photo.tolist()})
 
 
 def test_colour_jitter_by_hand() -> None:

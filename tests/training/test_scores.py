@@ -1,52 +1,73 @@
-"""Soft labels: read, checked, and cut exactly where the crops are."""
+"""Soft labels: read, checked, cut exactly where the crops are, and learned from."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch.nn import functional
 
-from deconvseg.data.crops import ImageStore, cut_crops
 from deconvseg.errors import DataError
-from deconvseg.training.scores import SoftLabels
+from deconvseg.training.losses import Losses
+from deconvseg.training.scores import SoftLabels, mask_from_scores
 
-CPU = torch.device("cpu")
+from .conftest import RECIPE, replace, small_network
+
 CLASSES = ("ground", "left", "right")
+SIZES = torch.tensor([[48, 65], [30, 30]])
+
+
+def save(path: Path, classes: tuple[str, ...] = CLASSES, **changes: object) -> Path:
+    """`right` grows from left to right, `left` falls; at an eighth of a photo of 65 x 48 pixels."""
+    ramp = np.tile((np.arange(8, dtype=np.float16) + 0.5) / 8, (6, 1))
+    probabilities = np.stack([0 * ramp, 1 - ramp, ramp])
+    np.savez(path, **{"probabilities": probabilities, "classes": np.array(classes), **changes})  # type: ignore[arg-type]
+    return path
 
 
 @pytest.fixture
-def store() -> ImageStore:
-    """One photo of 64x48; the mask says left and right halves."""
-    mask = np.ones((48, 64), np.uint8)
-    mask[:, 32:] = 2
-    return ImageStore.load([(np.zeros((48, 64, 3), np.uint8), mask)], 1, 64)
-
-
-def save(path: Path, classes: tuple[str, ...] = CLASSES, **changes: object) -> None:
-    probabilities = np.zeros((3, 96, 128), np.float16)  # scores may be of the photo's own, larger size
-    probabilities[1, :, :64] = 1
-    probabilities[2, :, 64:] = 1
-    np.savez(path, **{"probabilities": probabilities, "classes": np.array(classes), **changes})  # type: ignore[arg-type]
+def soft(tmp_path: Path) -> SoftLabels:
+    """Of two photos, the second has none."""
+    return SoftLabels.load([save(tmp_path / "a.scores.npz"), None], SIZES, CLASSES)
 
 
 @pytest.mark.parametrize("mirror", [False, True])
-def test_soft_labels_lie_where_the_labels_do(tmp_path: Path, store: ImageStore, mirror: bool) -> None:
-    save(tmp_path / "a.scores.npz")
-    soft = SoftLabels.load(tmp_path, ["a"], store, CLASSES, CPU)
-    photo, boxes, flip = torch.tensor([0]), torch.tensor([[8.0, 8.0, 56.0, 56.0]]), torch.tensor([mirror])
-    _, labels = cut_crops(store, photo, boxes, flip, 32)
-    found = soft.cut(photo, boxes, flip, 32)
-    inside = torch.arange(32) < 26  # below row 48 of the photo there is nothing
-    assert (found.argmax(1)[0][inside] == labels[0][inside]).float().mean() > 0.95
-    assert found[0, :, :20].sum(0).allclose(torch.ones(20, 32), atol=1e-3)
-    assert found[0, :, -1].sum() == 0
+def test_soft_labels_follow_crop_scale_and_mirror_exactly(soft: SoftLabels, mirror: bool) -> None:
+    box, size = (10.5, -3.0, 47.25, 33.75), 21
+    where = torch.tensor([box]), torch.tensor([mirror])
+    found = soft.cut(torch.tensor([0]), *where, size)[0]
+    x = box[0] + (torch.arange(size) + 0.5) / size * (box[2] - box[0])  # centres of the crop's pixels
+    wanted = (x.flip(0) if mirror else x) / 65  # a share of the photo's width
+    torch.testing.assert_close(found[2], wanted.expand(size, -1), atol=2 / 255, rtol=0)
+    torch.testing.assert_close(found.sum(0), torch.ones(size, size))
 
 
-def test_bad_files_are_named(tmp_path: Path, store: ImageStore) -> None:
-    def load() -> None:
-        SoftLabels.load(tmp_path, ["a"], store, CLASSES, CPU)
+def test_photos_without_soft_labels_and_temperature(soft: SoftLabels) -> None:
+    photo, boxes = torch.tensor([1, 0]), torch.tensor([[0.0, 0, 30, 30]] * 2)
+    plain, softer, sharper = (
+        soft.cut(photo, boxes, torch.zeros(2, dtype=torch.bool), 8, t) for t in (1, 3, 0.5)
+    )
+    assert not plain[0].any() and not softer[0].any()
+    torch.testing.assert_close(softer[1], functional.normalize(plain[1] ** (1 / 3), p=1, dim=0))
+    assert (sharper[1].amax(0) >= plain[1].amax(0)).all()
 
+
+def test_they_are_held_as_bytes_at_a_quarter_of_the_photo_at_most(tmp_path: Path) -> None:
+    large = np.full((3, 480, 640), 1 / 3, np.float16)
+    path = save(tmp_path / "a.scores.npz", probabilities=large)
+    (held,) = SoftLabels.load([path], torch.tensor([[48, 64]]), CLASSES).maps
+    assert held is not None and held.dtype == torch.uint8 and held.shape == (3, 12, 16)
+    (small,) = SoftLabels.load([save(path)], torch.tensor([[384, 520]]), CLASSES).maps
+    assert small is not None and small.shape == (3, 6, 8)  # what the file has is enough
+
+
+def test_bad_files_are_named(tmp_path: Path) -> None:
     path = tmp_path / "a.scores.npz"
+
+    def load() -> None:
+        SoftLabels.load([path], SIZES[:1], CLASSES, workers=2)
+
     with pytest.raises(DataError, match=r"a\.scores\.npz: there is no such score file"):
         load()
     path.write_bytes(b"no zip")
@@ -55,6 +76,41 @@ def test_bad_files_are_named(tmp_path: Path, store: ImageStore) -> None:
     save(path, ("ground", "left", "up"))
     with pytest.raises(DataError, match="scores of other classes"):
         load()
-    save(path, probabilities=np.full((3, 4, 4), np.nan))
-    with pytest.raises(DataError, match="finite numbers"):
+    for wrong in (np.full((3, 6, 8), np.nan), np.full((3, 6, 8), 1.5), np.zeros((6, 8))):
+        save(path, probabilities=wrong)
+        with pytest.raises(DataError, match=r"numbers .* from 0 to 1"):
+            load()
+    save(path, probabilities=np.zeros((3, 8, 6)))
+    with pytest.raises(DataError, match=r"scores 6x8 are not of a photo 65x48"):
         load()
+
+
+def test_a_mask_made_of_scores_is_void_where_they_are_unsure(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
+    probabilities = np.zeros((3, 6, 8))
+    probabilities[:, :, :2] = np.array([0.2, 0.4, 0.4])[:, None, None]
+    probabilities[2, :, 2:] = 0.9
+    path = save(tmp_path / "a.scores.npz", probabilities=probabilities)
+    photo, mask = mask_from_scores(tmp_path / "a.png", path, CLASSES)
+    assert photo.shape == (48, 64, 3) and mask.shape == (48, 64) and mask.dtype == np.uint8
+    assert (mask[:, :10] == 255).all() and (mask[:, 20:] == 2).all()
+
+
+def test_losses_by_hand() -> None:
+    """Each crop counts by its weights; soft labels only where the labels are the photo's own."""
+    torch.manual_seed(0)
+    recipe = replace(RECIPE, presence_weight=0.0, temperature=2.0)
+    network = small_network(recipe).eval()
+    losses = Losses(network, torch.nn.Linear(16, 2), recipe)
+    inputs, labels = torch.randn(2, 3, 32, 32), torch.randint(0, 3, (2, 32, 32))
+    labels[:, :5] = 255
+    own = labels != 255
+    own[1, 20:] = False
+    soft = torch.rand(2, 3, 32, 32).softmax(1)
+    sums = losses(inputs, labels, own, torch.tensor([[1.0, 0.0], [0.5, 3.0]]), soft)
+    scores = network(inputs)
+    hard = functional.cross_entropy(scores, labels, ignore_index=255, reduction="none").sum((1, 2))
+    each = functional.cross_entropy(scores[1:] / 2, soft[1:], reduction="none")[0]
+    torch.testing.assert_close(sums[0], hard[0] + 0.5 * hard[1])
+    torch.testing.assert_close(sums[2], 3 * 4 * each[own[1]].sum())
+    assert sums[1] == 0

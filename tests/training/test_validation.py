@@ -3,13 +3,12 @@
 import pytest
 import torch
 
-from deconvseg.training.loop import TrainingData
 from deconvseg.training.validation import mean_iou, validate
 
-from .conftest import HEADER, RECIPE, small_network
+from .conftest import HEADER, RECIPE, Shapes, small_network
 
 
-def test_validation_counts_every_labelled_pixel_once(shapes: TrainingData) -> None:
+def test_validation_counts_every_labelled_pixel_once(shapes: Shapes) -> None:
     network = small_network()
     counted = validate(network, HEADER, shapes.validation, RECIPE)
     assert torch.equal(counted, validate(network, HEADER, shapes.validation, RECIPE, batch=3))
@@ -18,7 +17,7 @@ def test_validation_counts_every_labelled_pixel_once(shapes: TrainingData) -> No
     assert mean_iou(torch.zeros(2, 2)) == 0
 
 
-def test_every_module_has_its_mode_back(shapes: TrainingData) -> None:
+def test_every_module_has_its_mode_back(shapes: Shapes) -> None:
     network = small_network().train()
     network.encoder[:2].eval()
     before = [module.training for module in network.modules()]
