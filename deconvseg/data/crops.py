@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -17,7 +17,7 @@ from torch.nn import functional
 from deconvseg.data.masks import VOID
 from deconvseg.errors import DataError
 from deconvseg.images.components import components
-from deconvseg.machine import available_memory
+from deconvseg.machine import available_memory, pool
 
 OVERSAMPLE = 2
 """Samples per output pixel and axis; their mean is what keeps shrunk crops free of aliasing."""
@@ -25,8 +25,8 @@ MIN_OBJECT_SHARE = 0.002
 """Components smaller than this share of the photo are slivers cut off by a void border, not objects."""
 MOST_OBJECTS = 255
 """Objects of a photo beyond this number are left out: their numbers are kept in a byte."""
-_READ_AHEAD = 256
-"""Photos that are read before the next look at the memory that is left."""
+_BETWEEN_CHECKS = 256
+"""Photos between two looks at the memory that is left."""
 
 Pair: TypeAlias = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 """A photo, uint8 (H, W, 3) RGB, and its mask, uint8 (H, W): class indices, 255 for void."""
@@ -60,27 +60,26 @@ class ImageStore:
 
     @classmethod
     def load(
-        cls, readers: Sequence[Callable[[], Pair]], canvas: int = 384, *, workers: int = 1
+        cls, readers: Sequence[Callable[[], Pair]], canvas: int = 384, *, workers: int = 0
     ) -> ImageStore:
         """Reads photos with their masks; those with a longer side than the canvas are shrunk to it.
 
         Args:
             readers: each returns a photo with its mask, or raises what is wrong with them.
             canvas: in pixels.
-            workers: threads that read.
+            workers: threads that read, 0 or more.
 
         Raises:
             DataError: the photos need more memory than there is.
         """
         images, labels, objects_ = [], [], []
-        with ThreadPoolExecutor(workers) as pool:  # decoding does not hold the interpreter
-            for start in range(0, len(readers), _READ_AHEAD):
-                part = readers[start : start + _READ_AHEAD]
-                for image, mask in pool.map(lambda read: _fitted(*read(), canvas), part):
-                    images.append(torch.from_numpy(image).permute(2, 0, 1).contiguous())
-                    labels.append(torch.from_numpy(mask))
-                    objects_.append(objects(mask))
-                _refuse_too_large(labels, len(readers))
+        with pool(workers) as call_each:
+            for image, mask, found in call_each(partial(_read, canvas=canvas), readers):
+                images.append(image)
+                labels.append(mask)
+                objects_.append(found)
+                if len(labels) % _BETWEEN_CHECKS == 0:
+                    _refuse_too_large(labels, len(readers))
         return cls(images, labels, objects_, canvas)
 
     def __len__(self) -> int:
@@ -124,16 +123,15 @@ def _numbered_objects(mask: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], list[
     return number[parts], [Object(label, (x0, y0, x1, y1)) for label, (x0, y0, x1, y1) in rows]
 
 
-def _fitted(image: NDArray[np.uint8], mask: NDArray[np.uint8], canvas: int) -> Pair:
-    """Photo and mask, shrunk if a side is longer than the canvas."""
+def _read(reader: Callable[[], Pair], canvas: int) -> tuple[Tensor, Tensor, list[Object]]:
+    """Photo (3, H, W), mask and objects, shrunk if a side is longer than the canvas."""
+    image, mask = reader()
     scale = canvas / max(mask.shape)
-    if scale >= 1:
-        return image, mask
-    size = max(round(mask.shape[1] * scale), 1), max(round(mask.shape[0] * scale), 1)
-    return (
-        np.array(Image.fromarray(image).resize(size, Image.Resampling.BOX)),
-        np.array(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST)),
-    )
+    if scale < 1:
+        size = max(round(mask.shape[1] * scale), 1), max(round(mask.shape[0] * scale), 1)
+        image = np.array(Image.fromarray(image).resize(size, Image.Resampling.BOX))
+        mask = np.array(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
+    return torch.from_numpy(image).permute(2, 0, 1).contiguous(), torch.from_numpy(mask), objects(mask)
 
 
 def _refuse_too_large(read: Sequence[Tensor], count: int) -> None:

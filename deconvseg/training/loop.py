@@ -62,7 +62,7 @@ class Options:
         device: where to train.
         resume: go on from the run folder's checkpoint, if there is one yet.
         limit_steps: stop, with a checkpoint, after this many steps of this call, unless that ends the run.
-        workers: threads or processes that prepare the data.
+        workers: threads that prepare the data, 1 or more.
         reporter: hears what happens.
         interrupted: asked after every step; once it is true, a checkpoint is written and the run ends.
     """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from deconvseg.data.crops import Pair, sampling_grid
 from deconvseg.data.masks import VOID
 from deconvseg.errors import DataError
 from deconvseg.images.read import read_image
+from deconvseg.machine import pool
 
 SUFFIX = ".scores.npz"
 """What follows a photo's name in that of its score file."""
@@ -41,7 +41,7 @@ class SoftLabels:
 
     @classmethod
     def load(
-        cls, files: Sequence[Path | None], sizes: Tensor, classes: Sequence[str], *, workers: int = 1
+        cls, files: Sequence[Path | None], sizes: Tensor, classes: Sequence[str], *, workers: int = 0
     ) -> SoftLabels:
         """Reads score files, as `Segmentation.save(..., "scores")` writes them.
 
@@ -49,14 +49,14 @@ class SoftLabels:
             files: of each photo of a store; None where it has none.
             sizes: the store's `sizes`.
             classes: names that the files must have, background first.
-            workers: threads that read.
+            workers: threads that read, 0 or more.
 
         Raises:
             DataError: a file is missing, damaged, of other classes, or of a photo of another shape.
         """
-        with ThreadPoolExecutor(workers) as pool:
-            maps = pool.map(partial(_read_map, classes=classes), files, sizes.tolist())
-            return cls(list(maps), sizes)
+        with pool(workers) as call_each:
+            pairs = zip(files, sizes.tolist(), strict=True)
+            return cls(list(call_each(partial(_read_map, classes), pairs)), sizes)
 
     def to(self, device: torch.device) -> SoftLabels:
         """The soft labels on another device."""
@@ -106,7 +106,8 @@ def mask_from_scores(image: Path, scores: Path, classes: Sequence[str]) -> Pair:
     return photo, label.masked_fill_(share < SURE, VOID).byte().numpy()
 
 
-def _read_map(file: Path | None, size: tuple[int, int], classes: Sequence[str]) -> Tensor | None:
+def _read_map(classes: Sequence[str], pair: tuple[Path | None, list[int]]) -> Tensor | None:
+    file, size = pair
     if file is None:
         return None
     values = torch.from_numpy(_read(file, size, classes)).float()
