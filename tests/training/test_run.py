@@ -123,7 +123,7 @@ def test_two_stages_follow_each_other_and_each_can_be_taken_up_again(own: Path, 
     begin = Start(proposals=tmp_path / "p.npz")
     folders = start(plan, out, begin, reporter=told)
     assert folders == [out / "stage1", out / "stage2"]
-    assert read_proposals(tmp_path / "p.npz").rows.keys() == set(plan.names)
+    assert read_proposals(tmp_path / "p.npz").photos.keys() == set(plan.names)
     assert start(plan, tmp_path / "limited", begin, limit_steps=3) == [tmp_path / "limited/stage1"]
     assert start(plan, tmp_path / "limited", begin, limit_steps=3, resume=True) == [
         tmp_path / "limited/stage1",
