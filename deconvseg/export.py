@@ -110,40 +110,32 @@ def _crops(network: SegmentationNetwork, photos: Sequence[ImageLike]) -> Tensor:
     return torch.stack(list(islice(by_rank, CROPS)))
 
 
+@torch.inference_mode()
 def _compare(network: SegmentationNetwork, model: object, crops: Tensor) -> Parity:
     exported = OnnxNetwork(model)
-    differences, labels, switches = [], [], [np.ones(0)]
+    differences, own_differences, labels, switches = [], [], [], [torch.ones(0)]
     for part in torch.split(crops, _AT_A_TIME):
-        theirs, given = exported(np.ascontiguousarray(part.numpy()))
-        forced, ours, own = _answers(network, part, [torch.from_numpy(one) for one in given])
-        differences.append([np.abs(scores - theirs).max() for scores in (forced, ours)])
-        labels.append((ours.argmax(1) == theirs.argmax(1)).ravel())
-        switches += [(one.numpy() == other).ravel() for one, other in zip(own, given, strict=True)]
-    difference, own_difference = np.max(differences, 0).tolist()
-    same = np.concatenate(switches)
+        scores, given = exported(np.ascontiguousarray(part.numpy()))
+        theirs, chosen = torch.from_numpy(scores), [torch.from_numpy(one) for one in given]
+        ours = forced = network(part)
+        if isinstance(network, DeconvNet):
+            code, own = network.encode(part)
+            # A decoder that ends early leaves the first poolings as they are.
+            unused = own[: len(own) - len(chosen)]
+            forced = network.decode(code, unused + chosen)
+            pairs = zip(own[len(unused) :], chosen, strict=True)
+            switches += [(one == other).flatten().float() for one, other in pairs]
+        differences.append((forced - theirs).abs().max())
+        own_differences.append((ours - theirs).abs().max())
+        labels.append((ours.argmax(1) == theirs.argmax(1)).flatten().float())
+    same = torch.cat(switches)
     return Parity(
         len(crops),
-        difference,
-        own_difference,
-        float(np.concatenate(labels).mean()),
-        float(same.mean()) if len(same) else 1.0,
+        float(max(differences)),
+        float(max(own_differences)),
+        float(torch.cat(labels).double().mean()),
+        float(same.double().mean()) if len(same) else 1.0,
     )
-
-
-@torch.inference_mode()
-def _answers(
-    network: SegmentationNetwork, crops: Tensor, given: list[Tensor]
-) -> tuple[NDArray[np.float32], NDArray[np.float32], list[Tensor]]:
-    """torch's scores with the given switches and with its own, and its own of the same poolings."""
-    if not isinstance(network, DeconvNet):
-        scores = network(crops).numpy()
-        return scores, scores, []
-    features, switches = network.pool(crops)
-    code = network.compress(features)
-    # A decoder that ends early leaves the first poolings as they are.
-    unused = switches[: len(switches) - len(given)]
-    forced, ours = (network.decode(code, chosen).numpy() for chosen in (unused + given, switches))
-    return forced, ours, switches[len(unused) :]
 
 
 def require_onnx() -> None:
@@ -203,7 +195,9 @@ def onnx_model(network: SegmentationNetwork, header: NetworkHeader, opset: int =
         del item.metadata_props[:]
         item.doc_string = ""
     model.producer_name, model.producer_version = "deconvseg", __version__
-    for key, value in _metadata(network, header).items():
+    about = {"architecture": network.architecture, "classes": header.classes, "palette": header.palette}
+    about |= {"side": network.side, "order": "RGB", "mean": header.mean, "scale": header.scale}
+    for key, value in about.items():
         model.metadata_props.add(key=key, value=json.dumps(value))
     return model
 
@@ -274,15 +268,3 @@ def _switches() -> dict[Any, Any]:
 
     aten = torch.ops.aten
     return {aten.max_pool2d_with_indices.default: pool, aten.max_unpool2d.default: unpool}
-
-
-def _metadata(network: SegmentationNetwork, header: NetworkHeader) -> dict[str, object]:
-    return {
-        "architecture": network.architecture,
-        "classes": header.classes,
-        "palette": header.palette,
-        "side": network.side,
-        "order": "RGB",
-        "mean": header.mean,
-        "scale": header.scale,
-    }

@@ -50,6 +50,12 @@ def replace_classes(network: SegmentationNetwork, classes: int) -> SegmentationN
     return changed
 
 
+def resized_kernel(weight: Tensor, side: int) -> Tensor:
+    """Kernels (..., k, k) interpolated to side x side."""
+    size = (side, side)
+    return functional.interpolate(weight.float(), size, mode="bilinear", align_corners=True).to(weight.dtype)
+
+
 @torch.no_grad()
 def average(
     first: SegmentationNetwork, second: SegmentationNetwork, share: float, *, encoder_only: bool = False
@@ -69,9 +75,8 @@ def average(
         UsageError: the networks, or their encoders, have different layers.
     """
     own, other = ((network.encoder if encoder_only else network).state_dict() for network in (first, second))
-    if {name: values.shape for name, values in own.items()} != {
-        name: values.shape for name, values in other.items()
-    }:
+    layers, others = ({name: values.shape for name, values in s.items()} for s in (own, other))
+    if layers != others:
         what = "encoders" if encoder_only else "networks (their encoders alone may be alike)"
         raise UsageError(f"the {what} have different layers, and no average; take two of one training")
     for name, values in own.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deconvseg.network.base import SegmentationNetwork, check_sizes, unit, vgg_encoder
+from deconvseg.network.base import SegmentationNetwork, check_sizes, resized_kernel, unit, vgg_encoder
 
 STRIDE = 32
 """Five 2x2 poolings: one cell of the last pooling sees 32 x 32 pixels of the crop."""
@@ -150,15 +150,11 @@ def resize_bottleneck(network: DeconvNet, crop_size: int) -> DeconvNet:
         network: trained at its own crop size.
         crop_size: side of the new square input in pixels, a multiple of 32.
     """
-    arguments = {**network.arguments, "crop_size": crop_size}
-    resized = DeconvNet(**arguments)
-    state = network.state_dict()
-    cells, old = crop_size // STRIDE, network.crop_size // STRIDE
-    for layer, gain in (("fc6", (old / cells) ** 2), ("fc6_deconv", 1.0)):
-        weight = state[f"{layer}.conv.weight"]
-        state[f"{layer}.conv.weight"] = gain * functional.interpolate(
-            weight.float(), (cells, cells), mode="bilinear", align_corners=True
-        ).to(weight.dtype)
+    resized = DeconvNet(**{**network.arguments, "crop_size": crop_size})
+    state, cells = network.state_dict(), crop_size // STRIDE
+    for layer, gain in (("fc6", (network.crop_size / crop_size) ** 2), ("fc6_deconv", 1.0)):
+        name = f"{layer}.conv.weight"
+        state[name] = gain * resized_kernel(state[name], cells)
     resized.load_state_dict(state)
     return resized
 

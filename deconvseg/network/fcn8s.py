@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deconvseg.network.base import SegmentationNetwork, check_sizes, unit, vgg_encoder
+from deconvseg.network.base import SegmentationNetwork, check_sizes, resized_kernel, unit, vgg_encoder
 from deconvseg.network.deconvnet import DeconvNet
 
 STRIDE = 32
@@ -169,10 +169,8 @@ def start_from_deconvnet(network: FCN8s, source: DeconvNet) -> None:
     network.pool5_norm.load_state_dict(source.bottleneck_norm.state_dict())
     network.fc7.load_state_dict(source.fc7.state_dict())
     state = source.fc6.state_dict()
-    old, new = state["conv.weight"].shape[-1], network.arguments["head_kernel"]
-    state["conv.weight"] = (old / new) ** 2 * functional.interpolate(
-        state["conv.weight"].float(), (new, new), mode="bilinear", align_corners=True
-    )
+    kernel, side = state["conv.weight"], network.arguments["head_kernel"]
+    state["conv.weight"] = (kernel.shape[-1] / side) ** 2 * resized_kernel(kernel, side)
     network.fc6.load_state_dict(state)
 
 
