@@ -165,7 +165,8 @@ def test_a_stop_does_not_wait_for_the_rest(add: Add, monkeypatch: pytest.MonkeyP
         return np.zeros((1, 2), np.uint8)
 
     monkeypatch.setattr(check, "read_mask", read_mask)
-    many = [replace(add("a", [[0, 1]]), name=f"{i}") for i in range(300)]
+    one = add("a", [[0, 1]])
+    many = [replace(one, name=f"{i}") for i in range(300)]
 
     def stop() -> None:
         raise KeyboardInterrupt

