@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,6 +21,8 @@ from deconvseg.batch.records import Record, new_record
 from deconvseg.batch.shard import Shard
 from deconvseg.batch.work import Done, Job, Work, through_network
 from deconvseg.errors import DeconvSegError, InputError, MissingDependencyError, UsageError, one_line
+from deconvseg.identity import code_digest
+from deconvseg.images.kinds import KINDS
 from deconvseg.images.read import MAX_PIXELS
 from deconvseg.machine import available_memory, cores, is_out_of_memory, pool
 
@@ -177,7 +180,7 @@ class FolderRun:
                 max_pixels=self._options.max_pixels,
                 folder=self.manifest.folder if self.manifest else None,
             )
-            self._settings, self._shaped = segmenter.settings_hash(), work.options()
+            self._settings, self._shaped = _settings_hash(segmenter), work.options()
         with self.manifest.locked() if self.manifest else nullcontext():
             self._skip_done()
             if started:
@@ -335,3 +338,10 @@ def describe(error: Exception, title: str) -> str:
         return one_line(f"{title}: out of memory; try a smaller photo, smaller batches or fewer regions")
     first = str(error).strip().partition("\n")[0]
     return one_line(f"{title}: {type(error).__name__}: {first}")
+
+
+def _settings_hash(segmenter: Segmenter) -> str:
+    """Of all that shapes results: the Segmenter with its code, and the code that writes any kind."""
+    writers = sorted({kind.writer.partition(":")[0] for kind in KINDS.values()})
+    parts = [segmenter.settings_hash(), *(code_digest(f"deconvseg.images.{writer}") for writer in writers)]
+    return hashlib.sha256("".join(parts).encode()).hexdigest()[:16]

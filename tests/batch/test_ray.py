@@ -1,5 +1,7 @@
 """Runs on Ray: the same files as without it, faults cost one photo, killed workers nothing."""
 
+from __future__ import annotations
+
 import os
 import signal
 import sys
