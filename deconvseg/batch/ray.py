@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from deconvseg.batch.work import Done, Job, Work, through_network
 from deconvseg.errors import InputError, MissingDependencyError, UsageError, WorkerError
+from deconvseg.machine import cores as own_cores
 from deconvseg.remote import is_remote
 
 if TYPE_CHECKING:
@@ -309,7 +310,7 @@ def joined(address: str | None, cores: int, debug: bool = False) -> Iterator[Any
             else:
                 ray.init(
                     "local",
-                    num_cpus=max(cores(), cores),
+                    num_cpus=max(own_cores(), cores),
                     include_dashboard=False,
                     _temp_dir=folder,
                     **says,

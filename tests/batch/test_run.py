@@ -3,8 +3,11 @@
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -248,6 +251,34 @@ def test_nothing_is_imported_from_the_current_folder(
     done = subprocess.run([*command, *options], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert not Path("ran").exists()
+
+
+def test_signed_addresses_of_the_web(
+    segmenter: Segmenter, photos: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Photos by any name; the signature is told to the server alone."""
+    pytest.importorskip("aiohttp")
+    monkeypatch.setenv("no_proxy", "*")
+    Path("in/6.png").rename("in/12345")
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *arguments: object) -> None:
+            asked.append(self.path)
+
+    asked: list[str] = []
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory="in")) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        inputs = [
+            f"{address}/1.png?sig=secret",
+            f"{address}/12345?sig=secret",
+            f"{address}/gone.png?sig=secret",
+        ]
+        run = segment_folder(inputs, "out", segmenter)
+        server.shutdown()
+    assert [record["status"] for record in run.records] == ["done", "done", "failed"]
+    assert contents("out").keys() == {"1.png", "12345.png", "segment.jsonl"}
+    assert b"secret" not in contents("out")["segment.jsonl"] and "/1.png?sig=secret" in asked
 
 
 MEMORY = """
