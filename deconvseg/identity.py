@@ -26,7 +26,7 @@ def _sources(module: str) -> dict[str, bytes]:
         found[name] = path.read_bytes()
         for node in ast.walk(ast.parse(found[name])):
             if isinstance(node, ast.ImportFrom) and f"{node.module}.".startswith("deconvseg."):
-                names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+                names += [f"{node.module}", *(f"{node.module}.{alias.name}" for alias in node.names)]
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from deconvseg.errors import UsageError
 from deconvseg.images.read import PhotoPixels
 from deconvseg.machine import is_out_of_memory
 from deconvseg.network.base import SegmentationNetwork
@@ -30,6 +32,33 @@ FINISHED = 2
 SAMPLED = 4
 """Whether a photo is finished is decided on every fourth pixel of every fourth row: all of them would cost
 as much time as two regions."""
+
+
+_threads_used = _threads_lost = False
+
+
+def use_threads() -> None:
+    """To be called before torch or OpenCV start threads: in a fork of a process that has, they would hang.
+
+    Raises:
+        UsageError: this process is such a fork.
+    """
+    global _threads_used
+    if _threads_lost:
+        raise UsageError(
+            "this process was forked from one that had segmented before, whose threads it lacks; "
+            "start workers with multiprocessing.get_context('spawn'), or use threads"
+        )
+    _threads_used = True
+
+
+def _after_fork() -> None:
+    global _threads_lost
+    _threads_lost = _threads_used
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class Clock:
@@ -257,9 +286,11 @@ class PartialResult:
                 None takes that of the settings.
         """
         partner = self._partner_scores()
-        if partner is not None and rule == "alone":
-            return partner.softmax(0).cpu().numpy()
-        return self._combine(self._fusion, partner, rule).cpu().numpy()
+        if rule == "alone":
+            found = self._fusion.probabilities() if partner is None else partner.softmax(0)
+        else:
+            found = self._combine(self._fusion, partner, rule)
+        return found.cpu().numpy()
 
     def finish(self) -> tuple[Prepared, NDArray[np.float32]]:
         """The photo, its `boxes` those looked at and its `seconds` completed, and its probabilities."""
@@ -280,7 +311,7 @@ class PartialResult:
             self._partner = self._inference.partner_scores(self.prepared.image)
         return self._partner
 
-    def _combine(self, fusion: Fusion, partner: Tensor | None, rule: str | None = None) -> Tensor:
+    def _combine(self, fusion: Fusion, partner: Tensor | None, rule: EnsembleRule | None = None) -> Tensor:
         settings = self._inference.settings
         if partner is None:
             return fusion.probabilities()

