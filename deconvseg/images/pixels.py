@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +55,7 @@ def orientation_of(image: Image.Image) -> int:
     This decides for all readers. XMP data is not asked, as browsers do not.
     """
     value: object = 1
-    xmp = {}
+    xmp: dict[Any, Any] = {}
     try:
         if image.format == "PNG":
             image.load()  # its EXIF data can come last

@@ -233,10 +233,12 @@ def _decode(stream: BinaryIO, name: str, side: int | None, max_pixels: int) -> P
                 _refuse_large(image.size, max_pixels, name)
                 if image.format == "JPEG2000" and (profile := _jp2_profile(stream)):
                     image.info["icc_profile"] = profile
-                deep = image.mode == "RGB" and ";16" in str(image.tile)
+                deep = image.mode in ("RGB", "RGBA", "LA") and ";16" in str(image.tile)
                 photo = _pixels(image, side)
-                if deep and photo.image.max() < 64:  # Pillow has kept the upper 8 bits, and few are used
-                    return _by_opencv(stream, side, image.info) or photo
+                # Pillow keeps the upper 8 of 16 bits; where few of them are used, OpenCV has them all.
+                colours = image.getextrema()[: 1 if image.mode == "LA" else 3] if deep else [(0, 255)]
+                if max(high for _, high in colours) < 64:
+                    photo = _by_opencv(stream, side, image.info) or photo
                 return photo
         except UnidentifiedImageError:
             if not start.startswith(_TIFF_STARTS):
@@ -314,9 +316,12 @@ def _by_opencv(
     """A grey or RGB photo of more than 8 bits in all its bits; of a TIFF, turned. None if it is not one."""
     stream.seek(0)
     values = cv2.imdecode(np.frombuffer(stream.read(), np.uint8), cv2.IMREAD_UNCHANGED)
-    if values is None or values.dtype == np.uint8 or values.shape[2:] not in ((), (3,)):
+    transparent = values is not None and values.shape[2:] == (4,)
+    if values is None or values.dtype == np.uint8 or (transparent and values.dtype != np.uint16):
         return None
-    image, note = image_of(values if values.ndim == 2 else values[:, :, ::-1], white_is_zero=white_is_zero)
+    image, note = image_of(values if values.ndim == 2 else values[:, :, 2::-1], white_is_zero=white_is_zero)
+    if transparent:
+        image.putalpha(Image.fromarray((values[:, :, 3] >> 8).astype(np.uint8)))
     image.info.update({key: info[key] for key in ("icc_profile", "exif") if key in info})
     photo = _pixels(image, side)
     return replace(photo, notes=(*filter(None, [note]), *photo.notes))

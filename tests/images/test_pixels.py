@@ -282,15 +282,23 @@ def test_colours_of_more_than_8_bits(kind: Any, order: str) -> None:
     assert len(photo.notes) == 1
 
 
-def test_16_bit_png_in_colour_that_uses_12_bits() -> None:
-    header = struct.pack(">IIBBBBB", 128, 128, 16, 2, 0, 0, 0)
-    rows = (COLOURS * np.uint16(16) + 15).astype(">u2").reshape(128, -1)
+@pytest.mark.parametrize("kind", [2, 4, 6], ids=["RGB", "LA", "RGBA"])
+def test_16_bit_png_that_uses_12_bits(kind: int) -> None:
+    colours = COLOURS if kind != 4 else COLOURS[:, :, :1]
+    wide = colours * np.uint16(16) + 15
+    wanted = np.rint((np.broadcast_to(colours, COLOURS.shape) * 16.0 + 15) * 255 / 4095)
+    if kind != 2:
+        alpha = np.full((128, 128, 1), 65535, np.uint16)
+        alpha[:9] = 0
+        wide = np.concatenate([wide, alpha], 2)
+        wanted[:9] = 255
+    rows = wide.astype(">u2").reshape(128, -1)
     lines = b"".join(b"\0" + row.tobytes() for row in rows)
-    png = b"\x89PNG\r\n\x1a\n"
+    png, header = b"\x89PNG\r\n\x1a\n", struct.pack(">IIBBBBB", 128, 128, 16, kind, 0, 0, 0)
     for name, data in ((b"IHDR", header), (b"IDAT", zlib.compress(lines)), (b"IEND", b"")):
         png += struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
     photo = read(png)
-    np.testing.assert_array_equal(photo.image, np.rint((COLOURS * 16.0 + 15) * 255 / 4095))
+    np.testing.assert_array_equal(photo.image, wanted)
     assert "4095 is taken for white" in photo.notes[0]
 
 
