@@ -122,7 +122,7 @@ def lookup(name: str) -> Entry:
 def located(entry: Entry) -> Path | None:
     """The file of an entry: shipped, or in the cache folder; None if it is in neither."""
     places = [folder / entry.file for folder in (weights_folder(), cache_folder()) if folder]
-    # pathlib raises if a folder may not be searched, as another user's home.
+    # pathlib raises if a folder may not be searched, like another user's home, or if a name is too long.
     return next((path for path in places if os.path.isfile(path)), None)  # noqa: PTH113
 
 
@@ -265,7 +265,7 @@ def _file(given: str | Path, kind: str) -> Path:
     entry = find(given) if isinstance(given, str) else None
     if entry is None:
         path = Path(given)
-        if not path.is_file():
+        if not os.path.isfile(path):  # noqa: PTH113
             hint = f"; {_nearest(given)}" if isinstance(given, str) else ""
             raise WeightsError(f"{given}: no such {word} file, nor {article} {word}'s name{hint}")
         return path
