@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from unicodedata import normalize
@@ -94,28 +94,35 @@ def find_pictures(
         leave_out: a folder that is not entered, by whatever name.
 
     Raises:
-        DataError: a folder cannot be listed, a link leads nowhere, or two pictures have one name.
+        DataError: a folder cannot be listed, a link to one leads nowhere, or two pictures have one name.
     """
     if not folder.is_dir():
         return {}
     closed = leave_out and os.path.realpath(leave_out)
 
-    def refuse(error: OSError) -> None:
-        raise DataError(f"{error.filename}: cannot be read ({error.strerror}); mend or remove it") from error
+    broken: list[Path] = []
 
-    found: dict[str, Path] = {}
-    paths = walk(str(folder), leave_out=lambda at, _: os.path.realpath(at) == closed, refused=refuse)
-    for path in sorted(map(Path, paths)):
-        if path.suffix.lower() not in suffixes:
-            continue
-        name = normalize("NFC", path.relative_to(folder).with_suffix("").as_posix())
-        other = found.setdefault(name, path)
-        old, new = (((p.suffix == prefer) + (p.suffix.lower() == prefer)) for p in (other, path))
-        if other != path and old == new:
-            raise DataError(f"{path}: {other.name} has the same name without suffix; rename one of them")
-        if new > old:
-            found[name] = path
-    return found
+    def refuse(error: OSError) -> None:
+        broken.append(Path(error.filename))
+        if broken[-1].suffix.lower() not in suffixes:  # of a picture it is told when that is read
+            raise DataError(f"{error.filename}: cannot be read ({error.strerror}); mend or remove it")
+
+    found: dict[str, list[Path]] = {}
+    files = walk(str(folder), leave_out=lambda at, _: os.path.realpath(at) == closed, refused=refuse)
+    for path in (*map(Path, files), *broken):
+        if path.suffix.lower() in suffixes:
+            name = normalize("NFC", path.relative_to(folder).with_suffix("").as_posix())
+            found.setdefault(name, []).append(path)
+    return {name: _preferred(sorted(found[name]), prefer) for name in sorted(found)}
+
+
+def _preferred(paths: Sequence[Path], suffix: str) -> Path:
+    """That of pictures of one name which ends like this, in any case of letters if none does exactly."""
+    exact = [path for path in paths if path.suffix == suffix]
+    best = exact or [path for path in paths if path.suffix.lower() == suffix] or paths
+    if len(best) > 1:
+        raise DataError(f"{best[1]}: {best[0].name} has the same name without suffix; rename one of them")
+    return best[0]
 
 
 def read_lines(path: Path) -> list[str]:
