@@ -35,19 +35,19 @@ STYLE = """
   --full: #1f2a36; --link: #56b4e9; --deep: #9ecae1; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 76rem; padding: 1rem; font: 1rem/1.5 system-ui, sans-serif;
-  color: var(--ink); background: var(--paper); overflow-wrap: anywhere; }
+  color: var(--ink); background: var(--paper); }
 h2 { margin: 2.5rem 0 .5rem; border-bottom: 1px solid var(--line); }
-h4 { margin: 1.5rem 0 .25rem; } figure { margin: 0; } pre { white-space: pre-wrap; }
+h4 { margin: 1.5rem 0 .25rem; } figure { margin: 0; } code, pre { white-space: pre-wrap; }
+h4, code, pre { overflow-wrap: anywhere; }
 small, dt, caption, figcaption, footer { font-weight: normal; color: var(--faint); font-size: .9rem; }
 a { display: inline-block; color: var(--link); padding-right: .8rem; }
 dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: .75rem; }
-dl div { display: flex; flex-direction: column; justify-content: space-between; padding: .6rem .8rem;
-  border: 1px solid var(--line); border-radius: .4rem; }
+dl div { padding: .6rem .8rem; border: 1px solid var(--line); border-radius: .4rem; }
 dd { margin: 0; font-size: 1.5rem; } .wide { overflow-x: auto; } .matrix .dark { color: var(--paper); }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap; }
 caption { text-align: left; padding: .3rem 0; white-space: normal; }
 th, td { padding: .15rem .6rem; text-align: right; font-weight: normal; }
-th:first-child, .bars th:nth-child(2) { text-align: left; } th:first-child { padding-left: 0; }
+th:first-child, .bars th:nth-child(2) { text-align: left; padding-left: 0; }
 thead th { border-bottom: 1px solid var(--line); font-weight: 600; }
 .full, .full th, .full td { background: var(--full); font-weight: 600; }
 .bar { width: 24rem; min-width: 8rem; }
@@ -59,7 +59,7 @@ thead th { border-bottom: 1px solid var(--line); font-weight: 600; }
 .pictures { display: grid; grid-template-columns: repeat(4, 1fr); gap: .5rem; break-inside: avoid; }
 .pictures img { display: block; width: 100%; height: auto; }
 @media (max-width: 40rem) { h1 small { display: block; } .pictures { grid-template-columns: 1fr 1fr; }
-  th, td { padding: .15rem .3rem; } .bars th:first-child { white-space: normal; min-width: 6rem; }
+  th, td { padding: .15rem .3rem; } .bars th:first-child { white-space: normal; min-width: 7.5rem; }
   .bar { width: 7rem; min-width: 4rem; } }
 """
 METHOD = f"""<details><summary>How the figures are counted</summary><p>Labels are compared at the size of
@@ -71,8 +71,8 @@ mean of the shares of predicted outline that is right and of true outline that i
 object of the truth, its pixels that are found over those and the pixels near it that are falsely taken for
 its class.</p></details>"""
 GALLERY = f"""<p>By mean IoU over the classes in a photo. White in the truth is void. In the difference,
-objects that are right are bright, mistakes in colour: <b style="color:rgb{ORANGE}">■</b> missed, <b
-style="color:rgb{BLUE}">■</b> falsely found, <b style="color:rgb{PURPLE}">■</b> another class.</p>"""
+objects that are right are bright, mistakes in colour: <b style="color:rgb{ORANGE}">■</b>&nbsp;missed, <b
+style="color:rgb{BLUE}">■</b>&nbsp;falsely found, <b style="color:rgb{PURPLE}">■</b>&nbsp;other class.</p>"""
 
 Entry = TypeVar("Entry")
 
