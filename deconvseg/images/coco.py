@@ -113,7 +113,8 @@ def _corners(loop: NDArray[np.int32]) -> list[list[int]]:
     loop = loop[(loop != np.roll(loop, 1, 0)).any(1)]
     come, go = loop - np.roll(loop, 1, 0), np.roll(loop, -1, 0) - loop
     loop = loop[come[:, 0] * go[:, 1] != come[:, 1] * go[:, 0]]
-    return np.roll(loop, -np.lexsort(loop.T)[0], 0).tolist()
+    corners: list[list[int]] = np.roll(loop, -np.lexsort(loop.T)[0], 0).tolist()
+    return corners
 
 
 def merge_coco(parts: Sequence[Path], target: Path) -> list[str]:

@@ -91,15 +91,11 @@ def as_photo(photo: ImageLike, size: tuple[int, int] | None = None) -> PhotoPixe
         raise InputError(f"{type(photo).__module__}.{type(photo).__name__} is no photo; {_ARRAYS}")
     if fault := _fault(photo):
         raise InputError(f"a {photo.dtype} array {photo.shape} is no photo: {fault}")
-    note = ""
-    if photo.shape[2:] == (3,):
-        pixels = photo.copy()  # its owner may change it, while a result goes on showing it
-    elif photo.dtype == np.uint8:
-        pixels, _ = upright_srgb(Image.fromarray(photo))
-    else:
-        image, note = image_of(photo)
-        pixels, _ = upright_srgb(image)
-    return PhotoPixels(pixels, *(size or photo.shape[:2]), notes=(note,) if note else ())
+    image, note = (Image.fromarray(photo), "") if photo.dtype == np.uint8 else image_of(photo)
+    # A copy: its owner may change the array, while a result goes on showing it.
+    pixels = photo.copy() if photo.shape[2:] == (3,) else upright_srgb(image)[0]
+    height, width = size or photo.shape[:2]
+    return PhotoPixels(pixels, height, width, notes=(note,) if note else ())
 
 
 def refuse_one(photos: object) -> None:
@@ -233,10 +229,10 @@ def _decode(stream: BinaryIO, name: str, side: int | None, max_pixels: int) -> P
                 _refuse_large(image.size, max_pixels, name)
                 if image.format == "JPEG2000" and (profile := _jp2_profile(stream)):
                     image.info["icc_profile"] = profile
-                deep = image.mode in ("RGB", "RGBA", "LA") and ";16" in str(image.tile)
+                deep = image.mode in ("RGB", "RGBA", "LA") and ";16" in str(getattr(image, "tile", ""))
                 photo = _pixels(image, side)
                 # Pillow keeps the upper 8 of 16 bits; where few of them are used, OpenCV has them all.
-                colours = image.getextrema()[: 1 if image.mode == "LA" else 3] if deep else [(0, 255)]
+                colours: Any = image.getextrema()[: 1 if image.mode == "LA" else 3] if deep else [(0, 255)]
                 if max(high for _, high in colours) < 64:
                     photo = _by_opencv(stream, side, image.info) or photo
                 return photo
@@ -305,7 +301,9 @@ def _pixels(image: Image.Image, side: int | None) -> PhotoPixels:
         scale = side / max(width, height)
         image.draft(None, (max(round(width * scale), 1), max(round(height * scale), 1)))
     pixels, notes = upright_srgb(image, max(max(image.size) // side, 1) if side else 1)
-    if orientation >= 5 and image.format != "TIFF":  # whose size is that of the displayed photo already
+    if image.format == "TIFF":  # Pillow has turned it while it was loaded
+        width, height = image.size
+    elif orientation >= 5:
         width, height = height, width
     return PhotoPixels(pixels, height, width, notes=notes)
 
