@@ -12,11 +12,11 @@ from typing import Any, Literal, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from deconvseg.errors import OutputError, WeightsError
+from deconvseg.errors import WeightsError
 from deconvseg.files import replacing
 from deconvseg.images.palette import Palette
 from deconvseg.network.base import SegmentationNetwork
@@ -152,12 +152,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     Raises:
         OutputError: the file cannot be written.
     """
-    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    try:
-        with replacing(path) as stream:
-            save_file(contiguous, stream.name, dict(metadata))
-    except SafetensorError as error:
-        raise OutputError(f"{path}: the network cannot be written ({error})") from error
+    # safetensors' save_file has a temporary file of its own, which only the owner may read and nobody sweeps.
+    content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, dict(metadata))
+    with replacing(path) as stream:
+        stream.write(content)
 
 
 def describe_network(path: Path) -> tuple[SegmentationNetwork, NetworkHeader]:

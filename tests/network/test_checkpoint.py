@@ -3,8 +3,10 @@
 import dataclasses
 import json
 import resource
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -104,18 +106,30 @@ def test_what_cannot_be_written_is_one_clear_error(tmp_path: Path, monkeypatch: 
 
 def test_what_a_killed_process_left_half_written_goes_with_the_next_save(tmp_path: Path) -> None:
     script = (
-        "import os, signal, sys; from pathlib import Path; from deconvseg.network import checkpoint;"
+        "import sys; from pathlib import Path; from deconvseg.network.checkpoint import save_network;"
         "from tests.network.test_checkpoint import HEADER, tiny;"
-        "write = checkpoint.save_file;"
-        "checkpoint.save_file = lambda *a: (write(*a), os.kill(os.getpid(), signal.SIGKILL));"
-        "checkpoint.save_network(Path(sys.argv[1]), tiny(), HEADER)"
+        "network = tiny(widths=(64,) * 5, bottleneck=512);"
+        "print(); sys.stdout.flush();"
+        "[save_network(Path(sys.argv[1]), network, HEADER) for _ in range(1000)]"
     )
     target = tmp_path / "last.safetensors"
-    subprocess.run([sys.executable, "-c", script, target], cwd=Path(__file__).parents[2], check=False)
-    (left,) = tmp_path.iterdir()
-    assert left != target
+    command = [sys.executable, "-c", script, target]
+    with subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE) as process:
+        assert process.stdout and process.stdout.readline()
+        left: list[Path] = []
+        while not left:  # until it stands still in the middle of a file
+            process.send_signal(signal.SIGCONT)
+            time.sleep(0.003)
+            process.send_signal(signal.SIGSTOP)
+            time.sleep(0.003)
+            left = [path for path in tmp_path.iterdir() if path != target]
+            assert process.poll() is None
+        process.kill()
+    assert [path for path in tmp_path.iterdir() if path != target] == left
     save_network(target, tiny(), HEADER)
     assert [*tmp_path.iterdir()] == [target]
+    (tmp_path / "plain").touch()
+    assert target.stat().st_mode == (tmp_path / "plain").stat().st_mode
     assert load_network(target)[1] == HEADER
 
 
