@@ -75,16 +75,8 @@ class Options:
     interrupted: Callable[[], bool] = lambda: False
 
 
-def train(
-    network: SegmentationNetwork,
-    header: NetworkHeader,
-    recipe: Recipe,
-    data: TrainingData,
-    validation: ImageStore,
-    folder: Path,
-    options: Options,
-) -> bool:
-    """Train a network and leave `last.safetensors`, `best.safetensors` and `metrics.jsonl` in the run folder.
+class Training:
+    """Trains a network into a run folder: `last.safetensors`, `best.safetensors`, `metrics.jsonl`.
 
     Every crop, and every random number in it, follows from the recipe's seed and the number of the step, so
     a run that was stopped or killed at any moment and taken up again ends with the same network; on a
@@ -99,27 +91,9 @@ def train(
         folder: the run folder, exists.
         options: how to go about it.
 
-    Returns:
-        Whether the run is through: all its steps are done, or its patience is at an end.
-
     Raises:
-        KeyboardInterrupt: `options.interrupted` was true; the checkpoint is written.
-        DeconvSegError: the loss is no longer a number, or memory is used up; the last checkpoint is kept.
-        OutputError: a file cannot be written; the files before it are kept.
+        DeconvSegError: the folder's checkpoint cannot be resumed.
     """
-    try:
-        return _Training(network, header, recipe, data, validation, folder, options).run()
-    except (RuntimeError, MemoryError) as error:
-        if is_out_of_memory(error):
-            raise DeconvSegError(
-                f"{folder}: out of memory; the last checkpoint is kept. Raise accumulate, then resume; or "
-                "start again with a smaller batch_size, crop_size or canvas"
-            ) from error
-        raise
-
-
-class _Training:
-    """A run under way."""
 
     def __init__(
         self,
@@ -166,7 +140,27 @@ class _Training:
         self.recent: list[Tensor] = []
 
     def run(self) -> bool:
-        """All steps, or as many as are wanted; whether the run is through."""
+        """Makes all steps, or as many as are wanted.
+
+        Returns:
+            Whether the run is through: all its steps are done, or its patience is at an end.
+
+        Raises:
+            KeyboardInterrupt: `options.interrupted` was true; the checkpoint is written.
+            DeconvSegError: the loss is no longer a number, or memory is used up; the last checkpoint is kept.
+            OutputError: a file cannot be written; the files before it are kept.
+        """
+        try:
+            return self._run()
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error):
+                raise DeconvSegError(
+                    f"{self.folder}: out of memory; the last checkpoint is kept. Raise accumulate, then "
+                    "resume; or start again with a smaller batch_size, crop_size or canvas"
+                ) from error
+            raise
+
+    def _run(self) -> bool:
         recipe = self.recipe
         stop = min(recipe.steps, self.step + (self.options.limit_steps or recipe.steps))
         while self.step < stop and not self._is_out_of_patience():

@@ -16,7 +16,7 @@ from deconvseg.network.fold import gather_statistics
 from deconvseg.network.vgg16 import calibrate_encoder_norm
 from deconvseg.proposals.cache import cache_proposals, read_proposals
 from deconvseg.training import distributed
-from deconvseg.training.loop import Options, train
+from deconvseg.training.loop import Options, Training
 from deconvseg.training.losses import normalise
 from deconvseg.training.plan import Plan, check_plan, digest
 from deconvseg.training.plots import draw_curves, draw_validation
@@ -178,11 +178,12 @@ class _Stage:
             f"{self.folder}: {recipe.steps} steps of {recipe.batch_size} crops of {recipe.crop_size} px, "
             f"{options.device}"
         )
-        through = train(network, header, recipe, data, self.loaded.validation, self.folder, options)
+        validation = self.loaded.validation
+        through = Training(network, header, recipe, data, validation, self.folder, options).run()
         if distributed.rank() == 0 and (self.folder / "best.safetensors").is_file():
             names = [example.name for example in plan.validation.examples]
             draw_curves(self.folder / METRICS, self.folder / "curves.png")
-            draw_validation(self.folder, recipe, self.loaded.validation, names, options.device)
+            draw_validation(self.folder, recipe, validation, names, options.device)
         distributed.barrier()
         return through
 

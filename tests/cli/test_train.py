@@ -42,9 +42,9 @@ def voc(tmp_path: Path, make_shapes: Callable[..., Path]) -> Path:
     return make_shapes(tmp_path / "voc", train=6, val=2)
 
 
-def test_both_stages_from_photos_to_a_network_that_segments(run: Run, voc: Path, tmp_path: Path) -> None:
+def test_both_stages_from_photos_to_a_network_that_segments(inside: Run, voc: Path, tmp_path: Path) -> None:
     train = ("train", "--voc-root", voc, "--recipe", "r.toml", "--out", "run", "--workers", "1")
-    done = run(*train, "--json")
+    done = inside(*train, "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert [Path(stage["network"]).parent.name for stage in result["stages"]] == ["stage1", "stage2"]
@@ -54,22 +54,22 @@ def test_both_stages_from_photos_to_a_network_that_segments(run: Run, voc: Path,
     assert (tmp_path / "run/proposals.npz").is_file()
     assert any(line.startswith("step 12: mean IoU") for line in lines(done))
     photo = next((voc / "JPEGImages").iterdir())
-    done = run("segment", photo, "-o", "m.png", "--weights", "run/stage2/best.safetensors", "--no-crf")
+    done = inside("segment", photo, "-o", "m.png", "--weights", "run/stage2/best.safetensors", "--no-crf")
     assert done.returncode == 0, done.stderr
 
-    again = run(*train)
+    again = inside(*train)
     assert again.returncode == 2
     assert "it holds a run already; resume it" in lines(again)[-1]
-    longer = run(*train, "--stage", "2", "--resume", "--steps", "14", "--quiet")
+    longer = inside(*train, "--stage", "2", "--resume", "--steps", "14", "--quiet")
     assert (longer.returncode, longer.stdout, longer.stderr) == (0, b"", b"")
     last = (tmp_path / "run/stage2/metrics.jsonl").read_text().splitlines()[-1]
     assert json.loads(last)["step"] == 14
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_stopped_it_leaves_a_checkpoint_and_goes_on(
-    run: Run, voc: Path, tmp_path: Path, number: signal.Signals
+    inside: Run, voc: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     arguments = ["train", "--voc-root", voc, "--recipe", "r.toml", "--stage", "1", "--out", "run"]
     arguments += ["--steps", "100000", "--workers", "1"]
@@ -86,13 +86,15 @@ def test_stopped_it_leaves_a_checkpoint_and_goes_on(
     assert b"stopping after this step" in errors
     assert b"Traceback" not in errors
     reached = json.loads(metrics.read_text().splitlines()[-1])["step"]
-    done = run(*arguments, "--resume", "--limit-steps", "2")
+    done = inside(*arguments, "--resume", "--limit-steps", "2")
     assert done.returncode == 0, done.stderr
     assert json.loads(metrics.read_text().splitlines()[-1])["step"] == reached + 2
 
 
-def test_check_reports_every_fault_and_training_refuses_to_start(run: Run, voc: Path, tmp_path: Path) -> None:
-    good = run("train", "--voc-root", voc, "--recipe", "r.toml", "--check")
+def test_check_reports_every_fault_and_training_refuses_to_start(
+    inside: Run, voc: Path, tmp_path: Path
+) -> None:
+    good = inside("train", "--voc-root", voc, "--recipe", "r.toml", "--check")
     assert good.returncode == 0
     assert b"6 photos, 0 faults" in good.stdout
 
@@ -105,7 +107,7 @@ def test_check_reports_every_fault_and_training_refuses_to_start(run: Run, voc: 
     size = Image.open(masks / "shape003.png").size
     Image.new("L", size, 255).save(masks / "shape003.png")
     (photos / "shape006.jpg").write_bytes(b"no photo")  # to validate on
-    bad = run("train", "--voc-root", voc, "--recipe", "r.toml", "--check", "--json")
+    bad = inside("train", "--voc-root", voc, "--recipe", "r.toml", "--check", "--json")
     assert bad.returncode == 1
     training, validation = json.loads(bad.stdout).values()
     assert [Path(fault["file"]).name for fault in training["faults"]] == [
@@ -115,7 +117,7 @@ def test_check_reports_every_fault_and_training_refuses_to_start(run: Run, voc: 
         "shape003.png",
     ]
     assert [Path(fault["file"]).name for fault in validation["faults"]] == ["shape006.jpg"]
-    started = run("train", "--voc-root", voc, "--recipe", "r.toml", "--out", "run")
+    started = inside("train", "--voc-root", voc, "--recipe", "r.toml", "--out", "run")
     assert started.returncode == 2
     for name in ("shape000.png", "shape001.png", "shape002.jpg", "shape003.png", "shape006.jpg"):
         assert any(name in line for line in lines(started))
@@ -144,8 +146,8 @@ def test_check_reports_every_fault_and_training_refuses_to_start(run: Run, voc: 
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_mistakes_are_one_line(run: Run, voc: Path, arguments: tuple[str, ...], message: str) -> None:
-    done = run("train", *arguments, "--workers", "1", "--quiet")
+def test_mistakes_are_one_line(inside: Run, voc: Path, arguments: tuple[str, ...], message: str) -> None:
+    done = inside("train", *arguments, "--workers", "1", "--quiet")
     assert done.returncode == 2, done.stderr
     assert done.stdout == b""
     assert len(lines(done)) == 1

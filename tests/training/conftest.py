@@ -16,7 +16,7 @@ from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.checkpoint import NetworkHeader
 from deconvseg.network.deconvnet import DeconvNet
 from deconvseg.network.fcn8s import FCN8s
-from deconvseg.training.loop import Options, train
+from deconvseg.training.loop import Options, Training
 from deconvseg.training.recipe import Recipe
 from deconvseg.training.sampler import TrainingData
 
@@ -80,7 +80,9 @@ def run(
     folder.mkdir(exist_ok=True)
     recipe = replace(RECIPE, **changes)
     network = small_network(recipe)
-    train(network, HEADER, recipe, data.training, data.validation, folder, Options(CPU, **(options or {})))
+    Training(
+        network, HEADER, recipe, data.training, data.validation, folder, Options(CPU, **(options or {}))
+    ).run()
     return network
 
 

@@ -12,7 +12,7 @@ from torch import multiprocessing
 from deconvseg.errors import UsageError
 from deconvseg.training import distributed
 from deconvseg.training.distributed import process_group
-from deconvseg.training.loop import Options, train
+from deconvseg.training.loop import Options, Training
 from deconvseg.training.validation import validate
 
 from .conftest import CPU, FCN_RECIPE, HEADER, Shapes, metrics, network_without_norms
@@ -30,7 +30,7 @@ def _process(rank: int, port: int, folder: Path, data: Shapes) -> None:
 
 def _train(folder: Path, data: Shapes) -> None:
     network = network_without_norms()
-    train(network, HEADER, FCN_RECIPE, data.training, data.validation, folder, Options(CPU))
+    Training(network, HEADER, FCN_RECIPE, data.training, data.validation, folder, Options(CPU)).run()
 
 
 def _confusion(data: Shapes) -> torch.Tensor:

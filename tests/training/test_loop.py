@@ -14,9 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from deconvseg.errors import DeconvSegError, OutputError
-from deconvseg.network.checkpoint import load_network
 from deconvseg.training import loop
-from deconvseg.training.loop import Options, schedule, train, update_average
+from deconvseg.training.loop import Options, Training, schedule, update_average
 from deconvseg.training.losses import Losses
 from deconvseg.training.recipe import Recipe
 
@@ -24,7 +23,6 @@ from .conftest import (
     CPU,
     FCN_RECIPE,
     HEADER,
-    RECIPE,
     Shapes,
     metrics,
     network_without_norms,
@@ -38,17 +36,6 @@ def same_weights(first: Path, second: Path) -> bool:
     return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
 
-def test_a_small_network_learns_shapes_and_its_file_loads(tmp_path: Path, shapes: Shapes) -> None:
-    run(tmp_path, shapes)
-    losses = [line["loss"] for line in metrics(tmp_path) if "loss" in line]
-    assert losses[-1] < 0.4 * losses[0]
-    assert metrics(tmp_path)[-1]["val_whole_image_miou"] > 0.5  # all background is 0.29
-    network, header = load_network(tmp_path / "best.safetensors")
-    assert header.classes == HEADER.classes
-    assert header.training["recipe"]["steps"] == RECIPE.steps
-    assert network.crop_size == 32
-
-
 @pytest.mark.parametrize(
     "changes",
     [
@@ -56,7 +43,7 @@ def test_a_small_network_learns_shapes_and_its_file_loads(tmp_path: Path, shapes
         {
             "optimizer": "sgd",
             "schedule": "step",
-            "step_size": 9,
+            "step_size": 5,
             "ema": 0.0,
             "accumulate": 4,
             "bias_rate": 2.0,
@@ -69,10 +56,10 @@ def test_a_small_network_learns_shapes_and_its_file_loads(tmp_path: Path, shapes
 def test_stopped_and_resumed_ends_bit_for_bit_the_same(
     tmp_path: Path, shapes: Shapes, changes: dict[str, object]
 ) -> None:
-    changes = {**changes, "steps": 24}
+    changes = {**changes, "steps": 12}
     run(tmp_path / "whole", shapes, **changes)
-    run(tmp_path / "parts", shapes, {"limit_steps": 7}, **changes)
-    run(tmp_path / "parts", shapes, {"resume": True, "limit_steps": 10}, **changes)
+    run(tmp_path / "parts", shapes, {"limit_steps": 4}, **changes)
+    run(tmp_path / "parts", shapes, {"resume": True, "limit_steps": 5}, **changes)
     run(tmp_path / "parts", shapes, {"resume": True}, **changes)
     assert same_weights(tmp_path / "whole/last.safetensors", tmp_path / "parts/last.safetensors")
 
@@ -185,10 +172,10 @@ def test_used_up_memory_is_told(tmp_path: Path, shapes: Shapes, monkeypatch: pyt
 
 
 def test_patience_ends_a_run_that_gets_no_better(tmp_path: Path, shapes: Shapes) -> None:
-    still = {"learning_rate": 0.0, "encoder_learning_rate": 0.0, "validate_every": 2, "patience": 3}
-    run(tmp_path, shapes, steps=100, **still)
-    # Without learning only BatchNorm's statistics move; far from 100 steps it must have given up.
-    assert metrics(tmp_path)[-1]["step"] < 60
+    still = {"learning_rate": 0.0, "encoder_learning_rate": 0.0, "validate_every": 1, "patience": 3}
+    run(tmp_path, shapes, steps=50, **still)
+    # Without learning only BatchNorm's statistics move; far from 50 steps it must have given up.
+    assert metrics(tmp_path)[-1]["step"] < 40
 
 
 def test_frozen_blocks_keep_their_weights(tmp_path: Path, shapes: Shapes) -> None:
@@ -203,7 +190,7 @@ def test_parts_of_a_batch_add_up_to_the_batch(tmp_path: Path, shapes: Shapes) ->
     ends = []
     for accumulate in (1, 4):
         network, recipe = network_without_norms(), replace(FCN_RECIPE, steps=1, accumulate=accumulate)
-        train(network, HEADER, recipe, shapes.training, shapes.validation, tmp_path, Options(CPU))
+        Training(network, HEADER, recipe, shapes.training, shapes.validation, tmp_path, Options(CPU)).run()
         ends.append(network.state_dict())
     for name, value in ends[0].items():
         torch.testing.assert_close(ends[1][name], value, rtol=1e-4, atol=1e-6)
