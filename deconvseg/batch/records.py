@@ -61,6 +61,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("outputs", "digests", "options", "classes"), (dict,)),
     **dict.fromkeys(("width", "height", "regions", "bytes"), (int, NoneType)),
     **dict.fromkeys(("seconds", "modified"), (float, int, NoneType)),
+    "notes": (list,),
 }
 
 
@@ -154,7 +155,9 @@ def _is_below(place: str) -> bool:
 def _record(**known: Any) -> Record:
     """With what is known; the rest as before the photo is looked at."""
     blank: dict[str, Any] = {
-        key: {} if dict in kinds else None if NoneType in kinds else "" for key, kinds in _TYPES.items()
+        key: {} if dict in kinds else None if NoneType in kinds else ""
+        for key, kinds in _TYPES.items()
+        if list not in kinds  # notes: there only if there are any
     }
-    blank = {key: blank[key] for key in Record.__annotations__ if key in blank}
-    return cast(Record, {**blank, "status": "failed", **known})
+    record = {**blank, "status": "failed", **known}
+    return cast(Record, {key: record[key] for key in Record.__annotations__ if key in record})

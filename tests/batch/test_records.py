@@ -16,6 +16,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     record = new_record(Photo(str(photo), "a"), "s1")
     assert (record["bytes"], record["modified"]) == (4, photo.stat().st_mtime)
     record["outputs"] = {"labels": "a.png"}
+    record["notes"] = ["its colour profile is broken"]
     other = new_record(Photo("gone.jpg", "b"), None)
     assert (other["bytes"], other["modified"]) == (None, None)
     manifest = tmp_path / "segment.jsonl"

@@ -55,18 +55,18 @@ def test_a_run_from_and_to_a_store(
         assert got[name] == want[name]
 
 
-def test_strangers_and_shards(run: Run, photos: Path, fast: list[str], tmp_path: Path) -> None:
+def test_strangers_and_shards(inside: Run, photos: Path, fast: list[str], tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "cat.png").write_text("not ours")
     to = ("-o", f"local://{tmp_path}/out", *fast)
-    refused = run("segment", "photos", *to)
+    refused = inside("segment", "photos", *to)
     assert refused.returncode == 2
     assert lines(refused)[-1].startswith(f"error: file://{tmp_path}/out/cat.png: exists, and no line of")
     (tmp_path / "out" / "cat.png").unlink()
     for index in range(2):
-        assert run("segment", "photos", *to, "--shard", f"{index}/2").returncode == 0
+        assert inside("segment", "photos", *to, "--shard", f"{index}/2").returncode == 0
     assert files(tmp_path / "out") >= {"segment.0-of-2.jsonl", "segment.1-of-2.jsonl", "cat.png"}
-    whole = run("segment", "photos", *to)
+    whole = inside("segment", "photos", *to)
     assert "2 photos: 0 done, 2 skipped" in lines(whole)[-1]
     assert files(tmp_path / "out") == {"cat.png", "day one/фото [1].png", "segment.jsonl"}
 
@@ -101,13 +101,13 @@ def test_lines_of_another_number_of_shards_there(tmp_path: Path) -> None:
     assert not (there / "a.png").exists()
 
 
-def test_remote_photos_to_this_machine(run: Run, photos: Path, fast: list[str], tmp_path: Path) -> None:
+def test_remote_photos_to_this_machine(inside: Run, photos: Path, fast: list[str], tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text(f"local://{photos}/cat.jpg\nphotos/cat.jpg\n")
-    done = run("segment", "@list.txt", "-o", "out", *fast)
+    done = inside("segment", "@list.txt", "-o", "out", *fast)
     assert done.returncode == 0
     one, other = (tmp_path / "out" / name for name in files(tmp_path / "out") if name.endswith("cat.png"))
     assert one.read_bytes() == other.read_bytes()
-    single = run("segment", f"local://{photos}/cat.jpg", "-o", "cat.png", *fast)
+    single = inside("segment", f"local://{photos}/cat.jpg", "-o", "cat.png", *fast)
     assert single.returncode == 0
     assert (tmp_path / "cat.png").exists()
 

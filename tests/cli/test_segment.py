@@ -24,9 +24,9 @@ def manifest(folder: Path) -> dict[str, dict[str, object]]:
     return by_input
 
 
-def test_one_photo_every_kind(run: Run, fast: list[str], tmp_path: Path) -> None:
+def test_one_photo_every_kind(inside: Run, fast: list[str], tmp_path: Path) -> None:
     kinds = [word for kind in ("labels", "color", "overlay", "cutout") for word in ("--save", kind)]
-    done = run("segment", EXAMPLES / "cat.jpg", "-o", "mask.png", *kinds, "--json", *fast)
+    done = inside("segment", EXAMPLES / "cat.jpg", "-o", "mask.png", *kinds, "--json", *fast)
     assert done.returncode == 0, done.stderr
     (record,) = json.loads(done.stdout)["images"]
     assert record["status"] == "done"
@@ -50,9 +50,9 @@ def test_one_photo_every_kind(run: Run, fast: list[str], tmp_path: Path) -> None
     assert "fp32" in lines(done)[0]
 
 
-def test_scores(run: Run, fast: list[str], photos: Path, tmp_path: Path) -> None:
+def test_scores(inside: Run, fast: list[str], photos: Path, tmp_path: Path) -> None:
     command = ("segment", "photos", "-o", "out", "--save", "labels", "--save", "scores", "--json", *fast)
-    done = run(*command)
+    done = inside(*command)
     assert done.returncode == 0, done.stderr
     out = tmp_path / "out"
     assert files(out) == {
@@ -72,7 +72,7 @@ def test_scores(run: Run, fast: list[str], photos: Path, tmp_path: Path) -> None
     path = out / "day one/фото [1].scores.npz"
     whole = path.read_bytes()
     path.write_bytes(whole[:-100])
-    statuses = [record["status"] for record in json.loads(run(*command).stdout)["images"]]
+    statuses = [record["status"] for record in json.loads(inside(*command).stdout)["images"]]
     assert statuses == ["skipped", "done"]
     with np.load(path) as file:
         assert file["probabilities"].shape[1:] == (40, 30)
@@ -85,25 +85,25 @@ def test_scores_to_a_pipe(run: Run, fast: list[str]) -> None:
         assert file["probabilities"].shape[1:] == (300, 451)
 
 
-def test_regions_looked_at_are_told(run: Run, fast: list[str], tmp_path: Path) -> None:
+def test_regions_looked_at_are_told(inside: Run, fast: list[str], tmp_path: Path) -> None:
     """With --stop 1 the first round of five, which changes fewer than all pixels, is the last."""
     cat, few = EXAMPLES / "cat.jpg", ["--proposals", "12", "--min-side", "40"]
     told = {}
     for name, options in {"all": [], "stop": ["--stop", "1"]}.items():
-        done = run("segment", cat, "-o", f"{name}.png", *fast, *few, *options, "--json")
+        done = inside("segment", cat, "-o", f"{name}.png", *fast, *few, *options, "--json")
         assert done.returncode == 0, done.stderr
         (record,) = json.loads(done.stdout)["images"]
         told[name] = record["regions"]
     assert told["all"] == 13 and told["stop"] == 6
     masks = {name: (tmp_path / f"{name}.png").read_bytes() for name in told}
     assert len(set(masks.values())) == 2
-    refused = run("segment", cat, "-o", "x.png", *fast, "--stop", "1.5")
+    refused = inside("segment", cat, "-o", "x.png", *fast, "--stop", "1.5")
     assert refused.returncode == 2 and b"--stop" in refused.stderr
 
 
-def test_example_photos_with_the_shipped_network(run: Run, tmp_path: Path) -> None:
+def test_example_photos_with_the_shipped_network(inside: Run, tmp_path: Path) -> None:
     """Each is named after what it shows; ten regions in place of fifty keep the test short."""
-    done = run("segment", EXAMPLES, "-o", "out", "--proposals", "10", "--json")
+    done = inside("segment", EXAMPLES, "-o", "out", "--proposals", "10", "--json")
     assert done.returncode == 0, done.stderr
     records = json.loads(done.stdout)["images"]
     assert [record["name"] for record in records] == ["cat", "motorbike", "person"]
@@ -112,11 +112,11 @@ def test_example_photos_with_the_shipped_network(run: Run, tmp_path: Path) -> No
         assert max(objects, key=objects.__getitem__) == record["name"]
 
 
-def test_folder_run_resume_and_redo(run: Run, fast: list[str], photos: Path, tmp_path: Path) -> None:
+def test_folder_run_resume_and_redo(inside: Run, fast: list[str], photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     second = "photos/day one/фото [1].PNG"
 
-    done = run("segment", "photos", "-o", "out", *fast)
+    done = inside("segment", "photos", "-o", "out", *fast)
     assert done.returncode == 0, done.stderr
     assert done.stdout == b""
     assert lines(done)[-1].startswith("2 photos: 2 done")
@@ -133,7 +133,7 @@ def test_folder_run_resume_and_redo(run: Run, fast: list[str], photos: Path, tmp
     (out / "day one/фото [1].png").write_bytes(b"\x89PNG")
     Image.new("L", (5, 5)).save(photos / "new.png")
     (photos / "bad.jpg").write_text("no photo")
-    again = run("segment", "photos", "-o", "out", "--json", *fast)
+    again = inside("segment", "photos", "-o", "out", "--json", *fast)
     assert again.returncode == 1
     told = {record["input"]: record for record in json.loads(again.stdout)["images"]}
     assert {path: record["status"] for path, record in told.items()} == {
@@ -153,7 +153,7 @@ def test_folder_run_resume_and_redo(run: Run, fast: list[str], photos: Path, tmp
 
     # All of it again, and nothing said; the line of the photo that is gone by now stays.
     (photos / "bad.jpg").unlink()
-    redone = run("segment", "photos", "-o", "out", "--overwrite", "--quiet", *fast)
+    redone = inside("segment", "photos", "-o", "out", "--overwrite", "--quiet", *fast)
     assert (redone.returncode, redone.stdout, redone.stderr) == (0, b"", b"")
     assert {path: record["status"] for path, record in manifest(out).items()} == {
         "photos/bad.jpg": "failed",
@@ -165,29 +165,29 @@ def test_folder_run_resume_and_redo(run: Run, fast: list[str], photos: Path, tmp
 
 
 def test_folder_with_other_files_is_not_touched(
-    run: Run, fast: list[str], photos: Path, tmp_path: Path
+    inside: Run, fast: list[str], photos: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "cat.png").write_text("precious")
     (tmp_path / "out" / "segment.jsonl").touch()  # does not make it ours
-    refused = run("segment", "photos", "-o", "out", *fast)
+    refused = inside("segment", "photos", "-o", "out", *fast)
     assert refused.returncode == 2
     assert "out/cat.png: exists" in lines(refused)[-1]
     assert (tmp_path / "out" / "cat.png").read_text() == "precious"
     assert files(tmp_path / "out") == {"cat.png", "segment.jsonl"}
 
 
-def test_one_photo_is_not_photos(run: Run, tmp_path: Path) -> None:
-    assert lines(run("segment", "none.jpg", "-o", "out/"))[-1].startswith("1 photo: 0 done")
+def test_one_photo_is_not_photos(inside: Run, tmp_path: Path) -> None:
+    assert lines(inside("segment", "none.jpg", "-o", "out/"))[-1].startswith("1 photo: 0 done")
 
 
-def test_help_of_inputs_and_min_side(run: Run) -> None:
-    page = " ".join(run("segment", "--help").stdout.decode().replace("│", " ").split())
+def test_help_of_inputs_and_min_side(inside: Run) -> None:
+    page = " ".join(inside("segment", "--help").stdout.decode().replace("│", " ").split())
     assert "INPUT..." not in page
     assert "640 px" in page
 
 
-def test_bad_photos_fail_alone(run: Run, fast: list[str], tmp_path: Path) -> None:
+def test_bad_photos_fail_alone(inside: Run, fast: list[str], tmp_path: Path) -> None:
     cat = Image.open(EXAMPLES / "cat.jpg")
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "text.jpg").write_text("hello")
@@ -206,7 +206,7 @@ def test_bad_photos_fail_alone(run: Run, fast: list[str], tmp_path: Path) -> Non
         "text.jpg": "not an image",
         "cut.jpg": "damaged or cut short",
     }
-    run_all = run("segment", *bad, *good, "-o", "out", *fast)
+    run_all = inside("segment", *bad, *good, "-o", "out", *fast)
     assert run_all.returncode == 1, run_all.stderr
     errors = [line for line in lines(run_all) if line.startswith("error: ")]
     assert len(errors) == len(bad)
@@ -222,9 +222,9 @@ def test_bad_photos_fail_alone(run: Run, fast: list[str], tmp_path: Path) -> Non
     }
 
 
-def test_result_that_cannot_be_written(run: Run, fast: list[str], photos: Path, tmp_path: Path) -> None:
+def test_result_that_cannot_be_written(inside: Run, fast: list[str], photos: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    failed = run("segment", "photos/cat.jpg", "-o", "file/mask.png", *fast)
+    failed = inside("segment", "photos/cat.jpg", "-o", "file/mask.png", *fast)
     assert failed.returncode == 1
     assert lines(failed)[-1].startswith("error: file/mask.png: file is not a folder")
 
@@ -237,21 +237,21 @@ def test_pipe(run: Run, fast: list[str]) -> None:
     assert (mask.format, mask.mode, mask.size) == ("PNG", "P", (451, 300))
 
 
-def test_bad_network_file(run: Run, photos: Path, tmp_path: Path) -> None:
+def test_bad_network_file(inside: Run, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "net.safetensors").write_bytes(b"PK\x03\x04 no network")
-    refused = run("segment", "photos", "-o", "out", "--weights", "net.safetensors", "--proposals", "0")
+    refused = inside("segment", "photos", "-o", "out", "--weights", "net.safetensors", "--proposals", "0")
     assert refused.returncode == 2
     (line,) = lines(refused)
     assert line.startswith("error: net.safetensors: ")
     assert not (tmp_path / "out").exists()
 
 
-def test_bad_forest_file(run: Run, photos: Path, tmp_path: Path, tiny_network: Path) -> None:
+def test_bad_forest_file(inside: Run, photos: Path, tmp_path: Path, tiny_network: Path) -> None:
     forest = gzip.decompress((EXAMPLES.parent / "weights" / "edges.yml.gz").read_bytes())
     broken = re.sub(rb"(childs:\s+- \[\s*)\d+", rb"\g<1>99999999", forest)
     assert broken != forest
     (tmp_path / "forest.yml.gz").write_bytes(gzip.compress(broken, 1))
-    refused = run("segment", "photos", "-o", "out", "--weights", tiny_network, "--forest", "forest.yml.gz")
+    refused = inside("segment", "photos", "-o", "out", "--weights", tiny_network, "--forest", "forest.yml.gz")
     assert refused.returncode == 2
     (line,) = lines(refused)
     assert line.startswith("error: forest.yml.gz: ")
