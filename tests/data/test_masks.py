@@ -6,9 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 from PIL import Image
 from scipy.io import savemat
 
@@ -125,20 +122,6 @@ def test_colours_stand_for_classes(path: Path, mode: str) -> None:
         image.putalpha(Image.fromarray(np.array([[255, 0], [3, 255]], np.uint8)))
     image.save(path)
     np.testing.assert_array_equal(read_mask(path, STREETS), [[1, 0], [255, 2]])
-
-
-@settings(max_examples=25, deadline=None)
-@given(data=st.data())
-def test_any_colours_are_looked_up_like_in_a_dictionary(
-    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    channel = st.integers(0, 255)
-    colors = data.draw(st.lists(st.tuples(channel, channel, channel), min_size=2, max_size=9, unique=True))
-    index = data.draw(hnp.arrays(np.uint8, (3, 4), elements=st.integers(0, len(colors) - 1)))
-    path = tmp_path_factory.getbasetemp() / "any.png"
-    Image.fromarray(np.array(colors, np.uint8)[index]).save(path)
-    masks = MaskFormat({}, {color: label for label, color in enumerate(colors)})
-    np.testing.assert_array_equal(read_mask(path, masks), index)
 
 
 def test_unknown_values_are_counted_and_the_known_ones_named(path: Path) -> None:
