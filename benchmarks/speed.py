@@ -51,6 +51,7 @@ from deconvseg.network.fold import Precision, pick_precision, prepare
 from deconvseg.proposals.boxes import edge_boxes, propose
 from deconvseg.proposals.edges import EdgeDetector
 from deconvseg.segmenter import Segmenter
+from deconvseg.settings import Settings
 from deconvseg.weights import forest_file, network_file
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,6 +63,7 @@ PEAK = """
 import re, sys
 from deconvseg.machine import reuse_freed_memory
 from deconvseg.segmenter import Segmenter
+from deconvseg.settings import Settings
 reuse_freed_memory()
 Segmenter().segment(sys.argv[1])
 print(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
@@ -213,7 +215,6 @@ def crf_rows(photos: Sequence[Path]) -> Iterator[Row]:
 
     segmenter = Segmenter(proposals=10)
     parameters = segmenter.crf_parameters
-    assert parameters is not None
     for photo in photos[:3]:
         image = read_image(photo)
         prepared = segmenter.prepare(image)
@@ -273,7 +274,7 @@ def proposal_rows(photos: Sequence[Path]) -> Iterator[Row]:
         "orientation": partial(detector.orientation, edges),
         "thinning": partial(detector.thin, edges, orientation),
         "EdgeBoxes": partial(edge_boxes, thin, orientation),
-        "all": partial(propose, image, detector),
+        "all": partial(propose, image, detector, Settings()),
     }
     for step, seconds in zip(steps, in_turn(*steps.values()), strict=True):
         yield Row("proposals", f"{step}, {size}", seconds, "s")

@@ -29,7 +29,7 @@ from deconvseg.network.checkpoint import NetworkHeader, describe_network
 from deconvseg.network.fcn8s import FCN8s
 from deconvseg.postprocess.crf import dense_crf
 from deconvseg.proposals.boxes import WORKING_SIDE as EDGES_SIDE
-from deconvseg.proposals.boxes import Boxes, propose, shrink, whole
+from deconvseg.proposals.boxes import Boxes, propose, shrink, squared
 from deconvseg.proposals.edges import EdgeDetector
 from deconvseg.regions import Clock, Inference, PartialResult, Prepared, use_threads
 from deconvseg.segmentation import Segmentation, chosen, refuse_unknown
@@ -42,6 +42,7 @@ WORKING_SIDE = 1024
 """Photos with a longer side are shrunk to it for the work; the labels come back at the photo's size."""
 
 _loading = threading.Lock()
+_detector = cache(EdgeDetector)
 
 
 class Segmenter:
@@ -114,19 +115,18 @@ class Segmenter:
         }
         given = {name: value for name, value in options.items() if value is not None}
         self.settings = replace(PRESETS[protocol], **given, crf=crf)
-        for name, count in (("batch_size", batch_size), ("threads", threads)):
-            if count is not None:
-                refuse_below(1, name, count)
+        refuse_below(1, batch_size=batch_size, threads=threads)
         if fcn is not None and self.settings.ensemble == "off":
             raise UsageError(f"{fcn}: an FCN-8s is for ensembles, and there is none; ask for mean or product")
-        self._must_ensemble = fcn is not None or ensemble is not None
+        must_ensemble = fcn is not None or ensemble is not None
         # The default protocol pairs only networks that are known to belong together.
-        fallback = FCN if self._must_ensemble or protocol != "default" else None
+        fallback = FCN if must_ensemble or protocol != "default" else None
         self.weights, self._file, self._forest = str(weights), weights, forest
         self.fcn = fcn or partner_of(weights) or fallback
         self._for_regions = sorted(given.keys() - {"ensemble"})
-        self._device, self._precision = device, precision
-        self._batch_size, self._threads = batch_size, threads
+        self._choices: dict[str, Any] = {"must_ensemble": must_ensemble, "device": device}
+        self._choices |= {"precision": precision, "batch_size": batch_size}
+        self._threads = threads
         self._only = None if only is None else chosen(only)
         self.notes: list[str] = []
         self._inference: Inference | None = None
@@ -377,27 +377,17 @@ class Segmenter:
 
     def _regions(self, image: NDArray[np.uint8]) -> Boxes:
         """Regions of a photo with their scores, the whole photo first."""
-        one = np.ones(1, np.float32)
-        if self.sees_whole_photo:
-            return Boxes(np.array([[0, 0, image.shape[1], image.shape[0]]], np.float32), one)
-        if not self.settings.proposals:
-            return Boxes(whole(image), one)
-        return propose(image, _detector(forest_file(self._forest)), self.settings)
+        if self.settings.proposals and not self.sees_whole_photo:
+            return propose(image, _detector(forest_file(self._forest)), self.settings)
+        photo = np.array([[0, 0, image.shape[1], image.shape[0]]], np.float32)
+        return Boxes(photo if self.sees_whole_photo else squared(photo), np.ones(1, np.float32))
 
     def _load(self) -> Inference:
         use_threads()
         # Left alone, torch and OpenCV would take all cores of the host, not of the container.
         torch.set_num_threads(self._threads or min(torch.get_num_threads(), cores()))
         cv2.setNumThreads(self._threads or min(cv2.getNumThreads(), cores()))
-        inference, notes = load_inference(
-            self._file,
-            self.fcn,
-            self.settings,
-            must_ensemble=self._must_ensemble,
-            device=self._device,
-            precision=self._precision,
-            batch_size=self._batch_size,
-        )
+        inference, notes = load_inference(self._file, self.fcn, self.settings, **self._choices)
         refuse_unknown(self._only or (), inference.header.classes)
         if self.settings.crf:
             _ = self.crf_parameters  # a bad value is told now, not at the first photo
@@ -408,8 +398,3 @@ class Segmenter:
             )
         self.notes += [note for note in notes if note not in self.notes]
         return inference
-
-
-@cache
-def _detector(forest: Path) -> EdgeDetector:
-    return EdgeDetector(forest)

@@ -106,18 +106,18 @@ class Settings:
                 raise UsageError(
                     f"{getattr(self, name)}: no such {name}; take one of {', '.join(get_args(rules))}"
                 )
-        for name in ("proposals", "min_side"):
-            refuse_below(0, name, getattr(self, name))
+        refuse_below(0, proposals=self.proposals, min_side=self.min_side)
         if not 0 <= self.stop <= 1:
             raise UsageError(f"stop {self.stop}: is a share of pixels; give 0 (look at all) to 1")
         if self.ensemble == "product" and self.fusion != "max":
             raise UsageError("the ensemble by product multiplies raw scores; it needs the fusion rule max")
 
 
-def refuse_below(least: int, name: str, value: object) -> None:
-    """Raise a UsageError unless the value is a whole number of at least `least`."""
-    if not isinstance(value, Integral) or int(value) < least:
-        raise UsageError(f"{name} {value}: give a whole number, {least} or more")
+def refuse_below(least: int, **values: object) -> None:
+    """Raise a UsageError unless each value is None or a whole number of at least `least`."""
+    for name, value in values.items():
+        if value is not None and (not isinstance(value, Integral) or int(value) < least):
+            raise UsageError(f"{name} {value}: give a whole number, {least} or more")
 
 
 AUTHORS_CRF = CRFParameters(

@@ -18,16 +18,7 @@ from numpy.typing import NDArray
 from deconvseg.errors import DataError
 from deconvseg.images.components import outline
 from deconvseg.proposals.edges import BORDER
-from deconvseg.proposals.forest_file import (
-    CELLS,
-    CHANNELS,
-    FEATURES,
-    GRID,
-    INNER_SIZE,
-    PATCH_SIZE,
-    SHRINK,
-    Forest,
-)
+from deconvseg.proposals.forest_file import CELLS, CHANNELS, FEATURES, GRID, INNER_SIZE, SHRINK, Forest
 
 Floats = NDArray[np.float32]
 
@@ -335,7 +326,7 @@ def _plant(trees: list[_Tree], evaluated: int) -> Forest:
 _REGULAR = CELLS * CELLS * CHANNELS
 _GRID_CELLS = np.array((1, 4, 8, 11, 14))
 """Rows and columns of the 5 x 5 grid whose cells are compared pairwise, as OpenCV rounds them."""
-_OPENCV_BORDER = (PATCH_SIZE - INNER_SIZE) // 2
+_OPENCV_BORDER = 8
 
 
 def channels(image: NDArray[np.uint8]) -> tuple[Floats, Floats]:

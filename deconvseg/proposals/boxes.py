@@ -139,14 +139,10 @@ def propose(image: NDArray[np.uint8], detector: EdgeDetector, settings: Settings
     regions, scores = regions[long_enough], boxes.scores[long_enough]
     if settings.whole_photo:
         top = np.array([max(1.0, float(scores.max(initial=0.0)))], np.float32)
-        regions, scores = np.concatenate((whole(image), regions)), np.concatenate((top, scores))
+        whole = squared(np.array([[0, 0, width, height]], np.float32))
+        regions, scores = np.concatenate((whole, regions)), np.concatenate((top, scores))
     kept = distinct(regions, settings.proposals + settings.whole_photo, settings.same)
     return Boxes(regions[kept], scores[kept])
-
-
-def whole(image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """The square around a whole image: float32 (1, 4)."""
-    return squared(np.array([[0, 0, image.shape[1], image.shape[0]]], np.float32))
 
 
 def enlarged(xyxy: NDArray[np.float32], factor: float) -> NDArray[np.float32]:
