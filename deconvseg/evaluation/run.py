@@ -167,6 +167,9 @@ def evaluate(
     measured: dict[str, Measured] = {}
     journal = None
     if folder:
+        own = {path.resolve() for example in truth.examples for path in (example.mask, example.image)}
+        if keep and any(measure.labels_file(example).resolve() in own for example in truth.examples):
+            raise UsageError(f"{keep}: holds files of the data set; choose another folder")
         journal = _Journal(folder, settings, len(truth.classes), overwrite)
         measured = {e.name: journal.done[e.name] for e in truth.examples if measure.is_done(e, journal.done)}
     progress(len(measured), len(truth.examples))
