@@ -84,37 +84,6 @@ def result(**changes: Any) -> Segmentation:
     )
 
 
-def test_labels_are_the_default(tmp_path: Path) -> None:
-    result().save(tmp_path / "below" / "mask.png")
-    with Image.open(tmp_path / "below" / "mask.png") as image:
-        assert image.mode == "P"
-        np.testing.assert_array_equal(np.asarray(image), MASK)
-
-
-def test_every_kind(tmp_path: Path) -> None:
-    scores = np.eye(4, dtype=np.float32)[MASK].transpose(2, 0, 1)
-    made = result(probabilities=scores)
-    made.save(str(tmp_path / "a.color.png"), "color")
-    made.save(tmp_path / "a.overlay.png", "overlay")
-    made.save(tmp_path / "a.cutout.png", "cutout")
-    made.save(tmp_path / "a.masks", "masks")
-    made.save(tmp_path / "a.npz", "scores")
-    made.save(tmp_path / "a.json", "coco", file_name="a.jpg")
-    colors = np.array(palette_for(4), np.uint8)[MASK]
-    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "a.color.png")), colors)
-    painted = np.asarray(Image.open(tmp_path / "a.overlay.png"))
-    np.testing.assert_array_equal(painted, overlay(MASK, palette_for(4), PHOTO))
-    cut = np.asarray(Image.open(tmp_path / "a.cutout.png"))
-    np.testing.assert_array_equal(cut[MASK > 0, :3], PHOTO[MASK > 0])
-    np.testing.assert_array_equal(cut[:, :, 3] == 255, MASK > 0)
-    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "a.masks" / "cat.png")) == 255, MASK == 1)
-    with np.load(tmp_path / "a.npz") as file:
-        np.testing.assert_array_equal(file["probabilities"], scores)
-    document = json.loads((tmp_path / "a.json").read_text())
-    assert document["images"][0]["file_name"] == "a.jpg"
-    assert [part["area"] for part in document["annotations"]] == [400, 50]
-
-
 @pytest.mark.parametrize("kind", ["labels", "color", "overlay", "cutout", "coco"])
 def test_streams_get_what_files_do(kind: Any, tmp_path: Path) -> None:
     path = tmp_path / {"overlay": "a.jpg", "coco": "a.json"}.get(kind, "a.png")

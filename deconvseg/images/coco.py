@@ -47,15 +47,15 @@ def coco_document(segmentation: Segmentation, file_name: str, *, polygons: bool 
     columns = np.ascontiguousarray(segmentation.labels.T)  # COCO goes down the columns
     annotations: list[Document] = []
     for label in range(1, len(segmentation.classes)):
-        inside = columns == label
-        if not inside.any():
+        of_class = columns == label
+        # Its bounding box alone is looked at: on large photos that is most of the time and memory.
+        y, x, height, width = cv2.boundingRect(of_class.view(np.uint8))
+        if not width:
             continue
-        numbers, found = connected(inside)
-        for number, top, left, bottom, right, area in found:
-            inside = numbers[left:right, top:bottom] == number
-            shape: object = (
-                [_polygon(inside, left, top)] if polygons else _rle(inside, left, top, columns.shape)
-            )
+        numbers, found = connected(of_class[x : x + width, y : y + height])
+        for number, y0, x0, y1, x1, area in found:
+            inside, left, top = numbers[x0:x1, y0:y1] == number, x + x0, y + y0
+            shape = _polygons(inside, left, top) if polygons else _rle(inside, left, top, columns.shape)
             annotations.append(
                 {
                     "id": len(annotations) + 1,
@@ -63,7 +63,7 @@ def coco_document(segmentation: Segmentation, file_name: str, *, polygons: bool 
                     "category_id": label,
                     "segmentation": shape,
                     "area": area,
-                    "bbox": [left, top, right - left, bottom - top],
+                    "bbox": [left, top, x1 - x0, y1 - y0],
                     "iscrowd": 0,
                 }
             )
@@ -90,8 +90,8 @@ def _rle(inside: NDArray[np.bool_], left: int, top: int, shape: tuple[int, ...])
     return {"size": size, "counts": encoded["counts"].decode("ascii")}
 
 
-def _polygon(inside: NDArray[np.bool_], left: int, top: int) -> list[int]:
-    """The outline x0, y0, x1, y1, ... of an object `inside` a window (w, h), in pixel corners.
+def _polygons(inside: NDArray[np.bool_], left: int, top: int) -> list[list[int]]:
+    """The one outline x0, y0, x1, y1, ... of an object `inside` a window (w, h), in pixel corners.
 
     What does not hang together, a hole above all, is joined to the first point by a line there and back:
     filled by the even-odd rule, as COCO's programs do, the polygon gives the object's very pixels.
@@ -105,7 +105,7 @@ def _polygon(inside: NDArray[np.bool_], left: int, top: int) -> list[int]:
     )
     first = loops[0][0]
     points = [*loops[0], *(point for loop in loops[1:] for point in (first, *loop, loop[0]))]
-    return [value for x, y in points for value in (x + left - 1, y + top - 1)]
+    return [[value for x, y in points for value in (x + left - 1, y + top - 1)]]
 
 
 def _corners(loop: NDArray[np.int32]) -> list[list[int]]:

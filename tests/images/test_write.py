@@ -90,19 +90,6 @@ def test_cutout() -> None:
     assert not image[LABELS == 0].any()
 
 
-def test_overlay_shows_objects_in_their_colours(tmp_path: Path) -> None:
-    grey = np.full((60, 80, 3), 128, np.uint8)
-    target = tmp_path / "a.png"  # by its name lossless
-    write_overlay(segmentation(LABELS, photo=grey), target)
-    image = np.asarray(Image.open(target)).astype(int)
-    assert image.shape == (60, 80, 3)
-    background, cat, person = image[5, 5], image[20, 30], image[45, 60]
-    assert background.max() == background.min() < 128
-    assert cat[0] > cat[1] == cat[2]  # VOC's cat is a dark red
-    assert person[0] > person[1] == person[2] > cat[1]
-    assert image[10, 30].min() > cat.min()  # the outline is lighter
-
-
 def test_overlay_is_jpeg_unless_named_png(tmp_path: Path) -> None:
     for name, format_ in (("a.jpg", "JPEG"), ("b.PNG", "PNG")):
         write_overlay(segmentation(LABELS, photo=PHOTO), tmp_path / name)
@@ -164,12 +151,6 @@ def test_overlay_tints_in_proportion() -> None:
     assert shown[5, 5].tolist() == [(600 + 193 * 4) // 10, 36, (120 + 96 * 4) // 10]
     assert shown[0, 0].tolist() == [160 * 3 // 8, 120 * 3 // 8, 80 * 3 // 8]
     assert shown[2, 2].tolist() == [(193 + 510) // 3, 170, (96 + 510) // 3]  # its outline
-
-
-def test_folders_are_made_and_nothing_else_is_left(tmp_path: Path) -> None:
-    target = tmp_path / "new" / "folder" / "a.png"
-    write_labels(segmentation(LABELS), target)
-    assert [path.name for path in target.parent.iterdir()] == ["a.png"]
 
 
 def test_file_mode_follows_the_umask(tmp_path: Path) -> None:
@@ -254,11 +235,6 @@ def test_masks_of_an_earlier_run_go(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     write_masks(segmentation(LABELS // 8 * 8), tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"class 0.png", "class 8.png", *others}
-
-
-def test_masks_need_a_folder() -> None:
-    with pytest.raises(ValueError, match="several files"):
-        write_masks(segmentation(LABELS), io.BytesIO())
 
 
 @given(st.lists(st.text(max_size=300), max_size=9))
