@@ -93,7 +93,7 @@ def parallel(module: nn.Module, device: torch.device) -> nn.Module:
         return module
     if device.type != "cuda":
         return DistributedDataParallel(module)
-    module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
+    module = nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
     return DistributedDataParallel(module, device_ids=[device.index])
 
 

@@ -114,7 +114,7 @@ def backward(
                 sums = losses(inputs[part], batch.labels[part], batch.own[part], batch.weights[part], cut)
             share = (sums[0] + sums[2]) / pixels + recipe.presence_weight * sums[1] / answers
             # Processes take the mean of their gradients, and want the sum.
-            scaler.scale(share * distributed.world_size()).backward()  # type: ignore[no-untyped-call]
+            scaler.scale(share * distributed.world_size()).backward()
         loss += share.detach()
     return loss
 

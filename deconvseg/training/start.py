@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from deconvseg.errors import UsageError
 from deconvseg.network.base import SegmentationNetwork, replace_classes
@@ -101,7 +102,7 @@ def refuse_other_kind(init: Path, recipe: Recipe) -> None:
 
 
 def _described_network(recipe: Recipe, classes: int) -> SegmentationNetwork:
-    shared = {
+    shared: dict[str, Any] = {
         "classes": classes,
         "widths": recipe.widths,
         "encoder_convs": recipe.encoder_convs,
