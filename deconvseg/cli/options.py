@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from deconvseg.cli import console
 from deconvseg.errors import UsageError
+from deconvseg.settings import EnsembleRule, FusionRule, Precision, Preset
 
 NETWORK, STEPS, RUN = "Network", "Proposals and postprocessing", "Run"
 """Panels of the help pages."""
-
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
-ProtocolName = Literal["default", "paper", "released-code"]
-Fusion = Literal["max", "mean"]
-Ensemble = Literal["mean", "product", "off"]
 
 
 def complete_network(incomplete: str) -> list[str]:
@@ -70,7 +66,7 @@ ThreadsOption = Annotated[
     typer.Option(min=1, metavar="N", help="CPU threads. If omitted, all cores.", rich_help_panel=NETWORK),
 ]
 ProtocolOption = Annotated[
-    ProtocolName,
+    Preset,
     typer.Option(
         help="Values of this panel's options that are not given, and of boxes and CRF: ours, the paper's, or "
         "those of the authors' code.",
@@ -110,7 +106,7 @@ StopOption = Annotated[
     ),
 ]
 FusionOption = Annotated[
-    Fusion | None,
+    FusionRule | None,
     typer.Option(
         help="How regions are put together: max of scores, as in the paper, or mean of probabilities.",
         show_default="max",
@@ -118,7 +114,7 @@ FusionOption = Annotated[
     ),
 ]
 EnsembleOption = Annotated[
-    Ensemble | None,
+    EnsembleRule | None,
     typer.Option(
         help="Let an FCN-8s on the whole photo join in: mean of probabilities, or product of scores.",
         show_default="mean for named networks that have one, off for files",

@@ -67,7 +67,7 @@ def test_help_names_every_option_in_its_group(inside: Run) -> None:
         (["segment", "a.jpg", "--proposals", "-1"], "--proposals"),
         (["segment", "a.jpg", "--batch-size", "0"], "--batch-size"),
         (["segment", "*.jpg"], "*.jpg: no file matches"),
-        (["segment", "."], "say with -o DIR"),
+        (["segment", "."], "say in which folder"),
         (["segment", "-", "--json"], "standard output"),
         (["nonsense"], "nonsense"),
     ],
