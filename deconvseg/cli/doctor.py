@@ -9,6 +9,7 @@ import typer
 
 from deconvseg.cli import console, streams
 from deconvseg.cli.options import DebugOption, JsonOption
+from deconvseg.errors import one_line
 
 _COLORS = {"ok": "green", "warning": "yellow", "fault": "red"}
 
@@ -31,9 +32,9 @@ def doctor(
         findings.append(finding._asdict())
         if not as_json:
             sign = typer.style(f"{finding.state:8}", fg=_COLORS[finding.state], bold=finding.state != "ok")
-            typer.echo(f"{sign} {finding.name:15} {console.one_line(finding.found)}")
+            typer.echo(f"{sign} {finding.name:15} {one_line(finding.found)}")
             if finding.advice:
-                typer.echo(f"{'':8} {'':15} -> {console.one_line(finding.advice)}")
+                typer.echo(f"{'':8} {'':15} -> {one_line(finding.advice)}")
     state = max((finding["state"] for finding in findings), key=STATES.index)
     if as_json:
         print(json.dumps({"state": state, "findings": findings}, indent=2))

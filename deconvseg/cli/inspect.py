@@ -216,10 +216,12 @@ def _read(photo: str, max_megapixels: int) -> PhotoPixels:
 
 
 def _box(text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
     try:
-        numbers = text and tuple(float(part) for part in text.split(","))
+        numbers = tuple(float(part) for part in text.split(","))
     except ValueError:
         numbers = ()
-    if numbers is not None and len(numbers) != 4:
+    if len(numbers) != 4:
         raise UsageError(f"--box {text}: is not four numbers; give x0,y0,x1,y1 in pixels")
     return numbers

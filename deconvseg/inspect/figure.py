@@ -110,7 +110,7 @@ def key(
     legend = owner.legend(
         [handle(what) for what in colours.values()],
         [printable(meaning) for meaning in colours],
-        title=lines,
+        title=lines if loc == "upper left" else f"\n{lines}",  # a line of space to the captions
         ncols=columns,
         handler_map={tuple: HandlerTuple(None, pad=0)},
         loc=loc,
@@ -128,7 +128,8 @@ def save(figure: Figure, target: Path | BinaryIO, kind: str) -> None:
     """
     # Dates, and numbers made at random, are left out.
     metadata = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}[kind]
-    encoded, tight = io.BytesIO(), {"bbox_inches": "tight", "pad_inches": 0.25, "transparent": True}
+    tight: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.25, "transparent": True}
+    encoded = io.BytesIO()
     with own_style():
         figure.savefig(encoded, format=kind, dpi=150, metadata=metadata, **tight)
     with replacing(target) if isinstance(target, Path) else nullcontext(target) as stream:
