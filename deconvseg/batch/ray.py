@@ -244,12 +244,14 @@ def _killed() -> WorkerError:
 
 
 def _portable(error: Exception) -> Exception:
-    """The error, fit to be sent; for --debug it says where it was raised, which is not sent."""
+    """The error, fit to be sent; a note says where it was raised, which is not sent."""
+    told = "".join(traceback.format_exception(error))
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
         error = RuntimeError(f"{type(error).__name__}: {error}")
-    error.add_note(traceback.format_exc())
+    if not hasattr(error, "__notes__"):  # sent before
+        error.add_note(told)
     return error
 
 
