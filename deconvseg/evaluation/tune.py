@@ -71,6 +71,31 @@ def tune_crf(
         raise UsageError(f"{len(truth.examples)} photos are too few to tune on; take at least 4, better 60")
     check_classes(truth, segmenter.classes)
     old = CRFParameters.from_mapping(segmenter.header.crf)
+    new, trials, held = _searched(segmenter, truth, old, workers, progress)
+    before, after = (
+        {"crf": asdict(one), "mean_iou_searched": trials[one], "mean_iou_held_out": held[one]}
+        for one in (old, new)
+    )
+    report = {
+        "before": before,
+        "after": after,
+        "improved": held[new] > held[old],
+        "trials": len(trials),
+        "images_searched": len(truth.examples[::2]),
+        "images_held_out": len(truth.examples[1::2]),
+        "split": truth.split,
+        "settings": {key: value for key, value in segmenter.identity().items() if key != "crf"},
+    }
+    training = {**segmenter.header.training, "crf_search": report}
+    crf = asdict(new if report["improved"] else old)
+    copy_network(network, target, {"crf": crf, "training": training})
+    return {**report, "output": str(target)}
+
+
+def _searched(
+    segmenter: Segmenter, truth: Truth, old: CRFParameters, workers: int, progress: Callable[[str], None]
+) -> tuple[CRFParameters, dict[CRFParameters, float], dict[CRFParameters, float]]:
+    """Better parameters, the score of all that were tried, and that of old and new on the photos held out."""
     searched, held_out = truth.examples[::2], truth.examples[1::2]
     with tempfile.TemporaryDirectory(prefix="deconvseg-") as folder, workers_for(workers) as call_each:
         photos = _Photos(segmenter, truth, Path(folder), call_each)
@@ -83,25 +108,7 @@ def tune_crf(
             return value
 
         new, trials = search(old, trial, MOST_TRIALS)
-        held = {parameters: photos.score(parameters, held_out) for parameters in {old, new}}
-    before, after = (
-        {"crf": asdict(one), "mean_iou_searched": trials[one], "mean_iou_held_out": held[one]}
-        for one in (old, new)
-    )
-    report = {
-        "before": before,
-        "after": after,
-        "improved": held[new] > held[old],
-        "trials": len(trials),
-        "images_searched": len(searched),
-        "images_held_out": len(held_out),
-        "split": truth.split,
-        "settings": {key: value for key, value in segmenter.identity().items() if key != "crf"},
-    }
-    training = {**segmenter.header.training, "crf_search": report}
-    crf = asdict(new if report["improved"] else old)
-    copy_network(network, target, {"crf": crf, "training": training})
-    return {**report, "output": str(target)}
+        return new, trials, {parameters: photos.score(parameters, held_out) for parameters in {old, new}}
 
 
 def search(
