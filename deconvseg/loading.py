@@ -44,7 +44,7 @@ def load_inference(
     if not header.statistics:
         raise WeightsError(
             f"{weights}: a network of a training stage, whose BatchNorm has no statistics yet; "
-            f"train it further (deconvseg train --init {weights}) and segment with the result"
+            "train on from it and segment with the result"
         )
     partner, partner_header, notes = None, None, []
     if settings.ensemble != "off" and fcn is not None:
