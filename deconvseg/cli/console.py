@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import sys
 import threading
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 PATIENCE = 2.0
 DONE, SOME_FAILED, NOTHING_DONE = 0, 1, 2
+_UNWRITABLE = {errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF, errno.EIO}
+"""Of an error without a file's name: results are written by `files.replacing`, so it is standard output's."""
 _TYPERS_INTERRUPTED = 130
 """What Typer returns, and no exception, for a KeyboardInterrupt of whatever signal."""
 
@@ -78,13 +81,14 @@ def _exit_code(problem: Exception) -> int:
         return _usage_error(problem)
     try:
         sys.stdout.flush()
-    except OSError as full:  # what is left of the output would fail once more when the interpreter ends
+    except OSError as full:
+        problem = full
+    if isinstance(problem, OSError) and problem.errno in _UNWRITABLE and problem.filename is None:
         streams.drop_stdout()
-        if not isinstance(full, BrokenPipeError):  # else its reader has left, as `| head` does
-            error(f"standard output: {full.strerror}")
+        if not isinstance(problem, BrokenPipeError):  # else its reader has left, as `| head` does
+            error(f"standard output: {problem.strerror}")
         return SOME_FAILED
-    if not isinstance(problem, BrokenPipeError):
-        failure(problem)
+    failure(problem)
     return SOME_FAILED
 
 
