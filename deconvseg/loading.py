@@ -24,16 +24,13 @@ def load_inference(
     precision: str,
     batch_size: int | None,
 ) -> tuple[Inference, list[str]]:
-    """Read a network and the FCN-8s of its ensemble.
+    """Read a network and the FCN-8s of its ensemble. Returns both, and notes on what was left out.
 
     Args:
         weights, fcn: by name or file.
         settings: of the method; without a partner, their ensemble becomes `off`.
         must_ensemble: a partner that does not fit is an error; else it is left out.
         device, precision, batch_size: as of `Segmenter`.
-
-    Returns:
-        Both networks, and notes on what was left out.
 
     Raises:
         WeightsError, UsageError: as of `Segmenter.load`.
