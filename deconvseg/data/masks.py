@@ -23,6 +23,8 @@ _UNKNOWN = -1
 _NAMED = 5
 """How many values a message lists."""
 _BLACK = (0, 0, 0)
+_NEAR = 16
+"""A palette's colour no further than this from a class's, of 255, is meant as it: tools average colours."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ def _refuse_other_colors(
     """
     colors = list(zip(palette[::3], palette[1::3], palette[2::3], strict=False))
     by_id = [masks.ids.get(value, _UNKNOWN) for value in range(256)]
-    by_color = [masks.shown.get(color, _UNKNOWN) for color in colors]
+    by_color = _nearest(colors, masks.shown)
     others = [value for value, label in enumerate(by_color) if label not in (_UNKNOWN, by_id[value])]
     if any(color == _BLACK and by_id[value] == by_color[value] for value, color in enumerate(colors)):
         others = [value for value in others if colors[value] != _BLACK]  # what palettes are filled up with
@@ -155,6 +157,17 @@ def _refuse_other_colors(
             f"{path}: the mask's ids and the colours of its palette do not agree: {_some(words, '; ')}; "
             "save it with the right ids, as a grey PNG if its colours mean nothing"
         )
+
+
+def _nearest(colors: Sequence[Color], shown: Mapping[Color, int]) -> list[int]:
+    if not colors or not shown:
+        return [_UNKNOWN] * len(colors)
+    table = np.array(colors)
+    far = np.abs(table[:, None] - np.array(list(shown))[None]).max(axis=2)
+    labels = np.array(list(shown.values()))[far.argmin(axis=1)]
+    allowed = np.where(np.ptp(table, axis=1) == 0, 0, _NEAR)  # greys may be a ramp that means nothing
+    nearest: list[int] = np.where(far.min(axis=1) <= allowed, labels, _UNKNOWN).tolist()
+    return nearest
 
 
 def _class(masks: MaskFormat, label: int) -> str:

@@ -114,6 +114,18 @@ def test_a_mask_in_colours_that_a_tool_gave_a_palette_is_a_fault(path: Path, how
         read_mask(path, masks)
 
 
+def test_a_palette_of_colours_that_a_tool_averaged_is_a_fault(path: Path, save: Save) -> None:
+    """None of them is quite a class's, and all ids exist."""
+    save([[0, 1, 2]], [(121, 4, 2), (3, 1, 0), (6, 120, 0)])
+    with pytest.raises(DataError, match=r"colour #790402 for 'red'; id 1 .* for 'ground'"):
+        read_mask(path, THREE)
+
+
+def test_a_grey_ramp_with_a_colour_for_void_says_nothing(path: Path, save: Save) -> None:
+    save([[0, 1, 2, 255]], [*[(i, i, i) for i in range(255)], (224, 224, 192)])
+    np.testing.assert_array_equal(read_mask(path, THREE), [[0, 1, 2, 255]])
+
+
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
 def test_colours_stand_for_classes(path: Path, mode: str) -> None:
     colors = np.array([[(128, 64, 128), BLACK], [CLAY, (128, 64, 129)]], np.uint8)
