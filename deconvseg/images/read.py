@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, TypeAlias
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from deconvseg.errors import InputError
 from deconvseg.images.pixels import image_of, orientation_of, upright_srgb
@@ -44,7 +44,8 @@ _ARRAYS = (
     "give a file's path, a PIL.Image (PIL.Image.open takes open files), a uint8 array (H, W, 3) RGB or "
     "(H, W, 4) RGBA, or an array (H, W) of grey numbers"
 )
-_lock, _readers, _limit = threading.Lock(), 0, Image.MAX_IMAGE_PIXELS
+_lock, _readers = threading.Lock(), 0
+_limits = Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK
 # Of odd EXIF data: what it cannot read, Pillow refuses. Set once, as to change filters is not for threads.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\..*")
 
@@ -170,7 +171,7 @@ def _of_pillow(image: Image.Image) -> PhotoPixels:
     if 0 in image.size:
         raise InputError(f"{name}: has no pixels ({image.width} x {image.height})")
     try:
-        return _pixels(image, None)
+        return _of_open(image, getattr(image, "fp", None), None)
     except Exception as error:  # Pillow decodes late, and a damaged or closed file can raise nearly anything
         raise InputError(
             f"{name}: cannot be decoded ({_reason(error)}); open it again, or convert it to RGB"
@@ -227,15 +228,7 @@ def _decode(stream: BinaryIO, name: str, side: int | None, max_pixels: int) -> P
         try:
             with _opened(stream) as image:
                 _refuse_large(image.size, max_pixels, name)
-                if image.format == "JPEG2000" and (profile := _jp2_profile(stream)):
-                    image.info["icc_profile"] = profile
-                deep = image.mode in ("RGB", "RGBA", "LA") and ";16" in str(getattr(image, "tile", ""))
-                photo = _pixels(image, side)
-                # Pillow keeps the upper 8 of 16 bits; where few of them are used, OpenCV has them all.
-                colours: Any = image.getextrema()[: 1 if image.mode == "LA" else 3] if deep else [(0, 255)]
-                if max(high for _, high in colours) < 64:
-                    photo = _by_opencv(stream, side, image.info) or photo
-                return photo
+                return _of_open(image, stream, side)
         except UnidentifiedImageError:
             if not start.startswith(_TIFF_STARTS):
                 raise
@@ -259,6 +252,24 @@ def _decode(stream: BinaryIO, name: str, side: int | None, max_pixels: int) -> P
         ) from error
 
 
+def _of_open(image: Image.Image, stream: BinaryIO | None, side: int | None) -> PhotoPixels:
+    """The pixels of an image and of what its file, if it is still open, tells beyond Pillow."""
+    deep = image.mode in ("RGB", "RGBA", "LA") and ";16" in str(getattr(image, "tile", ""))
+    if stream and image.format == "JPEG2000" and (profile := _jp2_profile(stream)):
+        image.info["icc_profile"] = profile
+    if stream and deep:  # Pillow may close it
+        stream.seek(0)
+        stream = io.BytesIO(stream.read())
+    photo = _pixels(image, side)
+    if stream and deep:
+        # Pillow keeps the upper 8 of 16 bits; where few of them are used, OpenCV has them all.
+        colours: Any = image.getextrema()[: 1 if image.mode == "LA" else 3]
+        low, high = min(low for low, _ in colours), max(high for _, high in colours)
+        if high < 64 or high - low < 16:
+            photo = _by_opencv(stream, side, image.info) or photo
+    return photo
+
+
 @contextmanager
 def _opened(stream: BinaryIO) -> Iterator[Image.Image]:
     """The image in a stream, not decoded yet."""
@@ -269,11 +280,16 @@ def _opened(stream: BinaryIO) -> Iterator[Image.Image]:
 
 @contextmanager
 def _any_size() -> Iterator[None]:
-    """Lift Pillow's limit of pixels, which is the whole process's, while any thread reads: ours is higher."""
-    global _readers, _limit
+    """Lift Pillow's limits, which are the whole process's, while any thread reads.
+
+    Our own of pixels is higher, and a PNG may hold a colour profile or XMP data of more than 1 MiB.
+    """
+    global _readers, _limits
     with _lock:
         if _readers == 0:
-            _limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            _limits = Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK
+            Image.MAX_IMAGE_PIXELS = None
+            PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
         _readers += 1
     try:
         yield
@@ -281,7 +297,7 @@ def _any_size() -> Iterator[None]:
         with _lock:
             _readers -= 1
             if _readers == 0:
-                Image.MAX_IMAGE_PIXELS = _limit
+                Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = _limits
 
 
 @cache

@@ -196,7 +196,21 @@ def test_jpeg_2000_with_a_profile() -> None:
     head = content.index(b"jp2h") - 4
     (size,) = struct.unpack(">I", content[head : head + 4])
     content = content[:head] + struct.pack(">I", size + len(box) - length) + content[head + 4 :]
-    assert off(read(content), icc.to_srgb(COLOURS, icc.ADOBE, 563 / 256)) < 1.6
+    for photo in (read(content), as_photo(Image.open(io.BytesIO(content)))):
+        assert off(photo, icc.to_srgb(COLOURS, icc.ADOBE, 563 / 256)) < 1.6
+
+
+@pytest.mark.parametrize("where", ["profile", "text"])
+def test_a_png_with_a_long_profile_or_text_is_read(where: str) -> None:
+    """Of 2 MiB unpacked, which Pillow by itself takes for an attack."""
+    if where == "text":
+        info = PngImagePlugin.PngInfo()
+        info.add_itxt("XML:com.adobe.xmp", "x" * (2 << 20), zip=True)
+        assert off(read(Image.fromarray(COLOURS), pnginfo=info), COLOURS.astype(float)) == 0
+        return
+    profile = icc.rgb_profile(icc.ADOBE, 563 / 256) + bytes(2 << 20)
+    photo = read(Image.fromarray(COLOURS), icc_profile=profile)
+    assert off(photo, icc.to_srgb(COLOURS, icc.ADOBE, 563 / 256)) < 1.6
 
 
 def chunked(png: bytes, name: bytes, data: bytes) -> bytes:
@@ -283,7 +297,7 @@ def test_colours_of_more_than_8_bits(kind: Any, order: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [2, 4, 6], ids=["RGB", "LA", "RGBA"])
-def test_16_bit_png_that_uses_12_bits(kind: int) -> None:
+def test_16_bit_png_that_uses_12_bits(kind: int, tmp_path: Path) -> None:
     colours = COLOURS if kind != 4 else COLOURS[:, :, :1]
     wide = colours * np.uint16(16) + 15
     wanted = np.rint((np.broadcast_to(colours, COLOURS.shape) * 16.0 + 15) * 255 / 4095)
@@ -292,14 +306,27 @@ def test_16_bit_png_that_uses_12_bits(kind: int) -> None:
         alpha[:9] = 0
         wide = np.concatenate([wide, alpha], 2)
         wanted[:9] = 255
-    rows = wide.astype(">u2").reshape(128, -1)
+    path = tmp_path / "deep.png"
+    path.write_bytes(png_of_16_bits(wide, kind))
+    for photo in (read_photo(path), as_photo(Image.open(path))):
+        np.testing.assert_array_equal(photo.image, wanted)
+        assert "4095 is taken for white" in photo.notes[0]
+
+
+def test_16_bit_colours_in_a_small_part_of_the_range_are_stretched() -> None:
+    photo = read(png_of_16_bits(COLOURS + np.uint16(29_000), 2))
+    np.testing.assert_array_equal(photo.image, COLOURS)
+    assert "29000 to 29255, are stretched" in photo.notes[0]
+
+
+def png_of_16_bits(wide: NDArray[np.uint16], kind: int) -> bytes:
+    """`kind` as in the PNG standard: 2 RGB, 4 grey and alpha, 6 RGBA."""
+    rows = wide.astype(">u2").reshape(len(wide), -1)
     lines = b"".join(b"\0" + row.tobytes() for row in rows)
     png, header = b"\x89PNG\r\n\x1a\n", struct.pack(">IIBBBBB", 128, 128, 16, kind, 0, 0, 0)
     for name, data in ((b"IHDR", header), (b"IDAT", zlib.compress(lines)), (b"IEND", b"")):
         png += struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-    photo = read(png)
-    np.testing.assert_array_equal(photo.image, wanted)
-    assert "4095 is taken for white" in photo.notes[0]
+    return png
 
 
 def test_a_tiff_that_cannot_be_read_is_named() -> None:
