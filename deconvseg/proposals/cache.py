@@ -9,7 +9,7 @@ contrib modules. Its arrays, for N photos with M boxes in all:
     offsets   int64 (N + 1,), photo i has the boxes offsets[i] to offsets[i + 1]
     boxes     float32 (M, 4), x0 y0 x1 y1 in pixels, half-open, inside the photo, best first within it
     scores    float32 (M,)
-    settings  JSON: format, forest (sha256), count
+    settings  JSON: code (its digest), forest (sha256), count
 """
 
 from __future__ import annotations
@@ -26,14 +26,13 @@ from numpy.typing import NDArray
 
 from deconvseg.errors import DataError, OutputError
 from deconvseg.files import digest, replacing
+from deconvseg.identity import code_digest
 from deconvseg.images.read import read_image
 from deconvseg.machine import pool
 from deconvseg.proposals.boxes import Boxes, find_boxes
 from deconvseg.proposals.edges import EdgeDetector
 from deconvseg.weights import forest_file
 
-_FORMAT = 1
-"""Raised whenever the same photo and forest would give other boxes."""
 COUNT = 500
 """Boxes a photo. Measured on 199 photos of VOC 2012 train (every fifth; 353 objects of at least 1 % of the
 photo): an object has a box of IoU 0.5 or more among the best 50, 100, 200, 300, 500, 1,000 in 79, 86, 90, 95,
@@ -179,7 +178,7 @@ def cache_proposals(
         twice = next(name for name in names if names.count(name) > 1)
         raise DataError(f"{twice}: there are two photos of this name; rename one")
     forest = forest_file(forest)
-    settings = json.dumps({"format": _FORMAT, "forest": digest(forest), "count": count})
+    settings = _settings(forest, count)
     unfinished = target.with_name(f"{target.name}.part")
     finished = _kept(target, settings)
     found = {**finished, **_kept(unfinished, settings)}
@@ -202,6 +201,12 @@ def cache_proposals(
     if todo or found.keys() != finished.keys():
         _write(target, settings, found)
     unfinished.unlink(missing_ok=True)
+
+
+def _settings(forest: Path, count: int) -> str:
+    """What decides the boxes of a photo; a file made with other settings, or by other code, is made anew."""
+    code = code_digest("deconvseg.proposals.cache")
+    return json.dumps({"code": code, "forest": digest(forest), "count": count})
 
 
 def _find(detector: EdgeDetector, count: int, photo: Path) -> PhotoBoxes:

@@ -102,6 +102,15 @@ def test_other_settings_do_all_again(
     assert len(done) == 8
 
 
+def test_boxes_of_other_code_are_not_kept(
+    photos: Photos, tmp_path: Path, done: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(2):
+        cache_proposals(photos, tmp_path / "p.npz", count=3, workers=0)
+        assert len(done) == len(photos) * (number + 1)
+        monkeypatch.setattr("deconvseg.__version__", "9.9")
+
+
 def test_interrupted_run_goes_on(photos: Photos, tmp_path: Path, done: list[str]) -> None:
     target = tmp_path / "p.npz"
 
