@@ -56,9 +56,9 @@ def orientation_of(image: Image.Image) -> int:
     """
     value: object = 1
     xmp: dict[Any, Any] = {}
+    if image.format == "PNG":
+        image.load()  # its EXIF data can come last; damage must not pass for damaged EXIF data
     try:
-        if image.format == "PNG":
-            image.load()  # its EXIF data can come last
         xmp = {key: image.info.pop(key) for key in ("xmp", "XML:com.adobe.xmp") if key in image.info}
         value = image.getexif().get(ExifTags.Base.Orientation)
     except Exception:  # damaged EXIF data must not cost the photo

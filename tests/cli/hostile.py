@@ -64,9 +64,9 @@ def archive() -> bytes:
 
 
 def text_bomb() -> bytes:
-    """A PNG with 64 MB of text, squeezed."""
+    """A PNG with 80 MB of text, squeezed."""
     info = PngImagePlugin.PngInfo()
-    info.add_text("note", "a" * 64_000_000, zip=True)
+    info.add_text("note", "a" * 80_000_000, zip=True)
     return encoded("PNG", pnginfo=info)
 
 

@@ -45,7 +45,7 @@ def test_a_training_stage_is_refused_for_photos_and_trained_further(
     assert refused.returncode == 2
     (line,) = lines(refused)
     assert "s.safetensors: a network of a training stage, whose BatchNorm has no statistics yet" in line
-    assert "--init s.safetensors" in line
+    assert "train on from it" in line
     recipe = "crop_size = 32\nbatch_size = 4\nfrozen_blocks = 5\nprecision = 'fp32'\nsteps = 1\n"
     (tmp_path / "quick.toml").write_text(recipe)
     done = inside(

@@ -172,7 +172,7 @@ def test_limit_of_size(run: Run, fast: list[str], tmp_path: Path) -> None:
     refused = run("segment", "a.png", "--max-megapixels", "1", *fast)
     assert refused.returncode == 1
     assert lines(refused)[-1] == (
-        "error: a.png: has 1.2 megapixels, and 1 are the limit; make it smaller, or raise --max-megapixels"
+        "error: a.png: has 1.2 megapixels, and 1 are the limit; make it smaller, or raise the limit"
     )
 
 

@@ -81,7 +81,7 @@ def test_stopped_it_leaves_a_checkpoint_and_goes_on(
     while not metrics.is_file() and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=180)
     assert process.returncode == 128 + number
     assert b"stopping after this step" in errors
     assert b"Traceback" not in errors
