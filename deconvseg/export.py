@@ -195,7 +195,11 @@ def onnx_model(network: SegmentationNetwork, header: NetworkHeader, opset: int =
         del item.metadata_props[:]
         item.doc_string = ""
     model.producer_name, model.producer_version = "deconvseg", __version__
-    about = {"architecture": network.architecture, "classes": header.classes, "palette": header.palette}
+    about: dict[str, object] = {
+        "architecture": network.architecture,
+        "classes": header.classes,
+        "palette": header.palette,
+    }
     about |= {"side": network.side, "order": "RGB", "mean": header.mean, "scale": header.scale}
     for key, value in about.items():
         model.metadata_props.add(key=key, value=json.dumps(value))

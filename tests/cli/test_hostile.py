@@ -58,7 +58,9 @@ def test_hostile_files_beside_good_photos(run: Run, fast: list[str], tmp_path: P
     links = [line for line in told if line.endswith("the link leads nowhere; mend it or remove it")]
     assert {line.split(":")[1] for line in links} == {" in/itself.jpg", " in/nowhere.jpg"}
     assert len([line for line in told if line.startswith("error: in/")]) == len(bad) + len(links)
-    assert len(told) == 1 + len(good) + len(bad) + len(links) + 1  # nothing but our own lines, from no library either
+    assert (
+        len(told) == 1 + len(good) + len(bad) + len(links) + 1
+    )  # nothing but our own lines, from no library either
 
     records = [json.loads(line) for line in (tmp_path / "out" / "segment.jsonl").read_text().splitlines()]
     assert {record["input"] for record in records} == {f"in/{name}" for name in (*good, *bad)}
