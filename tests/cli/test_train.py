@@ -74,7 +74,11 @@ def test_stopped_it_leaves_a_checkpoint_and_goes_on(
     arguments = ["train", "--voc-root", voc, "--recipe", "r.toml", "--stage", "1", "--out", "run"]
     arguments += ["--steps", "100000", "--workers", "1"]
     process = subprocess.Popen(
-        [COMMAND, *arguments], cwd=tmp_path, stderr=subprocess.PIPE, start_new_session=True
+        [COMMAND, *arguments],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # below nohup HUP is ignored, and stays so
     )
     metrics = tmp_path / "run/stage1/metrics.jsonl"
     deadline = time.monotonic() + 120
