@@ -48,6 +48,7 @@ _lock, _readers = threading.Lock(), 0
 _limits = Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK
 # Of odd EXIF data: what it cannot read, Pillow refuses. Set once, as to change filters is not for threads.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\..*")
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # of the same; our errors say it in a line
 
 
 @dataclass(frozen=True)

@@ -337,6 +337,14 @@ def test_a_tiff_that_cannot_be_read_is_named() -> None:
         read(content)
 
 
+def test_the_libraries_add_no_lines_of_their_own(capfd: pytest.CaptureFixture[str]) -> None:
+    """Half floats, which OpenCV does not know, and an orientation that it complains of."""
+    with pytest.raises(InputError):
+        read(icc.tiff(RAMP.astype(np.float16), 1))
+    read(icc.tiff(COLOURS.astype(np.float32), 2, "<", (274, 3, [9])))
+    assert capfd.readouterr() == ("", "")
+
+
 def exif(value: int, kind: int = 3) -> bytes:
     """EXIF data with an orientation alone, as a SHORT (3) or of another type: LONG (4), ASCII (2)."""
     return b"Exif\0\0II*\0\x08\0\0\0\x01\0" + struct.pack("<HHIII", 0x0112, kind, 1, value, 0)
