@@ -306,14 +306,13 @@ class Segmenter:
         settings = asdict(self.settings)
         del settings["crf_parameters"]
         return {
-            "weights": digest(network_file(self._file)),
-            "fcn": digest(network_file(self.fcn)) if self.inference.partner and self.fcn else None,
+            "device": self.inference.device.type,
+            **self._digests,
             "forest": digest(forest_file(self._forest)) if proposes else None,
             **settings,
             "ensemble": self.ensemble,
             "crf": asdict(self.crf_parameters) if self.settings.crf else None,
             "precision": self.precision,
-            "device": self.inference.device.type,
             "only": self._only,
             "code": code_digest("deconvseg.segmenter"),
         }
@@ -388,6 +387,9 @@ class Segmenter:
         torch.set_num_threads(self._threads or min(torch.get_num_threads(), cores()))
         cv2.setNumThreads(self._threads or min(cv2.getNumThreads(), cores()))
         inference, notes = load_inference(self._file, self.fcn, self.settings, **self._choices)
+        # Of the networks in use, should their files be replaced later.
+        files = {"weights": self._file, "fcn": self.fcn if inference.partner else None}
+        self._digests = {key: digest(network_file(name)) if name else None for key, name in files.items()}
         refuse_unknown(self._only or (), inference.header.classes)
         if self.settings.crf:
             _ = self.crf_parameters  # a bad value is told now, not at the first photo

@@ -223,6 +223,19 @@ def test_identity_names_everything_that_changes_a_result(
     assert len(hashes) == 5 + len(changes)
 
 
+def test_identity_is_of_the_network_in_use_not_of_one_that_replaced_its_file(
+    tiny_network: Path, tiny_fcn: Path, tmp_path: Path
+) -> None:
+    network = tmp_path / "network.safetensors"
+    network.write_bytes(tiny_network.read_bytes())
+    segmenter = Segmenter(network, proposals=0)
+    before = segmenter.settings_hash()
+    network.unlink()
+    network.write_bytes(tiny_fcn.read_bytes())
+    assert segmenter.settings_hash() == before
+    assert Segmenter(network, proposals=0).settings_hash() != before
+
+
 def test_identity_knows_the_source_of_all_that_a_photo_passes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
