@@ -14,15 +14,12 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from deconvseg import __version__
 from deconvseg.cli import signals, streams
 from deconvseg.errors import DeconvSegError, UsageError, one_line
 from deconvseg.machine import is_out_of_memory
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from deconvseg.segmenter import Segmenter
 
 PATIENCE = 2.0
 DONE, SOME_FAILED, NOTHING_DONE = 0, 1, 2
@@ -225,11 +222,3 @@ def _usage_error(problem: Exception) -> int:
         command = context.command_path if context else "deconvseg"
         error(f"{message.rstrip('.')}; see {command} --help")
     return NOTHING_DONE
-
-
-def introduce(segmenter: Segmenter, weights: str) -> None:
-    """Say which networks run where, and what there is to know about it."""
-    ensemble = f", {segmenter.ensemble} with {segmenter.fcn}," if segmenter.ensemble != "off" else ""
-    say(f"deconvseg {__version__}: {weights}{ensemble} on {segmenter.device}, {segmenter.precision}")
-    for note in segmenter.notes:
-        say(f"note: {note}")

@@ -14,25 +14,13 @@ import typer
 from deconvseg.cli import console
 from deconvseg.cli.options import (
     RUN,
-    BatchSizeOption,
-    CrfOption,
     DebugOption,
-    DeviceOption,
-    EnsembleOption,
-    FcnOption,
-    ForestOption,
-    FusionOption,
     JsonOption,
-    MinSideOption,
     OverwriteOption,
-    PrecisionOption,
-    ProposalsOption,
-    ProtocolOption,
     QuietOption,
-    StopOption,
-    ThreadsOption,
-    WeightsOption,
+    load_segmenter,
     refuse_target,
+    segmenter_options,
 )
 from deconvseg.errors import UsageError
 
@@ -64,6 +52,7 @@ deconvseg eval --voc-root VOC2012 --tune-crf -o tuned.safetensors
 0 all done; 1 an unforeseen error; 2 usage, or data that cannot be scored; 130 interrupted"""
 
 
+@segmenter_options()
 def evaluate(
     voc_root: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder with JPEGImages, SegmentationClass, ImageSets.")
@@ -111,20 +100,8 @@ def evaluate(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Copy of the network, tuned.")
     ] = None,
-    weights: WeightsOption = "default",
-    device: DeviceOption = "auto",
-    precision: PrecisionOption = "auto",
-    batch_size: BatchSizeOption = None,
-    threads: ThreadsOption = None,
-    protocol: ProtocolOption = "default",
-    proposals: ProposalsOption = None,
-    min_side: MinSideOption = None,
-    stop: StopOption = None,
-    fusion: FusionOption = None,
-    ensemble: EnsembleOption = None,
-    fcn: FcnOption = None,
-    crf: CrfOption = True,
-    forest: ForestOption = None,
+    *,
+    segmenter_arguments: dict[str, Any],
     workers: Annotated[
         int, typer.Option(min=1, metavar="N", help="Photos at a time.", rich_help_panel=RUN)
     ] = 1,
@@ -148,15 +125,13 @@ def evaluate(
         raise UsageError("--tune-crf: name the tuned copy of the network with -o FILE")
     if output and not tune_crf:
         raise UsageError("-o is for --tune-crf; results go to standard output or --report DIR")
-    if (ablate or tune_crf) and protocol != "default":
+    if (ablate or tune_crf) and segmenter_arguments["protocol"] != "default":
         raise UsageError("--ablate and --tune-crf vary the default protocol; leave --protocol out")
     from deconvseg.evaluation import tune
     from deconvseg.evaluation.ablation import finished, network
     from deconvseg.evaluation.report import summarise, write_report
     from deconvseg.evaluation.run import evaluate as run
     from deconvseg.evaluation.run import open_truth
-    from deconvseg.machine import reuse_freed_memory
-    from deconvseg.segmenter import Segmenter
     from deconvseg.weights import network_file
 
     say: Callable[[str], None] = (lambda text: None) if quiet else console.say
@@ -168,28 +143,9 @@ def evaluate(
         if any(truth.masks.ids.get(i) != i for i in range(len(truth.classes))):
             say("note: predictions hold class numbers, 0 and up in the order of dataset.toml, not its ids")
     else:
-        segmenter = Segmenter(
-            weights,
-            protocol=protocol,
-            proposals=proposals,
-            min_side=min_side,
-            stop=stop,
-            fusion=fusion,
-            ensemble=ensemble,
-            fcn=fcn,
-            crf=crf,
-            device=device,
-            precision=precision,
-            batch_size=batch_size,
-            threads=threads,
-            forest=forest,
-        )
-        reuse_freed_memory()
-        segmenter.load()
-        if not quiet:
-            console.introduce(segmenter, weights)
+        segmenter = load_segmenter(segmenter_arguments, quiet=quiet)
         if output:
-            source = network_file(weights)
+            source = network_file(segmenter.weights)
             refuse_target(output, source, overwrite=overwrite)
             tuned = tune.tune_crf(segmenter, source, truth, output, workers=workers, progress=say)
             _print(tuned, as_json, _print_tuned)
@@ -203,7 +159,7 @@ def evaluate(
     except KeyboardInterrupt:
         kept = "finished photos are kept, run the same again to go on" if report else "nothing is kept"
         return console.interrupted(kept)
-    summary = summarise(evaluation, None if predictions else weights)
+    summary = summarise(evaluation, None if predictions else segmenter_arguments["weights"])
     if report:
         write_report(evaluation, summary, report)
         say(f"report: {report / 'report.html'}")

@@ -15,22 +15,15 @@ from deconvseg.batch.plan import STDOUT
 from deconvseg.cli import console
 from deconvseg.cli.options import (
     STEPS,
-    CrfOption,
     DebugOption,
-    DeviceOption,
-    EnsembleOption,
-    FcnOption,
-    ForestOption,
     JsonOption,
     MaxMegapixelsOption,
-    MinSideOption,
     OverwriteOption,
-    PrecisionOption,
     QuietOption,
-    ThreadsOption,
-    WeightsOption,
     complete_class,
+    load_segmenter,
     refuse_target,
+    segmenter_options,
 )
 from deconvseg.errors import InputError, UsageError
 
@@ -52,11 +45,12 @@ deconvseg inspect layers cat.jpg --json    [dim]numbers alone[/dim]
 0 done; 1 the photo cannot be read; 2 usage; 130 interrupted"""
 CROPS = "Layers and switches"
 _CROPS: dict[str, Any] = {"proposals": 0, "ensemble": "off", "precision": "fp32"}
-"""Settings of a Segmenter whose network can be looked into."""
-_METHOD = ("proposals", "min_side", "crf", "ensemble", "fcn", "forest", "precision")
-"""Options of the way of a photo, which layers and switches do not go."""
+"""Arguments of a Segmenter whose network can be looked into."""
+_ANY = ("weights", "device", "threads")
+"""Arguments of a Segmenter that layers and switches take; the others are of the way of a photo."""
 
 
+@segmenter_options("proposals", "stop")
 def inspect(
     context: typer.Context,
     what: Annotated[
@@ -107,15 +101,8 @@ def inspect(
     proposals: Annotated[
         int, typer.Option(min=1, metavar="N", help="Most proposals to look at.", rich_help_panel=STEPS)
     ] = 50,
-    min_side: MinSideOption = None,
-    crf: CrfOption = True,
-    ensemble: EnsembleOption = None,
-    fcn: FcnOption = None,
-    forest: ForestOption = None,
-    weights: WeightsOption = "default",
-    device: DeviceOption = "auto",
-    precision: PrecisionOption = "auto",
-    threads: ThreadsOption = None,
+    *,
+    segmenter_arguments: dict[str, Any],
     max_megapixels: MaxMegapixelsOption = 500,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
@@ -126,21 +113,21 @@ def inspect(
 
     layers and switches look at one crop in 32 bits, and take no options of proposals and postprocessing.
     """
-    _refuse_given(context, what, ("box", "class_name") if what == "proposals" else _METHOD)
+    method = ["proposals", *(name for name in segmenter_arguments if name not in _ANY)]
+    _refuse_given(context, what, ("box", "class_name") if what == "proposals" else method)
     part = _box(box)
     kind = _check_output(output, photo, as_json=as_json, overwrite=overwrite)
-    from deconvseg.segmenter import Segmenter
 
     try:
         pixels = _read(photo, max_megapixels)
     except InputError as error:
         console.failure(error)
         return console.SOME_FAILED
-    method = {name: context.params[name] for name in _METHOD} if what == "proposals" else _CROPS
-    segmenter = Segmenter(weights, **method, device=device, threads=threads)
-    segmenter.load()
-    if not quiet:
-        console.introduce(segmenter, weights)
+    arguments: dict[str, Any] = {**segmenter_arguments, "proposals": proposals}
+    if what != "proposals":
+        arguments = {name: arguments[name] for name in _ANY} | _CROPS
+    segmenter = load_segmenter(arguments, quiet=quiet)
+    weights = segmenter.weights
     fcn = str(segmenter.fcn) if segmenter.ensemble != "off" else None
     look, draw, heading = _figure(what)
     found = look(segmenter, pixels, *((proposals,) if what == "proposals" else (part, class_name)))

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from deconvseg import __version__
 from deconvseg.cli import console
 from deconvseg.errors import UsageError
 from deconvseg.settings import EnsembleRule, FusionRule, Precision, Preset
 
+if TYPE_CHECKING:
+    from deconvseg.segmenter import Segmenter
+
 NETWORK, STEPS, RUN = "Network", "Proposals and postprocessing", "Run"
 """Panels of the help pages."""
+
+
+def option(panel: str, metavar: str | None, text: str, **more: Any) -> Any:
+    """An option of a help page's panel; `more` as `typer.Option` takes it."""
+    return typer.Option(metavar=metavar, help=text, rich_help_panel=panel, **more)
+
+
+def switch(names: str, panel: str, text: str, **more: Any) -> Any:
+    """An option without a value, by its names such as `--quiet`."""
+    return typer.Option(*names.split(), help=text, rich_help_panel=panel, **more)
 
 
 def complete_network(incomplete: str) -> list[str]:
@@ -39,142 +56,162 @@ def _json(value: bool) -> bool:
 
 WeightsOption = Annotated[
     str,
-    typer.Option(
-        metavar="NAME|FILE",
-        help="Network, by name or as a .safetensors.",
-        rich_help_panel=NETWORK,
-        autocompletion=complete_network,
-    ),
+    option(NETWORK, "NAME|FILE", "Network, by name or as a .safetensors.", autocompletion=complete_network),
 ]
-DeviceOption = Annotated[
-    str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.", rich_help_panel=NETWORK)
-]
-PrecisionOption = Annotated[
-    Precision, typer.Option(help="Number format to compute in.", rich_help_panel=NETWORK)
-]
-BatchSizeOption = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        metavar="N",
-        help="Regions that go through the network together. If omitted, what suits device and memory.",
-        rich_help_panel=NETWORK,
-    ),
-]
-ThreadsOption = Annotated[
-    int | None,
-    typer.Option(min=1, metavar="N", help="CPU threads. If omitted, all cores.", rich_help_panel=NETWORK),
-]
-ProtocolOption = Annotated[
-    Preset,
-    typer.Option(
-        help="Values of this panel's options that are not given, and of boxes and CRF: ours, the paper's, or "
-        "those of the authors' code.",
-        rich_help_panel=STEPS,
-    ),
-]
-ProposalsOption = Annotated[
-    int | None,
-    typer.Option(
-        min=0,
-        metavar="N",
-        help="Regions to look at besides the whole photo; 0 is the fastest.",
-        show_default="10",
-        rich_help_panel=STEPS,
-    ),
-]
-MinSideOption = Annotated[
-    int | None,
-    typer.Option(
-        min=0,
-        metavar="PX",
-        help="Leave out regions with a shorter side below this, on the photo shrunk to at most 640 px.",
-        show_default="112",
-        rich_help_panel=STEPS,
-    ),
-]
-StopOption = Annotated[
-    float | None,
-    typer.Option(
-        min=0,
-        max=1,
-        metavar="SHARE",
-        help="Look at no more regions of a photo once a round of 5 changed fewer than this share of pixels; "
-        "0 looks at all.",
-        show_default="0.01",
-        rich_help_panel=STEPS,
-    ),
-]
-FusionOption = Annotated[
-    FusionRule | None,
-    typer.Option(
-        help="How regions are put together: max of scores, as in the paper, or mean of probabilities.",
-        show_default="max",
-        rich_help_panel=STEPS,
-    ),
-]
-EnsembleOption = Annotated[
-    EnsembleRule | None,
-    typer.Option(
-        help="Let an FCN-8s on the whole photo join in: mean of probabilities, or product of scores.",
-        show_default="mean for named networks that have one, off for files",
-        rich_help_panel=STEPS,
-    ),
-]
-FcnOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME|FILE",
-        help="That FCN-8s.",
-        show_default="the network's partner",
-        rich_help_panel=STEPS,
-        autocompletion=complete_network,
-    ),
-]
-CrfOption = Annotated[
-    bool,
-    typer.Option(
-        "--crf/--no-crf", help="Draw the mask to the photo's edges with the dense CRF.", rich_help_panel=STEPS
-    ),
-]
-ForestOption = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE",
-        help="Edge forest for the proposals, instead of the shipped one.",
-        rich_help_panel=STEPS,
-    ),
-]
+DeviceOption = Annotated[str, option(NETWORK, "auto|cpu|cuda|mps", "Where to compute.")]
 MaxMegapixelsOption = Annotated[
     int,
-    typer.Option(
+    option(
+        RUN,
+        "N",
+        "Fail larger photos unread. One takes up to 5 bytes of memory a pixel, 9 for overlay and cutout.",
         min=1,
-        metavar="N",
-        help="Fail larger photos unread. One takes up to 5 bytes of memory a pixel, 9 for overlay and "
-        "cutout.",
-        rich_help_panel=RUN,
     ),
 ]
 OverwriteOption = Annotated[
-    bool,
-    typer.Option(
-        "--overwrite",
-        help="Do again what is done, and replace files in the way.",
-        rich_help_panel=RUN,
-    ),
+    bool, switch("--overwrite", RUN, "Do again what is done, and replace files in the way.")
 ]
-JsonOption = Annotated[
-    bool, typer.Option("--json", callback=_json, help="Print one JSON object.", rich_help_panel=RUN)
-]
-QuietOption = Annotated[
-    bool, typer.Option("--quiet", "-q", help="Say nothing but errors.", rich_help_panel=RUN)
-]
+JsonOption = Annotated[bool, switch("--json", RUN, "Print one JSON object.", callback=_json)]
+QuietOption = Annotated[bool, switch("--quiet -q", RUN, "Say nothing but errors.")]
 DebugOption = Annotated[
-    bool,
-    typer.Option(
-        "--debug", callback=console.set_debug, help="Show the traceback of an error.", rich_help_panel=RUN
-    ),
+    bool, switch("--debug", RUN, "Show the traceback of an error.", callback=console.set_debug)
 ]
+
+
+def _segmenter_options(
+    weights: WeightsOption = "default",
+    device: DeviceOption = "auto",
+    precision: Annotated[Precision, option(NETWORK, None, "Number format to compute in.")] = "auto",
+    batch_size: Annotated[
+        int | None,
+        option(
+            NETWORK,
+            "N",
+            "Regions that go through the network together. If omitted, what suits device and memory.",
+            min=1,
+        ),
+    ] = None,
+    threads: Annotated[int | None, option(NETWORK, "N", "CPU threads. If omitted, all cores.", min=1)] = None,
+    protocol: Annotated[
+        Preset,
+        option(
+            STEPS,
+            None,
+            "Values of this panel's options that are not given, and of boxes and CRF: ours, the paper's, or "
+            "those of the authors' code.",
+        ),
+    ] = "default",
+    proposals: Annotated[
+        int | None,
+        option(
+            STEPS,
+            "N",
+            "Regions to look at besides the whole photo; 0 is the fastest.",
+            min=0,
+            show_default="10",
+        ),
+    ] = None,
+    min_side: Annotated[
+        int | None,
+        option(
+            STEPS,
+            "PX",
+            "Leave out regions with a shorter side below this, on the photo shrunk to at most 640 px.",
+            min=0,
+            show_default="112",
+        ),
+    ] = None,
+    stop: Annotated[
+        float | None,
+        option(
+            STEPS,
+            "SHARE",
+            "Look at no more regions of a photo once a round of 5 changed fewer than this share of pixels; "
+            "0 looks at all.",
+            min=0,
+            max=1,
+            show_default="0.01",
+        ),
+    ] = None,
+    fusion: Annotated[
+        FusionRule | None,
+        option(
+            STEPS,
+            None,
+            "How regions are put together: max of scores, as in the paper, or mean of probabilities.",
+            show_default="max",
+        ),
+    ] = None,
+    ensemble: Annotated[
+        EnsembleRule | None,
+        option(
+            STEPS,
+            None,
+            "Let an FCN-8s on the whole photo join in: mean of probabilities, or product of scores.",
+            show_default="mean for named networks that have one, off for files",
+        ),
+    ] = None,
+    fcn: Annotated[
+        str | None,
+        option(
+            STEPS,
+            "NAME|FILE",
+            "That FCN-8s.",
+            show_default="the network's partner",
+            autocompletion=complete_network,
+        ),
+    ] = None,
+    crf: Annotated[
+        bool, switch("--crf/--no-crf", STEPS, "Draw the mask to the photo's edges with the dense CRF.")
+    ] = True,
+    forest: Annotated[
+        Path | None, option(STEPS, "FILE", "Edge forest for the proposals, instead of the shipped one.")
+    ] = None,
+) -> None:
+    """The options that are arguments of a `Segmenter`, by the same names."""
+
+
+def segmenter_options(*without: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Give a command the options of a Segmenter, but those named, in place of `segmenter_arguments`.
+
+    The command gets that parameter as the dictionary which `load_segmenter` takes.
+    """
+    shared = signature(_segmenter_options, eval_str=True).parameters
+    names = [name for name in shared if name not in without]
+
+    def with_options(command: Callable[..., int]) -> Callable[..., int]:
+        @wraps(command)
+        def wrapped(**given: Any) -> int:
+            arguments = {name: given.pop(name) for name in names}
+            return command(segmenter_arguments=arguments, **given)
+
+        parameters: list[Parameter] = []
+        for parameter in signature(command, eval_str=True).parameters.values():
+            own = parameter.name != "segmenter_arguments"
+            parameters += [parameter] if own else [shared[name] for name in names]
+        parameters = [parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in parameters]
+        wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        wrapped.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+        return wrapped
+
+    return with_options
+
+
+def load_segmenter(arguments: dict[str, Any], *, quiet: bool) -> Segmenter:
+    """Make a Segmenter, read its networks and, unless `quiet`, say which run where, with their notes."""
+    from deconvseg.machine import reuse_freed_memory
+    from deconvseg.segmenter import Segmenter
+
+    reuse_freed_memory()
+    segmenter = Segmenter(**arguments)
+    segmenter.load()
+    if not quiet:
+        partner = f", {segmenter.ensemble} with {segmenter.fcn}," if segmenter.ensemble != "off" else ""
+        where = f"{segmenter.device}, {segmenter.precision}"
+        console.say(f"deconvseg {__version__}: {segmenter.weights}{partner} on {where}")
+        for note in segmenter.notes:
+            console.say(f"note: {note}")
+    return segmenter
 
 
 def refuse_target(output: Path, *sources: Path, overwrite: bool, option: str = "-o") -> None:

@@ -17,26 +17,14 @@ from deconvseg.batch.plan import make_plan
 from deconvseg.cli import console
 from deconvseg.cli.options import (
     RUN,
-    BatchSizeOption,
-    CrfOption,
     DebugOption,
-    DeviceOption,
-    EnsembleOption,
-    FcnOption,
-    ForestOption,
-    FusionOption,
     JsonOption,
     MaxMegapixelsOption,
-    MinSideOption,
     OverwriteOption,
-    PrecisionOption,
-    ProposalsOption,
-    ProtocolOption,
     QuietOption,
-    StopOption,
-    ThreadsOption,
-    WeightsOption,
     complete_class,
+    load_segmenter,
+    segmenter_options,
 )
 from deconvseg.errors import DeconvSegError, OutputError, UsageError, WorkerError
 from deconvseg.images.kinds import KINDS
@@ -76,6 +64,7 @@ deconvseg segment - < cat.jpg > mask.png
 (143 by SIGTERM, 129 by SIGHUP)"""
 
 
+@segmenter_options()
 def segment(
     inputs: Annotated[
         list[str],
@@ -125,20 +114,8 @@ def segment(
             "--coco-polygons", help="Outlines as polygons in COCO files, not as RLE.", rich_help_panel=IO
         ),
     ] = False,
-    weights: WeightsOption = "default",
-    device: DeviceOption = "auto",
-    precision: PrecisionOption = "auto",
-    batch_size: BatchSizeOption = None,
-    threads: ThreadsOption = None,
-    protocol: ProtocolOption = "default",
-    proposals: ProposalsOption = None,
-    min_side: MinSideOption = None,
-    stop: StopOption = None,
-    fusion: FusionOption = None,
-    ensemble: EnsembleOption = None,
-    fcn: FcnOption = None,
-    crf: CrfOption = True,
-    forest: ForestOption = None,
+    *,
+    segmenter_arguments: dict[str, Any],
     workers: Annotated[
         int | None,
         typer.Option(
@@ -197,33 +174,8 @@ def segment(
     if not plan.tasks:
         return console.NOTHING_DONE
 
-    def load() -> Segmenter:
-        from deconvseg.machine import reuse_freed_memory
-        from deconvseg.segmenter import Segmenter
-
-        reuse_freed_memory()
-        segmenter = Segmenter(
-            weights,
-            forest=forest,
-            protocol=protocol,
-            proposals=proposals,
-            min_side=min_side,
-            stop=stop,
-            fusion=fusion,
-            ensemble=ensemble,
-            fcn=fcn,
-            crf=crf,
-            device=device,
-            precision=precision,
-            batch_size=batch_size,
-            threads=threads,
-            only=None if classes is None else [name.strip() for name in classes.split(",")],
-        )
-        segmenter.load()
-        if not quiet:
-            console.introduce(segmenter, weights)
-        return segmenter
-
+    only = None if classes is None else [name.strip() for name in classes.split(",")]
+    load = partial(load_segmenter, {**segmenter_arguments, "only": only}, quiet=quiet)
     from deconvseg.batch import FolderRun, Options
 
     options = Options(
@@ -236,7 +188,7 @@ def segment(
         shard=shard,
         engine=engine,
         ray_address=ray_address,
-        ray_threads=threads,
+        ray_threads=segmenter_arguments["threads"],
         ray_talks=console.debugging(),
     )
     display = _Display(quiet)
