@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,16 +55,16 @@ def orientation_of(image: Image.Image) -> int:
     This decides for all readers. XMP data is not asked, as browsers do not.
     """
     value: object = 1
-    xmp: dict[Any, Any] = {}
     if image.format == "PNG":
         image.load()  # its EXIF data can come last; damage must not pass for damaged EXIF data
     try:
-        xmp = {key: image.info.pop(key) for key in ("xmp", "XML:com.adobe.xmp") if key in image.info}
-        value = image.getexif().get(ExifTags.Base.Orientation)
+        plain = Image.Image()  # without what the image may have taken from XMP data before
+        plain.info = {key: image.info[key] for key in ("exif", "Raw profile type exif") if key in image.info}
+        value = (getattr(image, "tag_v2", None) or plain.getexif()).get(ExifTags.Base.Orientation)
+        if image.format == "TIFF" and value is None:
+            image.getexif().pop(ExifTags.Base.Orientation, None)
     except Exception:  # damaged EXIF data must not cost the photo
         pass
-    finally:
-        image.info.update(xmp)
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
@@ -137,9 +137,11 @@ def _unapplied(image: Image.Image) -> str:
         abs(gamma - _SRGB_GAMMA) > 0.02 or np.abs(np.subtract(primaries, _SRGB_PRIMARIES)).max() > 0.01
     ):
         return "the gamma or primaries it names (gAMA, cHRM) are not applied; its colours are taken as sRGB"
-    number = (image.info.get("nclx_profile") or {}).get("color_primaries", 1)
-    if number in (9, 11, 12):  # BT.2020, DCI-P3, Display P3 in ITU-T H.273
-        return f"its colours are of a wide gamut (CICP primaries {number}), and are taken as sRGB"
+    cicp = image.info.get("nclx_profile") or {}
+    primaries, curve = cicp.get("color_primaries"), cicp.get("transfer_characteristics")
+    # In ITU-T H.273 BT.2020, DCI-P3, Display P3; linear, PQ, HLG.
+    if primaries in (9, 11, 12) or curve in (8, 16, 18):
+        return f"its colours are no sRGB (CICP primaries {primaries}, curve {curve}), and are taken as sRGB"
     return ""
 
 
@@ -172,11 +174,15 @@ def _transform(icc: bytes | None, mode: str) -> Convert | None:
 def _strip_to_srgb(image: Image.Image, levels: _Levels | None, convert: Convert | None) -> NDArray[np.uint8]:
     if levels:
         exact = levels.scaled(np.asarray(image))
-        if not convert:
-            return np.repeat(np.rint(exact).astype(np.uint8)[:, :, None], 3, axis=2)
-        ramp = np.arange(256, dtype=np.uint8)
-        curves = np.asarray(convert(Image.fromarray(ramp[None])))[0].T
-        return np.stack([np.rint(np.interp(exact, ramp, curve)) for curve in curves], 2).astype(np.uint8)
+        channels = [exact] * 3
+        if convert:
+            ramp = np.arange(256, dtype=np.uint8)
+            curves = np.asarray(convert(Image.fromarray(ramp[None])))[0].T
+            channels = [np.interp(exact, ramp, curve) for curve in curves]
+        rgb = np.stack([np.rint(channel).astype(np.uint8) for channel in channels], 2)
+        if (transparent := image.info.get("transparency")) is not None:
+            rgb[np.asarray(image) == transparent] = 255
+        return rgb
     if image.mode in ("La", "RGBa"):  # multiplied by their alpha
         image = image.convert(image.mode.upper())
     if image.has_transparency_data:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import stat
 import threading
 import warnings
@@ -256,8 +257,13 @@ def _decode(stream: BinaryIO, name: str, side: int | None, max_pixels: int) -> P
 def _of_open(image: Image.Image, stream: BinaryIO | None, side: int | None) -> PhotoPixels:
     """The pixels of an image and of what its file, if it is still open, tells beyond Pillow."""
     deep = image.mode in ("RGB", "RGBA", "LA") and ";16" in str(getattr(image, "tile", ""))
-    if stream and image.format == "JPEG2000" and (profile := _jp2_profile(stream)):
-        image.info["icc_profile"] = profile
+    if stream and image.format in ("JPEG2000", "PNG", "AVIF"):
+        image.info.update(_untold(stream))
+    if transparent := image.info.get("transparency"):  # of 2, 4 and 16 bits Pillow scales the pixels alone
+        if grey := re.search(r"'L;([24])'", str(getattr(image, "tile", ""))):
+            image.info["transparency"] = transparent * 255 // (2 ** int(grey[1]) - 1)
+        if deep and image.mode == "RGB":
+            image.info["transparency"] = tuple(value >> 8 for value in transparent)
     if stream and deep:  # Pillow may close it
         stream.seek(0)
         stream = io.BytesIO(stream.read())
@@ -342,14 +348,18 @@ def _by_opencv(
     return replace(photo, notes=(*filter(None, [note]), *photo.notes))
 
 
-def _jp2_profile(stream: BinaryIO) -> bytes:
-    """The colour profile of a JPEG 2000 file (ISO 15444-1, I.5.3.3), which Pillow leaves out; empty: none."""
+def _untold(stream: BinaryIO) -> dict[str, Any]:
+    """What Pillow leaves out: JPEG 2000's profile (ISO 15444-1, I.5.3.3), CICP numbers of PNG and AVIF."""
     place = stream.tell()
     stream.seek(0)
-    boxes = stream.read(1 << 22).partition(b"jp2c")[0]
+    head = re.split(rb"jp2c|IDAT|mdat", stream.read(1 << 22))[0]
     stream.seek(place)
-    before, found, profile = boxes.partition(b"colr\x02")
-    return profile[2 : int.from_bytes(before[-4:]) - 9] if found else b""
+    before, found, profile = head.partition(b"colr\x02")
+    info: dict[str, Any] = {"icc_profile": profile[2 : int.from_bytes(before[-4:]) - 9]} if found else {}
+    if numbers := re.search(rb"\0\0\0\x04cICP(.)(.)|colrnclx\0(.)\0(.)", head, re.DOTALL):
+        primaries, curve = (ord(number) for number in numbers.groups() if number)
+        info["nclx_profile"] = {"color_primaries": primaries, "transfer_characteristics": curve}
+    return info
 
 
 def _odd_tiff(stream: BinaryIO, name: str, side: int | None, max_pixels: int) -> PhotoPixels:

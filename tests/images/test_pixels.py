@@ -178,6 +178,9 @@ def test_a_png_with_gamma_and_profile_goes_by_the_profile() -> None:
         (b"gAMA", struct.pack(">I", 45_455), False),
         (b"cHRM", struct.pack(">8I", 31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000), True),
         (b"cHRM", struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000), False),
+        (b"cICP", bytes((12, 13, 0, 1)), True),
+        (b"cICP", bytes((1, 16, 0, 1)), True),
+        (b"cICP", bytes((1, 13, 0, 1)), False),
     ],
 )
 def test_what_a_png_says_without_a_profile(chunk: bytes, data: bytes, told: bool) -> None:
@@ -319,13 +322,30 @@ def test_16_bit_colours_in_a_small_part_of_the_range_are_stretched() -> None:
     assert "29000 to 29255, are stretched" in photo.notes[0]
 
 
+@pytest.mark.parametrize(("bits", "kind"), [(1, 0), (2, 0), (4, 0), (8, 0), (16, 0), (8, 2), (16, 2)])
+def test_the_transparent_value_of_a_png(bits: int, kind: int) -> None:
+    values = (COLOURS if kind == 2 else COLOURS[:, :, :1]).astype(np.uint32) * 257 >> 16 - bits
+    transparent = values[9, 7]
+    packed = (values.reshape(128, -1, 1) >> np.arange(bits)[::-1] & 1).astype(np.uint8)
+    lines = b"".join(b"\0" + np.packbits(row).tobytes() for row in packed)
+    png = png_of(lines, bits, kind, tRNS=transparent.astype(">u2").tobytes())
+    wanted = np.where((values == transparent).all(2, keepdims=True), 255, values * 255 // (2**bits - 1))
+    for photo in (read(png), as_photo(Image.open(io.BytesIO(png)))):
+        np.testing.assert_array_equal(photo.image, np.broadcast_to(wanted, COLOURS.shape))
+
+
 def png_of_16_bits(wide: NDArray[np.uint16], kind: int) -> bytes:
     """`kind` as in the PNG standard: 2 RGB, 4 grey and alpha, 6 RGBA."""
     rows = wide.astype(">u2").reshape(len(wide), -1)
-    lines = b"".join(b"\0" + row.tobytes() for row in rows)
-    png, header = b"\x89PNG\r\n\x1a\n", struct.pack(">IIBBBBB", 128, 128, 16, kind, 0, 0, 0)
-    for name, data in ((b"IHDR", header), (b"IDAT", zlib.compress(lines)), (b"IEND", b"")):
-        png += struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+    return png_of(b"".join(b"\0" + row.tobytes() for row in rows), 16, kind)
+
+
+def png_of(lines: bytes, bits: int, kind: int, **chunks: bytes) -> bytes:
+    """Of 128 x 128 pixels; `lines` as they are packed."""
+    png, header = b"\x89PNG\r\n\x1a\n", struct.pack(">IIBBBBB", 128, 128, bits, kind, 0, 0, 0)
+    for text, data in {"IHDR": header, **chunks, "IDAT": zlib.compress(lines), "IEND": b""}.items():
+        part = text.encode() + data
+        png += struct.pack(">I", len(data)) + part + struct.pack(">I", zlib.crc32(part))
     return png
 
 
@@ -396,7 +416,9 @@ def test_xmp_alone_turns_nothing(format_: str) -> None:
     else:
         options["xmp"] = XMP
     stream = saved(image, format_, **options)
-    assert Image.open(stream).getexif().get(0x0112) == 6  # Pillow would
+    before = Image.open(stream)
+    assert before.getexif().get(0x0112) == 6  # Pillow would
+    assert as_photo(before).image.shape == (64, 128, 3)
     photo = read(stream.getvalue())
     assert photo.image.shape == (64, 128, 3) and (photo.height, photo.width) == (64, 128)
     assert as_photo(Image.open(stream)).image.shape == (64, 128, 3)
