@@ -42,7 +42,12 @@ WORKING_SIDE = 1024
 """Photos with a longer side are shrunk to it for the work; the labels come back at the photo's size."""
 
 _loading = threading.Lock()
-_detector = cache(EdgeDetector)
+
+
+@cache
+def _detector(path: Path, content: str) -> EdgeDetector:
+    """The detector of a forest file whose digest is `content`."""
+    return EdgeDetector(path)
 
 
 class Segmenter:
@@ -130,9 +135,10 @@ class Segmenter:
         self._only = None if only is None else chosen(only)
         self.notes: list[str] = []
         self._inference: Inference | None = None
+        self._forest_in_use: tuple[Path, str] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_inference": None}
+        return {**self.__dict__, "_inference": None, "_forest_in_use": None}
 
     def segment(
         self,
@@ -278,7 +284,7 @@ class Segmenter:
 
     def edges(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The edge map behind the proposals, as of `EdgeDetector.detect`, of the photo at most 640 long."""
-        return _detector(forest_file(self._forest)).detect(shrink(image, EDGES_SIDE))
+        return _detector(*self._forest_used()).detect(shrink(image, EDGES_SIDE))
 
     def with_settings(self, **changes: Any) -> Segmenter:
         """A copy with some of the settings changed (names as in `Settings`) that shares what is loaded."""
@@ -298,7 +304,7 @@ class Segmenter:
             MissingDependencyError: OpenCV without ximgproc.
         """
         if not self.inference.sees_whole_photo and self.settings.proposals:
-            _detector(forest_file(self._forest))
+            _detector(*self._forest_used())
 
     def identity(self) -> dict[str, object]:
         """Everything that can change a result, fit for JSON: what is equal in it gives equal masks."""
@@ -308,7 +314,7 @@ class Segmenter:
         return {
             "device": self.inference.device.type,
             **self._digests,
-            "forest": digest(forest_file(self._forest)) if proposes else None,
+            "forest": self._forest_used()[1] if proposes else None,
             **settings,
             "ensemble": self.ensemble,
             "crf": asdict(self.crf_parameters) if self.settings.crf else None,
@@ -377,9 +383,16 @@ class Segmenter:
     def _regions(self, image: NDArray[np.uint8]) -> Boxes:
         """Regions of a photo with their scores, the whole photo first."""
         if self.settings.proposals and not self.sees_whole_photo:
-            return propose(image, _detector(forest_file(self._forest)), self.settings)
+            return propose(image, _detector(*self._forest_used()), self.settings)
         photo = np.array([[0, 0, image.shape[1], image.shape[0]]], np.float32)
         return Boxes(photo if self.sees_whole_photo else squared(photo), np.ones(1, np.float32))
+
+    def _forest_used(self) -> tuple[Path, str]:
+        """The forest's file and its digest at the first use, should it be replaced later."""
+        if self._forest_in_use is None:
+            path = forest_file(self._forest)
+            self._forest_in_use = path, digest(path)
+        return self._forest_in_use
 
     def _load(self) -> Inference:
         use_threads()

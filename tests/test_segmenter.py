@@ -1,7 +1,9 @@
 """The whole way of a photo with a tiny network: sizes, sameness, and what is refused."""
 
+import gzip
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -23,6 +25,7 @@ from deconvseg.images.read import read_image, read_photo
 from deconvseg.network.checkpoint import copy_network
 from deconvseg.proposals.boxes import shrink
 from deconvseg.segmenter import WORKING_SIDE, Segmenter
+from deconvseg.weights import forest_file
 
 
 def photo(height: int, width: int) -> np.ndarray:
@@ -234,6 +237,22 @@ def test_identity_is_of_the_network_in_use_not_of_one_that_replaced_its_file(
     network.write_bytes(tiny_fcn.read_bytes())
     assert segmenter.settings_hash() == before
     assert Segmenter(network, proposals=0).settings_hash() != before
+
+
+def test_a_forest_is_known_by_its_content(tiny_network: Path, tmp_path: Path) -> None:
+    """What was found with the file as it was stays of that one; who begins later takes the new one."""
+    forest, shipped = tmp_path / "edges.yml.gz", forest_file(None)
+    forest.write_bytes(shipped.read_bytes())
+    options: dict[str, Any] = {"forest": forest, "proposals": 5, "min_side": 20}
+    segmenter = Segmenter(tiny_network, **options)
+    edges, before = segmenter.edges(photo(90, 140)), segmenter.settings_hash()
+    text = gzip.decompress(shipped.read_bytes())
+    forest.write_bytes(gzip.compress(re.sub(rb"(numberOfTreesToEvaluate: *)\d+", rb"\g<1>1", text)))
+    assert segmenter.settings_hash() == before
+    later = Segmenter(tiny_network, **options)
+    assert np.abs(later.edges(photo(90, 140)) - edges).max() > 0.01
+    assert later.settings_hash() != before
+    assert pickle.loads(pickle.dumps(segmenter)).settings_hash() == later.settings_hash()
 
 
 def test_identity_knows_the_source_of_all_that_a_photo_passes(

@@ -5,7 +5,8 @@ contrib modules. Its arrays, for N photos with M boxes in all:
 
     names     unicode (N,)
     sizes     int32 (N, 2), height and width of the photo as read
-    lengths   int64 (N,), bytes of the photo's file, by which a changed photo is noticed
+    digests   unicode (N,), SHA-256 of the photo's file, by which a changed photo is noticed; before November
+              2026 int64 `lengths`, bytes of the file
     offsets   int64 (N + 1,), photo i has the boxes offsets[i] to offsets[i + 1]
     boxes     float32 (M, 4), x0 y0 x1 y1 in pixels, half-open, inside the photo, best first within it
     scores    float32 (M,)
@@ -40,7 +41,7 @@ photo): an object has a box of IoU 0.5 or more among the best 50, 100, 200, 300,
 any, about 0.17 s of CPU a photo; the file takes 2.9, 4.7 and 9.5 KB a photo at 300, 500 and 1,000."""
 _SAVED_EVERY = 200
 """Photos. A stop by force costs at most so many (34 s of CPU); saving takes up to 5 s at 4,600 photos."""
-_ARRAYS = ("names", "sizes", "lengths", "offsets", "boxes", "scores", "settings")
+_ARRAYS = ("names", "sizes", "digests", "offsets", "boxes", "scores", "settings")
 
 
 class PhotoBoxes(NamedTuple):
@@ -48,12 +49,12 @@ class PhotoBoxes(NamedTuple):
 
     Attributes:
         size: height and width of the photo as it was read.
-        length: bytes of its file.
+        digest: SHA-256 of its file.
         boxes: in pixels of the photo, best first; there may be none.
     """
 
     size: tuple[int, int]
-    length: int
+    digest: str
     boxes: Boxes
 
 
@@ -94,7 +95,8 @@ def read_proposals(path: Path) -> ProposalFile:
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {key: np.asarray(file[key]) for key in _ARRAYS}
+            keys = {"digests": "digests" if "digests" in file else "lengths"}
+            arrays = {key: np.asarray(file[keys.get(key, key)]) for key in _ARRAYS}
         fault = _fault(arrays)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such proposal file; check the path") from error
@@ -106,28 +108,28 @@ def read_proposals(path: Path) -> ProposalFile:
     rows = zip(
         arrays["names"].tolist(),
         arrays["sizes"].tolist(),
-        arrays["lengths"].tolist(),
+        arrays["digests"].astype(str).tolist(),
         np.split(arrays["boxes"], cuts),
         np.split(arrays["scores"], cuts),
         strict=False,  # of no photos there is one empty part
     )
     photos = {
-        name: PhotoBoxes((height, width), length, Boxes(boxes, scores))
-        for name, (height, width), length, boxes, scores in rows
+        name: PhotoBoxes((height, width), content, Boxes(boxes, scores))
+        for name, (height, width), content, boxes, scores in rows
     }
     return ProposalFile(path, photos, str(arrays["settings"]))
 
 
 def _fault(arrays: Mapping[str, NDArray[Any]]) -> str | None:
     """What is wrong with the arrays, in a few words."""
-    names, sizes, lengths, offsets, boxes, scores = (arrays[key] for key in _ARRAYS[:-1])
+    names, sizes, digests, offsets, boxes, scores = (arrays[key] for key in _ARRAYS[:-1])
     count = len(names) if names.ndim == 1 else -1
     if count < 0 or names.dtype.kind != "U" or len(set(names.tolist())) != count:
         return "names are not one text a photo, each once"
     if sizes.dtype != np.int32 or sizes.shape != (count, 2) or (sizes <= 0).any():
         return "sizes are not a height and a width a photo"
-    if lengths.dtype != np.int64 or lengths.shape != (count,):
-        return "lengths are not one a photo"
+    if digests.shape != (count,):
+        return "digests are not one a photo"
     if boxes.dtype != np.float32 or boxes.ndim != 2 or boxes.shape[1] != 4:
         return "boxes are not float32 (M, 4)"
     if scores.dtype != np.float32 or scores.shape != (len(boxes),):
@@ -155,7 +157,7 @@ def cache_proposals(
 ) -> None:
     """Make plain EdgeBoxes (see `find_boxes`) of every photo and keep them in one file.
 
-    What the file holds already, made by the same forest and `count` of photos of the same name and length, is
+    What the file holds already, made by the same forest and `count` of photos of this name and content, is
     kept, and so are photos it holds besides; made by others, it is replaced. After a stop, by an error or an
     interrupt, what was done lies in `<target>.part`, and the same call goes on from there.
 
@@ -212,19 +214,14 @@ def _settings(forest: Path, count: int) -> str:
 def _find(detector: EdgeDetector, count: int, photo: Path) -> PhotoBoxes:
     image = read_image(photo)
     height, width = image.shape[:2]
-    return PhotoBoxes((height, width), _length(photo), find_boxes(image, detector, count=count))
+    return PhotoBoxes((height, width), digest(photo), find_boxes(image, detector, count=count))
 
 
 def _is_known(found: Mapping[str, PhotoBoxes], name: str, photo: Path) -> bool:
-    return name in found and found[name].length == _length(photo)
-
-
-def _length(photo: Path) -> int:
-    """Bytes of a file; -1 if there is none, which no photo has."""
     try:
-        return photo.stat().st_size
-    except OSError:
-        return -1
+        return name in found and found[name].digest == digest(photo)
+    except OSError:  # it is told when the photo is read
+        return False
 
 
 def _kept(path: Path, settings: str) -> Mapping[str, PhotoBoxes]:
@@ -246,7 +243,7 @@ def _write(path: Path, settings: str, found: Mapping[str, PhotoBoxes]) -> None:
             stream,
             names=np.array(list(found), np.str_),
             sizes=np.array([photo.size for photo in found.values()], np.int32).reshape(-1, 2),
-            lengths=np.array([photo.length for photo in found.values()], np.int64),
+            digests=np.array([photo.digest for photo in found.values()], np.str_),
             offsets=np.cumsum([len(part.scores) for part in boxes], dtype=np.int64),
             boxes=np.concatenate([part.xyxy for part in boxes]),
             scores=np.concatenate([part.scores for part in boxes]),

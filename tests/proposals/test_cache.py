@@ -78,13 +78,17 @@ def test_new_and_changed_photos_alone_are_done(photos: Photos, tmp_path: Path, d
     target = tmp_path / "p.npz"
     cache_proposals(photos[:2], target)
     kept = read_proposals(target).of("photo 0")[0]
-    Image.new("RGB", (33, 44)).save(photos[1][1])
+    Image.new("RGB", (40, 20)).save(photos[1][1], "BMP")
+    cache_proposals(photos[:2], target)
+    length = photos[1][1].stat().st_size
+    Image.new("RGB", (20, 40)).save(photos[1][1], "BMP")
+    assert photos[1][1].stat().st_size == length
     done.clear()
     cache_proposals(photos[1:], target)
     assert done == ["1", "2", "3"]
     file = read_proposals(target)
     assert file.of("photo 1")[0].shape == (0, 4)  # nothing is an edge in a black photo
-    assert file.of("photo 1")[1] == (44, 33)
+    assert file.of("photo 1")[1] == (40, 20)
     np.testing.assert_array_equal(file.of("photo 0")[0], kept)
 
 

@@ -23,7 +23,7 @@ def arrays() -> dict[str, Any]:
         "sizes": np.array([[40, 60], [30, 20], [8, 8]], np.int32),
         "offsets": np.array([0, 2, 3, 3], np.int64),
         "boxes": np.array([[0, 0, 60, 40], [5, 6, 7.5, 8], [0, 10, 20, 30]], np.float32),
-        "lengths": np.array([1, 2, 3]),
+        "digests": np.array(["1", "2", "3"]),
         "scores": np.array([0.5, 0.25, 0.75], np.float32),
         "settings": np.array("{}"),
     }
@@ -35,7 +35,9 @@ def write(path: Path, **changed: Any) -> Path:
 
 
 def test_boxes_and_size_of_each_photo(tmp_path: Path) -> None:
-    file = read_proposals(write(tmp_path / "p.npz"))
+    of_before = {"digests": None, "lengths": np.array([1, 2, 3])}
+    file = read_proposals(write(tmp_path / "p.npz", **of_before))
+    assert file.photos.keys() == read_proposals(write(tmp_path / "p.npz")).photos.keys()
     boxes, size = file.of("a")
     assert (boxes.dtype, size) == (np.float32, (40, 60))
     np.testing.assert_array_equal(boxes, [[0, 0, 60, 40], [5, 6, 7.5, 8]])
@@ -58,7 +60,7 @@ def test_unknown_photo(tmp_path: Path) -> None:
         ({"names": np.array([1, 2, 3])}, "names"),
         ({"names": np.array(["a", "a", "c"])}, "names"),
         ({"names": np.array(["a", "b"])}, "sizes"),
-        ({"lengths": np.array([1, 2])}, "lengths"),
+        ({"digests": np.array(["1", "2"])}, "digests"),
         ({"scores": None}, "scores"),
         ({"sizes": np.array([[40, 60], [30, 0], [8, 8]], np.int32)}, "sizes"),
         ({"offsets": np.array([0, 2, 1, 3], np.int64)}, "offsets"),
