@@ -49,7 +49,8 @@ _lock, _readers = threading.Lock(), 0
 _limits = Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK
 # Of odd EXIF data: what it cannot read, Pillow refuses. Set once, as to change filters is not for threads.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\..*")
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # of the same; our errors say it in a line
+# Of the same, 0 is silent, and our errors say it in a line. OpenCV 4 has it in `cv2`.
+getattr(cv2.utils, "logging", cv2).setLogLevel(0)
 
 
 @dataclass(frozen=True)
