@@ -54,8 +54,8 @@ class Row:
         else:
             regions = f"{self.proposals} proposals" if self.proposals else "whole photo"
             regions = "up to " * self.stops + regions
-        others = "" if self.ensemble in ("off", "alone") else f" + FCN-8s ({self.ensemble})"
-        return regions + others + " + CRF" * self.crf
+        partner = "" if self.ensemble in ("off", "alone") else f" + FCN-8s ({self.ensemble})"
+        return regions + partner + " + CRF" * self.crf
 
 
 Labelling = tuple[Row, NDArray[np.uint8], dict[str, float]]
@@ -71,16 +71,14 @@ class Subject:
         full: the one of them that the headline figures are of.
         settings: everything that can change a label, fit for JSON.
         label: labels one photo at every row; may be called from several threads.
-        source: the file whose content the labels of a photo depend on.
-        is_made: whether that file is the finished prediction.
+        predictions: files of finished predictions by the name of the photo; empty for a network.
     """
 
     rows: tuple[Row, ...]
     full: Row
     settings: Mapping[str, Any]
     label: Callable[[Example], Iterator[Labelling]]
-    source: Callable[[Example], Path]
-    is_made: bool = False
+    predictions: Mapping[str, Path]
 
 
 def network(segmenter: Segmenter, data: DataSet, *, ablate: bool = False) -> Subject:
@@ -97,7 +95,7 @@ def network(segmenter: Segmenter, data: DataSet, *, ablate: bool = False) -> Sub
     Raises:
         DataError: the network has other classes than the data set.
     """
-    check_classes(data, segmenter.classes)
+    refuse_other_classes(data, segmenter.classes)
     count, crf = segmenter.settings.proposals, segmenter.settings.crf
     if segmenter.sees_whole_photo:
         full = Row(None, crf, "alone")
@@ -121,18 +119,18 @@ def network(segmenter: Segmenter, data: DataSet, *, ablate: bool = False) -> Sub
             yield from _label_others(segmenter, others, photo)
 
     settings = {**segmenter.identity(), "steps": [row.name for row in rows]}
-    return Subject(tuple(rows), full, settings, label, source=lambda example: example.image)
+    return Subject(tuple(rows), full, settings, label, {})
 
 
 def _ablation(segmenter: Segmenter) -> set[Row]:
     count, sharpens = segmenter.settings.proposals, {False, segmenter.settings.crf}
-    rows = {Row(count)} | {Row(count) for count in ABLATION}
-    rows |= {Row(count, True) for count in SHARPENED if segmenter.settings.crf}
+    rows = {Row(number) for number in (count, *ABLATION)}
+    rows |= {Row(number, True) for number in SHARPENED if segmenter.settings.crf}
     if segmenter.ensemble != "off":
         # The product is one of raw scores, which only the fusion rule max keeps.
         rules: list[EnsembleRule] = ["mean", "product"] if segmenter.settings.fusion == "max" else ["mean"]
         rows |= {Row(None, crf, "alone") for crf in sharpens}
-        rows |= {Row(count, crf, rule) for count in (count, PAIRED) for rule in rules for crf in sharpens}
+        rows |= {Row(number, crf, rule) for number in (count, PAIRED) for rule in rules for crf in sharpens}
     return rows
 
 
@@ -140,19 +138,15 @@ def _label_others(segmenter: Segmenter, others: set[Row], photo: PhotoPixels) ->
     # Fewer regions are the first of more: what looks at the most can label them all.
     segmenter = segmenter.with_settings(proposals=max(row.proposals or 0 for row in others))
     prepared = segmenter.prepare(photo)
-    regions, first = (
-        len(prepared.boxes),
-        int(segmenter.settings.whole_photo or not segmenter.settings.proposals),
-    )
+    most = len(prepared.boxes)
+    first = int(segmenter.settings.whole_photo or not segmenter.settings.proposals)
     due: dict[int, list[Row]] = {}
     for row in sorted(others, key=lambda row: (row.ensemble, row.crf)):
-        used = regions if row.proposals is None else row.proposals + first
-        due.setdefault(min(used, regions), []).append(row)
+        due.setdefault(most if row.proposals is None else min(row.proposals + first, most), []).append(row)
     for partial in segmenter.step_by_step(prepared):
         for (rule, crf), rows in groupby(due.get(partial.done, ()), lambda row: (row.ensemble, row.crf)):
             labels = segmenter.finish(prepared, partial.probabilities(rule), crf=crf).labels
-            for row in rows:
-                yield row, labels, {}
+            yield from ((row, labels, {}) for row in rows)
 
 
 def finished(folder: Path, data: DataSet) -> Subject:
@@ -164,12 +158,11 @@ def finished(folder: Path, data: DataSet) -> Subject:
     if not folder.is_dir():
         raise DataError(f"{folder}: there is no such folder of predictions; check the path")
     pictures = find_pictures(folder, ".png", suffixes=(".png",))
-
-    def source(example: Example) -> Path:
-        return pictures.get(normalize("NFC", example.name), folder / f"{example.name}.png")
-
-    missing = [path for path in map(source, data.examples) if not path.is_file()]
-    if missing:
+    predictions = {
+        example.name: pictures.get(normalize("NFC", example.name), folder / f"{example.name}.png")
+        for example in data.examples
+    }
+    if missing := [path for path in predictions.values() if not path.is_file()]:
         raise DataError(
             f"{missing[0]}: the prediction is missing ({len(missing)} of {len(data.examples)} are); "
             "every photo of the split needs one, named like the photo"
@@ -177,9 +170,9 @@ def finished(folder: Path, data: DataSet) -> Subject:
     row = Row(None)
 
     def label(example: Example) -> Iterator[Labelling]:
-        yield row, read_prediction(source(example), data), {}
+        yield row, read_prediction(predictions[example.name], data), {}
 
-    return Subject((row,), row, {"predictions": str(folder.resolve())}, label, source, is_made=True)
+    return Subject((row,), row, {"predictions": str(folder.resolve())}, label, predictions)
 
 
 def read_prediction(path: Path, data: DataSet) -> NDArray[np.uint8]:
@@ -187,14 +180,12 @@ def read_prediction(path: Path, data: DataSet) -> NDArray[np.uint8]:
     return read_mask(path, MaskFormat.indexed(data.classes, data.palette))
 
 
-def check_classes(data: DataSet, classes: Sequence[str]) -> None:
+def refuse_other_classes(data: DataSet, classes: Sequence[str]) -> None:
     """Raise DataError unless a network's classes are those of the data set, in their order."""
     if tuple(classes) != data.classes:
-        raise DataError(
-            f"the network knows {len(classes)} classes ({_start(classes)}), {data.source} has "
-            f"{len(data.classes)} ({_start(data.classes)}); score it on a data set with its own classes"
+        known, wanted = (
+            f"{len(names)} classes ({', '.join(names[:3])}, ...)" for names in (classes, data.classes)
         )
-
-
-def _start(classes: Sequence[str]) -> str:
-    return ", ".join(classes[:3]) + ", ..." * (len(classes) > 3)
+        raise DataError(
+            f"the network knows {known}, {data.source} has {wanted}; score it on a data set with its classes"
+        )

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deconvseg.data.masks import VOID
-from deconvseg.evaluation.boundary import Outlines
-from deconvseg.evaluation.objects import SIZES, Objects
+from deconvseg.evaluation.boundary import count_outlines
+from deconvseg.evaluation.objects import SIZES, count_objects
 
 RESAMPLES = 1000
 """Samples of photos that an interval is drawn from."""
+LEVELS = (1 - 0.95) / 2, (1 + 0.95) / 2
+"""Shares of the samples below the interval's ends."""
 
 
 def confusion_matrix(truth: NDArray[np.uint8], found: NDArray[np.uint8], classes: int) -> NDArray[np.int64]:
@@ -45,25 +46,18 @@ def share(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def boundary_f(counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Returns F (C,) of precision and recall, 0 to 1, from counts (C, 4) of `Outlines` pooled over a set.
+    """Returns F (C,) of precision and recall, 0 to 1, from counts (C, 4) of outlines pooled over a set.
 
     0 where only one side has an outline, NaN for a class of which neither has any.
     """
-    precision, recall = share(counts[:, 0], counts[:, 1]), share(counts[:, 2], counts[:, 3])
+    precision = np.nan_to_num(share(counts[:, 0], counts[:, 1]))
+    recall = np.nan_to_num(share(counts[:, 2], counts[:, 3]))
     either = (counts[:, 1] > 0) | (counts[:, 3] > 0)
-    precision, recall = np.nan_to_num(precision), np.nan_to_num(recall)
     return np.where(either, 2 * precision * recall / np.maximum(precision + recall, 1e-300), np.nan)
 
 
-def size_iou(counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Returns IoU (3, C), 0 to 1, from counts (3, C, 3) of `Objects` pooled over a set; NaN where there is no
-    such object.
-    """
-    return share(counts[..., 1], counts[..., 2])
-
-
-def mean_iou_interval(confusions: NDArray[np.int64], level: float = 0.95) -> tuple[float, float]:
-    """The mean IoU's bootstrap interval over photos: where it would lie with other photos of the same kind.
+def mean_iou_interval(confusions: NDArray[np.int64]) -> tuple[float, float]:
+    """The mean IoU's 95 % interval: where it would lie with other photos of the same kind (bootstrap).
 
     As many photos are drawn as there are, with replacement, a thousand times; the percentiles of the mean IoU
     of these samples (Efron's percentile method). The draws are the same in every call, so the rows of a table
@@ -71,7 +65,6 @@ def mean_iou_interval(confusions: NDArray[np.int64], level: float = 0.95) -> tup
 
     Args:
         confusions: int64 (N, C, C), one matrix a photo, not all zero.
-        level: share of the samples within.
 
     Returns:
         Shares from 0 to 1, the lower one first.
@@ -82,7 +75,7 @@ def mean_iou_interval(confusions: NDArray[np.int64], level: float = 0.95) -> tup
     totals = totals[totals.any((1, 2))]  # a few photos may be void alone
     right = totals.diagonal(axis1=1, axis2=2)
     iou = share(right, totals.sum(1) + totals.sum(2) - right)
-    low, high = np.quantile(np.nanmean(iou, 1), [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(np.nanmean(iou, 1), LEVELS)
     return float(low), float(high)
 
 
@@ -116,14 +109,13 @@ def scores(confusion: NDArray[np.int64], classes: Sequence[str]) -> dict[str, An
     }
 
 
-@dataclass(frozen=True)
-class Tally:
-    """Everything counted of one photo, or the sum of many: whole numbers, which add up alike in any order.
+class Tally(NamedTuple):
+    """Everything counted of one photo or of many: whole numbers, which add up alike in any order.
 
     Attributes:
         confusion: int64 (C, C) pixels, true class by predicted class.
-        outlines: int64 (C, 4), see `Outlines.count`.
-        objects: int64 (3, C, 3), see `Objects.count`.
+        outlines: int64 (C, 4), see `count_outlines`.
+        objects: int64 (3, C, 3), see `count_objects`.
     """
 
     confusion: NDArray[np.int64]
@@ -131,30 +123,29 @@ class Tally:
     objects: NDArray[np.int64]
 
     @classmethod
-    def empty(cls, classes: int) -> Tally:
-        """Nothing counted."""
-        shapes = ((classes, classes), (classes, 4), (len(SIZES), classes, 3))
-        return cls(*(np.zeros(shape, np.int64) for shape in shapes))
-
-    def __add__(self, other: Tally) -> Tally:
-        return Tally(
-            *(mine + its for mine, its in zip(vars(self).values(), vars(other).values(), strict=True))
+    def count(cls, truth: NDArray[np.uint8], found: NDArray[np.uint8], classes: int) -> Tally:
+        """Compare a prediction with the true mask, both uint8 (H, W); errors as of `confusion_matrix`."""
+        return cls(
+            *(part(truth, found, classes) for part in (confusion_matrix, count_outlines, count_objects))
         )
 
-    def to_json(self) -> dict[str, list[list[int]]]:
-        """What is not 0: for each array lists of its indices and the count."""
-        return {
-            name: [[*map(int, index), int(counts[tuple(index)])] for index in np.argwhere(counts)]
-            for name, counts in vars(self).items()
-        }
+    @classmethod
+    def total(cls, tallies: Iterable[Tally]) -> Tally:
+        """The sum of at least one."""
+        return cls(*(np.sum(parts, axis=0) for parts in zip(*tallies, strict=True)))
+
+    def to_json(self) -> list[list[list[int]]]:
+        """What is not 0: for each array its flat indices and their counts."""
+        return [[[int(i), int(part.flat[i])] for i in np.flatnonzero(part)] for part in self]
 
     @classmethod
-    def from_json(cls, document: Mapping[str, Sequence[Sequence[int]]], classes: int) -> Tally:
+    def from_json(cls, document: Iterable[Iterable[Sequence[int]]], classes: int) -> Tally:
         """Read what `to_json` made."""
-        tally = cls.empty(classes)
-        for name, counts in vars(tally).items():
-            for *index, count in document[name]:
-                counts[tuple(index)] = count
+        shapes = (classes, classes), (classes, 4), (len(SIZES), classes, 3)
+        tally = cls(*(np.zeros(shape, np.int64) for shape in shapes))
+        for part, entries in zip(tally, document, strict=True):
+            for index, count in entries:
+                part.flat[index] = count
         return tally
 
     def figures(self, classes: Sequence[str]) -> dict[str, Any]:
@@ -167,42 +158,17 @@ class Tally:
             ValueError: no pixel was counted.
         """
         outlines = boundary_f(self.outlines)
-        sizes = {
-            size: {
-                "mean_iou": _mean(iou),
-                "objects": int(counts[:, 0].sum()),
-                "per_class_iou": _by_name(classes, iou),
-            }
-            for size, iou, counts in zip(SIZES, size_iou(self.objects), self.objects, strict=True)
-        }
+        sizes = {}
+        for size, counts in zip(SIZES, self.objects, strict=True):
+            iou, objects = share(counts[:, 1], counts[:, 2]), int(counts[:, 0].sum())
+            per_class = _by_name(classes, iou)
+            sizes[size] = {"mean_iou": _mean(iou), "objects": objects, "per_class_iou": per_class}
         return {
             **scores(self.confusion, classes),
             "boundary_f": _mean(outlines),
             "per_class_boundary_f": _by_name(classes, outlines),
             "sizes": sizes,
         }
-
-
-class Reference:
-    """A true mask, made ready to count any number of predictions.
-
-    Args:
-        truth: uint8 (H, W), class indices and 255.
-        classes: C.
-    """
-
-    def __init__(self, truth: NDArray[np.uint8], classes: int) -> None:
-        self._truth, self._classes = truth, classes
-        self._outlines, self._objects = Outlines(truth, classes), Objects(truth, classes)
-
-    def tally(self, found: NDArray[np.uint8]) -> Tally:
-        """Count a prediction, uint8 (H, W).
-
-        Raises:
-            ValueError: it has another size, or a counted pixel is no class.
-        """
-        confusion = confusion_matrix(self._truth, found, self._classes)
-        return Tally(confusion, self._outlines.count(found), self._objects.count(found))
 
 
 def _by_name(classes: Sequence[str], values: NDArray[np.float64]) -> dict[str, float | None]:

@@ -1,8 +1,6 @@
-"""How well objects of different sizes are found: IoU of small, medium and large ones."""
+"""How well objects of different sizes are found: counts for the IoU of small, medium and large ones."""
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,16 +16,8 @@ SURROUNDINGS = 0.5
 """How far around an object's box wrong pixels are blamed on it, as a share of the box's sides."""
 
 
-class _Object(NamedTuple):
-    label: int
-    size: int
-    window: tuple[slice, slice]
-    inside: NDArray[np.bool_]
-    blamed: NDArray[np.bool_]
-
-
-class Objects:
-    """The objects of a true mask, against which predictions are held.
+def count_objects(truth: NDArray[np.uint8], found: NDArray[np.uint8], classes: int) -> NDArray[np.int64]:
+    """Returns counts int64 (3, C, 3) by size and class: objects, intersection, union.
 
     An object is a connected part (8 neighbours) of a class other than background, as in the crops that
     training draws; parts under 0.2 % of the photo are slivers cut off by void borders and left out. It is
@@ -39,29 +29,18 @@ class Objects:
 
     Args:
         truth: uint8 (H, W), class indices and 255.
+        found: the prediction, uint8 (H, W), class indices.
         classes: C.
     """
-
-    def __init__(self, truth: NDArray[np.uint8], classes: int) -> None:
-        self._classes = classes
-        self._objects = []
-        numbers, found = components(truth)
-        for number in np.flatnonzero(found.areas >= MIN_OBJECT_SHARE * truth.size):
-            label, area = int(found.labels[number]), found.areas[number]
-            x0, y0, x1, y1 = found.boxes[number].tolist()
-            aside, above = round(SURROUNDINGS * (x1 - x0)), round(SURROUNDINGS * (y1 - y0))
-            window = np.s_[max(y0 - above, 0) : y1 + above, max(x0 - aside, 0) : x1 + aside]
-            size = int(area >= MEDIUM * truth.size) + int(area >= LARGE * truth.size)
-            blamed = (truth[window] != label) & (truth[window] != VOID)
-            self._objects.append(_Object(label, size, window, numbers[window] == number + 1, blamed))
-
-    def count(self, found: NDArray[np.uint8]) -> NDArray[np.int64]:
-        """Returns counts int64 (3, C, 3) for a prediction uint8 (H, W): by size and class objects,
-        intersection, union.
-        """
-        counts = np.zeros((len(SIZES), self._classes, 3), np.int64)
-        for thing in self._objects:
-            hit = found[thing.window] == thing.label
-            union = np.count_nonzero(thing.inside) + np.count_nonzero(hit & thing.blamed)
-            counts[thing.size, thing.label] += (1, np.count_nonzero(hit & thing.inside), union)
-        return counts
+    counts = np.zeros((len(SIZES), classes, 3), np.int64)
+    numbers, objects = components(truth)
+    for number in np.flatnonzero(objects.areas >= MIN_OBJECT_SHARE * truth.size):
+        label, area = int(objects.labels[number]), objects.areas[number]
+        x0, y0, x1, y1 = objects.boxes[number].tolist()
+        aside, above = round(SURROUNDINGS * (x1 - x0)), round(SURROUNDINGS * (y1 - y0))
+        window = np.s_[max(y0 - above, 0) : y1 + above, max(x0 - aside, 0) : x1 + aside]
+        inside, hit = numbers[window] == number + 1, found[window] == label
+        blamed = hit & (truth[window] != label) & (truth[window] != VOID)
+        size = int(area >= MEDIUM * truth.size) + int(area >= LARGE * truth.size)
+        counts[size, label] += (1, np.count_nonzero(hit & inside), np.count_nonzero(inside | blamed))
+    return counts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +15,19 @@ from deconvseg.evaluation.ablation import Row
 from deconvseg.evaluation.boundary import TOLERANCE
 from deconvseg.evaluation.metrics import mean_iou_interval
 from deconvseg.evaluation.page import render
-from deconvseg.evaluation.run import Evaluation, Measured
+from deconvseg.evaluation.run import Evaluation
 from deconvseg.files import replacing
 from deconvseg.images.palette import VOC_CLASSES
 
-PUBLISHED = (
-    ("DeconvNet", 0.696),
-    ("DeconvNet + CRF", 0.705),
-    ("EDeconvNet (ensemble with FCN-8s)", 0.717),
-    ("EDeconvNet + CRF", 0.725),
-)
+PUBLISHED = {
+    "DeconvNet": 0.696,
+    "DeconvNet + CRF": 0.705,
+    "EDeconvNet (ensemble with FCN-8s)": 0.717,
+    "EDeconvNet + CRF": 0.725,
+}
 """Mean IoU in table 1 of Noh, Hong and Han (ICCV 2015)."""
 PUBLISHED_ON = "PASCAL VOC 2012 test, 1,456 images, 50 proposals, network trained on VOC 2012 and SBD"
+IN_ROWS = ("mean_iou", "voc_mean_iou", "pixel_accuracy", "mean_accuracy", "boundary_f")
 
 
 def summarise(evaluation: Evaluation, weights: str | None) -> dict[str, Any]:
@@ -42,22 +43,23 @@ def summarise(evaluation: Evaluation, weights: str | None) -> dict[str, Any]:
         evaluation: what was measured.
         weights: the network's name or file; None for predictions made elsewhere.
     """
-    classes = evaluation.truth.classes
+    truth, photos = evaluation.truth, evaluation.photos
     full = evaluation.total(evaluation.full)
-    seconds = _mean_seconds(evaluation.photos)
+    rows = [_row(evaluation, row) for row in evaluation.rows]
+    published = PUBLISHED if truth.classes == VOC_CLASSES else {}
+    parts = {part: None for photo in photos for part in photo.seconds}
+    seconds = {part: float(np.mean([photo.seconds.get(part, 0.0) for photo in photos])) for part in parts}
     return {
-        "split": evaluation.truth.split,
-        "images": len(evaluation.photos),
-        "split_images": evaluation.truth.photos,
+        "split": truth.split,
+        "images": len(photos),
+        "split_images": truth.photos,
         "weights": weights,
         "setting": evaluation.full.name,
-        **full.figures(classes),
-        "mean_iou_interval": _interval(evaluation, evaluation.full),
+        **full.figures(truth.classes),
+        "mean_iou_interval": rows[evaluation.rows.index(evaluation.full)]["mean_iou_interval"],
         "boundary_tolerance": TOLERANCE,
-        "rows": [_figures(evaluation, row) for row in evaluation.rows],
-        "published": [{"name": name, "mean_iou": value} for name, value in PUBLISHED]
-        if classes == VOC_CLASSES
-        else [],
+        "rows": rows,
+        "published": [{"name": name, "mean_iou": value} for name, value in published.items()],
         "published_on": PUBLISHED_ON,
         "settings": evaluation.settings,
         "confusion": full.confusion.tolist(),
@@ -67,7 +69,7 @@ def summarise(evaluation: Evaluation, weights: str | None) -> dict[str, Any]:
 
 
 def write_report(evaluation: Evaluation, summary: dict[str, Any], folder: Path) -> None:
-    """Write `report.html`, `report.json`, `per_class.csv` and `per_image.csv`.
+    """Write `report.json`, `per_class.csv`, `per_image.csv` and then `report.html`.
 
     Args:
         evaluation: what was measured.
@@ -76,63 +78,63 @@ def write_report(evaluation: Evaluation, summary: dict[str, Any], folder: Path) 
 
     Raises:
         OutputError: a file cannot be written.
-        InputError, DataError: a photo or prediction of the gallery cannot be read any more.
+        InputError, DataError: a photo or prediction of the gallery cannot be read, or fits no mask.
     """
-    files = {
-        "report.json": json.dumps(summary, indent=2, allow_nan=False) + "\n",
-        "per_class.csv": _csv(_per_class(evaluation, summary)),
-        "per_image.csv": _csv(_per_image(evaluation)),
-        "report.html": render(evaluation, summary),
-    }
-    for name, text in files.items():
-        with replacing(folder / name) as stream:
-            stream.write(text.encode())
+    _write(folder / "report.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    _write(folder / "per_class.csv", _csv(_per_class(summary)))
+    _write(folder / "per_image.csv", _csv(_per_image(evaluation)))
+    _write(folder / "report.html", render(evaluation, summary))
 
 
-def _figures(evaluation: Evaluation, row: Row) -> dict[str, Any]:
+def _write(path: Path, text: str) -> None:
+    with replacing(path) as stream:
+        stream.write(text.encode())
+
+
+def _row(evaluation: Evaluation, row: Row) -> dict[str, Any]:
     figures = evaluation.total(row).figures(evaluation.truth.classes)
-    kept = ("mean_iou", "voc_mean_iou", "pixel_accuracy", "mean_accuracy", "boundary_f")
+    confusions = np.stack([photo.rows[row.name].confusion for photo in evaluation.photos])
     return {
         "name": row.name,
         **vars(row),
-        **{name: figures[name] for name in kept},
-        "mean_iou_interval": _interval(evaluation, row),
+        **{name: figures[name] for name in IN_ROWS},
+        "mean_iou_interval": mean_iou_interval(confusions),
         "sizes": {size: values["mean_iou"] for size, values in figures["sizes"].items()},
     }
 
 
-def _interval(evaluation: Evaluation, row: Row) -> tuple[float, float]:
-    return mean_iou_interval(np.stack([photo.rows[row.name].confusion for photo in evaluation.photos]))
+def _per_class(summary: Mapping[str, Any]) -> Iterable[dict[str, object]]:
+    confusion = np.array(summary["confusion"])
+    for label, (name, iou) in enumerate(summary["per_class_iou"].items()):
+        yield {
+            "class": name,
+            "iou": iou,
+            "boundary_f": summary["per_class_boundary_f"][name],
+            "pixels_true": confusion[label].sum(),
+            "pixels_predicted": confusion[:, label].sum(),
+            "pixels_right": confusion[label, label],
+            **{f"iou_{size}": values["per_class_iou"][name] for size, values in summary["sizes"].items()},
+        }
 
 
-def _mean_seconds(photos: Sequence[Measured]) -> dict[str, float]:
-    parts = {part: None for photo in photos for part in photo.seconds}
-    return {part: float(np.mean([photo.seconds.get(part, 0.0) for photo in photos])) for part in parts}
-
-
-def _per_class(evaluation: Evaluation, summary: dict[str, Any]) -> Iterable[Sequence[object]]:
-    confusion, sizes = np.array(summary["confusion"]), summary["sizes"]
-    pixels = ("pixels_true", "pixels_predicted", "pixels_right")
-    yield "class", "iou", "boundary_f", *pixels, *(f"iou_{size}" for size in sizes)
-    for i, name in enumerate(evaluation.truth.classes):
-        figures = summary["per_class_iou"][name], summary["per_class_boundary_f"][name]
-        by_size = (size["per_class_iou"][name] for size in sizes.values())
-        yield name, *figures, confusion[i].sum(), confusion[:, i].sum(), confusion[i, i], *by_size
-
-
-def _per_image(evaluation: Evaluation) -> Iterable[Sequence[object]]:
-    kept = ("mean_iou", "pixel_accuracy", "boundary_f")
-    yield "name", "width", "height", *kept, "pixels_counted", "seconds"
+def _per_image(evaluation: Evaluation) -> Iterable[dict[str, object]]:
     for photo in evaluation.photos:
         tally = photo.rows[evaluation.full.name]
         counted = int(tally.confusion.sum())
         figures = tally.figures(evaluation.truth.classes) if counted else {}
-        seconds = round(sum(photo.seconds.values()), 3) if photo.seconds else None
-        yield photo.name, photo.width, photo.height, *map(figures.get, kept), counted, seconds
+        yield {
+            **{key: getattr(photo, key) for key in ("name", "width", "height")},
+            **{key: figures.get(key) for key in ("mean_iou", "pixel_accuracy", "boundary_f")},
+            "pixels_counted": counted,
+            "seconds": round(sum(photo.seconds.values()), 3) if photo.seconds else None,
+        }
 
 
-def _csv(rows: Iterable[Sequence[object]]) -> str:
-    """Comma-separated, one line a row, empty where there is no value."""
+def _csv(rows: Iterable[dict[str, object]]) -> str:
+    """Comma-separated: the keys, then one line a row, empty where there is no value."""
+    first, *others = rows
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    writer = csv.DictWriter(text, list(first), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows([first, *others])
     return text.getvalue()

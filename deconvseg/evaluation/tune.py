@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deconvseg import machine
 from deconvseg.data.dataset import Example, refuse_other_size
 from deconvseg.errors import DataError, UsageError, WeightsError
-from deconvseg.evaluation.ablation import check_classes
+from deconvseg.evaluation.ablation import refuse_other_classes
 from deconvseg.evaluation.metrics import confusion_matrix, scores
 from deconvseg.evaluation.run import Truth, workers_for
 from deconvseg.images.read import as_photo
@@ -69,7 +68,7 @@ def tune_crf(
     """
     if len(truth.examples) < 4:
         raise UsageError(f"{len(truth.examples)} photos are too few to tune on; take at least 4, better 60")
-    check_classes(truth, segmenter.classes)
+    refuse_other_classes(truth, segmenter.classes)
     old = CRFParameters.from_mapping(segmenter.header.crf)
     new, trials, held = _searched(segmenter, truth, old, workers, progress)
     before, after = (
@@ -86,8 +85,8 @@ def tune_crf(
         "split": truth.split,
         "settings": {key: value for key, value in segmenter.identity().items() if key != "crf"},
     }
+    crf = (after if report["improved"] else before)["crf"]
     training = {**segmenter.header.training, "crf_search": report}
-    crf = asdict(new if report["improved"] else old)
     copy_network(network, target, {"crf": crf, "training": training})
     return {**report, "output": str(target)}
 
@@ -96,19 +95,47 @@ def _searched(
     segmenter: Segmenter, truth: Truth, old: CRFParameters, workers: int, progress: Callable[[str], None]
 ) -> tuple[CRFParameters, dict[CRFParameters, float], dict[CRFParameters, float]]:
     """Better parameters, the score of all that were tried, and that of old and new on the photos held out."""
-    searched, held_out = truth.examples[::2], truth.examples[1::2]
     with tempfile.TemporaryDirectory(prefix="deconvseg-") as folder, workers_for(workers) as call_each:
-        photos = _Photos(segmenter, truth, Path(folder), call_each)
-        for done, _ in enumerate(call_each(photos.fuse, truth.examples), start=1):
-            progress(f"score maps: {done} of {len(truth.examples)} photos")
+        files = [Path(folder, f"{number}.npy") for number in range(len(truth.examples))]
+        photos = []
+        for photo in call_each(partial(_fuse, segmenter, truth), zip(truth.examples, files, strict=True)):
+            photos.append(photo)
+            progress(f"score maps: {len(photos)} of {len(files)} photos")
 
-        def trial(parameters: CRFParameters) -> float:
-            value = photos.score(parameters, searched)
-            progress(f"mean IoU {value:.4f}: {in_words(asdict(parameters))}")
+        def score(parameters: CRFParameters, photos: Sequence[_Fused]) -> float:
+            tuned = segmenter.with_settings(crf=True, crf_parameters=parameters)
+            counts = sum(call_each(partial(_count, tuned, truth), photos), np.zeros((), np.int64))
+            if not counts.any():
+                raise DataError(f"split '{truth.split}': half of the sample is void alone; take a larger one")
+            value = float(scores(counts, truth.classes)["mean_iou"])
+            progress(f"mean IoU {value:.4f}: {parameters}")
             return value
 
-        new, trials = search(old, trial, MOST_TRIALS)
-        return new, trials, {parameters: photos.score(parameters, held_out) for parameters in {old, new}}
+        new, trials = search(old, lambda parameters: score(parameters, photos[::2]), MOST_TRIALS)
+        return new, trials, {parameters: score(parameters, photos[1::2]) for parameters in {old, new}}
+
+
+class _Fused(NamedTuple):
+    """The network's answer to a photo, its probabilities in a file."""
+
+    example: Example
+    prepared: Prepared
+    file: Path
+
+
+def _fuse(segmenter: Segmenter, truth: Truth, task: tuple[Example, Path]) -> _Fused:
+    example, file = task
+    photo = as_photo(example.image)
+    refuse_other_size(example, (photo.height, photo.width), truth.mask(example).shape)
+    ((prepared, probabilities),) = segmenter.fuse([segmenter.prepare(photo)])
+    np.save(file, probabilities.astype(np.float16))
+    # What is left takes no more memory than the shrunk photo.
+    return _Fused(example, replace(prepared, photo=replace(photo, image=prepared.image)), file)
+
+
+def _count(segmenter: Segmenter, truth: Truth, photo: _Fused) -> NDArray[np.int64]:
+    labels = segmenter.finish(photo.prepared, np.load(photo.file).astype(np.float32)).labels
+    return confusion_matrix(truth.mask(photo.example), labels, len(truth.classes))
 
 
 def search(
@@ -140,11 +167,6 @@ def search(
     return best, tried
 
 
-def in_words(parameters: Mapping[str, float]) -> str:
-    """Names and values on one line."""
-    return ", ".join(f"{name} {value:g}" for name, value in parameters.items())
-
-
 def _along(parameters: CRFParameters, name: str, factor: float) -> Iterator[CRFParameters]:
     """The parameters with one of them multiplied again and again, as far as it is allowed."""
     while getattr(parameters, name) > 0:
@@ -154,40 +176,3 @@ def _along(parameters: CRFParameters, name: str, factor: float) -> Iterator[CRFP
         except WeightsError:
             return
         yield parameters
-
-
-@dataclass(frozen=True)
-class _Photos:
-    """The network's answers to the photos, kept in a folder, and what the CRF makes of them."""
-
-    segmenter: Segmenter
-    truth: Truth
-    folder: Path
-    call_each: machine.Map
-    prepared: dict[str, Prepared] = field(default_factory=dict)
-
-    def fuse(self, example: Example) -> None:
-        """Run the network over a photo and keep the probabilities at the size they are made at."""
-        photo = as_photo(example.image)
-        refuse_other_size(example, (photo.height, photo.width), self.truth.mask(example).shape)
-        ((prepared, probabilities),) = self.segmenter.fuse([self.segmenter.prepare(photo)])
-        path = self.folder / f"{example.name}.npy"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(path, probabilities.astype(np.float16))
-        # What is left takes no more memory than the shrunk photo.
-        self.prepared[example.name] = replace(prepared, photo=replace(photo, image=prepared.image))
-
-    def score(self, parameters: CRFParameters, examples: Sequence[Example]) -> float:
-        """Mean IoU with these parameters, pooled over the photos."""
-        counts = sum(self.call_each(partial(self._count, parameters), examples), np.zeros((), np.int64))
-        if not counts.any():
-            raise DataError(
-                f"split '{self.truth.split}': half of the sample is void alone; take a larger one"
-            )
-        return float(scores(counts, self.truth.classes)["mean_iou"])
-
-    def _count(self, parameters: CRFParameters, example: Example) -> NDArray[np.int64]:
-        probabilities = np.load(self.folder / f"{example.name}.npy").astype(np.float32)
-        segmenter = self.segmenter.with_settings(crf=True, crf_parameters=parameters)
-        labels = segmenter.finish(self.prepared[example.name], probabilities).labels
-        return confusion_matrix(self.truth.mask(example), labels, len(self.truth.classes))
