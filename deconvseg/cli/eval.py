@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
-
-import typer
 
 from deconvseg.cli import console
 from deconvseg.cli.options import (
@@ -19,21 +16,24 @@ from deconvseg.cli.options import (
     OverwriteOption,
     QuietOption,
     load_segmenter,
+    option,
     refuse_target,
     segmenter_options,
+    switch,
 )
 from deconvseg.errors import UsageError
 
+IO = "Input and output"
 TUNING_SAMPLE = 60
 """Photos that --tune-crf takes if --limit does not say."""
-FIGURES = (
-    "mean_iou",
-    "voc_mean_iou",
-    "pixel_accuracy",
-    "mean_accuracy",
-    "frequency_weighted_iou",
-    "boundary_f",
-)
+FIGURES = {
+    "mean_iou": "mean IoU",
+    "voc_mean_iou": "mean IoU over all classes, absent ones 0, as VOC",
+    "pixel_accuracy": "pixel accuracy",
+    "mean_accuracy": "mean accuracy",
+    "frequency_weighted_iou": "frequency weighted IoU",
+    "boundary_f": "boundary F",
+}
 
 EXAMPLES = """[bold]Examples[/bold]
 
@@ -55,56 +55,56 @@ deconvseg eval --voc-root VOC2012 --tune-crf -o tuned.safetensors
 @segmenter_options()
 def evaluate(
     voc_root: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder with JPEGImages, SegmentationClass, ImageSets.")
+        Path | None, option(IO, "DIR", "Folder with JPEGImages, SegmentationClass, ImageSets.")
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(
-            metavar="DIR", help="Your own data: photos, masks and a dataset.toml that says what is what."
-        ),
+        option(IO, "DIR", "Your own data: photos, masks and a dataset.toml that says what is what."),
     ] = None,
-    split: Annotated[str, typer.Option(metavar="NAME", help="Which of its lists to score.")] = "val",
+    split: Annotated[str, option(IO, "NAME", "Which of its lists to score.")] = "val",
     limit: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Take an evenly spread, fixed sample of N photos.")
+        int | None, option(IO, "N", "Take an evenly spread, fixed sample of N photos.", min=1)
     ] = None,
     predictions: Annotated[
         Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Score the label PNGs NAME.png there (class numbers, palette or grey) and run nothing.",
+        option(
+            IO,
+            "DIR",
+            "Score the label PNGs NAME.png there (class numbers, palette or grey) and run nothing.",
         ),
     ] = None,
     ablate: Annotated[
         bool,
-        typer.Option(
+        switch(
             "--ablate",
-            help="Score the whole photo alone, 10, 25, 50 and 100 proposals, without and with CRF, as well; "
+            IO,
+            "Score the whole photo alone, 10, 25, 50 and 100 proposals, without and with CRF, as well; "
             "where there is an ensemble, FCN-8s alone and both rules too.",
         ),
     ] = False,
     tune_crf: Annotated[
         bool,
-        typer.Option(
+        switch(
             "--tune-crf",
-            help=f"Search the CRF's parameters on {TUNING_SAMPLE} photos (or --limit), write them with -o.",
+            IO,
+            f"Search the CRF's parameters on {TUNING_SAMPLE} photos (or --limit), write them with -o.",
         ),
     ] = False,
     report: Annotated[
         Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Write report.html, report.json, per_class.csv, per_image.csv and the labels there. A "
+        option(
+            IO,
+            "DIR",
+            "Write report.html, report.json, per_class.csv, per_image.csv and the labels there. A "
             "stopped run goes on from it; without it nothing is kept.",
         ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Copy of the network, tuned.")
+        Path | None, switch("--output -o", IO, "Copy of the network, tuned.", metavar="FILE")
     ] = None,
     *,
     segmenter_arguments: dict[str, Any],
-    workers: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Photos at a time.", rich_help_panel=RUN)
-    ] = 1,
+    workers: Annotated[int, option(RUN, "N", "Photos at a time.", min=1)] = 1,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -121,10 +121,8 @@ def evaluate(
         raise UsageError("--predictions runs no network; leave out --ablate and --tune-crf")
     if tune_crf and (ablate or report):
         raise UsageError("--tune-crf writes a network and no report; leave out --ablate and --report")
-    if tune_crf and not output:
-        raise UsageError("--tune-crf: name the tuned copy of the network with -o FILE")
-    if output and not tune_crf:
-        raise UsageError("-o is for --tune-crf; results go to standard output or --report DIR")
+    if tune_crf != bool(output):
+        raise UsageError("--tune-crf needs -o FILE, the tuned copy of the network, and nothing else takes -o")
     if (ablate or tune_crf) and segmenter_arguments["protocol"] != "default":
         raise UsageError("--ablate and --tune-crf vary the default protocol; leave --protocol out")
     from deconvseg.evaluation import tune
@@ -152,7 +150,7 @@ def evaluate(
             return console.DONE
         subject = network(segmenter, truth, ablate=ablate)
     try:
-        with _progress(say) as progress:
+        with _progress(len(truth.examples), say) as progress:
             evaluation = run(
                 subject, truth, folder=report, overwrite=overwrite, workers=workers, progress=progress
             )
@@ -168,29 +166,21 @@ def evaluate(
 
 
 @contextmanager
-def _progress(say: Callable[[str], None]) -> Iterator[Callable[[int, int], None]]:
-    """Yields what shows a bar with the time left, or without a terminal a line each tenth of the way."""
-    bar: console.Progress | None = None
-    started, before = time.monotonic(), 0
+def _progress(total: int, say: Callable[[str], None]) -> Iterator[Callable[[int, int], None]]:
+    """Yields what shows a bar, or without a terminal says each tenth of the way."""
+    began = False
+    with console.Progress(total, wanted=say is console.say) as bar:
 
-    def show(done: int, total: int) -> None:
-        nonlocal bar, started, before
-        if bar is None:  # the first call says how many were done before
-            started, before = time.monotonic(), done
-            if done:
+        def show(done: int, total: int) -> None:
+            nonlocal began
+            if done and not began:
                 say(f"going on: {done} of {total} photos are done")
-            bar = console.Progress(total - done, wanted=say is console.say).__enter__()
-            return
-        bar.step()
-        if not bar.visible and total >= 10 and done * 10 // total > (done - 1) * 10 // total:
-            left = (time.monotonic() - started) / (done - before) * (total - done)
-            say(f"[{done}/{total}] {int(left // 60)}:{int(left % 60):02} left")
+            elif began and not bar.visible and done * 10 % total < 10:
+                say(f"[{done}/{total}]")
+            began = True
+            bar.move(done, "")
 
-    try:
         yield show
-    finally:
-        if bar:
-            bar.__exit__()
 
 
 def _print(result: dict[str, Any], as_json: bool, as_text: Callable[[dict[str, Any]], None]) -> None:
@@ -201,48 +191,37 @@ def _print(result: dict[str, Any], as_json: bool, as_text: Callable[[dict[str, A
 
 
 def _print_tuned(result: dict[str, Any]) -> None:
-    from deconvseg.evaluation.tune import in_words
-
     for key in ("before", "after"):
-        side = result[key]
-        print(
-            f"{key:7}{side['mean_iou_searched']:.4f} searched  {side['mean_iou_held_out']:.4f} held out  "
-            + in_words(side["crf"])
-        )
+        searched, held_out = (f"{result[key][f'mean_iou_{part}']:.4f}" for part in ("searched", "held_out"))
+        print(f"{key}: {searched} searched, {held_out} held out, {result[key]['crf']}")
     kept = "the new parameters" if result["improved"] else "the old parameters: the new ones are not better"
     print(f"{result['output']}: holds {kept} on the photos held out")
 
 
 def _print_scores(summary: dict[str, Any]) -> None:
     """The rows, the published ones, and every figure of the full setting."""
-    print("mean IoU  95 % interval  boundary F  small  medium  large  setting")
+    print("mean IoU  95 % interval  boundary F  small   medium  large   setting")
     for row in summary["rows"]:
-        sizes = "  ".join(_number(value, 3).rjust(5) for value in row["sizes"].values())
-        mark = " *" * (row["name"] == summary["setting"] and len(summary["rows"]) > 1)
-        figures = f"{row['mean_iou']:.4f}    {_interval(row):13}  {_number(row['boundary_f'], 4):10}  {sizes}"
-        print(f"{figures}   {row['name']}{mark}")
+        low, high = row["mean_iou_interval"]
+        sizes = "  ".join(map(_number, row["sizes"].values()))
+        figures = (
+            f"{row['mean_iou']:.4f}    {low:.3f}-{high:.3f}    {_number(row['boundary_f'])}      {sizes}"
+        )
+        print(f"{figures}  {row['name']}")
     if summary["published"]:
         print(f"\nThe paper's rows, on other images ({summary['published_on']}):")
     for row in summary["published"]:
         print(f"{row['mean_iou']:.3f}   {row['name']}")
-    print(f"\n{summary['setting']}, {summary['images']} of the {summary['split_images']} photos of", end=" ")
-    print(summary["split"])
-    outlines = f"boundary F, tolerance {summary['boundary_tolerance']:.2%} of the diagonal"
-    names = {"voc_mean_iou": "mean IoU over all classes, absent ones 0, as VOC", "boundary_f": outlines}
-    for key in FIGURES:
-        name = names.get(key, key.replace("_", " ").replace("iou", "IoU"))
-        print(f"{_number(summary[key], 4)}  {name}")
+    of = f"{summary['images']} of the {summary['split_images']} photos of {summary['split']}"
+    print(f"\n{summary['setting']}, {of}")
+    for key, name in FIGURES.items():
+        print(f"{_number(summary[key])}  {name}")
     if summary["seconds_per_image"] is not None:
         print(f"{summary['seconds_per_image']:.2f}    seconds a photo")
     print()
     for name, value in summary["per_class_iou"].items():
-        print(f"{_number(value, 4):6}  {name}")
+        print(f"{_number(value)}  {name}")
 
 
-def _interval(row: dict[str, Any]) -> str:
-    low, high = row["mean_iou_interval"]
-    return f"{low:.3f}-{high:.3f}"
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
+def _number(value: float | None) -> str:
+    return "-     " if value is None else f"{value:.4f}"

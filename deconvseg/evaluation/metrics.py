@@ -14,8 +14,6 @@ from deconvseg.evaluation.objects import SIZES, count_objects
 
 RESAMPLES = 1000
 """Samples of photos that an interval is drawn from."""
-LEVELS = (1 - 0.95) / 2, (1 + 0.95) / 2
-"""Shares of the samples below the interval's ends."""
 
 
 def confusion_matrix(truth: NDArray[np.uint8], found: NDArray[np.uint8], classes: int) -> NDArray[np.int64]:
@@ -75,7 +73,7 @@ def mean_iou_interval(confusions: NDArray[np.int64]) -> tuple[float, float]:
     totals = totals[totals.any((1, 2))]  # a few photos may be void alone
     right = totals.diagonal(axis1=1, axis2=2)
     iou = share(right, totals.sum(1) + totals.sum(2) - right)
-    low, high = np.quantile(np.nanmean(iou, 1), LEVELS)
+    low, high = np.quantile(np.nanmean(iou, 1), [(1 - 0.95) / 2, (1 + 0.95) / 2])
     return float(low), float(high)
 
 

@@ -20,7 +20,6 @@ from deconvseg.evaluation.boundary import TOLERANCE
 from deconvseg.evaluation.metrics import scores, share
 from deconvseg.evaluation.objects import LARGE, MEDIUM
 from deconvseg.evaluation.run import Evaluation
-from deconvseg.images.read import read_image
 from deconvseg.images.write import overlay
 
 SIDE = 320
@@ -30,46 +29,38 @@ ORANGE, BLUE, PURPLE = (230, 159, 0), (0, 114, 178), (204, 121, 167)
 TILES = "mean_IoU", "VOC_mean_IoU", "boundary_F", "pixel_accuracy", "mean_accuracy", "frequency_weighted_IoU"
 STYLE = """
 :root { color-scheme: light dark; --ink: #1a1a1a; --paper: #fff; --faint: #595959; --line: #ccc;
-  --full: #eef4fb; --link: #0072b2; --deep: #08306b; }
+  --full: #eef4fb; --deep: #08306b; }
 @media (prefers-color-scheme: dark) { :root { --ink: #eee; --paper: #14171a; --faint: #aaa; --line: #444;
-  --full: #1f2a36; --link: #56b4e9; --deep: #9ecae1; } }
-* { box-sizing: border-box; }
+  --full: #1f2a36; --deep: #9ecae1; } }
+* { box-sizing: border-box; print-color-adjust: exact; }
 body { margin: 0 auto; max-width: 76rem; padding: 1rem; font: 1rem/1.5 system-ui, sans-serif;
   color: var(--ink); background: var(--paper); }
 h2 { margin: 2.5rem 0 .5rem; border-bottom: 1px solid var(--line); }
-h4 { margin: 1.5rem 0 .25rem; } figure { margin: 0; } code, pre { white-space: pre-wrap; }
+h4 { margin: 1.5rem 0 .25rem; } figure { margin: 0; } pre { white-space: pre-wrap; }
 h4, code, pre { overflow-wrap: anywhere; }
 small, dt, caption, figcaption, footer { font-weight: normal; color: var(--faint); font-size: .9rem; }
-a { display: inline-block; color: var(--link); padding-right: .8rem; }
 dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: .75rem; }
 dl div { padding: .6rem .8rem; border: 1px solid var(--line); border-radius: .4rem; }
 dd { margin: 0; font-size: 1.5rem; } .wide { overflow-x: auto; } .matrix .dark { color: var(--paper); }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap; }
 caption { text-align: left; padding: .3rem 0; white-space: normal; }
 th, td { padding: .15rem .6rem; text-align: right; font-weight: normal; }
-th:first-child, .bars th:nth-child(2) { text-align: left; padding-left: 0; }
-thead th { border-bottom: 1px solid var(--line); font-weight: 600; }
-.full, .full th, .full td { background: var(--full); font-weight: 600; }
+.bars th:first-child { text-align: left; padding-left: 0; }
+.full th, .full td { background: var(--full); font-weight: 600; }
 .bar { width: 24rem; min-width: 8rem; }
-.bar i { display: block; height: .9rem; border: 1px solid var(--faint); print-color-adjust: exact; }
-.matrix th { padding: 0 .4rem 0 0; text-align: right; border: 0; font-weight: normal; }
+.bar i { display: block; height: .9rem; border: 1px solid var(--faint); }
 .matrix thead span { writing-mode: vertical-rl; transform: rotate(180deg); }
 .matrix td { padding: 0; min-width: 1.85rem; height: 1.75rem; text-align: center; font-size: .75rem;
-  background: color-mix(in srgb, var(--deep) var(--depth), var(--paper)); print-color-adjust: exact; }
+  background: color-mix(in srgb, var(--deep) var(--depth), var(--paper)); }
 .pictures { display: grid; grid-template-columns: repeat(4, 1fr); gap: .5rem; break-inside: avoid; }
 .pictures img { display: block; width: 100%; height: auto; }
-@media (max-width: 40rem) { h1 small { display: block; } .pictures { grid-template-columns: 1fr 1fr; }
-  th, td { padding: .15rem .3rem; } .bars th:first-child { white-space: normal; min-width: 7.5rem; }
-  .bar { width: 7rem; min-width: 4rem; } }
+@media (max-width: 40rem) { .pictures { grid-template-columns: 1fr 1fr; } th, td { padding: .15rem .3rem; }
+  .bars th:first-child { white-space: normal; min-width: 7.5rem; } .bar { width: 7rem; min-width: 4rem; } }
 """
-METHOD = f"""<details><summary>How the figures are counted</summary><p>Labels are compared at the size of
-the true mask, without the pixels that are void there; counts are pooled over the photos before anything is
-divided. <b>IoU</b>: pixels that are the class in truth and prediction over pixels that are it in either; the
-mean is over the classes that occur, in VOC's one that does not counts 0. <b>Boundary F</b>: harmonic
-mean of the shares of predicted outline that is right and of true outline that is found, within
-{TOLERANCE:.2%} of the photo's diagonal; nothing counts in wide void. <b>IoU by size</b>: of each connected
-object of the truth, its pixels that are found over those and the pixels near it that are falsely taken for
-its class.</p></details>"""
+ROWS = f"""Per cent, pooled over the same photos, pixels of void left out. Mean IoU is over the classes that
+occur, in VOC's one that does not counts 0; with other photos of their kind, 95 % of mean IoUs would lie in
+the interval (bootstrap). Boundary F: outlines that agree within {TOLERANCE:.2%} of the diagonal. Small to
+large: objects under {MEDIUM:.0%} of the photo's area, up to {LARGE:.0%}, and beyond. Orange: with the CRF."""
 GALLERY = f"""<p>By mean IoU over the classes in a photo. White in the truth is void. In the difference,
 objects that are right are bright, mistakes in colour: <b style="color:rgb{ORANGE}">■</b>&nbsp;missed, <b
 style="color:rgb{BLUE}">■</b>&nbsp;falsely found, <b style="color:rgb{PURPLE}">■</b>&nbsp;other class.</p>"""
@@ -80,27 +71,26 @@ Entry = TypeVar("Entry")
 def render(evaluation: Evaluation, summary: dict[str, Any]) -> str:
     """Returns the page of what was measured and its figures, from `report.summarise`.
 
-    Raises InputError or DataError if a photo or prediction that it shows cannot be read.
+    Raises InputError or DataError if a photo or prediction that it shows cannot be read, or fits no mask.
     """
-    setting, images = summary["setting"], summary["images"]
+    setting, images = escape(summary["setting"]), summary["images"]
     split, of = escape(summary["split"]), summary["split_images"]
-    sample = f"<b>A sample:</b> {images} of the {of} photos of {split}, evenly spread."
-    void = sum(not photo.rows[setting].confusion.any() for photo in evaluation.photos)
-    source = summary["weights"] or summary["settings"]["predictions"]
-    links = content = ""
-    for key, title, text in _sections(evaluation, summary):
-        links += f'<a href="#{key}">{key.capitalize()}</a>'
-        content += f'<section id="{key}"><h2>{title}</h2>{text}</section>\n'
+    void = sum(not photo.rows[summary["setting"]].confusion.any() for photo in evaluation.photos)
+    source = f"Network <code>{escape(summary['weights'] or '')}</code>."
+    if not summary["weights"]:
+        source = f"Predictions from <code>{escape(summary['settings']['predictions'])}</code>."
+    content = "".join(
+        f'<section id="{key}"><h2>{title}</h2>{text}</section>\n'
+        for key, title, text in _sections(evaluation, summary)
+    )
     return f"""<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy"
  content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>deconvseg: {escape(setting)} on {split}</title><style>{STYLE}</style></head><body>
-<h1>Mean IoU {_percent(summary["mean_iou"])} % <small>{escape(setting)}</small></h1>
-<p>{sample if images < of else f"All {images} photos of {split}."}
-{"Network" if summary["weights"] else "Predictions from"} <code>{escape(source)}</code>.
+<title>deconvseg: {setting} on {split}</title><style>{STYLE}</style></head><body>
+<h1>Mean IoU {_percent(summary["mean_iou"])} % <small>{setting}</small></h1>
+<p>{images} of the {of} photos of {split}{", a sample evenly spread" if images < of else ""}. {source}
 {f"{void} of the photos are void alone and count nothing." if void else ""}</p>
-<nav>{links}</nav>
 {content}
 <footer>deconvseg {__version__}</footer></body></html>
 """
@@ -114,47 +104,39 @@ def _sections(evaluation: Evaluation, summary: dict[str, Any]) -> Iterable[tuple
         tiles["seconds a photo"] = f"{summary['seconds_per_image']:.2f}"
     shown = "".join(f"<div><dt>{title}</dt><dd>{value}</dd></div>" for title, value in tiles.items())
     yield "summary", "Summary", f"<dl>{shown}</dl>"
-    if len(summary["rows"]) > 1:
-        head = ("Setting", "mean IoU", "", "interval", "pixels", "boundary F", *summary["sizes"])
-        caption = """Per cent. All rows are of the same photos; with others of their kind, 95 % of mean IoUs
-        would lie in the interval (bootstrap). Small to large: IoU of such objects. Orange: with the CRF."""
-        rows = [
-            _row(
-                row["name"],
-                row["mean_iou"],
-                "–".join(map(_percent, row["mean_iou_interval"])),
-                *map(_percent, (row["pixel_accuracy"], row["boundary_f"], *row["sizes"].values())),
-                colour=ORANGE if row["crf"] else BLUE,
-                full=row["name"] == setting,
-            )
-            for row in summary["rows"]
-        ]
-        yield "steps", "What each step brings", _table(caption, head, rows)
+    rows = [
+        _row(
+            row["name"],
+            row["mean_iou"],
+            "–".join(map(_percent, row["mean_iou_interval"])),
+            *map(_percent, (row["pixel_accuracy"], row["boundary_f"], *row["sizes"].values())),
+            colour=ORANGE if row["crf"] else BLUE,
+            full=row["name"] == setting,
+        )
+        for row in summary["rows"]
+    ]
+    head = "Setting", "", "mean IoU", "interval", "pixels", "boundary F", *summary["sizes"]
+    yield "steps", "What each step brings", _table(ROWS, head, rows)
     if summary["published"]:
         caption = f"Of other images: {summary['published_on']}. Compare the steps, not the levels."
         rows = [_row(row["name"], row["mean_iou"]) for row in summary["published"]]
         rows.append(_row(f"here: {setting}", summary["mean_iou"], full=True))
-        yield "published", "The paper's rows", _table(caption, ("Setting", "mean IoU", "per cent"), rows)
+        yield "published", "The paper's rows", _table(caption, ("Setting", "", "mean IoU"), rows)
     caption = "Per cent. A dash: the class occurs neither in truth nor in prediction."
-    outlines, colours = summary["per_class_boundary_f"], evaluation.truth.palette
     rows = [
-        _row(name, iou, _percent(outlines[name]), colour=colour)
-        for (name, iou), colour in zip(summary["per_class_iou"].items(), colours, strict=True)
+        _row(
+            name,
+            summary["per_class_iou"][name],
+            _percent(summary["per_class_boundary_f"][name]),
+            colour=colour,
+        )
+        for name, colour in zip(names, evaluation.truth.palette, strict=True)
     ]
-    yield "classes", "Classes", _table(caption, ("Class", "IoU", "", "boundary F"), rows)
-    caption = f"""Per cent, mean over the classes with objects of the size. Small is under {MEDIUM:.0%} of the
-    photo's area, large from {LARGE:.0%} on."""
-    rows = [_row(name, size["mean_iou"], size["objects"]) for name, size in summary["sizes"].items()]
-    yield "sizes", "Sizes of objects", _table(caption, ("Size", "IoU", "", "objects"), rows)
+    yield "classes", "Classes", _table(caption, ("Class", "", "IoU", "boundary F"), rows)
     yield "confusion", "Confusion", _matrix(np.array(summary["confusion"]), names)
-    if summary["seconds"]:
-        total = summary["seconds_per_image"]
-        rows = [_row(part, took / total, f"{took:.3f}") for part, took in summary["seconds"].items()]
-        yield "time", "Time", _table("", ("Part of the work", "share", "per cent", "seconds a photo"), rows)
     if evaluation.predictions:
         yield "photos", "Photos", GALLERY + "".join(_pictures(evaluation))
-    settings = escape(json.dumps(summary["settings"], indent=2))
-    yield "method", "Method", f"{METHOD}<details><summary>Settings</summary><pre>{settings}</pre></details>"
+    yield "settings", "Settings", f"<pre>{escape(json.dumps(summary['settings'], indent=2))}</pre>"
 
 
 def _table(caption: str, head: Sequence[str], rows: Iterable[str], kind: str = "bars") -> str:
@@ -164,7 +146,7 @@ def _table(caption: str, head: Sequence[str], rows: Iterable[str], kind: str = "
 
 
 def _row(
-    name: str, value: float | None, *cells: object, colour: Sequence[int] = BLUE, full: bool = False
+    name: str, value: float | None, *cells: str, colour: Sequence[int] = BLUE, full: bool = False
 ) -> str:
     """A row of a table with a share, 0 to 1, as a bar and in per cent."""
     bar = f'<i style="width:{100 * (value or 0):.1f}%;background:rgb{tuple(colour)}"></i>'
@@ -176,13 +158,13 @@ def _matrix(confusion: NDArray[np.int64], names: Sequence[str]) -> str:
     rows = []
     for name, shares in zip(names, share(confusion, confusion.sum(1, keepdims=True)), strict=True):
         row = f"<tr><th>{escape(name)}</th>"
-        for other, part in zip(names, shares.tolist(), strict=True):
+        for other, part in zip(names, np.nan_to_num(shares).tolist(), strict=True):
             if part >= 0.001:
                 depth = 4 + 96 * part**0.5  # the root: a few per cent must be seen beside 90 on the diagonal
                 dark, title = " class=dark" * (depth > 55), escape(f"{name} taken for {other}: {part:.1%}")
                 row += f'<td style="--depth:{depth:.0f}%"{dark} title="{title}">{100 * part:.0f}</td>'
-            else:  # NaN: no such pixel in the truth
-                row += f'<td style="--depth:{0 if np.isnan(part) else 4}%"></td>'
+            else:
+                row += '<td style="--depth:4%"></td>'
         rows.append(f"{row}</tr>\n")
     caption = "Rows: true class. Columns: predicted class. Per cent of the row's pixels."
     return _table(caption, ["", *(f"<span>{escape(name)}</span>" for name in names)], rows, "matrix")
@@ -193,23 +175,19 @@ def _pictures(evaluation: Evaluation) -> Iterable[str]:
     truth, full = evaluation.truth, evaluation.full.name
     counts = {photo.name: photo.rows[full].confusion for photo in evaluation.photos}
     ious = {name: scores(one, truth.classes)["mean_iou"] for name, one in counts.items() if one.any()}
-    examples = [example for example in truth.examples if example.name in ious]
-    examples.sort(key=lambda example: (-ious[example.name], example.name))
+    ranking = sorted((e for e in truth.examples if e.name in ious), key=lambda e: (-ious[e.name], e.name))
     palette = (*truth.palette, *((255, 255, 255),) * (256 - len(truth.palette)))  # void is shown in white
-    for title, part in choose(examples).items():
-        yield f"<h3>{title}</h3>" if part else ""
-        for example in part:
-            photo, mask = _small(read_image(example.image)), _small(truth.mask(example))
+    for title, examples in choose(ranking).items():
+        yield f"<h3>{title}</h3>" if examples else ""
+        for example in examples:
+            photo, mask = map(_small, truth.read(example))
             found = _small(read_prediction(evaluation.predictions[example.name], truth))
-            pictures = {
-                "photo": photo,
-                "truth": overlay(mask, palette, photo),
-                "prediction": overlay(found, palette, photo),
-                "difference": difference(photo, mask, found),
-            }
-            figures = "".join(_figure(example.name, kind, pixels) for kind, pixels in pictures.items())
             score = f"<small>mean IoU {_percent(ious[example.name])} %</small>"
-            yield f'<h4>{escape(example.name)} {score}</h4><div class="pictures">{figures}</div>\n'
+            yield f'<h4>{escape(example.name)} {score}</h4><div class="pictures">'
+            yield _figure(example.name, "photo", photo)
+            yield _figure(example.name, "truth", overlay(mask, palette, photo))
+            yield _figure(example.name, "prediction", overlay(found, palette, photo))
+            yield _figure(example.name, "difference", difference(photo, mask, found)) + "</div>\n"
 
 
 def choose(ranking: Sequence[Entry], each: int = 6) -> dict[str, Sequence[Entry]]:

@@ -62,11 +62,9 @@ class Truth(DataSet):
 
 
 def open_truth(root: Path, split: str, limit: int | None = None) -> Truth:
-    """The truth of a split of a data set.
+    """The truth of a split of a data set of any layout that `open_dataset` knows.
 
     Args:
-        root: the data set's folder, of any layout that `open_dataset` knows.
-        split: name of its list.
         limit: take an evenly spread, fixed sample of that many photos.
 
     Raises:
@@ -91,9 +89,7 @@ class Measured:
     """What was counted of one photo.
 
     Attributes:
-        name: of the photo.
         stamp: size and time of change of the files the counts come from.
-        width, height: in pixels.
         seconds: by part of the work, of the full setting.
         rows: counts by the name of the row.
     """
@@ -111,9 +107,6 @@ class Evaluation:
     """What was measured.
 
     Attributes:
-        truth: the photos and their classes.
-        rows: of the table.
-        full: the row that the headline figures are of.
         settings: everything that can change a figure.
         photos: counts of each photo, in the truth's order.
         predictions: files of the full setting's labels by the name of the photo; empty if they were not kept.
@@ -145,8 +138,6 @@ def evaluate(
     All counts are whole numbers, so the figures depend neither on `workers` nor on stops.
 
     Args:
-        subject: what to measure.
-        truth: what to measure it against.
         folder: keep the counts of each photo in `per_image.jsonl` there, and the labels of a network in
             `predictions`; the photos found in it, unchanged and measured at the same settings, are not done
             again.
@@ -234,20 +225,18 @@ def _refuse_unfit(
     elif labels.shape != mask.shape:
         raise DataError(
             f"{source}: is {labels.shape[1]}x{labels.shape[0]} pixels, its true mask {example.mask.name} "
-            f"{mask.shape[1]}x{mask.shape[0]}; make them one size (labels are not resized to be scored)"
+            f"{mask.shape[1]}x{mask.shape[0]}; make them one size"
         )
     elif nowhere := int(np.count_nonzero((labels == VOID) & (mask != VOID))):
         raise DataError(
-            f"{source}: {nowhere} pixels that count are {VOID}, which is no class; "
-            "a prediction names a class for every pixel"
+            f"{source}: {nowhere} pixels that count are {VOID}; a prediction names a class for every pixel"
         )
 
 
 def _begin(journal: Path, settings: Mapping[str, Any], classes: int, overwrite: bool) -> dict[str, Measured]:
-    """What a stopped evaluation at the same settings has counted, by the name of the photo.
+    """What a stopped evaluation has counted, by the name of the photo.
 
-    The journal has the settings on its first line, and then one for each photo done. Results of other
-    settings are never mixed in, and files that are no results are not replaced unless `overwrite`.
+    The journal has the settings on its first line, and then one for each photo done.
     """
     header = json.loads(json.dumps(settings))
     documents = [] if overwrite else read_json_lines(journal)

@@ -1,4 +1,4 @@
-"""A data set of shapes, and a subject that needs no network."""
+"""A data set of shapes, a subject that needs no network, and a report of it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pytest
 from deconvseg.data.dataset import Example
 from deconvseg.data.masks import VOID
 from deconvseg.evaluation.ablation import Labelling, Row, Subject
-from deconvseg.evaluation.run import Truth, open_truth
+from deconvseg.evaluation.report import summarise, write_report
+from deconvseg.evaluation.run import Truth, evaluate, open_truth
 
 FULL = Row(50, True)
 
@@ -21,7 +22,7 @@ def shapes(tmp_path_factory: pytest.TempPathFactory, make_shapes: Callable[..., 
     return make_shapes(tmp_path_factory.mktemp("shapes") / "voc", train=1, val=6)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def truth(shapes: Path) -> Truth:
     return open_truth(shapes, "val")
 
@@ -36,7 +37,7 @@ def shifted(truth: Truth, aside: int, labelled: list[str]) -> Subject:
         yield Row(0), np.zeros_like(mask), {"network": 0.5}
         yield FULL, np.roll(mask, aside, axis=1), {"network": 1.0, "crf": 0.25}
 
-    return Subject((Row(0), FULL), FULL, {"aside": aside}, label, lambda example: example.image)
+    return Subject((Row(0), FULL), FULL, {"aside": aside}, label, {})
 
 
 @pytest.fixture
@@ -47,3 +48,11 @@ def labelled() -> list[str]:
 @pytest.fixture
 def subject(truth: Truth, labelled: list[str]) -> Subject:
     return shifted(truth, 3, labelled)
+
+
+@pytest.fixture(scope="session")
+def report(truth: Truth, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    evaluation = evaluate(shifted(truth, 3, []), truth, folder=folder)
+    write_report(evaluation, summarise(evaluation, "<b>shifted</b>"), folder)
+    return folder

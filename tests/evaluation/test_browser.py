@@ -12,10 +12,6 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 
-from deconvseg.evaluation.ablation import Subject
-from deconvseg.evaluation.report import summarise, write_report
-from deconvseg.evaluation.run import Truth, evaluate
-
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
 pytestmark = [
@@ -50,10 +46,8 @@ def asked(driver: webdriver.Chrome, page: str) -> list[str]:
     return [e["params"]["request"]["url"] for e in sent if e["params"]["documentURL"] == page]
 
 
-def test_the_report(truth: Truth, subject: Subject, browser: webdriver.Chrome, tmp_path: Path) -> None:
-    evaluation = evaluate(subject, truth, folder=tmp_path / "report")
-    write_report(evaluation, summarise(evaluation, "shifted"), tmp_path / "report")
-    page = (tmp_path / "report" / "report.html").as_uri()
+def test_the_report(report: Path, browser: webdriver.Chrome) -> None:
+    page = (report / "report.html").as_uri()
     browser.get(page)
 
     addresses = asked(browser, page)

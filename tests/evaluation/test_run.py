@@ -1,7 +1,6 @@
 """A whole evaluation: rows share their work but say what single runs say, and stops change nothing."""
 
 import json
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -19,12 +18,12 @@ from deconvseg.data.masks import MaskFormat
 from deconvseg.errors import DataError, UsageError
 from deconvseg.evaluation.ablation import Labelling, Row, Subject, finished, network
 from deconvseg.evaluation.metrics import confusion_matrix, scores
-from deconvseg.evaluation.report import summarise
+from deconvseg.evaluation.report import summarise, write_report
 from deconvseg.evaluation.run import JOURNAL, PREDICTIONS, Truth, evaluate, open_truth
 from deconvseg.images.palette import palette_for
 from deconvseg.segmenter import Segmenter
 
-from .conftest import FULL, shifted
+from .conftest import shifted
 
 EXACT: dict[str, Any] = {"min_side": 10, "stop": 0, "crf": False, "precision": "fp32"}
 
@@ -39,7 +38,7 @@ def timeless(summary: dict[str, object]) -> dict[str, object]:
     return {key: value for key, value in summary.items() if not key.startswith("seconds")}
 
 
-@pytest.mark.parametrize(("protocol", "proposals"), [("default", 3), ("paper", 0), ("released-code", 4)])
+@pytest.mark.parametrize(("protocol", "proposals"), [("default", 3), ("released-code", 4)])
 def test_scores_are_those_of_segmenting_each_photo(
     truth: Truth, tiny_network: Path, protocol: str, proposals: int
 ) -> None:
@@ -55,7 +54,7 @@ def test_scores_are_those_of_segmenting_each_photo(
 
 def test_ablation_rows_are_what_single_runs_give(shapes: Path, tiny_network: Path, tiny_fcn: Path) -> None:
     """Whole photo, fewer and more proposals, CRF, both ensembles and FCN-8s alone; early stops are exact."""
-    truth = open_truth(shapes, "val", 2)
+    truth = open_truth(shapes, "val", 1)
     common = {**EXACT, "crf": True, "batch_size": 1}
     full = Segmenter(tiny_network, proposals=12, fcn=tiny_fcn, ensemble="mean", **common | {"stop": 0.9})
     evaluation = evaluate(network(full, truth, ablate=True), truth)
@@ -66,7 +65,6 @@ def test_ablation_rows_are_what_single_runs_give(shapes: Path, tiny_network: Pat
         evaluation.full.name: {"proposals": 12, "ensemble": "mean", "fcn": tiny_fcn, "stop": 0.9},
         "whole photo": {"proposals": 0, "crf": False},
         "10 proposals + CRF": {"proposals": 10},
-        "100 proposals": {"proposals": 100, "crf": False},
         "12 proposals + FCN-8s (mean) + CRF": {"proposals": 12, "ensemble": "mean", "fcn": tiny_fcn},
         "50 proposals + FCN-8s (product)": {
             "proposals": 50,
@@ -93,7 +91,7 @@ def test_two_workers_count_the_same(truth: Truth, tiny_network: Path) -> None:
     subject = network(Segmenter(tiny_network, proposals=2, threads=1, **EXACT), truth)
     one, two = (summarise(evaluate(subject, truth, workers=workers), "tiny") for workers in (1, 2))
     assert timeless(one) == timeless(two)
-    with pytest.raises(UsageError, match="at least 1"):
+    with pytest.raises(UsageError, match="1 or more"):
         evaluate(subject, truth, workers=0)
 
 
@@ -154,8 +152,12 @@ def test_a_changed_photo_or_lost_prediction_is_done_again(
     assert summarise(again, "shifted") == summarise(evaluate(subject, truth), "shifted")
 
 
-def test_results_of_other_settings_are_not_mixed_nor_lost(
-    truth: Truth, subject: Subject, labelled: list[str], tmp_path: Path
+def test_results_of_other_settings_or_code_are_not_mixed_nor_lost(
+    truth: Truth,
+    subject: Subject,
+    labelled: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     evaluate(subject, truth, folder=tmp_path / "report")
     other, swapped = shifted(truth, 4, labelled), MaskFormat({**truth.masks.ids, 1: 2, 2: 1})
@@ -163,6 +165,10 @@ def test_results_of_other_settings_are_not_mixed_nor_lost(
         evaluate(other, truth, folder=tmp_path / "report")
     with pytest.raises(UsageError, match="results of other settings"):
         evaluate(subject, replace(truth, masks=swapped), folder=tmp_path / "report")
+    for name, value in (("evaluation.boundary.TOLERANCE", 0.01), ("__version__", "9.9")):
+        with monkeypatch.context() as patch, pytest.raises(UsageError, match="or of another version"):
+            patch.setattr(f"deconvseg.{name}", value)
+            evaluate(subject, truth, folder=tmp_path / "report")
     evaluate(other, truth, folder=tmp_path / "report", overwrite=True)
     assert len(labelled) == 12
     (tmp_path / "mine").mkdir()
@@ -171,40 +177,29 @@ def test_results_of_other_settings_are_not_mixed_nor_lost(
         evaluate(subject, truth, folder=tmp_path / "mine")
 
 
-@pytest.mark.parametrize(("old", "new"), [(r"\[0, 0, \d+\]", "[0, 0, -9]"), ('"width":', '"w":')])
-def test_a_damaged_line_is_measured_again(
-    truth: Truth, subject: Subject, labelled: list[str], tmp_path: Path, old: str, new: str
-) -> None:
-    whole = evaluate(subject, truth, folder=tmp_path)
-    journal = tmp_path / JOURNAL
-    header, first, *others = journal.read_text().splitlines()
-    damaged = re.sub(old, new, first, count=1)
-    assert damaged != first
-    journal.write_text("\n".join([header, damaged, *others]) + "\n")
-    again = evaluate(subject, truth, folder=tmp_path)
-    assert labelled[6:] == [truth.examples[0].name]
-    assert (again.total(FULL).confusion == whole.total(FULL).confusion).all()
-
-
-def test_predictions_of_a_run_score_as_the_run(truth: Truth, subject: Subject, tmp_path: Path) -> None:
-    ran = summarise(evaluate(subject, truth, folder=tmp_path), "shifted")
-    read = summarise(evaluate(finished(tmp_path / PREDICTIONS, truth), truth), None)
+def test_predictions_of_a_run_score_as_the_run(truth: Truth, report: Path) -> None:
+    ran = json.loads((report / "report.json").read_text())
+    read = summarise(evaluate(finished(report / PREDICTIONS, truth), truth), None)
     for key in ("confusion", "mean_iou", "boundary_f", "per_class_iou", "sizes"):
         assert read[key] == ran[key]
     assert read["setting"] == "predictions"
     assert read["seconds_per_image"] is None
 
 
-def test_the_truth_scores_one_against_itself_void_included(shapes: Path, tmp_path: Path) -> None:
+def test_the_truth_scores_one_against_itself_and_void_nothing(shapes: Path, tmp_path: Path) -> None:
     shutil.copytree(shapes, tmp_path / "voc")
     truth = open_truth(tmp_path / "voc", "val")
     for example in truth.examples:
         mask = np.array(Image.open(example.mask))
         mask[30:33] = 255
         Image.fromarray(mask).save(example.mask)
-    figures = summarise(evaluate(finished(truth.examples[0].mask.parent, truth), truth), None)
+    subject = finished(truth.examples[0].mask.parent, truth)
+    figures = summarise(evaluate(subject, truth), None)
     assert figures["mean_iou"] == figures["boundary_f"] == 1
     assert figures["voc_mean_iou"] == pytest.approx(3 / 21)
+    Image.fromarray(np.full_like(mask, 255)).save(example.mask)
+    with pytest.raises(DataError, match="void alone; there is nothing to score"):
+        evaluate(subject, replace(truth, examples=(example,)))
 
 
 def reordered(image: Image.Image) -> Image.Image:
@@ -244,27 +239,18 @@ def test_missing_predictions_are_told_before_anything_is_done(truth: Truth, tmp_
         finished(tmp_path / "none", truth)
 
 
-def test_nothing_but_void_cannot_be_scored(shapes: Path, tmp_path: Path) -> None:
-    shutil.copytree(shapes, tmp_path / "voc")
-    truth = open_truth(tmp_path / "voc", "val", 1)
-    mask = truth.examples[0].mask
-    Image.fromarray(np.full_like(np.array(Image.open(mask)), 255)).save(mask)
-    with pytest.raises(DataError, match="void alone; there is nothing to score"):
-        evaluate(finished(mask.parent, truth), truth)
-
-
 def test_a_sample_is_evenly_spread_and_fixed(shapes: Path) -> None:
     names = [example.name for example in open_truth(shapes, "val").examples]
     sample = open_truth(shapes, "val", 3)
     assert [example.name for example in sample.examples] == names[::2]
     assert sample.photos == 6
-    with pytest.raises(UsageError, match="at least 1"):
+    with pytest.raises(UsageError, match="1 or more"):
         open_truth(shapes, "val", 0)
 
 
 def test_a_network_of_other_classes_is_refused(truth: Truth, tiny_network: Path) -> None:
     renamed = replace(truth, classes=("background", "crack"), palette=truth.palette[:2])
-    with pytest.raises(DataError, match=r"knows 21 classes .* has 2 \(background, crack\)"):
+    with pytest.raises(DataError, match=r"knows 21 classes .* has 2 classes \(background, crack"):
         network(Segmenter(tiny_network, proposals=0, crf=False), renamed)
 
 
@@ -277,25 +263,13 @@ def test_labels_never_replace_the_masks_they_are_measured_against(
         evaluate(subject, replace(truth, examples=moved), folder=tmp_path, overwrite=True)
 
 
-def test_a_photo_of_another_size_is_found_before_the_report(
-    truth: Truth, tiny_network: Path, tmp_path: Path
-) -> None:
+def test_a_photo_of_another_size_is_found(truth: Truth, tiny_network: Path, tmp_path: Path) -> None:
     photo = tmp_path / "small.png"
     Image.new("RGB", (9, 9)).save(photo)
     one = replace(truth, examples=(replace(truth.examples[0], image=photo),))
-    for subject in (
-        finished(truth.examples[0].mask.parent, one),
-        network(Segmenter(tiny_network, proposals=0, **EXACT), one),
-    ):
-        with pytest.raises(DataError, match="they must agree"):
-            evaluate(subject, one, folder=tmp_path / "r", overwrite=True)
-
-
-@pytest.mark.parametrize(("name", "value"), [("evaluation.boundary.TOLERANCE", 0.01), ("__version__", "9.9")])
-def test_counts_of_other_code_are_not_mixed(
-    truth: Truth, subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: Any
-) -> None:
-    evaluate(subject, truth, folder=tmp_path)
-    monkeypatch.setattr(f"deconvseg.{name}", value)
-    with pytest.raises(UsageError, match="or of another version"):
-        evaluate(subject, truth, folder=tmp_path)
+    with pytest.raises(DataError, match="they must agree"):
+        evaluate(network(Segmenter(tiny_network, proposals=0, **EXACT), one), one)
+    evaluation = evaluate(finished(truth.examples[0].mask.parent, one), one)
+    with pytest.raises(DataError, match="they must agree"):
+        write_report(evaluation, summarise(evaluation, None), tmp_path)
+    assert (tmp_path / "per_image.csv").exists()

@@ -1,7 +1,6 @@
 """The search of the CRF's parameters."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,17 +15,16 @@ from deconvseg.segmenter import Segmenter
 from deconvseg.settings import CRFParameters
 
 
-def test_the_search_climbs_to_a_peak_and_counts_its_trials() -> None:
+def test_the_search_climbs_to_a_peak() -> None:
     def score(parameters: CRFParameters) -> float:
         return -abs(parameters.colour_weight - 8) - abs(parameters.smooth_sigma - 1.5)
 
     best, tried = search(CRFParameters(colour_weight=2.0, smooth_sigma=3.0), score, 40)
     assert (best.colour_weight, best.smooth_sigma) == (8, 1.5)
     assert best == max(tried, key=lambda parameters: tried[parameters])
-    assert best.iterations == CRFParameters().iterations
 
 
-def test_the_search_ends() -> None:
+def test_the_search_ends_within_its_trials_and_what_a_network_file_may_hold() -> None:
     calls = []
 
     def rising(parameters: CRFParameters) -> float:
@@ -36,13 +34,9 @@ def test_the_search_ends() -> None:
     best, tried = search(CRFParameters(), rising, most=7)
     assert len(calls) == len(tried) == 7
     assert best == calls[-1]
-
-
-def test_the_search_stays_within_what_a_network_file_may_hold() -> None:
     best, _ = search(CRFParameters(), lambda parameters: parameters.colour_weight, most=100)
     assert 500 < best.colour_weight <= 1000
-    assert CRFParameters.from_mapping(vars(best)) == best
-    start = replace(CRFParameters(), colour_weight=0.0)
+    start = CRFParameters(colour_weight=0.0)  # no multiple of 0 is another
     best, tried = search(start, lambda parameters: 0, 40)
     assert best == start
     assert {parameters.colour_weight for parameters in tried} == {0}
@@ -51,7 +45,7 @@ def test_the_search_stays_within_what_a_network_file_may_hold() -> None:
 def test_the_result_is_in_a_copy_of_the_network(
     truth: Truth, tiny_network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("deconvseg.evaluation.tune.MOST_TRIALS", 5)
+    monkeypatch.setattr("deconvseg.evaluation.tune.MOST_TRIALS", 3)
     segmenter = Segmenter(tiny_network, proposals=0)
     target = tmp_path / "tuned.safetensors"
     report = tune_crf(segmenter, tiny_network, truth, target)
