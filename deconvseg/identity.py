@@ -31,28 +31,17 @@ def _sources(module: str) -> dict[str, bytes]:
 
 
 def code_digest(module: str) -> str:
-    """A digest of what a module computes: equal digests mean that the same input has the same result.
+    """16 hexadecimal digits of what a module computes: with equal ones the same input has the same result.
 
-    It is made of the version, of the source of the module and of all of this package that it imports, and of
-    the plain constants in them as they are now, should a program have set one to another value. Other
-    libraries do not count.
-
-    Args:
-        module: its full name.
-
-    Returns:
-        16 hexadecimal digits.
+    They stand for the version, the source of the module and of all of this package that it imports, and the
+    plain constants in them as they are now, should a program have set one to another value.
     """
     sources = _sources(module)
     digest = hashlib.sha256(deconvseg.__version__.encode())
     for name in sorted(sources):
-        constants = vars(importlib.import_module(name)).items()
-        plain = {key: value for key, value in constants if key.isupper() and _is_plain(value)}
-        digest.update(sources[name] + repr(sorted(plain.items())).encode())
+        constants = sorted(vars(importlib.import_module(name)).items())
+        plain = [
+            (key, value) for key, value in constants if key.isupper() and isinstance(value, int | float | str)
+        ]
+        digest.update(sources[name] + repr(plain).encode())
     return digest.hexdigest()[:16]
-
-
-def _is_plain(value: object) -> bool:
-    if isinstance(value, tuple):
-        return all(map(_is_plain, value))
-    return isinstance(value, int | float | str)

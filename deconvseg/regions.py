@@ -22,7 +22,7 @@ from deconvseg.machine import is_out_of_memory
 from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.checkpoint import NetworkHeader
 from deconvseg.network.fcn8s import STRIDE, FCN8s
-from deconvseg.postprocess.fusion import EarlyStop, Fusion, ensemble
+from deconvseg.postprocess.fusion import Fusion, ensemble
 from deconvseg.settings import EnsembleRule, Settings
 
 Box = tuple[int, int, int, int]
@@ -34,7 +34,8 @@ SAMPLED = 4
 as much time as two regions."""
 
 
-_threads_used = _threads_lost = False
+_users_of_threads: set[int] = set()
+"""This process, and those it was forked from, if they have used threads of torch or OpenCV."""
 
 
 def use_threads() -> None:
@@ -43,26 +44,16 @@ def use_threads() -> None:
     Raises:
         UsageError: this process is such a fork.
     """
-    global _threads_used
-    if _threads_lost:
+    _users_of_threads.add(os.getpid())
+    if len(_users_of_threads) > 1:
         raise UsageError(
             "this process was forked from one that had segmented before, whose threads it lacks; "
             "start workers with multiprocessing.get_context('spawn'), or use threads"
         )
-    _threads_used = True
-
-
-def _after_fork() -> None:
-    global _threads_lost
-    _threads_lost = _threads_used
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 class Clock:
-    """Adds up wall-clock seconds by step, beside those `before`."""
+    """Adds up wall-clock seconds by step, to those `before`."""
 
     def __init__(self, before: dict[str, float] | None = None) -> None:
         self.seconds, self.last = dict(before or {}), time.perf_counter()
@@ -98,9 +89,8 @@ class Inference:
     """Networks on their device, and how their answers are put together.
 
     Attributes:
-        network: made ready by `network.fold.prepare`.
-        header: of its file.
-        partner, partner_header: the same for the FCN-8s of an ensemble, or None.
+        network, header: made ready by `network.fold.prepare`, and what its file says.
+        partner: the same two of the FCN-8s of an ensemble, or None.
         settings: how regions are put together, when a photo stops, how the partner joins in.
         device: where the networks are.
         precision: their arithmetic: `fp32`, `bf16` or `fp16`.
@@ -109,8 +99,7 @@ class Inference:
 
     network: SegmentationNetwork
     header: NetworkHeader
-    partner: SegmentationNetwork | None
-    partner_header: NetworkHeader | None
+    partner: tuple[SegmentationNetwork, NetworkHeader] | None
     settings: Settings
     device: torch.device
     precision: str
@@ -133,55 +122,42 @@ class Inference:
             batch = list(islice(_submit(begun, supply), most))
             if not (batch or begun):
                 return
-            if batch and self.sees_whole_photo:
-                for photo, _ in batch:
-                    photo.add(self._whole_scores(self.network, self.header, photo.prepared.image))
-            elif batch:
-                self._run(batch, self.batch_size if full_batches else len(batch))
+            start = time.perf_counter()
+            found = self._scores(batch, self.batch_size if full_batches else len(batch))
+            seconds = (time.perf_counter() - start) / max(len(batch), 1)
+            for (photo, _), scores in zip(batch, found, strict=True):
+                photo.seconds += seconds
+                photo.add(scores)
             while begun and begun[0].is_done:
                 yield begun.popleft().finish()
 
     def step_by_step(self, prepared: Prepared) -> Iterator[PartialResult]:
         """A photo after no region, after the first, ...; see `Segmenter.step_by_step`."""
-        photo = PartialResult(self, prepared)
+        photo, most = PartialResult(self, prepared), self.batch_size
         yield photo
-        if self.sees_whole_photo:
-            photo.add(self._whole_scores(self.network, self.header, prepared.image))
-            yield photo
-            return
-        for start in range(0, len(photo.boxes), self.batch_size):
-            crops = [photo.crop(i) for i in range(len(photo.boxes))[start : start + self.batch_size]]
-            for scores in self._scores(crops, len(crops)):
+        regions = [(photo, index) for index in range(len(photo.boxes))]
+        for start in range(0, len(regions), most):
+            batch = regions[start : start + most]
+            for scores in self._scores(batch, len(batch)):
                 photo.add(scores)
                 yield photo
 
-    def partner_scores(self, image: NDArray[np.uint8]) -> Tensor | None:
-        """Raw scores (C, H, W) of the ensemble's FCN-8s on the whole photo; None without an ensemble."""
-        if self.partner is None or self.partner_header is None:
-            return None
-        return self._whole_scores(self.partner, self.partner_header, image)
-
-    def _run(self, batch: Sequence[tuple[PartialResult, int]], size: int) -> None:
-        start = time.perf_counter()
-        found = self._scores([photo.crop(index) for photo, index in batch], size)
-        seconds = (time.perf_counter() - start) / len(batch)
-        for (photo, _), scores in zip(batch, found, strict=True):
-            photo.seconds += seconds
-            photo.add(scores)
-
-    def _scores(self, crops: Sequence[Tensor], size: int) -> Tensor:
-        """Scores (B, C, S, S) of B crops, which are filled up to a batch of `size`.
+    def _scores(self, batch: Sequence[tuple[PartialResult, int]], size: int) -> list[Tensor]:
+        """Raw scores (C, S, S) of each region, which are filled up to a batch of `size`; (C, H, W) of FCN-8s.
 
         Raises:
             MemoryError: a single region does not fit into memory.
         """
+        if self.sees_whole_photo:
+            return [self.whole_scores(self.network, self.header, photo.prepared.image) for photo, _ in batch]
+        crops = [crop(photo.pixels, photo.boxes[index], self.network.side) for photo, index in batch]
         found: list[Tensor] = []
-        while (done := sum(map(len, found))) < len(crops):
+        while len(found) < len(crops):
             together = min(size, self.batch_size)
-            part = crops[done : done + together]
+            part = crops[len(found) : len(found) + together]
             try:
-                batch = functional.pad(torch.stack(list(part)), (0, 0) * 3 + (0, together - len(part)))
-                found.append(run_network(self.network, self.header, batch)[: len(part)])
+                images = functional.pad(torch.stack(part), (0, 0) * 3 + (0, together - len(part)))
+                found += _run(self.network, self.header, images)[: len(part)]
                 continue
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
@@ -192,9 +168,9 @@ class Inference:
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
             self.batch_size = (together + 1) // 2
-        return torch.cat(found)
+        return found
 
-    def _whole_scores(
+    def whole_scores(
         self, network: SegmentationNetwork, header: NetworkHeader, image: NDArray[np.uint8]
     ) -> Tensor:
         """Raw scores float32 (C, H, W) of a photo that goes through FCN-8s at the network's size.
@@ -204,22 +180,19 @@ class Inference:
         """
         height, width = image.shape[:2]
         scale = network.side / max(height, width)
-        rows, columns = (max(round(height * scale), 1), max(round(width * scale), 1))
+        rows, columns = max(round(height * scale), 1), max(round(width * scale), 1)
+        pixels = on_device(self.device, image)[None].float()
         photo = functional.interpolate(
-            on_device(self.device, image)[None].float(),
-            (rows, columns),
-            mode="bilinear",
-            antialias=True,
-            align_corners=False,
+            pixels, (rows, columns), mode="bilinear", antialias=True, align_corners=False
         )
         top, left = 0, 0
         if network.arguments["padding"] == 1:
             high, wide = -(rows + STRIDE) % STRIDE + STRIDE, -(columns + STRIDE) % STRIDE + STRIDE
             top, left = high // 2, wide // 2
             photo = functional.pad(photo, (left, wide - left, top, high - top))
-        found = run_network(network, header, photo).float()
+        found = _run(network, header, photo).float()
         if self.settings.mirrored:  # after the photo, not with it: half the memory in the same time
-            found = (found + run_network(network, header, photo.flip(3)).float().flip(3)) / 2
+            found = (found + _run(network, header, photo.flip(3)).float().flip(3)) / 2
         found = found[..., top : top + rows, left : left + columns]
         return functional.interpolate(found, (height, width), mode="bilinear", align_corners=False)[0]
 
@@ -227,8 +200,13 @@ class Inference:
 class PartialResult:
     """What the regions that are done so far say of a photo.
 
+    With a share to stop at, regions come in rounds: the first alone, then `round_size` at a time. After a
+    round that changed fewer labels than that share, no more are looked at. Later regions could change more,
+    but they are the ones that the ranking holds for the least likely to show an object.
+
     Attributes:
         prepared: the photo.
+        pixels: uint8 (3, h, w), on the device.
         boxes: its regions in whole pixels, x0 y0 x1 y1, half-open; FCN-8s's one is the photo itself.
         submitted: regions that have gone into a batch.
         done: regions whose scores are in.
@@ -237,16 +215,17 @@ class PartialResult:
 
     def __init__(self, inference: Inference, prepared: Prepared) -> None:
         start = time.perf_counter()
-        self.prepared, self._inference = prepared, inference
+        self.prepared, self._inference, self._settings = prepared, inference, inference.settings
         self.boxes = whole_pixels(prepared.boxes)
         self.submitted = self.done = 0
-        self._pixels = on_device(inference.device, prepared.image)
+        self.pixels = on_device(inference.device, prepared.image)
         # FCN-8s's one region needs no floor of 0 under its scores.
-        rule = "mean" if inference.sees_whole_photo else inference.settings.fusion
+        rule = "mean" if inference.sees_whole_photo else self._settings.fusion
         height, width = prepared.image.shape[:2]
         self._fusion = Fusion(len(inference.header.classes), height, width, rule, inference.device)
-        self._stop = EarlyStop(inference.settings.stop, inference.settings.round_size)
         self._partner: Tensor | None = None
+        self._last_labels: Tensor | None = None
+        self._is_settled = False
         self.seconds = time.perf_counter() - start
 
     @property
@@ -257,25 +236,27 @@ class PartialResult:
     @property
     def limit(self) -> int:
         """How many regions may be submitted before more scores are in."""
-        return self._stop.limit(self.done, len(self.boxes))
-
-    def submit(self) -> Iterator[tuple[PartialResult, int]]:
-        """The regions up to the limit, each once: this and the region's place in `boxes`."""
-        while self.submitted < self.limit:
-            self.submitted += 1
-            yield self, self.submitted - 1
-
-    def crop(self, index: int) -> Tensor:
-        """A region as the network takes it: float (3, S, S) of 0..255."""
-        return crop(self._pixels, self.boxes[index], self._inference.network.side)
+        if self._is_settled:
+            return self.done
+        if not self._settings.stop:
+            return len(self.boxes)
+        size = self._settings.round_size
+        return min(1 + size * (max(self.done - 1, 0) // size + 1), len(self.boxes))
 
     def add(self, scores: Tensor) -> None:
         """Take in the raw scores (C, S, S) of the next region."""
         start = time.perf_counter()
         self._fusion.add(scores, self.boxes[self.done])
         self.done += 1
-        if self.done < len(self.boxes):
-            self._stop.update(self.done, self._sampled_labels)
+        ends_round = self.done < len(self.boxes) and (self.done - 1) % self._settings.round_size == 0
+        if self._settings.stop and ends_round:
+            partner = self._partner_scores()
+            thinned = None if partner is None else partner[:, ::SAMPLED, ::SAMPLED]
+            labels = self._combine(self._fusion.thinned(SAMPLED), thinned).argmax(0)
+            if self._last_labels is not None:
+                changed = (labels != self._last_labels).float().mean().item()
+                self._is_settled = changed < self._settings.stop
+            self._last_labels = labels
         self.seconds += time.perf_counter() - start
 
     def probabilities(self, rule: EnsembleRule | Literal["alone"] | None = None) -> NDArray[np.float32]:
@@ -296,43 +277,43 @@ class PartialResult:
         """The photo, its `boxes` those looked at and its `seconds` completed, and its probabilities."""
         start = time.perf_counter()
         found = self.probabilities()
-        seconds = {"network": self.seconds + time.perf_counter() - start}
+        seconds = self.prepared.seconds | {"network": self.seconds + time.perf_counter() - start}
         boxes, scores = self.prepared.boxes[: self.done], self.prepared.scores[: self.done]
-        seconds = self.prepared.seconds | seconds
         return replace(self.prepared, boxes=boxes, scores=scores, seconds=seconds), found
 
-    def _sampled_labels(self) -> Tensor:
-        partner = self._partner_scores()
-        thinned = None if partner is None else partner[:, ::SAMPLED, ::SAMPLED]
-        return self._combine(self._fusion.thinned(SAMPLED), thinned).argmax(0)
-
     def _partner_scores(self) -> Tensor | None:
-        if self._partner is None:
-            self._partner = self._inference.partner_scores(self.prepared.image)
+        """Raw scores (C, H, W) of the ensemble's FCN-8s on the whole photo; None without an ensemble."""
+        if self._partner is None and self._inference.partner:
+            self._partner = self._inference.whole_scores(*self._inference.partner, self.prepared.image)
         return self._partner
 
     def _combine(self, fusion: Fusion, partner: Tensor | None, rule: EnsembleRule | None = None) -> Tensor:
-        settings = self._inference.settings
         if partner is None:
             return fusion.probabilities()
-        return ensemble(fusion, partner, rule or settings.ensemble, settings.share)
+        return ensemble(fusion, partner, rule or self._settings.ensemble, self._settings.share)
 
 
 def _submit(
     begun: deque[PartialResult], supply: Iterator[PartialResult]
 ) -> Iterator[tuple[PartialResult, int]]:
-    """Regions for the next batch: of the photos begun, then of others, which are begun as they are needed."""
-    for photo in begun:
-        yield from photo.submit()
-    while sum(photo.is_done for photo in begun) < FINISHED:
-        following = next(supply, None)
+    """Regions for the next batch, each a photo and a place in its `boxes`.
+
+    Those of the photos begun come first, then those of others, which are begun as they are needed.
+    """
+    while True:
+        for photo in begun:
+            while photo.submitted < photo.limit:
+                photo.submitted += 1
+                yield photo, photo.submitted - 1
+        following = None
+        if sum(photo.is_done for photo in begun) < FINISHED:
+            following = next(supply, None)
         if following is None:
             return
         begun.append(following)
-        yield from following.submit()
 
 
-def run_network(network: SegmentationNetwork, header: NetworkHeader, images: Tensor) -> Tensor:
+def _run(network: SegmentationNetwork, header: NetworkHeader, images: Tensor) -> Tensor:
     """Raw scores (B, C, H, W) of images (B, 3, H, W) of 0..255."""
     with torch.inference_mode():
         found: Tensor = network(normalised(network, header, images))

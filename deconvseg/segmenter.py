@@ -17,15 +17,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from deconvseg.errors import InputError, UsageError
+from deconvseg.errors import InputError, UsageError, WeightsError
 from deconvseg.files import digest
 from deconvseg.identity import code_digest
 from deconvseg.images.enlarge import enlarge
 from deconvseg.images.palette import Palette
 from deconvseg.images.read import ImageLike, PhotoPixels, as_photo, refuse_one
-from deconvseg.loading import load_inference
 from deconvseg.machine import cores
-from deconvseg.network.checkpoint import NetworkHeader, describe_network
+from deconvseg.network import fold
+from deconvseg.network.base import SegmentationNetwork
+from deconvseg.network.checkpoint import NetworkHeader, describe_network, load_network
 from deconvseg.network.fcn8s import FCN8s
 from deconvseg.postprocess.crf import dense_crf
 from deconvseg.proposals.boxes import WORKING_SIDE as EDGES_SIDE
@@ -34,7 +35,7 @@ from deconvseg.proposals.edges import EdgeDetector
 from deconvseg.regions import Clock, Inference, PartialResult, Prepared, use_threads
 from deconvseg.segmentation import Segmentation, chosen, refuse_unknown
 from deconvseg.settings import PRESETS, CRFParameters, EnsembleRule, FusionRule, refuse_below
-from deconvseg.weights import forest_file, network_file, partner_of
+from deconvseg.weights import forest_file, is_missing, network_file, partner_of
 
 FCN = "fcn8s-lite"
 """The FCN-8s of ensembles of networks that have no partner of their own."""
@@ -60,21 +61,14 @@ class Segmenter:
         weights: a network's name or file.
         forest: structured edge forest file; the shipped one when None.
         protocol: `default`, `paper` or `released-code`: the settings that follow, where they are None.
-        proposals: regions besides the whole photo; 0 looks at the whole photo alone.
-        min_side: regions whose shorter side after enlarging is below this are not looked at; pixels of the
-            photo shrunk to at most 640.
-        stop: share of pixels (0..1): no more regions of a photo are looked at once a round of 5 has changed
-            fewer labels than that, as they are before the CRF; 0 looks at all.
-        fusion: `max` of the regions' scores (the paper), or `mean` of their probabilities by area.
-        ensemble: `mean` of the probabilities with FCN-8s's (the paper), `product` of both networks' clipped
-            scores (the released code), or `off`. If it is None, a network known by name is used with the
-            partner that the registry names, and a file alone.
+        proposals, min_side, stop, fusion, crf: as of `settings.Settings`.
+        ensemble: as of `settings.Settings`. If it is None, a network known by name is used with the partner
+            that the registry names, and a file alone.
         fcn: the FCN-8s of the ensemble, by name or file; None is that partner, or the shipped one.
-        crf: sharpen with the dense CRF.
         device: `auto`, `cpu`, `cuda` or `mps`.
         precision: `auto`, `fp32`, `bf16` or `fp16`.
-        batch_size: crops that go through the network together; None chooses by device and free memory.
-            Batches that do not fit are halved, whoever chose.
+        batch_size: crops that go through the network together; None chooses by device. Batches that do not
+            fit into memory are halved, whoever chose.
         threads: CPU threads; None leaves torch's choice, at most the cores that this process may use.
         only: names of the classes to keep, all other pixels become background; None keeps all. A string is
             one name.
@@ -111,106 +105,60 @@ class Segmenter:
     ) -> None:
         if protocol not in PRESETS:
             raise UsageError(f"{protocol}: no such protocol; take one of {', '.join(PRESETS)}")
-        options: dict[str, Any] = {
-            "proposals": proposals,
-            "min_side": min_side,
-            "stop": stop,
-            "fusion": fusion,
-            "ensemble": ensemble,
-        }
+        options: dict[str, Any] = {"proposals": proposals, "min_side": min_side, "stop": stop}
+        options |= {"fusion": fusion, "ensemble": ensemble}
         given = {name: value for name, value in options.items() if value is not None}
         self.settings = replace(PRESETS[protocol], **given, crf=crf)
         refuse_below(1, batch_size=batch_size, threads=threads)
         if fcn is not None and self.settings.ensemble == "off":
             raise UsageError(f"{fcn}: an FCN-8s is for ensembles, and there is none; ask for mean or product")
-        must_ensemble = fcn is not None or ensemble is not None
+        self._must_ensemble = fcn is not None or ensemble is not None
         # The default protocol pairs only networks that are known to belong together.
-        fallback = FCN if must_ensemble or protocol != "default" else None
+        fallback = FCN if self._must_ensemble or protocol != "default" else None
         self.weights, self._file, self._forest = str(weights), weights, forest
         self.fcn = fcn or partner_of(weights) or fallback
-        self._for_regions = sorted(given.keys() - {"ensemble"})
-        self._choices: dict[str, Any] = {"must_ensemble": must_ensemble, "device": device}
-        self._choices |= {"precision": precision, "batch_size": batch_size}
-        self._threads = threads
+        self._device, self._precision = device, precision
+        self._batch_size, self._threads = batch_size, threads
         self._only = None if only is None else chosen(only)
         self.notes: list[str] = []
         self._inference: Inference | None = None
-        self._forest_in_use: tuple[Path, str] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_inference": None, "_forest_in_use": None}
+        state = {**self.__dict__, "_inference": None}
+        state.pop("_forest_in_use", None)
+        return state
 
-    def segment(
-        self,
-        image: ImageLike,
-        *,
-        size: tuple[int, int] | None = None,
-        probabilities: bool = False,
-    ) -> Segmentation:
+    def segment(self, image: ImageLike | PhotoPixels, *, probabilities: bool = False) -> Segmentation:
         """Label every pixel of one photo.
 
         Args:
             image: a file's path or address (`https://`, `s3://`, ...); a `PIL.Image.Image`, turned upright by
-                its EXIF orientation; or a uint8 array (H, W, 3) RGB, (H, W, 4) RGBA, laid on white, or (H, W)
-                grey. Arrays are copied.
-            size: height and width of the result, if the array is a reduced photo (`images.read.read_photo`).
+                its EXIF orientation; a uint8 array (H, W, 3) RGB, (H, W, 4) RGBA, laid on white, or (H, W)
+                grey; or what `images.read.read_photo` gives. Arrays are copied.
             probabilities: keep the class probabilities as well (C x H x W floats).
 
         Raises:
             InputError: a file that cannot be read, or anything else that is no photo.
         """
-        ((prepared, found),) = self.fuse([self.prepare(image, size=size)])
+        ((prepared, found),) = self.fuse([self.prepare(image)])
         return self.finish(prepared, found, keep_probabilities=probabilities)
 
-    def segment_many(
-        self, images: Iterable[ImageLike], *, probabilities: bool = False
-    ) -> Iterator[Segmentation]:
-        """Label photos, of any sizes, one after the other; their regions share the network's batches.
-
-        Photos are taken as they are needed, and memory does not grow with their number. A photo's result does
-        not depend on the others; from that of `segment` scores differ in their last bits.
-
-        Args:
-            images, probabilities: as `segment` takes them.
-
-        Yields:
-            A result for each photo, in their order.
-
-        Raises:
-            InputError: a photo that is none, after the results of all before it; or one in place of several.
-        """
-        refuse_one(images)
-        fault: InputError | None = None
-
-        def prepared_images() -> Iterator[Prepared]:
-            nonlocal fault
-            for image in images:
-                try:
-                    yield self.prepare(image)
-                except InputError as error:
-                    fault = error
-                    return
-
-        for prepared, found in self.fuse(prepared_images(), full_batches=True):
-            yield self.finish(prepared, found, keep_probabilities=probabilities)
-        if fault:
-            raise fault
-
-    def prepare(self, image: ImageLike | PhotoPixels, *, size: tuple[int, int] | None = None) -> Prepared:
+    def prepare(self, image: ImageLike | PhotoPixels) -> Prepared:
         """The first step: read a photo, shrink it and find its regions. It needs no network.
-
-        Args:
-            image, size: as of `segment`; or what `images.read.read_photo` gives.
 
         Raises:
             InputError: as of `segment`.
             WeightsError: the network's or forest's file is missing or damaged.
         """
-        photo = image if isinstance(image, PhotoPixels) else as_photo(image, size)
+        photo = image if isinstance(image, PhotoPixels) else as_photo(image)
         clock = Clock()
         use_threads()
         small = shrink(photo.image, WORKING_SIDE)
-        boxes = self._regions(small)
+        if self.settings.proposals and not self.sees_whole_photo:
+            boxes = propose(small, _detector(*self._forest_in_use), self.settings)
+        else:
+            whole = np.array([[0, 0, small.shape[1], small.shape[0]]], np.float32)
+            boxes = Boxes(whole if self.sees_whole_photo else squared(whole), np.ones(1, np.float32))
         clock.lap("proposals")
         return Prepared(photo, small, boxes.xyxy, boxes.scores, clock.seconds)
 
@@ -221,9 +169,8 @@ class Segmenter:
 
         Args:
             photos: taken as they are needed, some ahead of what is returned.
-            full_batches: fill the last batch up, so that all are of one size. With the size of the batch a
-                region's scores can differ in their last bits, but not with what else is in it: a photo's
-                result then does not depend on the others.
+            full_batches: fill the last batch up. With the size of the batch a region's scores can differ in
+                their last bits, with what else is in it they do not: no photo then depends on the others.
 
         Yields:
             Each photo in order, its `boxes` those looked at and its `seconds` completed, with its
@@ -251,21 +198,19 @@ class Segmenter:
             crf: sharpen with the dense CRF; None does what the settings say.
             keep_probabilities: keep them, at the photo's size.
         """
-        clock = Clock(prepared.seconds)
+        photo, clock = prepared.photo, Clock(prepared.seconds)
         if self.settings.crf if crf is None else crf:
             probabilities = dense_crf(prepared.image, probabilities, self.crf_parameters)
             clock.lap("crf")
-        photo = prepared.photo
         labels, kept = enlarge(probabilities, photo.height, photo.width, keep_probabilities)
         clock.lap("enlarge")
         height, width = prepared.image.shape[:2]
-        scale = np.array([photo.width / width, photo.height / height] * 2, np.float32)
         result = Segmentation(
             labels=labels,
             classes=self.classes,
             palette=self.palette,
             probabilities=kept,
-            boxes=prepared.boxes * scale,
+            boxes=prepared.boxes * np.array([photo.width / width, photo.height / height] * 2, np.float32),
             seconds=clock.seconds,
             pixels=photo.image,
             source=photo.source,
@@ -273,18 +218,41 @@ class Segmenter:
         )
         return result if self._only is None else result.only(self._only)
 
-    def step_by_step(self, prepared: Prepared) -> Iterator[PartialResult]:
-        """The second step for those who look into what each region does, whatever `stop` is.
+    def segment_many(
+        self, images: Iterable[ImageLike], *, probabilities: bool = False
+    ) -> Iterator[Segmentation]:
+        """Label photos, of any sizes, one after the other; their regions share the network's batches.
 
-        Yields:
-            The same object after none of the regions, after the first, and so on to the last.
+        Photos are taken as they are needed, and memory does not grow with their number. A photo's result does
+        not depend on the others; from that of `segment` scores differ in their last bits.
+
+        Raises:
+            InputError: a photo that is none, after the results of all before it; or one in place of several.
         """
+        refuse_one(images)
+        faults: list[InputError] = []
+
+        def prepared_images() -> Iterator[Prepared]:
+            for image in images:
+                try:
+                    yield self.prepare(image)
+                except InputError as error:
+                    faults.append(error)
+                    return
+
+        for prepared, found in self.fuse(prepared_images(), full_batches=True):
+            yield self.finish(prepared, found, keep_probabilities=probabilities)
+        for fault in faults:
+            raise fault
+
+    def step_by_step(self, prepared: Prepared) -> Iterator[PartialResult]:
+        """The second step, whatever `stop` is: the same object after no region, the first, ..., the last."""
         use_threads()
         return self.inference.step_by_step(prepared)
 
     def edges(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The edge map behind the proposals, as of `EdgeDetector.detect`, of the photo at most 640 long."""
-        return _detector(*self._forest_used()).detect(shrink(image, EDGES_SIDE))
+        return _detector(*self._forest_in_use).detect(shrink(image, EDGES_SIDE))
 
     def with_settings(self, **changes: Any) -> Segmenter:
         """A copy with some of the settings changed (names as in `Settings`) that shares what is loaded."""
@@ -304,7 +272,7 @@ class Segmenter:
             MissingDependencyError: OpenCV without ximgproc.
         """
         if not self.inference.sees_whole_photo and self.settings.proposals:
-            _detector(*self._forest_used())
+            _detector(*self._forest_in_use)
 
     def identity(self) -> dict[str, object]:
         """Everything that can change a result, fit for JSON: what is equal in it gives equal masks."""
@@ -314,7 +282,7 @@ class Segmenter:
         return {
             "device": self.inference.device.type,
             **self._digests,
-            "forest": self._forest_used()[1] if proposes else None,
+            "forest": self._forest_in_use[1] if proposes else None,
             **settings,
             "ensemble": self.ensemble,
             "crf": asdict(self.crf_parameters) if self.settings.crf else None,
@@ -380,36 +348,58 @@ class Segmenter:
         network, header = describe_network(network_file(self._file))
         return isinstance(network, FCN8s), header
 
-    def _regions(self, image: NDArray[np.uint8]) -> Boxes:
-        """Regions of a photo with their scores, the whole photo first."""
-        if self.settings.proposals and not self.sees_whole_photo:
-            return propose(image, _detector(*self._forest_used()), self.settings)
-        photo = np.array([[0, 0, image.shape[1], image.shape[0]]], np.float32)
-        return Boxes(photo if self.sees_whole_photo else squared(photo), np.ones(1, np.float32))
-
-    def _forest_used(self) -> tuple[Path, str]:
+    @cached_property
+    def _forest_in_use(self) -> tuple[Path, str]:
         """The forest's file and its digest at the first use, should it be replaced later."""
-        if self._forest_in_use is None:
-            path = forest_file(self._forest)
-            self._forest_in_use = path, digest(path)
-        return self._forest_in_use
+        path = forest_file(self._forest)
+        return path, digest(path)
 
     def _load(self) -> Inference:
         use_threads()
         # Left alone, torch and OpenCV would take all cores of the host, not of the container.
         torch.set_num_threads(self._threads or min(torch.get_num_threads(), cores()))
         cv2.setNumThreads(self._threads or min(cv2.getNumThreads(), cores()))
-        inference, notes = load_inference(self._file, self.fcn, self.settings, **self._choices)
+        device = fold.pick_device(self._device)
+        precision = fold.pick_precision(self._precision, device)
+        network, header = load_network(network_file(self._file))
+        if not header.statistics:
+            raise WeightsError(
+                f"{self.weights}: a network of a training stage, whose BatchNorm has no statistics yet; "
+                "train on from it and segment with the result"
+            )
+        partner = self._partner(network, header)
         # Of the networks in use, should their files be replaced later.
-        files = {"weights": self._file, "fcn": self.fcn if inference.partner else None}
+        files = {"weights": self._file, "fcn": self.fcn if partner else None}
         self._digests = {key: digest(network_file(name)) if name else None for key, name in files.items()}
-        refuse_unknown(self._only or (), inference.header.classes)
+        refuse_unknown(self._only or (), header.classes)
         if self.settings.crf:
             _ = self.crf_parameters  # a bad value is told now, not at the first photo
-        if self.sees_whole_photo and self._for_regions:
-            notes.append(
-                f"{self.weights} is an FCN-8s, which sees the whole photo and no regions: "
-                f"{', '.join(self._for_regions)} change nothing"
-            )
-        self.notes += [note for note in notes if note not in self.notes]
-        return inference
+        return Inference(
+            fold.prepare(network, device, precision),
+            header,
+            partner and (fold.prepare(partner[0], device, precision), partner[1]),
+            self.settings if partner else replace(self.settings, ensemble="off"),
+            device,
+            precision,
+            self._batch_size or fold.pick_batch_size(device),
+        )
+
+    def _partner(
+        self, network: SegmentationNetwork, header: NetworkHeader
+    ) -> tuple[SegmentationNetwork, NetworkHeader] | None:
+        """The FCN-8s of the ensemble; one that was not asked for and does not fit is left out."""
+        if self.settings.ensemble == "off" or self.fcn is None:
+            return None
+        if isinstance(network, FCN8s):
+            fault = f"{self.weights} is an FCN-8s itself"
+        elif is_missing(self.fcn) and not self._must_ensemble:
+            fault = f"{self.fcn} is not on this machine ('deconvseg weights pull {self.fcn}' tells more)"
+        else:
+            partner = load_network(network_file(self.fcn))
+            if isinstance(partner[0], FCN8s) and partner[1].classes == header.classes:
+                return partner
+            fault = f"{self.fcn} is no FCN-8s with the classes of {self.weights}"
+        if self._must_ensemble:
+            raise UsageError(f"no ensemble: {fault}; take another network, or the ensemble off")
+        self.notes = [f"no ensemble: {fault}"]
+        return None

@@ -72,10 +72,11 @@ class Settings:
         squared: regions are widened to squares, else stretched to the network's square input.
         same: a region with a larger IoU than this with a better one is not looked at; 1 drops none.
         stop: share of pixels (0..1); no more regions of a photo are looked at once a round of them has
-            changed fewer labels than that. 0 looks at all.
+            changed fewer labels than that, as they are before the CRF. 0 looks at all.
         round_size: regions a round, after the first, which is one of its own.
-        fusion: how the regions are put together.
-        ensemble: how FCN-8s joins in, if there is one.
+        fusion: `max` of the regions' scores (the paper), or `mean` of their probabilities by area.
+        ensemble: `mean` of the probabilities with FCN-8s's (the paper), `product` of both networks' clipped
+            scores (the released code), or `off`.
         share: the regions' in the ensemble's mean, 0 to 1.
         mirrored: FCN-8s sees the photo and its mirror image, and the mean of both scores counts.
         crf: sharpen with the dense CRF.
@@ -101,11 +102,12 @@ class Settings:
     crf_parameters: CRFParameters | None = None
 
     def __post_init__(self) -> None:
-        for name, rules in (("fusion", FusionRule), ("ensemble", EnsembleRule)):
-            if getattr(self, name) not in get_args(rules):
-                raise UsageError(
-                    f"{getattr(self, name)}: no such {name}; take one of {', '.join(get_args(rules))}"
-                )
+        for name, value, rules in (
+            ("fusion", self.fusion, FusionRule),
+            ("ensemble", self.ensemble, EnsembleRule),
+        ):
+            if value not in get_args(rules):
+                raise UsageError(f"{value}: no such {name}; take one of {', '.join(get_args(rules))}")
         refuse_below(0, proposals=self.proposals, min_side=self.min_side)
         if not 0 <= self.stop <= 1:
             raise UsageError(f"stop {self.stop}: is a share of pixels; give 0 (look at all) to 1")
@@ -121,13 +123,7 @@ def refuse_below(least: int, **values: object) -> None:
 
 
 AUTHORS_CRF = CRFParameters(
-    iterations=10,
-    smooth_sigma=3,
-    smooth_weight=3,
-    colour_sigma_xy=20,
-    colour_sigma_rgb=3,
-    colour_weight=5,
-    normalise=False,
+    10, 3, 3, colour_sigma_xy=20, colour_sigma_rgb=3, colour_weight=5, normalise=False
 )
 """As the released code sets them (generate_EDeconvNet_CRF_results.m), made for its networks' scores."""
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-import deconvseg.loading
 import deconvseg.regions
+from deconvseg.network import fold
 from deconvseg.regions import Prepared
 from deconvseg.segmenter import Segmenter
 
@@ -41,8 +41,8 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         network.register_forward_pre_hook(count)
         return network
 
-    original = deconvseg.loading.prepare
-    monkeypatch.setattr(deconvseg.loading, "prepare", prepare)
+    original = fold.prepare
+    monkeypatch.setattr(fold, "prepare", prepare)
     return sizes
 
 
@@ -227,7 +227,7 @@ def test_in_an_ensemble_what_counts_is_the_answer_of_both(tiny_network: Path, ti
     photos = prepare_all(alone)
     both = both.with_settings(share=0.5)
     assert both.inference.partner is not None
-    sure = both.inference.partner.get_submodule("score_fr")
+    sure = both.inference.partner[0].get_submodule("score_fr")
     sure.weight.data.zero_()
     sure.bias.data.fill_(-1000)
     sure.bias.data[7] = 1e6

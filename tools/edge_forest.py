@@ -7,9 +7,9 @@ splits judged on a sample of a large node) a comment says so.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -57,17 +57,9 @@ class ForestRecipe:
     seed: int = 0
 
 
-class LabelledPhoto(NamedTuple):
-    """A photo and what people outlined in it.
-
-    Attributes:
-        image: uint8 (H, W, 3) RGB.
-        segmentations: one or more int32 (H, W), each a person's labelling: neighbours with different labels
-            have an edge between them. Negative: nobody can tell; no window that touches such a pixel is used.
-    """
-
-    image: NDArray[np.uint8]
-    segmentations: Sequence[NDArray[np.int32]]
+Photo = tuple[NDArray[np.uint8], NDArray[np.int32]]
+"""A photo, uint8 (H, W, 3) RGB, and its segments (H, W). Neighbours with different labels have an edge in
+between; negative means that nobody can tell, and no window that touches such a pixel is used."""
 
 
 class _Windows(NamedTuple):
@@ -84,7 +76,7 @@ class _Tree(NamedTuple):
 
 
 def train_forest(
-    photos: Sequence[Callable[[], LabelledPhoto]],
+    photos: Sequence[Callable[[], Photo]],
     recipe: ForestRecipe = ForestRecipe(),
     *,
     progress: Callable[[str], None] = lambda message: None,
@@ -93,11 +85,11 @@ def train_forest(
 
     Args:
         photos: each reads one when called; every tree goes through its share of them once.
-        recipe: see `ForestRecipe`. Takes about 6 KB of memory a window of one tree.
-        progress: is told in a line what has been done, a few times a tree.
+        recipe: takes about 6 KB of memory a window of one tree.
+        progress: is told in a line what has been done, twice a tree.
 
     Raises:
-        DataError: if the photos hold no window with an edge or none without.
+        DataError: the photos hold no window with an edge or none without.
     """
     trees: list[_Tree] = []
     for number, seed in enumerate(np.random.SeedSequence(recipe.seed).spawn(recipe.trees), start=1):
@@ -112,36 +104,28 @@ def train_forest(
 
 
 def _draw_windows(
-    photos: Sequence[Callable[[], LabelledPhoto]],
+    photos: Sequence[Callable[[], Photo]],
     ids: NDArray[np.int64],
     recipe: ForestRecipe,
     rng: np.random.Generator,
 ) -> _Windows:
     values: list[NDArray[np.float16]] = []
     labels: list[NDArray[np.uint16]] = []
-    wanted = (recipe.negatives, recipe.positives)
-    found = [0, 0]
+    found = np.zeros(2, int)
     # Other than in the published recipe a tree need not see all photos: reading them is half of the time.
-    chosen_photos = rng.permutation(len(photos))[: recipe.photos]
-    for index in chosen_photos:
-        photo = photos[int(index)]()
-        positions, drawn = [], []
-        for segmentation in photo.segmentations:
-            shares = [-(-n // (len(chosen_photos) * len(photo.segmentations))) for n in wanted]
-            for kind, chosen in enumerate(_choose(segmentation, shares, rng)):
-                positions.append(chosen)
-                drawn.append(_cut(segmentation, chosen))
-                found[kind] += len(chosen)
-        where = np.concatenate(positions)
-        if not len(where):
-            continue
-        padded = cv2.copyMakeBorder(photo.image, BORDER, BORDER, BORDER, BORDER, cv2.BORDER_REFLECT)
-        cells, blurred = channels(padded)
+    drawn = rng.permutation(len(photos))[: recipe.photos]
+    shares = [-(-count // len(drawn)) for count in (recipe.negatives, recipe.positives)]
+    for index in drawn:
+        image, segments = photos[int(index)]()
+        corners = _choose(segments, shares, rng)
+        found += [len(part) for part in corners]
+        where = np.concatenate(corners)
+        padded = cv2.copyMakeBorder(image, BORDER, BORDER, BORDER, BORDER, cv2.BORDER_REFLECT)
         # Label window (y, x) lies at BORDER + y in the padded image, and OpenCV's window for it starts at
         # that row.
-        values.append(gather(cells, blurred, (where + BORDER) // SHRINK, ids).astype(np.float16))
-        labels.append(np.concatenate(drawn))
-    if not all(found):
+        values.append(gather(*channels(padded), (where + BORDER) // SHRINK, ids).astype(np.float16))
+        labels.append(_cut(segments, where))
+    if not found.all():
         lacking = "without" if found[1] else "with"
         raise DataError(
             f"the {len(photos)} photos hold no window {lacking} an edge; nothing can be learned from them"
@@ -150,21 +134,17 @@ def _draw_windows(
 
 
 def _choose(
-    segmentation: NDArray[np.int32], counts: Sequence[int], rng: np.random.Generator
+    segments: NDArray[np.int32], counts: Sequence[int], rng: np.random.Generator
 ) -> list[NDArray[np.int64]]:
     """Top left corners (even, (P, 2)) of up to `counts` label windows without and with an edge near the
     centre."""
-    height, width = (side - INNER_SIZE + 1 for side in segmentation.shape)
-    if height < 1 or width < 1:
-        return [np.zeros((0, 2), np.int64)] * len(counts)
+    height, width = (max(side - INNER_SIZE + 1, 0) for side in segments.shape)
     half = INNER_SIZE // 2
     centres = (slice(half, half + height, SHRINK), slice(half, half + width, SHRINK))
     # An edge within 8 pixels of the centre, as in edgesTrain.m.
-    near = cv2.distanceTransform((~outline(segmentation, 1)).astype(np.uint8), cv2.DIST_L2, 5)[centres] < half
-    usable = np.ones(near.shape, bool)
-    if (segmentation < 0).any():
-        reach = np.ones((INNER_SIZE + 1, INNER_SIZE + 1), np.uint8)
-        usable = cv2.dilate((segmentation < 0).astype(np.uint8), reach)[centres] == 0
+    near = cv2.distanceTransform((~outline(segments, 1)).astype(np.uint8), cv2.DIST_L2, 5)[centres] < half
+    reach = np.ones((INNER_SIZE + 1, INNER_SIZE + 1), np.uint8)
+    usable = cv2.dilate((segments < 0).astype(np.uint8), reach)[centres] == 0
     corners = []
     for positive, count in enumerate(counts):
         found = np.flatnonzero(usable & (near == bool(positive)))
@@ -173,8 +153,10 @@ def _choose(
     return corners
 
 
-def _cut(segmentation: NDArray[np.int32], corners: NDArray[np.int64]) -> NDArray[np.uint16]:
-    windows = np.lib.stride_tricks.sliding_window_view(segmentation, (INNER_SIZE, INNER_SIZE))
+def _cut(segments: NDArray[np.int32], corners: NDArray[np.int64]) -> NDArray[np.uint16]:
+    if not len(corners):  # as of photos smaller than a window
+        return np.zeros((0, INNER_SIZE**2), np.uint16)
+    windows = np.lib.stride_tricks.sliding_window_view(segments, (INNER_SIZE, INNER_SIZE))
     patches = windows[corners[:, 0], corners[:, 1]]
     return patches.transpose(0, 2, 1).reshape(len(corners), INNER_SIZE**2).astype(np.uint16)
 
@@ -304,20 +286,16 @@ def _leaf(labels: NDArray[np.uint16], equal: NDArray[np.float32]) -> NDArray[np.
 def _plant(trees: list[_Tree], evaluated: int) -> Forest:
     """Pad all trees to one size, as the file format wants it."""
     nodes = max(len(tree.childs) for tree in trees)
-    childs, feature_ids = np.zeros((2, len(trees), nodes), np.int32)
-    thresholds = np.zeros((len(trees), nodes), np.float32)
-    counts = np.zeros((len(trees), nodes), np.int64)
-    for number, tree in enumerate(trees):
-        size = len(tree.childs)
-        childs[number, :size] = tree.childs
-        feature_ids[number, :size] = tree.feature_ids
-        thresholds[number, :size] = tree.thresholds
-        counts[number, :size] = [len(bins) for bins in tree.bins]
+
+    def padded(rows: Iterable[Sequence[float]], dtype: Any) -> NDArray[Any]:
+        return np.array([[*row, *[0] * (nodes - len(row))] for row in rows], dtype)
+
+    counts = padded(([len(bins) for bins in tree.bins] for tree in trees), np.int64)
     return Forest(
-        childs=childs,
-        feature_ids=feature_ids,
-        thresholds=thresholds,
-        boundaries=np.concatenate((np.zeros(1, np.int64), np.cumsum(counts.reshape(-1)))),
+        childs=padded((tree.childs for tree in trees), np.int32),
+        feature_ids=padded((tree.feature_ids for tree in trees), np.int32),
+        thresholds=padded((tree.thresholds for tree in trees), np.float32),
+        boundaries=np.cumsum(np.append(0, counts)),
         bins=np.concatenate([bins for tree in trees for bins in tree.bins]),
         trees_evaluated=evaluated,
     )
@@ -339,8 +317,7 @@ def channels(image: NDArray[np.uint8]) -> tuple[Floats, Floats]:
         Two float32 ((H + 16) / 2, (W + 16) / 2, 13): smoothed by a triangle of radius 1, for features that
         read a cell, and of radius 4, for features that compare two.
     """
-    pad = _OPENCV_BORDER
-    padded = cv2.copyMakeBorder(image.astype(np.float32) / 255, pad, pad, pad, pad, cv2.BORDER_REFLECT)
+    padded = cv2.copyMakeBorder(image.astype(np.float32) / 255, *[_OPENCV_BORDER] * 4, cv2.BORDER_REFLECT)
     height, width = padded.shape[:2]
     raw = np.empty((round(height / SHRINK), round(width / SHRINK), CHANNELS), np.float32)
     cv2.ximgproc.createRFFeatureGetter().getFeatures(padded, raw, 4, 0, SHRINK, CHANNELS, 4)

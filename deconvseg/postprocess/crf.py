@@ -49,9 +49,6 @@ def dense_crf(
     Returns:
         float32 (C, H, W), summing to 1 over C; 0 for labels left out. The same as came in if there is nothing
         to do: no iterations, no weight, or no second label that a pixel could take.
-
-    Raises:
-        ValueError: the photo is many thousands of a kernel's deviations wide.
     """
     classes, height, width = probabilities.shape
     kernels = list(_kernels(image, parameters))
@@ -73,24 +70,16 @@ def dense_crf(
 
 
 def least_peak(pull: float, classes: int) -> float:
-    """The probability that a label has to have at some pixel, lest it is left out.
+    """The probability that one of `classes` labels has to have at some pixel, lest it is left out.
 
     Mean field sets Q_i(l) = p_i(l) exp(m_i(l)) / Z_i, where p is what comes in, and m_i(l), the pull of label
-    l on pixel i, is a sum of Q_j(l) over all pixels j with weights of at least 0, together at most T.
+    l on pixel i, is a sum of Q_j(l) over all pixels j with weights of at least 0, together at most T, `pull`.
     If p_i(l) < s exp(-T s) everywhere, then Q_i(l) < s everywhere and always: at the start, where Q = p, and
     after each iteration, because Q < s before it makes m_i(l) < T s, and Z_i >= 1, as the p_i sum to 1 and no
-    m is below 0. With s <= 1/C, no pixel takes l.
+    m is below 0. With s <= 1/C, no pixel takes l. Returned is s exp(-T s) where it is largest.
 
     So no label that could win is lost. The shares of those left out go to the others, which can decide
     otherwise between two of these at pixels where they are nearly even.
-
-    Args:
-        pull: T > 0, the largest sum of weights of any pixel. With normalised kernels it is the sum of their
-            weights or a little more. Without, it may be thousands, and hardly any label is left out.
-        classes: number of labels C.
-
-    Returns:
-        s exp(-T s) for the s up to LEAST_SHARE and 1/C where it is largest.
     """
     share = min(LEAST_SHARE, 1 / classes, 1 / pull)
     return share * math.exp(-pull * share)
@@ -117,7 +106,7 @@ def _kernels(image: NDArray[np.uint8], parameters: CRFParameters) -> Iterator[La
 
 
 def _refine(given: Floats, kernels: list[Lattice], iterations: int, pull: float) -> Floats:
-    """Refined probabilities of those given, which are above 0; float32 (C, N) both."""
+    """Refined probabilities (C, N) of those given, which are above 0."""
     scores, beliefs = _turned(np.log(given)), _turned(given / given.sum(0))
     if pull <= WEAK_PULL:
         return _turned(_mean_field(scores, beliefs, kernels, iterations, STILL))
@@ -132,15 +121,10 @@ def _refine(given: Floats, kernels: list[Lattice], iterations: int, pull: float)
 def _mean_field(
     scores: Floats, beliefs: Floats, kernels: list[Lattice], iterations: int, still: float
 ) -> Floats:
-    """Iterations from some beliefs on.
+    """Probabilities (N, C) after some iterations from `beliefs`, which are overwritten.
 
-    Args:
-        scores: logarithms of the probabilities given, float32 (N, C).
-        beliefs: probabilities to start with (N, C); they are overwritten.
-        still: a pixel that is SURE rests when none of its beliefs changes by more.
-
-    Returns:
-        Float32 (N, C).
+    `scores` are the logarithms of the probabilities given. A pixel that is SURE rests when none of its
+    beliefs changes by more than `still`.
     """
     refined, steps = np.empty_like(beliefs), beliefs
     where = moving = np.arange(len(scores))  # the pixels that are worked on: all of them
@@ -163,11 +147,7 @@ def _mean_field(
 
 
 def _update(beliefs: Floats, scores: Floats, still: float) -> NDArray[np.bool_]:
-    """Makes the beliefs the softmax of the scores, and the scores their change; float32 (N, C) both.
-
-    Returns:
-        Whether each pixel still moves (N,).
-    """
+    """Makes beliefs (N, C) the softmax of scores, and scores their change; tells which pixels move (N,)."""
     moves = np.zeros(len(scores), bool)
     size = _BLOCK // scores.shape[1]
     for start in range(0, len(scores), size):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -28,12 +27,7 @@ class Fusion:
     """
 
     def __init__(
-        self,
-        classes: int,
-        height: int,
-        width: int,
-        rule: FusionRule,
-        device: torch.device | str = "cpu",
+        self, classes: int, height: int, width: int, rule: FusionRule, device: torch.device | str = "cpu"
     ) -> None:
         self.rule = rule
         self.total = torch.zeros(classes, height, width, device=device)
@@ -77,70 +71,20 @@ class Fusion:
         return torch.where(self.cover > 0, self.total / self.cover, uniform)
 
 
-class EarlyStop:
-    """Tells when a photo has been looked at enough: a round of regions changed the labels of too few pixels.
-
-    The first region is a round of its own; all others have the same size. Only what was seen is promised: the
-    last round changed less than `share` of the pixels. Regions that come later could change more, but they
-    are the ones that the ranking holds for the least likely to show an object.
-
-    Args:
-        share: of the photo's pixels, 0..1; 0 looks at all regions.
-        size: regions a round.
-
-    Attributes:
-        converged: whether that is so.
-    """
-
-    def __init__(self, share: float, size: int) -> None:
-        self._share, self._size = share, size
-        self._labels: Tensor | None = None
-        self.converged = False
-
-    def limit(self, done: int, regions: int) -> int:
-        """How many of all regions can be run before the next decision, when so many are done."""
-        if self.converged:
-            return done
-        if not self._share:
-            return regions
-        return min(1 + self._size * (max(done - 1, 0) // self._size + 1), regions)
-
-    def update(self, done: int, labels: Callable[[], Tensor]) -> None:
-        """Decide, if a round is over; to be called after each region.
-
-        Args:
-            done: regions so far.
-            labels: gives the photo's labels of now, or those of an even sample of its pixels.
-        """
-        if self._share and (done - 1) % self._size == 0:
-            now = labels()
-            if self._labels is not None:
-                self.converged = (now != self._labels).float().mean().item() < self._share
-            self._labels = now
-
-
 def ensemble(fusion: Fusion, scores: Tensor, rule: EnsembleRule, share: float = 0.5) -> Tensor:
-    """Class probabilities of two networks together: the fused regions and FCN-8s on the whole photo.
+    """Class probabilities of two networks together, float32 (C, H, W), summing to 1 over C.
 
     `mean` is the paper's: the mean of both probability maps. `product` is the released code's
     (generate_EDeconvNet_CRF_results.m): the product of both raw score maps, each at least 0, then softmax.
 
     Args:
         fusion: all regions; for `product`, of rule `max`.
-        scores: float (C, H, W), raw, of the photo's size.
+        scores: float (C, H, W), raw, of FCN-8s on the whole photo.
         rule: `off` leaves the regions alone.
         share: the regions' in the mean, 0 to 1; the paper's is a half.
-
-    Returns:
-        float32 (C, H, W), summing to 1 over C.
-
-    Raises:
-        ValueError: `product` of regions that were not fused as scores.
     """
     if rule == "off":
         return fusion.probabilities()
     if rule == "mean":
         return torch.lerp(scores.float().softmax(0), fusion.probabilities(), share)
-    if fusion.rule != "max":
-        raise ValueError("the product is one of raw scores, which only the fusion rule max keeps")
     return (fusion.total * scores.float().clamp_min(0)).softmax(0)

@@ -34,8 +34,7 @@ class Lattice:
         size: number M of corners in use.
 
     Raises:
-        ValueError: the points are too many deviations apart for their corners to be numbered: in 5 dimensions
-            several thousand in each.
+        ValueError: the points are too many deviations apart: in 5 dimensions several thousand in each.
     """
 
     def __init__(self, features: Floats) -> None:
@@ -75,12 +74,8 @@ class Lattice:
 
 
 def _simplices(features: Floats) -> tuple[Floats, NDArray[np.int8], Floats]:
-    """The simplex of each point.
-
-    Returns:
-        float32 (d, N), all coordinates but one of the corner of remainder 0, in units of d + 1; int8 (d, N),
-        their ranks; float32 (N, d + 1), the weights of the corners of remainder 0 to d.
-    """
+    """The simplex of each point: all coordinates but one (d, N) of its corner of remainder 0, in units of
+    d + 1, and their ranks (d, N); and the weights (N, d + 1) of its corners of remainder 0 to d."""
     base, rank = np.empty_like(features), np.empty_like(features, dtype=np.int8)
     weights = np.empty((features.shape[1], len(features) + 1), np.float32)
     # The kernel is multiplied by the authors' factor, half of it on each way.
@@ -94,10 +89,8 @@ def _simplices(features: Floats) -> tuple[Floats, NDArray[np.int8], Floats]:
 
 
 def _elevated(features: Floats) -> Floats:
-    """Positions (d + 1, N) in the plane where coordinates sum to 0, in units of d + 1 of the lattice's.
-
-    Scaled so that spreading, blurring and gathering together have the deviation 1 of the features.
-    """
+    """Positions (d + 1, N) in the plane where coordinates sum to 0, in units of d + 1 of the lattice's and
+    scaled so that spreading, blurring and gathering together have the deviation 1 of the features."""
     elevated = np.empty((len(features) + 1, features.shape[1]), np.float32)
     total = np.zeros_like(features[0])
     for i in range(len(features), 0, -1):
@@ -109,10 +102,8 @@ def _elevated(features: Floats) -> Floats:
 
 
 def _nearest(elevated: Floats) -> tuple[Floats, Floats, NDArray[np.int8]]:
-    """The corner of remainder 0 of each point's simplex, the way from there, and its coordinates' ranks.
-
-    All are (d + 1, N); ranks are int8, 0 for the largest coordinate.
-    """
+    """The corner of remainder 0 of each point's simplex, the way from there, and its coordinates' ranks,
+    0 for the largest; all (d + 1, N)."""
     last = len(elevated) - 1
     base = np.round(elevated)
     rest = elevated - base
@@ -153,12 +144,9 @@ def _numbered(base: Floats, rank: NDArray[np.int8]) -> tuple[NDArray[np.int32], 
     A corner of remainder k has the coordinates k + (d + 1) * c with whole numbers c. Its key is a mixed-radix
     number of k and d of the c, k highest; the coordinate that is left out follows from the others.
 
-    Args:
-        base, rank: (d, N), of the coordinates that are not left out.
-
     Returns:
-        int32 (N, d + 1), the numbers (0..M-1) of each point's corners of remainder 0 to d; int64 (M,), the
-        corners' keys, ascending; the place values of the d + 1 digits.
+        The numbers 0..M-1 (N, d + 1) of each point's corners of remainder 0 to d; the corners' keys (M,),
+        ascending; the place values of the d + 1 digits.
     """
     least = base.min(1) - 2  # a corner may lie one below, and a neighbour of it another one
     spans = [int(span) for span in (base.max(1) - least + 2).tolist()]
@@ -200,11 +188,7 @@ def _distinct(keys: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
 
 
 def _blurs(keys: NDArray[np.int64], strides: list[int]) -> list[csr_matrix]:
-    """One matrix (M, M) for each direction; it adds half of both neighbours to each corner.
-
-    Args:
-        keys, strides: of `_numbered`.
-    """
+    """One matrix (M, M) for each direction; it adds half of both neighbours to each corner."""
     *strides, remainder = strides
     # A step adds 1 to all coordinates and takes d + 1 off one of them; remainder d becomes 0 and carries.
     carries = keys >= len(strides) * remainder

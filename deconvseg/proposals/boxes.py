@@ -50,19 +50,12 @@ def edge_boxes(
     count: int = 1000,
     min_area: float = 400.0,
 ) -> Boxes:
-    """EdgeBoxes of an edge map (Zitnick and Dollar, ECCV 2014), as OpenCV computes them.
+    """At most `count` EdgeBoxes inside an image (Zitnick and Dollar, ECCV 2014), as OpenCV computes them.
 
     Args:
-        edges: float32 (H, W), thinned.
-        orientation: float32 (H, W), radians, 0 to pi.
+        edges, orientation: float32 (H, W), as of `EdgeDetector.thin` and `.orientation`.
         count: most boxes to return.
         min_area: of a box, in square pixels.
-
-    Returns:
-        At most `count` boxes inside the image; none if nothing is an edge.
-
-    Raises:
-        MissingDependencyError: if OpenCV has no `ximgproc`.
     """
     # A new object for every image: OpenCV's keeps the edge groups of its last image and scores with them.
     search = opencv().ximgproc.createEdgeBoxes(**_SEARCH, maxBoxes=count, minBoxArea=min_area)
@@ -80,16 +73,13 @@ def edge_boxes(
 def find_boxes(
     image: NDArray[np.uint8], detector: EdgeDetector, *, count: int = 1000, min_area: float = 400.0
 ) -> Boxes:
-    """Plain EdgeBoxes of a photo: neither enlarged nor squared.
+    """Plain EdgeBoxes of a photo, neither enlarged nor squared, in its pixels and inside it.
 
     Args:
         image: uint8 (H, W, 3), RGB, of any size; shrunk to WORKING_SIDE first, which bounds the time.
         detector: makes the edge map.
         count: most boxes to return.
         min_area: smallest box, in square pixels of the shrunk image.
-
-    Returns:
-        Boxes inside the image, in its own pixels.
     """
     small = shrink(image, WORKING_SIDE)
     edges = detector.detect(small)
@@ -115,13 +105,12 @@ def propose(image: NDArray[np.uint8], detector: EdgeDetector, settings: Settings
     As in DeconvNet's released inference code: a box is enlarged around its centre, dropped (and not counted)
     if its shorter side is then under `min_side`, and made a square with its longer side around the same
     centre. A square that another one before it nearly equals is dropped as well: the network would see the
-    same crop twice.
+    same crop twice. `min_side` counts in pixels of the image shrunk to WORKING_SIDE.
 
     Args:
         image: uint8 (H, W, 3), RGB, of any size.
         detector: makes the edge map.
-        settings: which boxes are taken. `min_side` counts in pixels of the image shrunk to WORKING_SIDE: a
-            4,000 pixel photo is treated like the same photo at 640.
+        settings: which boxes are taken.
 
     Returns:
         1 to `proposals` + 1 squares in pixels of `image` (without the whole image, 0 to `proposals`), which
@@ -138,9 +127,9 @@ def propose(image: NDArray[np.uint8], detector: EdgeDetector, settings: Settings
     long_enough = (measured[:, 2:] - measured[:, :2]).min(1) >= settings.min_side * scale
     regions, scores = regions[long_enough], boxes.scores[long_enough]
     if settings.whole_photo:
-        top = np.array([max(1.0, float(scores.max(initial=0.0)))], np.float32)
         whole = squared(np.array([[0, 0, width, height]], np.float32))
-        regions, scores = np.concatenate((whole, regions)), np.concatenate((top, scores))
+        regions = np.concatenate((whole, regions))
+        scores = np.concatenate(([scores.max(initial=1)], scores)).astype(np.float32)
     kept = distinct(regions, settings.proposals + settings.whole_photo, settings.same)
     return Boxes(regions[kept], scores[kept])
 

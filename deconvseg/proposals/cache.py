@@ -16,11 +16,13 @@ contrib modules. Its arrays, for N photos with M boxes in all:
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +43,6 @@ photo): an object has a box of IoU 0.5 or more among the best 50, 100, 200, 300,
 any, about 0.17 s of CPU a photo; the file takes 2.9, 4.7 and 9.5 KB a photo at 300, 500 and 1,000."""
 _SAVED_EVERY = 200
 """Photos. A stop by force costs at most so many (34 s of CPU); saving takes up to 5 s at 4,600 photos."""
-_ARRAYS = ("names", "sizes", "digests", "offsets", "boxes", "scores", "settings")
 
 
 class PhotoBoxes(NamedTuple):
@@ -95,55 +96,31 @@ def read_proposals(path: Path) -> ProposalFile:
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            keys = {"digests": "digests" if "digests" in file else "lengths"}
-            arrays = {key: np.asarray(file[keys.get(key, key)]) for key in _ARRAYS}
-        fault = _fault(arrays)
+            return ProposalFile(path, _photos(file), str(file["settings"]))
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such proposal file; check the path") from error
     except Exception as error:  # numpy raises whatever the damage happens to cause
         fault = " ".join(str(error).split()) or type(error).__name__
-    if fault:
-        raise DataError(f"{path}: is no whole proposal file ({fault}); remove it and make it again")
-    cuts = arrays["offsets"][1:-1]
-    rows = zip(
-        arrays["names"].tolist(),
-        arrays["sizes"].tolist(),
-        arrays["digests"].astype(str).tolist(),
-        np.split(arrays["boxes"], cuts),
-        np.split(arrays["scores"], cuts),
-        strict=False,  # of no photos there is one empty part
-    )
-    photos = {
-        name: PhotoBoxes((height, width), content, Boxes(boxes, scores))
-        for name, (height, width), content, boxes, scores in rows
-    }
-    return ProposalFile(path, photos, str(arrays["settings"]))
+        raise DataError(
+            f"{path}: is no whole proposal file ({fault}); remove it and make it again"
+        ) from error
 
 
-def _fault(arrays: Mapping[str, NDArray[Any]]) -> str | None:
-    """What is wrong with the arrays, in a few words."""
-    names, sizes, digests, offsets, boxes, scores = (arrays[key] for key in _ARRAYS[:-1])
-    count = len(names) if names.ndim == 1 else -1
-    if count < 0 or names.dtype.kind != "U" or len(set(names.tolist())) != count:
-        return "names are not one text a photo, each once"
-    if sizes.dtype != np.int32 or sizes.shape != (count, 2) or (sizes <= 0).any():
-        return "sizes are not a height and a width a photo"
-    if digests.shape != (count,):
-        return "digests are not one a photo"
-    if boxes.dtype != np.float32 or boxes.ndim != 2 or boxes.shape[1] != 4:
-        return "boxes are not float32 (M, 4)"
-    if scores.dtype != np.float32 or scores.shape != (len(boxes),):
-        return "scores are not one a box"
-    if offsets.dtype != np.int64 or offsets.shape != (count + 1,):
-        return "offsets are not int64 (N + 1,)"
+def _photos(file: Mapping[str, NDArray[np.generic]]) -> dict[str, PhotoBoxes]:
+    boxes, offsets = file["boxes"].astype(np.float32).reshape(-1, 4), file["offsets"].astype(np.int64)
+    scores = file["scores"].astype(np.float32).reshape(len(boxes))
+    digests = file["digests" if "digests" in file else "lengths"].astype(np.str_).tolist()
+    names, sizes = file["names"].astype(np.str_).tolist(), file["sizes"].astype(np.int32).reshape(-1, 2)
     if offsets[0] != 0 or offsets[-1] != len(boxes) or (offsets[1:] < offsets[:-1]).any():
-        return "offsets do not divide the boxes"
-    limits = np.repeat(sizes[:, ::-1], offsets[1:] - offsets[:-1], axis=0)
+        raise ValueError("offsets do not divide the boxes")
+    limits = np.repeat(sizes[:, ::-1], np.diff(offsets), axis=0)
     low, high = boxes[:, :2], boxes[:, 2:]
     # Written so that a NaN fails; half a pixel covers the rounding of photos that were shrunk for the search.
     if not ((low > -0.5) & (low < high) & (high < limits + 0.5)).all():
-        return "boxes are empty or outside their photo"
-    return None
+        raise ValueError("boxes are empty or outside their photo")
+    parts = [Boxes(boxes[start:end], scores[start:end]) for start, end in pairwise(offsets)]
+    rows = zip(names, sizes.tolist(), digests, parts, strict=True)
+    return {name: PhotoBoxes((height, width), content, part) for name, (height, width), content, part in rows}
 
 
 def cache_proposals(
@@ -157,9 +134,9 @@ def cache_proposals(
 ) -> None:
     """Make plain EdgeBoxes (see `find_boxes`) of every photo and keep them in one file.
 
-    What the file holds already, made by the same forest and `count` of photos of this name and content, is
-    kept, and so are photos it holds besides; made by others, it is replaced. After a stop, by an error or an
-    interrupt, what was done lies in `<target>.part`, and the same call goes on from there.
+    What the file holds already, made by the same forest, `count` and code of photos of this name and
+    content, is kept, and so are photos it holds besides; made by others, it is replaced. After a stop, by an
+    error or an interrupt, it holds what was done, and the same call goes on from there.
 
     Args:
         photos: (name, file) of each, every name once.
@@ -175,40 +152,30 @@ def cache_proposals(
         WeightsError: the forest is missing or damaged.
         OutputError: the file cannot be written, or `target` is a file of another kind.
     """
-    names = [name for name, _ in photos]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise DataError(f"{twice}: there are two photos of this name; rename one")
+    for name, times in Counter(name for name, _ in photos).items():
+        if times > 1:
+            raise DataError(f"{name}: there are {times} photos of this name; rename all but one")
     forest = forest_file(forest)
-    settings = _settings(forest, count)
-    unfinished = target.with_name(f"{target.name}.part")
-    finished = _kept(target, settings)
-    found = {**finished, **_kept(unfinished, settings)}
+    # A file made with other settings, or by other code, is made anew.
+    code = code_digest("deconvseg.proposals.cache")
+    settings = json.dumps({"code": code, "forest": digest(forest), "count": count})
+    found = _kept(target, settings)
     todo = [photo for photo in photos if not _is_known(found, *photo)]
     for _ in range(len(photos) - len(todo)):
         progress()
-    if todo:
-        find = partial(_find, EdgeDetector(forest), count)
-        with pool(min(workers, len(todo))) as call_each:
-            try:
-                results = call_each(find, [path for _, path in todo])
-                for done, ((name, _), result) in enumerate(zip(todo, results, strict=True), 1):
-                    found[name] = result
-                    progress()
-                    if done % _SAVED_EVERY == 0:
-                        _write(unfinished, settings, found)
-            except BaseException:
-                _write(unfinished, settings, found)
-                raise
-    if todo or found.keys() != finished.keys():
-        _write(target, settings, found)
-    unfinished.unlink(missing_ok=True)
-
-
-def _settings(forest: Path, count: int) -> str:
-    """What decides the boxes of a photo; a file made with other settings, or by other code, is made anew."""
-    code = code_digest("deconvseg.proposals.cache")
-    return json.dumps({"code": code, "forest": digest(forest), "count": count})
+    if not todo:
+        return
+    find = partial(_find, EdgeDetector(forest), count)
+    with pool(min(workers, len(todo))) as call_each:
+        try:
+            results = call_each(find, [path for _, path in todo])
+            for done, ((name, _), result) in enumerate(zip(todo, results, strict=True), 1):
+                found[name] = result
+                progress()
+                if done % _SAVED_EVERY == 0:
+                    _write(target, settings, found)
+        finally:
+            _write(target, settings, found)
 
 
 def _find(detector: EdgeDetector, count: int, photo: Path) -> PhotoBoxes:
@@ -224,7 +191,7 @@ def _is_known(found: Mapping[str, PhotoBoxes], name: str, photo: Path) -> bool:
         return False
 
 
-def _kept(path: Path, settings: str) -> Mapping[str, PhotoBoxes]:
+def _kept(path: Path, settings: str) -> dict[str, PhotoBoxes]:
     """What a file of ours holds; nothing if there is none or it was made with other settings."""
     if not path.exists():
         return {}
@@ -232,7 +199,7 @@ def _kept(path: Path, settings: str) -> Mapping[str, PhotoBoxes]:
         file = read_proposals(path)
     except DataError as error:
         raise OutputError(f"{error}, or choose another name") from error
-    return file.photos if file.settings == settings else {}
+    return dict(file.photos) if file.settings == settings else {}
 
 
 def _write(path: Path, settings: str, found: Mapping[str, PhotoBoxes]) -> None:

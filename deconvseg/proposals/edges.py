@@ -16,25 +16,23 @@ from deconvseg.proposals.forest_file import read_forest
 BORDER = 16
 """Pixels of mirrored photo added on each side before OpenCV adds its own 8. OpenCV's windows alone leave the
 outer 16 pixels with few votes (a mean response of 0.01 there against 0.10 inside)."""
-_WANTED = "opencv-contrib-python-headless"
 
 
 class EdgeDetector:
     """Detects object edges with OpenCV's structured edges (Dollar and Zitnick, PAMI 2015) and a forest file.
 
     The file is checked in Python before OpenCV reads it. A detector keeps nothing from one photo to the next,
-    may be used from several threads, and is pickled as its path: the receiving process reads the file again.
+    may be used from several threads, and is pickled as its path.
     """
 
     def __init__(self, forest_path: str | Path) -> None:
         """Load a forest, `.yml` or `.yml.gz`.
 
         Raises:
-            WeightsError: if the file is missing, damaged or not a forest; one line that names it.
-            MissingDependencyError: if OpenCV has no `ximgproc`; names the installed wheels and the cure.
+            WeightsError: the file is missing, damaged or not a forest.
+            MissingDependencyError: OpenCV has no `ximgproc`.
         """
-        self._path = Path(forest_path)
-        cv2 = opencv()
+        self._path, cv2 = Path(forest_path), opencv()
         read_forest(self._path)
         try:
             self._forest: Any = cv2.ximgproc.createStructuredEdgeDetection(str(self._path))
@@ -46,24 +44,13 @@ class EdgeDetector:
         return EdgeDetector, (self._path,)
 
     def detect(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Edge strength at every pixel of a photo of any size.
-
-        Args:
-            image: uint8 (H, W, 3), RGB.
-
-        Returns:
-            float32 (H, W), 0 to about 1: the share of votes for an edge, smoothed. Not thinned.
-
-        Raises:
-            InputError: if the array is not such an image.
-        """
+        """Edge strength at every pixel of a photo: float32 (H, W), 0 to about 1, the share of votes for an
+        edge, smoothed, not thinned. Raises InputError unless it is uint8 (H, W, 3), RGB."""
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
             raise InputError(f"an image must be uint8 (H, W, 3), not {image.dtype} {image.shape}")
-        cv2 = opencv()
-        height, width = image.shape[:2]
-        padded = cv2.copyMakeBorder(image, BORDER, BORDER, BORDER, BORDER, cv2.BORDER_REFLECT)
+        padded = opencv().copyMakeBorder(image, *[BORDER] * 4, opencv().BORDER_REFLECT)
         edges = self._forest.detectEdges(padded.astype(np.float32) / 255)
-        return np.ascontiguousarray(edges[BORDER : BORDER + height, BORDER : BORDER + width])
+        return np.ascontiguousarray(edges[BORDER:-BORDER, BORDER:-BORDER])
 
     def orientation(self, edges: NDArray[np.float32]) -> NDArray[np.float32]:
         """Direction across the edge at every pixel: float32 (H, W), radians, 0 to pi."""
@@ -81,28 +68,27 @@ def opencv() -> Any:
     """The `cv2` module, with `cv2.ximgproc` in it.
 
     Raises:
-        MissingDependencyError: if OpenCV is absent, does not load, or lacks ximgproc. The last is what
-            happens when two OpenCV wheels are installed: they share one folder `cv2`, and whichever came last
-            overwrote the other.
+        MissingDependencyError: OpenCV does not load, or lacks ximgproc. The latter is what happens when two
+            OpenCV wheels are installed: they share one folder `cv2`, and whichever came last overwrote the
+            other. The message names the installed wheels and the cure.
     """
+    fault = "has no structured edges (cv2.ximgproc)"
     try:
         cv2 = importlib.import_module("cv2")
+        if hasattr(getattr(cv2, "ximgproc", None), "createStructuredEdgeDetection"):
+            return cv2
     except ImportError as error:
-        raise MissingDependencyError(f"OpenCV does not load ({error}); {_cure()}") from error
-    if not hasattr(getattr(cv2, "ximgproc", None), "createStructuredEdgeDetection"):
-        raise MissingDependencyError(f"OpenCV has no structured edges (cv2.ximgproc); {_cure()}")
-    return cv2
+        fault = f"does not load ({error})"
+    wheels = installed_wheels()
+    # A clash leaves files of both wheels in one folder, so all must go before the right one is put back.
+    remove = f"pip uninstall -y {' '.join(wheels)} && " if wheels else ""
+    raise MissingDependencyError(
+        f"OpenCV {fault}; installed: {', '.join(wheels) or 'no OpenCV wheel'}; "
+        f"run: {remove}pip install opencv-contrib-python-headless"
+    )
 
 
 def installed_wheels() -> list[str]:
     """Names of the installed OpenCV wheels, sorted; more than one is a clash."""
     names = {(dist.metadata["Name"] or "").lower() for dist in importlib.metadata.distributions()}
     return sorted(name for name in names if name.startswith("opencv-") and "python" in name)
-
-
-def _cure() -> str:
-    wheels = installed_wheels()
-    found = f"installed: {', '.join(wheels) or 'no OpenCV wheel'}"
-    # A clash leaves files of both wheels in one folder, so all must go before the right one is put back.
-    remove = f"pip uninstall -y {' '.join(wheels)} && " if wheels else ""
-    return f"{found}; run: {remove}pip install {_WANTED}"

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from deconvseg.postprocess.fusion import EarlyStop, Fusion, ensemble
-from deconvseg.settings import FusionRule
+from deconvseg.postprocess.fusion import Fusion, ensemble
 
 
 def test_max_by_hand() -> None:
@@ -80,51 +79,9 @@ def test_regions_have_their_share_of_the_mean(share: float) -> None:
     torch.testing.assert_close(ensemble(fusion, other, "mean", share), want)
 
 
-def test_product_of_probabilities_is_refused() -> None:
-    with pytest.raises(ValueError, match="raw scores"):
-        ensemble(Fusion(2, 1, 2, "mean"), torch.zeros(2, 1, 2), "product")
-
-
 def test_a_thinned_fusion_sees_every_so_many_pixels_and_what_is_added_later() -> None:
     for rule in ("max", "mean"):
         fusion = Fusion(3, 7, 10, rule)
         thinned = fusion.thinned(3)
         fusion.add(torch.randn(3, 8, 8), (1, 0, 9, 6))
         assert torch.equal(thinned.probabilities(), fusion.probabilities()[:, ::3, ::3])
-
-
-def paint(fusion: Fusion, pixels: int) -> None:
-    """Class 1 for the first pixels of a row of 100."""
-    fusion.add(torch.tensor([[[0.0]], [[1.0]]]), (0, 0, pixels, 1))
-
-
-@pytest.mark.parametrize("rule", ["max", "mean"])
-def test_rounds_settle_when_the_last_one_changed_too_little(rule: FusionRule) -> None:
-    """Rounds of 2 end after regions 1, 3, 5 and 7; they change 20, 30, 3 and 0 % of the pixels."""
-    fusion, stop = Fusion(2, 1, 100, rule), EarlyStop(0.05, 2)
-    limits = []
-    for done, pixels in enumerate((20, 50, 50, 53, 53, 53, 53)):
-        limits.append(stop.limit(done, 50))
-        if done == limits[-1]:
-            break
-        paint(fusion, pixels)
-        stop.update(done + 1, lambda: fusion.probabilities().argmax(0))
-    assert limits == [3, 3, 3, 5, 5, 5]  # nothing runs before a decision on it; the first needs two rounds
-    assert stop.converged
-
-
-def test_rounds_without_a_share_look_at_all() -> None:
-    fusion, stop = Fusion(2, 1, 100, "max"), EarlyStop(0, 2)
-    for done in range(7):
-        assert stop.limit(done, 7) == 7
-        stop.update(done + 1, lambda: fusion.probabilities().argmax(0))
-    assert not stop.converged
-
-
-def test_a_change_of_just_the_share_goes_on() -> None:
-    fusion, stop = Fusion(2, 1, 100, "max"), EarlyStop(0.25, 1)
-    for done, pixels in enumerate((10, 35, 59), start=1):
-        paint(fusion, pixels)
-        stop.update(done, lambda: fusion.probabilities().argmax(0))
-        assert stop.converged == (done == 3)
-    assert stop.limit(3, 9) == 3 and EarlyStop(0.25, 1).limit(0, 1) == 1

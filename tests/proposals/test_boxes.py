@@ -73,25 +73,15 @@ def test_near_copies_are_dropped_and_order_is_kept() -> None:
     assert distinct(boxes, 1, 0.7).tolist() == [0]
 
 
-@pytest.mark.parametrize("shape", [(2, 1), (2,)], ids=["OpenCV 4", "OpenCV 5"])
-def test_both_shapes_of_scores_are_understood(
-    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...]
-) -> None:
+def test_both_shapes_of_scores_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenCV 4 returns (N, 1), OpenCV 5 (N,); both count from 1 and include the last pixel."""
     boxes, scores = answer((11, 21, 50, 40), (1, 1, 199, 99))
-    fake_search(monkeypatch, (boxes, scores.reshape(shape)))
-    found = edge_boxes(np.zeros((100, 200), np.float32), np.zeros((100, 200), np.float32))
-    # OpenCV counts from 1 and includes the last pixel: (1, 1, 199, 99) is the whole image.
-    np.testing.assert_array_equal(found.xyxy, [[10, 20, 61, 61], [0, 0, 200, 100]])
-    np.testing.assert_array_equal(found.scores, scores)
-    assert found.xyxy.dtype == found.scores.dtype == np.float32
-
-
-def test_no_edges_give_no_boxes() -> None:
-    """OpenCV answers with an empty tuple and None here."""
-    nothing = np.zeros((120, 160), np.float32)
-    found = edge_boxes(nothing, nothing)
-    assert found.xyxy.shape == (0, 4)
-    assert found.scores.shape == (0,)
+    for shape in ((2, 1), (2,)):
+        fake_search(monkeypatch, (boxes, scores.reshape(shape)))
+        found = edge_boxes(np.zeros((100, 200), np.float32), np.zeros((100, 200), np.float32))
+        np.testing.assert_array_equal(found.xyxy, [[10, 20, 61, 61], [0, 0, 200, 100]])
+        np.testing.assert_array_equal(found.scores, scores)
+        assert found.xyxy.dtype == found.scores.dtype == np.float32
 
 
 def test_a_frame_of_edges_is_found_to_the_pixel() -> None:
@@ -138,6 +128,11 @@ def test_proposals_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.scores[0] == 1
     assert (np.diff(found.scores) < 0).all()
     assert found.xyxy.dtype == found.scores.dtype == np.float32
+    # Neither the whole image nor dropped boxes count.
+    counts = [
+        len(propose(image, BlindDetector(), Settings(proposals=n, min_side=96)).xyxy) for n in (1, 2, 50)
+    ]
+    assert counts == [2, 3, 3]
 
 
 def test_protocols_select_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,15 +148,6 @@ def test_protocols_select_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_allclose(squares, 1.2 * np.array([[300, 300], [100, 100], [100, 100]]), rtol=0.05)
 
 
-def test_count_does_not_count_the_whole_image_nor_dropped_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_search(monkeypatch, answer((1, 1, 20, 300), (1, 1, 99, 99), (201, 1, 99, 99), (401, 1, 99, 99)))
-    image = np.zeros((400, 600, 3), np.uint8)
-    counts = [
-        len(propose(image, BlindDetector(), Settings(proposals=n, min_side=110)).xyxy) for n in (1, 2, 3, 50)
-    ]
-    assert counts == [2, 3, 4, 4]
-
-
 def test_a_large_photo_is_worked_on_small_and_its_boxes_are_scaled_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -173,24 +159,17 @@ def test_a_large_photo_is_worked_on_small_and_its_boxes_are_scaled_back(
     np.testing.assert_allclose(found.xyxy, [[0, -480, 2560, 2080], [360, 320, 840, 800]], atol=1e-3)
 
 
-def test_the_same_scene_at_twice_the_size_gives_the_same_proposals(detector: EdgeDetector) -> None:
-    image, _ = scene(480, 640)
-    small = propose(image, detector, Settings())
-    large = propose(np.repeat(np.repeat(image, 2, 0), 2, 1), detector, Settings())
-    np.testing.assert_allclose(large.xyxy, small.xyxy * 2, atol=1e-2)
-
-
 def test_the_thing_in_a_photo_is_covered_by_a_square(detector: EdgeDetector) -> None:
-    image, target = scene(375, 500)
+    image, target = scene(240, 320)
     found = propose(image, detector, Settings(proposals=20))
     sides = found.xyxy[:, 2:] - found.xyxy[:, :2]
     np.testing.assert_allclose(sides[:, 0], sides[:, 1], rtol=1e-4)
-    np.testing.assert_array_equal(found.xyxy[0], [0, -62.5, 500, 437.5])
+    np.testing.assert_array_equal(found.xyxy[0], [0, -40, 320, 280])
     assert sides[1:].min() >= 112
     assert overlap(squared(enlarged(target[None], 1.2))[0], found.xyxy[1:]).max() > 0.7
 
 
-@pytest.mark.parametrize("size", [(1, 1), (2, 2), (1, 4000), (4000, 1), (17, 40)])
+@pytest.mark.parametrize("size", [(1, 1), (1, 4000), (17, 40)])
 def test_photos_too_small_for_any_box_give_the_whole_image(
     detector: EdgeDetector, size: tuple[int, int]
 ) -> None:
@@ -201,14 +180,3 @@ def test_photos_too_small_for_any_box_give_the_whole_image(
     expected = [(width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2]
     np.testing.assert_allclose(found.xyxy, [expected])
     assert isinstance(found, Boxes)
-
-
-def test_a_photo_without_edges_gives_the_whole_image(detector: EdgeDetector) -> None:
-    assert len(propose(np.full((300, 400, 3), 127, np.uint8), detector, Settings()).xyxy) == 1
-
-
-def test_a_huge_photo_works_and_its_proposals_reach_its_far_corner(detector: EdgeDetector) -> None:
-    image, target = scene(300, 400)
-    huge = cv2.resize(image, (4800, 3600))
-    found = propose(huge, detector, Settings(proposals=20))
-    assert overlap(squared(enlarged(target[None] * 12, 1.2))[0], found.xyxy).max() > 0.7

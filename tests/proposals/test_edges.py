@@ -19,25 +19,6 @@ from deconvseg.proposals import edges as opencv_module
 from deconvseg.proposals.edges import EdgeDetector
 from deconvseg.proposals.forest_file import Forest
 
-INNER, NODES = 7, 15
-
-
-def hand_made_forest() -> Forest:
-    """Eight different full trees of depth 3 that use all kinds of features."""
-    rng = np.random.default_rng(5)
-    childs = np.zeros((8, NODES), np.int32)
-    childs[:, :INNER] = 2 * np.arange(INNER) + 2
-    feature_ids = np.zeros_like(childs)
-    feature_ids[:, :INNER] = rng.integers(0, 7228, (8, INNER))
-    thresholds = np.zeros((8, NODES), np.float32)
-    single = feature_ids[:, :INNER] < 3328
-    thresholds[:, :INNER] = np.where(single, rng.uniform(0, 0.6, (8, INNER)), rng.normal(0, 0.02, (8, INNER)))
-    counts = np.zeros((8, NODES), np.int64)
-    counts[:, INNER:] = rng.integers(1, 40, (8, NODES - INNER))
-    leaves = [np.sort(rng.permutation(256)[:count]) for count in counts.reshape(-1)]
-    boundaries = np.concatenate((np.zeros(1, np.int64), np.cumsum(counts)))
-    return Forest(childs, feature_ids, thresholds, boundaries, np.concatenate(leaves).astype(np.int32), 4)
-
 
 def evaluate(forest: Forest, image: NDArray[np.uint8]) -> NDArray[np.float32]:
     """The forest's edge map of an image without any border of ours: trees walked one window at a time."""
@@ -54,7 +35,7 @@ def evaluate(forest: Forest, image: NDArray[np.uint8]) -> NDArray[np.float32]:
                 while forest.childs[tree, node]:
                     left = features[forest.feature_ids[tree, node]] < forest.thresholds[tree, node]
                     node = forest.childs[tree, node] - int(left)
-                leaf = tree * forest.nodes + node
+                leaf = tree * forest.childs.shape[1] + node
                 bins = forest.bins[forest.boundaries[leaf] : forest.boundaries[leaf + 1]]
                 votes[2 * row + bins % 16, 2 * column + bins // 16] += 2 * 4 / 256 / 4
     triangle = np.array([0.25, 0.5, 0.25], np.float32)
@@ -70,19 +51,18 @@ def photo(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
     return np.clip(noise, 0, 255).astype(np.uint8)
 
 
-@pytest.mark.parametrize("size", [(41, 57), (48, 64)])
-def test_opencv_walks_a_hand_made_forest_as_numpy_does(tmp_path: Path, size: tuple[int, int]) -> None:
+def test_opencv_walks_a_hand_made_forest_as_numpy_does(tmp_path: Path, hand_made_forest: Forest) -> None:
     """So features, their order, the trees' schedule, the leaves and our own border are all as described."""
-    forest, image = hand_made_forest(), photo(*size)
-    write_forest(forest, tmp_path / "forest.yml.gz")
+    image = photo(21, 32)
+    write_forest(hand_made_forest, tmp_path / "forest.yml.gz")
     padded = cv2.copyMakeBorder(image, 16, 16, 16, 16, cv2.BORDER_REFLECT)
-    expected = evaluate(forest, padded)[16:-16, 16:-16]
+    expected = evaluate(hand_made_forest, padded)[16:-16, 16:-16]
     edges = EdgeDetector(tmp_path / "forest.yml.gz").detect(image)
     assert expected.std() > 0.01
     np.testing.assert_allclose(edges, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (2, 2), (1, 300), (300, 1), (15, 16), (17, 33), (64, 48)])
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (17, 33)])
 def test_an_edge_map_has_the_size_of_its_photo(detector: EdgeDetector, size: tuple[int, int]) -> None:
     edges = detector.detect(photo(*size))
     orientation = detector.orientation(edges)
@@ -124,33 +104,25 @@ def test_the_outermost_pixels_get_as_many_votes_as_the_others(detector: EdgeDete
     assert ridge[:4].min() > 0.7 * ridge[50:70].mean()
 
 
-def test_a_photo_gets_the_same_edges_alone_and_after_others(
-    detector: EdgeDetector, shipped_forest: Path
-) -> None:
-    alone = EdgeDetector(shipped_forest).detect(photo(90, 120, seed=3))
-    for seed in (1, 2):
-        detector.detect(photo(120, 80, seed))
-    np.testing.assert_array_equal(detector.detect(photo(90, 120, seed=3)), alone)
+def test_a_pickled_detector_detects_the_same_after_others(tmp_path: Path, hand_made_forest: Forest) -> None:
+    write_forest(hand_made_forest, tmp_path / "forest.yml.gz")
+    detector, image = EdgeDetector(tmp_path / "forest.yml.gz"), photo(60, 80)
+    expected = detector.detect(image)
+    detector.detect(photo(50, 20, 1))
+    np.testing.assert_array_equal(detector.detect(image), expected)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(detector)).detect(image), expected)
 
 
-def test_a_pickled_detector_detects_the_same(detector: EdgeDetector) -> None:
-    image = photo(60, 80)
-    np.testing.assert_array_equal(pickle.loads(pickle.dumps(detector)).detect(image), detector.detect(image))
-
-
-@pytest.mark.parametrize(
-    "image",
-    [
-        np.zeros((9, 9), np.uint8),
-        np.zeros((9, 9, 4), np.uint8),
-        np.zeros((9, 9, 3)),
-        np.zeros((0, 9, 3), np.uint8),
-    ],
-)
-def test_what_is_no_rgb_photo_is_refused(detector: EdgeDetector, image: NDArray[np.uint8]) -> None:
+def test_what_is_no_rgb_photo_is_refused(detector: EdgeDetector) -> None:
     """Floats above 1 would make OpenCV read outside its colour table."""
-    with pytest.raises(InputError, match="uint8"):
-        detector.detect(image)
+    for shape, dtype in (
+        ((9, 9), np.uint8),
+        ((9, 9, 4), np.uint8),
+        ((9, 9, 3), float),
+        ((0, 9, 3), np.uint8),
+    ):
+        with pytest.raises(InputError, match="uint8"):
+            detector.detect(np.zeros(shape, dtype))  # type: ignore[arg-type]
 
 
 def test_a_clash_of_two_opencv_wheels_is_named_with_its_cure(

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from edge_forest import ForestRecipe, LabelledPhoto, gather, train_forest
+from edge_forest import ForestRecipe, Photo, gather, train_forest
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.io import savemat
-from train_edges import bsds_pairs, objects_of_mask, read_bsds, read_masked, train_edges, write_forest
+from train_edges import objects_of_mask, read_masked, train_edges, write_forest
 from typer import Typer
 from typer.testing import CliRunner
 
 from deconvseg.data.voc import voc_dataset
-from deconvseg.errors import DataError, DeconvSegError, OutputError, UsageError
+from deconvseg.errors import DataError, OutputError, UsageError
 from deconvseg.proposals.edges import EdgeDetector
 from deconvseg.proposals.forest_file import Forest, read_forest
 
@@ -39,9 +39,9 @@ def shapes(seed: int, size: tuple[int, int] = (96, 128)) -> tuple[NDArray[np.uin
     return np.clip(image, 0, 255).astype(np.uint8), labels
 
 
-def labelled(seed: int) -> LabelledPhoto:
+def labelled(seed: int) -> Photo:
     image, labels = shapes(seed)
-    return LabelledPhoto(image, [labels.astype(np.int32)])
+    return image, labels.astype(np.int32)
 
 
 @pytest.fixture(scope="module")
@@ -69,52 +69,25 @@ def test_a_small_forest_finds_the_outlines_of_shapes_it_never_saw(
     assert np.mean(np.random.default_rng(0).choice(weak, strong.size) < strong) > 0.9
 
 
-def test_the_same_seed_gives_the_same_forest_and_another_another() -> None:
+def test_the_seed_depth_and_node_size_asked_for() -> None:
     photos = [partial(labelled, seed) for seed in range(4)]
-    recipe = ForestRecipe(
-        trees=1, trees_evaluated=1, positives=200, negatives=200, feature_share=0.05, seed=3
-    )
-    one, same = train_forest(photos, recipe), train_forest(photos, recipe)
+    recipe = replace(SMALL, trees=1, positives=200, negatives=200, feature_share=0.05)
+    one, same, other = (train_forest(photos, replace(recipe, seed=seed)) for seed in (3, 3, 4))
     np.testing.assert_array_equal(one.feature_ids, same.feature_ids)
     np.testing.assert_array_equal(one.bins, same.bins)
-    other = train_forest(
-        photos,
-        ForestRecipe(trees=1, trees_evaluated=1, positives=200, negatives=200, feature_share=0.05, seed=4),
-    )
     assert other.feature_ids.shape != one.feature_ids.shape or (other.feature_ids != one.feature_ids).any()
+    assert (train_forest(photos, replace(recipe, max_depth=2)).childs == 0).sum() <= 4
+    assert 2 <= (train_forest(photos, replace(recipe, min_child=100)).childs == 0).sum() <= 4
 
 
-def test_growing_stops_at_the_depth_and_the_node_size_asked_for() -> None:
-    photos = [partial(labelled, seed) for seed in range(4)]
-    flat = train_forest(
-        photos,
-        ForestRecipe(
-            trees=1, trees_evaluated=1, positives=300, negatives=300, feature_share=0.05, max_depth=2
-        ),
-    )
-    assert (flat.childs == 0).sum() <= 4
-    few = train_forest(
-        photos,
-        ForestRecipe(
-            trees=1, trees_evaluated=1, positives=300, negatives=300, feature_share=0.05, min_child=100
-        ),
-    )
-    assert 2 <= (few.childs == 0).sum() <= 600 // 100
-
-
-def test_photos_without_any_outline_are_refused() -> None:
-    image = np.zeros((64, 64, 3), np.uint8)
-    with pytest.raises(DataError, match="with an edge"):
-        train_forest([lambda: LabelledPhoto(image, [np.zeros((64, 64), np.int32)])], SMALL)
-
-
-def test_unknown_regions_are_never_learned_from() -> None:
-    """All there is to learn lies in the unknown half, so nothing remains."""
+def test_photos_without_outlines_in_known_regions_are_refused() -> None:
+    """No outline at all; all there is to learn in the unknown part; smaller than a window."""
     image, labels = shapes(0)
-    unknown = labels.astype(np.int32)
-    unknown[labels > 0] = -1
-    with pytest.raises(DataError, match="with an edge"):
-        train_forest([lambda: LabelledPhoto(image, [unknown])], SMALL)
+    for unknown in (np.zeros_like(labels, np.int32), np.where(labels > 0, -1, 0)):
+        with pytest.raises(DataError, match="with an edge"):
+            train_forest([partial(lambda segments: (image, segments), unknown.astype(np.int32))], SMALL)
+    with pytest.raises(DataError, match="an edge"):
+        train_forest([lambda: (image[:9, :99], labels[:9, :99].astype(np.int32))], SMALL)
 
 
 def test_features_are_cells_and_differences_in_opencvs_order() -> None:
@@ -143,43 +116,7 @@ def test_objects_of_a_mask_by_hand() -> None:
     assert segments[5, 8] in (segments[5, 4], 0)  # the void border has the label of a neighbour
     assert segments[5, 26] == 0
     assert (segments[:, 34:] == -1).all()  # far inside void nobody can tell
-
-
-def test_a_mask_of_nothing_but_void_is_unknown() -> None:
     assert (objects_of_mask(np.full((5, 5), 255, np.uint8)) == -1).all()
-
-
-@pytest.fixture
-def bsds(tmp_path: Path) -> Path:
-    """Two photos in BSDS500's layout, one segmented by two people."""
-    for part in ("images", "groundTruth"):
-        (tmp_path / part / "train").mkdir(parents=True)
-    for number, people in enumerate((1, 2)):
-        image, labels = shapes(number)
-        Image.fromarray(image).save(tmp_path / "images" / "train" / f"{number}.jpg")
-        cells = np.empty((1, people), object)
-        for person in range(people):
-            cells[0, person] = {"Segmentation": labels.astype(np.uint16) + 1}
-        savemat(tmp_path / "groundTruth" / "train" / f"{number}.mat", {"groundTruth": cells})
-    return tmp_path
-
-
-def test_bsds_is_read_with_all_its_people(bsds: Path) -> None:
-    photos = [read_bsds(*pair) for pair in bsds_pairs(bsds)]
-    assert [len(photo.segmentations) for photo in photos] == [1, 2]
-    np.testing.assert_array_equal(photos[1].segmentations[1], shapes(1)[1].astype(np.int32) + 1)
-    assert photos[0].image.shape == (96, 128, 3)
-
-
-def test_a_folder_or_file_that_is_not_bsds_is_named(bsds: Path) -> None:
-    with pytest.raises(DataError, match="not a BSDS500 folder"):
-        bsds_pairs(bsds / "images")
-    (bsds / "groundTruth" / "train" / "0.mat").write_bytes(b"nothing")
-    with pytest.raises(DataError, match=r"0\.mat"):
-        read_bsds(*bsds_pairs(bsds)[0])
-    (bsds / "groundTruth" / "train" / "0.mat").unlink()
-    with pytest.raises(DataError, match=r"0\.mat"):
-        bsds_pairs(bsds)
 
 
 @pytest.fixture
@@ -200,11 +137,11 @@ def voc(tmp_path: Path) -> Path:
 
 def test_a_photo_is_turned_upright_as_everywhere(voc: Path) -> None:
     dataset = voc_dataset(voc, "train")
-    photo = read_masked(dataset, dataset.examples[0])
+    upright, segments = read_masked(dataset, dataset.examples[0])
     image, labels = shapes(7)
-    assert photo.image.shape == image.shape
-    assert np.abs(photo.image.astype(int) - image).mean() < 12
-    np.testing.assert_array_equal(photo.segmentations[0] > 0, labels > 0)
+    assert upright.shape == image.shape
+    assert np.abs(upright.astype(int) - image).mean() < 12
+    np.testing.assert_array_equal(segments > 0, labels > 0)
 
 
 def test_a_mask_that_does_not_fit_its_photo_is_named(voc: Path) -> None:
@@ -224,23 +161,21 @@ def run(*arguments: object) -> str:
     return result.stderr
 
 
-def test_the_command_trains_on_both_kinds_of_data_at_once(bsds: Path, voc: Path, tmp_path: Path) -> None:
+def test_the_command(voc: Path, tmp_path: Path) -> None:
     out = tmp_path / "forest.yml.gz"
-    said = run("--bsds-root", bsds, "--voc-root", voc, "--out", out, "--trees", 2, "--patches", 200)
-    assert "3 photos" in said
+    said = run("--voc-root", voc, "--out", out, "--trees", 2, "--patches", 200)
+    assert "1 photos" in said
     assert "tree 2 of 2" in said
-    assert read_forest(out).trees == 2
+    assert read_forest(out).trees_evaluated == 1
     assert EdgeDetector(out).detect(shapes(9)[0]).max() > 0
 
 
-def test_the_command_says_at_once_what_cannot_work(bsds: Path, tmp_path: Path) -> None:
-    cases: list[tuple[type[DeconvSegError], list[object]]] = [
-        (UsageError, ["--out", tmp_path / "forest.yml.gz"]),
-        (UsageError, ["--bsds-root", bsds, "--out", tmp_path / "forest.bin"]),
-        (OutputError, ["--bsds-root", bsds, "--out", tmp_path / "none" / "forest.yml.gz"]),
-        (DataError, ["--bsds-root", tmp_path / "images", "--out", tmp_path / "forest.yml.gz"]),
-    ]
-    for kind, arguments in cases:
-        with pytest.raises(kind):
-            run(*arguments)
+def test_the_command_says_at_once_what_cannot_work(voc: Path, tmp_path: Path) -> None:
+    for error, root, out in (
+        (UsageError, voc, tmp_path / "forest.bin"),
+        (OutputError, voc, tmp_path / "none" / "forest.yml.gz"),
+        (DataError, tmp_path / "images", tmp_path / "forest.yml.gz"),
+    ):
+        with pytest.raises(error):
+            run("--voc-root", root, "--out", out)
     assert not (tmp_path / "forest.yml.gz").exists()
