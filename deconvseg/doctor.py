@@ -171,7 +171,7 @@ def _weights() -> Iterator[Finding]:
         elif path is None:
             yield Finding(name, "ok", f"not here; optional ('deconvseg weights pull {name}' tells more)")
         elif wrong := fault(entry, path):
-            yield Finding(name, "fault", f"{path} {wrong}", cure(entry, path))
+            yield Finding(name, "fault", f"{path} {wrong}", cure(entry))
         else:
             checked = "sha256 is right" if entry.sha256 else "its sha256 is not known"
             yield Finding(name, "ok", f"{path}, {path.stat().st_size / 1e6:.1f} MB, {checked}")

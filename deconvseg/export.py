@@ -7,13 +7,10 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from deconvseg import __version__
@@ -30,8 +27,6 @@ from deconvseg.segmenter import Segmenter
 OPSET = 18
 """The exporter's own; others are made from it."""
 INPUT, OUTPUT = "crops", "scores"
-_LARGEST = 2**31 - 2**24
-"""Bytes of weights; a protocol buffer has at most 2 GiB."""
 CROPS = 20
 _AT_A_TIME = 4
 MOST_DIFFERENCE, LEAST_SAME = 1e-3, 0.999
@@ -48,16 +43,12 @@ class Parity:
     Attributes:
         crops: compared.
         difference: the largest of any two scores, where torch unpools with ONNX Runtime's switches.
-        own_difference: the same, each with its own switches.
         labels: share (0..1) of the pixels whose best class is the same, each with its own switches.
-        switches: share (0..1) of those that are the same; 1 for an FCN-8s, which has none.
     """
 
     crops: int
     difference: float
-    own_difference: float
     labels: float
-    switches: float
 
     @property
     def holds(self) -> bool:
@@ -73,7 +64,7 @@ def export_onnx(
     Args:
         weights: a network's name or file.
         target: the file; replaced if it exists.
-        photos: crops of these are compared; none takes the package's example photo.
+        photos: regions of these are compared, the best of each; none takes the package's example photo.
         opset: version of the ONNX operators.
 
     Raises:
@@ -99,43 +90,33 @@ def export_onnx(
 
 
 def _crops(network: SegmentationNetwork, photos: Sequence[ImageLike]) -> Tensor:
-    """Regions of photos as the network takes them, float (B, 3, S, S) of 0..255: the best of each first."""
-    segmenter = Segmenter(proposals=CROPS)
-    found = []
-    for photo in photos or [example_photo()]:
-        prepared = segmenter.prepare(photo)
+    """Up to CROPS regions of photos as the network takes them, float (B, 3, S, S) of 0..255."""
+    photos = photos[:CROPS] or [example_photo()]
+    each = CROPS // len(photos)
+    segmenter = Segmenter(proposals=each - 1)  # besides the whole photo
+    crops = []
+    for prepared in map(segmenter.prepare, photos):
         pixels = on_device(torch.device("cpu"), prepared.image)
-        found.append([crop(pixels, box, network.side) for box in whole_pixels(prepared.boxes)])
-    by_rank = (one for rank in range(CROPS + 1) for crops in found for one in crops[rank : rank + 1])
-    return torch.stack(list(islice(by_rank, CROPS)))
+        crops += [crop(pixels, box, network.side) for box in whole_pixels(prepared.boxes)]
+    return torch.stack(crops)
 
 
 @torch.inference_mode()
 def _compare(network: SegmentationNetwork, model: object, crops: Tensor) -> Parity:
-    exported = OnnxNetwork(model)
-    differences, own_differences, labels, switches = [], [], [], [torch.ones(0)]
+    session = onnx_session(model)
+    differences, labels = [], []
     for part in torch.split(crops, _AT_A_TIME):
-        scores, given = exported(np.ascontiguousarray(part.numpy()))
-        theirs, chosen = torch.from_numpy(scores), [torch.from_numpy(one) for one in given]
+        theirs, *indices = map(torch.from_numpy, session.run(None, {INPUT: part.contiguous().numpy()}))
         ours = forced = network(part)
         if isinstance(network, DeconvNet):
-            code, own = network.encode(part)
-            # A decoder that ends early leaves the first poolings as they are.
-            unused = own[: len(own) - len(chosen)]
-            forced = network.decode(code, unused + chosen)
-            pairs = zip(own[len(unused) :], chosen, strict=True)
-            switches += [(one == other).flatten().float() for one, other in pairs]
-        differences.append((forced - theirs).abs().max())
-        own_differences.append((ours - theirs).abs().max())
-        labels.append((ours.argmax(1) == theirs.argmax(1)).flatten().float())
-    same = torch.cat(switches)
-    return Parity(
-        len(crops),
-        float(max(differences)),
-        float(max(own_differences)),
-        float(torch.cat(labels).double().mean()),
-        float(same.double().mean()) if len(same) else 1.0,
-    )
+            code, switches = network.encode(part)
+            # ONNX counts through the whole batch, torch anew in every channel of every crop. A decoder that
+            # ends early leaves the first poolings as they are.
+            chosen = [index % (4 * index.shape[2] * index.shape[3]) for index in indices]
+            forced = network.decode(code, switches[: 5 - len(chosen)] + chosen)
+        differences.append(float((forced - theirs).abs().max()))
+        labels.append((ours.argmax(1) == theirs.argmax(1)).flatten())
+    return Parity(len(crops), max(differences), float(torch.cat(labels).double().mean()))
 
 
 def require_onnx() -> None:
@@ -162,15 +143,8 @@ def onnx_model(network: SegmentationNetwork, header: NetworkHeader, opset: int =
         opset: version of the ONNX operators.
 
     Raises:
-        MissingDependencyError: a library of the extra `export` is not installed.
-        UsageError: the exporter cannot write this opset, or the network is too large for a file.
+        UsageError: the exporter cannot write this opset.
     """
-    require_onnx()
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
-    if weights > _LARGEST:
-        raise UsageError(
-            f"a network with {weights / 1e9:.1f} GB of weights does not fit into an ONNX file (2 GB)"
-        )
     sizes = {0: "batch"} if isinstance(network, DeconvNet) else {0: "batch", 2: "height", 3: "width"}
     with warnings.catch_warnings(action="ignore"):  # the exporter's remarks on itself
         program = torch.onnx.export(
@@ -195,59 +169,38 @@ def onnx_model(network: SegmentationNetwork, header: NetworkHeader, opset: int =
         del item.metadata_props[:]
         item.doc_string = ""
     model.producer_name, model.producer_version = "deconvseg", __version__
-    about: dict[str, object] = {
-        "architecture": network.architecture,
-        "classes": header.classes,
-        "palette": header.palette,
-    }
-    about |= {"side": network.side, "order": "RGB", "mean": header.mean, "scale": header.scale}
+    about: dict[str, object] = {"architecture": network.architecture, "classes": header.classes}
+    about |= {"palette": header.palette, "side": network.side}
+    about |= {"order": "RGB", "mean": header.mean, "scale": header.scale}
     for key, value in about.items():
         model.metadata_props.add(key=key, value=json.dumps(value))
     return model
 
 
-class OnnxNetwork:
-    """An ONNX model in ONNX Runtime on the CPU, with as many threads as torch has.
+def onnx_session(model: Any) -> Any:
+    """A model of `onnx_model` in ONNX Runtime on the CPU, with as many threads as torch has.
 
-    Args:
-        model: from `onnx_model`.
+    It gives the scores, and the indices of each pooling that is undone.
 
-    Raises:
-        ExportError: ONNX Runtime does not take it, as an old one does with a new opset.
+    Raises ExportError if ONNX Runtime does not take it, as an old one does with a new opset.
     """
+    import onnxruntime
 
-    def __init__(self, model: Any) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        pools = (node for node in model.graph.node if node.op_type == "MaxPool" and len(node.output) > 1)
-        for pool in pools:
-            model.graph.output.add(name=pool.output[1])
-        content = model.SerializeToString()
-        del model.graph.output[1:]
-        try:
-            self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # its errors have no class of their own
-            reason = " ".join(str(error).split())
-            raise ExportError(
-                f"ONNX Runtime {onnxruntime.__version__} does not take the network ({reason}); "
-                f"try a newer one, or opset {OPSET}"
-            ) from error
-
-    def __call__(self, crops: NDArray[np.float32]) -> tuple[NDArray[np.float32], list[NDArray[np.int64]]]:
-        """The scores of normalised crops, and the switches of each pooling that is undone.
-
-        Args:
-            crops: float32 (B, 3, H, W).
-
-        Returns:
-            Scores, float32 (B, classes, H, W), and switches in the order of the encoder, int64 (B, C, h, w):
-            flat indices into the map before pooling, as torch has them.
-        """
-        scores, *indices = self._session.run(None, {INPUT: crops})
-        # ONNX counts through the whole batch, torch anew in every channel of every crop.
-        return scores, [index % (4 * index.shape[2] * index.shape[3]) for index in indices]
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    for node in model.graph.node:
+        if node.op_type == "MaxPool" and len(node.output) > 1:
+            model.graph.output.add(name=node.output[1])
+    content = model.SerializeToString()
+    del model.graph.output[1:]
+    try:
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its errors have no class of their own
+        reason = " ".join(str(error).split())
+        raise ExportError(
+            f"ONNX Runtime {onnxruntime.__version__} does not take the network ({reason}); "
+            f"try a newer one, or opset {OPSET}"
+        ) from error
 
 
 def _switches() -> dict[Any, Any]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import os
-import shlex
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,27 +17,18 @@ from deconvseg.files import digest
 
 REGISTRY = "registry.toml"
 _FOREST = "edges"
-_KINDS = {"network": ("a", "network"), "forest": ("an", "edge forest")}
+_KINDS = {"network": "network", "forest": "edge forest"}
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What the registry says of one file.
+    """What the registry says of one file (docs/weights.md explains all of it).
 
     Attributes:
-        name: by which commands and `Segmenter` find it.
-        kind: network, or edge forest.
         file: its file name, without a folder.
-        description: one line.
-        licence: a few words; `licence_free` says whether anyone may use it for anything.
         bytes, sha256: of the file; None, both, where they are not known.
         url: where it is fetched from; empty for a file that is shipped or that users get by hand.
-        obtain: how to get it by hand.
         convert_from: the name of the file got by hand, if it is another than `file` and has to be converted.
-        terms: the licence in a sentence.
-        recipe: how it was trained.
-        classes: names, background first.
-        aliases: other names.
         partner: name of the FCN-8s that a network is used in an ensemble with, if nothing else is asked for.
         figures: measured numbers, the most telling one first: `measure`, `value`, `on` which data, and `how`.
     """
@@ -97,7 +88,10 @@ def registry() -> dict[str, Entry]:
     path = weights_folder() / REGISTRY
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))["weights"]
-        return {name: _entry(name, table) for name, table in tables.items()}
+        return {
+            name: Entry(name, **{k: tuple(v) if isinstance(v, list) else v for k, v in table.items()})
+            for name, table in tables.items()
+        }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(f"{path}: this registry is damaged ({error}); install deconvseg again") from error
 
@@ -113,10 +107,9 @@ def lookup(name: str) -> Entry:
     Raises:
         WeightsError: there is none; the nearest name is told.
     """
-    entry = find(name)
-    if entry is None:
-        raise WeightsError(f"{name}: no network of this name; {_nearest(name)}")
-    return entry
+    if entry := find(name):
+        return entry
+    raise WeightsError(f"{name}: no network of this name; {_nearest(name)}")
 
 
 def located(entry: Entry) -> Path | None:
@@ -133,25 +126,21 @@ def cache_target(entry: Entry) -> Path:
         OutputError: there is no home directory, or the folder cannot be made.
     """
     folder = cache_folder()
-    if folder is None:
-        raise OutputError(
-            f"{entry.name}: there is no home directory to put it in; let DECONVSEG_HOME name a folder"
-        )
     try:
+        if folder is None:
+            raise OSError(errno.ENOENT, "there is no home directory")
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(
-            f"{folder}: cannot be made as folder for weights ({error.strerror}); "
+            f"{entry.name}: {folder or 'the cache'} cannot be made as folder for weights ({error.strerror}); "
             "let DECONVSEG_HOME name another"
         ) from error
     return folder / entry.file
 
 
 def fault(entry: Entry, path: Path) -> str:
-    """What is wrong with a file of this entry, like its hash; empty if they are right or unknown."""
+    """What is wrong with a file of this entry, like its hash; empty if that is right or unknown."""
     try:
-        if wrong := _size_fault(entry, path):
-            return wrong
         if entry.sha256 is not None and (found := digest(path)) != entry.sha256:
             return f"has sha256 {found}, should have {entry.sha256}"
     except OSError as error:
@@ -164,11 +153,11 @@ def is_shipped(entry: Entry) -> bool:
     return entry.sha256 is not None and not entry.url
 
 
-def cure(entry: Entry, path: Path) -> str:
-    """What to do about a file of this entry that is at `path` and wrong."""
+def cure(entry: Entry) -> str:
+    """What to do about a file of this entry that is missing or wrong."""
     if is_shipped(entry):
-        return "install deconvseg again" if path.parent == weights_folder() else f"remove {path}"
-    return f"run 'deconvseg weights pull {entry.name}'" if entry.url else f"put the right file at {path}"
+        return "install deconvseg again"
+    return f"'deconvseg weights pull {entry.name}' gets it, or says how"
 
 
 def network_file(weights: str | Path) -> Path:
@@ -176,7 +165,7 @@ def network_file(weights: str | Path) -> Path:
 
     Raises:
         WeightsError: neither a known name nor an existing file; a known name whose file is not on this
-            machine, or is of another size than it should be; the name of an edge forest.
+            machine; the name of an edge forest.
     """
     return _file(weights, "network")
 
@@ -202,25 +191,8 @@ def is_missing(weights: str | Path) -> bool:
     return entry is not None and located(entry) is None
 
 
-def how_to_obtain(entry: Entry) -> list[str]:
-    """How a person gets a file that is not fetched, and where it has to be put; one line each."""
-    target = cache_target(entry)
-    lines = [entry.obtain] if entry.obtain else []
-    if entry.convert_from:
-        return [
-            *lines,
-            f"deconvseg weights convert {shlex.quote(entry.convert_from)} -o {shlex.quote(str(target))}",
-            f"puts it where '{entry.name}' is looked for.",
-        ]
-    return [*lines, f"Put it at {target}"]
-
-
-def fetch(entry: Entry, timeout: float = 30.0) -> Path:
+def fetch(entry: Entry) -> Path:
     """Fetch the file of an entry that has a `url` into the cache folder; it is there if its hash is right.
-
-    Args:
-        entry: from `lookup`.
-        timeout: seconds to wait for a connection, and for each next byte.
 
     Raises:
         WeightsError: it cannot be fetched, or is another file.
@@ -230,20 +202,14 @@ def fetch(entry: Entry, timeout: float = 30.0) -> Path:
 
     target = cache_target(entry)
     pooch.get_logger().setLevel("WARNING")
-    downloader = pooch.HTTPDownloader(timeout=timeout)
     try:
-        pooch.retrieve(entry.url, f"sha256:{entry.sha256}", target.name, target.parent, downloader=downloader)
+        pooch.retrieve(entry.url, f"sha256:{entry.sha256}", target.name, target.parent)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise WeightsError(
             f"{entry.name}: cannot be fetched ({reason}); try again, or put the file at {target}"
         ) from error
     return target
-
-
-def _entry(name: str, table: dict[str, Any]) -> Entry:
-    lists = {key: tuple(value) for key, value in table.items() if isinstance(value, list)}
-    return Entry(name=name, **{**table, **lists})
 
 
 def _nearest(name: str) -> str:
@@ -253,31 +219,17 @@ def _nearest(name: str) -> str:
     return f"did you mean '{close[0]}'?" if close else f"known are {', '.join(known)}"
 
 
-def _size_fault(entry: Entry, path: Path) -> str:
-    found = path.stat().st_size
-    if entry.bytes is None or found == entry.bytes:
-        return ""
-    return f"has {found} bytes, should have {entry.bytes}"
-
-
 def _file(given: str | Path, kind: str) -> Path:
-    article, word = _KINDS[kind]
     entry = find(given) if isinstance(given, str) else None
     if entry is None:
-        path = Path(given)
-        if not os.path.isfile(path):  # noqa: PTH113
-            hint = f"; {_nearest(given)}" if isinstance(given, str) else ""
-            raise WeightsError(f"{given}: no such {word} file, nor {article} {word}'s name{hint}")
-        return path
-    if entry.kind != kind:
-        raise WeightsError(f"{given}: is {' '.join(_KINDS[entry.kind])}, where {article} {word} is asked for")
-    found = located(entry)
-    if found is None and is_shipped(entry):
-        raise WeightsError(f"{given}: was shipped and is missing; install deconvseg again")
-    if found is None:
+        if os.path.isfile(given):  # noqa: PTH113
+            return Path(given)
         raise WeightsError(
-            f"{given}: is not on this machine yet; 'deconvseg weights pull {entry.name}' gets it, or says how"
+            f"{given}: no such {_KINDS[kind]}, neither a file nor a name; {_nearest(str(given))}"
         )
-    if wrong := _size_fault(entry, found):
-        raise WeightsError(f"{given}: {found} {wrong}; {cure(entry, found)}")
+    if entry.kind != kind:
+        raise WeightsError(f"{given}: is of kind {_KINDS[entry.kind]}, where {_KINDS[kind]} is asked for")
+    found = located(entry)
+    if found is None:
+        raise WeightsError(f"{given}: is not on this machine; {cure(entry)}")
     return found

@@ -56,11 +56,8 @@ def export(
     parity = export_onnx(weights, onnx, photos or (), opset=opset)
     size = onnx.stat().st_size
     if as_json:
-        print(
-            json.dumps(
-                {"file": str(onnx), "bytes": size, "weights": weights, "opset": opset, **asdict(parity)}
-            )
-        )
+        document = {"file": str(onnx), "bytes": size, "weights": weights, "opset": opset}
+        print(json.dumps({**document, **asdict(parity)}))
     if not quiet:
         console.say(
             f"{onnx}: {size / 1e6:.1f} MB; on {parity.crops} region{'s' * (parity.crops > 1)} scores differ "

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-import sys
+import shlex
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,7 +15,6 @@ from deconvseg.cli.options import DebugOption, JsonOption, OverwriteOption, refu
 from deconvseg.errors import DeconvSegError, UsageError, WeightsError
 
 if TYPE_CHECKING:
-    from deconvseg.network.base import SegmentationNetwork
     from deconvseg.weights import Entry
 
 app = typer.Typer(
@@ -35,8 +35,14 @@ def list_weights(json_: JsonOption = False, debug: DebugOption = False) -> int:
         document = {"cache": cache and str(cache), "weights": [_described(entry) for entry in entries]}
         print(json.dumps(document, indent=2))
         return console.DONE
-    _print_table([_row(_described(entry)) for entry in entries])
+    row = "{:16}{:9}{:>5}  {:10}{:15}{}".format
+    print(row("name", "kind", "MB", "where", "licence", "figure"))
     for entry in entries:
+        size = f"{entry.bytes / 1e6:.1f}" if entry.bytes else "-"
+        figure = "-"
+        if entry.figures:
+            figure = f"{entry.figures[0]['measure']} {entry.figures[0]['value']:.3f}"
+        print(row(entry.name, entry.kind, size, _described(entry)["where"], entry.licence, figure))
         for alias in entry.aliases:
             console.say(f"{alias} is {entry.name}")
     console.say("figures are of different data; 'deconvseg weights info NAME' says which")
@@ -53,17 +59,20 @@ def verify(
     debug: DebugOption = False,
 ) -> int:
     """Check size and hash of the files that are here; exit code 1 if one is wrong."""
-    from deconvseg.weights import located, lookup, registry
+    from deconvseg.weights import fault, located, lookup, registry
 
-    entries = [lookup(name) for name in names] if names else [e for e in registry().values() if located(e)]
-    results = [_verified(entry) for entry in entries]
+    results, code = [], console.DONE
+    for entry in [lookup(name) for name in names] if names else filter(located, registry().values()):
+        path = located(entry)
+        wrong = fault(entry, path) if path else "is not here"
+        status = wrong or ("ok" if entry.sha256 else "not checked: its hash is not known")
+        results.append({"name": entry.name, "path": path and str(path), "status": status})
+        code = console.SOME_FAILED if wrong else code
+        if not json_:
+            (console.error if wrong else print)(f"{entry.name}: {path or ''} {status}")
     if json_:
         print(json.dumps({"weights": results}, indent=2))
-    wrong = [result for result in results if result["status"] not in (_RIGHT, _NOT_CHECKED)]
-    for result in results if not json_ else ():
-        line = f"{result['name']}: {result['path'] or ''} {result['status']}"
-        console.error(line) if result in wrong else print(line)
-    return console.SOME_FAILED if wrong else console.DONE
+    return code
 
 
 @app.command()
@@ -75,16 +84,6 @@ def pull(
     accept_licence: Annotated[
         bool, typer.Option("--accept-licence", help="Accept licences that do not allow every use.")
     ] = False,
-    timeout: Annotated[
-        float,
-        typer.Option(
-            envvar="DECONVSEG_TIMEOUT",
-            min=0.01,
-            max=86400,
-            metavar="SECONDS",
-            help="Longest wait for a connection, and for each next byte.",
-        ),
-    ] = 30.0,
     debug: DebugOption = False,
 ) -> int:
     """Fetch files into the cache, check them, and print their paths; what is here is only checked.
@@ -97,7 +96,7 @@ def pull(
     code = console.DONE
     for entry in entries:
         try:
-            print(_pulled(entry, offline, accept_licence, timeout), flush=True)
+            print(_pulled(entry, offline, accept_licence), flush=True)
         except DeconvSegError as problem:
             console.failure(problem)
             code = console.SOME_FAILED
@@ -111,6 +110,7 @@ def info(
 ) -> int:
     """Print what the registry and a network file itself say, as JSON."""
     from deconvseg.files import digest
+    from deconvseg.network.checkpoint import describe_network
     from deconvseg.weights import find, located, network_file, registry
 
     entry = find(weights)
@@ -120,7 +120,9 @@ def info(
         document |= {"bytes": path.stat().st_size, "sha256": digest(path)}
         entry = entry or next((e for e in registry().values() if e.sha256 == document["sha256"]), None)
         if not path.name.endswith((".yml", ".yml.gz")):
-            document |= _contents(path)
+            network, header = describe_network(path)
+            document["parameters"] = sum(parameter.numel() for parameter in network.parameters())
+            document |= {"arguments": network.arguments, **asdict(header)}
     print(json.dumps({**document, "registry": entry and _described(entry)}, indent=2))
     return console.DONE
 
@@ -139,14 +141,6 @@ def convert(
         Literal["float32", "float16", "int8"],
         typer.Option(help="int8: one byte a weight and one scale an output channel."),
     ] = "float16",
-    norms: Annotated[
-        Literal["auto", "folded", "raw"],
-        typer.Option(
-            "--batch-norm",
-            help="What BatchNorm in a DeconvNet from Caffe is: folded (fit to segment with), or raw (of a "
-            "training stage); auto goes by the file.",
-        ),
-    ] = "auto",
     side: Annotated[
         int | None,
         typer.Option(
@@ -166,16 +160,16 @@ def convert(
     if source.suffix.lower() == ".caffemodel":
         from deconvseg.network.caffe_networks import convert_caffemodel
 
-        found = convert_caffemodel(source, output, storage, norms)
-        console.say(f"{source}: {found.summary}")
-        if found.ignored:
-            console.say(f"{source}: layers not needed: {found.ignored}")
+        console.say(f"{source}: {convert_caffemodel(source, output, storage)}")
     else:
         from deconvseg.network.checkpoint import load_network, save_network
+        from deconvseg.network.fcn8s import FCN8s, resize_side
 
         network, header = load_network(source)
         if side is not None:
-            network = _with_side(source, network, side)
+            if not isinstance(network, FCN8s):
+                raise UsageError(f"{source}: --side is for an FCN-8s, and this is none")
+            network = resize_side(network, side)
         save_network(output, network, header, storage)
     console.say(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
     return console.DONE
@@ -199,8 +193,6 @@ def average_networks(
     A later state with an earlier one, or with one trained on for something else: measure it, it is often
     better than both.
     """
-    from dataclasses import replace
-
     from deconvseg.network.base import average
     from deconvseg.network.checkpoint import load_network, save_network
 
@@ -216,8 +208,6 @@ def average_networks(
 
 def _described(entry: Entry) -> dict[str, Any]:
     """An entry of the registry, and where its file is, fit for JSON."""
-    from dataclasses import asdict
-
     from deconvseg.weights import located, weights_folder
 
     path = located(entry)
@@ -225,62 +215,26 @@ def _described(entry: Entry) -> dict[str, Any]:
     return {**asdict(entry), "where": where, "path": path and str(path)}
 
 
-def _row(document: dict[str, Any]) -> list[str]:
-    size = document["bytes"]
-    if size is None and document["path"]:
-        size = Path(document["path"]).stat().st_size
-    figure = next(iter(document["figures"]), None)
-    return [
-        document["name"],
-        document["kind"],
-        "-" if size is None else f"{size / 1e6:.1f}",
-        document["where"],
-        document["licence"],
-        f"{figure['measure']} {figure['value']:.3f}" if figure else "-",
-    ]
-
-
-def _print_table(rows: list[list[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name in ("name", "kind", "MB", "where", "licence", "figure"):
-        table.add_column(name, justify="right" if name == "MB" else "left")
-    for row in rows:
-        table.add_row(*row)
-    # In a pipe a line is never broken: the next program wants one an entry.
-    width = None if sys.stdout.isatty() else 1000
-    Console(width=width, markup=False, highlight=False, emoji=False).print(table)
-
-
-def _verified(entry: Entry) -> dict[str, Any]:
-    from deconvseg.weights import fault, located
-
-    path = located(entry)
-    status = fault(entry, path) if path else "is not here"
-    if not status:
-        status = _RIGHT if entry.sha256 else _NOT_CHECKED
-    return {"name": entry.name, "path": path and str(path), "status": status}
-
-
-def _pulled(entry: Entry, offline: bool, accept_licence: bool, timeout: float) -> Path:
+def _pulled(entry: Entry, offline: bool, accept_licence: bool) -> Path:
     """The verified file of an entry, fetched if it is not here and may be."""
-    from deconvseg.weights import cache_target, cure, fault, fetch, how_to_obtain, located
+    from deconvseg.weights import cache_target, cure, fault, fetch, located
 
     path = located(entry)
-    if path and not (wrong := fault(entry, path)):
+    wrong = fault(entry, path) if path else ""
+    if path and not wrong:
         return path
     licence = f"licence: {entry.licence}. {entry.terms}".rstrip()
     if not entry.url:
         if path:
-            raise WeightsError(f"{path}: {wrong}; {cure(entry, path)}")
+            raise WeightsError(f"{path}: {wrong}; {cure(entry)}")
         target = cache_target(entry)
-        console.say(f"{entry.name}: {entry.description}")
-        for line in (licence, *how_to_obtain(entry)):
-            console.say(f"  {line}")
-        how = "convert it to" if entry.convert_from else "put it at"
-        raise WeightsError(f"{entry.name}: this file is got by hand; {how} {target}")
+        for line in (entry.description, licence, entry.obtain):
+            console.say(f"{entry.name}: {line}")
+        how = f"put it at {target}"
+        if entry.convert_from:
+            names = shlex.quote(entry.convert_from), shlex.quote(str(target))
+            how = f"then run: deconvseg weights convert {names[0]} -o {names[1]}"
+        raise WeightsError(f"{entry.name}: this file is got by hand; {how}")
     if offline:
         raise UsageError(f"{entry.name}: has to be fetched, and nothing is fetched with --offline")
     if not entry.licence_free:
@@ -289,22 +243,4 @@ def _pulled(entry: Entry, offline: bool, accept_licence: bool, timeout: float) -
             raise UsageError(
                 f"{entry.name}: not fetched, as its licence was not accepted; give --accept-licence"
             )
-    return fetch(entry, timeout)
-
-
-def _contents(path: Path) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    from deconvseg.network.checkpoint import describe_network
-
-    network, header = describe_network(path)
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    return {"parameters": parameters, "arguments": network.arguments, **asdict(header)}
-
-
-def _with_side(source: Path, network: SegmentationNetwork, side: int) -> SegmentationNetwork:
-    from deconvseg.network.fcn8s import FCN8s, resize_side
-
-    if not isinstance(network, FCN8s):
-        raise UsageError(f"{source}: --side is for an FCN-8s, and this is none")
-    return resize_side(network, side)
+    return fetch(entry)

@@ -33,7 +33,7 @@ class Trace:
         crop: uint8 (S, S, 3), RGB; black outside the photo.
         inside: rows and columns of the crop that show any of the photo.
         encoded: float (C, 2h, 2w), the encoder's maps before each of the five poolings.
-        switches: int64 (C, h, w) of each pooling, as of `DeconvNet.pool`.
+        switches: int64 (C, h, w) of each pooling, as of `DeconvNet.encode`.
         decoded: the decoder's maps by name, float (C, h, w), in the order they arise: `fc6_deconv`, then of
             each block `unpool5`, `deconv5_1`, ... All have passed ReLU, so none is negative.
         scores: float (classes, S, S), raw.

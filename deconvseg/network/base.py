@@ -10,6 +10,8 @@ from torch.nn import functional
 
 from deconvseg.errors import UsageError
 
+MAX_LAYERS, MAX_CLASSES = 200, 255
+
 
 class SegmentationNetwork(nn.Module):
     """Base of the networks; they know nothing of photos, files or classes' names.
@@ -118,9 +120,17 @@ def unit(conv: nn.Module, channels: int, *, norm: bool) -> nn.Sequential:
     return layers
 
 
-def check_sizes(widths: tuple[int, ...], convs: tuple[int, ...], **others: int) -> None:
-    """Raise ValueError unless there are five blocks and every number is at least 1."""
-    if len(widths) != 5 or len(convs) != 5:
-        raise ValueError("widths and encoder_convs take five entries")
-    if min(*widths, *convs, *others.values()) < 1:
-        raise ValueError("every width and count must be at least 1, and classes at least 2")
+def check_sizes(
+    classes: int,
+    widths: tuple[int, ...],
+    encoder_convs: tuple[int, ...],
+    decoder_convs: tuple[int, ...] = (1,),
+    **others: int,
+) -> None:
+    """Raise ValueError unless these arguments of a network, which may come from a file, are in range."""
+    if len(widths) != 5 or len(encoder_convs) != 5 or not 1 <= len(decoder_convs) <= 5:
+        raise ValueError("widths and encoder_convs take five entries, decoder_convs one to five")
+    if min(*widths, *encoder_convs, *decoder_convs, *others.values()) < 1:
+        raise ValueError("every width and count must be at least 1")
+    if not 2 <= classes <= MAX_CLASSES or sum(encoder_convs) + sum(decoder_convs) > MAX_LAYERS:
+        raise ValueError(f"classes must be 2 to {MAX_CLASSES}, layers at most {MAX_LAYERS}")

@@ -47,9 +47,7 @@ class DeconvNet(SegmentationNetwork):
         super().__init__()
         if crop_size < STRIDE or crop_size % STRIDE:
             raise ValueError(f"crop_size {crop_size} is not a multiple of {STRIDE}")
-        check_sizes(widths, encoder_convs, classes=classes - 1, bottleneck=bottleneck)
-        if not 1 <= len(decoder_convs) <= 5 or min(decoder_convs) < 1:
-            raise ValueError("decoder_convs takes one to five entries of at least 1")
+        check_sizes(classes, widths, encoder_convs, decoder_convs, bottleneck=bottleneck)
         self.arguments = {
             "classes": classes,
             "crop_size": crop_size,
@@ -79,10 +77,7 @@ class DeconvNet(SegmentationNetwork):
                 channels = width
             self.decoder.append(stage)
         self.seg_score = nn.Conv2d(channels, classes, 1)
-        self._initialise()
-
-    def _initialise(self) -> None:
-        """Zero-mean Gaussians of deviation 0.01, zero biases (released prototxt); encoders by He's rule."""
+        # Zero-mean Gaussians of deviation 0.01, zero biases (released prototxt); encoders by He's rule.
         for name, module in self.named_modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 if name.startswith("encoder."):
@@ -92,28 +87,19 @@ class DeconvNet(SegmentationNetwork):
                 assert module.bias is not None
                 nn.init.zeros_(module.bias)
 
-    def pool(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The convolutions and poolings: images (B, 3, H, W) to features (B, C, H/32, W/32) and the switches.
+    def encode(self, crops: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Convolution network: crops (B, 3, S, S) to the code (B, bottleneck, 1, 1) and the switches.
 
         Each of the five poolings gives its switches, int64 (B, C, h, w): the flat index of every window's
         maximum in the map before pooling.
         """
-        features, switches = images, []
+        features, switches = crops, []
         for stage in self.encoder:
             features, where = functional.max_pool2d(stage(features), 2, return_indices=True)
             switches.append(where)
-        return features, switches
-
-    def compress(self, features: Tensor) -> Tensor:
-        """The fifth pooling's features of crops (B, C, S/32, S/32) to the code (B, bottleneck, 1, 1)."""
         if self.bottleneck_norm is not None:
             features = self.bottleneck_norm(features)
-        return self.drop(self.fc7(self.drop(self.fc6(features))))
-
-    def encode(self, crops: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Convolution network: crops (B, 3, S, S) to the code (B, bottleneck, 1, 1) and `pool`'s switches."""
-        features, switches = self.pool(crops)
-        return self.compress(features), switches
+        return self.drop(self.fc7(self.drop(self.fc6(features)))), switches
 
     def decode(self, code: Tensor, switches: list[Tensor]) -> Tensor:
         """Deconvolution network: the code and the encoder's switches to scores (B, classes, S, S)."""
@@ -127,15 +113,7 @@ class DeconvNet(SegmentationNetwork):
         return scores
 
     def scores_and_code(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Raw scores and the code.
-
-        Args:
-            images: float (B, 3, crop_size, crop_size), normalised as the network file says.
-
-        Returns:
-            Scores (B, classes, crop_size, crop_size), unbounded, and the code (B, bottleneck, 1, 1), in the
-            dtype the layers ran in.
-        """
+        """See the base; images are (B, 3, crop_size, crop_size), the code (B, bottleneck, 1, 1)."""
         code, switches = self.encode(images)
         return self.decode(code, switches), code
 
@@ -146,9 +124,7 @@ def resize_bottleneck(network: DeconvNet, crop_size: int) -> DeconvNet:
     fc6 sums over its kernel, so its weights are scaled to keep the sum's magnitude; fc6-deconv paints one
     value a cell and needs no scaling.
 
-    Args:
-        network: trained at its own crop size.
-        crop_size: side of the new square input in pixels, a multiple of 32.
+    `crop_size` is the side of the new square input in pixels, a multiple of 32.
     """
     resized = DeconvNet(**{**network.arguments, "crop_size": crop_size})
     state, cells = network.state_dict(), crop_size // STRIDE

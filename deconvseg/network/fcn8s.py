@@ -52,10 +52,9 @@ class FCN8s(SegmentationNetwork):
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
-        check_sizes(
-            widths, encoder_convs, classes=classes - 1, side=side, bottleneck=bottleneck, padding=padding
-        )
-        if head_kernel < 1 or head_kernel % 2 == 0:
+        sizes = {"side": side, "bottleneck": bottleneck, "padding": padding, "head_kernel": head_kernel}
+        check_sizes(classes, widths, encoder_convs, **sizes)
+        if head_kernel % 2 == 0:
             raise ValueError(f"head_kernel {head_kernel} is not an odd number")
         if padding > 1 and padding < STRIDE * (head_kernel - 1) // 2:
             raise ValueError(
@@ -65,18 +64,13 @@ class FCN8s(SegmentationNetwork):
             raise ValueError(f"dropout {dropout} is not a share below 1")
         self.arguments = {
             "classes": classes,
-            "side": side,
             "widths": tuple(widths),
             "encoder_convs": tuple(encoder_convs),
-            "bottleneck": bottleneck,
-            "head_kernel": head_kernel,
-            "padding": padding,
+            **sizes,
             "norm": norm,
             "dropout": dropout,
         }
-        self.side = side
-        self.dropout = dropout
-        self.padding = padding
+        self.side, self.dropout, self.padding = side, dropout, padding
         self.head_padding = (head_kernel - 1) // 2 if padding == 1 else 0
         # Where the middle of fc6's first cell lies, in pixels of the photo.
         self.head_origin = 15.5 - (padding - 1) + STRIDE * ((head_kernel - 1) / 2 - self.head_padding)
@@ -92,9 +86,6 @@ class FCN8s(SegmentationNetwork):
         self.upscore2 = _enlarger(classes, 4, 2)
         self.upscore_pool4 = _enlarger(classes, 4, 2)
         self.upscore8 = _enlarger(classes, 16, 8)
-        self._initialise()
-
-    def _initialise(self) -> None:
         for name, module in self.named_modules():
             if isinstance(module, nn.Conv2d):
                 if "score" in name:
@@ -105,14 +96,7 @@ class FCN8s(SegmentationNetwork):
                 nn.init.zeros_(module.bias)
 
     def scores_and_code(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Raw scores and fc7's output; the photo may have any size.
-
-        Args:
-            images: float (B, 3, H, W), normalised as the network file says.
-
-        Returns:
-            Scores (B, classes, H, W), unbounded, and the code (B, bottleneck, h, w).
-        """
+        """See the base; photos may have any size."""
         height, width = images.shape[-2:]
         features = images
         if self.padding == 1:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Literal, cast
 
 import torch
@@ -26,22 +25,16 @@ def pick_device(name: str) -> torch.device:
     Raises:
         UsageError: an unknown name, or a device this machine does not have.
     """
-    cuda = torch.cuda.is_available()
-    mps = torch.backends.mps.is_available()
+    here = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
     if name == "auto":
-        return torch.device("cuda" if cuda else "cpu")
-    kind = name.partition(":")[0]
-    if kind not in ("cpu", "cuda", "mps"):
-        raise UsageError(f"{name}: unknown device; use auto, cpu, cuda or mps")
-    if (kind == "cuda" and not cuda) or (kind == "mps" and not mps):
-        raise UsageError(f"{name}: torch finds no such device here; use auto or cpu")
+        return torch.device("cuda" if here["cuda"] else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError as error:
-        raise UsageError(f"{name}: not a device ({error})") from error
-    if kind == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UsageError(f"{name}: there are only {torch.cuda.device_count()} CUDA devices here")
-    return device
+        if (device.index or 0) < here[device.type]:
+            return device
+    except (RuntimeError, KeyError):
+        pass
+    raise UsageError(f"{name}: torch finds no such device here; use auto, cpu, cuda or mps")
 
 
 def pick_batch_size(device: torch.device) -> int:
@@ -91,41 +84,14 @@ def prepare(network: SegmentationNetwork, device: torch.device, precision: Preci
     network.to(device=device, dtype=_DTYPES[precision])
     network.to(memory_format=torch.channels_last)
     if isinstance(network, DeconvNet):
-        for unit, product in (
-            (network.fc6, _ToOneCell),
-            (network.fc7, _ToOneCell),
-            (network.fc6_deconv, _FromOneCell),
-        ):
-            unit.conv = product(unit.get_submodule("conv"))
+        for unit in (network.fc6, network.fc7):
+            unit.conv = _ToOneCell(unit.get_submodule("conv"))
+        network.fc6_deconv.conv = _FromOneCell(network.fc6_deconv.get_submodule("conv"))
     if precision == "bf16" and device.type == "cpu":
         for module in list(network.modules()):
             if isinstance(getattr(module, "relu", None), nn.ReLU):
                 module.relu = _BF16ReLU()
     return network
-
-
-@torch.no_grad()
-def gather_statistics(network: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Set every BatchNorm's mean and variance to their averages over batches.
-
-    DeconvNet's authors do so before they fold (`BN_make_INFERENCE_script.py`, 501 batches of 28 crops).
-
-    Args:
-        network: its weights stay as they are; it ends in the mode, training or not, that it was in.
-        batches: normalised images (B, 3, H, W) on the network's device, at least two numbers a channel.
-    """
-    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
-    momenta = [norm.momentum for norm in norms]
-    was_training = network.training
-    network.train()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # the plain average over all batches
-    for batch in batches:
-        network(batch)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    network.train(was_training)
 
 
 class _ToOneCell(nn.Module):

@@ -43,8 +43,7 @@ def read_vgg16(path: Path) -> dict[str, Tensor]:
 def download_vgg16() -> dict[str, Tensor]:
     """The same convolutions from torchvision (`IMAGENET1K_FEATURES`, the original Caffe weights, RGB).
 
-    Raises:
-        WeightsError: the download fails, or there is no home directory to keep it in.
+    Raises WeightsError if the download fails, or there is no home directory to keep it in.
     """
     from torchvision.models import VGG16_Weights  # torchvision takes a second to import
 
@@ -59,13 +58,10 @@ def download_vgg16() -> dict[str, Tensor]:
         raise WeightsError(
             f"VGG-16's ImageNet weights cannot be downloaded ({error}); give a local file of them"
         ) from error
-    convolutions = [name for name in state if name.startswith("features.") and name.endswith(".weight")]
-    names = [f"conv{b}_{i}" for b, convs in enumerate((2, 2, 3, 3, 3), 1) for i in range(1, convs + 1)]
-    return {
-        f"{ours}.{kind}": state[f"{theirs.removesuffix('.weight')}.{kind}"].float()
-        for ours, theirs in zip(names, convolutions, strict=True)
-        for kind in ("weight", "bias")
-    }
+    convs = enumerate((2, 2, 3, 3, 3), start=1)
+    names = [f"conv{b}_{i}.{kind}" for b, n in convs for i in range(1, n + 1) for kind in ("weight", "bias")]
+    features = [tensor for name, tensor in state.items() if name.startswith("features.")]
+    return dict(zip(names, features, strict=True))
 
 
 def initialise_encoder(network: SegmentationNetwork, convolutions: dict[str, Tensor]) -> None:
@@ -76,26 +72,25 @@ def initialise_encoder(network: SegmentationNetwork, convolutions: dict[str, Ten
         convolutions: as `read_vgg16` gives them.
 
     Raises:
-        WeightsError: a layer has another shape than the pretrained one.
+        WeightsError: VGG-16 lacks a layer of the encoder, or has it in another shape.
     """
     state = network.state_dict()
-    for block, stage in enumerate(network.encoder):
-        for layer, _ in stage.named_children():
-            for kind in ("weight", "bias"):
-                source, target = convolutions[f"{layer}.{kind}"], f"encoder.{block}.{layer}.conv.{kind}"
-                if source.shape != state[target].shape:
-                    raise WeightsError(
-                        f"{layer}: VGG-16's has shape {tuple(source.shape)}, the network's "
-                        f"{tuple(state[target].shape)}; start such a network without pretrained weights"
-                    )
-                state[target] = source
-    for layer in ("fc6", "fc7"):
-        names = {f"{layer}.conv.{kind}": f"{layer}.{kind}" for kind in ("weight", "bias")}
-        if any(source not in convolutions for source in names.values()):
-            break
-        if any(convolutions[source].shape != state[target].shape for target, source in names.items()):
+    names = {
+        f"encoder.{i}.{name}": name
+        for i, stage in enumerate(network.encoder)
+        for name in dict(stage.named_children())
+    }
+    for ours, theirs in (names | {"fc6": "fc6", "fc7": "fc7"}).items():
+        layer = {f"{ours}.conv.{kind}": convolutions.get(f"{theirs}.{kind}") for kind in ("weight", "bias")}
+        if all(tensor is not None and tensor.shape == state[name].shape for name, tensor in layer.items()):
+            state |= layer
+        elif ours == theirs:
             break  # fc7 makes sense after fc6 alone
-        state |= {target: convolutions[source] for target, source in names.items()}
+        else:
+            raise WeightsError(
+                f"{theirs}: VGG-16 lacks this layer of the network, or has it in another shape; start such a "
+                "network without pretrained weights"
+            )
     network.load_state_dict(state)
 
 

@@ -7,12 +7,12 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch.optim.swa_utils import update_bn
 
 from deconvseg.data.crops import ImageStore
 from deconvseg.errors import DataError, UsageError
 from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.checkpoint import NetworkHeader
-from deconvseg.network.fold import gather_statistics
 from deconvseg.network.vgg16 import calibrate_encoder_norm
 from deconvseg.proposals.cache import cache_proposals, read_proposals
 from deconvseg.training import distributed
@@ -201,5 +201,5 @@ class _Stage:
         if not header.statistics:
             network.to(device)
             crops = (sampler.batch(step).crops.to(device) for step in range(STATISTICS_BATCHES))
-            gather_statistics(network, (normalise(batch, header) for batch in crops))
+            update_bn((normalise(batch, header) for batch in crops), network)
         return replace(header, statistics=True)

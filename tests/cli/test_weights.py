@@ -32,8 +32,8 @@ def roads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     was asked of it."""
     asked: list[str] = []
 
-    def fetch(entry: weights.Entry, timeout: float) -> Path:
-        asked.append(f"{entry.name} {timeout}")
+    def fetch(entry: weights.Entry) -> Path:
+        asked.append(entry.name)
         raise WeightsError(f"{entry.name}: cannot be fetched")
 
     known = weights.registry()
@@ -134,11 +134,11 @@ def test_pull_asks_for_what_is_not_free_and_goes_on_after_a_fault(inside: Run, r
     assert shown == "roads: licence: in-house. Ours."
     assert "--accept-licence" in error
     assert roads == []
-    failed = inside("weights", "pull", "roads", "edges", "--accept-licence", "--timeout", "0.5")
+    failed = inside("weights", "pull", "roads", "edges", "--accept-licence")
     assert failed.returncode == 1
     assert lines(failed)[1:] == ["error: roads: cannot be fetched"]
     assert failed.stdout.decode() == f"{SHIPPED / 'edges.yml.gz'}\n"
-    assert roads == ["roads 0.5"]
+    assert roads == ["roads"]
 
 
 def test_pull_says_how_to_get_the_authors_network(inside: Run, home: Path) -> None:

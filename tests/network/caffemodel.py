@@ -192,25 +192,14 @@ def fcn8s(
     yield Layer("loss", "SoftmaxWithLoss")
 
 
-def vgg16(
-    widths: Sequence[int] = (2, 3, 4, 5, 6),
-    bottleneck: int | None = 8,
-    side: int = 3,
-    matrices: bool = False,
-    seed: int = 0,
-) -> Iterator[Layer]:
-    """VGG-16 with fc6 to fc8 as convolutions or as matrices (InnerProduct), or without them."""
-    weights = Weights(seed)
-    yield from vgg16_convolutions(weights, widths)
-    if bottleneck is None:
-        return
-    channels, outputs = widths[4], bottleneck
-    for name, kernel, outputs in (("fc6", side, bottleneck), ("fc7", 1, bottleneck), ("fc8", 1, 10)):
+def vgg16(matrices: bool = False) -> Iterator[Layer]:
+    """VGG-16 with fc6 to fc8 as convolutions or as matrices (InnerProduct)."""
+    weights, channels = Weights(), 6
+    yield from vgg16_convolutions(weights, (2, 3, 4, 5, channels))
+    for name, kernel, outputs in (("fc6", 3, 8), ("fc7", 1, 8), ("fc8", 1, 10)):
         kernels, bias = weights.conv(outputs, channels, kernel)
-        if matrices:
-            yield Layer(name, "InnerProduct", [kernels.reshape(outputs, -1), bias])
-        else:
-            yield Layer(name, "Convolution", [kernels, bias])
+        shape = (outputs, -1) if matrices else kernels.shape
+        yield Layer(name, "InnerProduct" if matrices else "Convolution", [kernels.reshape(shape), bias])
         channels = outputs
 
 

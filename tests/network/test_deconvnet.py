@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from deconvseg.network.checkpoint import build_network
 from deconvseg.network.deconvnet import DeconvNet, resize_bottleneck
 
 TINY = {"classes": 3, "crop_size": 32, "widths": (4, 5, 6, 7, 8), "bottleneck": 9}
@@ -52,8 +53,9 @@ PAPER_LAYERS = {  # kernels of the released prototxt: (out, in, h, w), deconvolu
 
 @pytest.fixture(scope="module")
 def paper() -> DeconvNet:
-    with torch.device("meta"):
-        return DeconvNet()
+    network = build_network("deconvnet", {})
+    assert isinstance(network, DeconvNet)
+    return network
 
 
 def test_default_is_the_papers_network_layer_for_layer(paper: DeconvNet) -> None:
@@ -83,18 +85,6 @@ def test_scores_have_the_crops_size_and_gradients_reach_every_parameter(variant:
     assert scores.shape == (4, 3, size, size)
     scores.square().sum().backward()
     assert [name for name, p in network.named_parameters() if p.grad is None] == []
-
-
-def test_dropout_is_for_training_alone() -> None:
-    torch.manual_seed(0)
-    network = DeconvNet(**TINY).eval()
-    crops = torch.randn(2, 3, network.crop_size, network.crop_size)
-    plain = network(crops)
-    network.dropout = 0.5
-    assert torch.equal(network(crops), plain)
-    # Statistics of the batch stay out of it: only dropout is random.
-    network.training = True
-    assert not torch.equal(network.encode(crops)[0], network.encode(crops)[0])
 
 
 def test_unpooling_puts_values_back_where_the_maxima_were() -> None:
@@ -138,12 +128,6 @@ def test_resized_bottleneck_keeps_the_function_on_flat_features() -> None:
     )
 
 
-def test_resizing_to_the_same_size_changes_nothing() -> None:
-    network = DeconvNet(**{**TINY, "crop_size": 64}).eval()
-    crops = torch.randn(1, 3, 64, 64)
-    torch.testing.assert_close(resize_bottleneck(network, 64).eval()(crops), network(crops))
-
-
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -157,5 +141,5 @@ def test_resizing_to_the_same_size_changes_nothing() -> None:
     ids=str,
 )
 def test_impossible_arguments_are_refused(wrong: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=r"multiple of 32|five entries|at least"):
+    with pytest.raises(ValueError, match=r"multiple of 32|five entries|at least|must be"):
         DeconvNet(**{**TINY, **wrong})

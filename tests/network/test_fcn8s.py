@@ -77,8 +77,8 @@ def test_a_mirrored_photo_gets_mirrored_scores(changes: dict[str, object], side:
         torch.testing.assert_close(network(photo.flip(axis)), scores.flip(axis), atol=1e-4, rtol=1e-4)
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.integers(1, 150), st.integers(1, 150), st.sampled_from([ZOO, LITE]))
+@settings(max_examples=12, deadline=None)
+@given(st.integers(1, 100), st.integers(1, 100), st.sampled_from([ZOO, LITE]))
 def test_scores_have_the_photos_size(height: int, width: int, changes: dict[str, object]) -> None:
     with torch.no_grad():
         scores, code = random_network(**changes).scores_and_code(torch.randn(1, 3, height, width))
@@ -99,19 +99,16 @@ def test_prepared_network_computes_the_same_scores(changes: dict[str, object]) -
     assert sum(isinstance(module, nn.BatchNorm2d) for module in ready.modules()) <= 1
 
 
-@pytest.mark.parametrize("storage", ["float32", "int8"])
 @torch.no_grad()
-def test_file_brings_the_same_network_back(tmp_path: Path, storage: str) -> None:
-    network = random_network(**LITE)
+def test_int8_file_brings_nearly_the_same_network_back(tmp_path: Path) -> None:
+    network, photo = random_network(**LITE), torch.randn(1, 3, 64, 64)
     header = NetworkHeader(("background", "cat", "dog"), ((0, 0, 0), (1, 2, 3), (4, 5, 6)))
-    path = tmp_path / "fcn.safetensors"
-    save_network(path, network, header, storage)  # type: ignore[arg-type]
-    loaded, found = load_network(path)
+    save_network(tmp_path / "fcn.safetensors", network, header, "int8")
+    loaded, found = load_network(tmp_path / "fcn.safetensors")
     assert isinstance(loaded, FCN8s) and loaded.arguments == network.arguments and found == header
-    photo = torch.randn(1, 3, 64, 64)
-    want = network(photo)
-    error = (loaded(photo) - want).abs().max() / want.abs().max()
-    assert error < (1e-6 if storage == "float32" else 0.05)
+    torch.testing.assert_close(
+        loaded(photo), want := network(photo), atol=0.05 * float(want.abs().max()), rtol=0
+    )
 
 
 @torch.no_grad()
@@ -170,5 +167,5 @@ def test_enlarging_is_bilinear_and_stays_so() -> None:
     ids=str,
 )
 def test_impossible_arguments_are_refused(wrong: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=r"head_kernel|padding|dropout|entries|at least"):
+    with pytest.raises(ValueError, match=r"head_kernel|padding|dropout|entries|at least|must be"):
         FCN8s(**wrong)

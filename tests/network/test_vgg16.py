@@ -60,7 +60,7 @@ def test_other_pretrained_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="does not hold"):
         read_vgg16(tmp_path / "other")
     network = DeconvNet(classes=3, crop_size=32, widths=(9, 8, 8, 8, 8), bottleneck=4)
-    with pytest.raises(WeightsError, match="conv1_1: VGG-16's has shape"):
+    with pytest.raises(WeightsError, match="conv1_1: VGG-16 lacks"):
         initialise_encoder(network, vgg_like())
 
 
