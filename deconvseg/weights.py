@@ -17,7 +17,7 @@ from deconvseg.files import digest
 
 REGISTRY = "registry.toml"
 _FOREST = "edges"
-_KINDS = {"network": "network", "forest": "edge forest"}
+_KINDS = {"network": "a network", "forest": "an edge forest"}
 
 
 @dataclass(frozen=True)
@@ -224,11 +224,10 @@ def _file(given: str | Path, kind: str) -> Path:
     if entry is None:
         if os.path.isfile(given):  # noqa: PTH113
             return Path(given)
-        raise WeightsError(
-            f"{given}: no such {_KINDS[kind]}, neither a file nor a name; {_nearest(str(given))}"
-        )
+        hint = _nearest(str(given))
+        raise WeightsError(f"{given}: no such {kind} file, nor {_KINDS[kind]}'s name; {hint}")
     if entry.kind != kind:
-        raise WeightsError(f"{given}: is of kind {_KINDS[entry.kind]}, where {_KINDS[kind]} is asked for")
+        raise WeightsError(f"{given}: is {_KINDS[entry.kind]}, where {_KINDS[kind]} is asked for")
     found = located(entry)
     if found is None:
         raise WeightsError(f"{given}: is not on this machine; {cure(entry)}")

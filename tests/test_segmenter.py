@@ -167,7 +167,7 @@ def test_without_threads_given_there_are_no_more_than_cores(
 def test_bad_settings_are_found_on_load(tiny_network: Path, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="no such network file, nor a network's name"):
         Segmenter("nonsense").load()
-    with pytest.raises(UsageError, match="unknown device"):
+    with pytest.raises(UsageError, match="no such device"):
         Segmenter(tiny_network, device="abacus").load()
     with pytest.raises(WeightsError, match="no such edge forest"):
         Segmenter(tiny_network, forest=tmp_path / "none").load()

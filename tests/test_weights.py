@@ -117,9 +117,9 @@ def test_own_files(tmp_path: Path, ask: Any) -> None:
     [
         (network_file, "defualt", "did you mean 'default'?"),
         (network_file, "xyz", "known are deconvnet-lite"),
-        (network_file, "x" * 5000, "no such network"),
-        (network_file, "edges", "is of kind edge forest, where network is asked for"),
-        (forest_file, "default", "is of kind network, where edge forest is asked for"),
+        (network_file, "x" * 5000, "no such network file, nor a network's name"),
+        (network_file, "edges", "is an edge forest, where a network is asked for"),
+        (forest_file, "default", "is a network, where an edge forest is asked for"),
         (network_file, "deconvnet-voc", "'deconvseg weights pull deconvnet-voc'"),
         (lookup, "deconvnet-lit", "did you mean 'deconvnet-lite'?"),
     ],
