@@ -21,15 +21,10 @@ from deconvseg.errors import DeconvSegError
 from deconvseg.machine import available_memory, cores
 
 State = Literal["ok", "warning", "fault"]
-STATES: tuple[State, ...] = ("ok", "warning", "fault")
 """All is well; it works, but not as well as it could; something does not work."""
 _NEEDED = ("torch", "torchvision", "numpy", "scipy", "pillow", "safetensors")
-_MODULES = {"pillow": "PIL"}
-"""Distribution -> the module it brings, where the names differ."""
-_OPTIONAL = dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), "export") | {
-    "pillow-heif": "heif",
-    "ray": "ray",
-}
+_OPTIONAL = dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), "export")
+_OPTIONAL |= {"pillow-heif": "heif", "ray": "ray"}
 """Distribution -> the extra of deconvseg that installs it."""
 _TESTED, _LABEL, _LEAST_SHARE = "deconvnet-lite", "cat", 0.5
 _SHARED_MEMORY = Path("/dev/shm")
@@ -53,7 +48,7 @@ def examine(*, self_test: bool = True, log_fault: str = "") -> Iterator[Finding]
     """
     if log_fault:
         yield Finding("log", "warning", f"standard error: {log_fault}", "messages are lost, the work goes on")
-    checks = [_system, _processors, _libraries, _opencv, _device, _folders, _weights]
+    checks = [_system, _libraries, _opencv, _device, _folders, _weights]
     for check in [*checks, _self_test] if self_test else checks:
         for name, state, found, advice in _survived(check):
             yield Finding(name, state, _shortened(found), _shortened(advice))
@@ -75,23 +70,19 @@ def _system() -> Iterator[Finding]:
     yield Finding("deconvseg", "ok", f"{__version__}, in {Path(__file__).resolve().parent}")
     name = f"{platform.python_implementation()} {platform.python_version()}"
     yield Finding("Python", "ok", f"{name} on {platform.platform()}")
-
-
-def _processors() -> Iterator[Finding]:
     threads = os.environ.get("OMP_NUM_THREADS")
     limit = f", OMP_NUM_THREADS={threads}" if threads else ""
     yield Finding("processors", "ok", f"{cores()} of {os.cpu_count()} for this process{limit}")
     free = available_memory()
     if free is not None:
-        small = free < 2e9
-        advice = "close other programs; segmenting takes 1.2 GB and more for large photos" if small else ""
-        yield Finding("memory", "warning" if small else "ok", f"{free / 1e9:.1f} GB free", advice)
+        advice = "close other programs; segmenting takes 1.2 GB and more for large photos"
+        yield _judged("memory", free >= 2e9, f"{free / 1e9:.1f} GB free", advice)
 
 
 def _libraries() -> Iterator[Finding]:
     for name in _NEEDED:
         try:
-            import_module(_MODULES.get(name, name))
+            import_module("PIL" if name == "pillow" else name)
             yield Finding(name, "ok", version(name))
         except Exception as error:  # torchvision of another torch raises RuntimeError
             pair = "torch torchvision" if name.startswith("torch") else name
@@ -109,12 +100,9 @@ def _opencv() -> Iterator[Finding]:
 
     cv2, wheels = opencv(), installed_wheels()
     found = f"{cv2.__version__} with ximgproc ({', '.join(wheels) or 'no wheel'})"
-    if len(wheels) > 1:
-        found += ": they share one folder, and the next update breaks it"
-        cure = f"pip uninstall -y {' '.join(wheels)} && pip install opencv-contrib-python-headless"
-        yield Finding("opencv", "warning", found, cure)
-    else:
-        yield Finding("opencv", "ok", found)
+    found += ": they share one folder, and the next update breaks it" * (len(wheels) > 1)
+    cure = f"pip uninstall -y {' '.join(wheels)} && pip install opencv-contrib-python-headless"
+    yield _judged("opencv", len(wheels) < 2, found, cure)
 
 
 def _device() -> Iterator[Finding]:
@@ -123,22 +111,18 @@ def _device() -> Iterator[Finding]:
     from deconvseg.network.fold import pick_device, pick_precision
 
     device, cuda = pick_device("auto"), torch.version.cuda
-    built = f"torch is built for CUDA {cuda}, and finds no GPU" if cuda else "torch is built without CUDA"
+    unused = device.type != "cuda" and which("nvidia-smi") is not None
     if device.type == "cuda":
-        cards = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(device)}"
-        memory = torch.cuda.get_device_properties(device).total_memory
-        yield Finding("device", "ok", f"cuda: {cards}, {memory / 1e9:.0f} GB each")
-    elif which("nvidia-smi"):
-        advice = "look at what nvidia-smi says; update the driver, or install torch for its version of CUDA"
-        advice = advice if cuda else "install torch with CUDA (pytorch.org/get-started)"
-        yield Finding("device", "warning", f"cpu, though there is an NVIDIA driver: {built}", advice)
+        memory = torch.cuda.get_device_properties(device).total_memory / 1e9
+        found = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(device)}, {memory:.0f} GB each"
     else:
-        apple = "; Apple's GPU is used if asked for (mps)" * torch.backends.mps.is_available()
-        yield Finding("device", "ok", f"cpu: {built}{apple}")
-    precision = pick_precision("auto", device)
-    which_one = "this GPU" if device.type == "cuda" else "this processor"
-    native = "multiplies it natively" if precision == "bf16" else "does not multiply bf16 natively"
-    yield Finding("precision", "ok", f"{precision}: {which_one} {native}")
+        found = "there is an NVIDIA driver, but " * unused
+        found += (
+            f"torch is built for CUDA {cuda}, and finds no GPU" if cuda else "torch is built without CUDA"
+        )
+        found += "; Apple's GPU is used if asked for (mps)" * torch.backends.mps.is_available()
+    advice = "see what nvidia-smi says; update the driver, or install torch for its version of CUDA"
+    yield _judged("device", not unused, f"{device.type}, {pick_precision('auto', device)}: {found}", advice)
 
 
 def _folders() -> Iterator[Finding]:
@@ -151,10 +135,8 @@ def _folders() -> Iterator[Finding]:
         yield Finding("cache", "warning", "there is no home directory", advice)
     else:
         above = next(path for path in (folder, *folder.parents) if path.exists())
-        if above.is_dir() and os.access(above, os.W_OK):
-            yield Finding("cache", "ok", f"{folder}{own}" + ", not made yet" * (not folder.exists()))
-        else:
-            yield Finding("cache", "warning", f"{folder}{own} cannot be written", advice)
+        good = above.is_dir() and os.access(above, os.W_OK)
+        yield _judged("cache", good, f"{folder}{own}" + " cannot be written" * (not good), advice)
     if platform.system() == "Linux" and not os.access(_SHARED_MEMORY, os.W_OK):
         state = "cannot be written" if _SHARED_MEMORY.exists() else "is missing"
         advice = "all but the Ray engine works without it; mount it (docker run --shm-size=1g)"
@@ -186,20 +168,20 @@ def _self_test() -> Iterator[Finding]:
     segmenter.load()
     where = f"{segmenter.device}, {segmenter.precision}, {segmenter.ensemble} ensemble"
     yield Finding("loading", "ok", f"{time.perf_counter() - start:.1f} s ({where})")
-    start = time.perf_counter()
     result = segmenter.segment(example_photo())
-    total = time.perf_counter() - start
     share = result.class_shares().get(_LABEL, 0.0)
     steps = ", ".join(f"{step} {seconds:.2f}" for step, seconds in result.seconds.items())
-    found = f"{result.width} x {result.height} in {total:.1f} s ({steps}): {_LABEL} {share:.0%}"
+    found = f"{result.width} x {result.height}, seconds: {steps}; {_LABEL} {share:.0%}"
     advice = "the labels are wrong: try precision fp32 and device cpu, and report what this command says"
-    wrong = share < _LEAST_SHARE
-    yield Finding("photo", "fault" if wrong else "ok", found, advice * wrong)
+    yield _judged("photo", share >= _LEAST_SHARE, found, advice, "fault")
+
+
+def _judged(name: str, good: bool, found: str, advice: str, bad: State = "warning") -> Finding:
+    return Finding(name, "ok", found) if good else Finding(name, bad, found, advice)
 
 
 def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _shortened(text: str) -> str:

@@ -29,34 +29,31 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_everything_is_looked_at_and_home_is_not_told(home: Path) -> None:
     findings = {finding.name: finding for finding in examine(self_test=False)}
-    assert findings.keys() >= {"deconvseg", "Python", "processors", "torch", "opencv", "device", "precision"}
+    assert findings.keys() >= {"deconvseg", "Python", "processors", "torch", "opencv", "device"}
     assert findings.keys() >= {"cache", "deconvnet-lite", "fcn8s-lite", "edges", "onnxruntime", "ray"}
     assert findings.keys().isdisjoint({"loading", "photo"})
     assert findings["torch"].found.startswith(torch.__version__.partition("+")[0])
-    assert findings["cache"] == Finding("cache", "ok", "~/nets (DECONVSEG_HOME), not made yet")
+    assert findings["cache"] == Finding("cache", "ok", "~/nets (DECONVSEG_HOME)")
     assert not any(str(home) in finding.found + finding.advice for finding in findings.values())
     assert findings["edges"].found.endswith("2.0 MB, sha256 is right")
     assert findings["deconvnet-voc"].state == "ok"
+    shorten: Any = doctor._shortened
+    assert shorten(f"{home}/nets, {home}: right, {home}2") == f"~/nets, ~: right, {home}2"
 
 
-def test_opencv_without_ximgproc(monkeypatch: pytest.MonkeyPatch) -> None:
-    def opencv() -> None:
-        raise MissingDependencyError("OpenCV has no structured edges; installed: opencv-python; run: pip x")
-
-    monkeypatch.setattr("deconvseg.proposals.edges.opencv", opencv)
-    assert found(doctor._opencv) == {
-        "opencv": Finding(
-            "opencv", "fault", "OpenCV has no structured edges; installed: opencv-python", "run: pip x"
-        )
-    }
-
-
-def test_two_opencv_wheels(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_opencv_without_ximgproc_and_two_wheels(monkeypatch: pytest.MonkeyPatch) -> None:
     wheels = ["opencv-contrib-python-headless", "opencv-python"]
     monkeypatch.setattr("deconvseg.proposals.edges.installed_wheels", lambda: wheels)
     finding = found(doctor._opencv)["opencv"]
     assert finding.state == "warning"
     assert finding.advice == f"pip uninstall -y {' '.join(wheels)} && pip install {wheels[0]}"
+
+    def opencv() -> None:
+        raise MissingDependencyError("OpenCV has no structured edges; installed: opencv-python; run: pip x")
+
+    monkeypatch.setattr("deconvseg.proposals.edges.opencv", opencv)
+    reason = "OpenCV has no structured edges; installed: opencv-python"
+    assert found(doctor._opencv) == {"opencv": Finding("opencv", "fault", reason, "run: pip x")}
 
 
 def test_libraries_that_do_not_load_or_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,10 +82,13 @@ def test_libraries_that_do_not_load_or_are_not_there(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("driver", "cuda", "state", "words"),
     [
-        (False, None, "ok", "cpu: torch is built without CUDA"),
-        (False, "13.0", "ok", "cpu: torch is built for CUDA 13.0, and finds no GPU"),
-        (True, None, "warning", "install torch with CUDA"),
-        (True, "13.0", "warning", "nvidia-smi"),
+        (False, None, "ok", ": torch is built without CUDA"),
+        (
+            True,
+            "13.0",
+            "warning",
+            "there is an NVIDIA driver, but torch is built for CUDA 13.0, and finds no GPU",
+        ),
     ],
 )
 def test_a_gpu_that_is_not_used_is_told(
@@ -98,23 +98,20 @@ def test_a_gpu_that_is_not_used_is_told(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", cuda)
     finding = found(doctor._device)["device"]
-    assert finding.state == state
-    assert words in f"{finding.found}; {finding.advice}"
+    assert finding.state == state and words in finding.found
+    assert ("nvidia-smi" in finding.advice) is driver
 
 
-@pytest.mark.parametrize(("native", "precision"), [(True, "bf16"), (False, "fp16")])
-def test_a_gpu_and_its_precision(native: bool, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_and_its_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     class Card:
         total_memory = 80e9
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Card")
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Card)
-    findings = found(doctor._device)
-    assert findings["device"] == Finding("device", "ok", "cuda: 2 x Card, 80 GB each")
-    assert findings["precision"].found.startswith(f"{precision}: this GPU ")
+    assert found(doctor._device)["device"] == Finding("device", "ok", "cuda, fp16: 2 x Card, 80 GB each")
 
 
 def test_folders_that_are_missing_or_cannot_be_written(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,8 +153,7 @@ def test_whatever_goes_wrong_is_a_finding(home: Path, monkeypatch: pytest.Monkey
     (home / "registry.toml").write_text("format = 7\n")
     monkeypatch.setattr("deconvseg.weights.weights_folder", lambda: home)
     (finding,) = found(doctor._weights).values()
-    assert (finding.name, finding.state) == ("weights", "fault")
-    assert "registry.toml" in finding.found
+    assert finding[:2] == ("weights", "fault") and "registry.toml" in finding.found
 
     def broken_check() -> Iterator[Finding]:
         yield Finding("first", "ok", "")
@@ -165,10 +161,7 @@ def test_whatever_goes_wrong_is_a_finding(home: Path, monkeypatch: pytest.Monkey
 
     findings = found(broken_check)
     assert findings["first"].state == "ok"
-    assert (findings["broken check"].state, findings["broken check"].found) == (
-        "fault",
-        "OSError: disk is gone",
-    )
+    assert findings["broken check"][1:3] == ("fault", "OSError: disk is gone")
 
 
 def test_a_network_that_does_not_see_the_cat(tiny_network: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,10 +170,3 @@ def test_a_network_that_does_not_see_the_cat(tiny_network: Path, monkeypatch: py
     assert findings["loading"].state == "ok"
     assert findings["photo"].state == "fault"
     assert "labels are wrong" in findings["photo"].advice
-
-
-def test_home_is_shortened_where_it_is_meant(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("HOME", "/home/ann")
-    shorten: Any = doctor._shortened
-    assert shorten("/home/ann/nets, /home/ann: right") == "~/nets, ~: right"
-    assert shorten("/home/anna/nets") == "/home/anna/nets"

@@ -8,28 +8,18 @@ from typing import Annotated
 import typer
 
 from deconvseg import __version__
-from deconvseg.cli import console, streams
-from deconvseg.cli.doctor import doctor
-from deconvseg.cli.eval import EXAMPLES as EVAL_EXAMPLES
-from deconvseg.cli.eval import evaluate
-from deconvseg.cli.export import EXAMPLES as EXPORT_EXAMPLES
-from deconvseg.cli.export import export
-from deconvseg.cli.inspect import EXAMPLES as INSPECT_EXAMPLES
-from deconvseg.cli.inspect import inspect
+from deconvseg.cli import console, doctor, export, inspect, segment, streams, train, weights
+from deconvseg.cli import eval as evaluation
 from deconvseg.cli.options import DebugOption
-from deconvseg.cli.segment import EXAMPLES, segment
-from deconvseg.cli.train import EXAMPLES as TRAIN_EXAMPLES
-from deconvseg.cli.train import train
-from deconvseg.cli.weights import app as weights
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False)
-app.command(epilog=EXAMPLES)(segment)
-app.command(epilog=TRAIN_EXAMPLES)(train)
-app.command("eval", epilog=EVAL_EXAMPLES)(evaluate)
-app.command(epilog=INSPECT_EXAMPLES)(inspect)
-app.command(epilog=EXPORT_EXAMPLES)(export)
-app.add_typer(weights, name="weights")
-app.command()(doctor)
+app.command(epilog=segment.EXAMPLES)(segment.segment)
+app.command(epilog=train.EXAMPLES)(train.train)
+app.command("eval", epilog=evaluation.EXAMPLES)(evaluation.evaluate)
+app.command(epilog=inspect.EXAMPLES)(inspect.inspect)
+app.command(epilog=export.EXAMPLES)(export.export)
+app.add_typer(weights.app, name="weights")
+app.command()(doctor.doctor)
 
 
 def _version(wanted: bool) -> None:

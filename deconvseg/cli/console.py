@@ -75,7 +75,11 @@ def _exit_code(problem: Exception) -> int:
         failure(problem)
         return NOTHING_DONE
     if hasattr(problem, "format_message"):  # click's usage errors, a private class in newer Typer
-        return _usage_error(problem)
+        message = problem.format_message().rstrip(".")
+        if message:  # empty when the help page has just been shown instead
+            context = getattr(problem, "ctx", None)
+            error(f"{message}; see {context.command_path if context else 'deconvseg'} --help")
+        return NOTHING_DONE
     try:
         sys.stdout.flush()
     except OSError as full:
@@ -101,38 +105,34 @@ def needs_stdout() -> None:
         raise UsageError("standard output is closed, and the result would go there; open it, or name a file")
 
 
-def failure(problem: Exception, about: str = "") -> str:
-    """Print `problem` as one line, below its traceback with --debug, and return that line."""
+def needs_stdout_alone(*, as_json: bool) -> None:
+    """Raise a UsageError if standard output cannot take a result in bytes: closed, JSON's, or a terminal."""
+    needs_stdout()
+    if as_json:
+        raise UsageError("--json and the result both go to standard output; name the result's file with -o")
+    if sys.stdout.isatty():
+        raise UsageError("this result is not for a terminal; name its file with -o, or send it on with >")
+
+
+def failure(problem: Exception, about: str = "") -> None:
+    """Print `problem` as one line, if it is not ours with what it is `about`; with --debug its traceback."""
     if _debug:
         traceback.print_exception(problem)
-    line = _describe(problem, about)
-    error(line)
-    return line
-
-
-def _describe(problem: Exception, about: str) -> str:
-    """Our own errors say it all, any other is named with what it is `about`."""
+    text = " ".join(str(problem).split())
     if isinstance(problem, DeconvSegError):
-        return one_line(str(problem))
-    if is_out_of_memory(problem):
+        about, text = "", str(problem)
+    elif is_out_of_memory(problem):
         text = "out of memory; try a smaller photo, --batch-size 1 or fewer --proposals"
+    elif isinstance(problem, ImportError) and re.search("map segment|allocate memory", text):
+        library = PurePath(text.partition(":")[0]).name
+        text = f"{library} does not fit into the memory that this process may use; allow it 6 GB or more "
+        text += "(ulimit -v, or the limit of the container or job)"
     elif isinstance(problem, ImportError):
-        text = _unloadable(problem)
+        text = f"{problem.name or 'a library'} does not load ({text}); see what 'deconvseg doctor' says"
     else:
         first = str(problem).strip().partition("\n")[0]
         text = f"{type(problem).__name__}: {first}; --debug shows where"
-    return one_line(f"{about}: {text}" if about else text)
-
-
-def _unloadable(problem: ImportError) -> str:
-    reason = " ".join(str(problem).split())
-    if re.search("failed to map segment|cannot allocate memory", reason, re.IGNORECASE):
-        library = PurePath(reason.partition(":")[0]).name
-        return (
-            f"{library} does not fit into the memory that this process may use; "
-            "allow it 6 GB or more (ulimit -v, or the limit of the container or job)"
-        )
-    return f"{problem.name or 'a library'} does not load ({reason}); see what 'deconvseg doctor' says"
+    error(f"{about}: {text}" if about else text)
 
 
 def error(message: str) -> None:
@@ -165,16 +165,11 @@ def slow(message: str, *, wanted: bool) -> Iterator[None]:
 class Progress:
     """A bar on stderr, from the start to the end of a `with` block, if wanted and stderr is a terminal.
 
-    Args:
-        total: how many there are.
-        done: so many of them before the start, which do not count for the speed.
-        wanted: show it at all.
-        what: said before it.
+    Of `total`, so many are `done` before the start and do not count for the speed; `what` is said before it.
     """
 
     def __init__(self, total: int, *, done: int = 0, wanted: bool, what: str = "") -> None:
-        self.total, self.done = total, done
-        self.what = what
+        self.total, self.done, self.what = total, done, what
         self.visible = wanted and total > 1 and sys.stderr.isatty()
 
     def __enter__(self) -> Progress:
@@ -213,12 +208,3 @@ class Progress:
         """So many of the total are done, and this is to be said of it."""
         if self.visible:
             self._bar.update(self._task, completed=done, text=text)
-
-
-def _usage_error(problem: Exception) -> int:
-    message = problem.format_message()  # type: ignore[attr-defined]
-    if message:  # empty when the help page has just been shown instead
-        context = getattr(problem, "ctx", None)
-        command = context.command_path if context else "deconvseg"
-        error(f"{message.rstrip('.')}; see {command} --help")
-    return NOTHING_DONE

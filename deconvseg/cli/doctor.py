@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
@@ -25,7 +25,7 @@ def doctor(
 
     Exit code 0: all well, or warnings alone; 1: something is broken. Your home folder is written ~.
     """
-    from deconvseg.doctor import STATES, examine
+    from deconvseg.doctor import State, examine
 
     findings = []
     for finding in examine(self_test=self_test, log_fault=streams.log_fault()):
@@ -35,7 +35,7 @@ def doctor(
             typer.echo(f"{sign} {finding.name:15} {one_line(finding.found)}")
             if finding.advice:
                 typer.echo(f"{'':8} {'':15} -> {one_line(finding.advice)}")
-    state = max((finding["state"] for finding in findings), key=STATES.index)
+    state = max((finding["state"] for finding in findings), key=get_args(State).index)
     if as_json:
         print(json.dumps({"state": state, "findings": findings}, indent=2))
     return console.SOME_FAILED if state == "fault" else console.DONE

@@ -22,9 +22,9 @@ NETWORK, STEPS, RUN = "Network", "Proposals and postprocessing", "Run"
 """Panels of the help pages."""
 
 
-def option(panel: str, metavar: str | None, text: str, **more: Any) -> Any:
-    """An option of a help page's panel; `more` as `typer.Option` takes it."""
-    return typer.Option(metavar=metavar, help=text, rich_help_panel=panel, **more)
+def option(panel: str, metavar: str | None, text: str, *names: str, **more: Any) -> Any:
+    """An option of a help page's panel; `names`, if not the parameter's, and `more` as of `typer.Option`."""
+    return typer.Option(*names, metavar=metavar, help=text, rich_help_panel=panel, **more)
 
 
 def switch(names: str, panel: str, text: str, **more: Any) -> Any:
@@ -55,18 +55,11 @@ def _json(value: bool) -> bool:
 
 
 WeightsOption = Annotated[
-    str,
-    option(NETWORK, "NAME|FILE", "Network, by name or as a .safetensors.", autocompletion=complete_network),
+    str, option(NETWORK, "NAME|FILE", "Name, or a .safetensors.", autocompletion=complete_network)
 ]
 DeviceOption = Annotated[str, option(NETWORK, "auto|cpu|cuda|mps", "Where to compute.")]
 MaxMegapixelsOption = Annotated[
-    int,
-    option(
-        RUN,
-        "N",
-        "Fail larger photos unread. One takes up to 5 bytes of memory a pixel, 9 for overlay and cutout.",
-        min=1,
-    ),
+    int, option(RUN, "N", "Fail larger photos unread. A pixel takes up to 9 bytes of memory.", min=1)
 ]
 OverwriteOption = Annotated[
     bool, switch("--overwrite", RUN, "Do again what is done, and replace files in the way.")
@@ -84,41 +77,21 @@ def _segmenter_options(
     precision: Annotated[Precision, option(NETWORK, None, "Number format to compute in.")] = "auto",
     batch_size: Annotated[
         int | None,
-        option(
-            NETWORK,
-            "N",
-            "Regions that go through the network together. If omitted, what suits device and memory.",
-            min=1,
-        ),
+        option(NETWORK, "N", "Regions at a time. If omitted, what suits device and memory.", min=1),
     ] = None,
     threads: Annotated[int | None, option(NETWORK, "N", "CPU threads. If omitted, all cores.", min=1)] = None,
     protocol: Annotated[
         Preset,
-        option(
-            STEPS,
-            None,
-            "Values of this panel's options that are not given, and of boxes and CRF: ours, the paper's, or "
-            "those of the authors' code.",
-        ),
+        option(STEPS, None, "Whose values count where none is given: ours, the paper's, its code's."),
     ] = "default",
     proposals: Annotated[
         int | None,
-        option(
-            STEPS,
-            "N",
-            "Regions to look at besides the whole photo; 0 is the fastest.",
-            min=0,
-            show_default="10",
-        ),
+        option(STEPS, "N", "Regions besides the whole photo; 0 is the fastest.", min=0, show_default="10"),
     ] = None,
     min_side: Annotated[
         int | None,
         option(
-            STEPS,
-            "PX",
-            "Leave out regions with a shorter side below this, on the photo shrunk to at most 640 px.",
-            min=0,
-            show_default="112",
+            STEPS, "PX", "Shortest side of regions, on a photo of at most 640 px.", show_default="112", min=0
         ),
     ] = None,
     stop: Annotated[
@@ -126,8 +99,7 @@ def _segmenter_options(
         option(
             STEPS,
             "SHARE",
-            "Look at no more regions of a photo once a round of 5 changed fewer than this share of pixels; "
-            "0 looks at all.",
+            "Look at no more regions once 5 changed fewer of the pixels; 0 looks at all.",
             min=0,
             max=1,
             show_default="0.01",
@@ -136,10 +108,7 @@ def _segmenter_options(
     fusion: Annotated[
         FusionRule | None,
         option(
-            STEPS,
-            None,
-            "How regions are put together: max of scores, as in the paper, or mean of probabilities.",
-            show_default="max",
+            STEPS, None, "Put regions together by max of scores or mean of probabilities.", show_default="max"
         ),
     ] = None,
     ensemble: Annotated[
@@ -205,12 +174,11 @@ def load_segmenter(arguments: dict[str, Any], *, quiet: bool) -> Segmenter:
     reuse_freed_memory()
     segmenter = Segmenter(**arguments)
     segmenter.load()
-    if not quiet:
-        partner = f", {segmenter.ensemble} with {segmenter.fcn}," if segmenter.ensemble != "off" else ""
-        where = f"{segmenter.device}, {segmenter.precision}"
-        console.say(f"deconvseg {__version__}: {segmenter.weights}{partner} on {where}")
-        for note in segmenter.notes:
-            console.say(f"note: {note}")
+    partner = f", {segmenter.ensemble} with {segmenter.fcn}," if segmenter.ensemble != "off" else ""
+    where = f"{segmenter.device}, {segmenter.precision}"
+    greeting = f"deconvseg {__version__}: {segmenter.weights}{partner} on {where}"
+    for line in () if quiet else (greeting, *(f"note: {note}" for note in segmenter.notes)):
+        console.say(line)
     return segmenter
 
 

@@ -1,11 +1,11 @@
-"""How the figures look: panels with captions and keys on transparent paper, for white and for dark pages."""
+"""How the figures look: panels with captions and a key on transparent paper, for white and for dark pages."""
 
 from __future__ import annotations
 
 import io
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FORMATS = (".png", ".pdf", ".svg")
+# Dates are left out of files: the same figure always gives the same bytes.
+_METADATA = {".png": {"Software": None}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
 INK = "#767676"
 """The grey that is equally far from white and black: a contrast of 4.5 to both, enough for small text."""
 MARK = "#FF8C1A"
@@ -74,16 +75,11 @@ def panels(rows: int, columns: int, size: tuple[float, float], title: str, **gri
 def show(axes: Axes, pixels: NDArray[Any], name: str, note: str = "", **colours: Any) -> None:
     """Show an image in a thin frame, with its name above and a note of one or two lines below.
 
-    Args:
-        axes: of `panels`.
-        pixels: uint8 (h, w, 3), or (h, w) of any numbers, shown in colours.
-        name, note: lines of text.
-        colours: of numbers, as matplotlib's `imshow`. If omitted, HEAT from 0 to the largest there is.
+    `pixels` are uint8 (h, w, 3), or (h, w) of any numbers, in `colours` as matplotlib's `imshow` takes them
+    and, where those are omitted, in HEAT from 0 to the largest there is.
     """
     if pixels.ndim == 2:
         colours = {"cmap": HEAT, "vmin": 0.0, "vmax": float(pixels.max()), **colours}
-        if colours["vmin"] == colours["vmax"]:  # all is the same: bright, but dark if it is 0
-            colours["vmin" if colours["vmax"] > 0 else "vmax"] += -1 if colours["vmax"] > 0 else 1
     axes.set_axis_on()
     axes.imshow(pixels, **colours)
     axes.set(xticks=[], yticks=[], title=printable(name), xlabel=printable(note))
@@ -107,41 +103,45 @@ def key(
             return tuple(Patch(color=colour) for colour in colormaps[what](np.linspace(0, 1, 24)))
         return Patch(color=what)
 
+    outside = loc.startswith("outside")
     legend = owner.legend(
         [handle(what) for what in colours.values()],
         [printable(meaning) for meaning in colours],
-        title=lines if loc == "upper left" else f"\n{lines}",  # a line of space to the captions
+        title="\n" * outside + lines,  # a line of space to the captions
         ncols=columns,
         handler_map={tuple: HandlerTuple(None, pad=0)},
         loc=loc,
         alignment="left",
     )
     legend.get_title().set_multialignment("left")
-    legend.set_in_layout(loc.startswith("outside"))
+    legend.set_in_layout(outside)
 
 
-def save(figure: Figure, target: Path | BinaryIO, kind: str) -> None:
-    """Write the figure as `png`, `pdf` or `svg`; the same figure always gives the same bytes.
+def save(figure: Figure, target: Path | BinaryIO) -> None:
+    """Write the figure: to a path in the format of its name, to a stream as PNG.
 
     Raises:
+        UsageError: a name of another format.
         OutputError: it cannot be written; then nothing is left behind.
     """
-    # Dates, and numbers made at random, are left out.
-    metadata = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}[kind]
+    kind = checked_format(target) if isinstance(target, Path) else ".png"
     tight: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.25, "transparent": True}
     encoded = io.BytesIO()
     with own_style():
-        figure.savefig(encoded, format=kind, dpi=150, metadata=metadata, **tight)
-    with replacing(target) if isinstance(target, Path) else nullcontext(target) as stream:
-        stream.write(encoded.getbuffer())
-        stream.flush()
+        figure.savefig(encoded, format=kind[1:], dpi=150, metadata=_METADATA[kind], **tight)
+    if isinstance(target, Path):
+        with replacing(target) as stream:
+            stream.write(encoded.getbuffer())
+    else:
+        target.write(encoded.getbuffer())
+        target.flush()
 
 
-def format_of(path: Path) -> str:
-    """`png`, `pdf` or `svg`, by the name's end; a UsageError if it is another."""
-    if path.suffix.lower() not in FORMATS:
-        raise UsageError(f"{path}: figures are written as {', '.join(FORMATS)}; rename the output")
-    return path.suffix[1:].lower()
+def checked_format(path: Path) -> str:
+    """The name's end, `.png`, `.pdf` or `.svg`; a UsageError if it is another."""
+    if path.suffix.lower() not in _METADATA:
+        raise UsageError(f"{path}: figures are written as {', '.join(_METADATA)}; rename the output")
+    return path.suffix.lower()
 
 
 def printable(text: str, most: int = 48) -> str:

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from deconvseg.images.read import PhotoPixels
 from deconvseg.images.write import overlay
-from deconvseg.inspect.figure import (
-    HEAT,
-    SIGNED,
-    class_colours,
-    key,
-    own_style,
-    panels,
-    percent,
-    printable,
-    shares,
-    show,
-)
-from deconvseg.inspect.trace import Trace, trace
+from deconvseg.inspect import figure as drawing
+from deconvseg.inspect.figure import HEAT, SIGNED, own_style, percent, printable, show
+from deconvseg.inspect.trace import Box, Trace, trace
 from deconvseg.segmentation import Segmentation
 from deconvseg.segmenter import Segmenter
 
@@ -53,10 +41,7 @@ class Layers:
 
 
 def inspect_layers(
-    segmenter: Segmenter,
-    photo: PhotoPixels,
-    box: Sequence[float] | None = None,
-    class_name: str | None = None,
+    segmenter: Segmenter, photo: PhotoPixels, box: Box | None = None, class_name: str | None = None
 ) -> Layers:
     """One map of each layer of the decoder, for the whole photo or a box of it.
 
@@ -67,32 +52,27 @@ def inspect_layers(
     first order, what S would lose without it. Args and errors are those of `trace.trace`.
     """
     found, classes = trace(segmenter, photo, box, class_name), segmenter.classes
-    chosen = found.driving or {name: int(found.means(maps).argmax()) for name, maps in found.decoded.items()}
     # Scores below 0 count as 0, as where regions are put together (`postprocess.fusion`).
     labels = found.scores.clamp_min(0).argmax(0).to(torch.uint8).cpu().numpy()[found.inside]
     labelling = Segmentation(labels, classes, segmenter.palette)
     objects = (name for name in labelling.class_shares() if name != classes[0])
     shown = class_name or next(objects, classes[0])
     score = found.scores[classes.index(shown)].cpu().numpy()
+    chosen, layers = {}, []
+    for name, maps in found.decoded.items():
+        channel = found.driving.get(name, int(found.means(maps).argmax()))
+        chosen[name] = one = maps[channel].cpu().numpy()
+        place = {"name": name, "size": list(one.shape), "channel": channel, "channels": len(maps)}
+        active = {"active": float((one > 0).mean()), "active_of_all": float((maps > 0).float().mean())}
+        layers.append({**place, "max": float(one.max()), "mean": float(one.mean()), **active})
+    spread = {"min": float(score.min()), "max": float(score.max()), "mean": float(score.mean())}
     numbers = {
         **found.numbers,
-        "layers": [_numbers(name, maps, chosen[name]) for name, maps in found.decoded.items()],
-        "score": {"class": shown, "size": list(score.shape), **_spread(score)},
+        "layers": layers,
+        "score": {"class": shown, "size": list(score.shape), **spread},
         "classes": labelling.class_shares(),
     }
-    shown_maps = {name: maps[chosen[name]].float().cpu().numpy() for name, maps in found.decoded.items()}
-    return Layers(found, shown_maps, score, labelling, numbers)
-
-
-def _numbers(name: str, maps: Tensor, channel: int) -> dict[str, Any]:
-    one = maps[channel].float().cpu().numpy()
-    place = {"name": name, "size": list(one.shape), "channel": channel, "channels": len(maps)}
-    active = {"active": float((one > 0).mean()), "active_of_all": float((maps > 0).float().mean())}
-    return {**place, "max": float(one.max()), "mean": float(one.mean()), **active}
-
-
-def _spread(score: NDArray[np.float32]) -> dict[str, float]:
-    return {"min": float(score.min()), "max": float(score.max()), "mean": float(score.mean())}
+    return Layers(found, chosen, score, labelling, numbers)
 
 
 @own_style()
@@ -104,10 +84,10 @@ def draw_layers(found: Layers, title: str) -> Figure:
             columns.append([])
         columns[-1].append(layer)
     rows = max(2, *map(len, columns))
-    colours = class_colours([found.labelling])
+    colours = drawing.class_colours([found.labelling])
     size = 1.9 * (len(columns) + 1), 2.4 * rows + 1.4 + 0.2 * (len(colours) // 6)
-    figure, axes = panels(rows, len(columns) + 1, size, title)
-    crop = found.trace.crop
+    figure, axes = drawing.panels(rows, len(columns) + 1, size, title)
+    crop, inside, labelling = found.trace.crop, found.trace.inside, found.labelling
     side = f"{len(crop)} x {len(crop)}"
     show(axes[0, 0], crop, "input", side)
     for column, layers in enumerate(columns):
@@ -120,13 +100,13 @@ def draw_layers(found: Layers, title: str) -> Figure:
     note = f"{side}\n{found.score.min():.3g} to {found.score.max():.3g}"
     name = f"score of {numbers['score']['class'][:20]}"
     show(axes[0, -1], found.score, name, note, cmap=SIGNED, vmin=-most, vmax=most)
-    painted, inside, labelling = crop.copy(), found.trace.inside, found.labelling
+    painted = crop.copy()
     painted[inside] = overlay(labelling.labels, labelling.palette, painted[inside])
-    show(axes[1, -1], painted, "labelling", shares(labelling))
+    show(axes[1, -1], painted, "labelling", drawing.shares(labelling))
     asked = numbers["class"]
     which = f"the one that drives {printable(asked)} most" if asked else "the most active one"
     lines = f"One map of each layer, {which}, in the order of computing: down each column, then right.\n"
     lines += "unpool puts values back where pooling took its maxima; deconv fills the gaps."
     scales = {"0 to the map's maximum": HEAT, "score below 0 to above": SIGNED}
-    key(figure, lines, {**scales, **colours}, columns=6)
+    drawing.key(figure, lines, {**scales, **colours}, columns=6)
     return figure

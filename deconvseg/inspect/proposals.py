@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from deconvseg.errors import UsageError
 from deconvseg.images.read import PhotoPixels
 from deconvseg.images.write import overlay
-from deconvseg.inspect.figure import EDGES, HEAT, class_colours, key, own_style, panels, percent, shares, show
+from deconvseg.inspect import figure as drawing
+from deconvseg.inspect.figure import EDGES, HEAT, own_style, percent, show
 from deconvseg.postprocess.crf import dense_crf
 from deconvseg.segmentation import Segmentation
 from deconvseg.segmenter import Segmenter
@@ -54,13 +55,11 @@ def inspect_proposals(segmenter: Segmenter, photo: PhotoPixels, count: int = max
     Args:
         segmenter: with a DeconvNet; its own number of proposals and `stop` do not count.
         photo: from `images.read.read_photo`.
-        count: most proposals, 1 or more.
+        count: most proposals.
 
     Raises:
-        UsageError: a network that looks at no proposals, or a count below 1.
+        UsageError: a network that looks at no proposals.
     """
-    if count < 1:
-        raise UsageError(f"{count} proposals: there is nothing to look at; give 1 or more")
     if segmenter.sees_whole_photo:
         raise UsageError(f"{segmenter.weights}: is an FCN-8s, which looks at no proposals; give a DeconvNet")
     segmenter = segmenter.with_settings(proposals=count)
@@ -104,8 +103,8 @@ def _step_name(rank: int, most: int) -> str:
     return f"{every}{rank} proposal{'s' * (rank > 1)}"
 
 
-_AREA, _LONGEST = 5.0, 9.0
-"""Square inches of a panel, and the longest side in inches."""
+_AREA = 5.0
+"""Square inches of a panel."""
 _TAGS = ((0.0, 0), (1.0, 0), (0.0, 1), (1.0, 1), (0.5, 0))
 """Where in their boxes the ranks 1 to 5 stand, across and down: none over another if boxes share a corner."""
 _SHORTEST = 480
@@ -116,15 +115,15 @@ _SHORTEST = 480
 def draw_proposals(found: Proposals, title: str) -> Figure:
     """Draw the proposals' work: photo, edges, boxes by rank, and the labelling as it grows."""
     height, width = found.image.shape[:2]
-    named = found.labellings
-    count, shape = 3 + len(named), width / height
-    size = math.sqrt(_AREA * shape), math.sqrt(_AREA / shape)
-    shrunk = min(1.0, _LONGEST / max(size))
-    panel = max(size[0] * shrunk, 2.1), max(size[1] * shrunk, 0.4)
-    rows, columns = _grid(count, panel[0] / (panel[1] + 0.65))
-    colours = class_colours([*named.values()])
-    paper = columns * (panel[0] + 0.2), rows * (panel[1] + 0.65) + 1.3 + 0.16 * len(colours) // columns
-    figure, axes = panels(rows, columns, paper, title)
+    shape = min(max(width / height, 0.25), 4.0)
+    panel = max(math.sqrt(_AREA * shape), 2.1), math.sqrt(_AREA / shape) + 0.65  # captions need 2.1
+    count = 3 + len(found.labellings)
+    # The paper is about 3 : 2.
+    columns = min(max(round(math.sqrt(1.5 * count * panel[1] / panel[0])), 1), count)
+    rows = math.ceil(count / columns)
+    colours = drawing.class_colours([*found.labellings.values()])
+    paper = columns * (panel[0] + 0.2), rows * panel[1] + 1.3 + 0.16 * len(colours) // columns
+    figure, axes = drawing.panels(rows, columns, paper, title)
     places = iter(axes.flat)
     show(next(places), found.image, "photo", f"{width} x {height} as it is worked on")
     show(next(places), found.edges, "edges", f"strength 0 to {found.edges.max():.2f}", cmap=EDGES)
@@ -137,38 +136,21 @@ def draw_proposals(found: Proposals, title: str) -> Figure:
     show(place := next(places), dim, "boxes", note)
     scale = np.array([width / found.numbers["width"], height / found.numbers["height"]] * 2)
     _draw_boxes(place, [(np.array(box["box"]) * scale).tolist() for box in boxes], panel[0])
-    before = None
-    for name, labelling in named.items():
-        note = shares(labelling)
+    times, before = math.ceil(_SHORTEST / max(width, height)), None
+    for name, labelling in found.labellings.items():
+        note = drawing.shares(labelling)
         if before is not None:
             note += "; " if "\n" in note else "\n"
             note += f"{percent(float((labelling.labels != before.labels).mean()))} changed"
-        show(next(places), _painted(labelling, found.image), name, note)
+        labels, photo = (
+            pixels.repeat(times, 0).repeat(times, 1) for pixels in (labelling.labels, found.image)
+        )
+        show(next(places), overlay(labels, labelling.palette, photo), name, note)
         before = labelling
-    if shape < 1 / 18 or shape > 18:  # it is shown wider than it is, so that something is seen
-        for one in axes.flat:
-            one.set_aspect("auto")
     ranks = {f"rank 1 to {len(boxes)}": f"{HEAT}_r"} if len(boxes) > 1 else {}
     text = "A labelling takes in the whole photo and so many proposals, best first, before the CRF."
-    key(figure, text, {**ranks, **colours}, columns=max(2, 2 * columns))
+    drawing.key(figure, text, {**ranks, **colours}, columns=max(2, 2 * columns))
     return figure
-
-
-def _grid(count: int, shape: float) -> tuple[int, int]:
-    """Rows and columns for so many panels: nearly 3 : 2, and few places left empty."""
-
-    def oddness(columns: int) -> float:
-        rows = math.ceil(count / columns)
-        return abs(math.log(columns * shape / rows / 1.5)) + 0.1 * (columns * rows - count)
-
-    columns = min(range(1, count + 1), key=oddness)
-    return math.ceil(count / columns), columns
-
-
-def _painted(labelling: Segmentation, photo: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    times = max(1, math.ceil(_SHORTEST / max(photo.shape[:2])))
-    enlarged = photo.repeat(times, 0).repeat(times, 1)
-    return overlay(labelling.labels.repeat(times, 0).repeat(times, 1), labelling.palette, enlarged)
 
 
 def _draw_boxes(axes: Axes, boxes: list[list[float]], inches: float) -> None:
@@ -191,13 +173,7 @@ def _draw_boxes(axes: Axes, boxes: list[list[float]], inches: float) -> None:
         axes.add_patch(Rectangle((left, top), wide, high, fill=False, edgecolor=colour, linewidth=thick))
         if rank <= len(_TAGS):
             across, down = _TAGS[rank - 1]
-            axes.text(
-                left + across * wide + (1 - 2 * across) * 2 * point,
-                top + down * high + (1 - 2 * down) * 2 * point,
-                str(rank),
-                weight="bold",
-                color="black",
-                ha=("left", "center", "right")[round(2 * across)],
-                va="bottom" if down else "top",
-                bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.2},
-            )
+            x, y = left + across * wide + (2 - 4 * across) * point, top + down * high + (2 - 4 * down) * point
+            align = {"ha": ("left", "center", "right")[round(2 * across)], "va": "bottom" if down else "top"}
+            tag = {"facecolor": colour, "edgecolor": "none", "pad": 1.2}
+            axes.text(x, y, str(rank), weight="bold", color="black", bbox=tag, **align)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from deconvseg.images.read import PhotoPixels
 from deconvseg.inspect.figure import HEAT, MARK, key, own_style, panels, percent, show
-from deconvseg.inspect.trace import Trace, trace
+from deconvseg.inspect.trace import Box, Trace, trace
 from deconvseg.segmenter import Segmenter
 
 if TYPE_CHECKING:
@@ -48,13 +47,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Switches:
-    """The poolings of a region.
-
-    Attributes:
-        trace: what went in, and all that arose.
-        stages: the five poolings, the first (finest) first.
-        numbers: everything but maps, fit for JSON.
-    """
+    """The poolings of a region: what went in, the five stages, finest first, and their numbers."""
 
     trace: Trace
     stages: list[Stage]
@@ -62,10 +55,7 @@ class Switches:
 
 
 def inspect_switches(
-    segmenter: Segmenter,
-    photo: PhotoPixels,
-    box: Sequence[float] | None = None,
-    class_name: str | None = None,
+    segmenter: Segmenter, photo: PhotoPixels, box: Box | None = None, class_name: str | None = None
 ) -> Switches:
     """The poolings of the encoder and the unpoolings of the decoder, for the whole photo or a box of it.
 
@@ -88,15 +78,21 @@ def _stage(found: Trace, number: int) -> Stage:
     if back is not None:
         active = active * found.means(back)
     channel = found.driving.get(f"unpool{number}", int(active.argmax()))
-    encoded, pooled = before[channel].float().cpu().numpy(), after[channel].float().cpu().numpy()
+    encoded, pooled = before[channel].cpu().numpy(), after[channel].cpu().numpy()
     unpooled = decoded = None
     if back is not None:
-        unpooled = back[channel].float().cpu().numpy()
+        unpooled = back[channel].cpu().numpy()
         decoded = unpooled.ravel()[where[channel].cpu().numpy()]
     inside = found.cells(len(pooled))
     filled = after[:, *inside] > 0
     counts = np.bincount(kinds[:, *inside][filled].cpu().numpy(), minlength=len(CORNERS))
     shares = (counts / max(counts.sum(), 1)).tolist()
+    # The window with the largest sum inside the photo, in pixels before pooling.
+    counted, busy = np.zeros_like(pooled), pooled if decoded is None else pooled * decoded
+    counted[*inside] = busy[*inside]
+    side = min(ZOOMED, len(pooled))
+    sums = sliding_window_view(counted, (side, side)).sum((2, 3))
+    top, left = (2 * int(place) for place in np.unravel_index(sums.argmax(), sums.shape))
     numbers = {
         "stage": number,
         "size": list(encoded.shape),
@@ -105,20 +101,10 @@ def _stage(found: Trace, number: int) -> Stage:
         "corners": dict(zip(CORNERS, shares, strict=True)) if counts.any() else None,
         "empty": 1 - int(counts.sum()) / filled.numel(),
         "unpooled": unpooled is not None,
-        "window": _busiest(pooled if decoded is None else pooled * decoded, inside),
+        "window": [left, top, left + 2 * side, top + 2 * side],
     }
     corners = kinds[channel].cpu().numpy().astype(np.uint8)
     return Stage(encoded, pooled, corners, decoded, unpooled, numbers)
-
-
-def _busiest(map_: NDArray[np.float32], inside: list[slice]) -> list[int]:
-    """The window, x0 y0 x1 y1 in pixels before pooling, with the largest sum inside the photo."""
-    counted = np.zeros_like(map_)
-    counted[*inside] = map_[*inside]
-    side = min(ZOOMED, len(map_))
-    sums = sliding_window_view(counted, (side, side)).sum((2, 3))
-    top, left = (2 * int(place) for place in np.unravel_index(sums.argmax(), sums.shape))
-    return [left, top, left + 2 * side, top + 2 * side]
 
 
 _KEY = """Pooling keeps the largest value of each 2 x 2 cell and remembers its corner: the switch.
@@ -175,10 +161,10 @@ def _draw_half(axes: Any, stage: Stage, first: NDArray[np.float32], last: NDArra
     large, small = sorted((first, last), key=len, reverse=True)
     for one, pixels in zip(axes, (first, large[y0:y1, x0:x1], last), strict=True):
         show(one, pixels, "", vmin=float(pixels.min()))
-    cells = slice(y0 // 2, y1 // 2), slice(x0 // 2, x1 // 2)
     for edge in range(2, y1 - y0, 2):
         axes[1].axvline(edge - 0.5, color="white", linewidth=1.2)
         axes[1].axhline(edge - 0.5, color="white", linewidth=1.2)
+    cells = slice(y0 // 2, y1 // 2), slice(x0 // 2, x1 // 2)
     for (row, column), corner in np.ndenumerate(stage.corners[cells]):
         if small[cells][row, column] > 0:  # dotted where all of the cell was 0 in the encoder
             line = ":" if stage.pooled[cells][row, column] == 0 else "-"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from deconvseg.errors import UsageError
 from deconvseg.images.read import PhotoPixels
@@ -19,6 +19,7 @@ from deconvseg.regions import crop, normalised, on_device, whole_pixels
 from deconvseg.segmentation import refuse_unknown
 from deconvseg.segmenter import WORKING_SIDE, Segmenter
 
+Box = Sequence[float]
 _REACH = 2
 """A box may be so many times as long as its photo: the part outside is made of zeros, which take memory."""
 
@@ -32,11 +33,11 @@ class Trace:
             which may reach outside it, and the `class` asked for.
         crop: uint8 (S, S, 3), RGB; black outside the photo.
         inside: rows and columns of the crop that show any of the photo.
-        encoded: float (C, 2h, 2w), the encoder's maps before each of the five poolings.
+        encoded: float32 (C, 2h, 2w), the encoder's maps before each of the five poolings.
         switches: int64 (C, h, w) of each pooling, as of `DeconvNet.encode`.
-        decoded: the decoder's maps by name, float (C, h, w), in the order they arise: `fc6_deconv`, then of
+        decoded: the decoder's maps by name, float32 (C, h, w), in the order they arise: `fc6_deconv`, then of
             each block `unpool5`, `deconv5_1`, ... All have passed ReLU, so none is negative.
-        scores: float (classes, S, S), raw.
+        scores: float32 (classes, S, S), raw.
         driving: by name of `decoded`, the channel that drives the class asked for most; empty without one.
     """
 
@@ -59,9 +60,7 @@ class Trace:
         return maps[:, *self.cells(maps.shape[-1])].mean((1, 2))
 
 
-def trace(
-    segmenter: Segmenter, photo: PhotoPixels, box: Sequence[float] | None, class_name: str | None
-) -> Trace:
+def trace(segmenter: Segmenter, photo: PhotoPixels, box: Box | None, class_name: str | None) -> Trace:
     """Cut a region out as `Segmenter` does, on the photo shrunk to 1024, and follow it through the network.
 
     Args:
@@ -80,8 +79,7 @@ def trace(
         raise UsageError(f"{segmenter.weights}: is an FCN-8s, which unpools nothing; give a DeconvNet")
     if segmenter.precision != "fp32":
         raise UsageError(f"precision {segmenter.precision}: a network is looked into in fp32; ask for that")
-    box = (0, 0, photo.width, photo.height) if box is None else box
-    _check_box(box, photo.width, photo.height)
+    box = _checked(box, photo.width, photo.height)
     image = shrink(photo.image, WORKING_SIDE)
     scale = np.array([image.shape[1] / photo.width, image.shape[0] / photo.height] * 2)
     (whole,) = whole_pixels(squared((np.array([box]) * scale).astype(np.float32)))
@@ -105,22 +103,21 @@ def trace(
 
 
 def follow(network: DeconvNet, image: Tensor) -> tuple[dict[str, Tensor], list[Tensor], Tensor]:
-    """Send an image float (1, 3, S, S) through a network in evaluation mode and keep what arises.
+    """Send an image float32 (1, 3, S, S) through a network in evaluation mode and keep what arises.
 
     Returns:
         Maps (1, C, h, w) by name (`pool1` ... before the poolings, and those of the decoder), the switches,
-        and the scores (classes, S, S). The code is a leaf that asks for its gradient, so that gradients of
-        the scores by the decoder's maps can be had. The encoder has no part in that.
+        and the scores (classes, S, S), which have gradients by the decoder's maps, but not by the encoder's.
     """
     maps: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable[..., None]:
-        def hook(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor | None = None) -> None:
+        def hook(layer: object, inputs: tuple[Tensor, ...], output: Tensor | None = None) -> None:
             maps[name] = inputs[0] if output is None else output
 
         return hook
 
-    hooks = [s.register_forward_hook(keep(f"pool{n}")) for n, s in enumerate(network.encoder, 1)]
+    hooks = [stage.register_forward_hook(keep(f"pool{n}")) for n, stage in enumerate(network.encoder, 1)]
     hooks.append(network.fc6_deconv.register_forward_hook(keep("fc6_deconv")))
     for block, stage in zip(range(5, 0, -1), network.decoder, strict=False):
         hooks.append(stage.register_forward_pre_hook(keep(f"unpool{block}")))
@@ -143,15 +140,13 @@ def _overlap(start: int, end: int, length: int, side: int) -> slice:
     return slice(first, max(min(math.ceil((length - start) / cell), side), first + 1))
 
 
-def _check_box(box: Sequence[float], width: int, height: int) -> None:
-    text = ",".join(f"{number:g}" for number in box)
-    if len(box) != 4 or not all(map(math.isfinite, box)):
-        raise UsageError(f"box {text}: is not four finite numbers; give x0,y0,x1,y1 in pixels")
+def _checked(box: Box | None, width: int, height: int) -> Box:
+    if box is None:
+        return 0, 0, width, height
     x0, y0, x1, y1 = box
-    photo = f"the photo, which has {width} x {height} pixels"
-    if x0 >= x1 or y0 >= y1:
-        raise UsageError(f"box {text}: is empty or reversed; give x0,y0,x1,y1 with x0 < x1 and y0 < y1")
-    if x0 >= width or y0 >= height or x1 <= 0 or y1 <= 0:
-        raise UsageError(f"box {text}: lies outside {photo}")
-    if max(x1 - x0, y1 - y0) > _REACH * max(width, height):
-        raise UsageError(f"box {text}: is over {_REACH} times as long as {photo}; give a smaller one")
+    inside = max(x0, 0) < min(x1, width) and max(y0, 0) < min(y1, height)
+    if not (inside and max(x1 - x0, y1 - y0) <= _REACH * max(width, height)):  # NaN is in no order
+        text = ",".join(f"{number:g}" for number in box)
+        photo = f"the photo of {width} x {height} pixels, or is over {_REACH} times as long"
+        raise UsageError(f"box {text}: shows nothing of {photo}; give x0,y0,x1,y1 with x0 < x1 and y0 < y1")
+    return box

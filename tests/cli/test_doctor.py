@@ -7,12 +7,12 @@ import pytest
 from .conftest import Run, lines
 
 
-def test_a_sound_installation(run: Run) -> None:
-    done = run("doctor", "--json")
+def test_a_sound_installation(inside: Run) -> None:
+    done = inside("doctor", "--json")
     report = json.loads(done.stdout)
     assert (done.returncode, report["state"] != "fault") == (0, True), report
     findings = {finding["name"]: finding for finding in report["findings"]}
-    assert findings["photo"]["found"].startswith("451 x 300 in ")
+    assert findings["photo"]["found"].startswith("451 x 300, ")
     assert "network" in findings["photo"]["found"] and "cat " in findings["photo"]["found"]
     assert lines(done) == []
 

@@ -28,19 +28,13 @@ def shell(tmp_path: Path, fast: list[str]) -> Shell:
 
 
 def test_a_closed_log_puts_nothing_into_the_data(shell: Shell, tmp_path: Path) -> None:
-    done = shell("DS segment cat.png -o - FAST 2>&- > x.png; echo $?")
+    done = shell("DS segment cat.png -o - FAST 2>&- 0<&- > x.png; echo $?")
     assert done.stdout == b"0\n"
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
     assert Image.open(tmp_path / "x.png").size == (60, 40)
-    done = shell("DS segment cat.png -o m.png --json FAST 2>&- 0<&-")
-    assert done.returncode == 0 and json.loads(done.stdout)["images"][0]["status"] == "done"
-    assert (tmp_path / "m.png").read_bytes() == (tmp_path / "x.png").read_bytes()
 
 
-@pytest.mark.parametrize(
-    "command",
-    ["--help", "--version", "segment --help", "weights list", "weights info", "doctor --no-self-test"],
-)
+@pytest.mark.parametrize("command", ["--help", "segment --help", "weights list", "doctor --no-self-test"])
 def test_commands_with_all_streams_closed(shell: Shell, command: str) -> None:
     done = shell(f"DS {command} <&- >&- 2>&-")
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
@@ -50,7 +44,6 @@ def test_a_folder_run_with_all_streams_closed(shell: Shell, tmp_path: Path) -> N
     done = shell("mkdir in; cp cat.png in; DS segment in -o out FAST <&- >&- 2>&-")
     assert done.returncode == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} >= {"cat.png", "segment.jsonl"}
-    assert "out/cat.png: exists" not in (tmp_path / "out/segment.jsonl").read_text()
     Image.open(tmp_path / "out/cat.png").load()  # no message in it
 
 
@@ -58,10 +51,8 @@ def test_a_folder_run_with_all_streams_closed(shell: Shell, tmp_path: Path) -> N
     ("line", "words"),
     [
         ("DS segment cat.png -o - FAST >&-", "standard output is closed"),
-        ("DS segment cat.png -o m.png --json FAST >&-", "standard output is closed"),
         ("DS weights list --json >&-", "standard output is closed"),
         ("DS inspect layers cat.png -o - >&-", "standard output is closed"),
-        ("DS segment - -o m.png FAST <&-", "standard input is closed"),
         ("DS segment @- -o out FAST <&-", "standard input is closed"),
         ("DS inspect layers - --json <&-", "standard input is closed"),
     ],
@@ -74,31 +65,24 @@ def test_a_closed_stream_that_is_asked_for_is_one_line(shell: Shell, line: str, 
 
 
 def test_a_full_log_loses_messages_alone(shell: Shell, tmp_path: Path) -> None:
-    done = shell("mkdir in; cp cat.png in; DS segment in none.jpg -o out FAST 2>/dev/full")
+    done = shell("DS segment cat.png none.jpg -o out FAST 2>/dev/full")
     assert done.returncode == 1  # the missing photo's
-    assert [Image.open(path).size for path in tmp_path.glob("out/**/cat.png")] == [(60, 40)]
-    assert shell("DS segment cat.png -o m.png FAST 2>/dev/full").returncode == 0
+    assert Image.open(tmp_path / "out/cat.png").size == (60, 40)
+    report = json.loads(shell("DS doctor --no-self-test --json 2>/dev/full").stdout)
+    (log,) = (finding for finding in report["findings"] if finding["name"] == "log")
+    assert log["found"] == "standard error: No space left on device"
 
 
-@pytest.mark.parametrize(
-    "command", ["weights list", "--help", "segment cat.png -o - FAST", "segment cat.png --json FAST"]
-)
+@pytest.mark.parametrize("command", ["weights list", "segment cat.png -o - FAST", "segment --help"])
 def test_a_full_output_is_one_line(shell: Shell, command: str) -> None:
     done = shell(f"DS {command} >/dev/full")
     assert done.returncode in (1, 2)
     text = done.stderr.decode()
     (error,) = (line for line in text.splitlines() if line.startswith("error: "))
-    assert "No space left on device" in error and ("segment cat" in command or "standard output" in error)
+    assert "No space left on device" in error
     assert "Traceback" not in text and "Exception" not in text
 
 
 def test_a_reader_that_leaves_is_no_error(shell: Shell) -> None:
     done = shell("DS weights info 2>err | true; cat err")
     assert b"error" not in done.stdout and b"Broken" not in done.stdout
-
-
-def test_doctor_names_the_log(shell: Shell) -> None:
-    for redirection, reason in (("2>&-", "closed"), ("2>/dev/full", "No space left on device")):
-        report = json.loads(shell(f"DS doctor --no-self-test --json {redirection}").stdout)
-        (log,) = (finding for finding in report["findings"] if finding["name"] == "log")
-        assert log["found"] == f"standard error: {reason}"

@@ -111,11 +111,8 @@ def test_window_is_where_most_happens(exact: Segmenter, make_photo: Make) -> Non
         assert sums[x0, y0] == pytest.approx(max(sums.values()))
 
 
-@pytest.mark.parametrize("both", [False, True], ids=["alone", "ensemble"])
-def test_each_labelling_is_a_segmenters(
-    tiny_network: Path, tiny_fcn: Path, make_photo: Make, both: bool
-) -> None:
-    options = OPTIONS | ({"ensemble": "mean", "fcn": tiny_fcn} if both else {})
+def test_each_labelling_is_a_segmenters(tiny_network: Path, tiny_fcn: Path, make_photo: Make) -> None:
+    options = OPTIONS | {"ensemble": "mean", "fcn": tiny_fcn}
     photo = make_photo(90, 140)
     found = inspect_proposals(Segmenter(tiny_network, **options), photo, 7)
     numbers = json.loads(json.dumps(found.numbers))
@@ -149,14 +146,9 @@ def test_what_each_box_changed(tiny_network: Path, make_photo: Make) -> None:
         np.testing.assert_allclose(other["box"], 10 * np.array(one["box"]), rtol=1e-5)
 
 
-def test_few_proposals_and_none(tiny_network: Path, tiny_fcn: Path, make_photo: Make) -> None:
+def test_no_proposals_and_networks_without(tiny_network: Path, tiny_fcn: Path, make_photo: Make) -> None:
     tiny = inspect_proposals(Segmenter(tiny_network, crf=False), make_photo(10, 20))
     assert tiny.numbers["proposals"] == 0 and list(tiny.labellings) == ["no proposals"]
     assert len(tiny.numbers["boxes"]) == 1 and tiny.edges.shape == (10, 20)
-    papers = Segmenter(tiny_network, protocol="paper", ensemble="off", crf=False, **OPTIONS)
-    found = inspect_proposals(papers, make_photo(90, 140), 2)  # which does not look at the whole photo
-    assert [box["rank"] for box in found.numbers["boxes"]] == [1, 2]
     with pytest.raises(UsageError, match=r"fcn\.safetensors: is an FCN-8s"):
         inspect_proposals(Segmenter(tiny_fcn), make_photo(30, 30))
-    with pytest.raises(UsageError, match="give 1 or more"):
-        inspect_proposals(Segmenter(tiny_network), make_photo(30, 30), 0)
