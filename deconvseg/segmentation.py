@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from deconvseg.errors import InputError, UsageError
-from deconvseg.images.kinds import FILE_SUFFIXES, KINDS, refuse_suffix
+from deconvseg.images.kinds import KINDS, refuse_suffix
 from deconvseg.images.palette import Palette
 from deconvseg.images.read import read_image
 from deconvseg.images.write import overlay_image
 from deconvseg.remote import is_remote
 
-_COUNTED = 1 << 22
 SHOWN_SIDE = 480
 """Longer side, in pixels, of what a notebook shows and keeps."""
 
@@ -70,25 +69,16 @@ class Segmentation:
 
     def class_shares(self) -> dict[str, float]:
         """Share of pixels (0..1) of every class that occurs, largest first."""
-        counts = np.zeros(len(self.classes), np.int64)
-        flat = self.labels.ravel()
-        for start in range(0, flat.size, _COUNTED):  # bincount makes 8 bytes of a label
-            counts += np.bincount(flat[start : start + _COUNTED], minlength=len(self.classes))
+        counts = np.array(Image.fromarray(self.labels).histogram()[: len(self.classes)])
         order = sorted(np.flatnonzero(counts), key=lambda i: -int(counts[i]))
         return {self.classes[i]: float(counts[i] / self.labels.size) for i in order}
 
     def only(self, names: Collection[str]) -> Self:
-        """The same with all other classes made background; ids, `classes` and `palette` stay as they are.
+        """The same with all classes but those of these names made background, which moves no border.
 
-        A pixel is of a class here if it was of this class before: choosing does not move any border. Of the
-        probabilities, background becomes that of everything not chosen, which where several classes are in
-        question can exceed the label's own.
-
-        Args:
-            names: of classes; a string is one name.
-
-        Raises:
-            UsageError: a name that is no class.
+        Ids, `classes` and `palette` stay as they are; the background's probability becomes that of everything
+        not chosen, which can exceed the label's own. A string is one name.
+        Raises UsageError if a name is no class.
         """
         names = chosen(names)
         refuse_unknown([name for name in names if name != self.classes[0]], self.classes)
@@ -105,9 +95,7 @@ class Segmentation:
     def photo(self) -> NDArray[np.uint8]:
         """The photo, uint8 (H, W, 3) RGB, of the labels' size; a large one is read from its file again.
 
-        Raises:
-            InputError: that file is gone, or another by now.
-            UsageError: there is no photo of this size.
+        Raises InputError if that file is gone, or another by now; UsageError if there is none of this size.
         """
         if self.pixels is not None and self.pixels.shape[:2] == self.labels.shape:
             return self.pixels
@@ -149,11 +137,10 @@ class Segmentation:
         if isinstance(target, str) and is_remote(target):
             raise UsageError(f"{target}: is no file; give an open stream (fsspec.open makes one), or a path")
         path = Path(target) if isinstance(target, str | os.PathLike) else None
-        if not KINDS[kind].is_folder:
-            if path:
-                refuse_suffix(kind, path)
-        elif path is None or path.suffix.lower() in FILE_SUFFIXES:
-            raise UsageError(f"{path or 'a stream'}: {kind} are several files, and need a folder")
+        if path:
+            refuse_suffix(kind, path)
+        elif KINDS[kind].is_folder:
+            raise UsageError(f"{kind} are several files, and need a folder")
         if file_name is None:
             file_name = self.source.name if self.source else (path.stem if path else "")
         options = {"legend": legend, "polygons": polygons, "file_name": file_name}
@@ -168,9 +155,8 @@ class Segmentation:
         labels = np.array(Image.fromarray(self.labels).resize(size, Image.Resampling.NEAREST))
         pixels = np.array(Image.fromarray(self.pixels).resize(size, Image.Resampling.BOX))
         stream = io.BytesIO()
-        overlay_image(replace(self, labels=labels, pixels=pixels), legend="{name} {share:.1%}").save(
-            stream, "JPEG"
-        )
+        small = replace(self, labels=labels, pixels=pixels)
+        overlay_image(small, legend="{name} {share:.1%}").save(stream, "JPEG")
         return stream.getvalue()
 
 

@@ -8,8 +8,6 @@ from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from deconvseg.cli.segment import segment
@@ -18,7 +16,6 @@ from deconvseg.images.kinds import KINDS
 from deconvseg.images.palette import palette_for
 from deconvseg.images.write import overlay
 from deconvseg.segmentation import SHOWN_SIDE, Segmentation
-from deconvseg.segmenter import Segmenter
 
 CLASSES = ("background", "cat", "dog", "car")
 LABELS = np.array([[0, 1, 1], [2, 3, 1]], np.uint8)
@@ -28,12 +25,6 @@ def test_shares() -> None:
     result = Segmentation(LABELS, CLASSES, palette_for(4))
     assert result.class_shares() == {"cat": 3 / 6, "background": 1 / 6, "dog": 1 / 6, "car": 1 / 6}
     assert next(iter(result.class_shares())) == "cat"
-
-
-def test_shares_of_a_large_photo() -> None:
-    labels = np.zeros((3000, 3000), np.uint8)
-    labels[:, :750] = 3
-    assert Segmentation(labels, CLASSES, palette_for(4)).class_shares() == {"background": 0.75, "car": 0.25}
 
 
 def test_only() -> None:
@@ -57,18 +48,7 @@ def test_only_one_name_and_names_that_are_none() -> None:
 
 def test_results_can_be_compared_and_kept_in_sets() -> None:
     one, other = (Segmentation(LABELS, CLASSES, palette_for(4)) for _ in range(2))
-    assert one == one and one != other
-    assert len({one, other}) == 2
-
-
-@given(st.sets(st.sampled_from(CLASSES)))
-def test_only_keeps_what_is_chosen_and_nothing_else(names: set[str]) -> None:
-    result = Segmentation(LABELS, CLASSES, palette_for(4))
-    chosen = result.only(names)
-    assert chosen.probabilities is None
-    expected = [[CLASSES[i] if CLASSES[i] in names else "background" for i in row] for row in LABELS]
-    assert [[CLASSES[i] for i in row] for row in chosen.labels] == expected
-    assert sum(chosen.class_shares().values()) == pytest.approx(1)
+    assert one == one and len({one, other}) == 2
 
 
 ODD_CLASSES = ("background", "cat", "<b>dog</b>", "car")
@@ -133,15 +113,13 @@ def test_masks_need_a_folder_and_files_a_place(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_large_photo_is_read_again_to_be_painted_on(tiny_network: Path, tmp_path: Path) -> None:
+def test_a_large_photo_is_read_again_to_be_painted_on(tmp_path: Path) -> None:
     path = tmp_path / "large.png"
-    ramp = np.tile(np.arange(100, 255, dtype=np.uint8), (30, 24))  # 30 x 3720
-    Image.fromarray(ramp).save(path)
-    made = Segmenter(tiny_network, proposals=0, crf=False).segment(path)
-    assert made.pixels is not None and made.pixels.shape != made.photo.shape
-    np.testing.assert_array_equal(made.photo[:, :, 0], ramp)
+    Image.fromarray(PHOTO).save(path)
+    made = result(pixels=PHOTO[::2, ::2], source=path)
+    np.testing.assert_array_equal(made.photo, PHOTO)
     assert made._repr_jpeg_() is not None
-    Image.fromarray(ramp[:, :99]).save(path)
+    Image.fromarray(PHOTO[:, :9]).save(path)
     with pytest.raises(InputError, match=r"large\.png: has changed"):
         made.save(tmp_path / "a.jpg", "overlay")
     path.unlink()
@@ -165,18 +143,12 @@ def test_every_kind_is_told_and_documented() -> None:
             assert f"`{name}`" in (Path(__file__).parents[1] / page).read_text()
 
 
-def test_chosen_classes_can_be_saved(tmp_path: Path) -> None:
-    result().only(["cat"]).save(tmp_path / "a.png", "cutout")
-    alpha = np.asarray(Image.open(tmp_path / "a.png"))[:, :, 3]
-    np.testing.assert_array_equal(alpha == 255, MASK == 1)
-
-
 def test_repr_is_short() -> None:
     text = repr(result())
     assert text == "Segmentation(60 x 40 pixels: background 81.2%, cat 16.7%, <b>dog</b> 2.1%)"
 
 
-@pytest.mark.parametrize("size", [(40, 60), (1200, 900), (2, 3000)], ids=str)
+@pytest.mark.parametrize("size", [(40, 60), (600, 450)], ids=str)
 def test_shown_in_a_notebook(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     _, columns = np.mgrid[: size[0], : size[1]]
     labels = ((columns * 2 > size[1]) * 2).astype(np.uint8)
@@ -194,8 +166,5 @@ def test_shown_in_a_notebook(size: tuple[int, int], monkeypatch: pytest.MonkeyPa
         lambda image, entries, busy: named.extend(name for name, _ in entries),
     )
     shown._repr_jpeg_()
-    assert re.fullmatch(r"<b>dog</b> (4\d\.\d%|50\.0%|33\.3%)", named[0]) and len(named) == 1
-
-
-def test_without_a_photo_there_is_only_text() -> None:
+    assert re.fullmatch(r"<b>dog</b> (4\d\.\d%|50\.0%)", named[0]) and len(named) == 1
     assert result(pixels=None)._repr_jpeg_() is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -24,8 +24,7 @@ _SHOWN = 20
 """Faults that `lines` lists."""
 
 
-@dataclass(frozen=True)
-class Fault:
+class Fault(NamedTuple):
     """A file that cannot be used as it is, and what is wrong with it."""
 
     file: Path
@@ -63,26 +62,18 @@ class DataReport:
     def as_dict(self) -> dict[str, Any]:
         """Everything as JSON-able values."""
         faults = [{"file": str(fault.file), "problem": fault.problem} for fault in self.faults]
-        return {**vars(self), "source": str(self.source), "faults": faults, "warnings": [*self.warnings]}
+        return {**vars(self), "source": str(self.source), "faults": faults}
 
-    def lines(self) -> list[str]:
+    def lines(self) -> Iterator[str]:
         """What a person wants to read: faults (the first 20), warnings, and a line a class."""
-        lines = [f"{self.examples} photos, {len(self.faults)} faults, {self.void_share:.1%} of pixels void"]
-        lines += [f"fault: {fault}" for fault in self.faults[:_SHOWN]]
+        yield f"{self.examples} photos, {len(self.faults)} faults, {self.void_share:.1%} of pixels void"
+        yield from (f"fault: {fault}" for fault in self.faults[:_SHOWN])
         if len(self.faults) > _SHOWN:
-            lines.append(f"and {len(self.faults) - _SHOWN} faults more")
-        lines += [f"warning: {warning}" for warning in self.warnings]
-        total = max(sum(self.pixels.values()), 1)
-        width = max(map(len, self.pixels))
+            yield f"and {len(self.faults) - _SHOWN} faults more"
+        yield from (f"warning: {warning}" for warning in self.warnings)
+        total, width = max(sum(self.pixels.values()), 1), max(map(len, self.pixels))
         for name, pixels in self.pixels.items():
-            lines.append(f"{name:{width}}  in {self.photos[name]:6} photos  {pixels / total:7.2%} of pixels")
-        return lines
-
-    def raise_if_unusable(self) -> None:
-        """Raise a DataError with the first fault and their number, if there is any."""
-        if self.faults:
-            more = f" ({len(self.faults)} faults in all)" if len(self.faults) > 1 else ""
-            raise DataError(f"{self.faults[0]}{more}")
+            yield f"{name:{width}}  in {self.photos[name]:6} photos  {pixels / total:7.2%} of pixels"
 
 
 def check_dataset(
@@ -91,69 +82,54 @@ def check_dataset(
     """Read every photo and mask of a data set and say what is wrong, all of it.
 
     Faults are photos and masks that are missing, unreadable or of two sizes, masks that `read_mask` refuses
-    or with nothing but void, and names that come twice.
-
-    Args:
-        dataset: what to look at.
-        workers: threads, 0 or more; the report does not depend on it.
-        progress: called once a photo.
+    or with nothing but void, and names that come twice. The report does not depend on the number of threads,
+    `workers`, 0 or more; `progress` is called once a photo.
     """
-    names = Counter(example.name for example in dataset.examples)
+    counted = Counter(example.name for example in dataset.examples)
     faults = [
         Fault(dataset.source, f"names {name} {count} times; take it out {count - 1} times")
-        for name, count in names.items()
+        for name, count in counted.items()
         if count > 1
     ]
     notes: list[str] = []
-    pixels, photos = np.zeros(256, np.int64), np.zeros(256, np.int64)
+    pixels, photos = np.zeros((2, 256), np.int64)
     digest = hashlib.sha256()
     with pool(workers) as call_each:
-        for look in call_each(partial(_look, dataset.masks), dataset.examples):
-            faults += look.faults
-            notes += look.notes
-            pixels += look.counts
-            photos += look.counts > 0
-            digest.update(look.digest)
+        for problems, told, counts, content in call_each(partial(_look, dataset.masks), dataset.examples):
+            faults += problems
+            notes += told
+            pixels += counts
+            photos += counts > 0
+            digest.update(content)
             progress()
-    classes = dataset.classes
+    by_name = dict(zip(dataset.classes, pixels.tolist(), strict=False))
     return DataReport(
         source=dataset.source,
         examples=len(dataset.examples),
         faults=tuple(faults),
-        warnings=tuple(_warnings(classes, pixels, notes)),
-        pixels=dict(zip(classes, pixels.tolist(), strict=False)),
-        photos=dict(zip(classes, photos.tolist(), strict=False)),
+        warnings=tuple(_warnings(by_name, notes)),
+        pixels=by_name,
+        photos=dict(zip(dataset.classes, photos.tolist(), strict=False)),
         void_share=float(pixels[VOID] / max(pixels.sum(), 1)),
         digest=digest.hexdigest(),
     )
 
 
-def _warnings(classes: Sequence[str], pixels: NDArray[np.int64], notes: Sequence[str]) -> Iterator[str]:
-    found = [name for name, count in zip(classes, pixels, strict=False) if count]
+def _warnings(pixels: dict[str, int], notes: list[str]) -> Iterator[str]:
+    found = [name for name, count in pixels.items() if count]
     if len(found) == 1:
         yield f"every labelled pixel is {found[0]}: there is nothing to tell apart"
-    missing = [name for name in classes if name not in found]
-    if found and missing:
-        yield f"never found: {', '.join(missing)}"
+    if 0 < len(found) < len(pixels):
+        yield f"never found: {', '.join(name for name, count in pixels.items() if not count)}"
     if notes:
         yield notes[0] + (f" (and {len(notes) - 1} such notes)" if len(notes) > 1 else "")
 
 
-class _Look(NamedTuple):
+def _look(masks: MaskFormat, example: Example) -> tuple[list[Fault], list[str], NDArray[np.int64], bytes]:
     """One photo's faults, notes, pixels by label (256,) and SHA-256."""
-
-    faults: list[Fault]
-    notes: list[str]
-    counts: NDArray[np.int64]
-    digest: bytes
-
-
-def _look(masks: MaskFormat, example: Example) -> _Look:
-    photo, notes, faults = None, list[str](), list[Fault]()
-    counts = np.zeros(256, np.int64)
+    photo, faults, counts = None, list[Fault](), np.zeros(256, np.int64)
     try:
         photo = read_photo(example.image)
-        notes = [f"{example.image}: {note}" for note in photo.notes]
     except InputError as error:
         faults.append(_fault(example.image, error))
     try:
@@ -169,7 +145,7 @@ def _look(masks: MaskFormat, example: Example) -> _Look:
     with suppress(OSError):  # what is missing or may not be read is a fault already
         size, content = example.image.stat().st_size, example.mask.read_bytes()
     digest = hashlib.sha256(f"{example.name}\0{size}\0".encode() + content).digest()
-    return _Look(faults, notes, counts, digest)
+    return faults, [f"{example.image}: {note}" for note in photo.notes] if photo else [], counts, digest
 
 
 def _fault(file: Path, error: Exception) -> Fault:

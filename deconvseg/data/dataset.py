@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from unicodedata import normalize
@@ -65,15 +65,12 @@ class DataSet:
 
 def refuse_other_size(example: Example, photo: tuple[int, ...], mask: tuple[int, ...]) -> None:
     """Raise a DataError that names the mask unless photo and mask have the same height and width."""
-    if photo == mask:
-        return
-    sizes = f"mask is {mask[1]}x{mask[0]}, its photo {example.image.name} {photo[1]}x{photo[0]}"
-    if photo == mask[::-1]:
+    if photo != mask:
+        turn = "" if photo != mask[::-1] else " (photos are turned upright by their EXIF orientation)"
         raise DataError(
-            f"{example.mask}: {sizes}; it fits when turned by a quarter: photos are read upright, as their "
-            "EXIF orientation says, so turn the mask or remove the orientation from the photo"
+            f"{example.mask}: mask is {mask[1]}x{mask[0]}, its photo {example.image.name} "
+            f"{photo[1]}x{photo[0]}; they must agree{turn}"
         )
-    raise DataError(f"{example.mask}: {sizes}; they must agree")
 
 
 def find_pictures(
@@ -98,38 +95,39 @@ def find_pictures(
     """
     if not folder.is_dir():
         return {}
-    closed = leave_out and os.path.realpath(leave_out)
-
-    broken: list[Path] = []
-
-    def refuse(error: OSError) -> None:
-        broken.append(Path(error.filename))
-        if broken[-1].suffix.lower() not in suffixes:  # of a picture it is told when that is read
-            raise DataError(f"{error.filename}: cannot be read ({error.strerror}); mend or remove it")
-
     found: dict[str, list[Path]] = {}
-    files = walk(str(folder), leave_out=lambda at, _: os.path.realpath(at) == closed, refused=refuse)
-    for path in (*map(Path, files), *broken):
+
+    def add(path: Path) -> None:
         if path.suffix.lower() in suffixes:
             name = normalize("NFC", path.relative_to(folder).with_suffix("").as_posix())
             found.setdefault(name, []).append(path)
-    return {name: _preferred(sorted(found[name]), prefer) for name in sorted(found)}
 
+    def refuse(error: OSError) -> None:
+        path = Path(error.filename)
+        if path.suffix.lower() not in suffixes:  # of a picture it is told when that is read
+            raise DataError(f"{path}: cannot be read ({error.strerror}); mend or remove it")
+        add(path)
 
-def _preferred(paths: Sequence[Path], suffix: str) -> Path:
-    """That of pictures of one name which ends like this, in any case of letters if none does exactly."""
-    exact = [path for path in paths if path.suffix == suffix]
-    best = exact or [path for path in paths if path.suffix.lower() == suffix] or paths
-    if len(best) > 1:
-        raise DataError(f"{best[1]}: {best[0].name} has the same name without suffix; rename one of them")
-    return best[0]
+    closed = leave_out and os.path.realpath(leave_out)
+    for file in walk(str(folder), leave_out=lambda at, _: os.path.realpath(at) == closed, refused=refuse):
+        add(Path(file))
+
+    def rank(path: Path) -> int:
+        return (path.suffix != prefer) + (path.suffix.lower() != prefer)
+
+    for name, paths in found.items():
+        best, *others = sorted(paths, key=lambda path: (rank(path), path))
+        if others and rank(others[0]) == rank(best):
+            same = f"{best.name} has the same name without suffix"
+            raise DataError(f"{others[0]}: {same}; rename one of them")
+        found[name] = [best]
+    return {name: found[name][0] for name in sorted(found)}
 
 
 def read_lines(path: Path) -> list[str]:
     """The lines of a list that are not blank, without space around; UTF-8, or UTF-16 with its mark.
 
-    Raises:
-        DataError: the list is missing or no text.
+    Raises DataError if the list is missing or no text.
     """
     try:
         content = path.read_bytes()

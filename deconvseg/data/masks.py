@@ -22,7 +22,6 @@ Color: TypeAlias = tuple[int, int, int]
 _UNKNOWN = -1
 _NAMED = 5
 """How many values a message lists."""
-_BLACK = (0, 0, 0)
 _NEAR = 16
 """A palette's colour no further than this from a class's, of 255, is meant as it: tools average colours."""
 
@@ -54,79 +53,68 @@ class MaskFormat:
 
 
 def read_mask(path: Path, masks: MaskFormat) -> NDArray[np.uint8]:
-    """A mask file as class indices.
+    """A mask file as class indices, uint8 (H, W), and 255 for void.
 
     Args:
         path: palette, grey, RGB or RGBA picture that is no JPEG, or a `.mat` of SBD (struct `GTcls`, field
             `Segmentation`). Opacity is not looked at.
         masks: what the pixels mean.
 
-    Returns:
-        uint8 (H, W): class indices, and 255 for void.
-
     Raises:
-        DataError: missing, unreadable, of a mode that holds no labels, with values that are no class (the
-            first few are named, with their number of pixels), or with a palette whose colours are those of
-            other classes than the values'.
+        DataError: missing, unreadable, of a mode that holds no labels, with values that are no class, or with
+            a palette whose colours are those of other classes than the values'.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such mask; add it, or take its photo out")
-    pixels: NDArray[np.integer]
-    pixels, palette = (_read_mat(path), []) if path.suffix == ".mat" else _read_picture(path, masks)
+    pixels, palette = _read_mat(path) if path.suffix == ".mat" else _read_picture(path, masks)
     _refuse_other_colors(path, pixels, palette, masks)
-    if pixels.ndim == 2:
-        table = np.full(256, _UNKNOWN, np.int16)
-        table[list(masks.ids)] = list(masks.ids.values())
-        labels = table[pixels]
-    else:
-        weights = np.array([1 << 16, 1 << 8, 1], np.int32)  # to 0xRRGGBB
-        pixels = pixels @ weights
-        keys, values = np.array(sorted((color @ weights, label) for color, label in masks.colors.items())).T
-        nearest = np.searchsorted(keys[:-1], pixels)
-        labels = np.where(keys[nearest] == pixels, values[nearest], _UNKNOWN)
-    if (unknown := labels == _UNKNOWN).any():
+    known = masks.ids
+    if pixels.ndim == 3:  # to 0xRRGGBB
+        known = {red << 16 | green << 8 | blue: label for (red, green, blue), label in masks.colors.items()}
+        pixels = pixels @ np.array([1 << 16, 1 << 8, 1], np.int32)
+    keys, labels = np.array(sorted(known.items())).T
+    nearest = np.searchsorted(keys[:-1], pixels)
+    if (unknown := keys[nearest] != pixels).any():
         raise DataError(f"{path}: {_unknown(pixels[unknown], masks)}")
-    return labels.astype(np.uint8)
+    return labels.astype(np.uint8)[nearest]
 
 
-def hex_color(color: Color) -> str:
+def hex_color(color: Iterable[int]) -> str:
     """A colour as people write it, like `#804080`."""
     return "#{:02x}{:02x}{:02x}".format(*color)
 
 
-def _read_picture(path: Path, masks: MaskFormat) -> tuple[NDArray[np.uint8], list[int]]:
+def _read_picture(path: Path, masks: MaskFormat) -> tuple[NDArray[np.integer], list[int]]:
     """Values (H, W) or colours (H, W, 3), and the palette of values that have one: R, G, B, R, ..."""
     try:
         with Image.open(path) as image:
-            mode, is_jpeg = image.mode, image.format in ("JPEG", "MPO")
-            if mode in ("P", "L", "1") and not is_jpeg:
+            mode = "JPEG" if image.format in ("JPEG", "MPO") else image.mode
+            if mode in ("P", "L", "1"):
                 return np.asarray(image, np.uint8), (image.getpalette() or []) if mode == "P" else []
-            if masks.colors and mode in ("RGB", "RGBA") and not is_jpeg:
+            if masks.colors and mode in ("RGB", "RGBA"):
                 return np.asarray(image, np.uint8)[..., :3], []
     # A damaged PNG makes Pillow raise OSError, SyntaxError, ValueError, struct.error, zlib.error, ...
     except Exception as error:
-        raise DataError(f"{path}: mask cannot be read ({_reason(error)}); copy or make it again") from error
-    if is_jpeg:
-        raise DataError(f"{path}: mask is a JPEG, which changes labels at every edge; make it again as PNG")
+        raise _unreadable(path, error) from error
     wanted = "an 8-bit palette, grey or RGB PNG" if masks.colors else "an 8-bit palette or grey PNG"
     raise DataError(f"{path}: mask has mode {mode}; {wanted} is needed")
 
 
-def _read_mat(path: Path) -> NDArray[np.uint8]:
+def _read_mat(path: Path) -> tuple[NDArray[np.integer], list[int]]:
     from scipy.io import loadmat  # few data sets need it
 
     try:
         pixels = np.asarray(loadmat(path, variable_names=["GTcls"])["GTcls"]["Segmentation"][0, 0])
+        if pixels.ndim != 2 or pixels.dtype != np.uint8:
+            raise ValueError(f"it is {pixels.dtype} {pixels.shape}, not uint8 (H, W)")
     except Exception as error:  # scipy raises whatever the damage happens to cause
-        raise DataError(f"{path}: no mask of SBD can be read ({_reason(error)}); copy it again") from error
-    if pixels.ndim != 2 or pixels.dtype != np.uint8:
-        wrong = f"{pixels.dtype} {pixels.shape}, not uint8 (H, W)"
-        raise DataError(f"{path}: GTcls.Segmentation is {wrong}; copy it again")
-    return pixels
+        raise _unreadable(path, error) from error
+    return pixels, []
 
 
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+def _unreadable(path: Path, error: Exception) -> DataError:
+    reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return DataError(f"{path}: mask cannot be read ({reason}); copy or make it again")
 
 
 def _refuse_other_colors(
@@ -137,56 +125,49 @@ def _refuse_other_colors(
     That is a mask whose values were dealt anew: by a tool that sorts palettes, or makes one for a mask in
     colours. A palette that says nothing does not count: a grey ramp, or mostly colours of no class.
     """
-    colors = list(zip(palette[::3], palette[1::3], palette[2::3], strict=False))
-    by_id = [masks.ids.get(value, _UNKNOWN) for value in range(256)]
-    by_color = _nearest(colors, masks.shown)
-    others = [value for value, label in enumerate(by_color) if label not in (_UNKNOWN, by_id[value])]
-    if any(color == _BLACK and by_id[value] == by_color[value] for value, color in enumerate(colors)):
-        others = [value for value in others if colors[value] != _BLACK]  # what palettes are filled up with
-    counts = np.bincount(pixels.ravel(), minlength=256) if others else np.zeros(256)
-    used = [value for value in range(len(colors)) if counts[value]]
-    others = [value for value in others if counts[value]]
-    foreign = [value for value in used if by_color[value] == _UNKNOWN and by_id[value] != VOID]
-    if len(others) > len(foreign) and any(colors[value] != (value,) * 3 for value in used):
-        words = (
-            f"id {value} ({counts[value]} pixels) stands for {_class(masks, by_id[value])}, "
-            f"its colour {hex_color(colors[value])} for {_class(masks, by_color[value])}"
-            for value in others
-        )
+    if not palette or not masks.shown:
+        return
+    colors = np.array(palette).reshape(-1, 3)
+    counts = np.bincount(pixels.ravel(), minlength=256)[: len(colors)]
+    used = counts > 0
+    far = np.abs(colors[:, None] - np.array(list(masks.shown))).max(axis=2)
+    allowed = np.where(np.ptp(colors, axis=1) == 0, 0, _NEAR)  # greys may be a ramp that means nothing
+    nearest = np.array(list(masks.shown.values()))[far.argmin(axis=1)]
+    by_color = np.where(far.min(axis=1) <= allowed, nearest, _UNKNOWN)
+    by_id = np.array([masks.ids.get(value, _UNKNOWN) for value in range(len(colors))])
+    others = used & (by_color != _UNKNOWN) & (by_color != by_id)
+    black = (colors == 0).all(axis=1)
+    if (black & (by_color == by_id)).any():
+        others &= ~black  # what palettes are filled up with
+    foreign = used & (by_color == _UNKNOWN) & (by_id != VOID)
+    is_ramp = (colors == np.arange(len(colors))[:, None])[used].all()
+    if others.sum() > foreign.sum() and not is_ramp:
+        names = {VOID: "void", _UNKNOWN: "no class"}
+        names |= {label: f"'{name}'" for label, name in enumerate(masks.classes)}
+        words = [
+            f"id {value} ({counts[value]} pixels) stands for {names[by_id[value]]}, its colour "
+            f"{hex_color(colors[value])} for {names[by_color[value]]}"
+            for value in np.flatnonzero(others)
+        ]
         raise DataError(
-            f"{path}: the mask's ids and the colours of its palette do not agree: {_some(words, '; ')}; "
+            f"{path}: the mask's ids and the colours of its palette do not agree: {_some(words)}; "
             "save it with the right ids, as a grey PNG if its colours mean nothing"
         )
-
-
-def _nearest(colors: Sequence[Color], shown: Mapping[Color, int]) -> list[int]:
-    if not colors or not shown:
-        return [_UNKNOWN] * len(colors)
-    table = np.array(colors)
-    far = np.abs(table[:, None] - np.array(list(shown))[None]).max(axis=2)
-    labels = np.array(list(shown.values()))[far.argmin(axis=1)]
-    allowed = np.where(np.ptp(table, axis=1) == 0, 0, _NEAR)  # greys may be a ramp that means nothing
-    nearest: list[int] = np.where(far.min(axis=1) <= allowed, labels, _UNKNOWN).tolist()
-    return nearest
-
-
-def _class(masks: MaskFormat, label: int) -> str:
-    return {VOID: "void", _UNKNOWN: "no class"}.get(label) or f"'{masks.classes[label]}'"
 
 
 def _unknown(values: NDArray[np.integer], masks: MaskFormat) -> str:
     """What to say of values that are no class: the most frequent first."""
     found, counts = np.unique(values, return_counts=True)
-    kind, style, known = "colours", "#{:06x}", list(map(hex_color, masks.colors))
+    kind, style, known = "colours", "#{:06x}", [*map(hex_color, masks.colors)]
     if values.dtype == np.uint8:
-        kind, style, known = "ids", "{}", list(map(str, sorted(masks.ids)))
-    shown = (f"{style.format(found[i])} ({counts[i]} pixels)" for i in np.argsort(-counts, kind="stable"))
+        kind, style, known = "ids", "{}", [*map(str, sorted(masks.ids))]
+    shown = [f"{style.format(found[i])} ({counts[i]} pixels)" for i in np.argsort(-counts, kind="stable")]
     return (
         f"mask holds {kind} that are no class: {_some(shown)}; known are {_some(known)}; "
         "mend the mask, make them a class, or leave them out (`ignore` in dataset.toml)"
     )
 
 
-def _some(words: Iterable[str], comma: str = ", ") -> str:
-    first, more = (words := list(words))[:_NAMED], len(words) - _NAMED
-    return comma.join(first) + (f" and {more} more" if more > 0 else "")
+def _some(words: Sequence[str]) -> str:
+    more = len(words) - _NAMED
+    return ", ".join(words[:_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -13,13 +13,13 @@ from deconvseg.images.palette import VOC_CLASSES, palette_for
 
 AUGMENTED = "SegmentationClassAug"
 """Where SBD's masks, turned into PNG, are usually laid over a VOC folder."""
-_LISTS = Path("ImageSets/Segmentation")
+_VOC = ("JPEGImages", "SegmentationClass", "ImageSets")
+_LISTS = "ImageSets/Segmentation"
 
 
 def find_voc(root: Path) -> Path | None:
     """The folder of VOC's layout: `root`, or one below it in the published archive; None if none."""
-    parts = ("JPEGImages", "SegmentationClass", "ImageSets")
-    return _first((root, root / "VOC2012", root / "VOCdevkit/VOC2012"), parts)
+    return _first((root, root / "VOC2012", root / "VOCdevkit/VOC2012"), _VOC)
 
 
 def find_sbd(root: Path) -> Path | None:
@@ -35,21 +35,14 @@ def _first(folders: Sequence[Path], parts: Sequence[str]) -> Path | None:
 def voc_dataset(root: Path, split: str) -> DataSet:
     """A split of VOC's segmentation set: 20 classes and background.
 
-    A name without a mask in `SegmentationClass` takes the one in `SegmentationClassAug`, if it is there.
-
-    Args:
-        root: `VOCdevkit`, `VOCdevkit/VOC2012`, or any folder of that layout.
-        split: name of a list in `ImageSets/Segmentation`, like `train` or `val`.
-
-    Raises:
-        DataError: another layout, or the list is missing or empty.
+    `root` is `VOCdevkit`, `VOCdevkit/VOC2012`, or any folder of that layout, `split` the name of a list in
+    `ImageSets/Segmentation`. A name without a mask in `SegmentationClass` takes the one in
+    `SegmentationClassAug`, if it is there.
+    Raises DataError if the layout is another, or the list is missing or empty.
     """
     folder = find_voc(root)
     if folder is None:
-        raise DataError(
-            f"{root}: not a VOC folder; it, or VOC2012 in it, must hold "
-            "JPEGImages, SegmentationClass, ImageSets"
-        )
+        raise DataError(f"{root}: not a VOC folder; it must hold {', '.join(_VOC)}")
     masks = [folder / "SegmentationClass", folder / AUGMENTED]
     return _listed(split, [folder / _LISTS], folder / "JPEGImages", masks, ".png")
 
@@ -57,15 +50,11 @@ def voc_dataset(root: Path, split: str) -> DataSet:
 def sbd_dataset(root: Path, split: str) -> DataSet:
     """A split of SBD, in its authors' form or in the usual form as PNG: VOC's classes on some 11,000 photos.
 
-    Args:
-        root: the folder with `img/*.jpg`, `cls/*.mat` and lists (`train.txt`, `val.txt`), or one of those
-            above it in the published archive (`benchmark_RELEASE/dataset`); or a folder with `JPEGImages` and
-            `SegmentationClassAug/*.png`, and lists in `ImageSets/Segmentation` or in the folder itself.
-        split: name of a list, like `train`, `train_noval` or `train_aug`. Beware that SBD's photos and those
-            of VOC's `val` overlap.
-
-    Raises:
-        DataError: another layout, or the list is missing or empty.
+    `root` is the folder with `img/*.jpg`, `cls/*.mat` and lists (`train.txt`, `val.txt`), or one of those
+    above it in the published archive (`benchmark_RELEASE/dataset`); or a folder with `JPEGImages` and
+    `SegmentationClassAug/*.png`, and lists in `ImageSets/Segmentation` or in the folder itself. Beware that
+    SBD's photos and those of VOC's `val` overlap.
+    Raises DataError if the layout is another, or the list is missing or empty.
     """
     folder = find_sbd(root)
     if folder is None:
@@ -91,12 +80,9 @@ def _listed(split: str, lists: Sequence[Path], images: Path, masks: Sequence[Pat
         labels |= find_pictures(folder, suffix, suffixes=(*PHOTO_SUFFIXES, ".mat"))
     examples = []
     for line in read_lines(path):
-        entry = (
-            line
-            if photo_name(line, photos) in photos
-            else line.split()[0].replace("\\", "/").rpartition("/")[2]
-        )
-        name = photo_name(entry, photos)
+        name = photo_name(line, photos)
+        if name not in photos:
+            name = photo_name(line.split()[0].replace("\\", "/").rpartition("/")[2], photos)
         image, mask = images / f"{name}.jpg", masks[0] / f"{name}{suffix}"
         examples.append(Example(name, photos.get(name, image), labels.get(name, mask)))
     if not examples:

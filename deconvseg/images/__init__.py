@@ -14,8 +14,7 @@ PHOTO_SUFFIXES = (
 def example_photo() -> Path:
     """`cat.jpg` of `examples/` in a checkout, or its copy inside the installed package; 451 x 300 pixels.
 
-    Raises:
-        InputError: the installation is incomplete.
+    Raises InputError if the installation is incomplete.
     """
     package = Path(__file__).resolve().parents[1]
     for folder in (package / "_examples", package.parent / "examples"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import cv2
@@ -10,17 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 VOID = 255
-
-
-class Component(NamedTuple):
-    """A connected object: its number where it was found, its tight box (half-open) and area in pixels."""
-
-    number: int
-    x0: int
-    y0: int
-    x1: int
-    y1: int
-    area: int
 
 
 class Components(NamedTuple):
@@ -37,38 +25,35 @@ class Components(NamedTuple):
     areas: NDArray[np.int64]
 
 
-def connected(inside: NDArray[np.bool_]) -> tuple[NDArray[np.int32], list[Component]]:
+def connected(inside: NDArray[np.bool_]) -> tuple[NDArray[np.int32], list[tuple[int, ...]]]:
     """Groups of pixels that touch at a side or a corner, ordered by their first pixel in reading order.
 
-    Returns:
-        int32 (H, W): 0 outside, or the number of the group; and the groups.
+    Returns int32 (H, W), 0 outside or the number of the group; and of each group its number, its tight box
+    x0, y0, x1, y1 in pixels, half-open, and its area.
     """
     mask = np.ascontiguousarray(inside).view(np.uint8)
     count, numbers, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
-    found = []
-    for number, (x, y, width, height, area) in enumerate(stats[1:count].tolist(), 1):
-        found.append(Component(number, x, y, x + width, y + height, area))
-    return numbers, sorted(
-        found, key=lambda it: (it.y0, np.argmax(numbers[it.y0, it.x0 :] == it.number) + it.x0)
-    )
+    found = [
+        (number, x, y, x + width, y + height, area)
+        for number, (x, y, width, height, area) in enumerate(stats[1:count].tolist(), 1)
+    ]
+    return numbers, sorted(found, key=lambda it: (it[2], np.argmax(numbers[it[2], it[1] :] == it[0]) + it[1]))
 
 
-def components(
-    labels: NDArray[np.uint8], left_out: Collection[int] = (0, VOID)
-) -> tuple[NDArray[np.int32], Components]:
-    """Connected objects (8 neighbours) of every class (H, W) but those `left_out`.
+def components(labels: NDArray[np.uint8]) -> tuple[NDArray[np.int32], Components]:
+    """Connected objects (8 neighbours) of every class but background and void.
 
-    Returns:
-        int32 (H, W): 0, or the 1-based number of the object a pixel belongs to; and the objects.
+    Returns int32 (H, W), 0 or the 1-based number of the object a pixel belongs to; and the objects.
     """
     numbers = np.zeros(labels.shape, np.int32)
     rows: list[tuple[int, ...]] = []
-    for label in np.setdiff1d(labels, list(left_out)).tolist():
+    for label in np.setdiff1d(labels, (0, VOID)).tolist():
         own, found = connected(labels == label)
         rank = np.zeros(len(found) + 1, np.int32)
-        rank[[it.number for it in found]] = np.arange(len(rows) + 1, len(rows) + len(found) + 1)
+        for number, *box_and_area in found:
+            rows.append((label, *box_and_area))
+            rank[number] = len(rows)
         numbers += rank[own]
-        rows += [(label, *it[1:]) for it in found]
     table = np.array(rows, np.int64).reshape(-1, 6)
     return numbers, Components(table[:, 0], table[:, 1:5], table[:, 5])
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+_Indices: TypeAlias = NDArray[np.int64]
+_Places: TypeAlias = tuple[_Indices, _Indices, NDArray[np.float32]]
+"""Where the pixels along a side of a large image lie on a small one: low, high, and what of the way to it."""
 _STRIP_PIXELS = 1 << 17
 
 
@@ -29,7 +32,7 @@ def enlarge(
     best = probabilities.argmax(0).astype(np.uint8)
     if best.shape == (height, width):
         return best, probabilities if keep else None
-    down, across = _Places.of(best.shape[0], height), _Places.of(best.shape[1], width)
+    down, across = _places(best.shape[0], height), _places(best.shape[1], width)
     apart = best != np.roll(best, -1, 1)
     apart[:, -1] = False
     border = apart.copy()
@@ -40,9 +43,9 @@ def enlarge(
     rows = max(_STRIP_PIXELS // width, 1)
     for top in range(0, height, rows):
         part = labels[top : top + rows]
-        near = down.low[top : top + rows]
-        part[:] = np.take(best[near], across.low, 1)
-        row, column = np.nonzero(np.take(border[near], across.low, 1))
+        near = down[0][top : top + rows]
+        part[:] = np.take(best[near], across[0], 1)
+        row, column = np.nonzero(np.take(border[near], across[0], 1))
         part[row, column] = _mix(values, down, row + top, across, column).argmax(1)
         if kept is not None:
             row, column = np.indices(part.shape).reshape(2, -1)
@@ -51,30 +54,18 @@ def enlarge(
     return labels, kept
 
 
-class _Places(NamedTuple):
-    """Where the pixels along a side of a large image lie on a small one: `weight` of the way, low to high."""
-
-    low: NDArray[np.int64]
-    high: NDArray[np.int64]
-    weight: NDArray[np.float32]
-
-    @classmethod
-    def of(cls, small: int, large: int) -> _Places:
-        place = np.clip((np.arange(large) + 0.5) * small / large - 0.5, 0, small - 1)
-        low = place.astype(np.int64)
-        return cls(low, np.minimum(low + 1, small - 1), (place - low).astype(np.float32))
+def _places(small: int, large: int) -> _Places:
+    place = np.clip((np.arange(large) + 0.5) * small / large - 0.5, 0, small - 1)
+    low = place.astype(np.int64)
+    return low, np.minimum(low + 1, small - 1), (place - low).astype(np.float32)
 
 
 def _mix(
-    values: NDArray[np.float32],
-    down: _Places,
-    row: NDArray[np.int64],
-    across: _Places,
-    column: NDArray[np.int64],
+    values: NDArray[np.float32], down: _Places, row: _Indices, across: _Places, column: _Indices
 ) -> NDArray[np.float32]:
     """`values` (h, w, C) of the small image at N pixels of the large one, (N, C)."""
-    above, below, y = down.low[row], down.high[row], down.weight[row, None]
-    left, right, x = across.low[column], across.high[column], across.weight[column, None]
+    (above, below, y), (left, right, x) = (part[row] for part in down), (part[column] for part in across)
+    x, y = x[:, None], y[:, None]
     mixture = np.zeros((len(row), values.shape[2]), np.float32)
     for at_row, by_row in ((above, 1 - y), (below, y)):
         for at_column, by_column in ((left, 1 - x), (right, x)):

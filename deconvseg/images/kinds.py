@@ -25,10 +25,9 @@ class Kind:
         word: stands in the names of its files: `cat.WORD.png`.
         suffixes: how its files can end, the usual one first; one empty one if it is a folder.
         writer: module of this package and function, which takes a Segmentation, a path or open binary stream,
-            and the `options` as keywords.
+            and the `options`, keywords of `Segmentation.save`.
         help: what it is, for the command line.
         paints: whether it shows the photo, which then has to be read at its full size.
-        options: keywords of `Segmentation.save` that shape it.
     """
 
     word: str
@@ -63,13 +62,9 @@ KINDS = {
         paints=True,
         options=("legend",),
     ),
-    "cutout": Kind(
-        "cutout", (".png",), "write:write_cutout", "the objects alone, transparent PNG", paints=True
-    ),
+    "cutout": Kind("cutout", (".png",), "write:write_cutout", "the objects alone, transparent PNG", True),
     "masks": Kind("masks", ("",), "write:write_masks", "a folder with a black and white PNG a class"),
-    "scores": Kind(
-        "scores", (".npz",), "write:write_scores", "the probability of every class, for programs, NPZ"
-    ),
+    "scores": Kind("scores", (".npz",), "write:write_scores", "the probability of every class, NPZ"),
     "coco": Kind(
         "coco",
         (".json",),
@@ -83,7 +78,9 @@ FILE_SUFFIXES = {suffix for kind in KINDS.values() for suffix in kind.suffixes} 
 
 
 def refuse_suffix(kind: str, path: PurePath) -> None:
-    """Raise UsageError if files of this kind do not end like this."""
+    """Raise UsageError if files of this kind do not end like this; a folder may end as no file does."""
     allowed = KINDS[kind].suffixes
-    if path.suffix.lower() not in allowed:
+    if KINDS[kind].is_folder and path.suffix.lower() in FILE_SUFFIXES:
+        raise UsageError(f"{path}: {kind} are several files, and need a folder")
+    if not KINDS[kind].is_folder and path.suffix.lower() not in allowed:
         raise UsageError(f"{path}: {kind} files end in {' or '.join(allowed)}; rename the output")

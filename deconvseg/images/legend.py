@@ -17,37 +17,31 @@ _PAPER, _INK = (0, 0, 0, 160), (255, 255, 255, 255)
 
 
 def draw_legend(image: Image.Image, entries: Sequence[Entry], busy: NDArray[np.bool_]) -> None:
-    """Draw the panel onto an RGB image, in the corner where it covers the fewest `busy` pixels.
+    """Draw the panel onto an RGB image, in the corner where it covers the fewest `busy` pixels, bool (H, W).
 
-    Args:
-        image: is drawn on.
-        entries: names with their colours, the most important first; on an image too small for all of them at
-            a size that can be read, the last are left out.
-        busy: bool (H, W) of the image's size.
+    `entries` are names with their colours, the most important first; on an image too small for all of them at
+    a size that can be read, the last are left out.
     """
-    panel = _largest_that_fits(list(entries), image.size)
+    panel = _largest_that_fits(entries, image.size)
     if panel is None:
         return
     margin = max(min(image.size) // 60, 1)
     right, bottom = image.width - panel.width - margin, image.height - panel.height - margin
     corners = [(x, y) for y in (margin, bottom) for x in (margin, right)]
-    x, y = min(
-        corners, key=lambda corner: busy[corner[1] :, corner[0] :][: panel.height, : panel.width].sum()
-    )
+    x, y = min(corners, key=lambda it: busy[it[1] :, it[0] :][: panel.height, : panel.width].sum())
     box = (x, y, x + panel.width, y + panel.height)
     image.paste(Image.alpha_composite(image.crop(box).convert("RGBA"), panel).convert("RGB"), box)
 
 
-def _largest_that_fits(entries: list[Entry], size: tuple[int, int]) -> Image.Image | None:
+def _largest_that_fits(entries: Sequence[Entry], size: tuple[int, int]) -> Image.Image | None:
     text = min(max(min(size) // 22, 11), _LARGEST)
     while entries:
         panel = _panel(entries, text)
         if panel.width <= size[0] * 0.9 and panel.height <= size[1] * 0.9:
             return panel
-        if text > _SMALLEST:
-            text = max(text * 7 // 8, _SMALLEST)
-        else:
-            entries.pop()
+        if text == _SMALLEST:
+            entries = entries[:-1]
+        text = max(text * 7 // 8, _SMALLEST)
     return None
 
 

@@ -7,26 +7,8 @@ from typing import TypeAlias
 Palette: TypeAlias = tuple[tuple[int, int, int], ...]
 
 VOC_CLASSES: tuple[str, ...] = (
-    "background",
-    "aeroplane",
-    "bicycle",
-    "bird",
-    "boat",
-    "bottle",
-    "bus",
-    "car",
-    "cat",
-    "chair",
-    "cow",
-    "diningtable",
-    "dog",
-    "horse",
-    "motorbike",
-    "person",
-    "pottedplant",
-    "sheep",
-    "sofa",
-    "train",
+    *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train"),
     "tvmonitor",
 )
 
@@ -37,12 +19,8 @@ def voc_color(label: int) -> tuple[int, int, int]:
     VOC deals the bits of the label to the three channels in turn, lowest bit first, and fills each channel
     from its highest bit down (`VOClabelcolormap.m` of the VOC development kit).
     """
-    red = green = blue = 0
-    for place in range(7, -1, -1):
-        red |= (label & 1) << place
-        green |= (label >> 1 & 1) << place
-        blue |= (label >> 2 & 1) << place
-        label >>= 3
+    bits = [label >> place & 1 for place in range(8)] + [0]
+    red, green, blue = (bits[i] << 7 | bits[i + 3] << 6 | bits[i + 6] << 5 for i in range(3))
     return red, green, blue
 
 

@@ -19,7 +19,8 @@ from typing import Any, BinaryIO, TypeAlias
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
+from PIL.ExifTags import Base
 
 from deconvseg.errors import InputError
 from deconvseg.images.pixels import image_of, orientation_of, upright_srgb
@@ -34,11 +35,8 @@ STREAM = "standard input"
 REDUCED_SIDE = 1536
 """`read_photo` leaves the longer side no shorter: half as much again as is looked at, so still sharp."""
 
-# Not all that Pillow knows: its EPS reader starts another program on what the file says.
-_FORMATS = (
-    *("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF"),
-    *("AVIF", "HEIF", "JPEG2000", "PPM"),
-)
+_FORMATS = ["JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "AVIF", "HEIF", "JPEG2000", "PPM"]
+"""Not all that Pillow knows: its EPS reader starts another program on what the file says."""
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 _TIFF_STARTS = (b"II*\0", b"MM\0*")
 _ARRAYS = (
@@ -81,8 +79,7 @@ def as_photo(photo: ImageLike, size: tuple[int, int] | None = None) -> PhotoPixe
         size: height and width of the photo, if it is an array that was reduced.
 
     Raises:
-        InputError: a file that cannot be read, an image that cannot be decoded, an array without pixels or of
-            another form, anything else.
+        InputError: what cannot be read or decoded, an array without pixels or of another form, anything else.
         MissingDependencyError: an address whose library is not installed.
     """
     if isinstance(photo, str) and is_remote(photo):
@@ -93,8 +90,8 @@ def as_photo(photo: ImageLike, size: tuple[int, int] | None = None) -> PhotoPixe
         return _of_pillow(photo)
     if not isinstance(photo, np.ndarray):
         raise InputError(f"{type(photo).__module__}.{type(photo).__name__} is no photo; {_ARRAYS}")
-    if fault := _fault(photo):
-        raise InputError(f"a {photo.dtype} array {photo.shape} is no photo: {fault}")
+    if not _is_photo(photo):
+        raise InputError(f"a {photo.dtype} array {photo.shape} is no photo; {_ARRAYS}")
     image, note = (Image.fromarray(photo), "") if photo.dtype == np.uint8 else image_of(photo)
     # A copy: its owner may change the array, while a result goes on showing it.
     pixels = photo.copy() if photo.shape[2:] == (3,) else upright_srgb(image)[0]
@@ -102,9 +99,15 @@ def as_photo(photo: ImageLike, size: tuple[int, int] | None = None) -> PhotoPixe
     return PhotoPixels(pixels, height, width, notes=(note,) if note else ())
 
 
+def _is_photo(array: NDArray[Any]) -> bool:
+    grey = array.ndim == 2 and array.dtype.kind in "uif"
+    colour = array.ndim == 3 and array.shape[2] in (3, 4) and array.dtype == np.uint8
+    return array.size > 0 and (grey or colour)
+
+
 def refuse_one(photos: object) -> None:
     """Raise an InputError if it is one photo and not several, as whose parts it would be taken."""
-    array = isinstance(photos, np.ndarray) and (photos.ndim < 3 or (photos.ndim == 3 and not _fault(photos)))
+    array = isinstance(photos, np.ndarray) and (photos.ndim < 3 or _is_photo(photos))
     if array or isinstance(photos, str | os.PathLike | Image.Image):
         raise InputError("this is one photo, where several are asked for; give a list, or take segment")
 
@@ -125,11 +128,9 @@ def read_photo(
 ) -> PhotoPixels:
     """Read a photo as 8-bit sRGB, turned upright by its EXIF orientation; docs/results.md says how each kind.
 
-    JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF, JPEG 2000, PPM, and HEIF where pillow-heif is installed. Of several
-    frames or pages the first is taken. The same file always gives the same pixels.
-
     Args:
-        source: a path, or a binary stream, which is read to its end.
+        source: a path, or a binary stream, which is read to its end. Of several frames or pages the first is
+            taken.
         side: a large photo is reduced by a whole number while it is decoded, so that its longer side is this
             to twice this. A grey or palette photo takes 1 byte of memory a pixel meanwhile, one in colour 4,
             a JPEG less, as its decoder reduces by 2, 4 or 8 itself. If None, it is read whole.
@@ -140,19 +141,17 @@ def read_photo(
         InputError: the file is missing, no regular file, empty, cut short, too large, or not an image.
     """
     if not isinstance(source, (str, Path)):
-        content = source.read()
-        _refuse_empty(len(content), name)
-        return _decode(io.BytesIO(content), name, side, max_pixels)
-    name = str(source)
+        return _decode(io.BytesIO(source.read()), name, side, max_pixels)
+    path, name = Path(source), str(source)
     try:
-        _refuse_device(Path(source))
-        with Path(source).open("rb") as stream:
-            _refuse_empty(os.fstat(stream.fileno()).st_size, name)
-            return replace(_decode(stream, name, side, max_pixels), source=Path(source))
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe can block for ever, a device has no end
+            raise InputError(
+                f"{name}: is not a regular file; copy it to one, or send it to standard input (-)"
+            )
+        with path.open("rb") as stream:
+            return replace(_decode(stream, name, side, max_pixels), source=path)
     except FileNotFoundError as error:
         raise InputError(f"{name}: no such file; check the path") from error
-    except IsADirectoryError as error:
-        raise InputError(f"{name}: is a folder, not a photo; give a file") from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{name}: cannot be read ({reason}); check the path and its permissions") from error
@@ -181,50 +180,19 @@ def _of_pillow(image: Image.Image) -> PhotoPixels:
         ) from error
 
 
-def _fault(array: NDArray[np.generic]) -> str:
-    """What is wrong with an array, and the cure; empty if nothing is."""
-    shape = array.shape
-    if array.size == 0:
-        return "it has no pixels"
-    if len(shape) == 3 and shape[2] not in (3, 4) and shape[0] in (1, 3, 4):
-        return "the channels come first; give array.transpose(1, 2, 0)"
-    if len(shape) == 4:
-        return "it holds several; give them one by one to segment_many"
-    if not (len(shape) == 2 or (len(shape) == 3 and shape[2] in (3, 4))):
-        return _ARRAYS
-    if array.dtype.kind not in ("uif" if len(shape) == 2 else "") and array.dtype != np.uint8:
-        cure = "; of floats from 0 to 1 that is (array * 255).round().astype('uint8')"
-        return "give uint8 of 0 to 255" + cure * (array.dtype.kind == "f")
-    return ""
-
-
-def _refuse_device(path: Path) -> None:
-    """Refuse what can block for ever (a named pipe) or has no end (a device)."""
-    if stat.S_IFMT(path.stat().st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
-        raise InputError(f"{path}: is not a regular file; copy it to one, or send it to standard input (-)")
-
-
-def _refuse_empty(size: int, name: str) -> None:
-    if not size:
-        raise InputError(f"{name}: is empty (0 bytes); copy or download it again")
-
-
 def _refuse_large(size: tuple[int, int], max_pixels: int, name: str) -> None:
     pixels = size[0] * size[1]
     if pixels > max_pixels:
-        raise InputError(
-            f"{name}: has {_millions(pixels)} megapixels, and {_millions(max_pixels)} are the limit; "
-            "make it smaller, or raise the limit"
-        )
-
-
-def _millions(pixels: int) -> str:
-    return f"{pixels / 1e6:,.0f}" if pixels >= 1e7 else f"{pixels / 1e6:.3g}"
+        has, most = (round(count / 1e6, 2 if count < 1e7 else 0) for count in (pixels, max_pixels))
+        cure = "make it smaller, or raise the limit"
+        raise InputError(f"{name}: has {has:,g} megapixels, and {most:,g} are the limit; {cure}")
 
 
 def _decode(stream: BinaryIO, name: str, side: int | None, max_pixels: int) -> PhotoPixels:
     start = stream.read(12)
     stream.seek(0)
+    if not start:
+        raise InputError(f"{name}: is empty (0 bytes); copy or download it again")
     if start[4:8] == b"ftyp" and start[8:] in _HEIF_BRANDS and not _heif_is_available():
         raise InputError(f"{name}: is HEIF; install pillow-heif (pip install 'deconvseg[heif]')")
     try:
@@ -234,18 +202,13 @@ def _decode(stream: BinaryIO, name: str, side: int | None, max_pixels: int) -> P
                 return _of_open(image, stream, side)
         except UnidentifiedImageError:
             if not start.startswith(_TIFF_STARTS):
-                raise
+                kinds = "a JPEG, PNG, WebP, TIFF, BMP or GIF"
+                raise InputError(f"{name}: is not an image of a known kind; give {kinds}") from None
             return _odd_tiff(stream, name, side, max_pixels)
-    except UnidentifiedImageError as error:
-        raise InputError(
-            f"{name}: is not an image of a known kind; give a JPEG, PNG, WebP, TIFF, BMP or GIF"
-        ) from error
-    except Image.DecompressionBombError as error:  # of a frame or of a single row
-        raise InputError(f"{name}: is too large ({_reason(error)}); make it smaller") from error
-    except MemoryError as error:
-        raise InputError(f"{name}: does not fit into memory; make it smaller") from error
     except InputError:
         raise
+    except MemoryError as error:
+        raise InputError(f"{name}: does not fit into memory; make it smaller") from error
     except Exception as error:  # a damaged file can make Pillow's decoders raise nearly anything
         # A wrong offset in a file makes seek fail (EINVAL); any other number is the disk's fault.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
@@ -257,54 +220,47 @@ def _decode(stream: BinaryIO, name: str, side: int | None, max_pixels: int) -> P
 
 def _of_open(image: Image.Image, stream: BinaryIO | None, side: int | None) -> PhotoPixels:
     """The pixels of an image and of what its file, if it is still open, tells beyond Pillow."""
-    deep = image.mode in ("RGB", "RGBA", "LA") and ";16" in str(getattr(image, "tile", ""))
+    tiles, info, found = str(getattr(image, "tile", "")), image.info, None
     if stream and image.format in ("JPEG2000", "PNG", "AVIF"):
-        image.info.update(_untold(stream))
-    if transparent := image.info.get("transparency"):  # of 2, 4 and 16 bits Pillow scales the pixels alone
-        if grey := re.search(r"'L;([24])'", str(getattr(image, "tile", ""))):
-            image.info["transparency"] = transparent * 255 // (2 ** int(grey[1]) - 1)
-        if deep and image.mode == "RGB":
-            image.info["transparency"] = tuple(value >> 8 for value in transparent)
-    if stream and deep:  # Pillow may close it
+        info.update(_untold(stream))
+    if "transparency" in info and (grey := re.search(r"'L;([24])'", tiles)):  # Pillow scales the pixels alone
+        info["transparency"] = info["transparency"] * 255 // (2 ** int(grey[1]) - 1)
+    if stream and image.mode in ("RGB", "RGBA", "LA") and ";16" in tiles:  # of which Pillow keeps 8
+        place = stream.tell()
         stream.seek(0)
-        stream = io.BytesIO(stream.read())
-    photo = _pixels(image, side)
-    if stream and deep:
-        # Pillow keeps the upper 8 of 16 bits; where few of them are used, OpenCV has them all.
-        colours: Any = image.getextrema()[: 1 if image.mode == "LA" else 3]
-        low, high = min(low for low, _ in colours), max(high for _, high in colours)
-        if high < 64 or high - low < 16:
-            photo = _by_opencv(stream, side, image.info) or photo
-    return photo
+        content = stream.read()
+        stream.seek(place)
+        orientation_of(image)  # the EXIF data of a PNG can come last
+        found = _by_opencv(content, info)
+    return _photo(*(found or (image, "")), side)
+
+
+def _photo(image: Image.Image, note: str, side: int | None) -> PhotoPixels:
+    pixels, (height, width), notes = upright_srgb(image, side)
+    return PhotoPixels(pixels, height, width, notes=(note, *notes) if note else notes)
 
 
 @contextmanager
 def _opened(stream: BinaryIO) -> Iterator[Image.Image]:
-    """The image in a stream, not decoded yet."""
-    Image.init()
-    with _any_size(), Image.open(stream, formats=[name for name in _FORMATS if name in Image.OPEN]) as image:
-        yield image
+    """The image in a stream, not decoded yet.
 
-
-@contextmanager
-def _any_size() -> Iterator[None]:
-    """Lift Pillow's limits, which are the whole process's, while any thread reads.
-
-    Our own of pixels is higher, and a PNG may hold a colour profile or XMP data of more than 1 MiB.
+    While any thread reads, Pillow's limits, which are the whole process's, are lifted: our own of pixels is
+    higher, and a PNG may hold a colour profile or XMP data of more than 1 MiB.
     """
     global _readers, _limits
+    Image.init()
     with _lock:
-        if _readers == 0:
+        if not _readers:
             _limits = Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK
-            Image.MAX_IMAGE_PIXELS = None
-            PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
+        Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = None, PngImagePlugin.MAX_TEXT_MEMORY
         _readers += 1
     try:
-        yield
+        with Image.open(stream, formats=[name for name in _FORMATS if name in Image.OPEN]) as image:
+            yield image
     finally:
         with _lock:
             _readers -= 1
-            if _readers == 0:
+            if not _readers:
                 Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = _limits
 
 
@@ -318,35 +274,20 @@ def _heif_is_available() -> bool:
     return True
 
 
-def _pixels(image: Image.Image, side: int | None) -> PhotoPixels:
-    width, height = image.size
-    orientation = orientation_of(image)
-    if side and max(width, height) >= 2 * side:
-        scale = side / max(width, height)
-        image.draft(None, (max(round(width * scale), 1), max(round(height * scale), 1)))
-    pixels, notes = upright_srgb(image, max(max(image.size) // side, 1) if side else 1)
-    if image.format == "TIFF":  # Pillow has turned it while it was loaded
-        width, height = image.size
-    elif orientation >= 5:
-        width, height = height, width
-    return PhotoPixels(pixels, height, width, notes=notes)
-
-
 def _by_opencv(
-    stream: BinaryIO, side: int | None, info: Mapping[Any, Any], *, white_is_zero: bool = False
-) -> PhotoPixels | None:
-    """A grey or RGB photo of more than 8 bits in all its bits; of a TIFF, turned. None if it is not one."""
-    stream.seek(0)
-    values = cv2.imdecode(np.frombuffer(stream.read(), np.uint8), cv2.IMREAD_UNCHANGED)
-    transparent = values is not None and values.shape[2:] == (4,)
-    if values is None or values.dtype == np.uint8 or (transparent and values.dtype != np.uint16):
+    content: bytes, info: Mapping[Any, Any], *, white_is_zero: bool = False
+) -> tuple[Image.Image, str] | None:
+    """A grey or RGB file of more than 8 bits as 8-bit image, and a note; None of others. TIFFs are turned."""
+    values = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    has_alpha = values is not None and values.shape[2:] == (4,)
+    if values is None or values.dtype == np.uint8 or (has_alpha and values.dtype != np.uint16):
         return None
-    image, note = image_of(values if values.ndim == 2 else values[:, :, 2::-1], white_is_zero=white_is_zero)
-    if transparent:
+    colours = values if values.ndim == 2 else values[:, :, 2::-1]
+    image, note = image_of(colours, white_is_zero=white_is_zero, transparent=info.get("transparency"))
+    if has_alpha:
         image.putalpha(Image.fromarray((values[:, :, 3] >> 8).astype(np.uint8)))
     image.info.update({key: info[key] for key in ("icc_profile", "exif") if key in info})
-    photo = _pixels(image, side)
-    return replace(photo, notes=(*filter(None, [note]), *photo.notes))
+    return image, note
 
 
 def _untold(stream: BinaryIO) -> dict[str, Any]:
@@ -369,20 +310,18 @@ def _odd_tiff(stream: BinaryIO, name: str, side: int | None, max_pixels: int) ->
     tags = TiffImagePlugin.ImageFileDirectory_v2(stream.read(8))
     stream.seek(tags.next)
     tags.load(stream)
-    size, photo = (tags[ExifTags.Base.ImageWidth], tags[ExifTags.Base.ImageLength]), None
-    bits = tags.get(ExifTags.Base.BitsPerSample, (1,))
-    colours = tags.get(ExifTags.Base.PhotometricInterpretation)
-    _refuse_large(size, max_pixels, name)
-    if min(bits) > 8 and colours in (0, 1, 2):
-        profile = tags.get(ExifTags.Base.InterColorProfile)
-        info = {"icc_profile": profile} if profile else {}
-        photo = _by_opencv(stream, side, info, white_is_zero=colours == 0)
-    if photo is None:
+    _refuse_large((tags[Base.ImageWidth], tags[Base.ImageLength]), max_pixels, name)
+    stream.seek(0)
+    colours = tags.get(Base.PhotometricInterpretation)
+    profile = {"icc_profile": tags[Base.InterColorProfile]} if Base.InterColorProfile in tags else {}
+    found = _by_opencv(stream.read(), profile, white_is_zero=colours == 0) if colours in (0, 1, 2) else None
+    if not found:
+        bits = tags.get(Base.BitsPerSample)
         raise InputError(
             f"{name}: is a TIFF of a kind that cannot be read (photometric interpretation {colours}, bits "
-            f"{', '.join(map(str, bits))}); save it as RGB or grey of 8 or 16 bits"
+            f"{bits}); save it as RGB or grey of 8 or 16 bits"
         )
-    return photo
+    return _photo(*found, side)
 
 
 def _reason(error: Exception) -> str:

@@ -45,7 +45,7 @@ def write_labels(segmentation: Segmentation, target: Target) -> None:
 
 def write_color(segmentation: Segmentation, target: Target) -> None:
     """Write the labels as plain RGB in the class colours (PNG)."""
-    colors, labels = _colors(segmentation), segmentation.labels
+    colors, labels = np.array(segmentation.palette, np.uint8), segmentation.labels
     _save(_in_strips("RGB", labels.shape, lambda rows: colors[labels[rows]]), target)
 
 
@@ -80,14 +80,12 @@ def write_cutout(segmentation: Segmentation, target: Target) -> None:
     _save(_in_strips("RGBA", segmentation.labels.shape, cut), target)
 
 
-def write_masks(segmentation: Segmentation, target: Target) -> None:
+def write_masks(segmentation: Segmentation, target: Path) -> None:
     """Write a folder with a PNG for each class that occurs, background as well: 255 where it is, 0 elsewhere.
 
     The files are called as `mask_names` says. Masks of classes that do not occur, of an earlier run, are
     removed; whatever else is in the folder stays.
     """
-    if not isinstance(target, Path):
-        raise ValueError("masks are several files, and need a folder")
     present = [segmentation.classes.index(name) for name in segmentation.class_shares()]
     names = mask_names(segmentation.classes)
     for label in present:
@@ -102,14 +100,12 @@ def mask_names(classes: Sequence[str]) -> list[str]:
     What cannot stand in file names is written `%` and its UTF-8 bytes as hex; a name that would be too long,
     equal to another but for capitals, or a device on Windows, comes after the class id and a `.`.
     """
-    taken: set[str] = set()
-    names = []
+    names: list[str] = []
     for label, class_ in enumerate(classes):
-        name = re.sub(r"""[^\w '(),;=+@!#&-]""", _in_hex, class_)
+        name = re.sub(r"[^\w '(),;=+@!#&-]", _in_hex, class_)
         odd = not name or name != name.strip() or len(name.encode()) > 200 or _DEVICE.fullmatch(name)
-        if odd or name.casefold() in taken:
+        if odd or name.casefold() in map(str.casefold, names):
             name = f"{label}.{name.encode()[:200].decode(errors='ignore').strip()}".rstrip(".")
-        taken.add(name.casefold())
         names.append(name)
     return names
 
@@ -121,29 +117,21 @@ def _in_hex(match: re.Match[str]) -> str:
 def write_scores(segmentation: Segmentation, target: Target) -> None:
     """Write the class probabilities as `.npz` for programs; `numpy.load` reads it without pickle.
 
-    The arrays: `probabilities` float16 (C, H, W), 0 to 1, summing to 1 over C up to rounding (0.001 a value),
-    after the CRF if it is on; `classes` unicode (C,), background first. Raises UsageError if the segmentation
-    was made without its probabilities.
+    The arrays: `probabilities` float16 (C, H, W), 0 to 1, after the CRF if it is on; `classes` unicode (C,),
+    background first. Raises UsageError if the segmentation was made without its probabilities.
     """
     if segmentation.probabilities is None:
         raise UsageError("there are no probabilities to save; ask for segment(..., probabilities=True)")
     with opened(target) as stream:
         # Not compressed: deflate takes 0.25 s for a photo of 500 x 335, longer than the network on the whole
         # photo, and saves a quarter of 7 MB.
-        np.savez(
-            stream,
-            probabilities=segmentation.probabilities.astype(np.float16),
-            classes=np.array(segmentation.classes, np.str_),
-        )
+        scores = segmentation.probabilities.astype(np.float16)
+        np.savez(stream, probabilities=scores, classes=np.array(segmentation.classes, np.str_))
 
 
 def overlay(labels: NDArray[np.uint8], palette: Palette, photo: Photo) -> Photo:
-    """The photo, uint8 (H, W, 3), objects tinted and outlined, background dimmed and paler.
-
-    Args:
-        labels: uint8 (H, W), indices into `palette`; 0 is background.
-        palette: the class colours.
-        photo: uint8 (H, W, 3).
+    """The photo, uint8 (H, W, 3), objects tinted and outlined in the colours of `palette` by their labels,
+    uint8 (H, W); background, which is 0, dimmed and paler.
     """
     return np.array(_overlay(labels, palette, photo))
 
@@ -156,9 +144,8 @@ def _overlay(labels: NDArray[np.uint8], palette: Palette, photo: Photo) -> Image
         part = labels[rows]
         bright = photo[rows].astype(np.uint16)
         grey = bright.sum(axis=2, keepdims=True, dtype=np.uint16) // 3
-        shown = np.where(
-            part[:, :, None] > 0, (bright * 6 + colors[part] * 4) // 10, (bright + grey) * 3 // 8
-        )
+        dimmed = (bright + grey) * 3 // 8
+        shown = np.where(part[:, :, None] > 0, (bright * 6 + colors[part] * 4) // 10, dimmed)
         above = min(rows.start, width)
         edge = outline(labels[rows.start - above : rows.stop + width], width)[above:][: len(part)]
         edge &= part > 0
@@ -182,13 +169,10 @@ def _save(image: Image.Image, target: Target, format_: str = "PNG") -> None:
     if isinstance(target, Path) and target.suffix.lower() == ".png":
         format_ = "PNG"
     if format_ == "JPEG" and max(image.size) > _LONGEST_JPEG:
-        where = target if isinstance(target, Path) else "standard output"
-        raise OutputError(
-            f"{where}: a JPEG has at most {_LONGEST_JPEG} pixels a side; name it .png, one photo a run"
-        )
-    options = {"quality": 92, "subsampling": 0} if format_ == "JPEG" else {}
+        cure = "name it .png, one photo a run"
+        raise OutputError(f"{target}: a JPEG has at most {_LONGEST_JPEG} pixels a side; {cure}")
     encoded = io.BytesIO()  # image formats seek, and streams may not
-    image.save(encoded, format_, **options)
+    image.save(encoded, format_, **({"quality": 92, "subsampling": 0} if format_ == "JPEG" else {}))
     with opened(target) as stream:
         stream.write(encoded.getbuffer())
 
@@ -199,7 +183,3 @@ def opened(target: Target) -> Iterator[BinaryIO]:
     with replacing(target) if isinstance(target, Path) else nullcontext(target) as stream:
         yield stream
         stream.flush()
-
-
-def _colors(segmentation: Segmentation) -> NDArray[np.uint8]:
-    return np.array(segmentation.palette, np.uint8).reshape(-1, 3)

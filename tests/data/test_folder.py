@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from deconvseg.data.dataset import DataSet
-from deconvseg.data.folder import folder_dataset, read_description
+from deconvseg.data.folder import folder_dataset
 from deconvseg.data.masks import VOID, read_mask
 from deconvseg.errors import DataError
 from deconvseg.images.palette import voc_color
@@ -59,76 +59,71 @@ def test_everything_can_be_said(path: Path, encoding: str) -> None:
         '[[classes]]\nname = "road"\ncolor = "#804080"\nid = 7\n'
     )
     path.write_text(text, encoding=encoding)
-    description = read_description(path)
-    assert description.images == description.masks == path.parent / "photos"
-    assert (description.lists, description.drawn) == (
-        {"test": ["a", "b/c"]},
-        {"val": (0, 0.1), "train": (0.1, 1)},
-    )
-    assert description.classes == ("gründ", "road")
-    assert description.palette == ((0, 0, 9), (128, 64, 128))
-    assert description.format.ids == {4: 0, 7: 1, 255: VOID}
-    assert description.format.colors == {(0, 0, 9): 0, (128, 64, 128): 1, (224, 224, 192): VOID}
+    dataset = folder_dataset(path.parent, "test")
+    assert [example.image for example in dataset.examples] == [
+        path.parent / "photos/a",
+        path.parent / "photos/b/c",
+    ]
+    assert dataset.classes == ("gründ", "road")
+    assert dataset.palette == ((0, 0, 9), (128, 64, 128))
+    assert dataset.masks.ids == {4: 0, 7: 1, 255: VOID}
+    assert dataset.masks.colors == {(0, 0, 9): 0, (128, 64, 128): 1, (224, 224, 192): VOID}
 
 
-def test_little_need_be_said(path: Path) -> None:
-    path.write_text(SPLITS + CLASSES)
-    description = read_description(path)
-    assert (description.images, description.masks) == (path.parent / "images", path.parent / "masks")
-    assert description.palette == ((0, 0, 0), (128, 0, 0))  # VOC's
-    assert description.format.ids == {0: 0, 1: 1, 255: VOID}
-    assert description.format.colors == {(0, 0, 0): 0, (128, 0, 0): 1}
+ONE = '[splits]\ntrain = ["a"]\n'
 
 
 @pytest.mark.parametrize(
     ("text", "ids"),
     [
+        (ONE + CLASSES, {0: 0, 1: 1, 255: VOID}),
         # Black and white masks: white is a class, nothing is void.
-        (SPLITS + CLASSES + "id = 255\n", {0: 0, 255: 1}),
-        ("ignore = 128\n" + SPLITS + CLASSES + "id = 255\n", {0: 0, 128: VOID, 255: 1}),
-        ("ignore = 0\n" + SPLITS + CLASSES.replace('d"', 'd"\nid = 9', 1), {9: 0, 1: 1, 0: VOID}),
-        (SPLITS + MANY.rsplit("[[", 1)[0], {i: i for i in range(256)}),
+        (ONE + CLASSES + "id = 255\n", {0: 0, 255: 1}),
+        ("ignore = 128\n" + ONE + CLASSES + "id = 255\n", {0: 0, 128: VOID, 255: 1}),
+        ("ignore = 0\n" + ONE + CLASSES.replace('d"', 'd"\nid = 9', 1), {9: 0, 1: 1, 0: VOID}),
+        (ONE + MANY.rsplit("[[", 1)[0], {i: i for i in range(256)}),
     ],
-    ids=["255", "255 and another void", "0 is void", "255 classes"],
+    ids=["nothing said", "255", "255 and another void", "0 is void", "255 classes"],
 )
 def test_255_is_void_unless_something_else_is_said(path: Path, text: str, ids: dict[int, int]) -> None:
     path.write_text(text)
-    assert read_description(path).format.ids == ids
+    dataset = folder_dataset(path.parent, "train")
+    assert dataset.masks.ids == ids
+    assert dataset.palette[:2] == ((0, 0, 0), (128, 0, 0))  # VOC's
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("images = ", "cannot be read (Invalid value"),
-        ('image = "x"\n' + SPLITS + CLASSES, "unknown key 'image'; known are images, masks, ignore, splits"),
+        ("images = ", "Invalid value"),
+        (
+            'image = "x"\n' + SPLITS + CLASSES,
+            "unknown key 'image'; known are images, masks, ignore, splits, c",
+        ),
         (SPLITS + CLASSES + 'colour = "#ff0000"', "class 1: unknown key 'colour'; known are name, color, id"),
-        (SPLITS + CLASSES + "ignore = 3", "class 1: unknown key 'ignore'; move it above the first [table]"),
+        (SPLITS + CLASSES + "ignore = 3", "class 1: unknown key 'ignore'; known are name, color, id"),
         ("images = 3\n" + SPLITS + CLASSES, "images = 3 should be the name of a folder"),
-        ('masks = "labels"\n' + SPLITS + CLASSES, "masks = 'labels': there is no folder "),
+        ('masks = "labels"\n' + SPLITS + CLASSES, "masks = 'labels' should be the name of a folder"),
         (CLASSES, "has no table [splits]"),
         ("[splits]\nval = 1.0\n" + CLASSES, "split val = 1.0 should be a list file"),
-        ("[splits]\nval = []\n" + CLASSES, "split val = [] should be"),
         ("[splits]\na = 0.6\nb = 0.5\n" + CLASSES, "the splits' shares add up to 1.1"),
         ('[splits]\na = "rest"\nb = "rest"\n' + CLASSES, 'two splits are "rest"; only one can be'),
         (SPLITS, "has no [[classes]]"),
         (SPLITS + '[[classes]]\nname = "x"\n', "has 1 classes; 2 to 255 are possible"),
-        (SPLITS + MANY, "has 256 classes; 2 to 255"),
         (SPLITS + "[[classes]]\n" + CLASSES, "class 0: name = None should be text"),
         (SPLITS + CLASSES + CLASSES, "classes 0 and 2 have the same name, background"),
         (SPLITS + CLASSES + 'color = "#000000"\n', "classes 0 and 1 have the same color, #000000"),
         (SPLITS + CLASSES + "id = 0\n", "classes 0 and 1 have the same id, 0"),
         (SPLITS + CLASSES + "id = 256\n", "class 1: id = 256 should be a whole number from 0 to 255"),
-        (SPLITS + CLASSES + "id = true\n", "class 1: id = True should be"),
         (SPLITS + CLASSES + 'color = "red"\n', "class 1: color = 'red' should be like \"#804080\""),
         ("ignore = 255\n" + SPLITS + CLASSES + "id = 255\n", "ignore = 255 is class 1 as well"),
-        ('ignore = "#800000"\n' + SPLITS + CLASSES, "ignore = '#800000' is class 1 as well"),
         ("ignore = 256\n" + SPLITS + CLASSES, "ignore = 256 should be"),
     ],
 )
 def test_mistakes_are_one_line_that_names_the_file(path: Path, text: str, message: str) -> None:
     path.write_text(text)
     with pytest.raises(DataError) as caught:
-        read_description(path)
+        folder_dataset(path.parent, "train")
     assert str(caught.value).startswith(f"{path}: {message}")
     assert "\n" not in str(caught.value)
 
@@ -153,14 +148,12 @@ def test_photos_and_masks_of_every_kind_are_read(make: Make) -> None:
     ("road", "bird", "values", "palette", "is_fault"),
     [
         ("", "", [0, 1, 2], [0, 2, 1], True),
-        ("", "", [0, 1, 2], [0, 255, 1], True),
         ("id = 2", "id = 4", [0, 2, 4], [0, 1, 2, 3, 4], False),
         ("id = 2", "id = 4", [0, 2, 4], [0, 1, 4, 3, 2], True),
-        ('color = "#008080"', "", [0, 1, 2], [0, 6, 2], False),
         ('color = "#008080"', "", [0, 1, 2], [0, 2, 6], True),
         ('color = "#ffff00"', "", [0, 1, 2], [0, 1, 2], False),
     ],
-    ids=["swapped", "void moved up", "by id", "by id, swapped", "as said", "as said, swapped", "of no class"],
+    ids=["swapped", "by id", "by id, swapped", "as said, swapped", "of no class"],
 )
 def test_palettes_are_held_against_what_the_description_says(
     make: Make, road: str, bird: str, values: list[int], palette: list[int], is_fault: bool
@@ -190,8 +183,7 @@ def test_a_list_file_names_photos_in_its_order(make: Make) -> None:
     ]
 
 
-@pytest.mark.parametrize("photo", ["NFC", "NFD"])
-@pytest.mark.parametrize("listed", ["NFC", "NFD"])
+@pytest.mark.parametrize(("photo", "listed"), [("NFC", "NFD"), ("NFD", "NFC")])
 def test_lists_and_masks_may_be_composed_otherwise_than_photos(make: Make, photo: str, listed: str) -> None:
     root = make([normalize(photo, "é.jpg"), "b.jpg"], 'val = "val.txt"\ntrain = "rest"')
     (root / "masks" / normalize(listed, "é.png")).touch()
@@ -228,24 +220,21 @@ def test_a_listed_photo_that_is_missing_is_found_when_it_is_read(make: Make) -> 
 
 
 def test_shares_and_the_rest_divide_the_photos_no_list_names(make: Make) -> None:
-    photos = [f"{i:04}.jpg" for i in range(1000)]
-    root = make(photos, 'train = "rest"\nval = 0.1\ntest = 0.2\nextra = ["0003", "0007.jpg"]')
+    photos = [f"{i:03}.jpg" for i in range(200)]
+    splits = 'train = "rest"\nval = 0.1\ntest = 0.2\nextra = ["003", "007.jpg"]'
+    root = make(photos, splits)
     parts = {split: names(folder_dataset(root, split)) for split in ("train", "val", "test", "extra")}
-    assert sorted(chain(*parts.values())) == [photo[:4] for photo in photos]  # disjoint and complete
-    assert parts["extra"] == ["0003", "0007"]
-    assert 70 < len(parts["val"]) < 130
-    assert 160 < len(parts["test"]) < 240
-
-
-def test_photos_keep_their_split_when_others_come_and_go(make: Make) -> None:
-    root = make([f"{i}.jpg" for i in range(200)], 'train = "rest"\nval = 0.25')
-    before = {split: set(names(folder_dataset(root, split))) for split in ("train", "val")}
-    make([f"new{i}.jpg" for i in range(200)], 'train = "rest"\nval = 0.25')
-    (root / "images/0.jpg").unlink()
-    for split, members in before.items():
-        after = folder_dataset(root, split)
-        assert {name for name in names(after) if not name.startswith("new")} == members - {"0"}
-        assert len(after) > len(members)
+    assert sorted(chain(*parts.values())) == [photo[:3] for photo in photos]  # disjoint and complete
+    assert parts["extra"] == ["003", "007"]
+    assert 10 < len(parts["val"]) < 30
+    assert 25 < len(parts["test"]) < 55
+    # They keep their split when others come and go.
+    make([f"new{i}.jpg" for i in range(60)], splits)
+    (root / "images/000.jpg").unlink()
+    for split in ("train", "val", "test"):
+        after = names(folder_dataset(root, split))
+        assert {name for name in after if "new" not in name} == {*parts[split]} - {"000"}
+        assert len(after) > len(parts[split])
 
 
 @pytest.mark.parametrize(
@@ -270,7 +259,6 @@ def test_masks_are_no_photos(make: Make, head: str, files: list[str]) -> None:
         ('train = "rest"\nval = ["a"]', "test", "no split named 'test'; splits here: train, val"),
         ('train = ["a"]\nval = "rest"', "val", "split 'val' is empty; 1 photos are in"),
         ('train = "none.txt"', "train", r"none\.txt: list cannot be read \(No such file or directory\)"),
-        ('train = "rest"\nval = "none.txt"', "train", r"none\.txt: list cannot be read"),
     ],
 )
 def test_splits_that_cannot_be_had(make: Make, splits: str, split: str, message: str) -> None:

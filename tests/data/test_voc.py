@@ -63,16 +63,11 @@ def test_lists_as_they_are_published(devkit: Path, text: str) -> None:
     assert [example.name for example in voc_dataset(devkit, "some").examples] == ["a", "b", "foo bar"]
 
 
-def test_photos_and_masks_may_end_otherwise(devkit: Path) -> None:
+def test_suffixes_may_be_others_and_masks_laid_over_the_folder_fill_gaps(devkit: Path) -> None:
     folder = devkit / "VOC2012"
-    (folder / "JPEGImages/a.jpg").rename(folder / "JPEGImages/a.JPEG")
-    (folder / "SegmentationClass/a.png").rename(folder / "SegmentationClass/a.PNG")
-    val = voc_dataset(devkit, "val")
-    assert val.read(val.examples[1])[1].shape == (4, 5)
-
-
-def test_masks_laid_over_the_folder_fill_gaps_alone(devkit: Path) -> None:
-    folder = devkit / "VOC2012"
+    (folder / "JPEGImages/b.jpg").rename(folder / "JPEGImages/b.JPEG")
+    (folder / "SegmentationClass/b.png").rename(folder / "SegmentationClass/b.PNG")
+    assert voc_dataset(devkit, "val").read(voc_dataset(devkit, "val").examples[0])[1].shape == (4, 5)
     (folder / "SegmentationClass/a.png").unlink()
     val = voc_dataset(devkit, "val")
     with pytest.raises(DataError, match=r"SegmentationClass/a\.png: no such mask"):
@@ -81,7 +76,7 @@ def test_masks_laid_over_the_folder_fill_gaps_alone(devkit: Path) -> None:
     for name in ("a", "b"):
         Image.new("P", (5, 4)).save(folder / "SegmentationClassAug" / f"{name}.png")
     masks = {example.name: example.mask for example in voc_dataset(devkit, "val").examples}
-    assert masks == {"a": folder / "SegmentationClassAug/a.png", "b": folder / "SegmentationClass/b.png"}
+    assert masks == {"a": folder / "SegmentationClassAug/a.png", "b": folder / "SegmentationClass/b.PNG"}
 
 
 def write_benchmark(folder: Path, names: list[str]) -> None:
@@ -101,7 +96,7 @@ def write_benchmark(folder: Path, names: list[str]) -> None:
     (folder / "val.txt").write_text("\n".join(names[2:]) + "\n")
 
 
-@pytest.mark.parametrize("depth", ["", "dataset", "benchmark_RELEASE/dataset"])
+@pytest.mark.parametrize("depth", ["", "benchmark_RELEASE/dataset"])
 def test_sbd_is_read_as_torchvision_reads_it(tmp_path: Path, depth: str) -> None:
     folder = tmp_path / depth
     write_benchmark(folder, ["2008_a", "2008_b", "2008_c"])

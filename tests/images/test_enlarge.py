@@ -1,7 +1,6 @@
 """Labels of large photos, against torch's own interpolation."""
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,7 +16,7 @@ def interpolated(probabilities: NDArray[np.float32], height: int, width: int) ->
     return large[0].numpy()
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(
     st.integers(0, 2**32 - 1),
     st.tuples(st.integers(2, 5), st.integers(1, 9), st.integers(1, 9)),
@@ -50,12 +49,3 @@ def test_same_size_is_untouched() -> None:
     labels, kept = enlarge(probabilities, 7, 5, True)
     assert kept is probabilities
     np.testing.assert_array_equal(labels, probabilities.argmax(0))
-
-
-@pytest.mark.parametrize("large", [(90, 70), (1, 3)])
-def test_one_label_everywhere(large: tuple[int, int]) -> None:
-    probabilities = np.zeros((4, 9, 7), np.float32)
-    probabilities[2] = 1
-    labels, _ = enlarge(probabilities, *large, False)
-    assert labels.shape == large
-    assert (labels == 2).all()

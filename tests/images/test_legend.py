@@ -21,15 +21,15 @@ def has(image: np.ndarray, colour: tuple[int, int, int]) -> bool:
     return bool((np.abs(image - colour).max(axis=2) == 0).any())
 
 
-@pytest.mark.parametrize("corner", [(0, 0), (0, 1), (1, 0), (1, 1)])
+@pytest.mark.parametrize("corner", [(0, 0), (0, 1), (1, 1)])
 def test_goes_to_the_corner_without_objects(corner: tuple[int, int]) -> None:
-    busy = np.ones((200, 300), bool)
+    busy = np.ones((100, 150), bool)
     half = (
-        slice(0, 100) if corner[0] == 0 else slice(100, 200),
-        slice(0, 150) if corner[1] == 0 else slice(150, 300),
+        slice(0, 50) if corner[0] == 0 else slice(50, 100),
+        slice(0, 75) if corner[1] == 0 else slice(75, 150),
     )
     busy[half] = False
-    image = drawn((300, 200), [("cat", RED), ("dog", GREEN)], busy)
+    image = drawn((150, 100), [("cat", RED), ("dog", GREEN)], busy)
     changed = (image != 120).any(axis=2)
     assert changed[half].any()
     assert not (changed & busy).any()
@@ -38,17 +38,17 @@ def test_goes_to_the_corner_without_objects(corner: tuple[int, int]) -> None:
 
 
 def test_last_entries_are_left_out_where_there_is_no_room() -> None:
-    entries = [("cat", RED)] + [(f"class {i}", (1, 2, 3)) for i in range(30)] + [("dog", GREEN)]
+    entries = [("cat", RED)] + [(f"class {i}", (1, 2, 3)) for i in range(12)] + [("dog", GREEN)]
     image = drawn((90, 60), entries, np.zeros((60, 90), bool))
     assert has(image, RED)
     assert not has(image, GREEN)
-    assert has(drawn((900, 900), entries, np.zeros((900, 900), bool)), GREEN)
+    assert has(drawn((500, 500), entries, np.zeros((500, 500), bool)), GREEN)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (3, 400), (400, 5)])
-def test_no_room_at_all(size: tuple[int, int]) -> None:
-    assert (drawn(size, [("cat", RED)], np.zeros(size[::-1], bool)) == 120).all()
-
-
-def test_nothing_to_name() -> None:
-    assert (drawn((90, 60), [], np.zeros((60, 90), bool)) == 120).all()
+@pytest.mark.parametrize(
+    ("size", "entries"), [((1, 1), [("cat", RED)]), ((400, 5), [("cat", RED)]), ((90, 60), [])]
+)
+def test_no_room_or_nothing_to_name(
+    size: tuple[int, int], entries: list[tuple[str, tuple[int, int, int]]]
+) -> None:
+    assert (drawn(size, entries, np.zeros(size[::-1], bool)) == 120).all()

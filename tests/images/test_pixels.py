@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, PngImagePlugin
 
 from deconvseg.errors import InputError
-from deconvseg.images.read import PhotoPixels, as_photo, read_image, read_photo
+from deconvseg.images.read import PhotoPixels, as_photo, read_photo
 
 from . import icc
 
@@ -38,7 +38,7 @@ def lossless(format_: str) -> dict[str, Any]:
     return {"WEBP": {"lossless": True}, "JPEG": {"quality": 100, "subsampling": 0}}.get(format_, {})
 
 
-@pytest.mark.parametrize("format_", ["PNG", "TIFF", "WEBP", "JPEG", "AVIF", "HEIF"])
+@pytest.mark.parametrize("format_", ["TIFF", "WEBP", "JPEG", "AVIF", "HEIF"])
 def test_a_colour_profile_is_converted(format_: str) -> None:
     if format_ == "HEIF":
         pytest.importorskip("pillow_heif").register_heif_opener()
@@ -77,30 +77,26 @@ def saved(image: Image.Image, format_: str = "PNG", **options: Any) -> io.BytesI
     return stream
 
 
-@pytest.mark.parametrize("format_", ["PNG", "TIFF", "JPEG"])
+@pytest.mark.parametrize("format_", ["PNG", "JPEG"])
 def test_grey_with_a_gamma_of_its_own(format_: str) -> None:
-    gamma = 461 / 256  # 1.8
-    ramp = RAMP.repeat(8, 0).repeat(8, 1)
-    plain = read(Image.fromarray(ramp), format_, **lossless(format_)).image
-    photo = read(Image.fromarray(ramp), format_, icc_profile=icc.grey_profile(1.8), **lossless(format_))
-    assert off(photo, icc.srgb_of((plain / 255) ** gamma)) < 1
+    ramp = Image.fromarray(RAMP.repeat(8, 0).repeat(8, 1))
+    plain = read(ramp, format_, **lossless(format_)).image
+    photo = read(ramp, format_, icc_profile=icc.grey_profile(1.8), **lossless(format_))
+    assert off(photo, icc.srgb_of((plain / 255) ** (461 / 256))) < 1
 
 
-@pytest.mark.parametrize("format_", ["PNG", "TIFF"])
-def test_16_bit_grey_with_a_profile_keeps_its_shades(format_: str) -> None:
+def test_16_bit_grey_with_a_profile_keeps_its_shades() -> None:
     wide = np.linspace(0, 65535, 4096).astype(np.uint16).reshape(64, 64)
-    photo = read(Image.fromarray(wide), format_, icc_profile=icc.grey_profile(1.0))
-    wanted = icc.srgb_of(wide / 65535.0)[:, :, None]
-    assert off(photo, wanted) < 2.5
+    photo = read(Image.fromarray(wide), icc_profile=icc.grey_profile(1.0))
+    assert off(photo, icc.srgb_of(wide / 65535.0)[:, :, None]) < 2.5
     assert len(np.unique(photo.image)) > 200  # of 8 bits, linear, the conversion makes 184
 
 
-@pytest.mark.parametrize("format_", ["TIFF", "JPEG"])
-def test_cmyk_with_a_profile(format_: str) -> None:
+def test_cmyk_with_a_profile() -> None:
     inks = np.zeros((16, 16, 4), np.uint8)
     inks[:8, 8:] = (0, 0, 0, 255)
     inks[8:, :8] = (128, 0, 0, 0)
-    photo = read(Image.fromarray(inks, "CMYK"), format_, icc_profile=icc.cmyk_profile(), quality=100)
+    photo = read(Image.fromarray(inks, "CMYK"), "JPEG", icc_profile=icc.cmyk_profile(), quality=100)
     assert photo.notes == ()
     assert photo.image[2, 2].min() > 252 and photo.image[2, 12].max() < 3
     assert np.abs(photo.image[12, 2] - 118.0).max() < 4  # L* of 50, grey; without the profile it is cyan
@@ -114,14 +110,7 @@ def test_lab_tiff() -> None:
         assert off(photo, np.array([[(255, 255, 255), (255, 0, 0), (0, 0, 0)]], float)) < 12
 
 
-@pytest.mark.parametrize("profile", [SRGB_ICC, icc.rgb_profile(icc.SRGB, 2.2)], ids=["sRGB", "gamma 2.2"])
-def test_srgb_is_left_alone(profile: bytes) -> None:
-    photo = read(Image.fromarray(COLOURS), icc_profile=profile)
-    changed = np.abs(photo.image.astype(int) - COLOURS).max()
-    assert changed == 0 if profile == SRGB_ICC else 3 < changed < 12
-
-
-def test_srgb_of_other_makers_is_left_alone() -> None:
+def test_srgb_of_any_maker_is_left_alone() -> None:
     """Its curve as 1024 numbers, as in the profile of most cameras, rounds to other values here and there."""
     linear = np.linspace(0, 1, 1024)
     table = np.where(linear <= 0.04045, linear / 12.92, ((linear + 0.055) / 1.055) ** 2.4) * 65535
@@ -129,7 +118,10 @@ def test_srgb_of_other_makers_is_left_alone() -> None:
     names = ((b"rXYZ", b"rTRC"), (b"gXYZ", b"gTRC"), (b"bXYZ", b"bTRC"))
     tags = [(xyz, icc._xyz(icc.SRGB[:, i])) for i, (xyz, _) in enumerate(names)]
     profile = icc._profile(b"RGB ", tags + [(trc, curve) for _, trc in names])
-    np.testing.assert_array_equal(read(Image.fromarray(COLOURS), icc_profile=profile).image, COLOURS)
+    for same in (SRGB_ICC, profile):
+        np.testing.assert_array_equal(read(Image.fromarray(COLOURS), icc_profile=same).image, COLOURS)
+    near = read(Image.fromarray(COLOURS), icc_profile=icc.rgb_profile(icc.SRGB, 2.2)).image
+    assert 3 < np.abs(near.astype(int) - COLOURS).max() < 12
 
 
 @pytest.mark.parametrize(
@@ -159,16 +151,15 @@ def test_a_jpeg_whose_profile_lacks_a_part() -> None:
     assert "incomplete" in note
 
 
-def test_a_png_whose_profile_cannot_be_unpacked() -> None:
-    content = chunked(saved(Image.fromarray(COLOURS)).getvalue(), b"iCCP", b"x\0\0" + b"no deflate")
-    assert len(read(content).notes) == 1
-
-
-def test_a_png_with_gamma_and_profile_goes_by_the_profile() -> None:
-    profile = icc.rgb_profile(icc.P3, 2.2)
-    plain = saved(Image.fromarray(COLOURS), icc_profile=profile).getvalue()
-    photo = read(chunked(plain, b"gAMA", struct.pack(">I", 100_000)))
-    np.testing.assert_array_equal(photo.image, read(plain).image)
+def test_a_png_goes_by_its_profile() -> None:
+    damaged = chunked(saved(Image.fromarray(COLOURS)).getvalue(), b"iCCP", b"x\0\0" + b"no deflate")
+    assert len(read(damaged).notes) == 1
+    # One of 2 MiB, which Pillow by itself takes for an attack; the gamma beside it does not count.
+    profile = icc.rgb_profile(icc.ADOBE, 563 / 256) + bytes(2 << 20)
+    content = chunked(
+        saved(Image.fromarray(COLOURS), icc_profile=profile).getvalue(), b"gAMA", bytes((0, 1, 134, 160))
+    )
+    assert off(read(content), icc.to_srgb(COLOURS, icc.ADOBE, 563 / 256)) < 1.6
 
 
 @pytest.mark.parametrize(
@@ -203,26 +194,13 @@ def test_jpeg_2000_with_a_profile() -> None:
         assert off(photo, icc.to_srgb(COLOURS, icc.ADOBE, 563 / 256)) < 1.6
 
 
-@pytest.mark.parametrize("where", ["profile", "text"])
-def test_a_png_with_a_long_profile_or_text_is_read(where: str) -> None:
-    """Of 2 MiB unpacked, which Pillow by itself takes for an attack."""
-    if where == "text":
-        info = PngImagePlugin.PngInfo()
-        info.add_itxt("XML:com.adobe.xmp", "x" * (2 << 20), zip=True)
-        assert off(read(Image.fromarray(COLOURS), pnginfo=info), COLOURS.astype(float)) == 0
-        return
-    profile = icc.rgb_profile(icc.ADOBE, 563 / 256) + bytes(2 << 20)
-    photo = read(Image.fromarray(COLOURS), icc_profile=profile)
-    assert off(photo, icc.to_srgb(COLOURS, icc.ADOBE, 563 / 256)) < 1.6
-
-
 def chunked(png: bytes, name: bytes, data: bytes) -> bytes:
     """A PNG with one more chunk behind its header."""
     chunk = struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
     return png[:33] + chunk + png[33:]
 
 
-def test_results_of_a_large_photo_are_converted_too() -> None:
+def test_reduced_photos_are_converted_too() -> None:
     image = Image.fromarray(COLOURS).resize((4096, 128), 0)
     photo = read(image, icc_profile=icc.rgb_profile(icc.ADOBE, 2.2))
     assert photo.image.shape == (64, 2048, 3)
@@ -239,13 +217,10 @@ DEEP = [
     ),
     (RAMP.astype(np.uint16) * 64, np.rint(RAMP * (64 * 255 / 16383)), "16383 is taken"),
     (RAMP.astype(np.uint16) * 257, RAMP, ""),
-    (RAMP.astype(np.int32) * 257, RAMP, ""),
     (RAMP.astype(np.int32) - 128, RAMP, "-128 to 127, are stretched"),
-    (RAMP.astype(np.int32) * 1000, RAMP, "0 to 255000, are stretched"),
     (RAMP.astype(np.uint16) + 29_000, RAMP, "29000 to 29255, are stretched"),
     (RAMP / np.float32(255), RAMP, "0 to 1, are stretched"),
     (np.full((2, 3), 40_000, np.uint16), np.full((2, 3), 156), ""),
-    (np.full((2, 3), 200, np.int32), np.full((2, 3), 200), "200 to 200; 255 is"),
     (np.full((2, 3), 7.5, np.float32), np.zeros((2, 3)), "7.5 to 7.5"),
     (np.array([[np.nan, 2, 3, np.inf, -np.inf]], np.float32), np.array([[0, 0, 255, 255, 0]]), "2 to 3, are"),
     (np.array([[np.nan, np.inf]], np.float32), np.array([[0, 255]]), "no values but NaN"),
@@ -262,21 +237,16 @@ def test_more_than_8_bits(values: NDArray[Any], wanted: NDArray[Any], words: str
         assert [words in note for note in photo.notes] == [True] * bool(words)
 
 
-@pytest.mark.parametrize("kind", [np.int64, np.uint32, np.float64, np.int16])
-def test_arrays_of_other_numbers(kind: Any) -> None:
-    np.testing.assert_array_equal(as_photo(RAMP.astype(kind)).image[:, :, 2], RAMP)
-
-
 @pytest.mark.parametrize("order", "<>")
-@pytest.mark.parametrize("kind", [np.uint16, np.uint32, np.int32, np.float32, np.float64])
+@pytest.mark.parametrize("kind", [np.uint16, np.uint32, np.float32])
 def test_white_is_zero_and_black_is_zero(kind: Any, order: str) -> None:
     values = RAMP.astype(kind)
     np.testing.assert_array_equal(read(icc.tiff(values, 1, order)).image[:, :, 0], RAMP)
     np.testing.assert_array_equal(read(icc.tiff(values, 0, order)).image[:, :, 0], 255 - RAMP)
 
 
-@pytest.mark.parametrize("packed", ["raw", "tiff_lzw", "tiff_adobe_deflate", "packbits"])
-@pytest.mark.parametrize("mode", ["1", "L", "I;16", "F"])
+@pytest.mark.parametrize("packed", ["raw", "tiff_lzw"])
+@pytest.mark.parametrize("mode", ["1", "L", "I;16"])
 def test_white_is_zero_packed(mode: str, packed: str) -> None:
     image = (
         Image.fromarray(RAMP.astype(np.uint16) * 257)
@@ -292,7 +262,7 @@ def test_white_is_zero_packed(mode: str, packed: str) -> None:
 
 
 @pytest.mark.parametrize("order", "<>")
-@pytest.mark.parametrize("kind", [np.float32, np.float64, np.uint16, np.uint32])
+@pytest.mark.parametrize("kind", [np.float32, np.uint16, np.uint32])
 def test_colours_of_more_than_8_bits(kind: Any, order: str) -> None:
     photo = read(icc.tiff(COLOURS.astype(kind), 2, order, (274, 3, [6])))
     np.testing.assert_array_equal(photo.image, COLOURS.transpose(1, 0, 2)[:, ::-1])
@@ -314,12 +284,6 @@ def test_16_bit_png_that_uses_12_bits(kind: int, tmp_path: Path) -> None:
     for photo in (read_photo(path), as_photo(Image.open(path))):
         np.testing.assert_array_equal(photo.image, wanted)
         assert "4095 is taken for white" in photo.notes[0]
-
-
-def test_16_bit_colours_in_a_small_part_of_the_range_are_stretched() -> None:
-    photo = read(png_of_16_bits(COLOURS + np.uint16(29_000), 2))
-    np.testing.assert_array_equal(photo.image, COLOURS)
-    assert "29000 to 29255, are stretched" in photo.notes[0]
 
 
 @pytest.mark.parametrize(("bits", "kind"), [(1, 0), (2, 0), (4, 0), (8, 0), (16, 0), (8, 2), (16, 2)])
@@ -352,7 +316,7 @@ def png_of(lines: bytes, bits: int, kind: int, **chunks: bytes) -> bytes:
 def test_a_tiff_that_cannot_be_read_is_named() -> None:
     content = icc.tiff(np.dstack([RAMP, RAMP]).astype(np.float32), 2)
     with pytest.raises(
-        InputError, match=r"is a TIFF of a kind .*\(photometric interpretation 2, bits 32, 32\)"
+        InputError, match=r"is a TIFF of a kind .*\(photometric interpretation 2, bits \(32, 32\)\)"
     ):
         read(content)
 
@@ -373,7 +337,7 @@ def exif(value: int, kind: int = 3) -> bytes:
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
 
 
-@pytest.mark.parametrize("format_", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("format_", ["PNG", "JPEG"])
 def test_orientation_is_what_exif_says_and_1_to_8_alone(format_: str) -> None:
     image = Image.fromarray(COLOURS[:64])
     upright = read(image, format_, **lossless(format_)).image
@@ -385,8 +349,7 @@ def test_orientation_is_what_exif_says_and_1_to_8_alone(format_: str) -> None:
         assert (photo.height, photo.width) == (128, 64)
 
 
-@pytest.mark.parametrize("packed", ["raw", "tiff_lzw"])
-@pytest.mark.parametrize("value", [0, 1, 6, 9, 65535])
+@pytest.mark.parametrize(("value", "packed"), [(1, "raw"), (6, "raw"), (6, "tiff_lzw"), (9, "tiff_lzw")])
 def test_orientation_of_a_tiff(value: int, packed: str) -> None:
     content = saved(Image.fromarray(COLOURS[:64]), "TIFF", compression=packed, tiffinfo={274: 5}).getvalue()
     entry = struct.pack("<HHI", 274, 3, 1)
@@ -417,23 +380,10 @@ def test_xmp_alone_turns_nothing(format_: str) -> None:
         options["xmp"] = XMP
     stream = saved(image, format_, **options)
     before = Image.open(stream)
+    own = dict(before.info)
     assert before.getexif().get(0x0112) == 6  # Pillow would
     assert as_photo(before).image.shape == (64, 128, 3)
+    assert {key: before.info[key] for key in own} == own  # the photo's own metadata stays
     photo = read(stream.getvalue())
     assert photo.image.shape == (64, 128, 3) and (photo.height, photo.width) == (64, 128)
     assert as_photo(Image.open(stream)).image.shape == (64, 128, 3)
-
-
-def test_the_photos_own_metadata_stays(tmp_path: Path) -> None:
-    stream = saved(Image.fromarray(COLOURS), "JPEG", xmp=XMP)
-    image = Image.open(stream)
-    as_photo(image)
-    assert image.info["xmp"] == XMP
-
-
-def test_read_image_is_the_whole_of_read_photo(tmp_path: Path) -> None:
-    path = tmp_path / "a.png"
-    Image.fromarray(COLOURS).resize((4096, 128), 0).save(path, icc_profile=icc.rgb_profile(icc.P3, 2.2))
-    assert read_image(path).shape == (128, 4096, 3)
-    small = read_photo(path, side=1)
-    assert small.image.shape == (1, 1, 3) and (small.height, small.width) == (128, 4096)

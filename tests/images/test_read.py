@@ -9,18 +9,19 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import cv2
 import fsspec
 import numpy as np
 import pytest
 from PIL import Image
 
 from deconvseg.errors import InputError
-from deconvseg.images.read import REDUCED_SIDE, as_photo, has_size, read_image, read_photo
+from deconvseg.images.read import as_photo, has_size, read_image, read_photo
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 RGB = np.stack([RAMP, RAMP[::-1], RAMP.T], axis=2)
 NOISE = np.random.default_rng(0).integers(0, 256, (99, 99, 3), dtype=np.uint8)
-TALL = np.tile(np.arange(256, dtype=np.uint8), (16, 16)).T.copy()  # 4096 x 16
+TALL = np.tile(np.arange(256, dtype=np.uint8), (16, 1)).T.copy()  # 256 x 16
 
 
 def save(path: Path, image: Image.Image, **options: object) -> Path:
@@ -34,6 +35,10 @@ def test_rgb_and_grey_are_unchanged(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read, RGB)
     read = read_image(str(save(tmp_path / "a.png", Image.fromarray(RAMP))))
     np.testing.assert_array_equal(read, np.repeat(RAMP[:, :, None], 3, axis=2))
+    assert cv2.imwrite(str(tmp_path / "deep.png"), RGB[:, :, ::-1] * np.uint16(257))
+    photo = read_photo(tmp_path / "deep.png")
+    np.testing.assert_array_equal(photo.image, RGB)
+    assert not photo.notes
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -55,14 +60,6 @@ def test_exif_orientation(tmp_path: Path, orientation: int) -> None:
     with Image.open(path) as opened:
         np.testing.assert_array_equal(as_photo(opened).image, read)
         assert opened.size == (40, 24)  # the user's image stays as it is
-
-
-def test_16_bit_rgb(tmp_path: Path) -> None:
-    cv2 = pytest.importorskip("cv2")
-    assert cv2.imwrite(str(tmp_path / "a.png"), RGB[:, :, ::-1] * np.uint16(257))
-    photo = read_photo(tmp_path / "a.png")
-    np.testing.assert_array_equal(photo.image, RGB)
-    assert not photo.notes
 
 
 def test_cmyk_jpeg(tmp_path: Path) -> None:
@@ -107,16 +104,14 @@ def test_streams_and_addresses() -> None:
         as_photo("memory://given/none.jpg")
 
 
-@pytest.mark.parametrize("turned", [False, True])
-def test_heif(tmp_path: Path, turned: bool) -> None:
+def test_heif(tmp_path: Path) -> None:
     pillow_heif = pytest.importorskip("pillow_heif")
     exif = Image.Exif()
-    exif[0x0112] = 6 if turned else 1
+    exif[0x0112] = 6
     image = Image.fromarray(np.full((40, 64, 3), (200, 100, 50), np.uint8))
-    path = tmp_path / "a.heic"
-    pillow_heif.from_pillow(image).save(path, quality=90, exif=exif.tobytes())
-    read = read_image(path)
-    assert read.shape == ((64, 40, 3) if turned else (40, 64, 3))
+    pillow_heif.from_pillow(image).save(tmp_path / "a.heic", quality=90, exif=exif.tobytes())
+    read = read_image(tmp_path / "a.heic")
+    assert read.shape == (64, 40, 3)
     assert np.abs(read.astype(int) - (200, 100, 50)).max() < 8
 
 
@@ -133,33 +128,30 @@ def test_has_size(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
-@pytest.mark.parametrize("orientation", [1, 6])
-def test_reduced_photo_is_the_photo_made_smaller(tmp_path: Path, suffix: str, orientation: int) -> None:
-    rows, columns = np.mgrid[:1000, : 4 * REDUCED_SIDE]
-    image = np.stack([rows // 4, columns // 25, (rows + columns) // 32], axis=2).astype(np.uint8)
+def test_reduced_photo_is_the_photo_made_smaller(tmp_path: Path, suffix: str) -> None:
+    rows, columns = np.mgrid[:64, :256]
+    image = np.stack([rows * 2, columns // 2, (rows + columns) // 4], axis=2).astype(np.uint8)
     exif = Image.Exif()
-    exif[0x0112] = orientation
+    exif[0x0112] = 6
     path = save(tmp_path / f"a.{suffix}", Image.fromarray(image), exif=exif, quality=95)
-    photo, whole = read_photo(path), read_image(path)
-    assert (photo.height, photo.width) == whole.shape[:2]
-    assert max(photo.image.shape) == REDUCED_SIDE
-    height, width = photo.image.shape[:2]
-    means = whole.reshape(height, 4, width, 4, 3).mean((1, 3))
+    photo, whole = read_photo(path, side=64), read_image(path)
+    assert (photo.height, photo.width) == whole.shape[:2] == (256, 64)
+    assert photo.image.shape == (64, 16, 3)
+    means = whole.reshape(64, 4, 16, 4, 3).mean((1, 3))
     assert np.abs(photo.image - means).max() < (1 if suffix == "png" else 6)
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I", "F"])
+@pytest.mark.parametrize("mode", ["1", "LA", "P", "RGB", "CMYK", "I;16"])
 def test_strips_do_not_show(tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    wide = Image.fromarray(TALL * np.uint16(257))
-    image = wide if mode == "I;16" else Image.fromarray(TALL).convert(mode)
-    path = save(tmp_path / ("a.tif" if mode in ("CMYK", "F", "I") else "a.png"), image)
-    whole, photo = read_image(path), read_photo(path)
+    image = Image.fromarray(TALL * np.uint16(257)) if mode == "I;16" else Image.fromarray(TALL).convert(mode)
+    path = save(tmp_path / ("a.tif" if mode == "CMYK" else "a.png"), image)
+    whole, photo = read_image(path), read_photo(path, side=128)
     monkeypatch.setattr("deconvseg.images.pixels._STRIP_PIXELS", 64)
     np.testing.assert_array_equal(read_image(path), whole)
-    np.testing.assert_array_equal(read_photo(path).image, photo.image)
-    assert (photo.height, photo.width) == (4096, 16)
-    assert photo.image.shape == (2048, 8, 3)
-    assert np.abs(photo.image - whole.reshape(2048, 2, 8, 2, 3).mean((1, 3))).max() < 1
+    np.testing.assert_array_equal(read_photo(path, side=128).image, photo.image)
+    assert (photo.height, photo.width) == (256, 16)
+    assert photo.image.shape == (128, 8, 3)
+    assert np.abs(photo.image - whole.reshape(128, 2, 8, 2, 3).mean((1, 3))).max() < 1
 
 
 def test_thin_photo(tmp_path: Path) -> None:
@@ -169,28 +161,26 @@ def test_thin_photo(tmp_path: Path) -> None:
     assert (photo.image == (0, 128, 128)).all()
 
 
-def test_more_pixels_than_pillow_opens_by_itself(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
-    limit = Image.MAX_IMAGE_PIXELS
-    image = Image.new("1", (20_000, 10_000), 1)
-    png = save(tmp_path / "a.png", image, compress_level=1)
-    for path in (png, save(tmp_path / "a.tif", image, compression="group4")):
-        photo = read_photo(path)
-        assert (photo.width, photo.height) == (20_000, 10_000)
-        assert photo.image.shape == (770, 1539, 3)  # a 13th, rounded up
-        assert (photo.image == 255).all()
-        assert has_size(path, 20_000, 10_000)
-    assert limit == Image.MAX_IMAGE_PIXELS and not recwarn.list
+def test_more_pixels_than_pillow_opens_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [save(tmp_path / name, Image.fromarray(NOISE)) for name in ("a.png", "a.tif")]
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(Image.DecompressionBombError):
+        Image.open(paths[0])
+    for path in paths:
+        np.testing.assert_array_equal(read_image(path), NOISE)
+        assert has_size(path, 99, 99)
+    assert Image.MAX_IMAGE_PIXELS == 1000
 
 
 def test_many_threads_read_at_once(tmp_path: Path) -> None:
     path = save(tmp_path / "a.tif", Image.fromarray(NOISE), compression="tiff_lzw")
     limit, read = Image.MAX_IMAGE_PIXELS, []
-    threads = [threading.Thread(target=lambda: read.append(read_image(path))) for _ in range(20)]
+    threads = [threading.Thread(target=lambda: read.append(read_image(path))) for _ in range(9)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(read) == 20 and all((image == NOISE).all() for image in read)
+    assert len(read) == 9 and all((image == NOISE).all() for image in read)
     assert limit == Image.MAX_IMAGE_PIXELS
 
 
@@ -205,9 +195,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 def test_memory_of_a_large_palette_photo(tmp_path: Path) -> None:
     """1 byte a pixel for Pillow's image and some tens of MB; as RGB it would be 4 and more."""
-    path = save(tmp_path / "a.png", Image.new("P", (10_000, 10_000)), compress_level=1)
+    path = save(tmp_path / "a.png", Image.new("P", (6000, 6000)), compress_level=1)
     answer = subprocess.run([sys.executable, "-c", MEMORY, path], capture_output=True, text=True, check=True)
-    assert int(answer.stdout) * 1024 < 200_000_000
+    assert int(answer.stdout) * 1024 < 110_000_000
 
 
 # What is no photo.
@@ -224,7 +214,7 @@ def refused(path: Path) -> str:
 
 def test_files_that_are_none(tmp_path: Path) -> None:
     assert "no such file" in refused(tmp_path / "none.jpg")
-    assert "folder" in refused(tmp_path)
+    assert "is not a regular file; " in refused(tmp_path)
     (tmp_path / "loop.jpg").symlink_to("loop.jpg")
     assert f"cannot be read ({os.strerror(errno.ELOOP)})" in refused(tmp_path / "loop.jpg")
     os.mkfifo(tmp_path / "p.jpg")
@@ -237,7 +227,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     assert "not an image" in refused(tmp_path / "a.jpg")
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp", "gif", "bmp"])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
 def test_cut_short(tmp_path: Path, suffix: str) -> None:
     path = save(tmp_path / f"cut.{suffix}", Image.fromarray(NOISE))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -283,16 +273,15 @@ def test_an_array_is_copied() -> None:
     np.testing.assert_array_equal(photo.image, RGB)
 
 
-def test_grey_and_transparent_arrays() -> None:
-    np.testing.assert_array_equal(as_photo(RAMP).image, np.repeat(RAMP[:, :, None], 3, 2))
+def test_transparent_arrays_are_laid_on_white() -> None:
     clear = np.full((16, 16, 1), 0, np.uint8)
     clear[0] = 255
     seen = as_photo(np.concatenate([RGB, clear], 2)).image
     np.testing.assert_array_equal(seen[0], RGB[0])
-    assert (seen[1:] == 255).all()  # laid on white
+    assert (seen[1:] == 255).all()
 
 
-@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "1", "CMYK", "I;16", "LA"])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "1", "CMYK", "I;16"])
 def test_pillow_images_are_read_as_their_files_are(mode: str, tmp_path: Path) -> None:
     wide = Image.fromarray(RAMP * np.uint16(256))
     image = wide if mode == "I;16" else Image.fromarray(RGB).convert(mode)
@@ -305,15 +294,12 @@ def test_pillow_images_are_read_as_their_files_are(mode: str, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (RGB / 255, r"float64 array \(16, 16, 3\).*\(array \* 255\)\.round\(\)"),
-        (RGB.astype(np.int64), "int64 .* give uint8"),
-        (RGB > 3, "bool .* give uint8"),
-        (RAMP > 3, "bool .* give uint8"),
-        (RGB.transpose(2, 0, 1), r"\(3, 16, 16\).*array\.transpose\(1, 2, 0\)"),
-        (RGB[None], "several; give them one by one to segment_many"),
-        (np.zeros((6, 5, 2), np.uint8), r"\(6, 5, 2\) is no photo: give a file's path"),
-        (RGB[0, 0], r"\(3,\) is no photo: give a file's path"),
-        (RGB[:0], "no pixels"),
+        (RGB / 255, r"float64 array \(16, 16, 3\) is no photo; give a file's path, .* a uint8 array"),
+        (RGB > 3, r"bool array \(16, 16, 3\) is no photo"),
+        (RAMP > 3, "bool"),
+        (RGB.transpose(2, 0, 1), r"\(3, 16, 16\) is no photo; .*\(H, W, 3\)"),
+        (RGB[None], r"\(1, 16, 16, 3\)"),
+        (RGB[:0], r"\(0, 16, 3\)"),
         (Image.new("RGB", (0, 3)), "no pixels"),
         ([[1, 2], [3, 4]], r"builtins\.list is no photo; give a file's path"),
         (None, "NoneType is no photo"),
