@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,15 +25,6 @@ from deconvseg.errors import UsageError
 IO = "Input and output"
 TUNING_SAMPLE = 60
 """Photos that --tune-crf takes if --limit does not say."""
-FIGURES = {
-    "mean_iou": "mean IoU",
-    "voc_mean_iou": "mean IoU over all classes, absent ones 0, as VOC",
-    "pixel_accuracy": "pixel accuracy",
-    "mean_accuracy": "mean accuracy",
-    "frequency_weighted_iou": "frequency weighted IoU",
-    "boundary_f": "boundary F",
-}
-
 EXAMPLES = """[bold]Examples[/bold]
 
 deconvseg eval --voc-root VOC2012
@@ -125,11 +115,11 @@ def evaluate(
         raise UsageError("--tune-crf needs -o FILE, the tuned copy of the network, and nothing else takes -o")
     if (ablate or tune_crf) and segmenter_arguments["protocol"] != "default":
         raise UsageError("--ablate and --tune-crf vary the default protocol; leave --protocol out")
-    from deconvseg.evaluation import tune
     from deconvseg.evaluation.ablation import finished, network
     from deconvseg.evaluation.report import summarise, write_report
     from deconvseg.evaluation.run import evaluate as run
     from deconvseg.evaluation.run import open_truth
+    from deconvseg.evaluation.tune import tune_crf as tune
     from deconvseg.weights import network_file
 
     say: Callable[[str], None] = (lambda text: None) if quiet else console.say
@@ -145,12 +135,23 @@ def evaluate(
         if output:
             source = network_file(segmenter.weights)
             refuse_target(output, source, overwrite=overwrite)
-            tuned = tune.tune_crf(segmenter, source, truth, output, workers=workers, progress=say)
-            _print(tuned, as_json, _print_tuned)
+            tuned = tune(segmenter, source, truth, output, workers=workers, progress=say)
+            print(json.dumps(tuned, indent=2))
             return console.DONE
         subject = network(segmenter, truth, ablate=ablate)
+    began = False
     try:
-        with _progress(len(truth.examples), say) as progress:
+        with console.Progress(len(truth.examples), wanted=not quiet) as bar:
+
+            def progress(done: int, total: int) -> None:
+                nonlocal began
+                if done and not began:
+                    say(f"going on: {done} of {total} photos are done")
+                elif began and not bar.visible and done * 10 % total < 10:  # each tenth of the way
+                    say(f"[{done}/{total}]")
+                began = True
+                bar.move(done, "")
+
             evaluation = run(
                 subject, truth, folder=report, overwrite=overwrite, workers=workers, progress=progress
             )
@@ -161,45 +162,15 @@ def evaluate(
     if report:
         write_report(evaluation, summary, report)
         say(f"report: {report / 'report.html'}")
-    _print(summary, as_json, _print_scores)
+    if as_json:
+        print(json.dumps(summary, indent=2, allow_nan=False))
+    else:
+        _print_scores(summary)
     return console.DONE
 
 
-@contextmanager
-def _progress(total: int, say: Callable[[str], None]) -> Iterator[Callable[[int, int], None]]:
-    """Yields what shows a bar, or without a terminal says each tenth of the way."""
-    began = False
-    with console.Progress(total, wanted=say is console.say) as bar:
-
-        def show(done: int, total: int) -> None:
-            nonlocal began
-            if done and not began:
-                say(f"going on: {done} of {total} photos are done")
-            elif began and not bar.visible and done * 10 % total < 10:
-                say(f"[{done}/{total}]")
-            began = True
-            bar.move(done, "")
-
-        yield show
-
-
-def _print(result: dict[str, Any], as_json: bool, as_text: Callable[[dict[str, Any]], None]) -> None:
-    if as_json:
-        print(json.dumps(result, indent=2, allow_nan=False))
-    else:
-        as_text(result)
-
-
-def _print_tuned(result: dict[str, Any]) -> None:
-    for key in ("before", "after"):
-        searched, held_out = (f"{result[key][f'mean_iou_{part}']:.4f}" for part in ("searched", "held_out"))
-        print(f"{key}: {searched} searched, {held_out} held out, {result[key]['crf']}")
-    kept = "the new parameters" if result["improved"] else "the old parameters: the new ones are not better"
-    print(f"{result['output']}: holds {kept} on the photos held out")
-
-
 def _print_scores(summary: dict[str, Any]) -> None:
-    """The rows, the published ones, and every figure of the full setting."""
+    """The rows, the published ones, and every figure of the full setting by its name in the JSON."""
     print("mean IoU  95 % interval  boundary F  small   medium  large   setting")
     for row in summary["rows"]:
         low, high = row["mean_iou_interval"]
@@ -214,12 +185,8 @@ def _print_scores(summary: dict[str, Any]) -> None:
         print(f"{row['mean_iou']:.3f}   {row['name']}")
     of = f"{summary['images']} of the {summary['split_images']} photos of {summary['split']}"
     print(f"\n{summary['setting']}, {of}")
-    for key, name in FIGURES.items():
-        print(f"{_number(summary[key])}  {name}")
-    if summary["seconds_per_image"] is not None:
-        print(f"{summary['seconds_per_image']:.2f}    seconds a photo")
-    print()
-    for name, value in summary["per_class_iou"].items():
+    figures = {name: value for name, value in summary.items() if isinstance(value, float)}
+    for name, value in (*figures.items(), *summary["per_class_iou"].items()):
         print(f"{_number(value)}  {name}")
 
 

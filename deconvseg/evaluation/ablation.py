@@ -67,8 +67,7 @@ class Subject:
     """What `evaluate` measures.
 
     Attributes:
-        rows: the settings scored.
-        full: the one of them that the headline figures are of.
+        full: the one of the rows that the headline figures are of.
         settings: everything that can change a label, fit for JSON.
         label: labels one photo at every row; may be called from several threads.
         predictions: files of finished predictions by the name of the photo; empty for a network.
@@ -96,14 +95,11 @@ def network(segmenter: Segmenter, data: DataSet, *, ablate: bool = False) -> Sub
         DataError: the network has other classes than the data set.
     """
     refuse_other_classes(data, segmenter.classes)
-    count, crf = segmenter.settings.proposals, segmenter.settings.crf
+    chosen = segmenter.settings
+    full = Row(chosen.proposals, chosen.crf, segmenter.ensemble, bool(chosen.stop and chosen.proposals))
     if segmenter.sees_whole_photo:
-        full = Row(None, crf, "alone")
-        others = {Row(None, False, "alone")}
-    else:
-        full = Row(count, crf, segmenter.ensemble, bool(segmenter.settings.stop and count))
-        others = _ablation(segmenter)
-    others = others - {full} if ablate else set()
+        full = Row(None, chosen.crf, "alone")
+    others = _others(segmenter) - {full} if ablate else set()
     rows = sorted(
         {full, *others}, key=lambda r: (r.proposals is None, r.proposals or 0, r.stops, r.ensemble, r.crf)
     )
@@ -122,16 +118,20 @@ def network(segmenter: Segmenter, data: DataSet, *, ablate: bool = False) -> Sub
     return Subject(tuple(rows), full, settings, label, {})
 
 
-def _ablation(segmenter: Segmenter) -> set[Row]:
+def _others(segmenter: Segmenter) -> set[Row]:
+    """The rows of an ablation."""
     count, sharpens = segmenter.settings.proposals, {False, segmenter.settings.crf}
+    alone = {Row(None, crf, "alone") for crf in sharpens}
+    if segmenter.sees_whole_photo:
+        return alone
     rows = {Row(number) for number in (count, *ABLATION)}
     rows |= {Row(number, True) for number in SHARPENED if segmenter.settings.crf}
-    if segmenter.ensemble != "off":
-        # The product is one of raw scores, which only the fusion rule max keeps.
-        rules: list[EnsembleRule] = ["mean", "product"] if segmenter.settings.fusion == "max" else ["mean"]
-        rows |= {Row(None, crf, "alone") for crf in sharpens}
-        rows |= {Row(number, crf, rule) for number in (count, PAIRED) for rule in rules for crf in sharpens}
-    return rows
+    if segmenter.ensemble == "off":
+        return rows
+    # The product is one of raw scores, which only the fusion rule max keeps.
+    rules: list[EnsembleRule] = ["mean", "product"] if segmenter.settings.fusion == "max" else ["mean"]
+    pairs = {Row(number, crf, rule) for number in (count, PAIRED) for rule in rules for crf in sharpens}
+    return rows | alone | pairs
 
 
 def _label_others(segmenter: Segmenter, others: set[Row], photo: PhotoPixels) -> Iterator[Labelling]:
@@ -183,9 +183,7 @@ def read_prediction(path: Path, data: DataSet) -> NDArray[np.uint8]:
 def refuse_other_classes(data: DataSet, classes: Sequence[str]) -> None:
     """Raise DataError unless a network's classes are those of the data set, in their order."""
     if tuple(classes) != data.classes:
-        known, wanted = (
-            f"{len(names)} classes ({', '.join(names[:3])}, ...)" for names in (classes, data.classes)
-        )
         raise DataError(
-            f"the network knows {known}, {data.source} has {wanted}; score it on a data set with its classes"
+            f"{data.source}: its {len(data.classes)} classes are not the {len(classes)} of the network; "
+            "score a network on a data set with its own classes, in their order"
         )

@@ -7,13 +7,14 @@ import io
 import json
 from collections.abc import Iterable, Sequence
 from html import escape
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from deconvseg import __version__
+from deconvseg.data.dataset import Example
 from deconvseg.data.masks import VOID
 from deconvseg.evaluation.ablation import read_prediction
 from deconvseg.evaluation.boundary import TOLERANCE
@@ -24,6 +25,8 @@ from deconvseg.images.write import overlay
 
 SIDE = 320
 """Longer side of a picture in pixels: four a photo, and 18 photos weigh about 2 MB."""
+EACH = 6
+"""Photos of the best, the median and the worst ones."""
 ORANGE, BLUE, PURPLE = (230, 159, 0), (0, 114, 178), (204, 121, 167)
 """Told apart by the colour-blind, too. In pictures: objects missed, falsely found, and of another class."""
 TILES = "mean_IoU", "VOC_mean_IoU", "boundary_F", "pixel_accuracy", "mean_accuracy", "frequency_weighted_IoU"
@@ -65,8 +68,6 @@ GALLERY = f"""<p>By mean IoU over the classes in a photo. White in the truth is 
 objects that are right are bright, mistakes in colour: <b style="color:rgb{ORANGE}">■</b>&nbsp;missed, <b
 style="color:rgb{BLUE}">■</b>&nbsp;falsely found, <b style="color:rgb{PURPLE}">■</b>&nbsp;other class.</p>"""
 
-Entry = TypeVar("Entry")
-
 
 def render(evaluation: Evaluation, summary: dict[str, Any]) -> str:
     """Returns the page of what was measured and its figures, from `report.summarise`.
@@ -75,10 +76,7 @@ def render(evaluation: Evaluation, summary: dict[str, Any]) -> str:
     """
     setting, images = escape(summary["setting"]), summary["images"]
     split, of = escape(summary["split"]), summary["split_images"]
-    void = sum(not photo.rows[summary["setting"]].confusion.any() for photo in evaluation.photos)
-    source = f"Network <code>{escape(summary['weights'] or '')}</code>."
-    if not summary["weights"]:
-        source = f"Predictions from <code>{escape(summary['settings']['predictions'])}</code>."
+    source = escape(summary["weights"] or summary["settings"]["predictions"])
     content = "".join(
         f'<section id="{key}"><h2>{title}</h2>{text}</section>\n'
         for key, title, text in _sections(evaluation, summary)
@@ -89,8 +87,8 @@ def render(evaluation: Evaluation, summary: dict[str, Any]) -> str:
  content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <title>deconvseg: {setting} on {split}</title><style>{STYLE}</style></head><body>
 <h1>Mean IoU {_percent(summary["mean_iou"])} % <small>{setting}</small></h1>
-<p>{images} of the {of} photos of {split}{", a sample evenly spread" if images < of else ""}. {source}
-{f"{void} of the photos are void alone and count nothing." if void else ""}</p>
+<p>{images} of the {of} photos of {split}{", a sample evenly spread" if images < of else ""}, labelled by
+<code>{source}</code></p>
 {content}
 <footer>deconvseg {__version__}</footer></body></html>
 """
@@ -172,13 +170,13 @@ def _matrix(confusion: NDArray[np.int64], names: Sequence[str]) -> str:
 
 def _pictures(evaluation: Evaluation) -> Iterable[str]:
     """The best, the median and the worst photos, and where they are wrong."""
-    truth, full = evaluation.truth, evaluation.full.name
+    truth, full = evaluation.truth, evaluation.subject.full.name
     counts = {photo.name: photo.rows[full].confusion for photo in evaluation.photos}
     ious = {name: scores(one, truth.classes)["mean_iou"] for name, one in counts.items() if one.any()}
     ranking = sorted((e for e in truth.examples if e.name in ious), key=lambda e: (-ious[e.name], e.name))
     palette = (*truth.palette, *((255, 255, 255),) * (256 - len(truth.palette)))  # void is shown in white
     for title, examples in choose(ranking).items():
-        yield f"<h3>{title}</h3>" if examples else ""
+        yield f"<h3>{title}</h3>"
         for example in examples:
             photo, mask = map(_small, truth.read(example))
             found = _small(read_prediction(evaluation.predictions[example.name], truth))
@@ -190,13 +188,16 @@ def _pictures(evaluation: Evaluation) -> Iterable[str]:
             yield _figure(example.name, "difference", difference(photo, mask, found)) + "</div>\n"
 
 
-def choose(ranking: Sequence[Entry], each: int = 6) -> dict[str, Sequence[Entry]]:
-    """The first, the middle and the last `each` of a ranking, each of a short one once."""
-    each = min(each, max(len(ranking) // 3, 1))
-    best, worst = ranking[:each], ranking[max(len(ranking) - each, each) :]
-    between = ranking[each : len(ranking) - len(worst)]
-    start = max(len(between) - each, 0) // 2
-    return {"Best": best, "Median": between[start : start + each], "Worst": worst}
+def choose(ranking: Sequence[Example]) -> dict[str, Sequence[Example]]:
+    """The first, the middle and the last photos of a ranking; all of a short one."""
+    middle = len(ranking) // 2 - EACH // 2
+    if len(ranking) <= 3 * EACH:
+        return {"Best to worst": ranking}
+    return {
+        "Best": ranking[:EACH],
+        "Median": ranking[middle : middle + EACH],
+        "Worst": ranking[-EACH:],
+    }
 
 
 def difference(

@@ -44,8 +44,8 @@ def summarise(evaluation: Evaluation, weights: str | None) -> dict[str, Any]:
         weights: the network's name or file; None for predictions made elsewhere.
     """
     truth, photos = evaluation.truth, evaluation.photos
-    full = evaluation.total(evaluation.full)
-    rows = [_row(evaluation, row) for row in evaluation.rows]
+    full = evaluation.total(evaluation.subject.full)
+    rows = [_row(evaluation, row) for row in evaluation.subject.rows]
     published = PUBLISHED if truth.classes == VOC_CLASSES else {}
     parts = {part: None for photo in photos for part in photo.seconds}
     seconds = {part: float(np.mean([photo.seconds.get(part, 0.0) for photo in photos])) for part in parts}
@@ -54,9 +54,11 @@ def summarise(evaluation: Evaluation, weights: str | None) -> dict[str, Any]:
         "images": len(photos),
         "split_images": truth.photos,
         "weights": weights,
-        "setting": evaluation.full.name,
+        "setting": evaluation.subject.full.name,
         **full.figures(truth.classes),
-        "mean_iou_interval": rows[evaluation.rows.index(evaluation.full)]["mean_iou_interval"],
+        "mean_iou_interval": rows[evaluation.subject.rows.index(evaluation.subject.full)][
+            "mean_iou_interval"
+        ],
         "boundary_tolerance": TOLERANCE,
         "rows": rows,
         "published": [{"name": name, "mean_iou": value} for name, value in published.items()],
@@ -69,12 +71,7 @@ def summarise(evaluation: Evaluation, weights: str | None) -> dict[str, Any]:
 
 
 def write_report(evaluation: Evaluation, summary: dict[str, Any], folder: Path) -> None:
-    """Write `report.json`, `per_class.csv`, `per_image.csv` and then `report.html`.
-
-    Args:
-        evaluation: what was measured.
-        summary: what `summarise` made of it.
-        folder: is made, if need be.
+    """Write `report.json`, `per_class.csv`, `per_image.csv` and, last, `report.html` of an evaluation.
 
     Raises:
         OutputError: a file cannot be written.
@@ -119,7 +116,7 @@ def _per_class(summary: Mapping[str, Any]) -> Iterable[dict[str, object]]:
 
 def _per_image(evaluation: Evaluation) -> Iterable[dict[str, object]]:
     for photo in evaluation.photos:
-        tally = photo.rows[evaluation.full.name]
+        tally = photo.rows[evaluation.subject.full.name]
         counted = int(tally.confusion.sum())
         figures = tally.figures(evaluation.truth.classes) if counted else {}
         yield {

@@ -104,20 +104,20 @@ class Measured:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured.
+    """What was measured: counts of each photo in the truth's order.
 
-    Attributes:
-        settings: everything that can change a figure.
-        photos: counts of each photo, in the truth's order.
-        predictions: files of the full setting's labels by the name of the photo; empty if they were not kept.
+    `predictions` are files of the full setting's labels by the photo's name; empty if they were not kept.
     """
 
     truth: Truth
-    rows: tuple[Row, ...]
-    full: Row
-    settings: dict[str, Any]
+    subject: Subject
     photos: tuple[Measured, ...]
     predictions: Mapping[str, Path]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Everything that can change a figure, fit for JSON."""
+        return {**self.subject.settings, **self.truth.settings()}
 
     def total(self, row: Row) -> Tally:
         """The counts of a row, over all photos."""
@@ -151,7 +151,6 @@ def evaluate(
         UsageError: the folder holds something else, or `workers` is not positive.
         OutputError: the folder cannot be written to.
     """
-    settings = {**subject.settings, **truth.settings()}
     labels = subject.predictions
     if folder and not labels:
         labels = {example.name: folder / PREDICTIONS / f"{example.name}.png" for example in truth.examples}
@@ -160,7 +159,11 @@ def evaluate(
             raise UsageError(f"{folder / PREDICTIONS}: holds files of the data set; choose another folder")
 
     journal = folder and folder / JOURNAL
-    before = _begin(journal, settings, len(truth.classes), overwrite) if journal else {}
+    before = (
+        _begin(journal, {**subject.settings, **truth.settings()}, len(truth.classes), overwrite)
+        if journal
+        else {}
+    )
     measured = {}
     for example in truth.examples:
         photo = before.get(example.name)
@@ -175,7 +178,7 @@ def evaluate(
                 _append(journal, photo)
             progress(len(measured), len(truth.examples))
     photos = tuple(measured[example.name] for example in truth.examples)
-    evaluation = Evaluation(truth, subject.rows, subject.full, settings, photos, labels)
+    evaluation = Evaluation(truth, subject, photos, labels)
     if not evaluation.total(subject.full).confusion.any():
         raise DataError(
             f"{truth.examples[0].mask}: it and all other masks of split '{truth.split}' are void alone; "
@@ -242,15 +245,10 @@ def _begin(journal: Path, settings: Mapping[str, Any], classes: int, overwrite: 
     documents = [] if overwrite else read_json_lines(journal)
     entries = documents[1:]
     others = [path for name in REPORT_FILES if (path := journal.parent / name).exists()]
-    if entries and documents[0] != header:
+    if (entries and documents[0] != header) or (others and not documents and not overwrite):
         raise UsageError(
-            f"{journal.parent}: holds the results of other settings, or of another version; choose another "
-            "folder, or overwrite it"
-        )
-    if others and not documents and not overwrite:
-        raise UsageError(
-            f"{others[0]}: exists, and no {JOURNAL} says that it is a result; choose another folder, or "
-            "overwrite it"
+            f"{journal.parent}: holds the results of other settings, of another version or of something "
+            "else; choose another folder, or overwrite it"
         )
     if not entries:
         for path in filter(Path.is_file, others):  # a report of what was measured before

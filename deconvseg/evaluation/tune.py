@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,10 +44,9 @@ def tune_crf(
 ) -> dict[str, Any]:
     """Search the CRF's parameters and write them into a copy of the network's file.
 
-    The network runs once over the photos. Its probabilities are kept in a temporary folder (some megabytes a
-    photo), and every second photo is used to search: each parameter in turn is made larger or smaller as long
-    as the pooled mean IoU rises by at least `LEAST_GAIN`. The other photos decide: unless the new parameters
-    are better on them as well, the copy keeps the old ones.
+    The network runs once over the photos; its probabilities are kept in a temporary folder (some megabytes a
+    photo). Every second photo is used to search, and the others decide: unless the new parameters are better
+    on them as well, the copy keeps the old ones.
 
     Args:
         segmenter: network, proposals and fusion; its CRF is not used.
@@ -58,8 +58,7 @@ def tune_crf(
 
     Returns:
         Fit for JSON: `before` and `after`, each with `crf` (the parameters), `mean_iou_searched` and
-        `mean_iou_held_out`; `improved`, whether the copy has those of `after`; `trials`; `images_searched`,
-        `images_held_out`, `split`; `settings` of the segmenter; `output`.
+        `mean_iou_held_out`; `improved`, whether the copy has those of `after`; and what they are of.
 
     Raises:
         UsageError: fewer than 4 photos.
@@ -148,31 +147,24 @@ def search(
         score: the higher, the better.
         most: calls of `score`.
     """
-    tried = {start: score(start)}
-    best = start
-    for factor in FACTORS:
-        for name in SEARCHED:
-            for candidates in (_along(best, name, factor), _along(best, name, 1 / factor)):
-                began = best
-                for candidate in candidates:
-                    if candidate not in tried:
-                        if len(tried) >= most:
-                            return best, tried
-                        tried[candidate] = score(candidate)
-                    if tried[candidate] < tried[best] + LEAST_GAIN:
-                        break
-                    best = candidate
-                if best != began:  # larger helped: smaller will not
+    best, tried = start, {start: score(start)}
+    for factor, name in product(FACTORS, SEARCHED):
+        for step in (factor, 1 / factor):
+            while candidate := _scaled(best, name, step):
+                if candidate not in tried:
+                    if len(tried) >= most:
+                        return best, tried
+                    tried[candidate] = score(candidate)
+                if tried[candidate] < tried[best] + LEAST_GAIN:
                     break
+                best = candidate
     return best, tried
 
 
-def _along(parameters: CRFParameters, name: str, factor: float) -> Iterator[CRFParameters]:
-    """The parameters with one of them multiplied again and again, as far as it is allowed."""
-    while getattr(parameters, name) > 0:
-        parameters = replace(parameters, **{name: round(getattr(parameters, name) * factor, 4)})
-        try:
-            CRFParameters.from_mapping(asdict(parameters))
-        except WeightsError:
-            return
-        yield parameters
+def _scaled(parameters: CRFParameters, name: str, factor: float) -> CRFParameters | None:
+    """The parameters with one of them multiplied, as far as it is allowed."""
+    value = round(getattr(parameters, name) * factor, 4)
+    try:
+        return CRFParameters.from_mapping({**asdict(parameters), name: value})
+    except WeightsError:
+        return None

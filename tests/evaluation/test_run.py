@@ -58,11 +58,11 @@ def test_ablation_rows_are_what_single_runs_give(shapes: Path, tiny_network: Pat
     common = {**EXACT, "crf": True, "batch_size": 1}
     full = Segmenter(tiny_network, proposals=12, fcn=tiny_fcn, ensemble="mean", **common | {"stop": 0.9})
     evaluation = evaluate(network(full, truth, ablate=True), truth)
-    rows = {row.name: evaluation.total(row).confusion.tolist() for row in evaluation.rows}
+    rows = {row.name: evaluation.total(row).confusion.tolist() for row in evaluation.subject.rows}
     assert len(rows) == 20
-    assert evaluation.full.name == "up to 12 proposals + FCN-8s (mean) + CRF"
+    assert evaluation.subject.full.name == "up to 12 proposals + FCN-8s (mean) + CRF"
     for name, options in {
-        evaluation.full.name: {"proposals": 12, "ensemble": "mean", "fcn": tiny_fcn, "stop": 0.9},
+        evaluation.subject.full.name: {"proposals": 12, "ensemble": "mean", "fcn": tiny_fcn, "stop": 0.9},
         "whole photo": {"proposals": 0, "crf": False},
         "10 proposals + CRF": {"proposals": 10},
         "12 proposals + FCN-8s (mean) + CRF": {"proposals": 12, "ensemble": "mean", "fcn": tiny_fcn},
@@ -76,7 +76,7 @@ def test_ablation_rows_are_what_single_runs_give(shapes: Path, tiny_network: Pat
     }.items():
         single = Segmenter(**{"weights": tiny_network, **common, **options})
         assert rows[name] == segmented(single, truth).tolist(), name
-    assert rows["12 proposals + FCN-8s (mean) + CRF"] != rows[evaluation.full.name]
+    assert rows["12 proposals + FCN-8s (mean) + CRF"] != rows[evaluation.subject.full.name]
 
 
 def test_which_rows_an_ablation_has(truth: Truth, tiny_network: Path, tiny_fcn: Path) -> None:
@@ -161,19 +161,19 @@ def test_results_of_other_settings_or_code_are_not_mixed_nor_lost(
 ) -> None:
     evaluate(subject, truth, folder=tmp_path / "report")
     other, swapped = shifted(truth, 4, labelled), MaskFormat({**truth.masks.ids, 1: 2, 2: 1})
-    with pytest.raises(UsageError, match=r"results of other settings, or of another version"):
+    with pytest.raises(UsageError, match="results of other settings"):
         evaluate(other, truth, folder=tmp_path / "report")
     with pytest.raises(UsageError, match="results of other settings"):
         evaluate(subject, replace(truth, masks=swapped), folder=tmp_path / "report")
     for name, value in (("evaluation.boundary.TOLERANCE", 0.01), ("__version__", "9.9")):
-        with monkeypatch.context() as patch, pytest.raises(UsageError, match="or of another version"):
+        with monkeypatch.context() as patch, pytest.raises(UsageError, match="of another version"):
             patch.setattr(f"deconvseg.{name}", value)
             evaluate(subject, truth, folder=tmp_path / "report")
     evaluate(other, truth, folder=tmp_path / "report", overwrite=True)
     assert len(labelled) == 12
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "report.html").write_text("my own page")
-    with pytest.raises(UsageError, match=r"report\.html: exists, and no per_image\.jsonl"):
+    with pytest.raises(UsageError, match="mine: holds the results of other"):
         evaluate(subject, truth, folder=tmp_path / "mine")
 
 
@@ -250,7 +250,7 @@ def test_a_sample_is_evenly_spread_and_fixed(shapes: Path) -> None:
 
 def test_a_network_of_other_classes_is_refused(truth: Truth, tiny_network: Path) -> None:
     renamed = replace(truth, classes=("background", "crack"), palette=truth.palette[:2])
-    with pytest.raises(DataError, match=r"knows 21 classes .* has 2 classes \(background, crack"):
+    with pytest.raises(DataError, match="its 2 classes are not the 21"):
         network(Segmenter(tiny_network, proposals=0, crf=False), renamed)
 
 
