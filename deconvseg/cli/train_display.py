@@ -17,22 +17,14 @@ from deconvseg.training.recipe import Recipe
 SECONDS_BETWEEN_LINES = 20
 
 
-class TrainingDisplay(Reporter):
+class TrainingDisplay(ExitStack, Reporter):
     """Shows a run, from the start to the end of a `with` block."""
 
     def __init__(self, *, quiet: bool, tensorboard: bool) -> None:
+        super().__init__()
         self._quiet, self._tensorboard = quiet, tensorboard
-        self._open = ExitStack()
         self._folder: Path | None = None
-        self._bar: console.Progress | None = None
         self._writer: Any = None
-        self._best, self._last_line = 0.0, float("-inf")
-
-    def __enter__(self) -> TrainingDisplay:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._open.close()
 
     def note(self, line: str) -> None:
         """Print a line, unless quiet."""
@@ -50,38 +42,30 @@ class TrainingDisplay(Reporter):
         if folder != self._folder:
             self._begin(folder, recipe)
         step = int(figures["step"])
-        for name, value in figures.items():
-            if self._writer and name not in ("step", "crops"):
-                self._writer.add_scalar(name, value, step)
+        for name in figures.keys() - {"step", "crops"} if self._writer else ():
+            self._writer.add_scalar(name, figures[name], step)
         iou = figures.get("val_whole_image_miou")
         if iou is not None:
             self._best = max(self._best, iou)
             self.note(f"step {step}: mean IoU {iou:.4f} on whole validation photos (best {self._best:.4f})")
             return
-        loss, rate, speed = (figures[key] for key in ("loss", "learning_rate", "images_per_second"))
-        if self._bar:
-            self._bar.move(step, f"loss {loss:.3f}  lr {rate:.1e}  {speed:.0f} images/s")
-        now = time.monotonic()
-        if not sys.stderr.isatty() and now - self._last_line >= SECONDS_BETWEEN_LINES:
-            self._last_line = now
-            figures_line = f"loss {loss:.3f}, learning rate {rate:.1e}, {speed:.1f} images/s"
-            self.note(f"step {step} of {recipe.steps}: {figures_line}")
+        rates = f"learning rate {figures['learning_rate']:.1e}, {figures['images_per_second']:.1f} images/s"
+        text = f"loss {figures['loss']:.3f}, {rates}"
+        self._bar.move(step, text)
+        if not sys.stderr.isatty() and time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            self.note(f"step {step} of {recipe.steps}: {text}")
 
     def _begin(self, folder: Path, recipe: Recipe) -> None:
-        self._open.close()
+        self.close()
         self._folder, self._best, self._last_line = folder, 0.0, float("-inf")
         if self._tensorboard:
-            self._writer = _event_writer(folder)
-            self._open.callback(self._writer.close)
-        bar = console.Progress(recipe.steps, wanted=not self._quiet, what="step")
-        self._bar = self._open.enter_context(bar)
-
-
-def _event_writer(folder: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"--tensorboard: TensorBoard does not load ({error}); run: pip install tensorboard"
-        ) from error
-    return SummaryWriter(str(folder / "tensorboard"))
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError as error:
+                raise MissingDependencyError(
+                    f"--tensorboard: TensorBoard does not load ({error}); run: pip install tensorboard"
+                ) from error
+            self._writer = SummaryWriter(str(folder / "tensorboard"))
+            self.callback(self._writer.close)
+        self._bar = self.enter_context(console.Progress(recipe.steps, wanted=not self._quiet, what="step"))

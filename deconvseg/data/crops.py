@@ -72,18 +72,21 @@ class ImageStore:
         Raises:
             DataError: the photos need more memory than there is.
         """
-        images, labels, objects_ = [], [], []
+        read: list[tuple[Tensor, Tensor, list[Object]]] = []
         with pool(workers) as call_each:
-            for image, mask, found in call_each(partial(_read, canvas=canvas), readers):
-                images.append(image)
-                labels.append(mask)
-                objects_.append(found)
-                if len(labels) % _BETWEEN_CHECKS == 0:
-                    _refuse_too_large(labels, len(readers))
-        return cls(images, labels, objects_, canvas)
+            for example in call_each(partial(_read, canvas), readers):
+                read.append(example)
+                if len(read) % _BETWEEN_CHECKS == 0:
+                    _refuse_too_large([labels for _, labels, _ in read], len(readers))
+        return cls([r[0] for r in read], [r[1] for r in read], [r[2] for r in read], canvas)
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the photos are."""
+        return self.images[0].device
 
     @property
     def sizes(self) -> Tensor:
@@ -92,29 +95,24 @@ class ImageStore:
 
     def with_parts(self) -> ImageStore:
         """The same store with `parts`; its labels must be in main memory."""
-        parts = [torch.from_numpy(_numbered_objects(labels.numpy())[0]) for labels in self.labels]
-        return replace(self, parts=parts)
+        return replace(self, parts=[torch.from_numpy(find_objects(mask.numpy())[0]) for mask in self.labels])
 
     def to(self, device: torch.device) -> ImageStore:
         """The store on another device."""
-
-        def moved(maps: Sequence[Tensor]) -> list[Tensor]:
-            return [values.to(device) for values in maps]
-
-        parts = None if self.parts is None else moved(self.parts)
-        return replace(self, images=moved(self.images), labels=moved(self.labels), parts=parts)
+        images, labels, parts = (
+            maps and [values.to(device) for values in maps] for maps in (self.images, self.labels, self.parts)
+        )
+        return replace(self, images=images, labels=labels, parts=parts)
 
 
-def objects(mask: NDArray[np.uint8]) -> list[Object]:
+def find_objects(mask: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], list[Object]]:
     """The connected objects (8 neighbours) of a mask (H, W), by class, then in reading order.
 
     Components under 0.2 % of the photo are left out, and those beyond the first 255 of a photo.
+
+    Returns:
+        1-based number of each pixel's object, uint8 (H, W), 0 for none; and the objects.
     """
-    return _numbered_objects(mask)[1]
-
-
-def _numbered_objects(mask: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], list[Object]]:
-    """Number of each pixel's object, uint8 (H, W), 0 for none, and the objects."""
     parts, found = components(mask)
     kept = np.flatnonzero(found.areas >= MIN_OBJECT_SHARE * mask.size)[:MOST_OBJECTS]
     number = np.zeros(len(found.areas) + 1, np.uint8)
@@ -123,7 +121,7 @@ def _numbered_objects(mask: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], list[
     return number[parts], [Object(label, (x0, y0, x1, y1)) for label, (x0, y0, x1, y1) in rows]
 
 
-def _read(reader: Callable[[], Pair], canvas: int) -> tuple[Tensor, Tensor, list[Object]]:
+def _read(canvas: int, reader: Callable[[], Pair]) -> tuple[Tensor, Tensor, list[Object]]:
     """Photo (3, H, W), mask and objects, shrunk if a side is longer than the canvas."""
     image, mask = reader()
     scale = canvas / max(mask.shape)
@@ -131,7 +129,8 @@ def _read(reader: Callable[[], Pair], canvas: int) -> tuple[Tensor, Tensor, list
         size = max(round(mask.shape[1] * scale), 1), max(round(mask.shape[0] * scale), 1)
         image = np.array(Image.fromarray(image).resize(size, Image.Resampling.BOX))
         mask = np.array(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
-    return torch.from_numpy(image).permute(2, 0, 1).contiguous(), torch.from_numpy(mask), objects(mask)
+    pixels = torch.from_numpy(image).permute(2, 0, 1).contiguous()
+    return pixels, torch.from_numpy(mask), find_objects(mask)[1]
 
 
 def _refuse_too_large(read: Sequence[Tensor], count: int) -> None:
@@ -162,29 +161,24 @@ def cut_crops(
     """
     canvas = store.canvas
     fine = sampling_grid(boxes, mirror, size * OVERSAMPLE, canvas, canvas)
-    images = _on_canvas(store.images, index, canvas)
+    images = _on_canvas(store.images, index, canvas, 0)
     crops = functional.grid_sample(images, fine, mode="bilinear", align_corners=False)
-    # Void is 255 and grid_sample pads with 0: counting down from void makes the padding void.
-    labels = VOID - _on_canvas(store.labels, index, canvas, VOID)
-    grid = sampling_grid(boxes, mirror, size, canvas, canvas)
-    return functional.avg_pool2d(crops, OVERSAMPLE), VOID - _nearest(labels, grid)
+    return functional.avg_pool2d(crops, OVERSAMPLE), cut_labels(store, index, boxes, mirror, size)
 
 
-def cut_parts(store: ImageStore, index: Tensor, boxes: Tensor, mirror: Tensor, size: int) -> Tensor:
-    """Object numbers of the same crops that `cut_crops` cuts, pixel for pixel.
-
-    Args:
-        store, index, boxes, mirror, size: as in `cut_crops`; the store must have `parts`.
-
-    Returns:
-        int64 (B, size, size): number of the object in its photo, 1 and up; 0 for none and outside the photo.
-    """
-    assert store.parts is not None, "make them with ImageStore.with_parts"
+def cut_labels(
+    store: ImageStore, index: Tensor, boxes: Tensor, mirror: Tensor, size: int, *, parts: bool = False
+) -> Tensor:
+    """Labels int64 (B, size, size) of the crops of `cut_crops`, or `parts`: 0 outside the photo."""
+    maps, outside = (store.parts or (), 0) if parts else (store.labels, VOID)
     grid = sampling_grid(boxes, mirror, size, store.canvas, store.canvas)
-    return _nearest(_on_canvas(store.parts, index, store.canvas), grid)
+    # grid_sample pads with 0: counting down from the value outside makes the padding that value.
+    values = outside - _on_canvas(maps, index, store.canvas, outside)
+    cut = functional.grid_sample(values[:, None], grid, mode="nearest", align_corners=False)
+    return outside - cut[:, 0].round().long()
 
 
-def _on_canvas(maps: Sequence[Tensor], index: Tensor, canvas: int, fill: int = 0) -> Tensor:
+def _on_canvas(maps: Sequence[Tensor], index: Tensor, canvas: int, fill: int) -> Tensor:
     """Maps (..., H, W) in the top-left corner of a canvas each, as float32 (B, ..., canvas, canvas)."""
     first = maps[0]
     shape = len(index), *first.shape[:-2], canvas, canvas
@@ -214,9 +208,3 @@ def sampling_grid(
     y = boxes[:, 1:2] + steps * (boxes[:, 3:] - boxes[:, 1:2])
     x, y = 2 * x / width - 1, 2 * y / height - 1
     return torch.stack([x[:, None, :].expand(-1, size, -1), y[:, :, None].expand(-1, -1, size)], -1)
-
-
-def _nearest(maps: Tensor, grid: Tensor) -> Tensor:
-    """Values int64 (B, S, S) of maps (B, H, W) at a grid, 0 outside."""
-    values = functional.grid_sample(maps[:, None], grid, mode="nearest", align_corners=False)
-    return values[:, 0].round().long()

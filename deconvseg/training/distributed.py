@@ -71,9 +71,7 @@ def share(count: int, parts: int) -> Tensor:
     """Which crops of a batch are this process's: int64, an even share of each of the batch's parts in turn.
 
     So a part holds the same crops, and BatchNorm on CUDA sees the same, however many processes there are.
-
-    Raises:
-        UsageError: they cannot be shared out evenly.
+    Raises UsageError if they cannot be shared out evenly.
     """
     if count % (parts * world_size()):
         raise UsageError(
@@ -109,12 +107,3 @@ def total(value: Tensor) -> Tensor:
     if _active():
         distributed.all_reduce(value)
     return value
-
-
-def any_of(device: torch.device, *values: bool) -> tuple[bool, ...]:
-    """Which of them are true in any process, so that all processes do the same."""
-    if not _active():
-        return values
-    return tuple(
-        value > 0 for value in total(torch.tensor(values, dtype=torch.float32, device=device)).tolist()
-    )

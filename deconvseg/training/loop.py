@@ -6,7 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
 
 from deconvseg.data.crops import ImageStore
+from deconvseg.data.masks import VOID
 from deconvseg.errors import DeconvSegError
 from deconvseg.machine import is_out_of_memory
 from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.checkpoint import NetworkHeader, save_network
 from deconvseg.training import distributed
-from deconvseg.training.losses import Losses, backward
+from deconvseg.training.losses import Losses, autocast, normalise
 from deconvseg.training.recipe import Recipe
 from deconvseg.training.run_folder import (
     METRICS,
@@ -31,7 +33,7 @@ from deconvseg.training.run_folder import (
     rewind_metrics,
     save_state,
 )
-from deconvseg.training.sampler import CropSampler, TrainingData
+from deconvseg.training.sampler import Batch, CropSampler
 from deconvseg.training.validation import mean_iou, validate
 
 REPORT_EVERY = 10
@@ -76,113 +78,83 @@ class Options:
 
 
 class Training:
-    """Trains a network into a run folder: `last.safetensors`, `best.safetensors`, `metrics.jsonl`.
+    """Trains a network into a folder that exists: `last.safetensors`, `best.safetensors`, `metrics.jsonl`.
 
     Every crop, and every random number in it, follows from the recipe's seed and the number of the step, so
     a run that was stopped or killed at any moment and taken up again ends with the same network; on a
-    processor, with the same number of threads, bit by bit.
+    processor, with the same number of threads, bit by bit. Raises DeconvSegError if the folder's checkpoint
+    cannot be resumed.
 
     Args:
         network: start of the run, initialised.
         header: classes, palette and preprocessing, written into the files.
-        recipe: all hyper-parameters.
-        data: what to learn from.
+        sampler: draws what to learn from as its recipe says, on the options' device.
         validation: photos and masks to validate on.
-        folder: the run folder, exists.
+        folder: the run folder.
         options: how to go about it.
-
-    Raises:
-        DeconvSegError: the folder's checkpoint cannot be resumed.
     """
 
     def __init__(
         self,
         network: SegmentationNetwork,
         header: NetworkHeader,
-        recipe: Recipe,
-        data: TrainingData,
+        sampler: CropSampler,
         validation: ImageStore,
         folder: Path,
         options: Options,
     ) -> None:
-        device = options.device
-        self.network, self.header, self.recipe = network, header, recipe
-        self.folder, self.options = folder, options
+        device, recipe = options.device, sampler.recipe
+        self.network, self.header, self.recipe, self.sampler = network, header, recipe, sampler
+        self.validation, self.folder, self.options = validation.to(device), folder, options
         network.to(device)
         network.to(memory_format=torch.channels_last)
-        network.train()
-        for block in network.encoder[: recipe.frozen_blocks]:
-            block.requires_grad_(False).eval()  # BatchNorm statistics are frozen as well
+        network.encoder[: recipe.frozen_blocks].requires_grad_(False)
+        self._set_training_mode()
         self.averaged = copy.deepcopy(network).requires_grad_(False) if recipe.ema else network
         presence = nn.Linear(network.arguments["bottleneck"], len(header.classes) - 1).to(device)
         self.losses = distributed.parallel(Losses(network, presence, recipe), device)
         self.optimizer = build_optimizer(network, presence, recipe)
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
-        self.sampler = CropSampler(data, recipe, device)
-        self.validation = validation.to(device)
         self.part = distributed.share(recipe.batch_size, recipe.accumulate)
-        self.writes = distributed.rank() == 0
-        self.modules: dict[str, Any] = {
-            "network": network,
-            "presence": presence,
-            "averaged": self.averaged,
-            "optimizer": self.optimizer,
-            "scaler": self.scaler,
-        }
+        self.modules: dict[str, Any] = {"network": network, "presence": presence, "averaged": self.averaged}
+        self.modules |= {"optimizer": self.optimizer, "scaler": self.scaler}
         self.progress: dict[str, float] = {"step": 0, "best": -1.0, "best_step": 0, "seconds": 0.0}
         if options.resume and (folder / STATE).is_file():
             self.progress = load_state(folder / STATE, self.modules)
         self.step = int(self.progress["step"])
-        if self.writes:
+        if distributed.rank() == 0:
             rewind_metrics(folder / METRICS, self.step)
         self.started = time.monotonic() - self.progress["seconds"]
         self.saved = self.reported = time.monotonic()
         self.recent: list[Tensor] = []
 
-    def run(self) -> bool:
-        """Makes all steps, or as many as are wanted.
+    def _set_training_mode(self) -> None:
+        self.network.train()
+        self.network.encoder[: self.recipe.frozen_blocks].eval()  # BatchNorm statistics are frozen as well
 
-        Returns:
-            Whether the run is through: all its steps are done, or its patience is at an end.
+    def run(self) -> bool:
+        """Makes all steps, or as many as are wanted, and says whether the run is through.
+
+        It is when all its steps are done, or its patience is at an end.
 
         Raises:
             KeyboardInterrupt: `options.interrupted` was true; the checkpoint is written.
             DeconvSegError: the loss is no longer a number, or memory is used up; the last checkpoint is kept.
             OutputError: a file cannot be written; the files before it are kept.
         """
-        try:
-            return self._run()
-        except (RuntimeError, MemoryError) as error:
-            if is_out_of_memory(error):
-                raise DeconvSegError(
-                    f"{self.folder}: out of memory; the last checkpoint is kept. Raise accumulate, then "
-                    "resume; or start again with a smaller batch_size, crop_size or canvas"
-                ) from error
-            raise
-
-    def _run(self) -> bool:
         recipe = self.recipe
         stop = min(recipe.steps, self.step + (self.options.limit_steps or recipe.steps))
-        while self.step < stop and not self._is_out_of_patience():
-            self._train_step()
-            interrupted, is_due = distributed.any_of(
-                self.options.device,
-                self.options.interrupted(),
-                time.monotonic() - self.saved > CHECKPOINT_SECONDS,
-            )
-            validates = self.step == recipe.steps or self.step % recipe.validate_every == 0
-            saves = validates or interrupted or is_due or self.step == stop
-            if saves or self.step % REPORT_EVERY == 0:
-                self._report()
-            if saves:
-                self._refuse_broken()
-            self.progress |= {"step": self.step, "seconds": time.monotonic() - self.started}
-            if validates:
-                self._validate()
-            if saves:
-                self._save()
-            if interrupted and self.step < stop:
-                raise KeyboardInterrupt
+        try:
+            while self.step < stop and not self._is_out_of_patience():
+                self._train_step()
+                self._follow_up(stop)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise DeconvSegError(
+                f"{self.folder}: out of memory; the last checkpoint is kept. Raise accumulate, then "
+                "resume; or start again with a smaller batch_size, crop_size or canvas"
+            ) from error
         return self.step >= recipe.steps or self._is_out_of_patience()
 
     def _train_step(self) -> None:
@@ -191,11 +163,10 @@ class Training:
             peak = recipe.encoder_learning_rate if group["pretrained"] else recipe.learning_rate
             group["lr"] = peak * group["rate"] * schedule(self.step, recipe)
         batch = self.sampler.batch(self.step, self.part)
-        seed = recipe.seed * 1_000_003 + self.step + (distributed.rank() << 40)
-        torch.manual_seed(seed)  # for dropout
+        # For dropout.
+        torch.manual_seed(recipe.seed * 1_000_003 + self.step + (distributed.rank() << 40))
         self.optimizer.zero_grad(set_to_none=True)
-        loss = backward(self.losses, batch, self.sampler.soft, self.header, recipe, self.scaler)
-        self.recent.append(loss)
+        self.recent.append(self._backward(batch))
         self.scaler.unscale_(self.optimizer)
         if recipe.clip_norm:
             nn.utils.clip_grad_norm_(self.network.parameters(), recipe.clip_norm)
@@ -206,29 +177,77 @@ class Training:
             # Early on the average follows closely, so that it forgets the random start.
             update_average(self.averaged, self.network, min(recipe.ema, self.step / (self.step + 10)))
 
-    def _report(self) -> None:
-        recipe, now = self.recipe, time.monotonic()
-        figures = {
-            "loss": round(self._mean_loss(), 5),
-            "learning_rate": recipe.learning_rate * schedule(self.step - 1, recipe),
-            "images_per_second": round(len(self.recent) * recipe.batch_size / (now - self.reported), 2),
-        }
-        self.recent.clear()
-        self.reported = now
-        self._tell(figures)
+    def _backward(self, batch: Batch) -> Tensor:
+        """Gradients of this process's crops, part by part; its share of the whole batch's loss."""
+        recipe, losses = self.recipe, self.losses
+        # Means are over the whole batch, wherever its crops are computed; it may be void all over.
+        pixels = distributed.total((batch.labels != VOID).sum()).clamp_min(1).float()
+        answers = recipe.batch_size * (len(self.header.classes) - 1)
+        inputs = normalise(batch.crops, self.header)
+        loss = torch.zeros((), device=inputs.device)
+        size = len(inputs) // recipe.accumulate
+        for start in range(0, len(inputs), size):
+            part = slice(start, start + size)
+            soft = self.sampler.soft_labels(batch, part)
+            # The processes exchange gradients once a step, not once a part.
+            waits = start + size < len(inputs) and isinstance(losses, DistributedDataParallel)
+            with losses.no_sync() if waits else nullcontext():
+                with autocast(recipe, inputs.device):
+                    teaching = (batch.labels[part], batch.own[part], batch.weights[part])
+                    sums = losses(inputs[part], *teaching, soft)
+                share = (sums[0] + sums[2]) / pixels + recipe.presence_weight * sums[1] / answers
+                # Processes take the mean of their gradients, and want the sum.
+                self.scaler.scale(share * distributed.world_size()).backward()
+            loss += share.detach()
+        return loss
 
-    def _mean_loss(self) -> float:
-        """Mean over the last steps and all processes."""
-        values = distributed.total(torch.stack(self.recent))
-        wrong = torch.nonzero(~torch.isfinite(values))
+    def _follow_up(self, stop: int) -> None:
+        """Reports, validates and saves if it is time to, or if the run ends at this step."""
+        is_due = time.monotonic() - self.saved > CHECKPOINT_SECONDS
+        # All processes do what one of them wants.
+        wants = torch.tensor([self.options.interrupted(), is_due], dtype=torch.float32)
+        if distributed.world_size() > 1:
+            wants = distributed.total(wants.to(self.options.device))
+        interrupted, is_due = (wants > 0).tolist()
+        validates = self.step == self.recipe.steps or self.step % self.recipe.validate_every == 0
+        saves = validates or interrupted or is_due or self.step == stop
+        if saves or self.step % REPORT_EVERY == 0:
+            self._report()
+        if saves:
+            self._refuse_broken()
+        self.progress |= {"step": self.step, "seconds": time.monotonic() - self.started}
+        if validates:
+            self._validate()
+        if saves:
+            self._save_network("last", {})
+            if distributed.rank() == 0:
+                save_state(self.folder / STATE, self.modules, self.progress)
+            distributed.barrier()
+            self.saved = self.reported = time.monotonic()
+        if interrupted and self.step < stop:
+            raise KeyboardInterrupt
+
+    def _report(self) -> None:
+        """The mean loss of the last steps and all processes."""
+        losses, now = distributed.total(torch.stack(self.recent)), time.monotonic()
+        wrong = torch.nonzero(~torch.isfinite(losses))
         if len(wrong):
-            at = self.step - len(self.recent) + int(wrong[0])
+            at = self.step - len(losses) + int(wrong[0])
             names = ", ".join(self.sampler.photos(at)[:8])
             raise DeconvSegError(
-                f"{self.folder}: the loss is not a number at step {at} (photos: {names or 'unnamed'}); the "
-                "last checkpoint is kept. Lower learning_rate or use precision fp32, then resume"
+                f"{self.folder}: the loss is not a number at step {at} (photos: {names}); the last "
+                "checkpoint is kept. Lower learning_rate or use precision fp32, then resume"
             )
-        return float(values.mean())
+        speed = len(losses) * self.recipe.batch_size / (now - self.reported)
+        self.recent.clear()
+        self.reported = now
+        self._tell(
+            {
+                "loss": round(float(losses.mean()), 5),
+                "learning_rate": self.recipe.learning_rate * schedule(self.step - 1, self.recipe),
+                "images_per_second": round(speed, 2),
+            }
+        )
 
     def _refuse_broken(self) -> None:
         """The last update may have broken a network whose loss before it was a number."""
@@ -242,6 +261,7 @@ class Training:
     def _validate(self) -> None:
         distributed.share_buffers(self.averaged)
         iou = mean_iou(validate(self.averaged, self.header, self.validation, self.recipe))
+        self._set_training_mode()
         self.progress["seconds"] = time.monotonic() - self.started
         figures = {"val_whole_image_miou": round(iou, 4)}
         if iou > self.progress["best"]:
@@ -249,24 +269,15 @@ class Training:
             self._save_network("best", figures)
         self._tell(figures | {"seconds": round(self.progress["seconds"], 1)})
 
-    def _save(self) -> None:
-        self._save_network("last", {})
-        if self.writes:
-            save_state(self.folder / STATE, self.modules, self.progress)
-        distributed.barrier()
-        self.saved = self.reported = time.monotonic()
-
     def _save_network(self, name: str, figures: dict[str, float]) -> None:
         """Writes the averaged network, with how it was trained so far in its header."""
-        if not self.writes:
-            return
-        training = {**self.header.training, **self._counted(figures), "recipe": asdict(self.recipe)}
-        save_network(
-            self.folder / f"{name}.safetensors", self.averaged, replace(self.header, training=training)
-        )
+        if distributed.rank() == 0:
+            training = {**self.header.training, **self._counted(figures), "recipe": asdict(self.recipe)}
+            header = replace(self.header, training=training)
+            save_network(self.folder / f"{name}.safetensors", self.averaged, header)
 
     def _tell(self, figures: dict[str, float]) -> None:
-        if self.writes:
+        if distributed.rank() == 0:
             append_metrics(self.folder / METRICS, self._counted(figures))
             self.options.reporter.figures(self.folder, self.recipe, self._counted(figures))
 
@@ -278,19 +289,15 @@ class Training:
         return self.recipe.patience > 0 and waited >= self.recipe.patience * self.recipe.validate_every
 
 
-def build_optimizer(
-    network: SegmentationNetwork, presence: nn.Module, recipe: Recipe
-) -> torch.optim.Optimizer:
+def build_optimizer(network: nn.Module, presence: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """The recipe's optimizer; each group's `pretrained` and `rate` set its learning rate."""
     groups: dict[tuple[bool, bool, bool], list[nn.Parameter]] = {}
-    for prefix, root in (("", network), ("presence.", presence)):
-        for path, module in root.named_modules():
-            for name, parameter in module.named_parameters(recurse=False):
-                if not parameter.requires_grad:
-                    continue
-                is_norm = isinstance(module, _BatchNorm)
+    for path, module in (*network.named_modules(), *presence.named_modules(prefix="presence")):
+        is_norm = isinstance(module, _BatchNorm)
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.requires_grad:
                 decays = parameter.ndim > 1 or (is_norm and recipe.decay_norms)
-                key = ((prefix + path).startswith("encoder."), decays, name == "bias" and not is_norm)
+                key = (path.startswith("encoder."), decays, name == "bias" and not is_norm)
                 groups.setdefault(key, []).append(parameter)
     table = [
         {

@@ -1,4 +1,4 @@
-"""What a batch of crops costs: the losses of a part of it, and the gradients of the whole."""
+"""What crops cost: cross-entropy of masks and of soft labels, and the question which classes are there."""
 
 from __future__ import annotations
 
@@ -7,15 +7,11 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.parallel import DistributedDataParallel
 
 from deconvseg.data.masks import VOID
 from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.checkpoint import NetworkHeader
-from deconvseg.training import distributed
 from deconvseg.training.recipe import Recipe
-from deconvseg.training.sampler import Batch
-from deconvseg.training.scores import SoftLabels
 
 PRESENT_SHARE = 0.005
 """A class counts as present in a crop from this share of its pixels on."""
@@ -76,49 +72,3 @@ class Losses(nn.Module):
         of_masks, of_scores = weights.T
         sums = (hard.sum((1, 2)) * of_masks, present * of_masks, soft_sum * of_scores)
         return torch.stack([values.sum() for values in sums])
-
-
-def backward(
-    losses: nn.Module,
-    batch: Batch,
-    soft: SoftLabels | None,
-    header: NetworkHeader,
-    recipe: Recipe,
-    scaler: torch.amp.GradScaler,
-) -> Tensor:
-    """Gradients of this process's crops, part by part; its share of the whole batch's loss.
-
-    Args:
-        losses: `Losses`, made parallel.
-        batch: this process's crops.
-        soft: soft labels to learn from besides.
-        header: what the network expects.
-        recipe: weights and parts.
-        scaler: of the gradients.
-    """
-    # Means are over the whole batch, wherever its crops are computed; it may be void all over.
-    pixels = distributed.total((batch.labels != VOID).sum()).clamp_min(1).float()
-    answers = recipe.batch_size * (len(header.classes) - 1)
-    inputs = normalise(batch.crops, header)
-    loss = torch.zeros((), device=inputs.device)
-    size = len(inputs) // recipe.accumulate
-    for start in range(0, len(inputs), size):
-        part = slice(start, start + size)
-        cut = None
-        if soft is not None:
-            where = batch.photo[part], batch.boxes[part], batch.mirror[part]
-            cut = soft.cut(*where, recipe.crop_size, recipe.temperature)
-        last = start + size == len(inputs)
-        with _gradients_stay_here(losses, not last):
-            with autocast(recipe, inputs.device):
-                sums = losses(inputs[part], batch.labels[part], batch.own[part], batch.weights[part], cut)
-            share = (sums[0] + sums[2]) / pixels + recipe.presence_weight * sums[1] / answers
-            # Processes take the mean of their gradients, and want the sum.
-            scaler.scale(share * distributed.world_size()).backward()
-        loss += share.detach()
-    return loss
-
-
-def _gradients_stay_here(losses: nn.Module, wanted: bool) -> AbstractContextManager[object]:
-    """The processes exchange gradients once a step, not once a part."""
-    return losses.no_sync() if wanted and isinstance(losses, DistributedDataParallel) else nullcontext()

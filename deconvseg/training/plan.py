@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from deconvseg.data.check import DataReport, Fault, check_dataset
 from deconvseg.data.crops import Pair
-from deconvseg.data.dataset import DataSet
+from deconvseg.data.dataset import DataSet, Example
 from deconvseg.data.open import open_dataset
 from deconvseg.data.voc import sbd_dataset, voc_dataset
 from deconvseg.errors import DataError, DeconvSegError, UsageError
@@ -37,9 +36,9 @@ class Sources:
         extra_roots: more data sets of the same classes; their `train` splits join in.
         split, val_split: which lists of `voc_root` or `data` to train and to validate on.
         scores: folders of score files to learn from as soft labels, `NAME.scores.npz` for the photo NAME. One
-            that lies beside the photos' folder of a data set is for that data set, any other for all; a photo
-            takes the first that has it. Photos with neither mask nor score file are faults, those with a
-            score file alone take their mask from it.
+            that lies in the folder of a data set is for that data set, any other for all; a photo takes the
+            first that has it. Photos with neither mask nor score file are faults, those with a score file
+            alone take their mask from it.
     """
 
     voc_root: Path | None = None
@@ -52,21 +51,47 @@ class Sources:
 
 
 @dataclass(frozen=True)
+class Photo:
+    """A photo to learn from.
+
+    Attributes:
+        name: of this photo alone.
+        group: name of the folder of its data set, with a number if another one has it, too.
+        dataset: it belongs to.
+        example: its files.
+        scores: its score file, if any.
+    """
+
+    name: str
+    group: str
+    dataset: DataSet
+    example: Example
+    scores: Path | None
+
+    @property
+    def is_masked_by_scores(self) -> bool:
+        """Whether its mask is made from its score file."""
+        return self.scores is not None and not self.example.mask.is_file()
+
+    def read(self) -> Pair:
+        """The photo and its mask; DataError or InputError if one cannot be used."""
+        if self.scores is not None and self.is_masked_by_scores:
+            return mask_from_scores(self.example.image, self.scores, self.dataset.classes)
+        return self.dataset.read(self.example)
+
+
+@dataclass(frozen=True)
 class Plan:
     """A run that could start.
 
     Attributes:
         stages: recipes by the name of their stage, in order; the name is empty if there is but one.
-        training: the data sets to learn from by the name of their folder, all of the same classes.
-        names: of all photos to learn from, in order, each once.
-        scores: the score file of each of them, or None.
+        photos: to learn from, data set by data set, all of the same classes.
         validation: the data set to validate on.
     """
 
     stages: Mapping[str, Recipe]
-    training: Mapping[str, DataSet]
-    names: Sequence[str]
-    scores: Sequence[Path | None]
+    photos: Sequence[Photo]
     validation: DataSet
 
     @property
@@ -74,47 +99,21 @@ class Plan:
         """Class names, background first."""
         return self.validation.classes
 
-    @property
-    def photos(self) -> list[tuple[str, Path]]:
-        """Name and file of every photo to learn from."""
-        files = [example.image for dataset in self.training.values() for example in dataset.examples]
-        return list(zip(self.names, files, strict=True))
-
-    @property
-    def needs_proposals(self) -> bool:
-        """Whether a stage draws object proposals."""
-        return any(recipe.proposal_share > 0 for recipe in self.stages.values())
-
-    def readers(self) -> list[Callable[[], Pair]]:
-        """For every photo to learn from, what reads it with its mask, or makes that from its score file."""
-        scores = iter(self.scores)
-        return [
-            partial(mask_from_scores, example.image, file, self.classes)
-            if (file := next(scores)) and not example.mask.is_file()
-            else partial(dataset.read, example)
-            for dataset in self.training.values()
-            for example in dataset.examples
-        ]
-
     def weights(self, recipe: Recipe) -> Tensor:
         """Weights of each photo's mask and soft labels, float32 (N, 2).
 
         Raises:
             UsageError: the recipe weighs a data set that is not there.
         """
-        columns = []
+        columns, groups = [], {photo.group: None for photo in self.photos}
         for key in ("mask_weight", "scores_weight"):
             weight = getattr(recipe, key)
-            table = weight if isinstance(weight, Mapping) else dict.fromkeys(self.training, weight)
-            unknown = [name for name in table if name not in self.training]
-            if unknown:
+            table = weight if isinstance(weight, Mapping) else dict.fromkeys(groups, weight)
+            if unknown := [name for name in table if name not in groups]:
                 raise UsageError(
-                    f"{key}: there is no data set '{unknown[0]}' to learn from; there is "
-                    + ", ".join(self.training)
+                    f"{key}: there is no data set '{unknown[0]}' to learn from; there is {', '.join(groups)}"
                 )
-            columns.append(
-                [table.get(name, 1.0) for name, data in self.training.items() for _ in data.examples]
-            )
+            columns.append([table.get(photo.group, 1.0) for photo in self.photos])
         return torch.tensor(columns, dtype=torch.float32).T
 
 
@@ -125,55 +124,33 @@ def plan_training(
 
     Args:
         sources: where the data comes from.
-        recipe: a file, or the name of a shipped recipe.
-        overrides: values that win over the recipe's; None entries are ignored.
-        stage: `1`, `2` or `both` of a recipe with stages; None takes all it has.
+        recipe, overrides, stage: as in `read_recipes`.
 
     Raises:
         UsageError: recipe, stage or choice of data makes no sense.
-        DataError: a folder or list is not as it should be, or the data sets differ in their classes.
+        DataError: a folder or list is not as it should be, the data sets differ in their classes, or a photo
+            is there twice.
     """
-    stages = read_recipes(recipe_file(recipe), overrides, stage)
-    training, validation = _open(sources)
-    extra = list(training)[len(training) - len(sources.extra_roots) :]
-    names = [
-        f"{folder}/{example.name}" if folder in extra else example.name
-        for folder, dataset in training.items()
-        for example in dataset.examples
-    ]
-    plan = Plan(stages, training, names, _score_files(training, sources.scores), validation)
-    _refuse_mixtures(plan, sources.split == sources.val_split)
-    for stage_recipe in stages.values():
-        plan.weights(stage_recipe)
-    return plan
-
-
-def _open(sources: Sources) -> tuple[dict[str, DataSet], DataSet]:
-    """The data sets to learn from by name, and the one to validate on."""
-    if (sources.voc_root is None) == (sources.data is None):
-        raise UsageError("give one folder of data to train on, of VOC's layout or your own")
+    stages = read_recipes(recipe, overrides, stage)
     root = sources.voc_root or sources.data
-    assert root is not None
+    if root is None or (sources.voc_root and sources.data):
+        raise UsageError("give one folder of data to train on, of VOC's layout or your own")
     open_ = open_dataset if sources.data else voc_dataset
     first, validation = open_(root, sources.split), open_(root, sources.val_split)
-    training = {_name(root, {}): first}
+    datasets = [(root, first)]
     if sources.sbd_root is not None:
         held_out = {example.name for example in (*validation.examples, *first.examples)}
         for sbd in _sbd(sources.sbd_root):
             added = tuple(example for example in sbd.examples if example.name not in held_out)
             held_out |= {example.name for example in added}
-            training[_name(sources.sbd_root, training)] = replace(sbd, examples=added)
-    for extra in sources.extra_roots:
-        training[_name(extra, training)] = open_dataset(extra, "train")
-    return training, validation
-
-
-def _name(root: Path, taken: Mapping[str, object]) -> str:
-    """The name of a folder, with a number if there is one of that name already."""
-    name, number = root.resolve().name, 2
-    while name in taken:
-        name, number = f"{root.resolve().name}-{number}", number + 1
-    return name
+            datasets.append((sources.sbd_root, replace(sbd, examples=added)))
+    datasets += [(extra, open_dataset(extra, "train")) for extra in sources.extra_roots]
+    photos = _photos(datasets, len(datasets) - len(sources.extra_roots), sources.scores)
+    plan = Plan(stages, photos, validation)
+    _refuse_mixtures(plan, sources.split == sources.val_split)
+    for stage_recipe in stages.values():
+        plan.weights(stage_recipe)
+    return plan
 
 
 def _sbd(root: Path) -> list[DataSet]:
@@ -184,42 +161,41 @@ def _sbd(root: Path) -> list[DataSet]:
     return [sbd_dataset(root, split) for split in ("train", "val")]
 
 
-def _score_files(training: Mapping[str, DataSet], folders: Sequence[Path]) -> list[Path | None]:
-    """The score file of each photo; UsageError if a folder has none for any."""
-
-    roots = {
-        name: Path(os.path.commonpath([file.resolve() for file in (data.examples[0].image, data.source)]))
-        for name, data in training.items()
-        if data.examples
-    }
-    serves = {}
-    for folder in folders:
-        beside = {name for name, root in roots.items() if root == folder.resolve().parent}
-        serves[folder] = beside or set(training)
-    found = []
-    for name, dataset in training.items():
-        own = [folder for folder in folders if name in serves[folder]]
+def _photos(datasets: Sequence[tuple[Path, DataSet]], extra: int, folders: Sequence[Path]) -> list[Photo]:
+    """All photos; from the data set `extra` on, their names start with their group's."""
+    photos, groups = list[Photo](), list[str]()
+    roots = [root.resolve() for root, _ in datasets]
+    for k, (_, dataset) in enumerate(datasets):
+        names = (roots[k].name, *(f"{roots[k].name}-{number}" for number in range(2, len(roots) + 1)))
+        groups.append(next(name for name in names if name not in groups))
+        own = [folder for folder in folders if _owner(folder, roots) in (None, roots[k])]
         for example in dataset.examples:
             files = (folder / f"{example.name}{SUFFIX}" for folder in own)
-            found.append(next((file for file in files if file.is_file()), None))
-    used = {file for file in found if file is not None}
+            scores = next((file for file in files if file.is_file()), None)
+            name = f"{groups[k]}/{example.name}" if k >= extra else example.name
+            photos.append(Photo(name, groups[k], dataset, example, scores))
+    used = {parent for photo in photos if photo.scores for parent in photo.scores.parents}
     for folder in folders:
-        if not any(folder in file.parents for file in used):
+        if folder not in used:
             raise UsageError(f"{folder}: holds no NAME{SUFFIX} of any photo to train on; check the path")
-    return found
+    return photos
+
+
+def _owner(folder: Path, roots: Sequence[Path]) -> Path | None:
+    """The innermost of the roots that a folder lies in, if any."""
+    return next((parent for parent in folder.resolve().parents if parent in roots), None)
 
 
 def _refuse_mixtures(plan: Plan, may_share: bool) -> None:
     """Raise a DataError if data sets differ in their classes, or a photo is there twice."""
-    for dataset in plan.training.values():
-        if dataset.classes != plan.classes:
+    for photo in plan.photos:
+        if photo.dataset.classes != plan.classes:
             raise DataError(
-                f"{dataset.source}: its classes are not those of {plan.validation.source}; data sets that "
-                "are trained on together must have the same classes in the same order"
+                f"{photo.dataset.source}: its classes are not those of {plan.validation.source}; data sets "
+                "that are trained on together must have the same classes in the same order"
             )
-    files = Counter(path.resolve() for _, path in plan.photos)
-    twice = [path for path, count in files.items() if count > 1]
-    if twice:
+    files = Counter(photo.example.image.resolve() for photo in plan.photos)
+    if twice := [path for path, count in files.items() if count > 1]:
         raise DataError(f"{twice[0]}: named twice by the lists to train on; each photo may come once")
     shared = files.keys() & {example.image.resolve() for example in plan.validation.examples}
     if shared and not may_share:
@@ -233,21 +209,22 @@ def check_plan(
     plan: Plan, *, workers: int = 1, progress: Callable[[], None] = lambda: None
 ) -> list[tuple[str, DataReport]]:
     """Read every photo and mask of a plan: reports with what each is about, training data first."""
-    reports, scores = [], iter(plan.scores)
-    for dataset in plan.training.values():
-        files = {example: next(scores) for example in dataset.examples}
-        unmasked = {e: file for e, file in files.items() if file is not None and not e.mask.is_file()}
-        masked = replace(dataset, examples=tuple(e for e in dataset.examples if e not in unmasked))
-        report = check_dataset(masked, workers=workers, progress=progress)
+    reports = []
+    for _, group in groupby(plan.photos, key=lambda photo: photo.group):
+        photos = list(group)
+        dataset = photos[0].dataset
+        masked = tuple(photo.example for photo in photos if not photo.is_masked_by_scores)
+        report = check_dataset(replace(dataset, examples=masked), workers=workers, progress=progress)
         faults = list(report.faults)
-        for example, file in unmasked.items():
-            try:
-                mask_from_scores(example.image, file, plan.classes)
-            except DeconvSegError as error:
-                path, _, problem = str(error).partition(": ")
-                faults.append(Fault(Path(path), problem))
-            progress()
-        report = replace(report, examples=len(dataset), faults=tuple(faults))
+        for photo in photos:
+            if photo.is_masked_by_scores:
+                try:
+                    photo.read()
+                except DeconvSegError as error:
+                    path, _, problem = str(error).partition(": ")
+                    faults.append(Fault(Path(path), problem))
+                progress()
+        report = replace(report, examples=len(photos), faults=tuple(faults))
         reports.append((f"training: {dataset.source}", report))
     checked = check_dataset(plan.validation, workers=workers, progress=progress)
     return [*reports, (f"validation: {plan.validation.source}", checked)]
@@ -255,27 +232,11 @@ def check_plan(
 
 def digest(plan: Plan, reports: Sequence[tuple[str, DataReport]]) -> str:
     """One hash of all photos, masks, score files and classes of a run, and of what the masks' pixels mean."""
-    meanings: list[Any] = [
+    datasets = {photo.group: photo.dataset for photo in plan.photos}
+    meanings = [
         [list(dataset.classes), sorted(dataset.masks.ids.items()), sorted(dataset.masks.colors.items())]
-        for dataset in (*plan.training.values(), plan.validation)
+        for dataset in (*datasets.values(), plan.validation)
     ]
     contents = [report.digest for _, report in reports]
-    scores = [(name, file.stat().st_size) for name, file in zip(plan.names, plan.scores, strict=True) if file]
+    scores = [(photo.name, photo.scores.stat().st_size) for photo in plan.photos if photo.scores]
     return hashlib.sha256(json.dumps([meanings, contents, scores]).encode()).hexdigest()
-
-
-def recipe_file(recipe: str | Path) -> Path:
-    """A recipe's file, given by path or by the name of a shipped one.
-
-    Raises:
-        UsageError: neither.
-    """
-    if Path(recipe).is_file():
-        return Path(recipe)
-    package = Path(__file__).resolve().parent.parent
-    folders = (package / "_recipes", package.parent / "recipes")
-    for folder in folders:
-        if (folder / f"{recipe}.toml").is_file():
-            return folder / f"{recipe}.toml"
-    names = sorted({file.stem for folder in folders for file in folder.glob("*.toml")})
-    raise UsageError(f"{recipe}: neither a recipe file nor a shipped recipe's name ({', '.join(names)})")

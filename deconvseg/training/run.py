@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import platform
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch.optim.swa_utils import update_bn
 
+from deconvseg import __version__, files
 from deconvseg.data.crops import ImageStore
 from deconvseg.errors import DataError, UsageError
 from deconvseg.network.base import SegmentationNetwork
@@ -19,16 +23,33 @@ from deconvseg.training import distributed
 from deconvseg.training.loop import Options, Training
 from deconvseg.training.losses import normalise
 from deconvseg.training.plan import Plan, check_plan, digest
-from deconvseg.training.plots import draw_curves, draw_validation
+from deconvseg.training.plots import draw_curves
 from deconvseg.training.recipe import Recipe
-from deconvseg.training.run_folder import METRICS, STATE, Start, begin, describe, hold, refuse_begun, same_run
-from deconvseg.training.sampler import CropSampler, TrainingData
+from deconvseg.training.run_folder import METRICS, STATE, begin, hold
+from deconvseg.training.sampler import CropSampler
 from deconvseg.training.scores import SoftLabels
-from deconvseg.training.start import first_network, origin, refuse_other_kind
+from deconvseg.training.start import first_network
+from deconvseg.weights import network_file
 
 MOST_FAULTS = 50
 """Faults of the data that are listed before training is refused."""
 STATISTICS_BATCHES = 10
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a run starts from.
+
+    Attributes:
+        init: a network file or the name of a shipped network; it decides all but crop size and classes.
+        vgg16: local file of VGG-16's ImageNet convolutions; they are downloaded when there is none.
+        proposals: file of `proposals.cache.cache_proposals`, for recipes that draw proposals; made if it is
+            not there, as `proposals.npz` in the run folder if omitted.
+    """
+
+    init: str | Path | None = None
+    vgg16: Path | None = None
+    proposals: Path | None = None
 
 
 def run_training(plan: Plan, start: Start, out: Path, options: Options) -> list[Path]:
@@ -42,74 +63,77 @@ def run_training(plan: Plan, start: Start, out: Path, options: Options) -> list[
 
     Returns:
         The run folders of the stages that were run, with `best.safetensors`, `last.safetensors`,
-        `metrics.jsonl`, `run.json`, `curves.png` and `validation.png`.
+        `metrics.jsonl`, `run.json` and `curves.png`.
 
     Raises:
         KeyboardInterrupt: `options.interrupted` was true; the checkpoint is written.
         DeconvSegError: anything about data, recipe, weights or run folder is wrong.
     """
-    check_start(plan, start, out, options)
-    distributed.barrier()  # the first process must not begin a run before the others have looked
-    data_digest = ""
-    if distributed.rank() == 0:
-        data_digest = _sound_data(plan, options)
-    if plan.needs_proposals:
-        given = start.proposals
-        start = replace(start, proposals=given or out / "proposals.npz")
-        if distributed.rank() == 0 and not (given and given.is_file()):
-            _make_proposals(plan, start, options)
-    distributed.barrier()
-    loaded: dict[int, _Loaded] = {}
+    for recipe in plan.stages.values():
+        distributed.share(recipe.batch_size, recipe.accumulate)
     done: list[Path] = []
+    canvas, data_digest, proposals = 0, "", start.proposals or out / "proposals.npz"
     with hold(out):
-        if not options.resume and distributed.rank() == 0:
-            refuse_begun(plan, out)
+        for folder in (out / name for name in plan.stages):
+            if not options.resume and (folder / STATE).is_file():
+                raise UsageError(f"{folder}: it holds a run already; resume it, or use another folder")
         for name, recipe in plan.stages.items():
-            going_on = options.resume and (out / name / STATE).is_file()
-            if options.resume and not going_on:
-                options.reporter.note(f"{out / name}: no checkpoint yet, training starts from the beginning")
-            init = done[-1] / "last.safetensors" if done else origin(start, out, name, going_on)
-            description = describe(plan, recipe, data_digest, init, start)
-            if going_on and distributed.rank() == 0:
-                description = same_run(out / name, description)
-            if recipe.canvas not in loaded:
-                loaded.clear()
-                loaded[recipe.canvas] = _load(plan, recipe.canvas, options)
-            source = out / name / "last.safetensors" if going_on else init
-            stage = _Stage(plan, recipe, out / name, source, loaded[recipe.canvas])
-            through = stage.train(start, description, options)
-            done.append(out / name)
-            if not through:
+            folder = out / name
+            is_resumed = options.resume and (folder / STATE).is_file()
+            if options.resume and not is_resumed:
+                options.reporter.note(f"{folder}: no checkpoint yet, training starts from the beginning")
+            init = done[-1] / "last.safetensors" if done else _origin(start, out, name, is_resumed)
+            source = folder / "last.safetensors" if is_resumed else init
+            torch.manual_seed(recipe.seed)
+            # The network comes before the data: check and proposals may take hours.
+            network, header = first_network(plan, recipe, source, start.vgg16, options.reporter.note)
+            distributed.barrier()  # the first process must not begin a run before the others have looked
+            if distributed.rank() == 0:
+                if not done:
+                    data_digest = _sound_data(plan, options)
+                    if not (start.proposals and proposals.is_file()):
+                        _make_proposals(plan, proposals, options)
+                description = _describe(plan, recipe, data_digest, init, proposals)
+                begin(folder, description, resume=is_resumed)
+            distributed.barrier()
+            if recipe.canvas != canvas:
+                canvas = recipe.canvas
+                photos, validation, soft = _load(plan, canvas, options)
+            boxes = read_proposals(proposals) if recipe.proposal_share else None
+            names, weights = [photo.name for photo in plan.photos], plan.weights(recipe)
+            sampler = CropSampler(photos, names, recipe, options.device, boxes, soft, weights)
+            header = _with_statistics(network, header, sampler, is_new=source is None)
+            options.reporter.note(
+                f"{folder}: {recipe.steps} steps of {recipe.batch_size} crops of {recipe.crop_size} px, "
+                f"{options.device}"
+            )
+            is_through = Training(network, header, sampler, validation, folder, options).run()
+            if distributed.rank() == 0:
+                draw_curves(folder / METRICS, folder / "curves.png")
+            done.append(folder)
+            if not is_through:
                 break
     return done
 
 
-def check_start(plan: Plan, start: Start, out: Path, options: Options) -> None:
-    """Find what is wrong with a run before hours go into the data and the proposals.
-
-    Raises:
-        UsageError: the folder holds a run that is not to be resumed, a file of `start` is missing, a network
-            to start from is needed, or a batch cannot be shared out.
-    """
-    if not options.resume:
-        refuse_begun(plan, out)
-    for recipe in plan.stages.values():
-        distributed.share(recipe.batch_size, recipe.accumulate)
-    if start.vgg16 is not None and not start.vgg16.exists():
-        raise UsageError(f"{start.vgg16}: does not exist; check the path")
-    name, first = next(iter(plan.stages.items()))
-    if options.resume and (out / name / STATE).is_file():
-        return
-    init = origin(start, out, name, going_on=False)
-    if init is not None:
-        refuse_other_kind(init, first)
-    elif first.pretrained == "init":
-        raise UsageError("this recipe starts from a trained network; name one, like the shipped 'default'")
+def _origin(start: Start, out: Path, stage: str, is_resumed: bool) -> Path | None:
+    """The network file that the first stage of a call starts from, if any."""
+    if start.init is not None:
+        return network_file(start.init)
+    if stage != "stage2" or is_resumed:
+        return None
+    network = out / "stage1" / "last.safetensors"
+    if not network.is_file():
+        raise UsageError(
+            f"{network}: stage 2 starts from stage 1's network, and there is none; run stage 1 first, or "
+            "give a network to start from"
+        )
+    return network
 
 
 def _sound_data(plan: Plan, options: Options) -> str:
     """The hash of the data; DataError if it has faults."""
-    with options.reporter.progress(len(plan.names) + len(plan.validation), "checking") as step:
+    with options.reporter.progress(len(plan.photos) + len(plan.validation), "checking") as step:
         reports = check_plan(plan, workers=options.workers, progress=step)
     faults = [fault for _, report in reports for fault in report.faults]
     if faults:
@@ -123,83 +147,62 @@ def _sound_data(plan: Plan, options: Options) -> str:
     return digest(plan, reports)
 
 
-def _make_proposals(plan: Plan, start: Start, options: Options) -> None:
-    """Makes the file of proposals, or what it lacks."""
-    assert start.proposals is not None
-    options.reporter.note(f"{start.proposals}: object proposals of {len(plan.names)} photos")
-    with options.reporter.progress(len(plan.names), "proposals") as step:
-        cache_proposals(plan.photos, start.proposals, workers=options.workers, progress=step)
+def _describe(
+    plan: Plan, recipe: Recipe, data_digest: str, init: Path | None, proposals: Path
+) -> dict[str, Any]:
+    """Everything that decides what comes out of a run."""
+    sources = dict.fromkeys(photo.dataset.source for photo in plan.photos)
+    return {
+        "recipe": asdict(recipe),
+        "data": {
+            "sha256": data_digest,
+            "photos": len(plan.photos),
+            "validation_photos": len(plan.validation),
+            "classes": plan.classes,
+            "sources": [str(source) for source in (*sources, plan.validation.source)],
+            "photos_with_scores": sum(photo.scores is not None for photo in plan.photos),
+        },
+        "init": {"file": str(init), "sha256": files.digest(init)} if init else None,
+        "proposals": files.digest(proposals) if recipe.proposal_share else None,
+        "processes": distributed.world_size(),
+        "versions": {
+            "deconvseg": __version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+    }
 
 
-@dataclass(frozen=True)
-class _Loaded:
-    """The photos of a plan in memory."""
+def _make_proposals(plan: Plan, target: Path, options: Options) -> None:
+    """Makes the file of proposals, or what it lacks, if a stage draws any."""
+    if not any(recipe.proposal_share for recipe in plan.stages.values()):
+        return
+    photos = [(photo.name, photo.example.image) for photo in plan.photos]
+    options.reporter.note(f"{target}: object proposals of {len(photos)} photos")
+    with options.reporter.progress(len(photos), "proposals") as step:
+        cache_proposals(photos, target, workers=options.workers, progress=step)
 
-    training: ImageStore
-    validation: ImageStore
-    soft: SoftLabels | None
 
-
-def _load(plan: Plan, canvas: int, options: Options) -> _Loaded:
-    options.reporter.note(f"reading {len(plan.names) + len(plan.validation)} photos and masks")
+def _load(plan: Plan, canvas: int, options: Options) -> tuple[ImageStore, ImageStore, SoftLabels | None]:
+    """The photos to learn from, those to validate on, and the soft labels of the first, in memory."""
+    options.reporter.note(f"reading {len(plan.photos) + len(plan.validation)} photos and masks")
     readers = [partial(plan.validation.read, example) for example in plan.validation.examples]
     validation = ImageStore.load(readers, canvas, workers=options.workers)
-    training = ImageStore.load(plan.readers(), canvas, workers=options.workers)
-    soft = None
-    if any(plan.scores):
-        soft = SoftLabels.load(plan.scores, training.sizes, plan.classes, workers=options.workers)
-    return _Loaded(training, validation, soft)
+    training = ImageStore.load([photo.read for photo in plan.photos], canvas, workers=options.workers)
+    scores = [photo.scores for photo in plan.photos]
+    soft = SoftLabels.load(scores, training.sizes, plan.classes, workers=options.workers)
+    return training, validation, soft if any(scores) else None
 
 
-@dataclass(frozen=True)
-class _Stage:
-    """One stage of a run, and the network file that it starts or goes on from."""
-
-    plan: Plan
-    recipe: Recipe
-    folder: Path
-    source: Path | None
-    loaded: _Loaded
-
-    def train(self, start: Start, description: dict[str, object], options: Options) -> bool:
-        """Whether the stage is through."""
-        plan, recipe, reporter = self.plan, self.recipe, options.reporter
-        torch.manual_seed(recipe.seed)
-        network, header = first_network(plan, recipe, self.source, start.vgg16, reporter.note)
-        proposals = read_proposals(start.proposals) if recipe.proposal_share and start.proposals else None
-        data = TrainingData(
-            self.loaded.training, plan.names, proposals, self.loaded.soft, plan.weights(recipe)
-        )
-        header = self._with_statistics(network, header, data, options.device)
-        if distributed.rank() == 0:
-            begin(self.folder, description)
-        distributed.barrier()
-        reporter.note(
-            f"{self.folder}: {recipe.steps} steps of {recipe.batch_size} crops of {recipe.crop_size} px, "
-            f"{options.device}"
-        )
-        validation = self.loaded.validation
-        through = Training(network, header, recipe, data, validation, self.folder, options).run()
-        if distributed.rank() == 0 and (self.folder / "best.safetensors").is_file():
-            names = [example.name for example in plan.validation.examples]
-            draw_curves(self.folder / METRICS, self.folder / "curves.png")
-            draw_validation(self.folder, recipe, validation, names, options.device)
-        distributed.barrier()
-        return through
-
-    def _with_statistics(
-        self, network: SegmentationNetwork, header: NetworkHeader, data: TrainingData, device: torch.device
-    ) -> NetworkHeader:
-        """Give a network BatchNorm statistics before training: blocks that are frozen get no others."""
-        recipe = self.recipe
-        is_new = recipe.encoder_norm and self.source is None and recipe.pretrained == "vgg16"
-        if not is_new and header.statistics:
-            return header
-        sampler = CropSampler(data, recipe, torch.device("cpu"))
-        if is_new:
-            calibrate_encoder_norm(network, normalise(sampler.batch(0).crops, header))
-        if not header.statistics:
-            network.to(device)
-            crops = (sampler.batch(step).crops.to(device) for step in range(STATISTICS_BATCHES))
-            update_bn((normalise(batch, header) for batch in crops), network)
-        return replace(header, statistics=True)
+def _with_statistics(
+    network: SegmentationNetwork, header: NetworkHeader, sampler: CropSampler, *, is_new: bool
+) -> NetworkHeader:
+    """Give a network BatchNorm statistics before training: blocks that are frozen get no others."""
+    network.to(sampler.store.device)
+    if is_new and sampler.recipe.encoder_norm and sampler.recipe.pretrained == "vgg16":
+        calibrate_encoder_norm(network, normalise(sampler.batch(0).crops, header))
+    if not header.statistics:
+        crops = (sampler.batch(step).crops for step in range(STATISTICS_BATCHES))
+        update_bn((normalise(batch, header) for batch in crops), network)
+    return replace(header, statistics=True)

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from deconvseg import __version__, files
+from deconvseg import files
 from deconvseg.errors import DeconvSegError, OutputError, UsageError
 from deconvseg.training import distributed
-from deconvseg.training.plan import Plan
-from deconvseg.training.recipe import FREE_ON_RESUME, Recipe
+from deconvseg.training.recipe import FREE_ON_RESUME
 
 STATE, METRICS = "state.pt", "metrics.jsonl"
 """The checkpoint: a folder that has one holds a run; and a line of figures now and then."""
@@ -25,29 +21,12 @@ _DESCRIPTION = "run.json"
 _ANOTHER = "start again in another folder, from this run's last.safetensors to keep what was learned"
 
 
-@dataclass(frozen=True)
-class Start:
-    """What a run starts from.
-
-    Attributes:
-        init: a network file or the name of a shipped network; it decides all but crop size and classes.
-        vgg16: local file of VGG-16's ImageNet convolutions; they are downloaded when there is none.
-        proposals: file of `proposals.cache.cache_proposals`, for recipes that draw proposals; made if it is
-            not there, as `proposals.npz` in the run folder if omitted.
-    """
-
-    init: str | Path | None = None
-    vgg16: Path | None = None
-    proposals: Path | None = None
-
-
 @contextmanager
 def hold(out: Path) -> Iterator[None]:
     """Make the folder and keep other runs out of it: they would overwrite each other's checkpoints.
 
-    Raises:
-        OutputError: it cannot be made.
-        UsageError: another process trains there.
+    A folder in which nothing was written is removed at the end. Raises OutputError if it cannot be made, and
+    UsageError if another process trains there.
     """
     if distributed.rank():
         yield
@@ -63,82 +42,49 @@ def hold(out: Path) -> Iterator[None]:
         raise UsageError(
             f"{out}: another process is training there; wait for it or use another folder"
         ) from error
+    finally:
+        with suppress(OSError):  # it is not empty
+            out.rmdir()
 
 
-def refuse_begun(plan: Plan, out: Path) -> None:
-    """Raise a UsageError if a stage's folder holds a run, which a new one would overwrite."""
-    for folder in (out / name for name in plan.stages):
-        if (folder / STATE).is_file():
-            raise UsageError(f"{folder}: it holds a run already; resume it, or use another folder")
+def begin(folder: Path, description: dict[str, Any], *, resume: bool) -> None:
+    """Keep the description of a run in its folder, and sweep what a killed run left there.
 
-
-def describe(plan: Plan, recipe: Recipe, data_digest: str, init: Path | None, start: Start) -> dict[str, Any]:
-    """Everything that decides what comes out of a run, fit for JSON."""
-    uses_proposals = start.proposals is not None and recipe.proposal_share > 0
-    description = {
-        "recipe": asdict(recipe),
-        "data": {
-            "sha256": data_digest,
-            "photos": len(plan.names),
-            "validation_photos": len(plan.validation.examples),
-            "classes": plan.classes,
-            "sources": [str(dataset.source) for dataset in (*plan.training.values(), plan.validation)],
-            "photos_with_scores": sum(file is not None for file in plan.scores),
-        },
-        "init": {"file": str(init), "sha256": files.digest(init)} if init else None,
-        "proposals": files.digest(start.proposals) if start.proposals and uses_proposals else None,
-        "processes": distributed.world_size(),
-        "versions": {
-            "deconvseg": __version__,
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
-    }
-    same: dict[str, Any] = json.loads(json.dumps(description))
-    return same
-
-
-def same_run(folder: Path, description: dict[str, Any]) -> dict[str, Any]:
-    """The description of a run that is resumed, after a look at whether the one in the folder is it.
+    Args:
+        folder: of the run.
+        description: everything that decides what comes out, fit for JSON; `init` of a resumed run may be None
+            and is then what it was.
+        resume: the folder holds a run, which must be the same.
 
     Raises:
         UsageError: the run that was begun there differs in what cannot change on the way.
     """
     path = folder / _DESCRIPTION
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-        recipe, digest = dict(before["recipe"]), before["data"]["sha256"]
-        init, proposals = before["init"], before["proposals"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{path}: cannot be read ({error!r}); start again in another folder") from error
-    now = description["recipe"]
-    changed = [key for key in now if key not in FREE_ON_RESUME and now[key] != recipe.get(key)]
-    if changed:
-        raise UsageError(
-            f"{path}: this run has other {', '.join(changed)}; resume with the same or use another folder"
-        )
-    if digest != description["data"]["sha256"]:
-        raise UsageError(
-            f"{path}: the photos, masks, scores or classes have changed since this run began; {_ANOTHER}"
-        )
-    if proposals != description["proposals"]:
-        raise UsageError(f"{path}: this run was begun with other proposals; give the same, or {_ANOTHER}")
-    if description["init"] is None:
-        return {**description, "init": init}
-    if init is None or description["init"]["sha256"] != init["sha256"]:
-        raise UsageError(
-            f"{path}: this run started from another network than {description['init']['file']} is now; "
-            f"{_ANOTHER}"
-        )
-    return description
-
-
-def begin(folder: Path, description: dict[str, Any]) -> None:
-    """Keep the description of a run in its folder, and sweep what a killed run left half written there."""
+    description = json.loads(json.dumps(description))
+    if resume:
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+            description["init"] = description["init"] or before["init"]
+            had, has = _fixed(before), _fixed(description)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            raise UsageError(f"{path}: cannot be read ({error!r}); start again in another folder") from error
+        if changed := [key for key in has if had.get(key) != has[key]]:
+            raise UsageError(
+                f"{path}: this run has other {', '.join(changed)}; resume with the same, or {_ANOTHER}"
+            )
     files.sweep(folder)
-    with files.replacing(folder / _DESCRIPTION) as stream:
+    with files.replacing(path) as stream:
         stream.write(json.dumps(description, indent=2).encode() + b"\n")
+
+
+def _fixed(description: dict[str, Any]) -> dict[str, Any]:
+    """What a resumed run must share."""
+    recipe = {key: value for key, value in description["recipe"].items() if key not in FREE_ON_RESUME}
+    return recipe | {
+        "photos, masks, scores or classes": description["data"]["sha256"],
+        "object proposals": description["proposals"],
+        "network to start from": description["init"] and description["init"]["sha256"],
+    }
 
 
 def append_metrics(path: Path, figures: dict[str, float]) -> None:
@@ -154,11 +100,10 @@ def append_metrics(path: Path, figures: dict[str, float]) -> None:
 
 def rewind_metrics(path: Path, step: int) -> None:
     """Drop the lines of steps that will be made again, and a line that was cut short."""
-    if not path.is_file():
-        return
-    kept = [line for line in files.read_json_lines(path) if line.get("step", step + 1) <= step]
-    with files.replacing(path) as stream:
-        stream.write("".join(json.dumps(line) + "\n" for line in kept).encode())
+    if path.is_file():
+        kept = [line for line in files.read_json_lines(path) if line.get("step", step + 1) <= step]
+        with files.replacing(path) as stream:
+            stream.write("".join(json.dumps(line) + "\n" for line in kept).encode())
 
 
 def save_state(path: Path, modules: dict[str, Any], progress: dict[str, float]) -> None:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from deconvseg.data.crops import ImageStore, Object, cut_crops, cut_parts
+from deconvseg.data.crops import ImageStore, cut_crops, cut_labels
 from deconvseg.data.masks import VOID
 from deconvseg.errors import DataError
 from deconvseg.proposals.cache import ProposalFile
@@ -25,26 +23,6 @@ RANDOM_SIDE = (0.35, 1.0)
 _PASTE_SEED = 1 << 41
 
 
-@dataclass(frozen=True)
-class TrainingData:
-    """What is learned from, in memory.
-
-    Attributes:
-        store: photos and masks.
-        names: the photos' names, for messages and for the proposal file.
-        proposals: boxes of the photos, for recipes that draw proposals.
-        soft: soft labels of the photos.
-        weights: float32 (N, 2), weight of each photo's mask and of its soft labels; 1 if omitted.
-    """
-
-    store: ImageStore
-    names: Sequence[str] = ()
-    proposals: ProposalFile | None = None
-    soft: SoftLabels | None = None
-    weights: Tensor | None = None
-
-
-@dataclass(frozen=True)
 class Regions:
     """Boxes to learn from, sorted by class so that every class can be drawn equally often.
 
@@ -55,21 +33,13 @@ class Regions:
         starts, counts: int64 (classes that occur,), where a class begins and how many regions it has.
     """
 
-    photo: Tensor
-    number: Tensor
-    boxes: Tensor
-    starts: Tensor
-    counts: Tensor
-
-    @classmethod
-    def build(cls, rows: Sequence[tuple[float, ...]]) -> Regions:
+    def __init__(self, rows: Sequence[tuple[float, ...]]) -> None:
         """From rows of photo, class, number, x0, y0, x1, y1."""
         table = torch.tensor(rows, dtype=torch.float64).reshape(-1, 7)
         table = table[table[:, 1].argsort(stable=True)]
-        _, counts = torch.unique(table[:, 1], return_counts=True)
-        return cls(
-            table[:, 0].long(), table[:, 2].long(), table[:, 3:].float(), counts.cumsum(0) - counts, counts
-        )
+        self.photo, self.number, self.boxes = table[:, 0].long(), table[:, 2].long(), table[:, 3:].float()
+        _, self.counts = torch.unique(table[:, 1], return_counts=True)
+        self.starts = self.counts.cumsum(0) - self.counts
 
     def __len__(self) -> int:
         return len(self.photo)
@@ -80,12 +50,12 @@ class Regions:
         return self.starts[kind] + (uniform[:, 1] * self.counts[kind]).long()
 
 
-def object_regions(objects: Sequence[Sequence[Object]]) -> Regions:
+def object_regions(store: ImageStore) -> Regions:
     """Every object of every photo (paper, section 4.1, stage 1)."""
-    return Regions.build(
+    return Regions(
         [
             (photo, label, number, *box)
-            for photo, found in enumerate(objects)
+            for photo, found in enumerate(store.objects)
             for number, (label, box) in enumerate(found, start=1)
         ]
     )
@@ -94,14 +64,10 @@ def object_regions(objects: Sequence[Sequence[Object]]) -> Regions:
 def proposal_regions(
     store: ImageStore, names: Sequence[str], proposals: ProposalFile, overlap: float
 ) -> Regions:
-    """Every proposal that overlaps an object well enough, with the object it overlaps most (stage 2).
+    """Every proposal whose IoU with an object's tight box is at least `overlap`, with the object that it
+    overlaps most (stage 2)."""
+    from torchvision.ops import box_iou  # takes a second to import
 
-    Args:
-        store: the photos.
-        names: their names in the proposal file.
-        proposals: boxes by name, in pixels of the photo at its own size.
-        overlap: least IoU of the proposal with the object's tight box.
-    """
     rows: list[tuple[float, ...]] = []
     for i, (name, found) in enumerate(zip(names, store.objects, strict=True)):
         boxes, (height, width) = proposals.of(name)
@@ -109,21 +75,14 @@ def proposal_regions(
             continue
         stored_height, stored_width = store.labels[i].shape
         boxes = boxes * np.array([stored_width / width, stored_height / height] * 2, np.float32)
-        iou = _overlaps(boxes, np.array([box for _, box in found], np.float32))
-        best = iou.argmax(1)
-        for k in np.flatnonzero(iou[np.arange(len(boxes)), best] >= overlap):
-            rows.append((i, found[best[k]].label, int(best[k]) + 1, *boxes[k].tolist()))
-    return Regions.build(rows)
-
-
-def _overlaps(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float32]:
-    """IoU of boxes (N, 4) with boxes (M, 4): (N, M)."""
-    low = np.maximum(first[:, None, :2], second[None, :, :2])
-    high = np.minimum(first[:, None, 2:], second[None, :, 2:])
-    shared = np.clip(high - low, 0, None).prod(2)
-    areas = [(b[:, 2:] - b[:, :2]).prod(1) for b in (first, second)]
-    overlaps: NDArray[np.float32] = shared / (areas[0][:, None] + areas[1][None] - shared)
-    return overlaps
+        tight = torch.tensor([box for _, box in found], dtype=torch.float32)
+        iou, best = box_iou(torch.from_numpy(boxes), tight).max(1)
+        for k in torch.nonzero(iou >= overlap)[:, 0].tolist():
+            number = int(best[k])
+            rows.append((i, found[number].label, number + 1, *boxes[k].tolist()))
+    if not rows:
+        raise DataError(f"no proposal overlaps an object by {overlap}; lower the recipe's overlap")
+    return Regions(rows)
 
 
 class Batch(NamedTuple):
@@ -146,60 +105,73 @@ class Batch(NamedTuple):
     mirror: Tensor
 
 
-class _Draw(NamedTuple):
-    photo: Tensor
-    number: Tensor
-    boxes: Tensor
-    mirror: Tensor
-    factors: Tensor
-
-
 class CropSampler:
     """Draws the batch of any step. Everything random comes from the seed and the step alone: a run that is
-    taken up again, or shared out over more processes, sees the same crops."""
+    taken up again, or shared out over more processes, sees the same crops.
 
-    def __init__(self, data: TrainingData, recipe: Recipe, device: torch.device) -> None:
-        store = data.store
-        self.recipe, self.names, self.sizes = recipe, data.names, store.sizes
-        self.objects = object_regions(store.objects)
+    Args:
+        store: photos and masks, in main memory.
+        names: the photos' names, for messages and for the proposal file.
+        recipe: decides what is drawn.
+        device: where crops are cut.
+        proposals: boxes of the photos, for recipes that draw proposals.
+        soft: soft labels of the photos.
+        weights: float32 (N, 2), weight of each photo's mask and of its soft labels; 1 if omitted.
+
+    Raises:
+        DataError: there are no objects, or no proposals that overlap one.
+    """
+
+    def __init__(
+        self,
+        store: ImageStore,
+        names: Sequence[str],
+        recipe: Recipe,
+        device: torch.device,
+        proposals: ProposalFile | None = None,
+        soft: SoftLabels | None = None,
+        weights: Tensor | None = None,
+    ) -> None:
+        self.recipe, self.names, self.sizes = recipe, names, store.sizes
+        self.objects = object_regions(store)
         if not len(self.objects):
             raise DataError(
                 f"the masks of the {len(store)} photos to train on hold no object of any class: there is "
                 "nothing to learn; check the data"
             )
-        self.proposals = Regions.build([])
-        if recipe.proposal_share > 0:
-            if data.proposals is None:
-                raise DataError("the recipe asks for proposals (proposal_share) and there are none")
-            self.proposals = proposal_regions(store, data.names, data.proposals, recipe.overlap)
-            if not len(self.proposals):
-                raise DataError(
-                    f"no proposal overlaps an object by {recipe.overlap}; lower the recipe's overlap"
-                )
+        self.proposals = Regions([])
+        if recipe.proposal_share and proposals:
+            self.proposals = proposal_regions(store, names, proposals, recipe.overlap)
         self.store = (store.with_parts() if recipe.label == "object" else store).to(device)
-        self.weights = torch.ones(len(store), 2) if data.weights is None else data.weights
+        self.weights = torch.ones(len(store), 2) if weights is None else weights
         # Crops of one object alone call the others background, which soft labels know nothing of.
-        self.soft = data.soft.to(device) if data.soft and recipe.label == "all" else None
+        self.soft = soft.to(device) if soft and recipe.label == "all" else None
 
     def batch(self, step: int, part: slice | Tensor = slice(None)) -> Batch:
         """The crops of a step, or those of them at some indices, on the store's device."""
-        draw = _Draw(*(values[part] for values in self._draw(step)))
-        photo, weights = draw.photo, self.weights[draw.photo]
+        photo, *others = (values[part] for values in self._draw(step))
         # Not waiting for the copies keeps the device's queue of work full.
-        device = self.store.labels[0].device
+        device, size = self.store.device, self.recipe.crop_size
         number, boxes, mirror, factors, weights = (
-            values.to(device, non_blocking=True) for values in (*draw[1:], weights)
+            values.to(device, non_blocking=True) for values in (*others, self.weights[photo])
         )
-        crops, labels = cut_crops(self.store, photo, boxes, mirror, self.recipe.crop_size)
-        if self.recipe.label == "object":
+        crops, labels = cut_crops(self.store, photo, boxes, mirror, size)
+        if self.store.parts is not None:
             number = number[:, None, None]
-            parts = cut_parts(self.store, photo, boxes, mirror, self.recipe.crop_size)
+            parts = cut_labels(self.store, photo, boxes, mirror, size, parts=True)
             labels = torch.where((parts != number) & (labels != VOID) & (number > 0), 0, labels)
         own = labels != VOID
         if self.recipe.copy_paste:
             self._paste(step, part, crops, labels, own)
         crops = jitter_colours(crops, *factors.T[:, :, None, None, None])
         return Batch(crops, labels, own, weights, photo, boxes, mirror)
+
+    def soft_labels(self, batch: Batch, part: slice) -> Tensor | None:
+        """Those of a part of a batch, if there are any: float32 (b, C, S, S)."""
+        if self.soft is None:
+            return None
+        where = batch.photo[part], batch.boxes[part], batch.mirror[part]
+        return self.soft.cut(*where, self.recipe.crop_size, self.recipe.temperature)
 
     def _paste(self, step: int, part: slice | Tensor, crops: Tensor, labels: Tensor, own: Tensor) -> None:
         """Put objects of other photos in front of what some crops show (Ghiasi et al., arXiv 2012.07177)."""
@@ -227,9 +199,10 @@ class CropSampler:
 
     def photos(self, step: int) -> list[str]:
         """Names of the photos in a step's batch."""
-        return [self.names[i] for i in sorted(set(self._draw(step).photo.tolist()))] if self.names else []
+        return [self.names[i] for i in sorted(set(self._draw(step)[0].tolist()))]
 
-    def _draw(self, step: int) -> _Draw:
+    def _draw(self, step: int) -> tuple[Tensor, ...]:
+        """Photo, object's number, box, mirror and colour factors (B, 3) of each crop."""
         recipe, size = self.recipe, self.recipe.batch_size
         generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
         kind = torch.rand(size, generator=generator)
@@ -274,8 +247,7 @@ class CropSampler:
         sides = sides * recipe.scale_jitter ** jitter[:, :1]
         centre = centre + recipe.shift_jitter * sides * jitter[:, 1:]
         boxes = torch.cat([centre - sides / 2, centre + sides / 2], 1)
-        mirror = uniform[:, 7] < 0.5
-        return _Draw(photo, number, boxes, mirror, factors)
+        return photo, number, boxes, uniform[:, 7] < 0.5, factors
 
 
 def jitter_colours(crops: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -56,7 +55,7 @@ class SoftLabels:
         """
         with pool(workers) as call_each:
             pairs = zip(files, sizes.tolist(), strict=True)
-            return cls(list(call_each(partial(_read_map, classes), pairs)), sizes)
+            return cls(list(call_each(partial(_read_small, classes), pairs)), sizes)
 
     def to(self, device: torch.device) -> SoftLabels:
         """The soft labels on another device."""
@@ -79,10 +78,9 @@ class SoftLabels:
         grid = sampling_grid(boxes, mirror, size, width, height)
         classes = next((len(values) for values in self.maps if values is not None), 1)
         cut = torch.zeros(len(photo), classes, size, size, device=boxes.device)
-        for k, i in enumerate(photo.tolist()):
+        for k, i in enumerate(photo.tolist()):  # one by one, as each has a size of its own
             values = self.maps[i]
             if values is not None:
-                # One by one, as each has a size of its own.
                 cut[k] = functional.grid_sample(
                     values[None].float(), grid[k : k + 1], padding_mode="border", align_corners=False
                 )[0]
@@ -100,32 +98,28 @@ def mask_from_scores(image: Path, scores: Path, classes: Sequence[str]) -> Pair:
     """
     photo = read_image(image)
     height, width = photo.shape[:2]
-    values = torch.from_numpy(_read(scores, (height, width), classes)).float()
+    values = _read(scores, (height, width), classes)
     values = functional.interpolate(values[None], (height, width), mode="bilinear", align_corners=False)[0]
     share, label = values.max(0)
     return photo, label.masked_fill_(share < SURE, VOID).byte().numpy()
 
 
-def _read_map(classes: Sequence[str], pair: tuple[Path | None, list[int]]) -> Tensor | None:
+def _read_small(classes: Sequence[str], pair: tuple[Path | None, list[int]]) -> Tensor | None:
     file, size = pair
     if file is None:
         return None
-    values = torch.from_numpy(_read(file, size, classes)).float()
-    small = [
-        min(have, max(-(-side // _SHRINK), 1)) for have, side in zip(values.shape[1:], size, strict=True)
-    ]
+    values = _read(file, size, classes)
+    small = [min(have, -(-side // _SHRINK)) for have, side in zip(values.shape[1:], size, strict=True)]
     if small != list(values.shape[1:]):
         values = functional.interpolate(values[None], small, mode="area")[0]
     return (values.clamp(0, 1) * 255).round_().byte()
 
 
-def _read(path: Path, size: Sequence[int], classes: Sequence[str]) -> NDArray[np.floating]:
-    """Probabilities (C, h, w) of a score file of a photo of this height and width."""
+def _read(path: Path, size: Sequence[int], classes: Sequence[str]) -> Tensor:
+    """Probabilities float32 (C, h, w) of a score file of a photo of this height and width."""
     try:
         with np.load(path, allow_pickle=False) as file:
             found, names = np.asarray(file["probabilities"]), [str(name) for name in file["classes"]]
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: there is no such score file") from error
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: scores cannot be read ({error}); make them again") from error
     if names != list(classes):
@@ -138,4 +132,4 @@ def _read(path: Path, size: Sequence[int], classes: Sequence[str]) -> NDArray[np
         raise DataError(
             f"{path}: scores {columns}x{rows} are not of a photo {width}x{height}; make them again"
         )
-    return found
+    return torch.from_numpy(found).float()

@@ -5,37 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from deconvseg.errors import UsageError
 from deconvseg.network.base import SegmentationNetwork, replace_classes
-from deconvseg.network.checkpoint import NetworkHeader, describe_network, load_network
+from deconvseg.network.checkpoint import NetworkHeader, load_network
 from deconvseg.network.deconvnet import DeconvNet, resize_bottleneck
 from deconvseg.network.fcn8s import FCN8s, resize_side, start_from_deconvnet
 from deconvseg.network.vgg16 import download_vgg16, initialise_encoder, read_vgg16
 from deconvseg.training.plan import Plan
 from deconvseg.training.recipe import Recipe
-from deconvseg.training.run_folder import Start
-from deconvseg.weights import network_file
 
-
-def origin(start: Start, out: Path, stage: str, going_on: bool) -> Path | None:
-    """The network file that the first stage of a call starts from, if any.
-
-    Raises:
-        UsageError: stage 2 has no stage 1 to start from.
-    """
-    if start.init is not None:
-        return network_file(start.init)
-    if stage != "stage2" or going_on:
-        return None
-    network = out / "stage1" / "last.safetensors"
-    if not network.is_file():
-        raise UsageError(
-            f"{network}: stage 2 starts from stage 1's network, and there is none; run stage 1 first, or "
-            "give a network to start from"
-        )
-    return network
+_SHARED = ("widths", "encoder_convs", "bottleneck")
+_OF_DECONVNET = (*_SHARED, "crop_size", "decoder_convs", "encoder_norm")
+_OF_FCN8S = (*_SHARED, "head_kernel", "padding", "dropout")
 
 
 def first_network(
@@ -51,24 +33,25 @@ def first_network(
         note: told what of `init` is not kept.
 
     Raises:
-        UsageError: the recipe describes no network, or none that can start from `init`.
+        UsageError: the recipe describes no network, or none that can start from `init`, or insists on one.
         WeightsError: a file cannot be read, or VGG-16 not be downloaded.
     """
     classes, palette = plan.classes, plan.validation.palette
     if init is None:
-        network = _described_network(recipe, len(classes))
+        if recipe.pretrained == "init":
+            raise UsageError(
+                "this recipe starts from a trained network; name one, like the shipped 'default'"
+            )
+        network = _new_network(recipe, len(classes))
         network.dropout = recipe.dropout
         if recipe.pretrained == "none":
             return network, NetworkHeader(classes, palette, scale=1 / 64)  # inputs of about unit size
         initialise_encoder(network, read_vgg16(vgg16) if vgg16 else download_vgg16())
         return network, NetworkHeader(classes, palette)
-    refuse_other_kind(init, recipe)
     network, header = load_network(init)
     crf = header.crf
-    if recipe.network == "fcn8s" and isinstance(network, DeconvNet):
-        source, network, crf = network, _described_network(recipe, len(header.classes)), {}
-        assert isinstance(network, FCN8s)
-        start_from_deconvnet(network, source)
+    if network.architecture != recipe.network:
+        network, crf = _fcn8s_from(network, init, recipe), {}
         note(f"{init}: a DeconvNet; FCN-8s starts from its encoder, fc6 and fc7")
     elif isinstance(network, DeconvNet) and network.crop_size != recipe.crop_size:
         network = resize_bottleneck(network, recipe.crop_size)
@@ -81,48 +64,27 @@ def first_network(
     return network.train(), replace(header, classes=classes, palette=palette, crf=crf, training={})
 
 
-def refuse_other_kind(init: Path, recipe: Recipe) -> None:
-    """Raise UsageError if training by the recipe cannot start from this network."""
-    network, _ = describe_network(init)
-    if network.architecture == recipe.network:
-        return
-    if recipe.network != DeconvNet.architecture and isinstance(network, DeconvNet):
-        arguments = network.arguments
-        same = (arguments["widths"], arguments["encoder_convs"]) == (recipe.widths, recipe.encoder_convs)
-        if same and not arguments["encoder_norm"]:
-            return
+def _fcn8s_from(source: SegmentationNetwork, init: Path, recipe: Recipe) -> SegmentationNetwork:
+    """The recipe's network, with what it can take over from one of another kind."""
+    network = _new_network(recipe, source.arguments["classes"])
+    if not isinstance(network, FCN8s) or not isinstance(source, DeconvNet):
         raise UsageError(
-            f"{init}: FCN-8s cannot start from this network: the encoder of the DeconvNet has other layers "
-            "than the recipe's, or BatchNorm; take another network"
+            f"{init}: a network of the kind {source.architecture}, the recipe is for {recipe.network}; take "
+            "another recipe or another network"
         )
-    raise UsageError(
-        f"{init}: a network of the kind {network.architecture}, the recipe is for {recipe.network}; take "
-        "another recipe or another network"
-    )
-
-
-def _described_network(recipe: Recipe, classes: int) -> SegmentationNetwork:
-    shared: dict[str, Any] = {
-        "classes": classes,
-        "widths": recipe.widths,
-        "encoder_convs": recipe.encoder_convs,
-        "bottleneck": recipe.bottleneck,
-    }
     try:
-        if recipe.network == "fcn8s":
-            return FCN8s(
-                **shared,
-                side=recipe.photo_side,
-                head_kernel=recipe.head_kernel,
-                padding=recipe.padding,
-                norm=recipe.head_norm,
-                dropout=recipe.dropout,
-            )
-        return DeconvNet(
-            **shared,
-            crop_size=recipe.crop_size,
-            decoder_convs=recipe.decoder_convs,
-            encoder_norm=recipe.encoder_norm,
-        )
+        start_from_deconvnet(network, source)
+    except ValueError as error:
+        raise UsageError(f"{init}: FCN-8s cannot start from this network: {error}; take another") from error
+    return network
+
+
+def _new_network(recipe: Recipe, classes: int) -> SegmentationNetwork:
+    is_fcn = recipe.network == "fcn8s"
+    arguments = {name: getattr(recipe, name) for name in (_OF_FCN8S if is_fcn else _OF_DECONVNET)}
+    try:
+        if is_fcn:
+            return FCN8s(classes, side=recipe.photo_side, norm=recipe.head_norm, **arguments)
+        return DeconvNet(classes, **arguments)
     except ValueError as error:
         raise UsageError(f"the recipe describes no network: {error}") from error

@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional
 
 from deconvseg.data import crops as crops_module
-from deconvseg.data.crops import ImageStore, cut_crops, cut_parts, objects
+from deconvseg.data.crops import ImageStore, cut_crops, cut_labels, find_objects
 from deconvseg.errors import DataError
 
 
@@ -37,7 +37,7 @@ def test_objects_are_the_connected_components_of_each_class() -> None:
     mask[30:40, 25:35] = 7  # a neighbour of another class
     mask[45, 45] = 9  # a sliver
     mask[20:22, :] = 255
-    assert sorted(objects(mask)) == [(2, (0, 0, 15, 15)), (2, (5, 30, 25, 40)), (7, (25, 30, 35, 40))]
+    assert sorted(find_objects(mask)[1]) == [(2, (0, 0, 15, 15)), (2, (5, 30, 25, 40)), (7, (25, 30, 35, 40))]
 
 
 def test_a_region_at_its_own_scale_is_the_photo_itself() -> None:
@@ -130,7 +130,7 @@ def test_parts_are_cut_like_labels(mirror: bool) -> None:
     index, mirrored = torch.tensor([0, 0, 1]), torch.tensor([mirror] * 3)
     boxes = torch.tensor([[0.0, 0, 40, 40], [-13, -7, 61, 67], [5, 10, 42, 47]])
     _, labels = cut_crops(store, index, boxes, mirrored, 29)
-    parts = cut_parts(store, index, boxes, mirrored, 29)
+    parts = cut_labels(store, index, boxes, mirrored, 29, parts=True)
     assert parts.dtype == torch.int64 and parts.shape == labels.shape
     class_of = torch.tensor([[0, 1, 2, 2], [0, 7, 0, 0]])
     kept = parts > 0
@@ -148,7 +148,7 @@ def test_no_more_objects_than_a_byte_can_count() -> None:
         mask[3 * row : 3 * row + 3, 3 * column : 3 * column + 3] = 1 + row % 2 * 2 + column % 2
     store = store_of((np.zeros((60, 60, 3), np.uint8), mask), canvas=60).with_parts()
     assert store.parts is not None
-    assert len(objects(mask)) == store.parts[0].max() == 255
+    assert len(find_objects(mask)[1]) == store.parts[0].max() == 255
 
 
 def test_photos_are_held_at_their_own_sizes_and_more_than_memory_are_refused(

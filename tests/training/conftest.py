@@ -18,7 +18,7 @@ from deconvseg.network.deconvnet import DeconvNet
 from deconvseg.network.fcn8s import FCN8s
 from deconvseg.training.loop import Options, Training
 from deconvseg.training.recipe import Recipe
-from deconvseg.training.sampler import TrainingData
+from deconvseg.training.sampler import CropSampler
 
 CPU = torch.device("cpu")
 HEADER = NetworkHeader(
@@ -26,14 +26,14 @@ HEADER = NetworkHeader(
 )
 RECIPE = Recipe(
     crop_size=32,
-    widths=(8, 16, 16, 16, 16),
+    widths=(4, 8, 8, 8, 8),
     encoder_convs=(1, 1, 1, 1, 1),
     decoder_convs=(1, 1, 1, 1),
-    bottleneck=16,
+    bottleneck=8,
     pretrained="none",
     frozen_blocks=0,
-    steps=160,
-    batch_size=16,
+    steps=100,
+    batch_size=8,
     learning_rate=5e-3,
     encoder_learning_rate=5e-3,
     warmup_steps=5,
@@ -42,13 +42,30 @@ RECIPE = Recipe(
     ema=0.9,
     precision="fp32",
 )
+RECIPE_FILE = """
+crop_size = 32
+widths = [4, 8, 8, 8, 8]
+encoder_convs = [1, 1, 1, 1, 1]
+decoder_convs = [1, 1, 1, 1]
+bottleneck = 8
+pretrained = "none"
+frozen_blocks = 0
+batch_size = 8
+precision = "fp32"
+canvas = 96
+learning_rate = 5e-3
+encoder_learning_rate = 5e-3
+ema = 0.9
+warmup_steps = 20
+"""
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """Photos of discs and squares to learn from, and others to validate on."""
+    """Photos of discs and squares to learn from, with their names, and others to validate on."""
 
-    training: TrainingData
+    training: ImageStore
+    names: list[str]
     validation: ImageStore
 
 
@@ -57,7 +74,7 @@ def shapes(tmp_path_factory: pytest.TempPathFactory, make_shapes: Callable[..., 
     root = make_shapes(tmp_path_factory.mktemp("shapes") / "voc")
     sets = [voc_dataset(root, split) for split in ("train", "val")]
     stores = [ImageStore.load([partial(d.read, example) for example in d.examples], 96) for d in sets]
-    return Shapes(TrainingData(stores[0], [example.name for example in sets[0].examples]), stores[1])
+    return Shapes(stores[0], [example.name for example in sets[0].examples], stores[1])
 
 
 def small_network(recipe: Recipe = RECIPE, *, encoder_norm: bool = True) -> DeconvNet:
@@ -73,38 +90,27 @@ def small_network(recipe: Recipe = RECIPE, *, encoder_norm: bool = True) -> Deco
     )
 
 
+def network_without_norms() -> FCN8s:
+    """What it does to a crop does not depend on the crops beside it."""
+    torch.manual_seed(0)
+    return FCN8s(3, side=96, widths=RECIPE.widths, bottleneck=8, head_kernel=3, padding=1, dropout=0.0)
+
+
 def run(
-    folder: Path, data: Shapes, options: dict[str, Any] | None = None, **changes: Any
+    folder: Path,
+    data: Shapes,
+    options: dict[str, Any] | None = None,
+    network: SegmentationNetwork | None = None,
+    **changes: Any,
 ) -> SegmentationNetwork:
     """Train in a folder, with the recipe changed; the network as it is afterwards."""
     folder.mkdir(exist_ok=True)
     recipe = replace(RECIPE, **changes)
-    network = small_network(recipe)
-    Training(
-        network, HEADER, recipe, data.training, data.validation, folder, Options(CPU, **(options or {}))
-    ).run()
+    network = network or small_network(recipe)
+    sampler = CropSampler(data.training, data.names, recipe, CPU)
+    Training(network, HEADER, sampler, data.validation, folder, Options(CPU, **(options or {}))).run()
     return network
 
 
 def metrics(folder: Path) -> list[dict[str, float]]:
     return read_json_lines(folder / "metrics.jsonl")
-
-
-FCN_RECIPE = replace(
-    RECIPE,
-    network="fcn8s",
-    photo_side=96,
-    optimizer="sgd",
-    learning_rate=0.05,
-    ema=0.0,
-    steps=3,
-    accumulate=2,
-)
-
-
-def network_without_norms() -> FCN8s:
-    """What it does to a crop does not depend on the crops beside it."""
-    torch.manual_seed(0)
-    return FCN8s(
-        classes=3, side=96, widths=RECIPE.widths, bottleneck=16, head_kernel=3, padding=1, dropout=0.0
-    )

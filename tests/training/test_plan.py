@@ -11,7 +11,7 @@ from deconvseg.errors import DataError, UsageError
 from deconvseg.images.palette import VOC_CLASSES
 from deconvseg.training.plan import Sources, check_plan, digest, plan_training
 
-from .test_loop import RECIPE_FILE
+from .conftest import RECIPE_FILE
 
 
 @pytest.fixture
@@ -32,11 +32,12 @@ def test_a_plan_names_all_photos_and_checks_them(
     extra = make_shapes(tmp_path / "more", train=2, val=1)
     sources = Sources(voc_root=voc, extra_roots=[extra])
     plan = plan_training(sources, recipe, {"steps": 5, "seed": None})
-    assert plan.names == ["shape000", "shape001", "shape002", "more/shape000", "more/shape001"]
-    assert [path.parent.parent.name for _, path in plan.photos] == ["voc"] * 3 + ["more"] * 2
+    names = [photo.name for photo in plan.photos]
+    assert names == ["shape000", "shape001", "shape002", "more/shape000", "more/shape001"]
+    folders = [photo.example.image.parent.parent.name for photo in plan.photos]
+    assert folders == [photo.group for photo in plan.photos] == ["voc"] * 3 + ["more"] * 2
     assert plan.stages[""].steps == 5
     assert len(plan.classes) == 21
-    assert not plan.needs_proposals
     reports = check_plan(plan)
     assert [report.examples for _, report in reports] == [3, 2, 2]
     before = digest(plan, reports)
@@ -54,8 +55,10 @@ def test_sbd_joins_in_without_the_photos_to_validate_on(
     (lists / "train.txt").rename(lists / "train_aug.txt")
     plan = plan_training(Sources(voc_root=voc, sbd_root=sbd), recipe, {})
     # shape000 and 001 are in VOC's train, 002 and 003 in its val.
-    assert plan.names == ["shape000", "shape001", "shape004", "shape005"]
-    assert [len(dataset.examples) for dataset in plan.training.values()] == [2, 2]
+    names = ["shape000", "shape001", "shape004", "shape005"]
+    assert [(photo.name, photo.group) for photo in plan.photos] == list(
+        zip(names, ["voc", "voc", "sbd", "sbd"], strict=True)
+    )
 
 
 def test_mistakes_are_named(
@@ -96,7 +99,7 @@ def test_folders_of_the_same_name_are_told_apart(
 ) -> None:
     extras = [make_shapes(tmp_path / place / "data", train=1, val=1) for place in ("a", "b")]
     plan = plan_training(Sources(voc_root=voc, extra_roots=extras), recipe, {})
-    assert plan.names[3:] == ["data/shape000", "data-2/shape000"]
+    assert [photo.name for photo in plan.photos[3:]] == ["data/shape000", "data-2/shape000"]
 
 
 def score(folder: Path, name: str) -> Path:
@@ -118,9 +121,9 @@ def test_score_files_are_found_by_data_set_and_stand_in_for_masks(
     sources = Sources(voc_root=voc, extra_roots=[extra], scores=folders)
     plan = plan_training(sources, recipe, {})
     # Those beside a data set are for it alone, the others for all of them.
-    assert plan.scores == [None, anywhere, None, beside, anywhere, None]
+    assert [photo.scores for photo in plan.photos] == [None, anywhere, None, beside, anywhere, None]
     assert [fault for _, report in check_plan(plan) for fault in report.faults] == []
-    photo, mask = plan.readers()[3]()
+    photo, mask = plan.photos[3].read()
     assert mask.shape == photo.shape[:2] and (mask == 1).all()
     before = digest(plan, [])
     beside.write_bytes(beside.read_bytes() + b"x")

@@ -6,7 +6,6 @@ import pytest
 
 from deconvseg.errors import UsageError
 from deconvseg.training.loop import schedule
-from deconvseg.training.plan import recipe_file
 from deconvseg.training.recipe import Recipe, read_recipes
 
 
@@ -29,18 +28,18 @@ def test_flags_win_over_the_file_and_the_file_over_the_defaults(tmp_path: Path) 
         ("steps = 1.5", "should be int"),
         ("decoder_convs = 3", "should be a list of integers"),
         ("decoder_convs = ['a']", "decoder_convs = 'a' should be int"),
-        ("precision = 'fp8'", "not one of fp32, bf16"),
+        ("precision = 'fp8'", "should be one of fp32, bf16"),
         ("steps = ", "cannot be read"),
         ("steps = 0", "steps = 0 is out of range"),
         ("crop_size = 100", "no multiple of 32"),
         ("whole_share = 0.9", "over 1 together"),
         ("learning_rate = nan", "out of range"),
-        ("scores_weight = 'much'", "scores_weight = 'much' should be a number"),
-        ("mask_weight = { extra = -1 }", "should be a number from 0 on, or a table"),
+        ("scores_weight = 'much'", "scores_weight = 'much' should be float"),
+        ("mask_weight = { extra = -1 }", "mask_weight = -1 is out of range"),
         ("batch_size = 9\naccumulate = 2", "cannot be shared out"),
         ("batch_size = 4\naccumulate = 4", "at least 2"),
         ("copy_paste = 0.5\nlabel = 'object'", "copy_paste needs label"),
-        ("stage1 = 3", "stage1 must be a table"),
+        ("stage1 = 3", r"has no \[stage1\]"),
         ("[stage1]\nstep = 3", "unknown key 'step'; did you mean 'steps'"),
         ("[stage_1]\nsteps = 3", "unknown key 'stage_1'; did you mean 'stage1'"),
     ],
@@ -64,12 +63,8 @@ def test_stages_are_laid_over_the_top_of_the_file(tmp_path: Path) -> None:
     assert read_recipes(path, stage="both") == read_recipes(path)
     assert list(read_recipes(path, stage="2")) == ["stage2"]
 
-
-@pytest.mark.parametrize("text", ["steps = 3", "[stage1]\nsteps = 3"])
-def test_a_stage_the_recipe_lacks_is_named(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "r.toml"
-    path.write_text(text)
-    with pytest.raises(UsageError, match=r"the recipe has no \[stage2\]"):
+    path.write_text("[stage1]\nsteps = 3")
+    with pytest.raises(UsageError, match=r"the recipe has no \[stage2\]; it has stage1"):
         read_recipes(path, stage="2")
 
 
@@ -77,13 +72,13 @@ def test_shipped_recipes_are_found_by_name_and_are_sound() -> None:
     names = {path.stem for path in (Path(__file__).parents[2] / "recipes").glob("*.toml")}
     assert {"lite", "own", "paper-stage1", "paper-stage2"} <= names
     for name in names:
-        assert read_recipes(recipe_file(name))
+        assert read_recipes(name)
     with pytest.raises(UsageError, match="neither a recipe file nor"):
-        recipe_file("no-such-recipe")
+        read_recipes("no-such-recipe")
 
 
 def test_the_papers_recipes_are_the_papers() -> None:
-    one, two = (read_recipes(recipe_file(f"paper-stage{stage}"))[""] for stage in (1, 2))
+    one, two = (read_recipes(f"paper-stage{stage}")[""] for stage in (1, 2))
     for recipe in (one, two):
         assert (recipe.crop_size, recipe.bottleneck, recipe.decoder_convs) == (224, 4096, (3, 3, 3, 2, 2))
         assert (recipe.batch_size, recipe.accumulate, recipe.optimizer) == (64, 8, "sgd")

@@ -13,18 +13,13 @@ from deconvseg.errors import DataError
 from deconvseg.proposals.boxes import Boxes
 from deconvseg.proposals.cache import PhotoBoxes, ProposalFile
 from deconvseg.training.recipe import Recipe
-from deconvseg.training.sampler import (
-    CropSampler,
-    TrainingData,
-    jitter_colours,
-    object_regions,
-    proposal_regions,
-)
+from deconvseg.training.sampler import CropSampler, jitter_colours, object_regions, proposal_regions
 
 from .conftest import CPU, RECIPE, Shapes
 
 EXACT = replace(
     RECIPE,
+    batch_size=16,
     object_share=1.0,
     whole_share=0.0,
     scale_jitter=1.0,
@@ -40,7 +35,7 @@ def store_of(*pairs: tuple[np.ndarray, np.ndarray]) -> ImageStore:
 def sampler_of(
     store: ImageStore, recipe: Recipe, names: tuple[str, ...] = (), boxes: ProposalFile | None = None
 ) -> CropSampler:
-    return CropSampler(TrainingData(store, names, boxes), recipe, CPU)
+    return CropSampler(store, names, recipe, CPU, boxes)
 
 
 def proposals(boxes: dict[str, list[list[float]]], height: int, width: int) -> ProposalFile:
@@ -67,23 +62,24 @@ def two_dogs() -> ImageStore:
 
 
 def test_a_steps_batch_is_always_the_same_and_others_differ(shapes: Shapes) -> None:
-    sampler, again = (sampler_of(shapes.training.store, RECIPE) for _ in range(2))
+    sampler, again = (sampler_of(shapes.training, RECIPE) for _ in range(2))
     first, second = sampler.batch(5), again.batch(5)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     assert not torch.equal(first.crops, sampler.batch(6).crops)
 
 
-def test_parts_of_a_batch_are_the_batch(shapes: Shapes) -> None:
-    sampler = sampler_of(shapes.training.store, replace(RECIPE, label="object"))
-    whole, parts = sampler.batch(3), [sampler.batch(3, slice(k, k + 4)) for k in (0, 4, 8, 12)]
+@pytest.mark.parametrize("changes", [{"label": "object"}, {"copy_paste": 0.7}], ids=str)
+def test_parts_of_a_batch_are_the_batch(shapes: Shapes, changes: dict[str, object]) -> None:
+    sampler = sampler_of(shapes.training, replace(RECIPE, **changes))
+    whole, parts = sampler.batch(3), [sampler.batch(3, slice(k, k + 4)) for k in (0, 4)]
     for field, together in zip(whole, zip(*parts, strict=True), strict=True):
         assert torch.equal(field, torch.cat(together))
 
 
 def test_classes_are_drawn_equally_often(shapes: Shapes) -> None:
-    sampler = sampler_of(shapes.training.store, EXACT)
+    sampler = sampler_of(shapes.training, EXACT)
     # The middle of an object-centred crop is the object: discs and squares come equally often.
-    middle = torch.cat([sampler.batch(step).labels[:, 16, 16] for step in range(40)])
+    middle = torch.cat([sampler.batch(step).labels[:, 16, 16] for step in range(80)])
     counts = torch.bincount(middle, minlength=3)
     assert counts[0] == 0
     assert abs(counts[1] / counts.sum() - 0.5) < 0.08
@@ -139,7 +135,9 @@ def test_proposals_are_those_that_overlap_an_object(two_dogs: ImageStore) -> Non
     assert regions.number.tolist() == [1, 1, 2, 3]  # objects come by class: dog, dog, cat
     assert regions.counts.tolist() == [3, 1]
     assert len(proposal_regions(two_dogs, ["a"], boxes, 0.6)) == 3
-    assert len(object_regions(two_dogs.objects)) == 3
+    assert len(object_regions(two_dogs)) == 3
+    with pytest.raises(DataError, match=r"no proposal overlaps an object by 0\.9"):
+        proposal_regions(two_dogs, ["a"], proposals({"a": [[0, 0, 64, 64]]}, 64, 64), 0.9)
 
 
 def test_stage_2_draws_them_with_all_labels(two_dogs: ImageStore) -> None:
@@ -150,11 +148,6 @@ def test_stage_2_draws_them_with_all_labels(two_dogs: ImageStore) -> None:
     assert set(centres) == {10.0, 30.0}
     assert 5 <= centres.count(10.0) <= 11  # two classes, equally often in 16
     assert batch.labels.unique().tolist() == [0, 1, 2, 255]
-    with pytest.raises(DataError, match="there are none"):
-        sampler_of(two_dogs, recipe)
-    with pytest.raises(DataError, match=r"no proposal overlaps an object by 0\.9"):
-        far = proposals({"a": [[0, 0, 64, 64]]}, 64, 64)
-        sampler_of(two_dogs, replace(recipe, overlap=0.9), ["a"], far)
 
 
 def test_pasted_objects_lie_in_front_and_bring_their_labels(two_dogs: ImageStore) -> None:
@@ -180,13 +173,6 @@ def test_pasted_objects_lie_in_front_and_bring_their_labels(two_dogs: ImageStore
     assert len(with_objects) == int(changed[plain.photo == 1].sum())
 
 
-def test_a_step_pastes_the_same_in_parts(shapes: Shapes) -> None:
-    sampler = sampler_of(shapes.training.store, replace(RECIPE, copy_paste=0.7))
-    whole, parts = sampler.batch(3), [sampler.batch(3, slice(k, k + 4)) for k in (0, 4, 8, 12)]
-    for field, together in zip(whole, zip(*parts, strict=True), strict=True):
-        assert torch.equal(field, torch.cat(together))
-
-
 def test_masks_without_objects_are_refused() -> None:
     store = store_of((np.zeros((40, 40, 3), np.uint8), np.zeros((40, 40), np.uint8)))
     with pytest.raises(DataError, match="nothing to learn"):
@@ -194,9 +180,9 @@ def test_masks_without_objects_are_refused() -> None:
 
 
 def test_photos_of_a_step_are_named(shapes: Shapes) -> None:
-    sampler = CropSampler(shapes.training, RECIPE, CPU)
+    sampler = CropSampler(shapes.training, shapes.names, RECIPE, CPU)
     batch = sampler.batch(7)
-    assert sampler.photos(7) == sorted({shapes.training.names[i] for i in batch.photo.tolist()})
+    assert sampler.photos(7) == sorted({shapes.names[i] for i in batch.photo.tolist()})
 
 
 def test_colour_jitter_by_hand() -> None:
