@@ -114,10 +114,10 @@ def find_objects(mask: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], list[Objec
         1-based number of each pixel's object, uint8 (H, W), 0 for none; and the objects.
     """
     parts, found = components(mask)
-    kept = np.flatnonzero(found.areas >= MIN_OBJECT_SHARE * mask.size)[:MOST_OBJECTS]
-    number = np.zeros(len(found.areas) + 1, np.uint8)
+    kept = np.flatnonzero(found[:, 5] >= MIN_OBJECT_SHARE * mask.size)[:MOST_OBJECTS]
+    number = np.zeros(len(found) + 1, np.uint8)
     number[kept + 1] = np.arange(1, len(kept) + 1)
-    rows = zip(found.labels[kept].tolist(), found.boxes[kept].tolist(), strict=True)
+    rows = zip(found[kept, 0].tolist(), found[kept, 1:5].tolist(), strict=True)
     return number[parts], [Object(label, (x0, y0, x1, y1)) for label, (x0, y0, x1, y1) in rows]
 
 

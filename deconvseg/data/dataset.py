@@ -111,16 +111,12 @@ def find_pictures(
     closed = leave_out and os.path.realpath(leave_out)
     for file in walk(str(folder), leave_out=lambda at, _: os.path.realpath(at) == closed, refused=refuse):
         add(Path(file))
-
-    def rank(path: Path) -> int:
-        return (path.suffix != prefer) + (path.suffix.lower() != prefer)
-
     for name, paths in found.items():
-        best, *others = sorted(paths, key=lambda path: (rank(path), path))
-        if others and rank(others[0]) == rank(best):
-            same = f"{best.name} has the same name without suffix"
-            raise DataError(f"{others[0]}: {same}; rename one of them")
-        found[name] = [best]
+        best = [path for path in paths if path.suffix.lower() == prefer] or sorted(paths)
+        if len(best) > 1:
+            same = f"{best[0].name} has the same name without suffix"
+            raise DataError(f"{best[1]}: {same}; rename one of them")
+        found[name] = best
     return {name: found[name][0] for name in sorted(found)}
 
 

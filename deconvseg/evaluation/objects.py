@@ -34,12 +34,12 @@ def count_objects(truth: NDArray[np.uint8], found: NDArray[np.uint8], classes: i
     """
     counts = np.zeros((len(SIZES), classes, 3), np.int64)
     numbers, objects = components(truth)
-    for number in np.flatnonzero(objects.areas >= MIN_OBJECT_SHARE * truth.size):
-        label, area = int(objects.labels[number]), objects.areas[number]
-        x0, y0, x1, y1 = objects.boxes[number].tolist()
+    for number, (label, x0, y0, x1, y1, area) in enumerate(objects.tolist(), 1):
+        if area < MIN_OBJECT_SHARE * truth.size:
+            continue
         aside, above = round(SURROUNDINGS * (x1 - x0)), round(SURROUNDINGS * (y1 - y0))
         window = np.s_[max(y0 - above, 0) : y1 + above, max(x0 - aside, 0) : x1 + aside]
-        inside, hit = numbers[window] == number + 1, found[window] == label
+        inside, hit = numbers[window] == number, found[window] == label
         blamed = hit & (truth[window] != label) & (truth[window] != VOID)
         size = int(area >= MEDIUM * truth.size) + int(area >= LARGE * truth.size)
         counts[size, label] += (1, np.count_nonzero(hit & inside), np.count_nonzero(inside | blamed))

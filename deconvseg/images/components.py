@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 VOID = 255
-
-
-class Components(NamedTuple):
-    """The K connected objects of a labelling, ordered by class, then by their first pixel in reading order.
-
-    Attributes:
-        labels: int64 (K,), class of each object.
-        boxes: int64 (K, 4), tight x0 y0 x1 y1 in pixels, half-open.
-        areas: int64 (K,), pixels.
-    """
-
-    labels: NDArray[np.int64]
-    boxes: NDArray[np.int64]
-    areas: NDArray[np.int64]
 
 
 def connected(inside: NDArray[np.bool_]) -> tuple[NDArray[np.int32], list[tuple[int, ...]]]:
@@ -40,10 +26,12 @@ def connected(inside: NDArray[np.bool_]) -> tuple[NDArray[np.int32], list[tuple[
     return numbers, sorted(found, key=lambda it: (it[2], np.argmax(numbers[it[2], it[1] :] == it[0]) + it[1]))
 
 
-def components(labels: NDArray[np.uint8]) -> tuple[NDArray[np.int32], Components]:
+def components(labels: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """Connected objects (8 neighbours) of every class but background and void.
 
-    Returns int32 (H, W), 0 or the 1-based number of the object a pixel belongs to; and the objects.
+    Returns int32 (H, W), 0 or the 1-based number of the object a pixel belongs to; and int64 (K, 6), the
+    objects by class, then by their first pixel in reading order: class, tight box x0, y0, x1, y1 in pixels,
+    half-open, and area.
     """
     numbers = np.zeros(labels.shape, np.int32)
     rows: list[tuple[int, ...]] = []
@@ -54,8 +42,7 @@ def components(labels: NDArray[np.uint8]) -> tuple[NDArray[np.int32], Components
             rows.append((label, *box_and_area))
             rank[number] = len(rows)
         numbers += rank[own]
-    table = np.array(rows, np.int64).reshape(-1, 6)
-    return numbers, Components(table[:, 0], table[:, 1:5], table[:, 5])
+    return numbers, np.array(rows, np.int64).reshape(-1, 6)
 
 
 def outline(labels: NDArray[np.integer[Any]], width: int) -> NDArray[np.bool_]:

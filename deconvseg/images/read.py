@@ -10,7 +10,7 @@ import stat
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -37,7 +37,6 @@ REDUCED_SIDE = 1536
 
 _FORMATS = ["JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "AVIF", "HEIF", "JPEG2000", "PPM"]
 """Not all that Pillow knows: its EPS reader starts another program on what the file says."""
-_HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 _TIFF_STARTS = (b"II*\0", b"MM\0*")
 _ARRAYS = (
     "give a file's path, a PIL.Image (PIL.Image.open takes open files), a uint8 array (H, W, 3) RGB or "
@@ -69,14 +68,13 @@ class PhotoPixels:
     notes: tuple[str, ...] = ()
 
 
-def as_photo(photo: ImageLike, size: tuple[int, int] | None = None) -> PhotoPixels:
+def as_photo(photo: ImageLike) -> PhotoPixels:
     """Any photo ready to be segmented; a large file is reduced while it is decoded, see `read_photo`.
 
     Args:
         photo: a path or an address; a `PIL.Image.Image`, which is read as its file would be; a uint8 array
             (H, W, 3) RGB or (H, W, 4) RGBA, laid on white; or an array (H, W) of grey, uint8 or any other
             numbers, which become 8 bits as those of files do.
-        size: height and width of the photo, if it is an array that was reduced.
 
     Raises:
         InputError: what cannot be read or decoded, an array without pixels or of another form, anything else.
@@ -88,15 +86,11 @@ def as_photo(photo: ImageLike, size: tuple[int, int] | None = None) -> PhotoPixe
         return read_photo(Path(photo))
     if isinstance(photo, Image.Image):
         return _of_pillow(photo)
-    if not isinstance(photo, np.ndarray):
-        raise InputError(f"{type(photo).__module__}.{type(photo).__name__} is no photo; {_ARRAYS}")
-    if not _is_photo(photo):
-        raise InputError(f"a {photo.dtype} array {photo.shape} is no photo; {_ARRAYS}")
-    image, note = (Image.fromarray(photo), "") if photo.dtype == np.uint8 else image_of(photo)
-    # A copy: its owner may change the array, while a result goes on showing it.
-    pixels = photo.copy() if photo.shape[2:] == (3,) else upright_srgb(image)[0]
-    height, width = size or photo.shape[:2]
-    return PhotoPixels(pixels, height, width, notes=(note,) if note else ())
+    if not isinstance(photo, np.ndarray) or not _is_photo(photo):
+        given = f"{photo.dtype} {photo.shape}" if isinstance(photo, np.ndarray) else type(photo).__name__
+        raise InputError(f"{given} is no photo; {_ARRAYS}")
+    # As of all that is read, the pixels are a copy: its owner may change the array.
+    return _photo(*((Image.fromarray(photo), "") if photo.dtype == np.uint8 else image_of(photo)), None)
 
 
 def _is_photo(array: NDArray[Any]) -> bool:
@@ -193,8 +187,8 @@ def _decode(stream: BinaryIO, name: str, side: int | None, max_pixels: int) -> P
     stream.seek(0)
     if not start:
         raise InputError(f"{name}: is empty (0 bytes); copy or download it again")
-    if start[4:8] == b"ftyp" and start[8:] in _HEIF_BRANDS and not _heif_is_available():
-        raise InputError(f"{name}: is HEIF; install pillow-heif (pip install 'deconvseg[heif]')")
+    if start[4:8] == b"ftyp":
+        _register_heif()
     try:
         try:
             with _opened(stream) as image:
@@ -202,7 +196,7 @@ def _decode(stream: BinaryIO, name: str, side: int | None, max_pixels: int) -> P
                 return _of_open(image, stream, side)
         except UnidentifiedImageError:
             if not start.startswith(_TIFF_STARTS):
-                kinds = "a JPEG, PNG, WebP, TIFF, BMP or GIF"
+                kinds = "a JPEG, PNG, WebP, TIFF, BMP or GIF (for HEIF, pip install 'deconvseg[heif]')"
                 raise InputError(f"{name}: is not an image of a known kind; give {kinds}") from None
             return _odd_tiff(stream, name, side, max_pixels)
     except InputError:
@@ -265,13 +259,11 @@ def _opened(stream: BinaryIO) -> Iterator[Image.Image]:
 
 
 @cache
-def _heif_is_available() -> bool:
-    try:
+def _register_heif() -> None:
+    with suppress(ImportError):
         from pillow_heif import register_heif_opener
-    except ImportError:
-        return False
-    register_heif_opener()
-    return True
+
+        register_heif_opener()
 
 
 def _by_opencv(

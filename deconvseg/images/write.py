@@ -61,9 +61,8 @@ def overlay_image(segmentation: Segmentation, *, legend: str = "") -> Image.Imag
     """What `write_overlay` writes, as an RGB image; `legend` has the `{name}` and `{share}` of an object."""
     image = _overlay(segmentation.labels, segmentation.palette, segmentation.photo)
     if legend:
-        colors = dict(zip(segmentation.classes, tints(segmentation.palette), strict=True))
-        shares = segmentation.class_shares()
-        shares.pop(segmentation.classes[0], None)
+        colors = dict(zip(segmentation.classes[1:], tints(segmentation.palette)[1:], strict=True))
+        shares = {name: share for name, share in segmentation.class_shares().items() if name in colors}
         entries = [(legend.format(name=name, share=share), colors[name]) for name, share in shares.items()]
         draw_legend(image, entries, segmentation.labels > 0)
     return image
@@ -100,18 +99,18 @@ def mask_names(classes: Sequence[str]) -> list[str]:
     What cannot stand in file names is written `%` and its UTF-8 bytes as hex; a name that would be too long,
     equal to another but for capitals, or a device on Windows, comes after the class id and a `.`.
     """
+
+    def in_hex(match: re.Match[str]) -> str:
+        return "".join(f"%{byte:02X}" for byte in match[0].encode("utf-8", "surrogatepass"))
+
     names: list[str] = []
     for label, class_ in enumerate(classes):
-        name = re.sub(r"[^\w '(),;=+@!#&-]", _in_hex, class_)
+        name = re.sub(r"[^\w '(),;=+@!#&-]", in_hex, class_)
         odd = not name or name != name.strip() or len(name.encode()) > 200 or _DEVICE.fullmatch(name)
         if odd or name.casefold() in map(str.casefold, names):
             name = f"{label}.{name.encode()[:200].decode(errors='ignore').strip()}".rstrip(".")
         names.append(name)
     return names
-
-
-def _in_hex(match: re.Match[str]) -> str:
-    return "".join(f"%{byte:02X}" for byte in match[0].encode("utf-8", "surrogatepass"))
 
 
 def write_scores(segmentation: Segmentation, target: Target) -> None:

@@ -105,7 +105,7 @@ def test_folders_that_cannot_be_listed_are_named(tmp_path: Path) -> None:
 
 
 def test_of_pictures_of_one_name_the_preferred_one_is_taken(tmp_path: Path) -> None:
-    touch(tmp_path, ["a.PNG", "a.bmp", "a.jpg", "b.png", "b.PNG", "c.bmp"])
+    touch(tmp_path, ["a.PNG", "a.bmp", "a.jpg", "b.png", "c.bmp"])
     assert {name: path.name for name, path in find_pictures(tmp_path, ".png").items()} == {
         "a": "a.PNG",
         "b": "b.png",
@@ -125,7 +125,7 @@ def test_names_are_the_same_however_they_are_composed(tmp_path: Path, form: str)
         assert photo_name(entry, found) in found
 
 
-def test_entries_of_lists(tmp_path: Path) -> None:
+def test_entries_of_lists() -> None:
     photos = {"a", "sub/b", "v1.2", "a\\b", "scan.jpg"}
     entries = ["a.JPG", "./sub/b.png", "sub\\b.png", "v1.2", "v1.2.jpg", "a\\b", "scan.jpg", "gone.jpg"]
     want = ["a", "sub/b", "sub/b", "v1.2", "v1.2", "a\\b", "scan.jpg", "gone"]

@@ -203,12 +203,6 @@ def test_linked_folders_of_photos_and_masks_belong_to_the_data(make: Make, tmp_p
     dataset = folder_dataset(root, "train")
     assert names(dataset) == ["a", "more/p"]
     assert dataset.examples[1].mask.is_file()
-    # The masks of two folders of photos may be one folder.
-    make(["a/x.jpg", "b/x.jpg"], 'train = ["a/x", "b/x"]')
-    (root / "masks/a").mkdir()
-    (root / "masks/a/x.png").touch()
-    (root / "masks/b").symlink_to(root / "masks/a")
-    assert all(example.mask.is_file() for example in folder_dataset(root, "train").examples)
 
 
 def test_a_listed_photo_that_is_missing_is_found_when_it_is_read(make: Make) -> None:

@@ -26,18 +26,17 @@ def test_as_scipy_finds(mask: NDArray[np.uint8]) -> None:
         theirs, _ = ndimage.label(mask == label, np.ones((3, 3)))  # by their first pixel, as ours
         for k, (rows, columns) in enumerate(ndimage.find_objects(theirs), 1):
             assert np.array_equal(numbers == number + 1, theirs == k)
-            assert found.labels[number] == label
-            assert found.boxes[number].tolist() == [columns.start, rows.start, columns.stop, rows.stop]
-            assert found.areas[number] == (theirs == k).sum()
+            box, area = [columns.start, rows.start, columns.stop, rows.stop], (theirs == k).sum()
+            assert found[number].tolist() == [label, *box, area]
             number += 1
-    assert len(found.labels) == len(found.boxes) == len(found.areas) == number == numbers.max()
+    assert len(found) == number == numbers.max(initial=0)
 
 
 def test_order_is_by_class_then_by_first_pixel() -> None:
     mask = np.array([[0, 0, 0, 0, 7, 0, 3], [3, 0, 7, 0, 0, 0, 0], [3, 0, 0, 0, 0, 7, 0]], np.uint8)
     _, found = components(mask)
-    assert found.labels.tolist() == [3, 3, 7, 7, 7]
-    assert found.boxes[:, :2].tolist() == [[6, 0], [0, 1], [4, 0], [2, 1], [5, 2]]
+    wanted = [[3, 6, 0], [3, 0, 1], [7, 4, 0], [7, 2, 1], [7, 5, 2]]
+    assert found[:, :3].tolist() == wanted
 
 
 @settings(max_examples=40)
