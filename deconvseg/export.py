@@ -169,9 +169,8 @@ def onnx_model(network: SegmentationNetwork, header: NetworkHeader, opset: int =
         del item.metadata_props[:]
         item.doc_string = ""
     model.producer_name, model.producer_version = "deconvseg", __version__
-    about: dict[str, object] = {"architecture": network.architecture, "classes": header.classes}
-    about |= {"palette": header.palette, "side": network.side}
-    about |= {"order": "RGB", "mean": header.mean, "scale": header.scale}
+    about = {"architecture": network.architecture, "side": network.side, "order": "RGB"}
+    about |= {key: getattr(header, key) for key in ("classes", "palette", "mean", "scale")}
     for key, value in about.items():
         model.metadata_props.add(key=key, value=json.dumps(value))
     return model

@@ -31,7 +31,7 @@ def export(
     photos: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="[PHOTO]...", help="Compare on regions of these. Left out: of a photo that comes along."
+            metavar="[PHOTO]...", help="Compare on regions of these, else of one that comes along."
         ),
     ] = None,
     weights: WeightsOption = "default",

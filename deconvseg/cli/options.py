@@ -22,12 +22,12 @@ NETWORK, STEPS, RUN = "Network", "Proposals and postprocessing", "Run"
 """Panels of the help pages."""
 
 
-def option(panel: str, metavar: str | None, text: str, *names: str, **more: Any) -> Any:
+def option(panel: str | None, metavar: str | None, text: str, *names: str, **more: Any) -> Any:
     """An option of a help page's panel; `names`, if not the parameter's, and `more` as of `typer.Option`."""
     return typer.Option(*names, metavar=metavar, help=text, rich_help_panel=panel, **more)
 
 
-def switch(names: str, panel: str, text: str, **more: Any) -> Any:
+def switch(names: str, panel: str | None, text: str, **more: Any) -> Any:
     """An option without a value, by its names such as `--quiet`."""
     return typer.Option(*names.split(), help=text, rich_help_panel=panel, **more)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from deconvseg.cli import console
-from deconvseg.cli.options import DebugOption, JsonOption, OverwriteOption, refuse_target
+from deconvseg.cli.options import DebugOption, JsonOption, OverwriteOption, option, refuse_target, switch
 from deconvseg.errors import DeconvSegError, UsageError, WeightsError
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ app = typer.Typer(
     help="List, check and fetch networks, look into them, average them and store them smaller.",
 )
 OutputOption = Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="File to write.")]
-_RIGHT, _NOT_CHECKED = "ok", "not checked: its hash is not known"
 
 
 @app.command("list")
@@ -39,9 +38,7 @@ def list_weights(json_: JsonOption = False, debug: DebugOption = False) -> int:
     print(row("name", "kind", "MB", "where", "licence", "figure"))
     for entry in entries:
         size = f"{entry.bytes / 1e6:.1f}" if entry.bytes else "-"
-        figure = "-"
-        if entry.figures:
-            figure = f"{entry.figures[0]['measure']} {entry.figures[0]['value']:.3f}"
+        figure = next((f"{one['measure']} {one['value']:.3f}" for one in entry.figures), "-")
         print(row(entry.name, entry.kind, size, _described(entry)["where"], entry.licence, figure))
         for alias in entry.aliases:
             console.say(f"{alias} is {entry.name}")
@@ -79,10 +76,10 @@ def verify(
 def pull(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="As in `deconvseg weights list`.")],
     offline: Annotated[
-        bool, typer.Option("--offline", envvar="DECONVSEG_OFFLINE", help="Do not touch the network.")
+        bool, switch("--offline", None, "Do not touch the network.", envvar="DECONVSEG_OFFLINE")
     ] = False,
     accept_licence: Annotated[
-        bool, typer.Option("--accept-licence", help="Accept licences that do not allow every use.")
+        bool, switch("--accept-licence", None, "Accept licences that do not allow every use.")
     ] = False,
     debug: DebugOption = False,
 ) -> int:
@@ -132,21 +129,18 @@ def convert(
     source: Annotated[
         Path,
         typer.Argument(
-            metavar="FILE",
-            help="Network file (.safetensors), or DeconvNet, FCN-8s or VGG-16 from Caffe (.caffemodel).",
+            metavar="FILE", help="A .safetensors, or a .caffemodel of DeconvNet, FCN-8s or VGG-16."
         ),
     ],
     output: OutputOption,
     storage: Annotated[
         Literal["float32", "float16", "int8"],
-        typer.Option(help="int8: one byte a weight and one scale an output channel."),
+        option(None, None, "int8: one byte a weight and one scale an output channel."),
     ] = "float16",
     side: Annotated[
         int | None,
-        typer.Option(
-            min=32,
-            metavar="PX",
-            help="Of an FCN-8s: scale the longer side of photos to this from now on; nothing is retrained.",
+        option(
+            None, "PX", "Of an FCN-8s: the longer side of photos from now on; nothing is retrained.", min=32
         ),
     ] = None,
     overwrite: OverwriteOption = False,
@@ -182,17 +176,12 @@ def average_networks(
     output: OutputOption,
     share: Annotated[float, typer.Option(min=0, max=1, help="Weight of SECOND in the average.")] = 0.5,
     encoder_only: Annotated[
-        bool,
-        typer.Option("--encoder-only", help="Average the encoders; the rest is FIRST's. For unlike kinds."),
+        bool, switch("--encoder-only", None, "Average the encoders; the rest is FIRST's. For unlike kinds.")
     ] = False,
     overwrite: OverwriteOption = False,
     debug: DebugOption = False,
 ) -> int:
-    """Average the weights of two networks that come of one training.
-
-    A later state with an earlier one, or with one trained on for something else: measure it, it is often
-    better than both.
-    """
+    """Average the weights of two networks that come of one training: often better than both."""
     from deconvseg.network.base import average
     from deconvseg.network.checkpoint import load_network, save_network
 
@@ -240,7 +229,5 @@ def _pulled(entry: Entry, offline: bool, accept_licence: bool) -> Path:
     if not entry.licence_free:
         console.say(f"{entry.name}: {licence}")
         if not accept_licence:
-            raise UsageError(
-                f"{entry.name}: not fetched, as its licence was not accepted; give --accept-licence"
-            )
+            raise UsageError(f"{entry.name}: not fetched without its licence accepted; give --accept-licence")
     return fetch(entry)

@@ -68,8 +68,7 @@ def average(
     networks. BatchNorm's statistics are averaged as well.
 
     Args:
-        first: float32; changed in place.
-        second: float32.
+        first, second: float32; the first is changed in place.
         share: of the second, 0..1.
         encoder_only: leave all but the encoder alone; the networks may then be of different kinds.
 

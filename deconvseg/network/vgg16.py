@@ -47,21 +47,21 @@ def download_vgg16() -> dict[str, Tensor]:
     """
     from torchvision.models import VGG16_Weights  # torchvision takes a second to import
 
-    if torch.hub.get_dir().startswith("~"):  # else a folder of this name would be made in the current one
-        raise WeightsError(
-            "VGG-16's ImageNet weights cannot be downloaded, as there is no home directory to keep them in; "
-            "let TORCH_HOME name a folder, or give a local file of them"
-        )
     try:
+        if torch.hub.get_dir().startswith("~"):  # else a folder of this name would be made in the current one
+            raise OSError("there is no home directory to keep them in; let TORCH_HOME name a folder")
         state = VGG16_Weights.IMAGENET1K_FEATURES.get_state_dict(progress=True, check_hash=True)
     except (OSError, RuntimeError) as error:
         raise WeightsError(
             f"VGG-16's ImageNet weights cannot be downloaded ({error}); give a local file of them"
         ) from error
-    convs = enumerate((2, 2, 3, 3, 3), start=1)
-    names = [f"conv{b}_{i}.{kind}" for b, n in convs for i in range(1, n + 1) for kind in ("weight", "bias")]
-    features = [tensor for name, tensor in state.items() if name.startswith("features.")]
-    return dict(zip(names, features, strict=True))
+    names = [f"conv{b}_{i}" for b, convs in enumerate((2, 2, 3, 3, 3), 1) for i in range(1, convs + 1)]
+    kernels = [name for name in state if name.startswith("features.") and name.endswith(".weight")]
+    return {
+        f"{ours}.{kind}": state[theirs.replace("weight", kind)]
+        for ours, theirs in zip(names, kernels, strict=True)
+        for kind in ("weight", "bias")
+    }
 
 
 def initialise_encoder(network: SegmentationNetwork, convolutions: dict[str, Tensor]) -> None:

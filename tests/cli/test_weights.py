@@ -152,16 +152,3 @@ def test_pull_says_how_to_get_the_authors_network(inside: Run, home: Path) -> No
     refused = inside("segment", EXAMPLES / "cat.jpg", "-o", "mask.png", "--weights", "deconvnet-voc")
     assert refused.returncode == 2
     assert "'deconvseg weights pull deconvnet-voc'" in lines(refused)[-1]
-
-
-def test_pull_without_a_home_directory_is_one_line(
-    inside: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(weights, "cache_folder", lambda: None)
-    refused = inside("weights", "pull", "deconvnet-voc")
-    assert refused.returncode == 1
-    (line,) = lines(refused)
-    assert "no home directory" in line and "DECONVSEG_HOME" in line
-    listed = inside("weights", "list")
-    assert listed.returncode == 0
-    assert lines(listed)[-1] == "fetched files go to the folder that DECONVSEG_HOME names"

@@ -20,18 +20,6 @@ def deconvnet(seed: int) -> DeconvNet:
     return network
 
 
-def test_a_quarter_of_the_second() -> None:
-    first, second = deconvnet(0), deconvnet(1)
-    old = copy.deepcopy(first.state_dict())
-    average(first, second, 0.25)
-    for name, values in first.state_dict().items():
-        if values.is_floating_point():
-            torch.testing.assert_close(values, 0.75 * old[name] + 0.25 * second.state_dict()[name])
-    assert not torch.equal(
-        first.state_dict()["bottleneck_norm.running_mean"], old["bottleneck_norm.running_mean"]
-    )
-
-
 def test_the_encoders_of_two_kinds() -> None:
     first, second = deconvnet(0), FCN8s(side=64, **SMALL)
     old = copy.deepcopy(first.state_dict())

@@ -32,26 +32,21 @@ def convert(
     return convert_caffemodel(source, tmp_path / "ours.safetensors", storage)
 
 
-def photo(*size: int) -> np.ndarray:
-    """A photo of 0..255 in RGB, (3, H, W)."""
-    return np.random.default_rng(5).uniform(0, 255, (3, *size)).astype(np.float32)
+def photo(*size: int) -> torch.Tensor:
+    """A photo of 0..255 in RGB, (1, 3, H, W)."""
+    return 255 * torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(5))
 
 
-def in_caffe(rgb: np.ndarray) -> np.ndarray:
-    return (rgb - np.reshape(CAFFE_MEAN_RGB, (3, 1, 1)))[::-1]
+def in_caffe(rgb: torch.Tensor) -> torch.Tensor:
+    return (rgb - torch.tensor(CAFFE_MEAN_RGB).view(3, 1, 1)).flip(1)
 
 
 @torch.no_grad()
-def scores(tmp_path: Path, rgb: np.ndarray) -> np.ndarray:
+def assert_scores(tmp_path: Path, rgb: torch.Tensor, want: torch.Tensor) -> None:
     network, header = load_network(tmp_path / "ours.safetensors")
-    inputs = (torch.from_numpy(rgb) - torch.tensor(header.mean).view(3, 1, 1)) * header.scale
-    return network(inputs[None])[0].numpy()
-
-
-def assert_near(got: np.ndarray, want: np.ndarray) -> None:
-    assert got.shape == want.shape
-    assert np.ptp(want, (1, 2)).max() > 0.1 * np.abs(want).max()  # scores that depend on the place
-    np.testing.assert_allclose(got, want, rtol=0, atol=1e-4 * float(np.abs(want).max()))
+    got = network((rgb - torch.tensor(header.mean).view(3, 1, 1)) * header.scale)
+    assert want.std((2, 3)).max() > 0.02 * want.abs().max()  # scores that depend on the place
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-4 * float(want.abs().max()))
 
 
 @pytest.mark.parametrize("style", STYLES, ids=str)
@@ -60,7 +55,7 @@ def test_deconvnet_gives_the_scores_of_the_prototxt(tmp_path: Path, style: Style
     found = convert(tmp_path, layers, style)
     assert found == "DeconvNet, BatchNorm folded, crops of 64 x 64 pixels, 21 labels"
     rgb = photo(64, 64)
-    assert_near(scores(tmp_path, rgb), caffe_reference.deconvnet(layers, in_caffe(rgb)))
+    assert_scores(tmp_path, rgb, caffe_reference.deconvnet(layers, in_caffe(rgb)))
     network, header = load_network(tmp_path / "ours.safetensors")
     assert header.classes == VOC_CLASSES
     assert header.statistics
@@ -93,7 +88,7 @@ def test_deconvnet_of_other_sizes(tmp_path: Path) -> None:
         "encoder_norm": True,
     }
     rgb = photo(32, 32)
-    assert_near(scores(tmp_path, rgb), caffe_reference.deconvnet(layers, in_caffe(rgb)))
+    assert_scores(tmp_path, rgb, caffe_reference.deconvnet(layers, in_caffe(rgb)))
     short = list(caffemodel.deconvnet(decoder_convs=(3, 2)))
     score = Weights().conv(21, 5, 1)
     convert(
@@ -124,7 +119,7 @@ def test_fcn8s_gives_the_scores_of_the_prototxt(
     found = convert(tmp_path, layers, Style(new=names == FCN_NAMES))
     assert found == "FCN-8s, 21 labels"
     rgb = photo(*size)
-    assert_near(scores(tmp_path, rgb), caffe_reference.fcn8s(layers, names, in_caffe(rgb)))
+    assert_scores(tmp_path, rgb, caffe_reference.fcn8s(layers, names, in_caffe(rgb)))
     network, header = load_network(tmp_path / "ours.safetensors")
     assert isinstance(network, FCN8s)
     assert network.side == 500

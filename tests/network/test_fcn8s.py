@@ -36,32 +36,6 @@ def random_network(**changes: object) -> FCN8s:
     return network.eval()
 
 
-@torch.no_grad()
-def test_the_zoos_network_crops_as_its_prototxt_says() -> None:
-    """The layers of fcn-8s-pascal written down one by one, with its own crops of 5, 9 and 31."""
-    network = random_network(**ZOO)
-    photo = torch.randn(1, 3, 75, 110)
-    state = network.state_dict()
-
-    def conv(x: torch.Tensor, name: str, padding: int = 0) -> torch.Tensor:
-        return functional.conv2d(x, state[f"{name}.weight"], state[f"{name}.bias"], padding=padding)
-
-    x, pools = photo, []
-    for block, convs in enumerate((2, 2, 3, 3, 3)):
-        for i in range(1, convs + 1):
-            x = conv(x, f"encoder.{block}.conv{block + 1}_{i}.conv", 100 if block + i == 1 else 1).relu()
-        x = functional.max_pool2d(x, 2, 2, ceil_mode=True)
-        pools.append(x)
-    x = conv(conv(conv(x, "fc6.conv").relu(), "fc7.conv").relu(), "score_fr")
-    x = functional.conv_transpose2d(x, state["upscore2.weight"], stride=2)
-    skip = conv(pools[3], "score_pool4.conv")[:, :, 5 : 5 + x.shape[2], 5 : 5 + x.shape[3]]
-    x = functional.conv_transpose2d(x + skip, state["upscore_pool4.weight"], stride=2)
-    skip = conv(pools[2], "score_pool3.conv")[:, :, 9 : 9 + x.shape[2], 9 : 9 + x.shape[3]]
-    x = functional.conv_transpose2d(x + skip, state["upscore8.weight"], stride=8)
-    want = x[:, :, 31 : 31 + 75, 31 : 31 + 110]
-    torch.testing.assert_close(network(photo), want)
-
-
 @pytest.mark.parametrize(("changes", "side"), [(ZOO, 58), (ZOO, 90), (LITE, 64), (LITE, 96)], ids=str)
 @torch.no_grad()
 def test_a_mirrored_photo_gets_mirrored_scores(changes: dict[str, object], side: int) -> None:
