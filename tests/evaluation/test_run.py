@@ -34,10 +34,6 @@ def segmented(segmenter: Segmenter, truth: Truth) -> np.ndarray:
     return np.asarray(sum(found))
 
 
-def timeless(summary: dict[str, object]) -> dict[str, object]:
-    return {key: value for key, value in summary.items() if not key.startswith("seconds")}
-
-
 @pytest.mark.parametrize(("protocol", "proposals"), [("default", 3), ("released-code", 4)])
 def test_scores_are_those_of_segmenting_each_photo(
     truth: Truth, tiny_network: Path, protocol: str, proposals: int
@@ -81,14 +77,6 @@ def test_which_rows_an_ablation_has(truth: Truth, tiny_network: Path, tiny_fcn: 
     subject = network(Segmenter(tiny_network, proposals=0, crf=False), truth, ablate=True)
     assert [row.proposals for row in subject.rows] == [0, 10, 25, 50, 100]
     assert subject.full == Row(0)
-
-
-def test_two_workers_count_the_same(truth: Truth, tiny_network: Path) -> None:
-    subject = network(Segmenter(tiny_network, proposals=2, threads=1, **EXACT), truth)
-    one, two = (summarise(evaluate(subject, truth, workers=workers), "tiny") for workers in (1, 2))
-    assert timeless(one) == timeless(two)
-    with pytest.raises(UsageError, match="1 or more"):
-        evaluate(subject, truth, workers=0)
 
 
 def test_workers_share_the_cores(truth: Truth, subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
