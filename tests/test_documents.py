@@ -153,6 +153,6 @@ def test_python_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 def test_python_of_the_inspect_page(tmp_path: Path) -> None:
     shutil.copy(ROOT / "examples/cat.jpg", tmp_path)
     found = run_examples(ROOT / "docs/inspect.md", tmp_path)["found"]
-    assert found.numbers["class"] == "cat" and found.maps["deconv2_1"].shape == (64, 64)
+    assert found.numbers["class"] == "cat" and found.pictures["deconv2_1"].shape == (64, 64)
     with Image.open(tmp_path / "cat.png") as figure:
         assert figure.mode == "RGBA"
