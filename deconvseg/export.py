@@ -72,7 +72,7 @@ def export_onnx(
         MissingDependencyError: a library of the extra `export` is not installed.
         UsageError, WeightsError, InputError, OutputError: the opset, network, photo or file is at fault.
     """
-    require_onnx()
+    _require_onnx()
     inference = Segmenter(weights, ensemble="off", device="cpu", precision="fp32").inference
     crops = normalised(inference.network, inference.header, _crops(inference.network, photos))
     model = onnx_model(inference.network, inference.header, opset)
@@ -119,8 +119,7 @@ def _compare(network: SegmentationNetwork, model: object, crops: Tensor) -> Pari
     return Parity(len(crops), max(differences), float(torch.cat(labels).double().mean()))
 
 
-def require_onnx() -> None:
-    """Raise MissingDependencyError unless the libraries of the extra `export` are installed."""
+def _require_onnx() -> None:
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
     if missing:
         raise MissingDependencyError(
@@ -140,10 +139,7 @@ def onnx_model(network: SegmentationNetwork, header: NetworkHeader, opset: int =
     Args:
         network: made ready by `network.fold.prepare` for the CPU, in fp32.
         header: of its file.
-        opset: version of the ONNX operators.
-
-    Raises:
-        UsageError: the exporter cannot write this opset.
+        opset: version of the ONNX operators; UsageError if the exporter cannot write it.
     """
     sizes = {0: "batch"} if isinstance(network, DeconvNet) else {0: "batch", 2: "height", 3: "width"}
     with warnings.catch_warnings(action="ignore"):  # the exporter's remarks on itself
@@ -179,9 +175,8 @@ def onnx_model(network: SegmentationNetwork, header: NetworkHeader, opset: int =
 def onnx_session(model: Any) -> Any:
     """A model of `onnx_model` in ONNX Runtime on the CPU, with as many threads as torch has.
 
-    It gives the scores, and the indices of each pooling that is undone.
-
-    Raises ExportError if ONNX Runtime does not take it, as an old one does with a new opset.
+    It gives the scores, and the indices of each pooling that is undone. Raises ExportError if ONNX Runtime
+    does not take the model, as an old one does with a new opset.
     """
     import onnxruntime
 

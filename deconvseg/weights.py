@@ -53,11 +53,7 @@ class Entry:
 
 
 def weights_folder() -> Path:
-    """Where the shipped files are: `weights/` of a checkout, or its copy inside the installed package.
-
-    Raises:
-        WeightsError: the installation is incomplete.
-    """
+    """Where the shipped files are: `weights/` of a checkout, or its copy inside the installed package."""
     package = Path(__file__).resolve().parent
     for folder in (package / "_shipped", package.parent / "weights"):
         if (folder / REGISTRY).is_file():
@@ -80,18 +76,11 @@ def cache_folder() -> Path | None:
 
 
 def registry() -> dict[str, Entry]:
-    """What is known by name, from `registry.toml` beside the shipped files.
-
-    Raises:
-        WeightsError: it cannot be read.
-    """
+    """What is known by name, from `registry.toml` beside the shipped files; WeightsError if it is damaged."""
     path = weights_folder() / REGISTRY
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))["weights"]
-        return {
-            name: Entry(name, **{k: tuple(v) if isinstance(v, list) else v for k, v in table.items()})
-            for name, table in tables.items()
-        }
+        return {name: _entry(name, table) for name, table in tables.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(f"{path}: this registry is damaged ({error}); install deconvseg again") from error
 
@@ -102,11 +91,7 @@ def find(name: str) -> Entry | None:
 
 
 def lookup(name: str) -> Entry:
-    """The registry's entry of a name or alias.
-
-    Raises:
-        WeightsError: there is none; the nearest name is told.
-    """
+    """The registry's entry of a name or alias; WeightsError if there is none, with the nearest name."""
     if entry := find(name):
         return entry
     raise WeightsError(f"{name}: no network of this name; {_nearest(name)}")
@@ -171,11 +156,7 @@ def network_file(weights: str | Path) -> Path:
 
 
 def forest_file(forest: str | Path | None = None) -> Path:
-    """The structured edge forest: the shipped one, one known by name, or a file of your own.
-
-    Raises:
-        WeightsError: as for `network_file`.
-    """
+    """The same for a structured edge forest; if omitted, the shipped one."""
     return _file(_FOREST if forest is None else forest, "forest")
 
 
@@ -194,9 +175,7 @@ def is_missing(weights: str | Path) -> bool:
 def fetch(entry: Entry) -> Path:
     """Fetch the file of an entry that has a `url` into the cache folder; it is there if its hash is right.
 
-    Raises:
-        WeightsError: it cannot be fetched, or is another file.
-        OutputError: as for `cache_target`.
+    Raises WeightsError if it cannot be fetched or is another file, OutputError as `cache_target` does.
     """
     import pooch  # no other command needs it
 
@@ -210,6 +189,11 @@ def fetch(entry: Entry) -> Path:
             f"{entry.name}: cannot be fetched ({reason}); try again, or put the file at {target}"
         ) from error
     return target
+
+
+def _entry(name: str, table: dict[str, Any]) -> Entry:
+    lists = {key: tuple(value) for key, value in table.items() if isinstance(value, list)}
+    return Entry(name=name, **{**table, **lists})
 
 
 def _nearest(name: str) -> str:

@@ -97,12 +97,6 @@ def test_nothing_is_claimed_of_files_that_nobody_here_has_seen_and_urls_are_chec
         assert bool(entry.url) <= bool(entry.sha256 and entry.bytes)
 
 
-def test_default_names() -> None:
-    assert network_file("default") == network_file("deconvnet-lite")
-    assert network_file("default").parent == forest_file().parent == SHIPPED
-    assert forest_file("edges") == forest_file()
-
-
 @pytest.mark.parametrize("ask", [network_file, forest_file])
 def test_own_files(tmp_path: Path, ask: Any) -> None:
     file = tmp_path / "file"
@@ -110,6 +104,8 @@ def test_own_files(tmp_path: Path, ask: Any) -> None:
     assert ask(file) == ask(str(file)) == file
     with pytest.raises(WeightsError, match="none"):
         ask(tmp_path / "none")
+    assert network_file("default") == network_file("deconvnet-lite")
+    assert forest_file("edges") == forest_file()
 
 
 @pytest.mark.parametrize(
@@ -145,15 +141,6 @@ def test_a_damaged_registry_is_one_line(roads: Path) -> None:
         path.write_text(text)
         with pytest.raises(WeightsError, match=r"registry\.toml: this registry is damaged .*; install"):
             registry()
-
-
-def test_cache_folder(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert cache_folder() == home
-    monkeypatch.setenv("DECONVSEG_HOME", "nets")
-    assert cache_folder() == Path.cwd() / "nets"
-    monkeypatch.delenv("DECONVSEG_HOME")
-    folder = cache_folder()
-    assert folder and folder.name == "deconvseg"
 
 
 def test_without_a_home_directory_shipped_files_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,9 +186,3 @@ def test_what_is_not_the_file_is_not_kept(roads: Path, home: Path) -> None:
     with pytest.raises(WeightsError, match=r"roads: cannot be fetched \(404"):
         fetch(lookup("roads"))
     assert not list(home.iterdir())
-
-
-def test_fetching_into_a_folder_that_cannot_be(roads: Path, home: Path) -> None:
-    home.write_bytes(b"a file")
-    with pytest.raises(OutputError, match="DECONVSEG_HOME"):
-        fetch(lookup("roads"))

@@ -90,11 +90,7 @@ def vgg_encoder(
 ) -> nn.ModuleList:
     """Five blocks of 3x3 convolutions, named as VGG-16's; the poolings are the network's own.
 
-    Args:
-        widths: channels of each block.
-        convs: convolutions of each block.
-        norm: BatchNorm after each of them.
-        padding: of the very first one; the others keep the size.
+    `norm` is BatchNorm after each of them, `padding` that of the very first one; the others keep the size.
     """
     blocks = nn.ModuleList()
     channels = 3
@@ -124,6 +120,7 @@ def check_sizes(
     widths: tuple[int, ...],
     encoder_convs: tuple[int, ...],
     decoder_convs: tuple[int, ...] = (1,),
+    /,
     **others: int,
 ) -> None:
     """Raise ValueError unless these arguments of a network, which may come from a file, are in range."""

@@ -48,13 +48,7 @@ def convert_caffemodel(source: Path, target: Path, storage: Storage = "float16")
     (`BN_make_INFERENCE_script.py`), and no other. The file of a training stage has no statistics: its network
     can be trained further, but not segment. VGG-16 becomes a file for `read_vgg16`.
 
-    Args:
-        source: `.caffemodel` file.
-        target: file to write.
-        storage: as for `save_network`; VGG-16 is not stored as `int8`.
-
-    Returns:
-        The network in one line.
+    The `storage` is as for `save_network`; VGG-16 is not stored as `int8`. Returns the network in one line.
 
     Raises:
         WeightsError: damaged, none of these networks, or layers are missing, left over or of wrong shape.
@@ -171,13 +165,8 @@ def _sizes(layers: Layers, score: str) -> dict[str, Any]:
 def _tensors(layers: Layers, wanted: Mapping[str, Tensor], theirs: Mapping[str, str]) -> dict[str, Tensor]:
     """A network's kernels, scales, biases and shifts from the layers of the same names, for RGB input.
 
-    Args:
-        layers: all of them are needed.
-        wanted: the network's tensors, for their names and shapes.
-        theirs: names of layers by ours, where they differ.
-
-    Raises:
-        ValueError: layers are missing, left over or of another shape.
+    `wanted` are the network's tensors, for names and shapes, `theirs` the names of layers by ours, where
+    they differ. Raises ValueError if layers are missing, left over or of another shape.
     """
     plan: dict[str, list[str]] = {}
     for name in wanted:

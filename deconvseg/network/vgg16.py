@@ -21,9 +21,6 @@ def read_vgg16(path: Path) -> dict[str, Tensor]:
             The metadata may tell the `order` that conv1_1 expects, `RGB` or `BGR`; where they do not, a name
             with `bgr` in it tells BGR.
 
-    Returns:
-        Tensors by key, in the precision of the file.
-
     Raises:
         WeightsError: unreadable, or not these 13 layers.
     """
@@ -65,11 +62,7 @@ def download_vgg16() -> dict[str, Tensor]:
 
 
 def initialise_encoder(network: SegmentationNetwork, convolutions: dict[str, Tensor]) -> None:
-    """Copy pretrained convolutions into an encoder of VGG-16's widths, and into fc6 and fc7 if they fit.
-
-    Args:
-        network: of any architecture.
-        convolutions: as `read_vgg16` gives them.
+    """Copy `read_vgg16`'s convolutions into an encoder of these widths, and into fc6 and fc7 if they fit.
 
     Raises:
         WeightsError: VGG-16 lacks a layer of the encoder, or has it in another shape.
@@ -101,9 +94,8 @@ def calibrate_encoder_norm(network: SegmentationNetwork, crops: Tensor) -> None:
     Scale becomes the deviation and shift the mean that the layer has on these crops: normalising then
     gives back what came in, and training starts from the pretrained features.
 
-    Args:
-        network: with pretrained encoder convolutions; networks without encoder BatchNorm stay as they are.
-        crops: normalised float32 (B, 3, S, S); a few dozen are enough.
+    Networks without encoder BatchNorm stay as they are. The crops are normalised, float32 (B, 3, S, S); a few
+    dozen are enough.
     """
     features = crops
     for stage in network.encoder:

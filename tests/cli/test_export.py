@@ -57,9 +57,3 @@ def test_files_that_are_read_are_not_replaced(inside: Run, tiny_network: Path, t
         assert refused.returncode == 2
         assert lines(refused) == [f"error: {target}: is one of the files to read; give --onnx another name"]
     assert (network.read_bytes(), photo.read_bytes()) == before
-
-
-def test_a_folder_that_is_not_there(inside: Run, tiny_network: Path, tmp_path: Path) -> None:
-    refused = inside("export", "--onnx", "none/net.onnx", "--weights", tiny_network)
-    assert refused.returncode == 2
-    assert "in none that exists" in lines(refused)[0] and not files(tmp_path)

@@ -12,10 +12,6 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
 
-# Layer types of `layers`, the old list; the new one has the words.
-TYPES = {"Convolution": 4, "Data": 5, "InnerProduct": 14, "Pooling": 17, "ReLU": 18, "SoftmaxWithLoss": 21}
-TYPES |= {"Deconvolution": 39, "Crop": 40, "Unpooling": 42, "BN": 43}
-
 
 @dataclass(frozen=True)
 class Layer:
@@ -76,7 +72,7 @@ def layer(content: Layer, style: Style = Style()) -> bytes:
         parts += [message(4, top) for top in tops] + [message(7, one) for one in blobs]
         return message(100, b"".join(parts))
     parts = [message(2, b"below"), *(message(3, top) for top in tops), message(4, name)]
-    parts += [integer(5, TYPES[content.type]), *(message(6, one) for one in blobs)]
+    parts += [integer(5, 4), *(message(6, one) for one in blobs)]
     parts += [tag(7, 5) + struct.pack("<f", rate) for rate in (1, 2)] if blobs else []  # blobs_lr
     if content.type == "BN":
         filler = message(1, message(1, b"constant") + tag(2, 5) + struct.pack("<f", 1))
@@ -95,8 +91,8 @@ def write(path: Path, layers: Iterable[Layer], style: Style = Style()) -> Path:
 class Weights:
     """Random weights that keep the size of what goes through."""
 
-    def __init__(self, seed: int = 0) -> None:
-        self.rng = np.random.default_rng(seed)
+    def __init__(self) -> None:
+        self.rng = np.random.default_rng(0)
 
     def conv(self, outputs: int, inputs: int, kernel: int) -> list[Array]:
         return self._scaled((outputs, inputs, kernel, kernel), inputs * kernel**2, outputs)
@@ -123,13 +119,12 @@ def deconvnet(
     decoder_convs: Sequence[int] = (3, 3, 3, 2, 2),
     mode: int | None = 1,
     norm_tops: int = 1,
-    seed: int = 0,
 ) -> Iterator[Layer]:
     """The layers of `DeconvNet_inference_deploy.prototxt` in its order.
 
     `mode` 1 is INFERENCE, None LEARN (training); `norm_tops` is 3 in the network that the authors fold.
     """
-    weights = Weights(seed)
+    weights = Weights()
 
     def norm(name: str, channels: int) -> Layer:
         return Layer(name, "BN", weights.norm(channels), norm_tops, mode)
@@ -166,16 +161,9 @@ FCN_NAMES = ("score_fr", "upscore2", "score_pool4", "upscore_pool4", "score_pool
 FCN_OLD_NAMES = ("score-fr", "score2", "score-pool4", "score4", "score-pool3", "upsample")
 
 
-def fcn8s(
-    widths: Sequence[int] = (2, 3, 4, 5, 6),
-    bottleneck: int = 7,
-    classes: int = 21,
-    names: Sequence[str] = FCN_NAMES,
-    enlarger_bias: bool = False,
-    seed: int = 0,
-) -> Iterator[Layer]:
+def fcn8s(names: Sequence[str] = FCN_NAMES, enlarger_bias: bool = False) -> Iterator[Layer]:
     """The layers of the zoo's `fcn-8s-pascal` with weights, in its order; its enlarging kernels are dense."""
-    weights = Weights(seed)
+    weights, widths, bottleneck, classes = Weights(), (2, 3, 4, 5, 6), 7, 21
     yield Layer("data", "Data", tops=2)
     yield from vgg16_convolutions(weights, widths)
     yield Layer("fc6", "Convolution", weights.conv(bottleneck, widths[4], 7))

@@ -16,8 +16,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from deconvseg.errors import OutputError, WeightsError
+from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.checkpoint import NetworkHeader, copy_network, load_network, save_network
 from deconvseg.network.deconvnet import DeconvNet
+from deconvseg.network.fcn8s import FCN8s
 from deconvseg.weights import network_file
 
 HEADER = NetworkHeader(
@@ -38,10 +40,16 @@ def tiny(**changes: object) -> DeconvNet:
     return DeconvNet(**{**SMALL, **changes}).eval()
 
 
-@pytest.mark.parametrize("changes", [{}, {"encoder_norm": False, "decoder_convs": (2, 2, 2, 1)}], ids=str)
+NETWORKS = [
+    tiny(),
+    tiny(encoder_norm=False, decoder_convs=(2, 2, 2, 1)),
+    FCN8s(**{key: value for key, value in SMALL.items() if key != "crop_size"}, norm=True),
+]
+
+
+@pytest.mark.parametrize("network", NETWORKS, ids=["paper's", "lite", "fcn8s"])
 @pytest.mark.parametrize(("storage", "tolerance"), [("float32", 0.0), ("float16", 1e-3), ("int8", 1 / 127)])
-def test_round_trip(tmp_path: Path, changes: dict[str, object], storage: str, tolerance: float) -> None:
-    network = tiny(**changes)
+def test_round_trip(tmp_path: Path, network: SegmentationNetwork, storage: str, tolerance: float) -> None:
     save_network(tmp_path / "n.safetensors", network, HEADER, storage)  # type: ignore[arg-type]
     loaded, header = load_network(tmp_path / "n.safetensors")
     assert header == HEADER

@@ -1,7 +1,6 @@
 """FCN-8s: alignment of its maps, sizes, inference copies, files, and its start from a DeconvNet."""
 
 import copy
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +10,6 @@ from torch import nn
 from torch.nn import functional
 
 from deconvseg.network.base import replace_classes
-from deconvseg.network.checkpoint import NetworkHeader, load_network, save_network
 from deconvseg.network.deconvnet import DeconvNet
 from deconvseg.network.fcn8s import FCN8s, resize_side, start_from_deconvnet
 from deconvseg.network.fold import prepare
@@ -71,18 +69,6 @@ def test_prepared_network_computes_the_same_scores(changes: dict[str, object]) -
     torch.testing.assert_close(ready(photo), want, atol=1e-4 * float(want.abs().max()), rtol=1e-4)
     # Only fc6 pads itself, and what it pads is not what its BatchNorm would make of nothing.
     assert sum(isinstance(module, nn.BatchNorm2d) for module in ready.modules()) <= 1
-
-
-@torch.no_grad()
-def test_int8_file_brings_nearly_the_same_network_back(tmp_path: Path) -> None:
-    network, photo = random_network(**LITE), torch.randn(1, 3, 64, 64)
-    header = NetworkHeader(("background", "cat", "dog"), ((0, 0, 0), (1, 2, 3), (4, 5, 6)))
-    save_network(tmp_path / "fcn.safetensors", network, header, "int8")
-    loaded, found = load_network(tmp_path / "fcn.safetensors")
-    assert isinstance(loaded, FCN8s) and loaded.arguments == network.arguments and found == header
-    torch.testing.assert_close(
-        loaded(photo), want := network(photo), atol=0.05 * float(want.abs().max()), rtol=0
-    )
 
 
 @torch.no_grad()
