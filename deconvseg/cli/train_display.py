@@ -44,13 +44,13 @@ class TrainingDisplay(ExitStack, Reporter):
         step = int(figures["step"])
         for name in figures.keys() - {"step", "crops"} if self._writer else ():
             self._writer.add_scalar(name, figures[name], step)
-        iou = figures.get("val_whole_image_miou")
-        if iou is not None:
+        if "loss" not in figures:
+            iou = figures["val_whole_image_miou"]
             self._best = max(self._best, iou)
             self.note(f"step {step}: mean IoU {iou:.4f} on whole validation photos (best {self._best:.4f})")
             return
-        rates = f"learning rate {figures['learning_rate']:.1e}, {figures['images_per_second']:.1f} images/s"
-        text = f"loss {figures['loss']:.3f}, {rates}"
+        text = "loss {loss:.3f}, learning rate {learning_rate:.1e}, {images_per_second:.1f} images/s"
+        text = text.format(**figures)
         self._bar.move(step, text)
         if not sys.stderr.isatty() and time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()

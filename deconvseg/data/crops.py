@@ -52,33 +52,28 @@ class ImageStore:
             belongs to none; None until `with_parts`.
     """
 
-    images: Sequence[Tensor]
-    labels: Sequence[Tensor]
-    objects: Sequence[Sequence[Object]]
+    images: list[Tensor]
+    labels: list[Tensor]
+    objects: list[list[Object]]
     canvas: int
-    parts: Sequence[Tensor] | None = None
+    parts: list[Tensor] | None = None
 
     @classmethod
-    def load(
-        cls, readers: Sequence[Callable[[], Pair]], canvas: int = 384, *, workers: int = 0
-    ) -> ImageStore:
-        """Reads photos with their masks; those with a longer side than the canvas are shrunk to it.
+    def load(cls, readers: Sequence[Callable[[], Pair]], canvas: int, *, workers: int = 0) -> ImageStore:
+        """Reads photos with their masks by as many threads; longer sides than the canvas are shrunk to it.
 
-        Args:
-            readers: each returns a photo with its mask, or raises what is wrong with them.
-            canvas: in pixels.
-            workers: threads that read, 0 or more.
-
-        Raises:
-            DataError: the photos need more memory than there is.
+        Each reader returns a photo with its mask, or raises what is wrong with them. Raises DataError if the
+        photos need more memory than there is.
         """
-        read: list[tuple[Tensor, Tensor, list[Object]]] = []
+        store = cls([], [], [], canvas)
         with pool(workers) as call_each:
-            for example in call_each(partial(_read, canvas), readers):
-                read.append(example)
-                if len(read) % _BETWEEN_CHECKS == 0:
-                    _refuse_too_large([labels for _, labels, _ in read], len(readers))
-        return cls([r[0] for r in read], [r[1] for r in read], [r[2] for r in read], canvas)
+            for image, labels, objects in call_each(partial(_read, canvas), readers):
+                store.images.append(image)
+                store.labels.append(labels)
+                store.objects.append(objects)
+                if len(store) % _BETWEEN_CHECKS == 0:
+                    _refuse_too_large(store.labels, len(readers))
+        return store
 
     def __len__(self) -> int:
         return len(self.images)
@@ -99,19 +94,17 @@ class ImageStore:
 
     def to(self, device: torch.device) -> ImageStore:
         """The store on another device."""
-        images, labels, parts = (
-            maps and [values.to(device) for values in maps] for maps in (self.images, self.labels, self.parts)
+        names = [name for name in ("images", "labels", "parts") if getattr(self, name)]
+        return replace(
+            self, **{name: [values.to(device) for values in getattr(self, name)] for name in names}
         )
-        return replace(self, images=images, labels=labels, parts=parts)
 
 
 def find_objects(mask: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], list[Object]]:
     """The connected objects (8 neighbours) of a mask (H, W), by class, then in reading order.
 
-    Components under 0.2 % of the photo are left out, and those beyond the first 255 of a photo.
-
-    Returns:
-        1-based number of each pixel's object, uint8 (H, W), 0 for none; and the objects.
+    The first result is the 1-based number of each pixel's object, uint8 (H, W), 0 for none. Components under
+    0.2 % of the photo are left out, and those beyond the first 255 of a photo.
     """
     parts, found = components(mask)
     kept = np.flatnonzero(found[:, 5] >= MIN_OBJECT_SHARE * mask.size)[:MOST_OBJECTS]
@@ -180,9 +173,8 @@ def cut_labels(
 
 def _on_canvas(maps: Sequence[Tensor], index: Tensor, canvas: int, fill: int) -> Tensor:
     """Maps (..., H, W) in the top-left corner of a canvas each, as float32 (B, ..., canvas, canvas)."""
-    first = maps[0]
-    shape = len(index), *first.shape[:-2], canvas, canvas
-    laid = torch.full(shape, float(fill), device=first.device)
+    shape = len(index), *maps[0].shape[:-2], canvas, canvas
+    laid = torch.full(shape, float(fill), device=maps[0].device)
     for target, i in zip(laid, index.tolist(), strict=True):
         target[..., : maps[i].shape[-2], : maps[i].shape[-1]] = maps[i]
     return laid

@@ -35,11 +35,7 @@ def _active() -> bool:
 def process_group(device: str) -> Iterator[str]:
     """Join the processes that `torchrun` started, if it did, and give this one its device.
 
-    Args:
-        device: as in `network.fold.pick_device`; `auto` and `cuda` become one CUDA device a process.
-
-    Raises:
-        UsageError: more processes than CUDA devices.
+    With several, `auto` and `cuda` become one CUDA device a process; UsageError if there are too few.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         yield device

@@ -58,22 +58,14 @@ class Reporter:
 
 @dataclass(frozen=True)
 class Options:
-    """How a run is made; nothing here changes what comes out of it.
-
-    Attributes:
-        device: where to train.
-        resume: go on from the run folder's checkpoint, if there is one yet.
-        limit_steps: stop, with a checkpoint, after this many steps of this call, unless that ends the run.
-        workers: threads that prepare the data, 1 or more.
-        reporter: hears what happens.
-        interrupted: asked after every step; once it is true, a checkpoint is written and the run ends.
-    """
+    """How a run is made; nothing here changes what comes out of it."""
 
     device: torch.device
-    resume: bool = False
-    limit_steps: int | None = None
-    workers: int = 1
+    resume: bool = False  # go on from the run folder's checkpoint, if there is one yet
+    limit_steps: int | None = None  # stop, with a checkpoint, after so many of this call
+    workers: int = 1  # threads that prepare the data
     reporter: Reporter = field(default_factory=Reporter)
+    # Asked after every step; once it is true, a checkpoint is written and the run ends.
     interrupted: Callable[[], bool] = lambda: False
 
 
@@ -133,9 +125,7 @@ class Training:
         self.network.encoder[: self.recipe.frozen_blocks].eval()  # BatchNorm statistics are frozen as well
 
     def run(self) -> bool:
-        """Makes all steps, or as many as are wanted, and says whether the run is through.
-
-        It is when all its steps are done, or its patience is at an end.
+        """Makes all steps, or as many as are wanted; whether all are done or patience is at an end.
 
         Raises:
             KeyboardInterrupt: `options.interrupted` was true; the checkpoint is written.
@@ -219,7 +209,7 @@ class Training:
         if validates:
             self._validate()
         if saves:
-            self._save_network("last", {})
+            self._save_network("last")
             if distributed.rank() == 0:
                 save_state(self.folder / STATE, self.modules, self.progress)
             distributed.barrier()
@@ -241,13 +231,9 @@ class Training:
         speed = len(losses) * self.recipe.batch_size / (now - self.reported)
         self.recent.clear()
         self.reported = now
-        self._tell(
-            {
-                "loss": round(float(losses.mean()), 5),
-                "learning_rate": self.recipe.learning_rate * schedule(self.step - 1, self.recipe),
-                "images_per_second": round(speed, 2),
-            }
-        )
+        rate = self.recipe.learning_rate * schedule(self.step - 1, self.recipe)
+        loss = round(float(losses.mean()), 5)
+        self._tell(loss=loss, learning_rate=rate, images_per_second=round(speed, 2))
 
     def _refuse_broken(self) -> None:
         """The last update may have broken a network whose loss before it was a number."""
@@ -263,20 +249,19 @@ class Training:
         iou = mean_iou(validate(self.averaged, self.header, self.validation, self.recipe))
         self._set_training_mode()
         self.progress["seconds"] = time.monotonic() - self.started
-        figures = {"val_whole_image_miou": round(iou, 4)}
         if iou > self.progress["best"]:
             self.progress |= {"best": iou, "best_step": self.step}
-            self._save_network("best", figures)
-        self._tell(figures | {"seconds": round(self.progress["seconds"], 1)})
+            self._save_network("best", val_whole_image_miou=round(iou, 4))
+        self._tell(val_whole_image_miou=round(iou, 4), seconds=round(self.progress["seconds"], 1))
 
-    def _save_network(self, name: str, figures: dict[str, float]) -> None:
+    def _save_network(self, name: str, **figures: float) -> None:
         """Writes the averaged network, with how it was trained so far in its header."""
         if distributed.rank() == 0:
             training = {**self.header.training, **self._counted(figures), "recipe": asdict(self.recipe)}
             header = replace(self.header, training=training)
             save_network(self.folder / f"{name}.safetensors", self.averaged, header)
 
-    def _tell(self, figures: dict[str, float]) -> None:
+    def _tell(self, **figures: float) -> None:
         if distributed.rank() == 0:
             append_metrics(self.folder / METRICS, self._counted(figures))
             self.options.reporter.figures(self.folder, self.recipe, self._counted(figures))

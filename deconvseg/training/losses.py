@@ -48,10 +48,7 @@ class Losses(nn.Module):
     ) -> Tensor:
         """Weighted sums over crops (3,): cross-entropy of labels, presence, cross-entropy of soft labels.
 
-        Args:
-            inputs: normalised crops.
-            labels, own, weights: as in `sampler.Batch`.
-            soft: float32 (B, C, S, S), or None.
+        Inputs are normalised crops, soft labels float32 (B, C, S, S), the rest is as in `sampler.Batch`.
         """
         scores, code = self.network.scores_and_code(inputs)
         scores = scores.float()

@@ -27,46 +27,29 @@ from deconvseg.training.scores import SUFFIX, mask_from_scores
 
 @dataclass(frozen=True)
 class Sources:
-    """Where the data comes from; one of `voc_root` and `data` is given.
+    """Where the data comes from; one of `voc_root` and `data` is given."""
 
-    Attributes:
-        voc_root: folder of VOC's layout.
-        data: folder with a `dataset.toml`, or any other layout that `open_dataset` knows.
-        sbd_root: the Semantic Boundaries Dataset; all its photos but those of the validation split join in.
-        extra_roots: more data sets of the same classes; their `train` splits join in.
-        split, val_split: which lists of `voc_root` or `data` to train and to validate on.
-        scores: folders of score files to learn from as soft labels, `NAME.scores.npz` for the photo NAME. One
-            that lies in the folder of a data set is for that data set, any other for all; a photo takes the
-            first that has it. Photos with neither mask nor score file are faults, those with a score file
-            alone take their mask from it.
-    """
-
-    voc_root: Path | None = None
-    data: Path | None = None
-    sbd_root: Path | None = None
-    extra_roots: Sequence[Path] = ()
-    split: str = "train"
-    val_split: str = "val"
+    voc_root: Path | None = None  # folder of VOC's layout
+    data: Path | None = None  # folder of any layout that `open_dataset` knows
+    sbd_root: Path | None = None  # SBD: all its photos but those of the validation split join in
+    extra_roots: Sequence[Path] = ()  # more data sets of the same classes; their `train` splits join in
+    split: str = "train"  # list of `voc_root` or `data` to train on ...
+    val_split: str = "val"  # ... and to validate on
+    # Folders of soft labels, `NAME.scores.npz` for the photo NAME. One that lies in the folder of a data set
+    # is for that data set, any other for all; a photo takes the first that has it. Photos with a score file
+    # and no mask take their mask from it.
     scores: Sequence[Path] = ()
 
 
 @dataclass(frozen=True)
 class Photo:
-    """A photo to learn from.
+    """A photo to learn from."""
 
-    Attributes:
-        name: of this photo alone.
-        group: name of the folder of its data set, with a number if another one has it, too.
-        dataset: it belongs to.
-        example: its files.
-        scores: its score file, if any.
-    """
-
-    name: str
-    group: str
+    name: str  # of this photo alone
+    group: str  # name of the folder of its data set, with a number if another one has it, too
     dataset: DataSet
     example: Example
-    scores: Path | None
+    scores: Path | None  # its score file, if any
 
     @property
     def is_masked_by_scores(self) -> bool:
@@ -75,23 +58,17 @@ class Photo:
 
     def read(self) -> Pair:
         """The photo and its mask; DataError or InputError if one cannot be used."""
-        if self.scores is not None and self.is_masked_by_scores:
-            return mask_from_scores(self.example.image, self.scores, self.dataset.classes)
-        return self.dataset.read(self.example)
+        if self.scores is None or self.example.mask.is_file():
+            return self.dataset.read(self.example)
+        return mask_from_scores(self.example.image, self.scores, self.dataset.classes)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A run that could start.
+    """A run that could start."""
 
-    Attributes:
-        stages: recipes by the name of their stage, in order; the name is empty if there is but one.
-        photos: to learn from, data set by data set, all of the same classes.
-        validation: the data set to validate on.
-    """
-
-    stages: Mapping[str, Recipe]
-    photos: Sequence[Photo]
+    stages: Mapping[str, Recipe]  # by name, in order; the name is empty if there is but one
+    photos: Sequence[Photo]  # to learn from, data set by data set, all of the same classes
     validation: DataSet
 
     @property
@@ -102,8 +79,7 @@ class Plan:
     def weights(self, recipe: Recipe) -> Tensor:
         """Weights of each photo's mask and soft labels, float32 (N, 2).
 
-        Raises:
-            UsageError: the recipe weighs a data set that is not there.
+        Raises UsageError if the recipe weighs a data set that is not there.
         """
         columns, groups = [], {photo.group: None for photo in self.photos}
         for key in ("mask_weight", "scores_weight"):
@@ -120,11 +96,7 @@ class Plan:
 def plan_training(
     sources: Sources, recipe: str | Path, overrides: Mapping[str, Any], stage: str | None = None
 ) -> Plan:
-    """Read the recipe and the lists of the data sets.
-
-    Args:
-        sources: where the data comes from.
-        recipe, overrides, stage: as in `read_recipes`.
+    """Read the recipe, as `read_recipes` does, and the lists of the data sets.
 
     Raises:
         UsageError: recipe, stage or choice of data makes no sense.
@@ -144,9 +116,9 @@ def plan_training(
             added = tuple(example for example in sbd.examples if example.name not in held_out)
             held_out |= {example.name for example in added}
             datasets.append((sources.sbd_root, replace(sbd, examples=added)))
-    datasets += [(extra, open_dataset(extra, "train")) for extra in sources.extra_roots]
-    photos = _photos(datasets, len(datasets) - len(sources.extra_roots), sources.scores)
-    plan = Plan(stages, photos, validation)
+    extra = len(datasets)
+    datasets += [(more, open_dataset(more, "train")) for more in sources.extra_roots]
+    plan = Plan(stages, _photos(datasets, extra, sources.scores), validation)
     _refuse_mixtures(plan, sources.split == sources.val_split)
     for stage_recipe in stages.values():
         plan.weights(stage_recipe)

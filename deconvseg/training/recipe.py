@@ -115,12 +115,11 @@ def read_recipes(
         stage: `1`, `2` or `both`, of a recipe that has stages; None takes all it has.
 
     Returns:
-        Recipes by name, in order: `{"stage1": ..., "stage2": ...}`, one of these, or `{"": ...}` for a recipe
-        without stages.
+        Recipes by name, in order: `stage1` and `stage2`, one of these, or one without a name.
 
     Raises:
-        UsageError: unreadable file, unknown key (the nearest known one is named), value of another type or
-            out of range, or a stage that the recipe does not have.
+        UsageError: the file cannot be read, has an unknown key, a value of another type or out of range, or
+            not this stage.
     """
     path = _file(recipe)
     try:
@@ -142,12 +141,13 @@ def read_recipes(
 
 def _file(recipe: str | Path) -> Path:
     package = Path(__file__).resolve().parent.parent
-    shipped = [*(package / "_recipes").glob("*.toml"), *(package.parent / "recipes").glob("*.toml")]
-    found = [path for path in shipped if path.stem == str(recipe)]
-    if not Path(recipe).is_file() and not found:
-        names = ", ".join(sorted({path.stem for path in shipped}))
+    folders = (package.parent / "recipes", package / "_recipes")
+    shipped = {path.stem: path for folder in folders for path in folder.glob("*.toml")}
+    path = Path(recipe) if Path(recipe).is_file() else shipped.get(str(recipe))
+    if path is None:
+        names = ", ".join(sorted(shipped))
         raise UsageError(f"{recipe}: neither a recipe file nor a shipped recipe's name ({names})")
-    return Path(recipe) if Path(recipe).is_file() else found[0]
+    return path
 
 
 def _recipe(table: Mapping[str, Any]) -> Recipe:

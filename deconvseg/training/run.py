@@ -38,17 +38,11 @@ STATISTICS_BATCHES = 10
 
 @dataclass(frozen=True)
 class Start:
-    """What a run starts from.
+    """What a run starts from."""
 
-    Attributes:
-        init: a network file or the name of a shipped network; it decides all but crop size and classes.
-        vgg16: local file of VGG-16's ImageNet convolutions; they are downloaded when there is none.
-        proposals: file of `proposals.cache.cache_proposals`, for recipes that draw proposals; made if it is
-            not there, as `proposals.npz` in the run folder if omitted.
-    """
-
-    init: str | Path | None = None
-    vgg16: Path | None = None
+    init: str | Path | None = None  # network file or name; it decides all but crop size and classes
+    vgg16: Path | None = None  # file of VGG-16's ImageNet convolutions; downloaded if omitted
+    # File of `proposals.cache`, made if it is not there; `proposals.npz` in the run folder if omitted.
     proposals: Path | None = None
 
 
@@ -62,8 +56,7 @@ def run_training(plan: Plan, start: Start, out: Path, options: Options) -> list[
         options: how to go about it.
 
     Returns:
-        The run folders of the stages that were run, with `best.safetensors`, `last.safetensors`,
-        `metrics.jsonl`, `run.json` and `curves.png`.
+        The folders of the stages that were run.
 
     Raises:
         KeyboardInterrupt: `options.interrupted` was true; the checkpoint is written.
@@ -141,9 +134,8 @@ def _sound_data(plan: Plan, options: Options) -> str:
             options.reporter.note(str(fault))
         count = f" ({len(faults)} faults in photos and masks)" if len(faults) > 1 else ""
         raise DataError(f"{faults[0]}{count}")
-    for about, report in reports:
-        for warning in report.warnings:
-            options.reporter.note(f"note: {about}: {warning}")
+    for about, warning in [(about, warning) for about, report in reports for warning in report.warnings]:
+        options.reporter.note(f"note: {about}: {warning}")
     return digest(plan, reports)
 
 

@@ -12,6 +12,7 @@ import torch
 
 from deconvseg import files
 from deconvseg.errors import DeconvSegError, OutputError, UsageError
+from deconvseg.machine import is_out_of_memory
 from deconvseg.training import distributed
 from deconvseg.training.recipe import FREE_ON_RESUME
 
@@ -48,16 +49,10 @@ def hold(out: Path) -> Iterator[None]:
 
 
 def begin(folder: Path, description: dict[str, Any], *, resume: bool) -> None:
-    """Keep the description of a run in its folder, and sweep what a killed run left there.
+    """Keep everything that decides what comes out of a run in its folder, and sweep what a killed one left.
 
-    Args:
-        folder: of the run.
-        description: everything that decides what comes out, fit for JSON; `init` of a resumed run may be None
-            and is then what it was.
-        resume: the folder holds a run, which must be the same.
-
-    Raises:
-        UsageError: the run that was begun there differs in what cannot change on the way.
+    To `resume` the run that the folder holds, it must be the same one: UsageError if they differ in what
+    cannot change on the way. Its `init` may be None and is then what it was.
     """
     path = folder / _DESCRIPTION
     description = json.loads(json.dumps(description))
@@ -93,9 +88,7 @@ def append_metrics(path: Path, figures: dict[str, float]) -> None:
         with path.open("a", encoding="utf-8") as log:
             log.write(json.dumps(figures) + "\n")
     except OSError as error:
-        raise OutputError(
-            f"{path}: cannot be written ({error.strerror}); free some space, then resume"
-        ) from error
+        raise OutputError(f"{path}: cannot be written ({error.strerror}); free space, then resume") from error
 
 
 def rewind_metrics(path: Path, step: int) -> None:
@@ -120,19 +113,15 @@ def save_state(path: Path, modules: dict[str, Any], progress: dict[str, float]) 
 
 
 def load_state(path: Path, modules: dict[str, Any]) -> dict[str, float]:
-    """Bring modules to the state of a checkpoint and say how far the run is.
-
-    Raises:
-        DeconvSegError: the file is damaged, or of another network.
-    """
+    """Bring modules to the state of a checkpoint; how far the run is. DeconvSegError if it is damaged."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         for name, module in modules.items():
             if name != "scaler" or state[name]:  # empty in a precision that needs no scaling
                 module.load_state_dict(state[name])
         return dict(state["progress"])
-    except torch.OutOfMemoryError:
-        raise
     except Exception as error:  # a damaged file can fail in any way
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if is_out_of_memory(error):
+            raise
+        reason = " ".join(repr(error).split())[:200]
         raise DeconvSegError(f"{path}: this checkpoint cannot be read ({reason}); {_ANOTHER}") from error

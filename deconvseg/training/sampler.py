@@ -29,12 +29,11 @@ class Regions:
     Attributes:
         photo: int64 (K,), which photo of the store.
         number: int64 (K,), which object of that photo (1-based, as in `ImageStore.parts`).
-        boxes: float32 (K, 4), tight, in pixels of the store.
+        boxes: float32 (K, 4), tight, x0 y0 x1 y1 in pixels of the store.
         starts, counts: int64 (classes that occur,), where a class begins and how many regions it has.
     """
 
-    def __init__(self, rows: Sequence[tuple[float, ...]]) -> None:
-        """From rows of photo, class, number, x0, y0, x1, y1."""
+    def __init__(self, rows: Sequence[tuple[float, ...]]) -> None:  # photo, class, number, and the box
         table = torch.tensor(rows, dtype=torch.float64).reshape(-1, 7)
         table = table[table[:, 1].argsort(stable=True)]
         self.photo, self.number, self.boxes = table[:, 0].long(), table[:, 2].long(), table[:, 3:].float()
@@ -117,9 +116,6 @@ class CropSampler:
         proposals: boxes of the photos, for recipes that draw proposals.
         soft: soft labels of the photos.
         weights: float32 (N, 2), weight of each photo's mask and of its soft labels; 1 if omitted.
-
-    Raises:
-        DataError: there are no objects, or no proposals that overlap one.
     """
 
     def __init__(
@@ -175,9 +171,8 @@ class CropSampler:
 
     def _paste(self, step: int, part: slice | Tensor, crops: Tensor, labels: Tensor, own: Tensor) -> None:
         """Put objects of other photos in front of what some crops show (Ghiasi et al., arXiv 2012.07177)."""
-        size, device = self.recipe.batch_size, crops.device
-        generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + step + _PASTE_SEED)
-        uniform = torch.rand(size, 7, generator=generator)
+        device, generator = crops.device, self._generator(step + _PASTE_SEED)
+        uniform = torch.rand(self.recipe.batch_size, 7, generator=generator)
         chosen = self.objects.pick(uniform[:, :2])
         tight = self.objects.boxes[chosen]
         extent = tight[:, 2:] - tight[:, :2]
@@ -197,14 +192,16 @@ class CropSampler:
         labels[rows] = torch.where(is_object, masks, labels[rows])
         own[rows] &= ~is_object
 
+    def _generator(self, step: int) -> torch.Generator:
+        return torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + step)
+
     def photos(self, step: int) -> list[str]:
         """Names of the photos in a step's batch."""
         return [self.names[i] for i in sorted(set(self._draw(step)[0].tolist()))]
 
     def _draw(self, step: int) -> tuple[Tensor, ...]:
         """Photo, object's number, box, mirror and colour factors (B, 3) of each crop."""
-        recipe, size = self.recipe, self.recipe.batch_size
-        generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
+        recipe, size, generator = self.recipe, self.recipe.batch_size, self._generator(step)
         kind = torch.rand(size, generator=generator)
         photo = torch.randint(len(self.sizes), (size,), generator=generator)
         uniform = torch.rand(size, 8, generator=generator)

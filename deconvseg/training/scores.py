@@ -42,16 +42,10 @@ class SoftLabels:
     def load(
         cls, files: Sequence[Path | None], sizes: Tensor, classes: Sequence[str], *, workers: int = 0
     ) -> SoftLabels:
-        """Reads score files, as `Segmentation.save(..., "scores")` writes them.
+        """Reads a score file a photo, or None, as `Segmentation.save(..., "scores")` writes them.
 
-        Args:
-            files: of each photo of a store; None where it has none.
-            sizes: the store's `sizes`.
-            classes: names that the files must have, background first.
-            workers: threads that read, 0 or more.
-
-        Raises:
-            DataError: a file is missing, damaged, of other classes, or of a photo of another shape.
+        `sizes` are the photos' in their store, `classes` names, background first. Raises DataError if a file
+        is missing, damaged, of other classes, or of a photo of another shape.
         """
         with pool(workers) as call_each:
             pairs = zip(files, sizes.tolist(), strict=True)
@@ -92,9 +86,7 @@ class SoftLabels:
 def mask_from_scores(image: Path, scores: Path, classes: Sequence[str]) -> Pair:
     """A photo and the mask that its score file makes: the likeliest class, void where that has under a half.
 
-    Raises:
-        InputError: the photo cannot be read.
-        DataError: the score file cannot be used.
+    Raises InputError or DataError if one of the two cannot be used.
     """
     photo = read_image(image)
     height, width = photo.shape[:2]

@@ -17,28 +17,16 @@ from safetensors.torch import load_file
 from deconvseg.files import read_json_lines
 from deconvseg.proposals.cache import read_proposals
 
+from ..training.conftest import recipe_text
 from .conftest import COMMAND, Run, files, lines
 
-RECIPE = """
-crop_size = 32
-widths = [4, 8, 8, 8, 8]
-encoder_convs = [1, 1, 1, 1, 1]
-decoder_convs = [1, 1, 1, 1]
-bottleneck = 8
-pretrained = "none"
-frozen_blocks = 0
-batch_size = 4
-precision = "fp32"
-canvas = 96
-steps = 6
-validate_every = 3
-"""
+RECIPE = recipe_text(batch_size=4, steps=6, validate_every=3)
 STAGES = """
 [stage1]
 label = "object"
 [stage2]
 object_share = 0.2
-proposal_share = 0.6
+proposal_share = 0.5
 overlap = 0.2
 crop_size = 64
 """
@@ -192,33 +180,13 @@ def test_mistakes_are_one_line(inside: Run, voc: Path, arguments: tuple[str, ...
     assert message in lines(done)[0]
 
 
-FCN = """
-network = "fcn8s"
-photo_side = 96
-crop_size = 32
-widths = [4, 8, 8, 8, 8]
-encoder_convs = [1, 1, 1, 1, 1]
-bottleneck = 8
-head_kernel = 3
-padding = 1
-pretrained = "none"
-frozen_blocks = 0
-batch_size = 8
-accumulate = 2
-precision = "fp32"
-optimizer = "sgd"
-learning_rate = 0.05
-ema = 0.0
-canvas = 96
-steps = 3
-"""
-
-
 @pytest.mark.slow
 def test_two_processes_do_what_one_does(inside: Run, voc: Path, tmp_path: Path) -> None:
     """A network without BatchNorm, and few steps: sums in another order differ in the last bit, and poolings
     make more of it with each step. In double precision the losses of 30 steps agree to seven digits."""
-    (tmp_path / "r.toml").write_text(FCN)
+    changes = {"network": "fcn8s", "photo_side": 96, "head_kernel": 3, "padding": 1, "accumulate": 2}
+    changes |= {"optimizer": "sgd", "learning_rate": 0.05, "ema": 0.0, "steps": 3}
+    (tmp_path / "r.toml").write_text(recipe_text(**changes))
     train = ["train", "--voc-root", str(voc), "--recipe", "r.toml", "--device", "cpu", "--workers", "1"]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     command += ["-m", "deconvseg", *train, "--out", "two"]

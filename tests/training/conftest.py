@@ -1,5 +1,6 @@
 """A tiny network, a recipe that trains it in seconds, and shapes to train it on."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,40 +25,30 @@ CPU = torch.device("cpu")
 HEADER = NetworkHeader(
     ("background", "disc", "square"), ((0, 0, 0), (255, 0, 0), (0, 0, 255)), (115.0, 115.0, 115.0), 1 / 64
 )
-RECIPE = Recipe(
-    crop_size=32,
-    widths=(4, 8, 8, 8, 8),
-    encoder_convs=(1, 1, 1, 1, 1),
-    decoder_convs=(1, 1, 1, 1),
-    bottleneck=8,
-    pretrained="none",
-    frozen_blocks=0,
-    steps=100,
-    batch_size=8,
-    learning_rate=5e-3,
-    encoder_learning_rate=5e-3,
-    warmup_steps=5,
-    whole_share=0.3,
-    canvas=96,
-    ema=0.9,
-    precision="fp32",
-)
-RECIPE_FILE = """
-crop_size = 32
-widths = [4, 8, 8, 8, 8]
-encoder_convs = [1, 1, 1, 1, 1]
-decoder_convs = [1, 1, 1, 1]
-bottleneck = 8
-pretrained = "none"
-frozen_blocks = 0
-batch_size = 8
-precision = "fp32"
-canvas = 96
-learning_rate = 5e-3
-encoder_learning_rate = 5e-3
-ema = 0.9
-warmup_steps = 20
-"""
+TINY: dict[str, Any] = {
+    "crop_size": 32,
+    "widths": (4, 8, 8, 8, 8),
+    "encoder_convs": (1, 1, 1, 1, 1),
+    "decoder_convs": (1, 1, 1, 1),
+    "bottleneck": 8,
+    "pretrained": "none",
+    "frozen_blocks": 0,
+    "steps": 100,
+    "batch_size": 8,
+    "learning_rate": 5e-3,
+    "encoder_learning_rate": 5e-3,
+    "warmup_steps": 5,
+    "whole_share": 0.3,
+    "canvas": 96,
+    "ema": 0.9,
+    "precision": "fp32",
+}
+RECIPE = Recipe(**TINY)
+
+
+def recipe_text(**changes: Any) -> str:
+    """The tiny recipe as TOML, with changes."""
+    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in (TINY | changes).items())
 
 
 @dataclass(frozen=True)

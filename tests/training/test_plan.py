@@ -11,13 +11,13 @@ from deconvseg.errors import DataError, UsageError
 from deconvseg.images.palette import VOC_CLASSES
 from deconvseg.training.plan import Sources, check_plan, digest, plan_training
 
-from .conftest import RECIPE_FILE
+from .conftest import recipe_text
 
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
     path = tmp_path / "r.toml"
-    path.write_text(RECIPE_FILE)
+    path.write_text(recipe_text())
     return path
 
 
@@ -139,9 +139,9 @@ def test_data_sets_are_weighed_by_name(
     tmp_path: Path, voc: Path, recipe: Path, make_shapes: Callable[..., Path]
 ) -> None:
     extra = make_shapes(tmp_path / "more", train=1, val=1)
-    recipe.write_text(RECIPE_FILE + "mask_weight = { voc = 0.5 }\nscores_weight = 2\n")
+    recipe.write_text(recipe_text() + "mask_weight = { voc = 0.5 }\nscores_weight = 2\n")
     plan = plan_training(Sources(voc_root=voc, extra_roots=[extra]), recipe, {})
     assert plan.weights(plan.stages[""]).tolist() == [[0.5, 2]] * 3 + [[1, 2]]
-    recipe.write_text(RECIPE_FILE + "mask_weight = { voc12 = 0.5 }\n")
+    recipe.write_text(recipe_text() + "mask_weight = { voc12 = 0.5 }\n")
     with pytest.raises(UsageError, match=r"no data set 'voc12' to learn from; there is voc, more"):
         plan_training(Sources(voc_root=voc, extra_roots=[extra]), recipe, {})

@@ -21,7 +21,7 @@ from deconvseg.training.loop import Options, Reporter
 from deconvseg.training.plan import Plan, Sources, check_plan, digest, plan_training
 from deconvseg.training.run import Start, run_training
 
-from .conftest import CPU, HEADER, RECIPE_FILE, metrics, small_network
+from .conftest import CPU, HEADER, metrics, recipe_text, small_network
 
 CLASSES = {"ground": "#101010", "disc": "#ff8000", "square": "#0080ff"}
 
@@ -52,10 +52,10 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_own(tmp_path_factory.mktemp("data") / "own", 12)
 
 
-def plan_of(root: Path, tmp_path: Path, text: str = RECIPE_FILE, **overrides: object) -> Plan:
+def plan_of(root: Path, tmp_path: Path, scores: tuple[Path, ...] = (), **changes: Any) -> Plan:
     path = tmp_path / "recipe.toml"
-    path.write_text(text)
-    return plan_training(Sources(data=root), path, {"steps": 1, **overrides})
+    path.write_text(recipe_text(**({"steps": 1} | changes)))
+    return plan_training(Sources(data=root, scores=scores), path, {})
 
 
 class Told(Reporter):
@@ -80,10 +80,10 @@ def start(plan: Plan, out: Path, begin: Start | None = None, **options: Any) -> 
 
 
 def test_own_classes_are_learned_and_the_file_segments_with_their_names_and_colours(tmp_path: Path) -> None:
-    text = RECIPE_FILE.replace("[1, 1, 1, 1]", "[1, 1, 1, 1, 1]").replace("5e-3", "2e-2")
-    text = text.replace("[4, 8, 8, 8, 8]", "[8, 16, 32, 32, 32]") + "object_share = 0.4\nwhole_share = 0.4\n"
     changes = {"steps": 150, "bottleneck": 32, "batch_size": 16, "validate_every": 50}
-    plan = plan_of(make_own(tmp_path / "own", 40), tmp_path, text, **changes)
+    changes |= {"widths": (8, 16, 32, 32, 32), "decoder_convs": (1, 1, 1, 1, 1), "object_share": 0.4}
+    changes |= {"whole_share": 0.4, "learning_rate": 2e-2, "encoder_learning_rate": 2e-2, "warmup_steps": 20}
+    plan = plan_of(make_own(tmp_path / "own", 40), tmp_path, **changes)
     folder = start(plan, tmp_path / "run")
     assert max(line.get("val_whole_image_miou", 0) for line in metrics(folder)) > 0.7
     segmenter = Segmenter(folder / "best.safetensors", proposals=0, crf=False)
@@ -104,12 +104,7 @@ def test_a_network_for_other_classes_keeps_all_but_its_last_layer(
     own: Path, tmp_path: Path, tiny_network: Path
 ) -> None:
     told = Told()
-    plan = plan_of(
-        own,
-        tmp_path,
-        RECIPE_FILE.replace("encoder_learning_rate = 5e-3", "encoder_learning_rate = 0"),
-        learning_rate=0.0,
-    )
+    plan = plan_of(own, tmp_path, learning_rate=0, encoder_learning_rate=0)
     folder = start(plan, tmp_path / "run", Start(init=tiny_network), reporter=told)
     assert any("made for other classes" in note for note in told.notes)
     before, after = (load_network(path)[0] for path in (tiny_network, folder / "last.safetensors"))
@@ -123,15 +118,14 @@ def test_a_network_for_other_classes_keeps_all_but_its_last_layer(
         start(plan, tmp_path / "run", Start(init=tmp_path / "n.safetensors"), resume=True)
 
 
-FCN = 'network = "fcn8s"\nphoto_side = 96\nhead_kernel = 3\npadding = 1\nhead_norm = true\n'
+FCN = {"network": "fcn8s", "photo_side": 96, "head_kernel": 3, "padding": 1, "head_norm": True}
 
 
 def test_fcn_is_trained_from_a_deconvnet(own: Path, tmp_path: Path, tiny_network: Path) -> None:
     source = small_network(encoder_norm=False)
     save_network(tmp_path / "n.safetensors", source, HEADER)
     told = Told()
-    text = RECIPE_FILE.replace("frozen_blocks = 0", "frozen_blocks = 5").replace("ema = 0.9", "ema = 0.0")
-    plan = plan_of(own, tmp_path, text + FCN)
+    plan = plan_of(own, tmp_path, frozen_blocks=5, ema=0, **FCN)
     folder = start(plan, tmp_path / "run", Start(init=tmp_path / "n.safetensors"), reporter=told)
     assert any("FCN-8s starts from its encoder" in note for note in told.notes)
     network = load_network(folder / "last.safetensors")[0]
@@ -183,18 +177,18 @@ def test_classes_that_mean_something_else_are_other_data(own: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("change", "begin", "message"),
+    ("changes", "begin", "message"),
     [
-        (('"none"', '"init"'), Start(), "starts from a trained network; name one"),
-        (("", ""), Start(init="n.safetensors"), "no such network file"),
-        (('"none"', '"vgg16"'), Start(vgg16=Path("v.safetensors")), r"v\.safetensors"),
-        (("[4, 8, 8, 8, 8]", "[8, 16]"), Start(), "describes no network"),
+        ({"pretrained": "init"}, Start(), "starts from a trained network; name one"),
+        ({}, Start(init="n.safetensors"), "no such network file"),
+        ({"pretrained": "vgg16"}, Start(vgg16=Path("v.safetensors")), r"v\.safetensors"),
+        ({"widths": (8, 16)}, Start(), "describes no network"),
     ],
 )
 def test_what_is_missing_is_found_before_the_data_is_read(
-    own: Path, tmp_path: Path, change: tuple[str, str], begin: Start, message: str
+    own: Path, tmp_path: Path, changes: dict[str, Any], begin: Start, message: str
 ) -> None:
-    plan = plan_of(own, tmp_path, RECIPE_FILE.replace(*change))
+    plan = plan_of(own, tmp_path, **changes)
     with pytest.raises(DeconvSegError, match=message):
         start(plan, tmp_path / "run", begin, reporter=Told(reads=False))
     assert not (tmp_path / "run").exists()
@@ -203,13 +197,14 @@ def test_what_is_missing_is_found_before_the_data_is_read(
 def test_soft_labels_teach(own: Path, tmp_path: Path) -> None:
     """With scores that call everything a disc, and masks that do not count, the network does so."""
     (tmp_path / "scores").mkdir()
-    text = RECIPE_FILE + "copy_paste = 0.3\n[mask_weight]\nown = 0\n"
-    for photo in plan_of(own, tmp_path, text).photos:
+    changes = {"copy_paste": 0.3, "steps": 30, "warmup_steps": 20}
+    for photo in plan_of(own, tmp_path).photos:
         width, height = Image.open(photo.example.image).size
         scores = np.zeros((3, height, width), np.float16)
         scores[1] = 1
         np.savez(tmp_path / f"scores/{photo.name}.scores.npz", probabilities=scores, classes=[*CLASSES])
-    sources = Sources(data=own, scores=[tmp_path / "scores"])
-    folder = start(plan_training(sources, tmp_path / "recipe.toml", {"steps": 30}), tmp_path / "run")
+    plan = plan_of(own, tmp_path, (tmp_path / "scores",), **changes)
+    stages = {"": replace(plan.stages[""], mask_weight={"own": 0.0})}
+    folder = start(replace(plan, stages=stages), tmp_path / "run")
     segmenter = Segmenter(folder / "last.safetensors", proposals=0, crf=False)
     assert segmenter.segment(np.full((64, 64, 3), 115, np.uint8)).class_shares()["disc"] > 0.9
