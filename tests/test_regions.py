@@ -46,51 +46,33 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sizes
 
 
-@pytest.mark.parametrize("rule", ["max", "mean"])
+@pytest.mark.parametrize(("rule", "stop"), [("max", 0.0), ("mean", 0.0), ("max", 0.15)])
 def test_full_batches_make_a_photo_independent_of_others(
-    tiny_network: Path, batches: list[int], rule: Any
+    tiny_network: Path, batches: list[int], rule: Any, stop: float
 ) -> None:
     """In float32, where the size of a batch can change the last bits of its scores."""
-    segmenter = Segmenter(
-        tiny_network, proposals=6, min_side=10, precision="fp32", batch_size=4, device="cpu", fusion=rule
-    )
-    photos = prepare_all(segmenter)
-    regions = sum(len(photo.boxes) for photo in photos)
-    assert len({len(photo.boxes) for photo in photos}) > 1
-    together = list(segmenter.fuse(photos, full_batches=True))
-    assert batches == [4] * -(-regions // 4)
-    backwards = list(segmenter.fuse(photos[::-1], full_batches=True))[::-1]
-    alone = [next(segmenter.fuse([photo], full_batches=True)) for photo in photos]
-    for (photo, fused), same, lone, given in zip(together, backwards, alone, photos, strict=True):
-        assert photo.image is given.image
-        assert np.array_equal(fused, same[1])
-        assert np.array_equal(fused, lone[1])
-        assert fused.shape == (21, *given.image.shape[:2])
-        np.testing.assert_allclose(fused.sum(0), 1, atol=1e-5)
-
-
-@pytest.mark.parametrize("rule", ["max", "mean"])
-def test_stopping_early_depends_on_the_photo_alone(tiny_network: Path, rule: Any) -> None:
-    """Whatever else is in the batches, and however large they are."""
-    options: dict[str, Any] = {"proposals": 30, "min_side": 10, "precision": "fp32", "device": "cpu"}
-    options |= {"fusion": rule, "stop": 0.15}
-    segmenter = Segmenter(tiny_network, batch_size=4, **options)
+    options: dict[str, Any] = {"proposals": 30 if stop else 6, "min_side": 10, "precision": "fp32"}
+    segmenter = Segmenter(tiny_network, batch_size=4, device="cpu", fusion=rule, stop=stop, **options)
     photos = prepare_all(segmenter)
     together = list(segmenter.fuse(photos, full_batches=True))
-    backwards = list(segmenter.fuse(photos[::-1], full_batches=True))[::-1]
-    alone = [next(segmenter.fuse([photo], full_batches=True)) for photo in photos]
     counts = [len(photo.boxes) for photo, _ in together]
-    everything = [
-        len(photo.boxes) for photo, _ in Segmenter(tiny_network, **{**options, "stop": 0}).fuse(photos)
-    ]
-    assert len({*counts}) > 1 and any(n < m for n, m in zip(counts, everything, strict=True))
+    assert len({*counts}) > 1
+    assert set(batches) == {4}
+    if stop:
+        assert any(count < len(photo.boxes) for count, photo in zip(counts, photos, strict=True))
+        larger = Segmenter(tiny_network, batch_size=9, device="cpu", fusion=rule, stop=stop, **options)
+        assert [len(photo.boxes) for photo, _ in larger.fuse(photos)] == counts
+    else:
+        assert len(batches) == -(-sum(counts) // 4)
+    backwards = list(segmenter.fuse(photos[::-1], full_batches=True))[::-1]
+    alone = [next(segmenter.fuse([photo], full_batches=True)) for photo in photos]
     for (photo, fused), same, lone, given in zip(together, backwards, alone, photos, strict=True):
         assert photo.image is given.image
         for other, probabilities in (same, lone):
             assert np.array_equal(photo.boxes, other.boxes)
             assert np.array_equal(fused, probabilities)
-    larger = Segmenter(tiny_network, batch_size=9, **options).fuse(photos)
-    assert [len(photo.boxes) for photo, _ in larger] == counts
+        assert fused.shape == (21, *given.image.shape[:2])
+        np.testing.assert_allclose(fused.sum(0), 1, atol=1e-5)
 
 
 def test_the_last_round_changed_less_than_the_share_and_no_earlier_one_did(tiny_network: Path) -> None:
@@ -145,17 +127,6 @@ def test_together_as_alone(tiny_network: Path, batches: list[int]) -> None:
     assert batches == [3, 2, *[1] * len(photos)]
 
 
-def test_photos_are_taken_no_earlier_than_needed(tiny_network: Path) -> None:
-    segmenter = Segmenter(tiny_network, proposals=0, batch_size=2, device="cpu")
-    photos = prepare_all(segmenter)
-    taken: list[int] = []
-    supply = (taken.append(place) or photo for place, photo in enumerate(photos))
-    results = segmenter.fuse(supply)
-    next(results)
-    assert taken == [0, 1]
-    assert len(list(results)) == 4
-
-
 def test_photos_without_regions_keep_their_place(tiny_network: Path) -> None:
     segmenter = Segmenter(tiny_network, proposals=3, min_side=10, batch_size=2, device="cpu")
     photos = prepare_all(segmenter)
@@ -193,14 +164,7 @@ def test_an_fcn_looks_at_whole_photos(tiny_fcn: Path, tiny_network: Path) -> Non
         np.testing.assert_allclose(fused, 0.4 * parts[0] + 0.6 * parts[1], atol=2e-3)
 
 
-def test_an_fcn_never_holds_the_mirror_image_beside_the_photo(tiny_fcn: Path, batches: list[int]) -> None:
-    segmenter = Segmenter(tiny_fcn, crf=False, precision="fp32", device="cpu")
-    segmenter.segment(np.zeros((40, 60, 3), np.uint8))
-    assert segmenter.settings.mirrored
-    assert batches == [1, 1]
-
-
-def test_an_fcn_that_also_sees_the_mirror_image_has_no_sides(tiny_fcn: Path) -> None:
+def test_an_fcn_that_also_sees_the_mirror_image_has_no_sides(tiny_fcn: Path, batches: list[int]) -> None:
     rng = np.random.default_rng(2)
     photo = rng.integers(0, 255, (48, 64, 3), np.uint8)  # of whole cells, so that the frame is the same
 
@@ -215,6 +179,7 @@ def test_an_fcn_that_also_sees_the_mirror_image_has_no_sides(tiny_fcn: Path) -> 
         return float(np.abs(one - other[:, :, ::-1]).max())
 
     assert differ("default") < 1e-5
+    assert set(batches) == {1}  # never the mirror image beside the photo
     assert differ("paper") > 1e-2
 
 
@@ -272,24 +237,16 @@ def test_batches_that_do_not_fit_into_memory_are_halved_and_no_region_is_lost(
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 
-def test_a_region_that_does_not_fit_alone_is_an_error(tiny_network: Path) -> None:
+def test_a_region_that_does_not_fit_alone_is_an_error_and_so_is_another_fault(tiny_network: Path) -> None:
     segmenter = Segmenter(tiny_network, proposals=2, min_side=10, device="cpu", batch_size=4)
+    photo = prepare_all(segmenter)[0]
     too_small_for(segmenter.inference.network, 0)
     with pytest.raises(MemoryError, match="single region"):
-        list(segmenter.fuse(prepare_all(segmenter)[:1]))
-
-
-def test_other_errors_of_the_network_are_not_taken_for_a_lack_of_memory(tiny_network: Path) -> None:
-    segmenter = Segmenter(tiny_network, proposals=2, min_side=10, device="cpu", batch_size=4)
+        list(segmenter.fuse([photo]))
 
     def fail(network: torch.nn.Module, inputs: Any) -> None:
         raise RuntimeError("no kernel for it")
 
-    segmenter.inference.network.register_forward_pre_hook(fail)
+    segmenter.inference.network.register_forward_pre_hook(fail, prepend=True)
     with pytest.raises(RuntimeError, match="no kernel"):
-        list(segmenter.fuse(prepare_all(segmenter)[:1]))
-
-
-def test_the_batch_depends_on_the_device_alone(tiny_network: Path) -> None:
-    assert Segmenter(tiny_network, device="cpu").inference.batch_size == 16
-    assert Segmenter(tiny_network, device="cpu", batch_size=40).inference.batch_size == 40
+        list(segmenter.fuse([photo]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tracemalloc
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deconvseg.postprocess import crf
-from deconvseg.postprocess.crf import dense_crf, least_peak
+from deconvseg.postprocess.crf import dense_crf
 from deconvseg.settings import AUTHORS_CRF, CRFParameters
 
 UNNORMALISED = CRFParameters(smooth_weight=0.05, colour_weight=0.02, normalise=False)
@@ -122,34 +121,9 @@ def test_border_moves_to_the_edge_and_noise_goes() -> None:
     assert ((refined.argmax(0) == 1) != truth).mean() < 0.01
 
 
-def test_parameters_matter() -> None:
-    image = two_tone()
-    rng = np.random.default_rng(1)
-    first = rng.random((40, 60)).astype(np.float32)
-    probabilities = np.stack([first, 1 - first])
-    gentle = dense_crf(image, probabilities, CRFParameters(smooth_weight=0.01, colour_weight=0))
-    np.testing.assert_allclose(gentle, probabilities, atol=5e-3)
-    strong = dense_crf(image, probabilities, CRFParameters())
-    assert (strong.argmax(0) != probabilities.argmax(0)).mean() > 0.2
-
-
 def test_parameters_from_a_network_file_override_the_defaults() -> None:
     parameters = CRFParameters.from_mapping({"colour_weight": 9.0, "of_the_future": 1.0})
     assert parameters == CRFParameters(colour_weight=9.0)
-
-
-def test_kernels_that_are_not_normalised_are_fifty_times_as_strong() -> None:
-    """A Gaussian of 3 pixels sums to 49.9 in the lattice's approximation, far from the photo's border."""
-    image = np.full((80, 80, 3), 128, np.uint8)
-    first = (np.random.default_rng(0).random((80, 80)) * 0.5 + 0.3).astype(np.float32)
-    noisy = np.stack([first, 1 - first])
-    weak = CRFParameters(smooth_weight=0.04, colour_weight=0, iterations=3)
-    free, alike = (
-        dense_crf(image, noisy, replace(weak, **changes))[:, 30:50, 30:50]
-        for changes in ({"normalise": False}, {"smooth_weight": 0.04 * 49.9})
-    )
-    np.testing.assert_allclose(free, alike, atol=0.02)
-    assert np.abs(free - dense_crf(image, noisy, weak)[:, 30:50, 30:50]).max() > 0.1
 
 
 @pytest.mark.parametrize(("name", "error"), [("default", 0.01), ("weak", 0.01), ("unnormalised", 0.04)])
@@ -166,14 +140,14 @@ def test_close_to_mean_field_by_brute_force(name: str, error: float) -> None:
 @pytest.mark.usefixtures("exact")
 @pytest.mark.parametrize("name", KERNELS)
 def test_the_same_as_pydensecrf(name: str) -> None:
-    image, probabilities = scene(40, 60, 6)
+    image, probabilities = scene(20, 32, 6)
     refined = dense_crf(image, probabilities, KERNELS[name])
     np.testing.assert_allclose(refined, by_pydensecrf(image, probabilities, KERNELS[name]), atol=2e-3)
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("name", ["default", "strong", "authors"])
 def test_shortcuts_change_no_label(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    image, probabilities = scene(60, 80, 6)
+    image, probabilities = scene(40, 50, 6)
     probabilities[2:] *= 0.05
     probabilities /= probabilities.sum(0)
     short = dense_crf(image, probabilities, KERNELS[name]).argmax(0)
@@ -182,8 +156,7 @@ def test_shortcuts_change_no_label(name: str, monkeypatch: pytest.MonkeyPatch) -
     assert (short == dense_crf(image, probabilities, KERNELS[name]).argmax(0)).mean() >= 0.999
 
 
-@pytest.mark.parametrize("difference", [1e-4, 1e-2])
-@pytest.mark.parametrize("rare", [0, 4])
+@pytest.mark.parametrize(("difference", "rare"), [(1e-4, 0), (1e-2, 4)])
 def test_nearly_even_labels_are_decided_in_the_end(difference: float, rare: int) -> None:
     """Differences double with each iteration: at first hardly anything changes."""
     image, _ = scene(40, 60, 6)
@@ -197,7 +170,7 @@ def test_nearly_even_labels_are_decided_in_the_end(difference: float, rare: int)
 
 
 @pytest.mark.usefixtures("exact")
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=15)
 @given(st.integers(2, 12), st.floats(0.1, 3), st.booleans(), st.integers(0, 1000))
 def test_labels_left_out_could_not_have_won(classes: int, weight: float, normalise: bool, seed: int) -> None:
     image, probabilities = scene(8, 11, classes, seed)
@@ -216,12 +189,6 @@ def test_labels_left_out_could_not_have_won(classes: int, weight: float, normali
     assert not left_out[np.unique(refined.argmax(0))].any()
 
 
-def test_least_peaks() -> None:
-    assert least_peak(4.5, 21) == pytest.approx(np.exp(-4.5 / 21) / 21)
-    assert least_peak(4.5, 2) == pytest.approx(0.05 * np.exp(-4.5 * 0.05))
-    assert least_peak(500, 21) == pytest.approx(1 / 500 / np.e)
-
-
 def test_classes_that_are_nowhere_likely_get_nothing() -> None:
     image, probabilities = two_tone(), np.full((7, 40, 60), 0.001, np.float32)
     probabilities[[0, 2, 3, 5]] = np.array([0.5, 0.2, 0.2, 0.096], np.float32)[:, None, None]
@@ -232,55 +199,27 @@ def test_classes_that_are_nowhere_likely_get_nothing() -> None:
     np.testing.assert_allclose(refined.sum(0), 1, atol=1e-5)
 
 
-def test_one_possible_class_leaves_all_as_it_is() -> None:
-    probabilities = np.full((5, 40, 60), 0.001, np.float32)
-    probabilities[3] = 0.996
-    assert np.array_equal(dense_crf(two_tone(), probabilities, CRFParameters()), probabilities)
-
-
-@pytest.mark.parametrize("changes", [{"iterations": 0}, {"smooth_weight": 0, "colour_weight": 0}])
-def test_nothing_to_do(changes: dict[str, float]) -> None:
+def test_nothing_to_do() -> None:
     image, probabilities = scene(9, 7, 4)
-    assert np.array_equal(dense_crf(image, probabilities, CRFParameters(**changes)), probabilities)
+    one_possible = np.full((5, 9, 7), 0.001, np.float32)
+    one_possible[3] = 0.996
+    assert np.array_equal(dense_crf(image, one_possible, CRFParameters()), one_possible)
+    for parameters in (CRFParameters(iterations=0), CRFParameters(smooth_weight=0, colour_weight=0)):
+        assert np.array_equal(dense_crf(image, probabilities, parameters), probabilities)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1), (2, 3)])
-@pytest.mark.parametrize("normalise", [True, False])
-@pytest.mark.parametrize("sigma", [0.1, 5, 10_000])
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (2, 3)])
+@pytest.mark.parametrize(("sigma", "normalise"), [(0.1, True), (10_000, True), (5, False)])
 def test_odd_sizes_and_deviations(size: tuple[int, int], normalise: bool, sigma: float) -> None:
     image, probabilities = scene(*size, 3)
     parameters = CRFParameters(10, sigma, 2, sigma, sigma, 2, normalise)
     refined = dense_crf(image, probabilities, parameters)
-    assert refined.shape == probabilities.shape
     np.testing.assert_allclose(refined.sum(0), 1, atol=1e-5)
     assert refined.min() >= 0
 
 
-@pytest.mark.usefixtures("exact")
-def test_one_pixel() -> None:
-    """Both kernels are 1 there when they are normalised, so that q is p exp(4 q) over its sum."""
-    probabilities = np.array([0.5, 0.3, 0.2], np.float32).reshape(3, 1, 1)
-    expected = probabilities.astype(float)
-    for _ in range(10):
-        expected = probabilities * np.exp(4 * expected)
-        expected /= expected.sum()
-    refined = dense_crf(np.full((1, 1, 3), 90, np.uint8), probabilities, CRFParameters())
-    np.testing.assert_allclose(refined, expected, atol=1e-5)
-
-
-def test_in_a_very_wide_kernel_all_pixels_pull_alike() -> None:
-    """On a constant photo each pixel then feels the mean of all."""
-    _, probabilities = scene(20, 30, 3)
-    parameters = CRFParameters(1, 10_000, 2, 10_000, 10_000, 1)
-    refined = dense_crf(np.full((20, 30, 3), 50, np.uint8), probabilities, parameters)
-    mean = probabilities.mean((1, 2), keepdims=True)
-    expected = probabilities * np.exp(3 * mean)
-    np.testing.assert_allclose(refined, expected / expected.sum(0), atol=1e-3)
-
-
 def test_memory() -> None:
     image, probabilities = scene(150, 200, 8)
-    dense_crf(image, probabilities, CRFParameters(iterations=3))
     tracemalloc.start()
     dense_crf(image, probabilities, CRFParameters(iterations=3))
     _, peak = tracemalloc.get_traced_memory()

@@ -55,14 +55,7 @@ def by_dictionary(features: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.array(gathered) / (1 + 2.0**-d)
 
 
-def test_one_point_in_one_dimension() -> None:
-    """Its corners 0 and 1 hold 1 and 0; both directions join them: 1, 1/2, then 5/4, 1; times 2/3."""
-    result = Lattice(np.zeros((1, 1), np.float32)).filter(np.ones((1, 1), np.float32))
-    np.testing.assert_allclose(result, [[5 / 6]], rtol=1e-6)
-
-
-@pytest.mark.parametrize("dimensions", [1, 2, 3, 5])
-@pytest.mark.parametrize("count", [1, 2, 7, 40])
+@pytest.mark.parametrize(("dimensions", "count"), [(1, 7), (2, 40), (5, 1), (5, 40)])
 def test_the_same_as_by_dictionary(dimensions: int, count: int) -> None:
     features, values = points(dimensions, count), numbers(count, 1)
     expected = by_dictionary(features, values[:, 0])
@@ -80,7 +73,7 @@ def test_far_from_the_origin_and_wide_apart(dimensions: int) -> None:
     )
 
 
-@pytest.mark.parametrize(("dimensions", "side"), [(1, 8), (2, 4), (3, 3), (5, 2)])
+@pytest.mark.parametrize(("dimensions", "side"), [(2, 4), (5, 2)])
 def test_weighted_means_are_those_of_a_gaussian(dimensions: int, side: float) -> None:
     features = points(dimensions, 500, side)
     values = np.stack([numbers(500, 1)[:, 0], features[0] > side / 2], 1).astype(np.float32)
@@ -109,7 +102,7 @@ def test_the_same_as_pydensecrf(dimensions: int) -> None:
     )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(st.integers(1, 5), st.integers(1, 60), st.floats(0.01, 30), st.integers(0, 1000))
 def test_it_is_linear_and_nowhere_negative(dimensions: int, count: int, side: float, seed: int) -> None:
     lattice = Lattice(points(dimensions, count, side, seed))
@@ -135,21 +128,6 @@ def test_parts_and_factors() -> None:
     assert part.size == whole.size
 
 
-def test_equal_points_share_their_corners() -> None:
-    features = np.repeat(points(5, 1), 100, axis=1)
-    lattice = Lattice(features)
-    assert lattice.size == 6
-    one = np.ones((100, 1), np.float32)
-    alone = Lattice(features[:, :1]).filter(one[:1]).item()
-    np.testing.assert_allclose(lattice.filter(one), 100 * alone, rtol=1e-5)
-
-
-def test_points_beyond_all_numbers_are_refused() -> None:
-    features = points(5, 20, side=1e6)
-    with pytest.raises(ValueError, match="too many deviations apart"):
-        Lattice(features)
-
-
 def test_the_widest_photo_in_the_narrowest_kernel() -> None:
     """1,024 pixels and 256 colours in steps of 0.1, the least that a network's file may ask for."""
     corners = np.array(np.meshgrid(*[[0, 1]] * 5)).reshape(5, -1)
@@ -157,3 +135,5 @@ def test_the_widest_photo_in_the_narrowest_kernel() -> None:
     lattice = Lattice(features)
     assert 32 <= lattice.size <= 32 * 6
     assert (lattice.filter(np.ones((32, 1), np.float32)) > 0).all()
+    with pytest.raises(ValueError, match="too many deviations apart"):
+        Lattice(features * 100)
