@@ -321,16 +321,11 @@ def channels(image: NDArray[np.uint8]) -> tuple[Floats, Floats]:
     height, width = padded.shape[:2]
     raw = np.empty((round(height / SHRINK), round(width / SHRINK), CHANNELS), np.float32)
     cv2.ximgproc.createRFFeatureGetter().getFeatures(padded, raw, 4, 0, SHRINK, CHANNELS, 4)
-    return _smooth(raw, 1), _smooth(raw, 4)
-
-
-def _smooth(raw: Floats, radius: int) -> Floats:
-    rising = np.arange(1, radius + 2)
-    kernel = np.concatenate((rising, rising[-2::-1])).astype(np.float32) / (radius + 1) ** 2
-    smooth = np.empty_like(raw)
-    for channel in range(CHANNELS):
-        smooth[..., channel] = cv2.sepFilter2D(np.ascontiguousarray(raw[..., channel]), -1, kernel, kernel)
-    return smooth
+    one, four = (
+        np.array([*range(1, radius + 2), *range(radius, 0, -1)], np.float32) / (radius + 1) ** 2
+        for radius in (1, 4)
+    )
+    return cv2.sepFilter2D(raw, -1, one, one), cv2.sepFilter2D(raw, -1, four, four)
 
 
 def gather(cells: Floats, blurred: Floats, positions: NDArray[np.int64], ids: NDArray[np.int64]) -> Floats:
@@ -345,25 +340,18 @@ def gather(cells: Floats, blurred: Floats, positions: NDArray[np.int64], ids: ND
     Returns:
         float32 (P, F).
     """
-    width = cells.shape[1]
-    start = ((positions[:, 0] * width + positions[:, 1]) * CHANNELS)[:, None]
-
+    rows, columns = positions.T[:, :, None]
     split = int(np.searchsorted(ids, _REGULAR))
-    values = np.empty((len(positions), len(ids)), np.float32)
     channel, cell = np.divmod(ids[:split], CELLS * CELLS)
-    offset = (cell % CELLS * width + cell // CELLS) * CHANNELS + channel
-    values[:, :split] = cells.reshape(-1)[start + offset]
+    single = cells[rows + cell % CELLS, columns + cell // CELLS, channel]
 
     first, second = np.triu_indices(GRID * GRID, 1)
     channel, pair = np.divmod(ids[split:] - _REGULAR, len(first))
-    flat = blurred.reshape(-1)
-    rows, columns = _GRID_CELLS[np.arange(GRID * GRID) % GRID], _GRID_CELLS[np.arange(GRID * GRID) // GRID]
     one, other = (
-        flat[start + (rows[point] * width + columns[point]) * CHANNELS + channel]
+        blurred[rows + _GRID_CELLS[point % GRID], columns + _GRID_CELLS[point // GRID], channel]
         for point in (first[pair], second[pair])
     )
-    values[:, split:] = one - other
-    return values
+    return np.concatenate((single, one - other), 1)
 
 
 def fill_from_nearest(labels: NDArray[np.int32], hole: NDArray[np.bool_]) -> tuple[NDArray[np.int32], Floats]:

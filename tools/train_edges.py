@@ -106,7 +106,8 @@ def write_forest(forest: Forest, path: Path) -> None:
     ):
         lines.append(f"{name}:")
         for row in rows:
-            texts = [_decimal(value) if name == "thresholds" else str(value) for value in row]
+            # The shortest decimal that reads back as the same float32, always with a point.
+            texts = [np.format_float_positional(v, trim=".") if name == "thresholds" else str(v) for v in row]
             wrapped = [",".join(texts[start : start + 100]) for start in range(0, len(texts), 100)]
             lines.append("   - [" + ",\n     ".join(wrapped) + "]")
     data = ("\n".join(lines) + "\n").encode("ascii")
@@ -114,12 +115,6 @@ def write_forest(forest: Forest, path: Path) -> None:
         data = gzip.compress(data, 9, mtime=0)
     with replacing(path) as stream:
         stream.write(data)
-
-
-def _decimal(value: np.float32) -> str:
-    # The shortest decimal that reads back as the same float32, always with a point.
-    text = np.format_float_positional(value, trim="-")
-    return text if "." in text else f"{text}."
 
 
 if __name__ == "__main__":

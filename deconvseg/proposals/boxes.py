@@ -44,13 +44,9 @@ class Boxes(NamedTuple):
 
 
 def edge_boxes(
-    edges: NDArray[np.float32],
-    orientation: NDArray[np.float32],
-    *,
-    count: int = 1000,
-    min_area: float = 400.0,
+    edges: NDArray[np.float32], orientation: NDArray[np.float32], count: int = 1000, min_area: float = 400.0
 ) -> Boxes:
-    """At most `count` EdgeBoxes inside an image (Zitnick and Dollar, ECCV 2014), as OpenCV computes them.
+    """EdgeBoxes (Zitnick and Dollar, ECCV 2014), as OpenCV computes them.
 
     Args:
         edges, orientation: float32 (H, W), as of `EdgeDetector.thin` and `.orientation`.
@@ -84,7 +80,7 @@ def find_boxes(
     small = shrink(image, WORKING_SIDE)
     edges = detector.detect(small)
     orientation = detector.orientation(edges)
-    boxes = edge_boxes(detector.thin(edges, orientation), orientation, count=count, min_area=min_area)
+    boxes = edge_boxes(detector.thin(edges, orientation), orientation, count, min_area)
     scale = np.array((image.shape[1] / small.shape[1], image.shape[0] / small.shape[0]) * 2, np.float32)
     return Boxes(boxes.xyxy * scale, boxes.scores)
 
@@ -107,14 +103,9 @@ def propose(image: NDArray[np.uint8], detector: EdgeDetector, settings: Settings
     centre. A square that another one before it nearly equals is dropped as well: the network would see the
     same crop twice. `min_side` counts in pixels of the image shrunk to WORKING_SIDE.
 
-    Args:
-        image: uint8 (H, W, 3), RGB, of any size.
-        detector: makes the edge map.
-        settings: which boxes are taken.
-
     Returns:
         1 to `proposals` + 1 squares in pixels of `image` (without the whole image, 0 to `proposals`), which
-        may reach outside it. The whole image is not enlarged; its score is 1, or the best box's if higher.
+        may reach outside it. The whole image's score is 1, or the best box's if higher.
     """
     height, width = image.shape[:2]
     scale = max(1.0, max(height, width) / WORKING_SIDE)

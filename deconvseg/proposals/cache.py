@@ -46,13 +46,7 @@ _SAVED_EVERY = 200
 
 
 class PhotoBoxes(NamedTuple):
-    """What the file says of one photo.
-
-    Attributes:
-        size: height and width of the photo as it was read.
-        digest: SHA-256 of its file.
-        boxes: in pixels of the photo, best first; there may be none.
-    """
+    """What the file says of one photo: height and width as it was read, SHA-256 of its file, and boxes."""
 
     size: tuple[int, int]
     digest: str
@@ -61,13 +55,7 @@ class PhotoBoxes(NamedTuple):
 
 @dataclass(frozen=True)
 class ProposalFile:
-    """The proposals of many photos, in memory.
-
-    Attributes:
-        path: the file.
-        photos: by name.
-        settings: how they were made, JSON.
-    """
+    """The proposals of many photos, by name, and how they were made (JSON)."""
 
     path: Path
     photos: Mapping[str, PhotoBoxes]

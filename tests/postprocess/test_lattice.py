@@ -86,22 +86,6 @@ def test_weighted_means_are_those_of_a_gaussian(dimensions: int, side: float) ->
     assert 0.5 < (mass[:, 0] / kernel.sum(1)).min() < (mass[:, 0] / kernel.sum(1)).max() < 1.05
 
 
-@pytest.mark.parametrize("dimensions", [2, 5])
-def test_the_same_as_pydensecrf(dimensions: int) -> None:
-    """One iteration of two labels 3 : 1 adds weight * mass / 2 to the logarithm of their odds."""
-    densecrf = pytest.importorskip("pydensecrf.densecrf", reason="pydensecrf2 is not installed")
-    count = 400  # a multiple of 4: it fills up with points at the origin
-    features, weight = points(dimensions, count), 1 / 16
-    reference = densecrf.DenseCRF(count, 2)
-    reference.setUnaryEnergy(-np.log(np.tile(np.float32([[0.75], [0.25]]), count)))
-    reference.addPairwiseEnergy(features, compat=weight, normalization=densecrf.NO_NORMALIZATION)
-    one, other = np.array(reference.inference(1), dtype=np.float64)
-    mass = 2 / weight * (np.log(one / other) - np.log(3))
-    np.testing.assert_allclose(
-        Lattice(features).filter(np.ones((count, 1), np.float32))[:, 0], mass, rtol=1e-3
-    )
-
-
 @settings(deadline=None, max_examples=20)
 @given(st.integers(1, 5), st.integers(1, 60), st.floats(0.01, 30), st.integers(0, 1000))
 def test_it_is_linear_and_nowhere_negative(dimensions: int, count: int, side: float, seed: int) -> None:

@@ -62,17 +62,6 @@ def test_opencv_walks_a_hand_made_forest_as_numpy_does(tmp_path: Path, hand_made
     np.testing.assert_allclose(edges, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 300), (17, 33)])
-def test_an_edge_map_has_the_size_of_its_photo(detector: EdgeDetector, size: tuple[int, int]) -> None:
-    edges = detector.detect(photo(*size))
-    orientation = detector.orientation(edges)
-    thin = detector.thin(edges, orientation)
-    for result in (edges, orientation, thin):
-        assert result.shape == size
-        assert result.dtype == np.float32
-        assert np.isfinite(result).all()
-
-
 def test_the_shipped_forest_finds_the_outline_of_a_thing_and_not_its_texture(detector: EdgeDetector) -> None:
     rng = np.random.default_rng(0)
     image = rng.normal(90, 12, (160, 200, 3))
