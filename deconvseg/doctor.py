@@ -166,7 +166,7 @@ def _self_test() -> Iterator[Finding]:
     start = time.perf_counter()
     segmenter = Segmenter(_TESTED)
     segmenter.load()
-    where = f"{segmenter.device}, {segmenter.precision}, {segmenter.ensemble} ensemble"
+    where = f"{segmenter.inference.device}, {segmenter.inference.precision}, {segmenter.ensemble} ensemble"
     yield Finding("loading", "ok", f"{time.perf_counter() - start:.1f} s ({where})")
     result = segmenter.segment(example_photo())
     share = result.class_shares().get(_LABEL, 0.0)

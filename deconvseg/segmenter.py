@@ -223,8 +223,8 @@ class Segmenter:
     ) -> Iterator[Segmentation]:
         """Label photos, of any sizes, one after the other; their regions share the network's batches.
 
-        Photos are taken as they are needed, and memory does not grow with their number. A photo's result does
-        not depend on the others; from that of `segment` scores differ in their last bits.
+        Photos are taken as they are needed. A photo's result does not depend on the others; from that of
+        `segment` scores differ in their last bits.
 
         Raises:
             InputError: a photo that is none, after the results of all before it; or one in place of several.
@@ -269,7 +269,6 @@ class Segmenter:
         Raises:
             WeightsError: a file is missing or damaged.
             UsageError: a device or precision this machine does not have, or a class the network has not.
-            MissingDependencyError: OpenCV without ximgproc.
         """
         if not self.inference.sees_whole_photo and self.settings.proposals:
             _detector(*self._forest_in_use)
@@ -286,7 +285,7 @@ class Segmenter:
             **settings,
             "ensemble": self.ensemble,
             "crf": asdict(self.crf_parameters) if self.settings.crf else None,
-            "precision": self.precision,
+            "precision": self.inference.precision,
             "only": self._only,
             "code": code_digest("deconvseg.segmenter"),
         }
@@ -324,16 +323,6 @@ class Segmenter:
     def palette(self) -> Palette:
         """Colours of the classes."""
         return self.header.palette
-
-    @property
-    def device(self) -> str:
-        """Where the network runs."""
-        return str(self.inference.device)
-
-    @property
-    def precision(self) -> str:
-        """The network's arithmetic: `fp32`, `bf16` or `fp16`."""
-        return self.inference.precision
 
     @property
     def inference(self) -> Inference:

@@ -175,7 +175,7 @@ def load_segmenter(arguments: dict[str, Any], *, quiet: bool) -> Segmenter:
     segmenter = Segmenter(**arguments)
     segmenter.load()
     partner = f", {segmenter.ensemble} with {segmenter.fcn}," if segmenter.ensemble != "off" else ""
-    where = f"{segmenter.device}, {segmenter.precision}"
+    where = f"{segmenter.inference.device}, {segmenter.inference.precision}"
     greeting = f"deconvseg {__version__}: {segmenter.weights}{partner} on {where}"
     for line in () if quiet else (greeting, *(f"note: {note}" for note in segmenter.notes)):
         console.say(line)

@@ -77,8 +77,10 @@ def trace(segmenter: Segmenter, photo: PhotoPixels, box: Box | None, class_name:
     network = segmenter.inference.network
     if not isinstance(network, DeconvNet):
         raise UsageError(f"{segmenter.weights}: is an FCN-8s, which unpools nothing; give a DeconvNet")
-    if segmenter.precision != "fp32":
-        raise UsageError(f"precision {segmenter.precision}: a network is looked into in fp32; ask for that")
+    if segmenter.inference.precision != "fp32":
+        raise UsageError(
+            f"precision {segmenter.inference.precision}: a network is looked into in fp32; ask for that"
+        )
     box = _checked(box, photo.width, photo.height)
     image = shrink(photo.image, WORKING_SIDE)
     scale = np.array([image.shape[1] / photo.width, image.shape[0] / photo.height] * 2)
