@@ -161,7 +161,7 @@ def test_bad_settings_are_found_on_load(tiny_network: Path, tmp_path: Path) -> N
         Segmenter("nonsense").load()
     with pytest.raises(UsageError, match="no such device"):
         Segmenter(tiny_network, device="abacus").load()
-    with pytest.raises(WeightsError, match="none: no such .*forest"):
+    with pytest.raises(WeightsError, match=r"none: no such .*forest"):
         Segmenter(tiny_network, forest=tmp_path / "none").load()
     for name, cure in (("Cat ", "did you mean cat"), ("zebra crossing", "choose from aeroplane, bicycle")):
         with pytest.raises(UsageError, match=f"'{name}' is no class of this network; {cure}"):
