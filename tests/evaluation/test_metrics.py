@@ -49,12 +49,6 @@ def test_a_class_that_is_only_predicted_counts_as_zero() -> None:
     assert figures["mean_accuracy"] == pytest.approx(3 / 4)
 
 
-def test_figures_are_pooled_not_averaged_over_photos() -> None:
-    small = confusion_matrix(np.array([[1]], np.uint8), np.array([[0]], np.uint8), 2)
-    large = confusion_matrix(np.ones((3, 3), np.uint8), np.ones((3, 3), np.uint8), 2)
-    assert scores(small + large, NAMES[:2])["per_class_iou"]["cat"] == pytest.approx(9 / 10)
-
-
 @settings(deadline=None, max_examples=30)
 @given(TRUTHS, FOUND)
 def test_the_confusion_matrix_is_torchmetrics(truth: np.ndarray, found: np.ndarray) -> None:
