@@ -83,10 +83,7 @@ def pull(
     ] = False,
     debug: DebugOption = False,
 ) -> int:
-    """Fetch files into the cache, check them, and print their paths; what is here is only checked.
-
-    A file that is not fetched by deconvseg is explained.
-    """
+    """Fetch files into the cache, check them, and print their paths; explain those to get by hand."""
     from deconvseg.weights import lookup
 
     entries = [lookup(name) for name in names]  # a mistyped name is told before anything is fetched
@@ -146,10 +143,7 @@ def convert(
     overwrite: OverwriteOption = False,
     debug: DebugOption = False,
 ) -> int:
-    """Convert networks from Caffe, or store a network's weights in another number format.
-
-    They are expanded again when the file is loaded.
-    """
+    """Convert networks from Caffe, or store a network's weights in another number format."""
     refuse_target(output, source, overwrite=overwrite)
     if source.suffix.lower() == ".caffemodel":
         from deconvseg.network.caffe_networks import convert_caffemodel

@@ -87,14 +87,10 @@ def save_network(
 def copy_network(source: Path, target: Path, changes: Mapping[str, Any]) -> None:
     """Copy a network file with some fields of its header replaced; its tensors stay as they are, bit for bit.
 
-    Args:
-        source: network file.
-        target: file to write.
-        changes: fields of `NetworkHeader` and their new values, fit for JSON.
+    The `changes` are fields of `NetworkHeader` and their new values, fit for JSON.
 
     Raises:
-        WeightsError: the source is no network file.
-        OutputError: the target cannot be written.
+        WeightsError, OutputError: the source is no network file, or the target cannot be written.
     """
     with _opened(source) as (file, document):
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
@@ -114,8 +110,7 @@ def write_tensors(
         metadata: of the file.
 
     Raises:
-        OutputError: the file cannot be written.
-        WeightsError: a number is NaN or infinite, or is so in this format.
+        OutputError, WeightsError: as of `save_network`.
     """
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     for name in [name for name, tensor in stored.items() if storage and tensor.is_floating_point()]:

@@ -20,7 +20,7 @@ from deconvseg.network.fcn8s import FCN8s
 from deconvseg.network.vgg16 import initialise_encoder, read_vgg16
 
 from . import caffe_reference, caffemodel
-from .caffemodel import FCN_NAMES, FCN_OLD_NAMES, Layer, Style, Weights
+from .caffemodel import FCN_NAMES, FCN_OLD_NAMES, Layer, Style
 
 STYLES = [Style(), Style(new=True, old_shape=False), Style(new=True, double=True)]
 
@@ -89,12 +89,6 @@ def test_deconvnet_of_other_sizes(tmp_path: Path) -> None:
     }
     rgb = photo(32, 32)
     assert_scores(tmp_path, rgb, caffe_reference.deconvnet(layers, in_caffe(rgb)))
-    short = list(caffemodel.deconvnet(decoder_convs=(3, 2)))
-    score = Weights().conv(21, 5, 1)
-    convert(
-        tmp_path, [replace(layer, blobs=score) if layer.name == "seg-score-voc" else layer for layer in short]
-    )
-    assert load_network(tmp_path / "ours.safetensors")[0].arguments["decoder_convs"] == (3, 2)
 
 
 @pytest.mark.parametrize(
