@@ -13,6 +13,7 @@ from PIL import Image
 
 from deconvseg.errors import DataError
 from deconvseg.images.palette import Palette, voc_color
+from deconvseg.images.pixels import loaded, turned
 
 VOID = 255
 """Label of pixels that count neither in training nor in evaluation."""
@@ -89,10 +90,10 @@ def _read_picture(path: Path, masks: MaskFormat) -> tuple[NDArray[np.integer], l
     try:
         with Image.open(path) as image:
             mode = "JPEG" if image.format in ("JPEG", "MPO") else image.mode
-            if mode in ("P", "L", "1"):
-                return np.asarray(image, np.uint8), (image.getpalette() or []) if mode == "P" else []
-            if masks.colors and mode in ("RGB", "RGBA"):
-                return np.asarray(image, np.uint8)[..., :3], []
+            if mode in ("P", "L", "1") or (masks.colors and mode in ("RGB", "RGBA")):
+                orientation, palette = loaded(image), (image.getpalette() or []) if mode == "P" else []
+                pixels = turned(np.asarray(image, np.uint8), orientation)
+                return pixels if pixels.ndim == 2 else pixels[..., :3], palette
     # A damaged PNG makes Pillow raise OSError, SyntaxError, ValueError, struct.error, zlib.error, ...
     except Exception as error:
         raise _unreadable(path, error) from error

@@ -38,13 +38,11 @@ def upright_srgb(
     Returns:
         uint8 (h, w, 3); height and width of the whole photo; and notes on what was not plain.
     """
-    orientation_of(image)  # settles it: Pillow turns a TIFF while it loads it, and would by XMP data too
     size = image.size
     if side and max(size) >= 2 * side:
         scale = side / max(size)
         image.draft(None, (max(round(size[0] * scale), 1), max(round(size[1] * scale), 1)))
-    image.load()
-    orientation = orientation_of(image)
+    orientation = loaded(image)
     width, height = image.size if image.format == "TIFF" else size
     convert, note = _conversion(image)
     other = ""
@@ -60,7 +58,16 @@ def upright_srgb(
         part = _strip_to_srgb(strip, convert).reduce(factor)
         rgb[top // factor :][: part.height] = part
     notes = tuple(filter(None, (note, other)))
-    return _turned(rgb, orientation), (height, width) if orientation < 5 else (width, height), notes
+    return turned(rgb, orientation), (height, width) if orientation < 5 else (width, height), notes
+
+
+def loaded(image: Image.Image) -> int:
+    """Decode an image. Returns how its pixels still have to be `turned`, as `orientation_of` does."""
+    # Asking settles it: Pillow turns a TIFF while it loads it, and would by XMP data too.
+    if orientation_of(image) > 4 and image.format == "TIFF":
+        vars(image)["filename"] = ""  # else Pillow maps grey ones into memory, and mixes up their sides
+    image.load()
+    return orientation_of(image)
 
 
 def orientation_of(image: Image.Image) -> int:
@@ -198,10 +205,10 @@ def _strip_to_srgb(image: Image.Image, convert: Convert | None) -> Image.Image:
     return Image.composite(rgb, Image.new("RGB", rgb.size, "white"), image.convert("RGBA").getchannel("A"))
 
 
-def _turned(stored: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """A view of the pixels as displayed; `orientation` as in the EXIF standard, 1 to 8."""
+def turned(stored: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """A view of pixels (H, W) or (H, W, 3) as displayed; `orientation` as in the EXIF standard, 1 to 8."""
     if orientation >= 5:  # the stored rows are the displayed columns
-        stored = stored.transpose(1, 0, 2)
+        stored = stored.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):  # the first stored row (5 to 8: column) is the displayed bottom
         stored = stored[::-1]
     if orientation in (2, 3, 6, 7):

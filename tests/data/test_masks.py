@@ -47,6 +47,19 @@ def test_grey_masks_and_those_of_one_bit_are_their_values(path: Path) -> None:
     np.testing.assert_array_equal(read_mask(path, STREETS), [[1, 0, 255]])
 
 
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
+def test_masks_are_turned_as_photos_are(path: Path, kind: str) -> None:
+    colours = np.zeros((2, 3, 3), np.uint8)
+    for color, label in STREETS.colors.items():
+        colours[label == VALUES] = color
+    for pixels, masks in [(colours, STREETS), (VALUES, THREE)][: 1 if kind == "WEBP" else 2]:
+        for value, wanted in ((1, VALUES), (3, VALUES[::-1, ::-1]), (6, np.rot90(VALUES, -1)), (9, VALUES)):
+            exif = Image.Exif()
+            exif[0x0112] = value
+            Image.fromarray(pixels).save(path, kind, exif=exif, lossless=True)
+            np.testing.assert_array_equal(read_mask(path, masks), wanted)
+
+
 @pytest.mark.parametrize(
     "palette",
     [

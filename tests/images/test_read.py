@@ -35,7 +35,7 @@ def test_rgb_and_grey_are_unchanged(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read, RGB)
     read = read_image(str(save(tmp_path / "a.png", Image.fromarray(RAMP))))
     np.testing.assert_array_equal(read, np.repeat(RAMP[:, :, None], 3, axis=2))
-    assert cv2.imwrite(str(tmp_path / "deep.png"), RGB[:, :, ::-1] * np.uint16(257))
+    assert cv2.imwrite(str(tmp_path / "deep.png"), RGB[:, :, ::-1].astype(np.uint16) * 257)
     photo = read_photo(tmp_path / "deep.png")
     np.testing.assert_array_equal(photo.image, RGB)
     assert not photo.notes
@@ -137,7 +137,11 @@ def test_reduced_photo_is_the_photo_made_smaller(tmp_path: Path, suffix: str) ->
 
 @pytest.mark.parametrize("mode", ["1", "LA", "P", "RGB", "CMYK", "I;16"])
 def test_strips_do_not_show(tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    image = Image.fromarray(TALL * np.uint16(257)) if mode == "I;16" else Image.fromarray(TALL).convert(mode)
+    image = (
+        Image.fromarray(TALL.astype(np.uint16) * 257)
+        if mode == "I;16"
+        else Image.fromarray(TALL).convert(mode)
+    )
     path = save(tmp_path / ("a.tif" if mode == "CMYK" else "a.png"), image)
     whole, photo = read_image(path), read_photo(path, side=128)
     monkeypatch.setattr("deconvseg.images.pixels._STRIP_PIXELS", 64)
@@ -266,7 +270,7 @@ def test_arrays_are_copied_and_transparent_ones_laid_on_white() -> None:
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "1", "CMYK", "I;16"])
 def test_pillow_images_are_read_as_their_files_are(mode: str, tmp_path: Path) -> None:
-    wide = Image.fromarray(RAMP * np.uint16(256))
+    wide = Image.fromarray(RAMP.astype(np.uint16) * 256)
     image = wide if mode == "I;16" else Image.fromarray(RGB).convert(mode)
     path = save(tmp_path / "a.tif", image)
     np.testing.assert_array_equal(as_photo(image).image, read_image(path))
