@@ -39,8 +39,7 @@ class Segmentation:
         seconds: wall-clock seconds by step (`proposals`, `network`, `crf`, ...).
         pixels: uint8 (h, w, 3) RGB, upright: the photo, or a large one reduced; None if it was not kept.
         source: its file, if it came from one.
-        notes: what a user should know of the photo, a line each: a colour profile that cannot be used, grey
-            values that were stretched.
+        notes: what a user should know of the photo, a line each.
     """
 
     labels: NDArray[np.uint8]

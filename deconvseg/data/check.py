@@ -131,7 +131,7 @@ def _look(masks: MaskFormat, example: Example) -> tuple[list[Fault], list[str], 
     try:
         photo = read_photo(example.image)
     except InputError as error:
-        faults.append(_fault(example.image, error))
+        faults.append(Fault(example.image, str(error).removeprefix(f"{example.image}: ")))
     try:
         mask = read_mask(example.mask, masks)
         counts = np.bincount(mask.ravel(), minlength=256)
@@ -140,13 +140,9 @@ def _look(masks: MaskFormat, example: Example) -> tuple[list[Fault], list[str], 
         if photo is not None:
             refuse_other_size(example, (photo.height, photo.width), mask.shape)
     except DataError as error:
-        faults.append(_fault(example.mask, error))
+        faults.append(Fault(example.mask, str(error).removeprefix(f"{example.mask}: ")))
     size, content = -1, b""
     with suppress(OSError):  # what is missing or may not be read is a fault already
         size, content = example.image.stat().st_size, example.mask.read_bytes()
     digest = hashlib.sha256(f"{example.name}\0{size}\0".encode() + content).digest()
     return faults, [f"{example.image}: {note}" for note in photo.notes] if photo else [], counts, digest
-
-
-def _fault(file: Path, error: Exception) -> Fault:
-    return Fault(file, str(error).removeprefix(f"{file}: "))

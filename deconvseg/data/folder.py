@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import tomllib
 from collections.abc import Collection, Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -37,10 +37,9 @@ def folder_dataset(root: Path, split: str) -> DataSet:
 
     Raises:
         DataError: the description cannot be read, has an unknown key, a value of another type or out of
-            range, a name, id or colour that occurs twice, or a folder that does not exist; a list cannot be
-            read, two photos have one name, the split is unknown or empty, or it takes what lists leave and
-            one of these names a photo that is not there.
-            That a photo of the split or a mask is missing is found when it is read.
+            range, something twice, or a folder that does not exist; a list cannot be read, two photos have
+            one name, the split is unknown or empty, or it takes what lists leave and one of these names a
+            photo that is not there. Whether the split's photos and masks exist is found when they are read.
     """
     path = root / DESCRIPTION
     try:
@@ -60,20 +59,7 @@ def folder_dataset(root: Path, split: str) -> DataSet:
     photos = find_pictures(images, suffixes=photo_suffixes, leave_out=masks)
     labels = find_pictures(masks, ".png", suffixes=mask_suffixes, leave_out=images)
     entries = {name: _entries(listed, photos) for name, listed in lists.items()}
-    if split in lists:
-        chosen = entries[split]
-    else:
-        for name, pairs in entries.items():
-            missing = [entry for photo, entry in pairs if photo not in photos]
-            # Under the name it has, the photo would be drawn, and so be in two splits.
-            if missing:
-                raise DataError(
-                    f"{path}: split '{name}' names {missing[0]}, which is not in {images} ({len(missing)} "
-                    f"such names), so split '{split}' may hold it; mend the list"
-                )
-        named = {photo for pairs in entries.values() for photo, _ in pairs}
-        low, high = drawn[split]
-        chosen = [(name, name) for name in sorted(photos) if name not in named and low <= _place(name) < high]
+    chosen = entries[split] if split in lists else _drawn(path, split, entries, photos, drawn[split])
     if not chosen:
         raise DataError(
             f"{path}: split '{split}' is empty; {len(photos)} photos are in {images}, "
@@ -92,9 +78,25 @@ def _entries(listed: _Names, photos: Collection[str]) -> list[tuple[str, str]]:
     return [(photo_name(entry, photos), entry) for entry in entries]
 
 
-def _place(name: str) -> float:
-    """A number from 0 to 1 that a name always gets, evenly spread over names."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6]) / 2**48
+def _drawn(
+    path: Path,
+    split: str,
+    lists: Mapping[str, list[tuple[str, str]]],
+    photos: Collection[str],
+    part: tuple[float, float],
+) -> list[tuple[str, str]]:
+    """The photos that no list names and whose place, 0 to 1 by the name alone, is in this part."""
+    for name, entries in lists.items():
+        missing = [entry for photo, entry in entries if photo not in photos]
+        # Under the name it has, the photo would be drawn, and so be in two splits.
+        if missing:
+            raise DataError(
+                f"{path}: split '{name}' names {missing[0]}, which is no photo ({len(missing)} such "
+                f"names), so split '{split}' may hold it; mend the list"
+            )
+    named = {photo for entries in lists.values() for photo, _ in entries}
+    place = {name: int.from_bytes(sha256(name.encode()).digest()[:6]) / 2**48 for name in {*photos} - named}
+    return [(name, name) for name in sorted(place) if part[0] <= place[name] < part[1]]
 
 
 def _check(is_right: bool, fault: str) -> None:

@@ -73,11 +73,12 @@ def read_mask(path: Path, masks: MaskFormat) -> NDArray[np.uint8]:
     if pixels.ndim == 3:  # to 0xRRGGBB
         known = {red << 16 | green << 8 | blue: label for (red, green, blue), label in masks.colors.items()}
         pixels = pixels @ np.array([1 << 16, 1 << 8, 1], np.int32)
-    keys, labels = np.array(sorted(known.items())).T
+    keys, values = np.array(sorted(known.items())).T
     nearest = np.searchsorted(keys[:-1], pixels)
     if (unknown := keys[nearest] != pixels).any():
         raise DataError(f"{path}: {_unknown(pixels[unknown], masks)}")
-    return labels.astype(np.uint8)[nearest]
+    labels: NDArray[np.uint8] = values.astype(np.uint8)[nearest]
+    return labels
 
 
 def hex_color(color: Iterable[int]) -> str:

@@ -26,9 +26,8 @@ def write_coco(
     segmentation: Segmentation, target: Path | BinaryIO, *, file_name: str, polygons: bool = False
 ) -> None:
     """Write one photo's COCO file (see `coco_document`); OutputError if it cannot be written."""
-    content = json.dumps(coco_document(segmentation, file_name, polygons=polygons)).encode()
     with opened(target) as stream:
-        stream.write(content + b"\n")
+        stream.write(json.dumps(coco_document(segmentation, file_name, polygons=polygons)).encode() + b"\n")
 
 
 def coco_document(segmentation: Segmentation, file_name: str, *, polygons: bool = False) -> Document:
@@ -50,17 +49,9 @@ def coco_document(segmentation: Segmentation, file_name: str, *, polygons: bool 
         numbers, found = connected(of_class[y : y + height, x : x + width])
         for number, x0, y0, x1, y1, area in found:
             inside, box = numbers[y0:y1, x0:x1] == number, [x + x0, y + y0, x1 - x0, y1 - y0]
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": 1,
-                    "category_id": label,
-                    "segmentation": _polygons(inside, box) if polygons else _rle(inside, box, labels.shape),
-                    "area": area,
-                    "bbox": box,
-                    "iscrowd": 0,
-                }
-            )
+            shape = _polygons(inside, box) if polygons else _rle(inside, box, labels.shape)
+            annotation = {"id": len(annotations) + 1, "image_id": 1, "category_id": label, "bbox": box}
+            annotations.append({**annotation, "segmentation": shape, "area": area, "iscrowd": 0})
     categories = [{"id": i, "name": name, "supercategory": ""} for i, name in enumerate(segmentation.classes)]
     height, width = labels.shape
     return {

@@ -22,8 +22,15 @@ def draw_legend(image: Image.Image, entries: Sequence[Entry], busy: NDArray[np.b
     `entries` are names with their colours, the most important first; on an image too small for all of them at
     a size that can be read, the last are left out.
     """
-    panel = _largest_that_fits(entries, image.size)
-    if panel is None:
+    text, panel = min(max(min(image.size) // 22, 11), _LARGEST), None
+    while entries:
+        panel = _panel(entries, text)
+        if panel.width <= image.width * 0.9 and panel.height <= image.height * 0.9:
+            break
+        if text == _SMALLEST:
+            entries = entries[:-1]
+        text = max(text * 7 // 8, _SMALLEST)
+    if panel is None or not entries:
         return
     margin = max(min(image.size) // 60, 1)
     right, bottom = image.width - panel.width - margin, image.height - panel.height - margin
@@ -31,18 +38,6 @@ def draw_legend(image: Image.Image, entries: Sequence[Entry], busy: NDArray[np.b
     x, y = min(corners, key=lambda it: busy[it[1] :, it[0] :][: panel.height, : panel.width].sum())
     box = (x, y, x + panel.width, y + panel.height)
     image.paste(Image.alpha_composite(image.crop(box).convert("RGBA"), panel).convert("RGB"), box)
-
-
-def _largest_that_fits(entries: Sequence[Entry], size: tuple[int, int]) -> Image.Image | None:
-    text = min(max(min(size) // 22, 11), _LARGEST)
-    while entries:
-        panel = _panel(entries, text)
-        if panel.width <= size[0] * 0.9 and panel.height <= size[1] * 0.9:
-            return panel
-        if text == _SMALLEST:
-            entries = entries[:-1]
-        text = max(text * 7 // 8, _SMALLEST)
-    return None
 
 
 def _panel(entries: Sequence[Entry], text: int) -> Image.Image:

@@ -55,8 +55,8 @@ def upright_srgb(
     rows = max(_STRIP_PIXELS // image.width // factor, 1) * factor
     for top in range(0, image.height, rows):
         strip = image.crop((0, top, image.width, min(top + rows, image.height)))
-        part = _strip_to_srgb(strip, convert).reduce(factor)
-        rgb[top // factor :][: part.height] = part
+        part = np.asarray(_strip_to_srgb(strip, convert).reduce(factor))
+        rgb[top // factor :][: len(part)] = part
     notes = tuple(filter(None, (note, other)))
     return turned(rgb, orientation), (height, width) if orientation < 5 else (width, height), notes
 
@@ -187,7 +187,7 @@ def _transform(icc: bytes, mode: str) -> Convert | None:
     flags = ImageCms.Flags.NOOPTIMIZE if takes == "L" else ImageCms.Flags.NONE
     transform = ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), takes, "RGB", flags=flags)
     if takes in ("L", "RGB"):
-        axis = np.arange(0, 256, 15, np.uint8)
+        axis = np.arange(0, 256, 15, dtype=np.uint8)
         grid = _RAMP if takes == "L" else np.stack(np.meshgrid(axis, axis, axis), -1).reshape(1, -1, 3)
         probe = Image.fromarray(grid)
         moved = np.asarray(transform.apply(probe)).astype(int) - np.asarray(probe.convert("RGB"))

@@ -36,17 +36,20 @@ def write_labels(segmentation: Segmentation, target: Target) -> None:
     All writers write to a path or an open binary stream. They raise OutputError when the file cannot be
     written; then nothing is left behind. Those that show the photo raise what `Segmentation.photo` raises.
     """
-    image = Image.fromarray(segmentation.labels)
-    # All 256 colours, as in VOC's own files: with 16 or fewer Pillow would pack two pixels into a byte.
-    palette = (*segmentation.palette, *palette_for(256)[len(segmentation.palette) :])
-    image.putpalette([channel for color in palette for channel in color])
-    _save(image, target)
+    _save(_in_colors(segmentation), target)
 
 
 def write_color(segmentation: Segmentation, target: Target) -> None:
     """Write the labels as plain RGB in the class colours (PNG)."""
-    colors, labels = np.array(segmentation.palette, np.uint8), segmentation.labels
-    _save(_in_strips("RGB", labels.shape, lambda rows: colors[labels[rows]]), target)
+    _save(_in_colors(segmentation).convert("RGB"), target)
+
+
+def _in_colors(segmentation: Segmentation) -> Image.Image:
+    image = Image.fromarray(segmentation.labels)
+    # All 256 colours, as in VOC's own files: with 16 or fewer Pillow would pack two pixels into a byte.
+    palette = (*segmentation.palette, *palette_for(256)[len(segmentation.palette) :])
+    image.putpalette([channel for color in palette for channel in color])
+    return image
 
 
 def write_overlay(segmentation: Segmentation, target: Target, *, legend: bool = False) -> None:

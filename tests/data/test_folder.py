@@ -209,7 +209,7 @@ def test_a_listed_photo_that_is_missing_is_found_when_it_is_read(make: Make) -> 
     root = make(["a.jpg"], 'train = ["a", "gone.jpg"]\nval = "rest"')
     dataset = folder_dataset(root, "train")
     assert dataset.examples[1].image == root / "images/gone.jpg"
-    with pytest.raises(DataError, match=r"dataset\.toml: split 'train' names gone\.jpg, which is not in"):
+    with pytest.raises(DataError, match=r"dataset\.toml: split 'train' names gone\.jpg, which is no photo"):
         folder_dataset(root, "val")
 
 

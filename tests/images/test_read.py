@@ -239,15 +239,6 @@ def test_postscript_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "not an image" in refused(tmp_path / "a.jpg")
 
 
-def test_fault_of_the_disk_is_not_blamed_on_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(image: Image.Image) -> None:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", fail)
-    path = save(tmp_path / "a.bmp", Image.fromarray(RGB))
-    assert f"cannot be read ({os.strerror(errno.EIO)})" in refused(path)
-
-
 def test_heif_without_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deconvseg.images.read._register_heif", lambda: None)
     (tmp_path / "a.jpg").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))
