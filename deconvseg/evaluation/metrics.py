@@ -58,8 +58,8 @@ def mean_iou_interval(confusions: NDArray[np.int64]) -> tuple[float, float]:
     """The mean IoU's 95 % interval: where it would lie with other photos of the same kind (bootstrap).
 
     As many photos are drawn as there are, with replacement, a thousand times; the percentiles of the mean IoU
-    of these samples (Efron's percentile method). The draws are the same in every call, so the rows of a table
-    are drawn alike, and the difference of two rows is known far better than their intervals say.
+    of these samples (Efron's percentile method). The draws are the same in every call: rows of a table are
+    drawn alike.
 
     Args:
         confusions: int64 (N, C, C), one matrix a photo, not all zero.

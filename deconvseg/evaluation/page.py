@@ -31,30 +31,26 @@ ORANGE, BLUE, PURPLE = (230, 159, 0), (0, 114, 178), (204, 121, 167)
 """Told apart by the colour-blind, too. In pictures: objects missed, falsely found, and of another class."""
 TILES = "mean_IoU", "VOC_mean_IoU", "boundary_F", "pixel_accuracy", "mean_accuracy", "frequency_weighted_IoU"
 STYLE = """
-:root { color-scheme: light dark; --ink: #1a1a1a; --paper: #fff; --faint: #595959; --line: #ccc;
-  --full: #eef4fb; --deep: #08306b; }
-@media (prefers-color-scheme: dark) { :root { --ink: #eee; --paper: #14171a; --faint: #aaa; --line: #444;
-  --full: #1f2a36; --deep: #9ecae1; } }
+:root { color-scheme: light dark; --line: color-mix(in srgb, CanvasText 20%, Canvas);
+  --faint: color-mix(in srgb, CanvasText 70%, Canvas); }
 * { box-sizing: border-box; print-color-adjust: exact; }
-body { margin: 0 auto; max-width: 76rem; padding: 1rem; font: 1rem/1.5 system-ui, sans-serif;
-  color: var(--ink); background: var(--paper); }
+body { margin: 0 auto; max-width: 76rem; padding: 1rem; font: 1rem/1.5 system-ui, sans-serif; }
 h2 { margin: 2.5rem 0 .5rem; border-bottom: 1px solid var(--line); }
 h4 { margin: 1.5rem 0 .25rem; } figure { margin: 0; } pre { white-space: pre-wrap; }
 h4, code, pre { overflow-wrap: anywhere; }
 small, dt, caption, figcaption, footer { font-weight: normal; color: var(--faint); font-size: .9rem; }
 dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: .75rem; }
 dl div { padding: .6rem .8rem; border: 1px solid var(--line); border-radius: .4rem; }
-dd { margin: 0; font-size: 1.5rem; } .wide { overflow-x: auto; } .matrix .dark { color: var(--paper); }
+dd { margin: 0; font-size: 1.5rem; } .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap; }
 caption { text-align: left; padding: .3rem 0; white-space: normal; }
 th, td { padding: .15rem .6rem; text-align: right; font-weight: normal; }
-.bars th:first-child { text-align: left; padding-left: 0; }
-.full th, .full td { background: var(--full); font-weight: 600; }
+.bars th:first-child { text-align: left; padding-left: 0; } .full th, .full td { font-weight: 600; }
 .bar { width: 24rem; min-width: 8rem; }
 .bar i { display: block; height: .9rem; border: 1px solid var(--faint); }
 .matrix thead span { writing-mode: vertical-rl; transform: rotate(180deg); }
 .matrix td { padding: 0; min-width: 1.85rem; height: 1.75rem; text-align: center; font-size: .75rem;
-  background: color-mix(in srgb, var(--deep) var(--depth), var(--paper)); }
+  background: color-mix(in srgb, #0072b2 var(--depth), Canvas); }
 .pictures { display: grid; grid-template-columns: repeat(4, 1fr); gap: .5rem; break-inside: avoid; }
 .pictures img { display: block; width: 100%; height: auto; }
 @media (max-width: 40rem) { .pictures { grid-template-columns: 1fr 1fr; } th, td { padding: .15rem .3rem; }
@@ -153,17 +149,14 @@ def _row(
 
 
 def _matrix(confusion: NDArray[np.int64], names: Sequence[str]) -> str:
-    rows = []
+    rows = ""
     for name, shares in zip(names, share(confusion, confusion.sum(1, keepdims=True)), strict=True):
-        row = f"<tr><th>{escape(name)}</th>"
+        rows += f"<tr><th>{escape(name)}</th>"
         for other, part in zip(names, np.nan_to_num(shares).tolist(), strict=True):
-            if part >= 0.001:
-                depth = 4 + 96 * part**0.5  # the root: a few per cent must be seen beside 90 on the diagonal
-                dark, title = " class=dark" * (depth > 55), escape(f"{name} taken for {other}: {part:.1%}")
-                row += f'<td style="--depth:{depth:.0f}%"{dark} title="{title}">{100 * part:.0f}</td>'
-            else:
-                row += '<td style="--depth:4%"></td>'
-        rows.append(f"{row}</tr>\n")
+            depth = 3 + 67 * part**0.5  # the root: a few per cent must be seen beside 90 on the diagonal
+            title = f' title="{escape(f"{name} taken for {other}: {part:.1%}")}"' if part >= 0.001 else ""
+            rows += f'<td style="--depth:{depth:.0f}%"{title}>{f"{100 * part:.0f}" if title else ""}</td>'
+        rows += "</tr>\n"
     caption = "Rows: true class. Columns: predicted class. Per cent of the row's pixels."
     return _table(caption, ["", *(f"<span>{escape(name)}</span>" for name in names)], rows, "matrix")
 

@@ -45,7 +45,8 @@ def summarise(evaluation: Evaluation, weights: str | None) -> dict[str, Any]:
     """
     truth, photos = evaluation.truth, evaluation.photos
     full = evaluation.total(evaluation.subject.full)
-    rows = [_row(evaluation, row) for row in evaluation.subject.rows]
+    setting = evaluation.subject.full.name
+    rows = {row.name: _row(evaluation, row) for row in evaluation.subject.rows}
     published = PUBLISHED if truth.classes == VOC_CLASSES else {}
     parts = {part: None for photo in photos for part in photo.seconds}
     seconds = {part: float(np.mean([photo.seconds.get(part, 0.0) for photo in photos])) for part in parts}
@@ -54,13 +55,11 @@ def summarise(evaluation: Evaluation, weights: str | None) -> dict[str, Any]:
         "images": len(photos),
         "split_images": truth.photos,
         "weights": weights,
-        "setting": evaluation.subject.full.name,
+        "setting": setting,
         **full.figures(truth.classes),
-        "mean_iou_interval": rows[evaluation.subject.rows.index(evaluation.subject.full)][
-            "mean_iou_interval"
-        ],
+        "mean_iou_interval": rows[setting]["mean_iou_interval"],
         "boundary_tolerance": TOLERANCE,
-        "rows": rows,
+        "rows": list(rows.values()),
         "published": [{"name": name, "mean_iou": value} for name, value in published.items()],
         "published_on": PUBLISHED_ON,
         "settings": evaluation.settings,

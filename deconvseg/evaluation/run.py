@@ -157,13 +157,8 @@ def evaluate(
         own = {path.resolve() for example in truth.examples for path in (example.mask, example.image)}
         if any(path.resolve() in own for path in labels.values()):
             raise UsageError(f"{folder / PREDICTIONS}: holds files of the data set; choose another folder")
-
     journal = folder and folder / JOURNAL
-    before = (
-        _begin(journal, {**subject.settings, **truth.settings()}, len(truth.classes), overwrite)
-        if journal
-        else {}
-    )
+    before = _begin(journal, subject, truth, overwrite) if journal else {}
     measured = {}
     for example in truth.examples:
         photo = before.get(example.name)
@@ -236,12 +231,12 @@ def _refuse_unfit(
         )
 
 
-def _begin(journal: Path, settings: Mapping[str, Any], classes: int, overwrite: bool) -> dict[str, Measured]:
+def _begin(journal: Path, subject: Subject, truth: Truth, overwrite: bool) -> dict[str, Measured]:
     """What a stopped evaluation has counted, by the name of the photo.
 
     The journal has the settings on its first line, and then one for each photo done.
     """
-    header = json.loads(json.dumps(settings))
+    header = json.loads(json.dumps({**subject.settings, **truth.settings()}))
     documents = [] if overwrite else read_json_lines(journal)
     entries = documents[1:]
     others = [path for name in REPORT_FILES if (path := journal.parent / name).exists()]
@@ -256,11 +251,10 @@ def _begin(journal: Path, settings: Mapping[str, Any], classes: int, overwrite: 
     # Written anew: a line that a kill cut short must not run into the next one.
     with replacing(journal) as stream:
         stream.writelines(f"{json.dumps(line)}\n".encode() for line in (header, *entries))
-    photos = []
     for entry in entries:
-        rows = {name: Tally.from_json(counts, classes) for name, counts in entry["rows"].items()}
-        photos.append(Measured(**{**entry, "rows": rows}))
-    return {photo.name: photo for photo in photos}
+        rows = entry["rows"].items()
+        entry["rows"] = {name: Tally.from_json(counts, len(truth.classes)) for name, counts in rows}
+    return {entry["name"]: Measured(**entry) for entry in entries}
 
 
 def _append(journal: Path, photo: Measured) -> None:

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from deconvseg.evaluation import run
 from deconvseg.evaluation.run import Measured
+from deconvseg.network.checkpoint import load_network
 
 from .conftest import Run, files, lines
 
@@ -77,17 +79,30 @@ def test_a_stopped_run_goes_on_to_the_same_json(
     assert kept == json.loads(again.stdout)
 
 
-def test_tuned_parameters_are_in_the_copy(
-    inside: Run, voc: Path, fast: list[str], monkeypatch: pytest.MonkeyPatch
+def test_tuned_parameters_are_in_a_copy_of_the_network(
+    inside: Run,
+    voc: Path,
+    fast: list[str],
+    tiny_network: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("deconvseg.evaluation.tune.MOST_TRIALS", 2)
-    done = inside("eval", "--voc-root", voc, "--tune-crf", "-o", "tuned.safetensors", "--json", *fast)
+    monkeypatch.setattr("deconvseg.evaluation.tune.MOST_TRIALS", 3)
+    tune = ("eval", "--voc-root", voc, "--tune-crf", "-o", "tuned.safetensors", *fast)
+    done = inside(*tune)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    chosen = result["after" if result["improved"] else "before"]["crf"]
-    info = json.loads(inside("weights", "info", "tuned.safetensors").stdout)
-    assert info["crf"] == chosen
-    again = inside("eval", "--voc-root", voc, "--tune-crf", "-o", "tuned.safetensors", *fast)
+    assert (result["images_searched"], result["images_held_out"]) == (2, 2)
+    before, after = result["before"], result["after"]
+    assert after["mean_iou_searched"] >= before["mean_iou_searched"]
+    assert result["improved"] is (after["mean_iou_held_out"] > before["mean_iou_held_out"])
+    old, _ = load_network(tiny_network)
+    new, header = load_network(tmp_path / "tuned.safetensors")
+    assert header.crf == (after if result["improved"] else before)["crf"]
+    assert header.training["crf_search"]["trials"] == result["trials"]
+    for name, tensor in old.state_dict().items():
+        assert torch.equal(tensor, new.state_dict()[name]), name
+    again = inside(*tune)
     assert again.returncode == 2
     assert "tuned.safetensors: exists" in lines(again)[-1]
 
