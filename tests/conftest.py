@@ -12,6 +12,7 @@ from deconvseg.images.palette import VOC_CLASSES, palette_for
 from deconvseg.network.checkpoint import NetworkHeader, save_network
 from deconvseg.network.deconvnet import DeconvNet
 from deconvseg.network.fcn8s import FCN8s
+from deconvseg.proposals.forest_file import Forest
 
 
 @pytest.fixture(scope="session")
@@ -72,3 +73,22 @@ def make_shapes() -> Callable[..., Path]:
         return root
 
     return make
+
+
+@pytest.fixture(scope="session")
+def hand_made_forest() -> Forest:
+    """Eight different full trees of depth 3 that use all kinds of features."""
+    inner, nodes = 7, 15
+    rng = np.random.default_rng(5)
+    childs = np.zeros((8, nodes), np.int32)
+    childs[:, :inner] = 2 * np.arange(inner) + 2
+    feature_ids = np.zeros_like(childs)
+    feature_ids[:, :inner] = rng.integers(0, 7228, (8, inner))
+    thresholds = np.zeros((8, nodes), np.float32)
+    single = feature_ids[:, :inner] < 3328
+    thresholds[:, :inner] = np.where(single, rng.uniform(0, 0.6, (8, inner)), rng.normal(0, 0.02, (8, inner)))
+    counts = np.zeros((8, nodes), np.int64)
+    counts[:, inner:] = rng.integers(1, 40, (8, nodes - inner))
+    leaves = [np.sort(rng.permutation(256)[:count]) for count in counts.reshape(-1)]
+    boundaries = np.concatenate((np.zeros(1, np.int64), np.cumsum(counts)))
+    return Forest(childs, feature_ids, thresholds, boundaries, np.concatenate(leaves).astype(np.int32), 4)

@@ -1,13 +1,12 @@
 """The whole way of a photo with a tiny network: sizes, sameness, and what is refused."""
 
-import gzip
 import os
 import pickle
-import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from train_edges import write_forest
 
 import deconvseg.segmenter
 import deconvseg.weights
@@ -24,9 +24,9 @@ from deconvseg.identity import _sources, code_digest
 from deconvseg.images.read import read_image, read_photo
 from deconvseg.network.checkpoint import copy_network
 from deconvseg.proposals.boxes import shrink
+from deconvseg.proposals.forest_file import Forest
 from deconvseg.segmenter import WORKING_SIDE, Segmenter
 from deconvseg.settings import CRFParameters
-from deconvseg.weights import forest_file
 
 
 def photo(height: int, width: int) -> np.ndarray:
@@ -194,7 +194,7 @@ def test_identity_names_everything_that_changes_a_result(
 
 
 def test_networks_and_forests_are_known_by_their_content(
-    tiny_network: Path, tiny_fcn: Path, tmp_path: Path
+    tiny_network: Path, tiny_fcn: Path, hand_made_forest: Forest, tmp_path: Path
 ) -> None:
     """What was found with the file as it was stays of that one; who begins later takes the new one."""
     network = Path(shutil.copy(tiny_network, tmp_path))
@@ -204,13 +204,12 @@ def test_networks_and_forests_are_known_by_their_content(
     shutil.copy(tiny_fcn, network)
     assert segmenter.settings_hash() == before != Segmenter(network, proposals=0).settings_hash()
 
-    forest, shipped = tmp_path / "edges.yml.gz", forest_file(None)
-    forest.write_bytes(shipped.read_bytes())
+    forest = tmp_path / "edges.yml"
+    write_forest(hand_made_forest, forest)
     options: dict[str, Any] = {"forest": forest, "proposals": 5, "min_side": 20}
     segmenter = Segmenter(tiny_network, **options)
     edges, before = segmenter.edges(photo(90, 140)), segmenter.settings_hash()
-    text = gzip.decompress(shipped.read_bytes())
-    forest.write_bytes(gzip.compress(re.sub(rb"(numberOfTreesToEvaluate: *)\d+", rb"\g<1>1", text)))
+    write_forest(replace(hand_made_forest, trees_evaluated=1), forest)
     assert segmenter.settings_hash() == before
     later = Segmenter(tiny_network, **options)
     assert np.abs(later.edges(photo(90, 140)) - edges).max() > 0.01
