@@ -96,10 +96,8 @@ def run_training(plan: Plan, start: Start, out: Path, options: Options) -> list[
             names, weights = [photo.name for photo in plan.photos], plan.weights(recipe)
             sampler = CropSampler(photos, names, recipe, options.device, boxes, soft, weights)
             header = _with_statistics(network, header, sampler, is_new=source is None)
-            options.reporter.note(
-                f"{folder}: {recipe.steps} steps of {recipe.batch_size} crops of {recipe.crop_size} px, "
-                f"{options.device}"
-            )
+            length = f"{recipe.steps} steps of {recipe.batch_size} crops of {recipe.crop_size} px"
+            options.reporter.note(f"{folder}: {length}, {options.device}")
             is_through = Training(network, header, sampler, validation, folder, options).run()
             if distributed.rank() == 0:
                 draw_curves(folder / METRICS, folder / "curves.png")
