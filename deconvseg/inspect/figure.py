@@ -6,6 +6,7 @@ import io
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -46,6 +47,21 @@ _STYLE: dict[str, Any] = {
     "text.parse_math": False,
     "svg.hashsalt": "deconvseg",
 }
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was found in a photo.
+
+    Attributes:
+        numbers: fit for JSON; docs/inspect.md lists them.
+        pictures: arrays by name, as the function that found them says.
+        labellings: by name, of the picture of the photo.
+    """
+
+    numbers: dict[str, Any]
+    pictures: dict[str, NDArray[Any]]
+    labellings: dict[str, Segmentation] = field(default_factory=dict)
 
 
 @contextmanager
@@ -150,18 +166,11 @@ def printable(text: str, most: int = 48) -> str:
     return "\n".join("".join(c if c.isprintable() else "?" for c in line) for line in lines)
 
 
-def percent(share: float) -> str:
-    """A share (0..1) in few letters."""
-    if 0 < share < 0.001:
-        return "< 0.1 %"
-    return f"{100 * share:.1f} %" if 0 < share < 0.1 else f"{100 * share:.0f} %"
-
-
 def shares(labelling: Segmentation) -> str:
     """The two largest objects' classes and shares of pixels; below, how many more have half a percent."""
     found = {name: share for name, share in labelling.class_shares().items() if share >= 0.005}
     found.pop(labelling.classes[0], None)
-    told = [f"{name[:20]} {percent(share)}" for name, share in found.items()]
+    told = [f"{name[:20]} {share:.1%}" for name, share in found.items()]
     return ", ".join(told[:2]) + f"\n{len(told) - 2} more" * (len(told) > 2) or "background alone"
 
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from deconvseg.errors import UsageError
 from deconvseg.images.read import PhotoPixels
 from deconvseg.images.write import overlay
 from deconvseg.inspect import figure as drawing
-from deconvseg.inspect.figure import EDGES, HEAT, own_style, percent, show
+from deconvseg.inspect.figure import EDGES, HEAT, Inspection, own_style, show
 from deconvseg.postprocess.crf import dense_crf
 from deconvseg.segmentation import Segmentation
 from deconvseg.segmenter import Segmenter
@@ -28,29 +26,14 @@ CRF = "after the CRF"
 """The name of the last labelling, if there is a CRF."""
 
 
-@dataclass(frozen=True)
-class Proposals:
-    """A photo's proposals and what they did.
-
-    Attributes:
-        image: uint8 (h, w, 3), RGB: the photo as it is worked on, no side over 1024 pixels.
-        edges: float32 (h', w'), 0 to about 1: edge strength, no side over 640 pixels.
-        labellings: of `image` by the name of the step: after each number of proposals in STEPS below that of
-            all proposals there are, after those, and after the CRF if there is one.
-        numbers: everything but images, fit for JSON; docs/inspect.md lists it.
-    """
-
-    image: NDArray[np.uint8]
-    edges: NDArray[np.float32]
-    labellings: dict[str, Segmentation]
-    numbers: dict[str, Any]
-
-
-def inspect_proposals(segmenter: Segmenter, photo: PhotoPixels, count: int = max(STEPS)) -> Proposals:
+def inspect_proposals(segmenter: Segmenter, photo: PhotoPixels, count: int = max(STEPS)) -> Inspection:
     """Look at up to `count` proposals one after the other and keep the labellings on the way.
 
     Each labelling is that of a `Segmenter` with so many proposals that stops at nothing (`stop=0`), without
-    CRF, at the size the photo is worked on; an ensemble's FCN-8s has its part in each.
+    CRF, at the size the photo is worked on; an ensemble's FCN-8s has its part in each. They are kept by the
+    names of the steps: after each number of proposals in STEPS below that of all there are, after those, and
+    after the CRF if there is one. Pictures are the `photo` as it is worked on, uint8 (h, w, 3), no side over
+    1024, and its `edges`, float32 (h', w'), 0 to about 1, no side over 640.
 
     Args:
         segmenter: with a DeconvNet; its own number of proposals and `stop` do not count.
@@ -93,7 +76,8 @@ def inspect_proposals(segmenter: Segmenter, photo: PhotoPixels, count: int = max
         "steps": [{"proposals": rank, "classes": one.class_shares()} for rank, one in found.items()],
         "crf": {"classes": labellings[CRF].class_shares()} if CRF in labellings else None,
     }
-    return Proposals(prepared.image, segmenter.edges(prepared.image), labellings, numbers)
+    pictures = {"photo": prepared.image, "edges": segmenter.edges(prepared.image)}
+    return Inspection(numbers, pictures, labellings)
 
 
 def _step_name(rank: int, most: int) -> str:
@@ -112,9 +96,10 @@ _SHORTEST = 480
 
 
 @own_style()
-def draw_proposals(found: Proposals, title: str) -> Figure:
+def draw_proposals(found: Inspection, title: str) -> Figure:
     """Draw the proposals' work: photo, edges, boxes by rank, and the labelling as it grows."""
-    height, width = found.image.shape[:2]
+    image, edges = found.pictures["photo"], found.pictures["edges"]
+    height, width = image.shape[:2]
     shape = min(max(width / height, 0.25), 4.0)
     panel = max(math.sqrt(_AREA * shape), 2.1), math.sqrt(_AREA / shape) + 0.65  # captions need 2.1
     count = 3 + len(found.labellings)
@@ -125,14 +110,14 @@ def draw_proposals(found: Proposals, title: str) -> Figure:
     paper = columns * (panel[0] + 0.2), rows * panel[1] + 1.3 + 0.16 * len(colours) // columns
     figure, axes = drawing.panels(rows, columns, paper, title)
     places = iter(axes.flat)
-    show(next(places), found.image, "photo", f"{width} x {height} as it is worked on")
-    show(next(places), found.edges, "edges", f"strength 0 to {found.edges.max():.2f}", cmap=EDGES)
+    show(next(places), image, "photo", f"{width} x {height} as it is worked on")
+    show(next(places), edges, "edges", f"strength 0 to {edges.max():.2f}", cmap=EDGES)
     boxes = [box for box in found.numbers["boxes"] if box["rank"]]
     note = "none is long enough"
     if boxes:
         note = f"{len(boxes)}, squared; scores {boxes[0]['score']:.2g} to {boxes[-1]['score']:.2g}"
     # Grey and dim, so that coloured lines stand out.
-    dim = (found.image.mean(2, keepdims=True) * 0.55 + 25).astype(np.uint8).repeat(3, 2)
+    dim = (image.mean(2, keepdims=True) * 0.55 + 25).astype(np.uint8).repeat(3, 2)
     show(place := next(places), dim, "boxes", note)
     scale = np.array([width / found.numbers["width"], height / found.numbers["height"]] * 2)
     _draw_boxes(place, [(np.array(box["box"]) * scale).tolist() for box in boxes], panel[0])
@@ -141,10 +126,8 @@ def draw_proposals(found: Proposals, title: str) -> Figure:
         note = drawing.shares(labelling)
         if before is not None:
             note += "; " if "\n" in note else "\n"
-            note += f"{percent(float((labelling.labels != before.labels).mean()))} changed"
-        labels, photo = (
-            pixels.repeat(times, 0).repeat(times, 1) for pixels in (labelling.labels, found.image)
-        )
+            note += f"{(labelling.labels != before.labels).mean():.1%} changed"
+        labels, photo = (pixels.repeat(times, 0).repeat(times, 1) for pixels in (labelling.labels, image))
         show(next(places), overlay(labels, labelling.palette, photo), name, note)
         before = labelling
     ranks = {f"rank 1 to {len(boxes)}": f"{HEAT}_r"} if len(boxes) > 1 else {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +9,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from deconvseg.images.read import PhotoPixels
-from deconvseg.inspect.figure import HEAT, MARK, key, own_style, panels, percent, show
+from deconvseg.inspect.figure import HEAT, MARK, Inspection, key, own_style, panels, show
 from deconvseg.inspect.trace import Box, Trace, trace
 from deconvseg.segmenter import Segmenter
 
@@ -23,40 +22,9 @@ ZOOMED = 4
 """Cells of 2 x 2 pixels on a side of the part that is shown enlarged."""
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One pooling and the unpooling that undoes it, on one channel; both take the same corners.
-
-    Attributes:
-        encoded: float32 (2h, 2w), the encoder's map before the pooling.
-        pooled: float32 (h, w), after it.
-        corners: uint8 (h, w): which pixel of each 2 x 2 cell is the largest, an index into CORNERS. Of equal
-            ones the first counts, so a cell of zeros is `top_left`.
-        decoded: float32 (h, w), the decoder's map before the unpooling; None if nothing undoes the pooling.
-        unpooled: float32 (2h, 2w), after it, 0 at all but one pixel of each cell; None likewise.
-        numbers: everything but maps, fit for JSON; docs/inspect.md lists it.
-    """
-
-    encoded: NDArray[np.float32]
-    pooled: NDArray[np.float32]
-    corners: NDArray[np.uint8]
-    decoded: NDArray[np.float32] | None
-    unpooled: NDArray[np.float32] | None
-    numbers: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Switches:
-    """The poolings of a region: what went in, the five stages, finest first, and their numbers."""
-
-    trace: Trace
-    stages: list[Stage]
-    numbers: dict[str, Any]
-
-
 def inspect_switches(
     segmenter: Segmenter, photo: PhotoPixels, box: Box | None = None, class_name: str | None = None
-) -> Switches:
+) -> Inspection:
     """The poolings of the encoder and the unpoolings of the decoder, for the whole photo or a box of it.
 
     The channel of a stage is one that is active on both sides, with the largest product of the means inside
@@ -64,13 +32,21 @@ def inspect_switches(
     `inspect_layers`. Where no unpooling undoes the pooling, it is the most active one.
 
     Args and errors are those of `trace.trace`.
+
+    Pictures are `input`, uint8 (S, S, 3), and for each pooling, 1 (the finest) to 5, on its channel:
+    `encoded1`, float32 (2h, 2w), the encoder's map before it; `pooled1`, float32 (h, w), after it;
+    `corners1`, uint8 (h, w), which pixel of each 2 x 2 cell is the largest, the first of equal ones, an index
+    into CORNERS; and, if an unpooling undoes it, `decoded1`, float32 (h, w), and `unpooled1`, float32
+    (2h, 2w), the decoder's maps before and after that.
     """
     found = trace(segmenter, photo, box, class_name)
-    stages = [_stage(found, number) for number in range(1, 6)]
-    return Switches(found, stages, {**found.numbers, "stages": [stage.numbers for stage in stages]})
+    pictures: dict[str, NDArray[Any]] = {"input": found.crop}
+    stages = [_stage(found, number, pictures) for number in range(1, 6)]
+    return Inspection({**found.numbers, "stages": stages}, pictures)
 
 
-def _stage(found: Trace, number: int) -> Stage:
+def _stage(found: Trace, number: int, pictures: dict[str, NDArray[Any]]) -> dict[str, Any]:
+    """The numbers of a pooling; its pictures are added to `pictures`."""
     before, where = found.encoded[number - 1], found.switches[number - 1]
     kinds = where // before.shape[-1] % 2 * 2 + where % 2
     after = before.flatten(1).gather(1, where.flatten(1)).view_as(where)
@@ -78,33 +54,33 @@ def _stage(found: Trace, number: int) -> Stage:
     if back is not None:
         active = active * found.means(back)
     channel = found.driving.get(f"unpool{number}", int(active.argmax()))
-    encoded, pooled = before[channel].cpu().numpy(), after[channel].cpu().numpy()
-    unpooled = decoded = None
+    busy = pooled = after[channel].cpu().numpy()
+    maps = {"encoded": before[channel].cpu().numpy(), "pooled": pooled}
+    maps["corners"] = kinds[channel].cpu().numpy().astype(np.uint8)
     if back is not None:
-        unpooled = back[channel].cpu().numpy()
-        decoded = unpooled.ravel()[where[channel].cpu().numpy()]
+        maps["unpooled"] = back[channel].cpu().numpy()
+        maps["decoded"] = maps["unpooled"].ravel()[where[channel].cpu().numpy()]
+        busy = pooled * maps["decoded"]
+    pictures |= {f"{name}{number}": map_ for name, map_ in maps.items()}
     inside = found.cells(len(pooled))
     filled = after[:, *inside] > 0
     counts = np.bincount(kinds[:, *inside][filled].cpu().numpy(), minlength=len(CORNERS))
     shares = (counts / max(counts.sum(), 1)).tolist()
     # The window with the largest sum inside the photo, in pixels before pooling.
-    counted, busy = np.zeros_like(pooled), pooled if decoded is None else pooled * decoded
+    counted, side = np.zeros_like(pooled), min(ZOOMED, len(pooled))
     counted[*inside] = busy[*inside]
-    side = min(ZOOMED, len(pooled))
     sums = sliding_window_view(counted, (side, side)).sum((2, 3))
     top, left = (2 * int(place) for place in np.unravel_index(sums.argmax(), sums.shape))
-    numbers = {
+    return {
         "stage": number,
-        "size": list(encoded.shape),
+        "size": list(before.shape[1:]),
         "pooled_size": list(pooled.shape),
         "channel": channel,
         "corners": dict(zip(CORNERS, shares, strict=True)) if counts.any() else None,
         "empty": 1 - int(counts.sum()) / filled.numel(),
-        "unpooled": unpooled is not None,
+        "unpooled": back is not None,
         "window": [left, top, left + 2 * side, top + 2 * side],
     }
-    corners = kinds[channel].cpu().numpy().astype(np.uint8)
-    return Stage(encoded, pooled, corners, decoded, unpooled, numbers)
 
 
 _KEY = """Pooling keeps the largest value of each 2 x 2 cell and remembers its corner: the switch.
@@ -126,20 +102,20 @@ _HEADINGS = (
 
 
 @own_style()
-def draw_switches(found: Switches, title: str) -> Figure:
+def draw_switches(found: Inspection, title: str) -> Figure:
     """Draw a row for each pooling: the encoder left, the decoder that undoes it right."""
     grid = {"width_ratios": [0.8, 1, 1, 1, 0.3, 1, 1, 1], "height_ratios": [0.65, 1, 1, 1, 1, 1]}
     figure, axes = panels(6, 8, (13.5, 12.5), title, **grid)
-    show(axes[0, 0], found.trace.crop, "input")
+    show(axes[0, 0], found.pictures["input"], "input")
     key(axes[0, 1], _KEY, _MEANINGS, columns=3, loc="upper left")
-    for row, stage in enumerate(found.stages, 1):
+    for row, numbers in enumerate(found.numbers["stages"], 1):
         axes[row, 0].set_title(f"pooling {row}")
-        axes[row, 0].text(0, 0.97, _described(stage.numbers), va="top", linespacing=1.5)
-        _draw_half(axes[row, 1:4], stage, stage.encoded, stage.pooled)
-        if stage.unpooled is None or stage.decoded is None:
-            axes[row, 5].text(0, 0.5, "No unpooling undoes this pooling:\nthe scores are enlarged instead.")
+        axes[row, 0].text(0, 0.97, _described(numbers), va="top", linespacing=1.5)
+        _draw_half(axes[row, 1:4], found, numbers, "encoded", "pooled")
+        if numbers["unpooled"]:
+            _draw_half(axes[row, 5:], found, numbers, "decoded", "unpooled")
         else:
-            _draw_half(axes[row, 5:], stage, stage.decoded, stage.unpooled)
+            axes[row, 5].text(0, 0.5, "No unpooling undoes this pooling:\nthe scores are enlarged instead.")
     for one, heading in zip(axes[1, 1:], _HEADINGS, strict=True):
         one.set_title(heading)
         one.set_box_aspect(1)
@@ -152,12 +128,15 @@ def _described(numbers: dict[str, Any]) -> str:
         a, b, c, d = (f"{100 * share:.0f} %" for share in numbers["corners"].values())
         taken = f"corners, all channels:\n{a}   {b}\n{c}   {d}"
     way = f"{numbers['size'][0]} to {numbers['pooled_size'][0]}" + " and back" * numbers["unpooled"]
-    return f"{way}\nchannel {numbers['channel']}\n\n{taken}\n\n{percent(numbers['empty'])} of cells empty"
+    return f"{way}\nchannel {numbers['channel']}\n\n{taken}\n\n{numbers['empty']:.1%} of cells empty"
 
 
-def _draw_half(axes: Any, stage: Stage, first: NDArray[np.float32], last: NDArray[np.float32]) -> None:
+def _draw_half(axes: Any, found: Inspection, numbers: dict[str, Any], *names: str) -> None:
     """The two maps, and between them the enlarged part of the larger one, which is framed in both."""
-    x0, y0, x1, y1 = stage.numbers["window"]
+    x0, y0, x1, y1 = numbers["window"]
+    first, last, corners, pooled = (
+        found.pictures[f"{name}{numbers['stage']}"] for name in (*names, "corners", "pooled")
+    )
     large, small = sorted((first, last), key=len, reverse=True)
     for one, pixels in zip(axes, (first, large[y0:y1, x0:x1], last), strict=True):
         show(one, pixels, "", vmin=float(pixels.min()))
@@ -165,13 +144,13 @@ def _draw_half(axes: Any, stage: Stage, first: NDArray[np.float32], last: NDArra
         axes[1].axvline(edge - 0.5, color="white", linewidth=1.2)
         axes[1].axhline(edge - 0.5, color="white", linewidth=1.2)
     cells = slice(y0 // 2, y1 // 2), slice(x0 // 2, x1 // 2)
-    for (row, column), corner in np.ndenumerate(stage.corners[cells]):
+    for (row, column), corner in np.ndenumerate(corners[cells]):
         if small[cells][row, column] > 0:  # dotted where all of the cell was 0 in the encoder
-            line = ":" if stage.pooled[cells][row, column] == 0 else "-"
+            line = ":" if pooled[cells][row, column] == 0 else "-"
             x, y = 2 * column + corner % 2, 2 * row + corner // 2
             _frame(axes[1], x + 0.14, y + 0.14, 0.72, linewidth=1.8, linestyle=line)
     for one, pixels in ((axes[0], first), (axes[2], last)):
-        factor = len(pixels) / len(stage.encoded)
+        factor = len(pixels) / len(large)
         _frame(one, x0 * factor, y0 * factor, (x1 - x0) * factor, linewidth=1.5)
 
 

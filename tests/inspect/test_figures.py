@@ -63,7 +63,7 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> Segmenter:
 def test_layers(exact: Segmenter, short: Segmenter, make_photo: Make) -> None:
     found = inspect_layers(exact, make_photo(90, 140), class_name="cat")
     names = titles(shown(draw_layers(found, "Title")))
-    maps = {name.replace("fc6_", "fc6-") for name in found.maps}
+    maps = {layer["name"].replace("fc6_", "fc6-") for layer in found.numbers["layers"]}
     assert set(names) == {*maps, "input", "score of cat", "labelling"} and len(names) == 22
     figure = draw_layers(inspect_layers(short, make_photo(90, 140), (0, 0, 30, 20), HOSTILE), HOSTILE)
     assert len(shown(figure)) == 6 + 3
@@ -75,14 +75,14 @@ def test_switches_and_the_corners_that_were_taken(
     found = inspect_switches(exact, make_photo(90, 140))
     figure = draw_switches(found, "Title")
     assert len(shown(figure)) == 1 + 5 * 6
-    stage = found.stages[1]
+    pooled, corners = found.pictures["pooled2"], found.pictures["corners2"]
     enlarged = figure.axes[2 * 8 + 2]
-    x0, y0, x1, y1 = stage.numbers["window"]
+    x0, y0, x1, y1 = found.numbers["stages"][1]["window"]
     want = set()
     for row in range(y0 // 2, y1 // 2):
         for column in range(x0 // 2, x1 // 2):
-            if stage.pooled[row, column] > 0:
-                corner = int(stage.corners[row, column])
+            if pooled[row, column] > 0:
+                corner = int(corners[row, column])
                 want.add((2 * column - x0 + corner % 2, 2 * row - y0 + corner // 2))
     assert {(round(p.get_x() + 0.36), round(p.get_y() + 0.36)) for p in enlarged.patches} == want and want
 
@@ -108,8 +108,8 @@ def test_proposals_in_order_with_their_boxes_and_many_classes(tiny_network: Path
     axes = shown(draw_proposals(found, "Title"))
     assert titles(axes) == ["photo", "edges", "boxes", "1 proposal", "5 proposals", "all 6 proposals"]
     notes = [one.get_xlabel() for one in axes[3:]]
-    assert notes[0].startswith("chair 42 %, ") and notes[0].endswith("\n6 more")
-    assert notes[1].endswith("\n6 more; 0 % changed")
+    assert notes[0].startswith("chair 41.7%, ") and notes[0].endswith("\n6 more")
+    assert notes[1].endswith("\n6 more; 0.0% changed")
     assert sorted(text.get_text() for text in axes[2].texts) == ["1", "2", "3", "4", "5"]
     frames = [patch for patch in axes[2].patches if not patch.get_fill()]
     assert len(frames) == 6

@@ -15,6 +15,7 @@ from deconvseg.images.read import PhotoPixels
 from deconvseg.inspect.layers import inspect_layers
 from deconvseg.inspect.proposals import inspect_proposals
 from deconvseg.inspect.switches import CORNERS, inspect_switches
+from deconvseg.inspect.trace import trace
 from deconvseg.segmenter import Segmenter
 
 Make = Callable[[int, int], PhotoPixels]
@@ -29,14 +30,14 @@ def cells(large: np.ndarray) -> np.ndarray:
 
 
 def test_layers_are_the_most_active_maps_inside_the_photo(exact: Segmenter, make_photo: Make) -> None:
-    found = inspect_layers(exact, make_photo(30, 90))
+    found, traced = inspect_layers(exact, make_photo(30, 90)), trace(exact, make_photo(30, 90), None, None)
     numbers = json.loads(json.dumps(found.numbers))
-    assert [layer["name"] for layer in numbers["layers"]] == list(found.maps) == list(found.trace.decoded)
+    assert [layer["name"] for layer in numbers["layers"]] == list(traced.decoded)
     (told,) = (layer for layer in numbers["layers"] if layer["name"] == "deconv3_2")
-    maps = found.trace.decoded["deconv3_2"].numpy()
+    maps = traced.decoded["deconv3_2"].numpy()
     # the photo's 30 rows of 90 are cells 2.67 to 5.33 of 8
     assert told["channel"] == maps[:, 2:6].mean((1, 2)).argmax()
-    shown = found.maps["deconv3_2"]
+    shown = found.pictures["deconv3_2"]
     np.testing.assert_array_equal(shown, maps[told["channel"]])
     assert told["size"] == [8, 8] and told["channels"] == 8
     assert (told["max"], told["mean"]) == (shown.max(), shown.mean())
@@ -50,15 +51,16 @@ def test_class_picks_the_channel_whose_loss_would_cost_it_most(exact: Segmenter,
     picked = set()
     for label, name in enumerate(exact.classes[1:6], 1):
         found = inspect_layers(exact, photo, class_name=name)
-        share = found.trace.scores.softmax(0)[label]
-        parts = weights[label, :, 0, 0] * (found.trace.decoded["deconv1_2"] * share).sum((1, 2))
+        traced = trace(exact, photo, None, name)
+        share = traced.scores.softmax(0)[label]
+        parts = weights[label, :, 0, 0] * (traced.decoded["deconv1_2"] * share).sum((1, 2))
         assert found.numbers["layers"][-1]["channel"] == int(parts.argmax())
         assert found.numbers["score"]["class"] == found.numbers["class"] == name
-        np.testing.assert_allclose(found.score, found.trace.scores[label], atol=1e-6)
+        np.testing.assert_allclose(found.pictures["score"], traced.scores[label], atol=1e-6)
         channels = {layer["name"]: layer["channel"] for layer in found.numbers["layers"]}
         picked.add(tuple(channels.values()))
-        for stage in inspect_switches(exact, photo, class_name=name).stages:
-            assert stage.numbers["channel"] == channels[f"unpool{stage.numbers['stage']}"]
+        for stage in inspect_switches(exact, photo, class_name=name).numbers["stages"]:
+            assert stage["channel"] == channels[f"unpool{stage['stage']}"]
     assert len(picked) > 1
 
 
@@ -66,12 +68,12 @@ def test_labelling_is_the_segmenters(exact: Segmenter, make_photo: Make) -> None
     photo = make_photo(32, 32)
     found = inspect_layers(exact, photo)
     want = exact.segment(photo.image)
-    assert np.array_equal(found.labelling.labels, want.labels)
+    assert np.array_equal(found.labellings["labelling"].labels, want.labels)
     assert found.numbers["classes"] == want.class_shares()
     largest = next(name for name in want.class_shares() if name != "background")
     assert found.numbers["score"]["class"] == largest and found.numbers["class"] is None
     # what is not photo is left out
-    assert inspect_layers(exact, make_photo(60, 90)).labelling.labels.shape == (22, 32)
+    assert inspect_layers(exact, make_photo(60, 90)).labellings["labelling"].labels.shape == (22, 32)
 
 
 @pytest.mark.parametrize("class_name", [None, "cat"])
@@ -80,20 +82,22 @@ def test_values_go_back_where_maxima_were_taken(
 ) -> None:
     found = inspect_switches(exact, make_photo(60, 90), class_name=class_name)
     assert [stage["size"] for stage in found.numbers["stages"]] == [[side] * 2 for side in (32, 16, 8, 4, 2)]
-    for stage in found.stages:
-        before = cells(stage.encoded)
-        assert np.array_equal(stage.pooled, before.max(-1))
-        assert np.array_equal(stage.corners, before.argmax(-1))
-        assert stage.unpooled is not None and stage.decoded is not None
-        after, at = cells(stage.unpooled), stage.corners[..., None].astype(int)
+    for n in range(1, 6):
+        names = "encoded", "pooled", "corners", "decoded", "unpooled"
+        encoded, pooled, corners, decoded, unpooled = (found.pictures[f"{name}{n}"] for name in names)
+        before, after, at = cells(encoded), cells(unpooled), corners[..., None].astype(int)
+        assert np.array_equal(pooled, before.max(-1))
+        assert np.array_equal(corners, before.argmax(-1))
         # not zero exactly where the switch points and there is something to put back
-        assert np.array_equal(after != 0, (np.arange(4) == at) & (stage.decoded[..., None] > 0))
-        assert np.array_equal(np.take_along_axis(after, at, -1)[..., 0], stage.decoded)
+        assert np.array_equal(after != 0, (np.arange(4) == at) & (decoded[..., None] > 0))
+        assert np.array_equal(np.take_along_axis(after, at, -1)[..., 0], decoded)
 
 
 def test_corners_are_counted_over_all_channels_inside_the_photo(exact: Segmenter, make_photo: Make) -> None:
     found = inspect_switches(exact, make_photo(40, 80))
-    inside = cells(found.trace.encoded[1].numpy())[:, 2:6]  # half as high as wide: rows 2 to 6 of 8
+    inside = cells(trace(exact, make_photo(40, 80), None, None).encoded[1].numpy())[
+        :, 2:6
+    ]  # half as high as wide: rows 2 to 6 of 8
     filled = inside.max(-1) > 0
     want = {name: (inside.argmax(-1)[filled] == n).mean() for n, name in enumerate(CORNERS)}
     told = json.loads(json.dumps(found.numbers))["stages"][1]
@@ -101,11 +105,12 @@ def test_corners_are_counted_over_all_channels_inside_the_photo(exact: Segmenter
 
 
 def test_window_is_where_most_happens(exact: Segmenter, make_photo: Make) -> None:
-    for stage in inspect_switches(exact, make_photo(64, 64)).stages:
-        x0, y0, x1, y1 = stage.numbers["window"]
-        assert x1 - x0 == y1 - y0 == min(8, len(stage.encoded)) and x0 % 2 == y0 % 2 == 0
-        assert x0 >= 0 and y0 >= 0 and max(x1, y1) <= len(stage.encoded)
-        both, n = stage.pooled * stage.decoded, (x1 - x0) // 2
+    found = inspect_switches(exact, make_photo(64, 64))
+    for number, stage in enumerate(found.numbers["stages"], 1):
+        x0, y0, x1, y1 = stage["window"]
+        assert x1 - x0 == y1 - y0 == min(8, stage["size"][0]) and x0 % 2 == y0 % 2 == 0
+        assert x0 >= 0 and y0 >= 0 and max(x1, y1) <= stage["size"][0]
+        both, n = found.pictures[f"pooled{number}"] * found.pictures[f"decoded{number}"], (x1 - x0) // 2
         places = itertools.product(range(len(both) - n + 1), repeat=2)
         sums = {(2 * x, 2 * y): both[y : y + n, x : x + n].sum() for x, y in places}
         assert sums[x0, y0] == pytest.approx(max(sums.values()))
@@ -149,6 +154,6 @@ def test_what_each_box_changed(tiny_network: Path, make_photo: Make) -> None:
 def test_no_proposals_and_networks_without(tiny_network: Path, tiny_fcn: Path, make_photo: Make) -> None:
     tiny = inspect_proposals(Segmenter(tiny_network, crf=False), make_photo(10, 20))
     assert tiny.numbers["proposals"] == 0 and list(tiny.labellings) == ["no proposals"]
-    assert len(tiny.numbers["boxes"]) == 1 and tiny.edges.shape == (10, 20)
+    assert len(tiny.numbers["boxes"]) == 1 and tiny.pictures["edges"].shape == (10, 20)
     with pytest.raises(UsageError, match=r"fcn\.safetensors: is an FCN-8s"):
         inspect_proposals(Segmenter(tiny_fcn), make_photo(30, 30))
