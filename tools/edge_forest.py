@@ -317,7 +317,8 @@ def channels(image: NDArray[np.uint8]) -> tuple[Floats, Floats]:
         Two float32 ((H + 16) / 2, (W + 16) / 2, 13): smoothed by a triangle of radius 1, for features that
         read a cell, and of radius 4, for features that compare two.
     """
-    padded = cv2.copyMakeBorder(image.astype(np.float32) / 255, *[_OPENCV_BORDER] * 4, cv2.BORDER_REFLECT)
+    pad = _OPENCV_BORDER
+    padded = cv2.copyMakeBorder(image.astype(np.float32) / 255, pad, pad, pad, pad, cv2.BORDER_REFLECT)
     height, width = padded.shape[:2]
     raw = np.empty((round(height / SHRINK), round(width / SHRINK), CHANNELS), np.float32)
     cv2.ximgproc.createRFFeatureGetter().getFeatures(padded, raw, 4, 0, SHRINK, CHANNELS, 4)
