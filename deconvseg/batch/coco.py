@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from deconvseg.batch.manifest import Manifest
+from deconvseg.batch.shard import lock_moment
 
 COCO = "coco.json"
 """The file in a results folder that holds all of its photos' `coco` results."""
@@ -27,11 +28,11 @@ def write_run_coco(
     """
     from deconvseg.images.coco import merge_coco
 
-    for _ in range(2):
-        with manifest.locked_for("coco"):
+    for _ in range(2):  # stores have no locks: another shard may have ended meanwhile
+        with lock_moment(manifest.folder.root, "coco"):
             parts, others = manifest.files_of("coco", settings, options)
             problems = merge_coco(parts, target)
             manifest.folder.send(target)
-        if manifest.folder.is_shared or manifest.files_of("coco", settings, options)[0] == parts:
+        if manifest.files_of("coco", settings, options)[0] == parts:
             break
     return [manifest.folder.shown(problem) for problem in problems], others

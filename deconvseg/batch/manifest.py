@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import MappingProxyType
+from typing import Any
 
 from deconvseg.batch.plan import Task
 from deconvseg.batch.records import (
@@ -22,15 +21,15 @@ from deconvseg.batch.records import (
     read_records,
 )
 from deconvseg.batch.results_folder import ResultsFolder
-from deconvseg.batch.shard import Shard, lock_moment, lock_run
+from deconvseg.batch.shard import Shard, lock_run
 from deconvseg.errors import OutputError, UsageError
 from deconvseg.files import replacing
 
 MANIFEST, PENDING = "segment.jsonl", ".segment-more.json"
-NO_OPTIONS: Mapping[str, str] = MappingProxyType({})
 _OF_SHARDS, _PENDING_OF_SHARDS = "segment.*-of-*.jsonl", ".segment-more.*-of-*.json"
 _ALL = (MANIFEST, PENDING, _OF_SHARDS, _PENDING_OF_SHARDS)
 _SEND_INTERVAL = 30.0
+_CRASHES = 2
 
 
 class Manifest:
@@ -38,20 +37,26 @@ class Manifest:
 
     At every moment, also after a kill, it holds one line for each finished photo and none for another. A file
     beside it names pending files: our results that have no line, of a run under way or stopped, or of another
-    choice of kinds, and `run_files`, those of the run as a whole. Each shard writes its own two files, and
-    reads all; it takes the lines of its photos out of manifests of the whole and of other numbers of shards.
-    A run of the whole takes the lines of all shards.
+    choice of kinds, and `run_files`, those of the run as a whole. Each shard writes its own files and reads
+    all; of several lines of a photo, that in the manifest written last counts. A run of the whole takes the
+    lines of all shards.
 
-    In a remote folder both files are sent now and then: a kill can lose the lines of the last seconds, whose
-    photos are then done again. No lock keeps another machine away from it.
+    Another file has the photos that are under way, and how many runs have ended without cleaning up while
+    they were. `crashed` are those of earlier runs, by name.
+
+    In a remote folder manifest and pending files are sent now and then: a kill can lose the lines of the last
+    seconds, whose photos are then done again. No lock keeps another machine away from it.
     """
 
     def __init__(
         self, folder: ResultsFolder, run_files: Sequence[Path] = (), shard: Shard | None = None
     ) -> None:
         self.folder, self.run_files, self.shard = folder, run_files, shard
-        self.path = folder.root / (f"segment.{shard}.jsonl" if shard else MANIFEST)
-        self._pending_path = folder.root / (f".segment-more.{shard}.json" if shard else PENDING)
+        part = f".{shard}" if shard else ""
+        self.path = folder.root / f"segment{part}.jsonl"
+        self._pending_path = folder.root / f".segment-more{part}.json"
+        self._under_way_path = folder.root / f".segment-under-way{part}.json"
+        self._under_way: dict[str, list[Any]] = {}
         self._sent = 0.0
         self._read_all()
 
@@ -66,32 +71,26 @@ class Manifest:
             try:
                 yield
             finally:
+                self._under_way.clear()
+                self._note_under_way()
                 self._send()
-
-    def locked_for(self, what: str) -> AbstractContextManager[None]:
-        """`shard.lock_moment` in this folder."""
-        return lock_moment(self.folder.root, what)
 
     def _read_all(self) -> None:
         self.folder.refresh(_ALL)
         self._records: dict[str, Record] = {}  # of a large folder it is not held twice
         self._records = self._lines_of_all()
-        self._pending: set[str] = set()
         root = self.folder.root
-        for path in (root / PENDING, *root.glob(_PENDING_OF_SHARDS)):
-            self._pending.update(_read_pending(path))
+        paths = (root / PENDING, *root.glob(_PENDING_OF_SHARDS))
+        self._pending = {name for path in paths for name in _read_json(path, list)}
+        self.crashed: dict[str, list[Any]] = dict(_read_json(self._under_way_path, dict))
 
     def _lines_of_all(self) -> dict[str, Record]:
         """By name, each photo's line; of several that of the manifest that was written last."""
         records: dict[str, Record] = {}
-        for path in self._manifests():
+        root = self.folder.root
+        for path in sorted([root / MANIFEST, *root.glob(_OF_SHARDS)], key=_modified):
             records |= read_records(path)
         return records
-
-    def _manifests(self) -> list[Path]:
-        """Those of the whole and of all shards, the last one written last."""
-        root = self.folder.root
-        return sorted([root / MANIFEST, *root.glob(_OF_SHARDS)], key=_modified)
 
     def refuse_foreign(self, tasks: Iterable[Task]) -> None:
         """Raise UsageError if a result would replace a file that is not ours, or another photo's result."""
@@ -120,13 +119,11 @@ class Manifest:
             )
 
     def find_done(
-        self, tasks: Iterable[Task], settings: str | None, options: Mapping[str, str] = NO_OPTIONS
+        self, tasks: Iterable[Task], settings: str | None, options: Mapping[str, str]
     ) -> dict[str, Record]:
         """By name, the records of photos whose results were made as they are wanted now, and are all there.
 
-        Args:
-            tasks: what is wanted.
-            settings, options: as in a Record.
+        `settings` and `options` are as in a Record.
         """
         return {task.photo.name: record for task in tasks if (record := self._done(task, settings, options))}
 
@@ -141,58 +138,49 @@ class Manifest:
                 or not self.folder.is_as_written(self.folder.name_of(path), old["digests"].get(kind))
             ):
                 return None
-        return {
-            **old,
-            "input": now["input"],
-            "path": now["path"],
-            "status": "skipped",
-            "error": None,
-            "outputs": self._shown_outputs(old),
-        }
+        return self._again(old, input=now["input"], path=now["path"], status="skipped", error=None)
+
+    def _again(self, old: Record, **changes: Any) -> Record:
+        return {**old, "outputs": self._shown_outputs(old["outputs"]), **changes}  # type: ignore[typeddict-item]
 
     def start(self, tasks: Sequence[Task], done: Mapping[str, Record]) -> None:
         """Write the lines that stay: of the photos `done` before, by name, and of photos not in this run."""
         names = {task.photo.name for task in tasks}
-        holds = self.shard.holds if self.shard else lambda name: True
-        lines = [record for name, record in self._records.items() if name not in names and holds(name)]
-        lines += [self._relative(record) for record in done.values()]
+        others = [record for name, record in self._records.items() if name not in names]
         if self.shard:
-            self._pending = _read_pending(self._pending_path)
+            others = [record for record in others if self.shard.holds(record["name"])]
+            self._pending = set(_read_json(self._pending_path, list))
         for task in tasks:
             old = self._records.get(task.photo.name)
             self._pending.update(old["outputs"].values() if old else ())
             self._pending.update(map(self.folder.name_of, filter(None, task.outputs.values())))
         self._pending.update(map(self.folder.name_of, self.run_files))
-        self._write_pending(self._pending)
-        self._write(self.path, lines)
+        self._write_json(self._pending_path, sorted(self._pending))
+        self._write([*others, *map(self._relative, done.values())])
         self._send()
         self.folder.expect(self._pending)
-        if self.shard:
-            self._take_lines(self.shard)
-        else:
-            for pattern in (_OF_SHARDS, _PENDING_OF_SHARDS):
+        if not self.shard:
+            for pattern in (_OF_SHARDS, _PENDING_OF_SHARDS, ".segment-under-way.*-of-*.json"):
                 for path in self.folder.root.glob(pattern):
                     self.folder.remove(path.name)
 
-    def _take_lines(self, shard: Shard) -> None:
-        """Remove the lines of the shard's photos from the manifests of other numbers of shards."""
-        with self.locked_for("lines"):
-            for path in self._manifests():
-                if not path.name.endswith(f"-of-{shard.count}.jsonl"):
-                    records = read_records(path)
-                    rest = [record for name, record in records.items() if not shard.holds(name)]
-                    if len(rest) < len(records):
-                        self._reduce(path, rest)
+    def begin(self, record: Record) -> bool:
+        """Note that a photo is under way until `add`, unless it was as two runs ended without cleaning up.
 
-    def _reduce(self, path: Path, rest: Sequence[Record]) -> None:
-        """Leave the `rest` in the manifest of another run."""
-        if not rest and self.folder.is_shared:
-            path.unlink()
-            return
-        written = path.stat().st_mtime_ns
-        self._write(path, rest)  # in a store even if empty, where other shards may just be reading it
-        os.utime(path, ns=(written, written))  # of several, the last one written counts
-        self.folder.send(path, keep=True)
+        Returns whether it may be. One that has changed since, or gets other settings, may.
+        """
+        name, photo = record["name"], [record[key] for key in ("settings", "bytes", "modified")]  # type: ignore[literal-required]
+        before, crashes = self.crashed.get(name, [None, 0])
+        if before == photo and crashes >= _CRASHES:
+            return False
+        self.crashed.pop(name, None)
+        self._under_way[name] = [photo, crashes + 1 if before == photo else 1]
+        self._note_under_way()
+        return True
+
+    def _note_under_way(self) -> None:
+        with suppress(OutputError):  # a full disk is told where the photo's line is written
+            self._write_json(self._under_way_path, self.crashed | self._under_way, durable=False)
 
     def _send(self) -> None:
         for path in (self.path, self._pending_path):
@@ -213,6 +201,8 @@ class Manifest:
                 stream.write(line_of(self._relative(record)))
         except OSError as error:
             raise OutputError(f"{self.path}: cannot be written ({error.strerror}); check the disk") from error
+        if self._under_way.pop(record["name"], None):
+            self._note_under_way()
         if time.monotonic() - self._sent > _SEND_INTERVAL:
             self._send()
         return record
@@ -220,13 +210,7 @@ class Manifest:
     def _with_old(self, record: Record, old: Record) -> Record:
         if record["status"] == "failed":
             if is_missing(record) and not is_of_another(old, record["path"]):  # a disk is away for a moment
-                return {
-                    **old,
-                    "input": record["input"],
-                    "status": "failed",
-                    "error": record["error"],
-                    "outputs": self._shown_outputs(old),
-                }
+                return self._again(old, input=record["input"], status="failed", error=record["error"])
             return record
         others = {kind: path for kind, path in old["outputs"].items() if kind not in record["outputs"]}
         if is_missing(record) or is_missing(old):  # of some stores, nobody knows what was and is there
@@ -235,9 +219,9 @@ class Manifest:
             there = {kind: path for kind, path in others.items() if self.folder.exists(path)}
             return {
                 **record,
-                "outputs": record["outputs"] | self._shown_outputs({**old, "outputs": there}),
-                "digests": {**old["digests"], **record["digests"]},
-                "options": {**old["options"], **record["options"]},
+                "outputs": record["outputs"] | self._shown_outputs(there),
+                "digests": old["digests"] | record["digests"],
+                "options": old["options"] | record["options"],
             }
         for kind, path in others.items():
             if self.folder.is_as_written(path, old["digests"].get(kind)):
@@ -251,15 +235,13 @@ class Manifest:
         """
         places = {task.photo.name: place for place, task in enumerate(tasks)}
         records = read_records(self.path)
-        self._write(self.path, sorted(records.values(), key=lambda record: places.get(record["name"], -1)))
+        self._write(sorted(records.values(), key=lambda record: places.get(record["name"], -1)))
         named = {path for record in records.values() for path in record["outputs"].values()}
         left = {name for name in self._pending - named if self.folder.exists(name)}
         left.update(map(self.folder.name_of, self.run_files))
-        self._write_pending(left)
+        self._write_json(self._pending_path, sorted(left))
 
-    def files_of(
-        self, kind: str, settings: str | None, options: Mapping[str, str] = NO_OPTIONS
-    ) -> tuple[list[Path], int]:
+    def files_of(self, kind: str, settings: str | None, options: Mapping[str, str]) -> tuple[list[Path], int]:
         """The results of a kind of all photos that are done by now, in order of the photos' names.
 
         Returns:
@@ -269,39 +251,42 @@ class Manifest:
         self.folder.refresh(_ALL)
         records = sorted(self._lines_of_all().values(), key=lambda record: record["name"])
         there = [record for record in records if record["status"] != "failed" and kind in record["outputs"]]
+        wanted = settings, options.get(kind)
         alike = [
             record["outputs"][kind]
             for record in there
-            if (record["settings"], record["options"].get(kind)) == (settings, options.get(kind))
+            if (record["settings"], record["options"].get(kind)) == wanted
         ]
         root = self.folder.root
         self.folder.fetch(name for name in alike if not (root / name).exists())
         return [root / name for name in alike], len(there) - len(alike)
 
-    def _shown_outputs(self, record: Record) -> dict[str, str]:
-        return {kind: self.folder.shown(self.folder.root / path) for kind, path in record["outputs"].items()}
+    def _shown_outputs(self, outputs: Mapping[str, str]) -> dict[str, str]:
+        return {kind: self.folder.shown(self.folder.root / path) for kind, path in outputs.items()}
 
     def _relative(self, record: Record) -> Record:
         outputs = {kind: self.folder.name_of(path) for kind, path in record["outputs"].items()}
         return {**record, "outputs": outputs}
 
-    def _write(self, path: Path, records: Iterable[Record]) -> None:
-        with replacing(path, durable=True) as stream:
+    def _write(self, records: Iterable[Record]) -> None:
+        with replacing(self.path, durable=True) as stream:
             stream.writelines(map(line_of, records))
 
-    def _write_pending(self, paths: set[str]) -> None:
-        if paths:
-            with replacing(self._pending_path, durable=True) as stream:
-                stream.write(json.dumps(sorted(paths)).encode())
+    def _write_json(self, path: Path, content: list[str] | dict[str, Any], *, durable: bool = True) -> None:
+        if content:
+            with replacing(path, durable=durable) as stream:
+                stream.write(json.dumps(content).encode())
         else:
-            self.folder.remove(self._pending_path.name)
+            self.folder.remove(path.name)
 
 
-def _read_pending(path: Path) -> set[str]:
+def _read_json(path: Path, kind: type) -> Any:
+    """The list or dictionary in a file, an empty one if there is none or it is damaged."""
     try:
-        return {name for name in json.loads(path.read_bytes()) if isinstance(name, str)}
-    except (OSError, ValueError, TypeError):  # then they are refused as files of others, which is safe
-        return set()
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        content = None
+    return content if isinstance(content, kind) else kind()
 
 
 def _modified(path: Path) -> int:

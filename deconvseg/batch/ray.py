@@ -10,7 +10,6 @@ import signal
 import socket
 import sys
 import threading
-import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, chdir, contextmanager, redirect_stdout
@@ -19,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from deconvseg.batch.work import Done, Job, Work, through_network
+from deconvseg.batch.work import Job, Work, through_network
 from deconvseg.errors import InputError, MissingDependencyError, UsageError, WorkerError
 from deconvseg.machine import cores as own_cores
 from deconvseg.remote import is_remote
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
 _DATASET = 10_000
 _TRIES = 2
 _PATIENCE = 10.0
+NO_RAY = 'Ray is not installed; install it (pip install "deconvseg[ray]"), or use the local engine'
 
 Row = dict[str, bytes]
 Batch = dict[str, Any]
@@ -67,74 +67,54 @@ def run_on_ray(
         WorkerError: the cluster does not do its work.
     """
     workers, threads = options.workers, options.ray_threads
-    with (
-        _quiet_stdout(options.ray_talks),
-        joined(options.ray_address, (workers or 1) * (threads or 1) + 1, options.ray_talks) as ray,
-    ):
+    with ExitStack() as stack:
+        # Ray tells of workers that died on standard output, which is for data.
+        nowhere = sys.stderr if options.ray_talks else stack.enter_context(Path(os.devnull).open("w"))
+        stack.enter_context(redirect_stdout(nowhere))
+        least = (workers or 1) * (threads or 1) + 1
+        ray = stack.enter_context(joined(options.ray_address, least, options.ray_talks))
         networks, cores = share_out(ray, inference.device.type, workers, threads)
-        cluster = _Cluster(ray, inference, work, networks, cores, full_batches)
+        # One copy a machine, in its object store: no machine needs the network's file.
+        shipped = ray.put(inference), cores, full_batches
         jobs = iter(jobs)
         while some := list(islice(jobs, _DATASET)):
-            for job, result in cluster.results(some):
-                if isinstance(result, WorkerError):
-                    result = WorkerError(f"{job.title}: {result}")
-                report(job, result)
+            try:
+                for row in _rows(ray, inference, work, some, networks, shipped).iter_rows():
+                    report(*_content(row))
+            except ray.exceptions.RayError as error:
+                reason = str(error).strip().rpartition("\n")[2]
+                raise WorkerError(
+                    f"Ray cannot go on ({reason}); look whether all its machines have deconvseg"
+                ) from error
 
 
-class _Cluster:
-    """What each dataset of a run is made with."""
+def _rows(
+    ray: Any, inference: Inference, work: Work, jobs: list[Job], networks: int, shipped: tuple[Any, int, bool]
+) -> Any:
+    """A dataset of what became of each job; `shipped` is what `_Network` is made of."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    def __init__(
-        self,
-        ray: Any,
-        inference: Inference,
-        work: Work,
-        networks: int,
-        cores: int,
-        full_batches: bool,
-    ) -> None:
-        self._ray, self._work, self._networks, self._cores = ray, work, networks, cores
-        # One copy a machine, in its object store: no machine needs the network's file.
-        self._network = ray.put(inference), cores, full_batches
-        self._gpus = int(inference.device.type == "cuda")
-        self._batch_size = inference.batch_size
-
-    def results(self, jobs: list[Job]) -> Iterator[tuple[Job, Done | Exception]]:
-        """Each job and what became of it, in the order of finishing."""
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        ray = self._ray
-        # Beside this process: it must not leave with another machine.
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        watch = ray.remote(num_cpus=0, scheduling_strategy=here)(_Watch).remote()
-        tasks = _Tasks(self._work, watch, os.getcwd())  # noqa: PTH109 (pickled for all systems)
-        # As many photos as there are regions in a batch fill whole batches, however many regions each has.
-        together = min(-(-len(jobs) // (2 * self._networks)), self._batch_size)
-        photos = ray.data.from_items([_row(job, None) for job in jobs], override_num_blocks=len(jobs))
-        photos.context.enable_progress_bars = photos.context.print_on_execution_start = False
-        photos.context.target_max_block_size = 1  # a photo a block: it can be 90 MB behind the network
-        rows = (
-            # flat_map, as Ray Data would move a map that gives a row for a row into the network's actor.
-            photos.flat_map(tasks.prepare)
-            .map_batches(
-                _Network,
-                fn_constructor_args=(watch, *self._network),
-                batch_size=together,
-                batch_format="numpy",
-                concurrency=self._networks,
-                num_cpus=self._cores,
-                num_gpus=self._gpus,
-            )
-            .map(tasks.finish)
-        )
-        try:
-            for row in rows.iter_rows():
-                yield _content(row)
-        except ray.exceptions.RayError as error:
-            reason = str(error).strip().rpartition("\n")[2]
-            raise WorkerError(
-                f"Ray cannot go on ({reason}); look whether all its machines have deconvseg"
-            ) from error
+    # Beside this process: it must not leave with another machine.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    watch = ray.remote(num_cpus=0, scheduling_strategy=here)(_Watch).remote()
+    tasks = _Tasks(work, watch, os.getcwd())  # noqa: PTH109 (pickled for all systems)
+    # As many photos as there are regions in a batch fill whole batches, however many regions each has.
+    together = min(-(-len(jobs) // (2 * networks)), inference.batch_size)
+    photos = ray.data.from_items([_row(job, None) for job in jobs], override_num_blocks=len(jobs))
+    photos.context.enable_progress_bars = photos.context.print_on_execution_start = False
+    photos.context.target_max_block_size = 1  # a photo a block: it can be 90 MB behind the network
+    # flat_map, as Ray Data would move a map that gives a row for a row into the network's actor.
+    prepared = photos.flat_map(tasks.prepare)
+    fused = prepared.map_batches(
+        _Network,
+        fn_constructor_args=(watch, *shipped),
+        batch_size=together,
+        batch_format="numpy",
+        concurrency=networks,
+        num_cpus=shipped[1],
+        num_gpus=int(inference.device.type == "cuda"),
+    )
+    return fused.map(tasks.finish)
 
 
 class _Watch:
@@ -154,6 +134,11 @@ class _Watch:
         del self._open[work]
 
 
+def _killed(job: Job) -> WorkerError:
+    cure = "free some memory, or use fewer workers"
+    return WorkerError(f"{job.title}: its worker process was killed, and so was the next one; {cure}")
+
+
 class _Tasks:
     """What tasks do."""
 
@@ -162,33 +147,25 @@ class _Tasks:
 
     def prepare(self, row: Row) -> list[Row]:
         job, _ = _content(row)
-        return [_row(*self._try("prepare", job, lambda: self._work.prepare(job)))]
+        return [self._try("prepare", job, lambda: self._work.prepare(job))]
 
     def finish(self, row: Row) -> Row:
         job, fused = _content(row)
-        return _row(*self._try("finish", job, lambda: self._work.finish((job, fused))))
+        return self._try("finish", job, lambda: self._work.finish((job, fused)))
 
-    def _try(self, step: str, job: Job, call: Callable[[], tuple[Job, object]]) -> tuple[Job, object]:
+    def _try(self, step: str, job: Job, call: Callable[[], tuple[Job, object]]) -> Row:
         with _watched(self._watch, _TRIES, step, job) as is_safe:
             if not is_safe:
-                return job, _killed()
-            try:
-                self._enter_folder(job)
-            except InputError as error:
-                return job, error
-            return call()
-
-    def _enter_folder(self, job: Job) -> None:
-        places = map(str, (job.source, *job.outputs.values()))
-        if all(is_remote(place) or Path(place).is_absolute() for place in places):
-            return
-        try:
-            os.chdir(self._folder)
-        except OSError as error:
-            raise InputError(
-                f"{job.title}: {self._folder} is not on {platform.node()}; put photos and results where all "
-                "machines see them"
-            ) from error
+                return _row(job, _killed(job))
+            places = map(str, (job.source, *job.outputs.values()))
+            if not all(is_remote(place) or Path(place).is_absolute() for place in places):
+                try:
+                    os.chdir(self._folder)
+                except OSError:
+                    cause = f"{self._folder} is not on {platform.node()}"
+                    cure = "put photos and results where all machines see them"
+                    return _row(job, InputError(f"{job.title}: {cause}; {cure}"))
+            return _row(*call())
 
 
 class _Network:
@@ -217,7 +194,7 @@ class _Network:
                 yield from through_network(self._inference, photos, full_batches=self._full_batches)
                 return
         if alone:
-            yield photos[0][0], _killed()
+            yield photos[0][0], _killed(photos[0][0])
             return
         for photo in photos:
             yield from self._fuse([photo])
@@ -237,27 +214,12 @@ def _watched(watch: Any, tries: int, step: str, *jobs: Job) -> Iterator[bool]:
             ray.get(watch.end.remote(work))
 
 
-def _killed() -> WorkerError:
-    return WorkerError(
-        "its worker process was killed, and so was the next one; free some memory, or use fewer workers"
-    )
-
-
-def _portable(error: Exception) -> Exception:
-    """The error, fit to be sent; a note says where it was raised, which is not sent."""
-    told = "".join(traceback.format_exception(error))
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:
-        error = RuntimeError(f"{type(error).__name__}: {error}")
-    if not hasattr(error, "__notes__"):  # sent before
-        error.add_note(told)
-    return error
-
-
 def _row(job: Job, value: object) -> Row:
     if isinstance(value, Exception):
-        value = _portable(value)
+        try:
+            pickle.loads(pickle.dumps(value))
+        except Exception:  # with a constructor of its own
+            value = RuntimeError(f"{type(value).__name__}: {value}")
     return {"photo": pickle.dumps((job, value), protocol=5)}
 
 
@@ -281,21 +243,21 @@ def joined(address: str | None, cores: int, debug: bool = False) -> Iterator[Any
         MissingDependencyError: no Ray.
         UsageError: the cluster cannot be joined.
     """
-    # Ray reads these when it is imported or started.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_worker_niceness", "0")  # as the local engine's workers
-    if not address:  # despite its name on all systems: not offered to the network
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-    if not debug:
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    settings = {  # Ray reads them when it is imported or started
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_worker_niceness": "0",  # as the local engine's workers
+        **({} if debug else {"RAY_BACKEND_LOG_LEVEL": "fatal"}),
+        # Despite its name on all systems: not offered to the network.
+        **({} if address else {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}),
+    }
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
     try:
         import ray
         import ray.data
     except ImportError as error:
-        raise MissingDependencyError(
-            'Ray is not installed; install it (pip install "deconvseg[ray]"), or use the local engine'
-        ) from error
+        raise MissingDependencyError(NO_RAY) from error
     level = logging.INFO if debug else logging.CRITICAL + 1
     logging.getLogger("ray.data").setLevel(level)
     if ray.is_initialized():
@@ -306,17 +268,12 @@ def joined(address: str | None, cores: int, debug: bool = False) -> Iterator[Any
     root = "/tmp" if os.name == "posix" else None
     with TemporaryDirectory(prefix="ray-", dir=root, ignore_cleanup_errors=True) as folder:
         # Ray's workers import from the folder that this process is in as it starts or joins: an empty one.
-        with _quiet_stderr(debug), _same_end(), chdir(folder):
+        with _as_before(debug), chdir(folder):
             if address:
                 _join(ray, address, says)
             else:
-                ray.init(
-                    "local",
-                    num_cpus=max(own_cores(), cores),
-                    include_dashboard=False,
-                    _temp_dir=folder,
-                    **says,
-                )
+                says |= {"include_dashboard": False, "_temp_dir": folder}
+                ray.init("local", num_cpus=max(own_cores(), cores), **says)
         try:
             yield ray
         finally:
@@ -365,37 +322,21 @@ def _join(ray: Any, address: str, says: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _same_end() -> Iterator[None]:
-    """Leave what this process does on SIGTERM as it is; Ray makes it exit at once."""
+def _as_before(debug: bool) -> Iterator[None]:
+    """Leave standard error and what SIGTERM does alone.
+
+    Ray's core writes as it starts, whatever its level of logging, and makes this process exit at once.
+    """
     before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        if callable(before) and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def _quiet_stderr(debug: bool) -> Iterator[None]:
-    """Without standard error: Ray's core writes there as it starts, whatever its level of logging."""
-    if debug:
-        yield
-        return
     sys.stderr.flush()
-    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, 2)
+    kept = os.dup(2)
+    if not debug:
+        with Path(os.devnull).open("w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
     try:
         yield
     finally:
         os.dup2(kept, 2)
         os.close(kept)
-        os.close(nothing)
-
-
-@contextmanager
-def _quiet_stdout(talks: bool) -> Iterator[None]:
-    """Ray tells of workers that died on standard output, which is for data."""
-    with ExitStack() as stack:
-        nowhere = sys.stderr if talks else stack.enter_context(Path(os.devnull).open("w"))
-        stack.enter_context(redirect_stdout(nowhere))
-        yield
+        if callable(before) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)

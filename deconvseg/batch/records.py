@@ -68,14 +68,8 @@ _TYPES: dict[str, tuple[type, ...]] = {
 def new_record(photo: Photo, settings: str | None) -> Record:
     """The record of a photo before anything is known but its file."""
     size, modified = (None, None) if photo.path == STDIN else status(photo.path)
-    return _record(
-        input=photo.shown,
-        path=full_path(photo),
-        name=photo.name,
-        settings=settings,
-        bytes=size,
-        modified=modified,
-    )
+    known = {"input": photo.shown, "path": full_path(photo), "name": photo.name, "settings": settings}
+    return _record({**known, "bytes": size, "modified": modified})
 
 
 def full_path(photo: Photo) -> str:
@@ -86,10 +80,7 @@ def full_path(photo: Photo) -> str:
 
 
 def is_of_another(record: Record, path: str) -> bool:
-    """Whether it is of another photo than that of the full path, and that one is still there.
-
-    One that is gone may have been moved.
-    """
+    """Whether it is of another photo than that of the full path, which is still there and not moved."""
     before = record["path"]
     return (
         before != path
@@ -119,10 +110,7 @@ def read_records(path: Path) -> dict[str, Record]:
     """By name, the records of a manifest, none if there is no such file; the last of several of a name.
 
     Lines that are cut or of another shape are left out. What an old line lacks is as in a photo that failed,
-    which is done again.
-
-    Raises:
-        OutputError: the file cannot be read.
+    which is done again. Raises OutputError if the file cannot be read.
     """
     try:
         lines = read_json_lines(path)
@@ -131,33 +119,31 @@ def read_records(path: Path) -> dict[str, Record]:
     records = {}
     for found in filter(_names_a_result, lines):
         fitting = {key: value for key, value in found.items() if isinstance(value, _TYPES.get(key, ()))}
-        record = _record(**{"path": found["input"], **fitting})
-        records[record["name"]] = record
+        records[found["name"]] = _record({"path": found["input"], **fitting})
     return records
 
 
 def _names_a_result(found: dict[str, Any]) -> bool:
+    """Whether all its results are paths in the folder: they may be replaced and removed."""
     name, photo, outputs = (found.get(key) for key in ("name", "input", "outputs"))
     if not isinstance(photo, str) or not isinstance(outputs, dict):
         return False
-    return all(isinstance(place, str) and _is_below(place) for place in (name, *outputs.values()))
-
-
-def _is_below(place: str) -> bool:
-    """Whether it is a path in the folder: what is said to be a result may be replaced and removed."""
+    places = [name, *outputs.values()]
+    if not all(isinstance(place, str) and "\0" not in place for place in places):
+        return False
     try:
-        os.fsencode(place)
+        os.fsencode("".join(places))
     except UnicodeEncodeError:
         return False
-    return "\0" not in place and not place.startswith("/") and ".." not in place.split("/")
+    return not any(place.startswith("/") or ".." in place.split("/") for place in places)
 
 
-def _record(**known: Any) -> Record:
+def _record(known: dict[str, Any]) -> Record:
     """With what is known; the rest as before the photo is looked at."""
     blank: dict[str, Any] = {
         key: {} if dict in kinds else None if NoneType in kinds else ""
         for key, kinds in _TYPES.items()
-        if list not in kinds  # notes: there only if there are any
+        if key != "notes"  # there only if there are any
     }
     record = {**blank, "status": "failed", **known}
     return cast(Record, {key: record[key] for key in Record.__annotations__ if key in record})

@@ -17,16 +17,13 @@ from deconvseg.remote import is_remote, normal, refused, status, store_of
 
 
 class ResultsFolder:
-    """A folder on this machine, or one that all machines of a run see. Can be pickled.
+    """A folder on this machine, or on a disk that all machines of a run see. Can be pickled.
 
     Names of results are paths from the folder, with `/`.
 
     Attributes:
         root: where files are made.
-        is_shared: whether all processes that write here see each other's locks and files at once.
     """
-
-    is_shared = True
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -91,8 +88,6 @@ class RemoteFolder(ResultsFolder):
 
     A result counts as written where the store lists it, as stores take files whole.
     """
-
-    is_shared = False
 
     def __init__(self, address: str) -> None:
         super().__init__(Path(tempfile.mkdtemp(prefix="deconvseg-")))

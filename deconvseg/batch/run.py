@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from os import PathLike, fspath
+from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Literal
 
@@ -17,6 +18,7 @@ from deconvseg.batch.coco import COCO, write_run_coco
 from deconvseg.batch.inputs import STDIN
 from deconvseg.batch.manifest import Manifest
 from deconvseg.batch.plan import STDOUT, Plan, make_plan
+from deconvseg.batch.ray import NO_RAY, run_on_ray
 from deconvseg.batch.records import Record, new_record
 from deconvseg.batch.shard import Shard
 from deconvseg.batch.work import Done, Job, Work, through_network
@@ -35,6 +37,7 @@ Listener = Callable[[Record, Exception | None], None]
 
 WORKER_BYTES = 500 << 20
 """Main memory that a worker may take for photos on their way: 300 to 450 MB at 1024 x 768 pixels."""
+_CRASHED = "twice a run was killed with it under way; it is left out: mend or remove it, or overwrite"
 
 
 @dataclass(frozen=True)
@@ -130,16 +133,15 @@ class FolderRun:
         if options.engine == "ray" and options.workers == 0:
             raise UsageError("Ray needs at least one network; give 1 worker or more")
         if options.engine == "ray" and find_spec("ray") is None:
-            raise MissingDependencyError(
-                'Ray is not installed; install it (pip install "deconvseg[ray]"), or use the local engine'
-            )
+            raise MissingDependencyError(NO_RAY)
         shard = Shard.parse(options.shard) if options.shard else None
         self._tasks = plan.only(shard).tasks if shard else plan.tasks
         self.total = len(self._tasks)
         self._options, self._listener = options, listener
         self._coco = plan.folder.root / COCO if plan.folder and "coco" in options.save else None
-        run_files = [self._coco] if self._coco else []
-        self.manifest = Manifest(plan.folder, run_files, shard) if plan.folder else None
+        self.manifest = None
+        if plan.folder:
+            self.manifest = Manifest(plan.folder, [self._coco] if self._coco else [], shard)
         if self.manifest and not options.overwrite:
             self.manifest.refuse_foreign(self._tasks)
         self._records: dict[int, Record] = {}
@@ -172,68 +174,71 @@ class FolderRun:
         """
         segmenter = work = None
         if not all(task.photo.missing for task in self._tasks):
-            segmenter = load()
-            work = Work(
-                segmenter,
-                legend=self._options.legend,
-                polygons=self._options.polygons,
-                max_pixels=self._options.max_pixels,
-                folder=self.manifest.folder if self.manifest else None,
-            )
+            segmenter, options = load(), self._options
+            folder = self.manifest.folder if self.manifest else None
+            work = Work(segmenter, options.legend, options.polygons, options.max_pixels, folder)
             self._settings, self._shaped = _settings_hash(segmenter), work.options()
         with self.manifest.locked() if self.manifest else nullcontext():
-            self._skip_done()
+            if self.manifest:
+                self._skip_done(self.manifest)
             if started:
                 started(len(self._records))
             self._start = time.perf_counter()
-            if segmenter and work and len(self._records) < self.total:
-                self._segment(segmenter, work)
+            left = [place for place in range(self.total) if place not in self._records]
+            if segmenter and work and left:
+                self._segment(segmenter.inference, work, left)
             else:
-                for job in self._jobs():
+                for job in self._jobs(left):
                     self._report(job, InputError(f"{job.title}: no such file; check the path"))
             if self.manifest:
                 self.manifest.finish(self._tasks)
                 if self._coco and self._settings:
-                    self._write_coco(self.manifest)
+                    self._write_coco(self.manifest, self._coco)
 
-    def _skip_done(self) -> None:
-        if not self.manifest:
-            return
+    def _skip_done(self, manifest: Manifest) -> None:
         done = {}
-        if not self._options.overwrite:
-            done = self.manifest.find_done(self._tasks, self._settings, self._shaped)
-        self.manifest.start(self._tasks, done)
+        if self._options.overwrite:
+            manifest.crashed.clear()
+        else:
+            done = manifest.find_done(self._tasks, self._settings, self._shaped)
+        manifest.start(self._tasks, done)
         for place, task in enumerate(self._tasks):
             if task.photo.name in done:
                 self._records[place] = done[task.photo.name]
 
-    def _segment(self, segmenter: Segmenter, work: Work) -> None:
-        inference, workers = segmenter.inference, self._options.workers
+    def _segment(self, inference: Inference, work: Work, left: list[int]) -> None:
         full_batches = self.manifest is not None or self.total > 1
         if self._options.engine == "ray":
-            from deconvseg.batch.ray import run_on_ray
-
-            run_on_ray(inference, work, self._jobs(), self._report, self._options, full_batches=full_batches)
+            jobs = self._jobs(left)
+            run_on_ray(inference, work, jobs, self._report, self._options, full_batches=full_batches)
             return
-        left = self.total - len(self._records)
+        crashed = self.manifest.crashed if self.manifest else {}
+        alone = [place for place in left if self._tasks[place].photo.name in crashed]
+        left = [place for place in left if place not in set(alone)]
         to_stdout = any(None in task.outputs.values() for task in self._tasks)
         # One photo goes its way without detours, and standard output is this thread's.
-        wanted = default_workers() if workers is None else workers
-        workers = 0 if left <= 1 or to_stdout else min(wanted, left)
-        run_here(inference, work, self._jobs(), self._report, workers=workers, full_batches=full_batches)
+        wanted = default_workers() if self._options.workers is None else self._options.workers
+        workers = 0 if len(left) <= 1 or to_stdout else min(wanted, len(left))
+        # What ran into a crash comes last, one by one: so the next crash has one photo to blame.
+        for places in (left, *([place] for place in alone)):
+            jobs, workers = self._jobs(places), workers if places is left else 0
+            run_here(inference, work, jobs, self._report, workers=workers, full_batches=full_batches)
 
-    def _jobs(self) -> Iterator[Job]:
-        for place, task in enumerate(self._tasks):
-            if place not in self._records:
-                # Before it is read: a photo that changes meanwhile is then done again by a later run.
-                self._begun[place] = new_record(task.photo, self._settings)
-                path = task.photo.path
-                yield Job(
-                    number=place,
-                    source=sys.stdin.buffer.read() if path == STDIN else path,
-                    file_name=task.photo.file_name,
-                    outputs={kind: target or sys.stdout.buffer for kind, target in task.outputs.items()},
-                )
+    def _jobs(self, places: Sequence[int]) -> Iterator[Job]:
+        for place in places:
+            photo, outputs = self._tasks[place].photo, self._tasks[place].outputs
+            # Before it is read: a photo that changes meanwhile is then done again by a later run.
+            record = self._begun[place] = new_record(photo, self._settings)
+            job = Job(
+                number=place,
+                source=sys.stdin.buffer.read() if photo.path == STDIN else photo.path,
+                file_name=photo.file_name,
+                outputs={kind: target or sys.stdout.buffer for kind, target in outputs.items()},
+            )
+            if self._options.engine == "ray" or not self.manifest or self.manifest.begin(record):
+                yield job
+            else:
+                self._report(job, InputError(f"{job.title}: {_CRASHED}"))
 
     def _report(self, job: Job, result: Done | Exception) -> None:
         record, error = self._begun.pop(job.number), None
@@ -248,16 +253,19 @@ class FolderRun:
     def _fill_in(self, record: Record, job: Job, done: Done) -> None:
         shown = self.manifest.folder.shown if self.manifest else str
         outputs = self._tasks[job.number].outputs
-        record["status"] = "done"
-        record["outputs"] = {kind: shown(path or STDOUT) for kind, path in outputs.items()}
-        record["digests"] = done.digests
-        record["options"] = {kind: self._shaped[kind] for kind in self._shaped.keys() & outputs}
-        record["width"], record["height"] = done.width, done.height
-        record["regions"] = done.regions
-        record["classes"] = {name: round(share, 6) for name, share in done.classes.items()}
+        record |= {
+            "status": "done",
+            "outputs": {kind: shown(path or STDOUT) for kind, path in outputs.items()},
+            "digests": done.digests,
+            "options": {kind: self._shaped[kind] for kind in self._shaped.keys() & outputs},
+            "width": done.width,
+            "height": done.height,
+            "regions": done.regions,
+            "classes": {name: round(share, 6) for name, share in done.classes.items()},
+            "seconds": round(sum(done.seconds.values()), 3),
+        }
         if done.notes:
             record["notes"] = done.notes
-        record["seconds"] = round(sum(done.seconds.values()), 3)
         passed = time.perf_counter() - self._start
         self._segmented += 1
         self._network_seconds += done.seconds["network"]
@@ -265,18 +273,15 @@ class FolderRun:
         if self._options.engine == "local":
             self.network_busy = self._network_seconds / passed
 
-    def _write_coco(self, manifest: Manifest) -> None:
-        assert self._coco
+    def _write_coco(self, manifest: Manifest, target: Path) -> None:
         try:
-            problems, others = write_run_coco(manifest, self._coco, self._settings, self._shaped)
+            problems, others = write_run_coco(manifest, target, self._settings, self._shaped)
         except DeconvSegError as error:
             problems, others = [str(error)], 0
         self.problems += problems
         if others:
-            photos = "1 photo that was" if others == 1 else f"{others} photos that were"
-            self.notes.append(
-                f"{manifest.folder.shown(self._coco)}: without {photos} done with other settings"
-            )
+            where = manifest.folder.shown(target)
+            self.notes.append(f"{where}: without {others} photos that were done with other settings")
 
 
 def run_here(
@@ -287,8 +292,7 @@ def run_here(
     A result is the same whatever the number of workers and the other photos are.
 
     Args:
-        inference: the network.
-        work: what happens around it.
+        inference, work: the network, and what happens around it.
         jobs: taken as they are needed; so many are under way at once that memory does not grow with them.
         report: called in this thread with each job and what became of it, in the order of finishing. What it
             raises ends the run.

@@ -53,18 +53,16 @@ def lock_run(folder: Path, shard: Shard | None) -> Iterator[None]:
         OutputError: the folder cannot be written.
     """
     with ExitStack() as held:
-        with _refused(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            held.enter_context(_locked(folder, shard))
-            if shard:
-                # Other shards that look at this moment hold it just as briefly; a run holds it for long.
-                with _locked(folder, None, patience=_PATIENCE):
-                    pass
-            for path in folder.glob(_name("*-of-*")):
-                other = path.name.split(".")[2]
-                if not shard or not other.endswith(f"-of-{shard.count}"):
-                    with _locked(folder, other, patience=_PATIENCE if shard else 0):
-                        pass
+        _hold(held, folder, shard)
+        if shard:
+            # Other shards that look at this moment hold it just as briefly; a run holds it for long.
+            with ExitStack() as moment:
+                _hold(moment, folder, None, _PATIENCE)
+        for path in folder.glob(_name("*-of-*")):
+            other = path.name.split(".")[2]
+            if not shard or not other.endswith(f"-of-{shard.count}"):
+                with ExitStack() as moment:
+                    _hold(moment, folder, other, _PATIENCE if shard else 0)
         yield
 
 
@@ -75,29 +73,20 @@ def lock_moment(folder: Path, what: str) -> Iterator[None]:
     Raises OutputError if the folder cannot be written.
     """
     with ExitStack() as held:
-        with _refused(folder):
-            held.enter_context(_locked(folder, what, patience=-1))
+        _hold(held, folder, what, -1)
         yield
 
 
-@contextmanager
-def _refused(folder: Path) -> Iterator[None]:
+def _hold(held: ExitStack, folder: Path, shard: Shard | str | None, patience: float = 0) -> None:
     try:
-        yield
+        folder.mkdir(parents=True, exist_ok=True)
+        held.enter_context(lock(folder / _name(shard), patience=patience))
+    except TimeoutError as error:
+        whose = f"shard {shard}" if shard else "another run"
+        raise UsageError(f"{folder}: {whose} is at work here; wait for its end, or stop it") from error
     except OSError as error:
         reason = error.strerror or error
         raise OutputError(f"{folder}: cannot be written ({reason}); choose another folder") from error
-
-
-@contextmanager
-def _locked(folder: Path, shard: Shard | str | None, patience: float = 0) -> Iterator[None]:
-    with ExitStack() as held:
-        try:
-            held.enter_context(lock(folder / _name(shard), patience=patience))
-        except TimeoutError as error:
-            whose = f"shard {shard}" if shard else "another run"
-            raise UsageError(f"{folder}: {whose} is at work here; wait for its end, or stop it") from error
-        yield
 
 
 def _in_bytes(name: str) -> bytes:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,12 +81,8 @@ class Done:
 class Work:
     """What happens to a photo before and after the network; can be pickled. Errors are results, not raised.
 
-    Attributes:
-        segmenter: pickled without its network, which neither step needs.
-        legend: name the colours on overlays.
-        polygons: outlines in COCO files are polygons.
-        max_pixels: larger photos are refused.
-        folder: that results go to, if it is one.
+    The segmenter is pickled without its network, which neither step needs. Results go to the `folder`, if it
+    is one; the rest is as in `run.Options`.
     """
 
     segmenter: Segmenter
@@ -102,26 +98,21 @@ class Work:
 
     def prepare(self, job: Job) -> tuple[Job, Prepared | Exception]:
         """Read a photo and find its regions; the InputError or what else went wrong."""
-        try:
-            start = time.perf_counter()
-            photo = read_photo(opened(job.source), max_pixels=self.max_pixels, name=job.title)
-            if "scores" in job.outputs:
-                self._refuse_large(job, photo)
-            seconds = {"read": time.perf_counter() - start}
-            prepared = self.segmenter.prepare(photo)
-            return job, replace(prepared, seconds=seconds | prepared.seconds)
-        except Exception as error:
-            return job, error
+        return job, _tried(self._prepare, job)
 
     def finish(self, item: tuple[Job, Fused | Exception]) -> tuple[Job, Done | Exception]:
         """Make the photo's Segmentation and write its results, each file whole or not at all."""
         job, fused = item
-        if isinstance(fused, Exception):
-            return job, fused
-        try:
-            return job, self._finish(job, *fused)
-        except Exception as error:
-            return job, error
+        return job, fused if isinstance(fused, Exception) else _tried(self._finish, job, *fused)
+
+    def _prepare(self, job: Job) -> Prepared:
+        start = time.perf_counter()
+        photo = read_photo(opened(job.source), max_pixels=self.max_pixels, name=job.title)
+        if "scores" in job.outputs:
+            self._refuse_large(job, photo)
+        seconds = {"read": time.perf_counter() - start}
+        prepared = self.segmenter.prepare(photo)
+        return replace(prepared, seconds=seconds | prepared.seconds)
 
     def _finish(self, job: Job, prepared: Prepared, probabilities: NDArray[np.float32]) -> Done:
         result = self.segmenter.finish(prepared, probabilities, keep_probabilities="scores" in job.outputs)
@@ -201,13 +192,13 @@ def through_network(
             if fault or not inside:
                 raise
         for job, prepared in inside:
-            yield job, _alone(inference, prepared, full_batches)
+            yield job, _tried(lambda one: next(inference.fuse([one], full_batches=full_batches)), prepared)
         inside.clear()
 
 
-def _alone(inference: Inference, prepared: Prepared, full_batches: bool) -> Fused | Exception:
+def _tried(call: Callable[..., Any], *arguments: Any) -> Any:
+    """What the call returns or raises."""
     try:
-        (fused,) = inference.fuse([prepared], full_batches=full_batches)
-        return fused
+        return call(*arguments)
     except Exception as error:
         return error

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable
 from contextlib import ExitStack
 from enum import StrEnum
 from functools import partial
@@ -24,7 +23,9 @@ from deconvseg.cli.options import (
     QuietOption,
     complete_class,
     load_segmenter,
+    option,
     segmenter_options,
+    switch,
 )
 from deconvseg.errors import DeconvSegError, OutputError, UsageError, WorkerError
 from deconvseg.images.kinds import KINDS
@@ -32,7 +33,6 @@ from deconvseg.images.kinds import KINDS
 if TYPE_CHECKING:
     from deconvseg.batch import FolderRun
     from deconvseg.batch.records import Record
-    from deconvseg.segmenter import Segmenter
 
 Save = StrEnum("Save", [(kind, kind) for kind in KINDS])  # type: ignore[misc]  # Typer has no list of Literals
 Engine = Literal["local", "ray"]
@@ -88,68 +88,62 @@ def segment(
     ] = None,
     save: Annotated[
         list[Save],
-        typer.Option(
-            metavar="KIND",
-            help=" ".join(f"{name}: {kind.help}." for name, kind in KINDS.items()) + " Give it again for "
+        option(
+            IO,
+            "KIND",
+            " ".join(f"{name}: {kind.help}." for name, kind in KINDS.items()) + " Give it again for "
             "more; the first is OUT, the others NAME.KIND.png (.jpg, .npz, .json) beside it.",
-            rich_help_panel=IO,
         ),
     ] = [Save.labels],  # type: ignore[attr-defined]  # noqa: B006 (Typer needs a list, and nothing changes it)
     classes: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME,...",
-            help="Keep these classes alone; in all results the others are background.",
+        option(
+            IO,
+            "NAME,...",
+            "Keep these classes alone; in all results the others are background.",
             autocompletion=complete_class,
-            rich_help_panel=IO,
         ),
     ] = None,
-    legend: Annotated[
-        bool,
-        typer.Option("--legend", help="Name the colours on overlays.", rich_help_panel=IO),
-    ] = False,
+    legend: Annotated[bool, switch("--legend", IO, "Name the colours on overlays.")] = False,
     coco_polygons: Annotated[
-        bool,
-        typer.Option(
-            "--coco-polygons", help="Outlines as polygons in COCO files, not as RLE.", rich_help_panel=IO
-        ),
+        bool, switch("--coco-polygons", IO, "Outlines as polygons in COCO files, not as RLE.")
     ] = False,
     *,
     segmenter_arguments: dict[str, Any],
     workers: Annotated[
         int | None,
-        typer.Option(
-            min=0,
-            metavar="N",
-            help="Threads that read and write photos beside the network; 0: none. If omitted, one a core. "
+        option(
+            RUN,
+            "N",
+            "Threads that read and write photos beside the network; 0: none. If omitted, one a core. "
             "With --engine ray: networks; if omitted, one a GPU or, without any, a machine.",
-            rich_help_panel=RUN,
+            min=0,
         ),
     ] = None,
     engine: Annotated[
         Engine,
-        typer.Option(
-            help="local: threads of this process. ray: Ray Data, here or on a cluster, with the same "
-            "results.",
-            rich_help_panel=RUN,
+        option(
+            RUN,
+            None,
+            "local: threads of this process. ray: Ray Data, here or on a cluster, with the same results.",
         ),
     ] = "local",
     ray_address: Annotated[
         str | None,
-        typer.Option(
-            metavar="HOST:PORT|auto",
-            help="With --engine ray: the cluster to join; auto: the one this machine is in. If omitted, Ray "
-            "is started here for this run.",
-            rich_help_panel=RUN,
+        option(
+            RUN,
+            "HOST:PORT|auto",
+            "With --engine ray: the cluster to join; auto: the one this machine is in. If omitted, Ray is "
+            "started here for this run.",
         ),
     ] = None,
     shard: Annotated[
         str | None,
-        typer.Option(
-            metavar="I/N",
-            help="Do one of N shares of the photos, I from 0 to N - 1. Several processes or machines can do "
+        option(
+            RUN,
+            "I/N",
+            "Do one of N shares of the photos, I from 0 to N - 1. Several processes or machines can do "
             "theirs at once into one folder OUT; each writes segment.I-of-N.jsonl.",
-            rich_help_panel=RUN,
         ),
     ] = None,
     max_megapixels: MaxMegapixelsOption = 500,
@@ -193,7 +187,19 @@ def segment(
     )
     display = _Display(quiet)
     run = FolderRun(plan, options, display.show)
-    fault = _work(run, load, display)
+    fault: BaseException | None = None
+    with display:
+        try:
+            run.work(load, partial(display.start, run))
+        except (KeyboardInterrupt, OutputError, WorkerError) as error:
+            if not display.started:
+                raise
+            fault = error
+        finally:
+            for problem in run.problems:
+                console.error(problem)
+            for note in () if quiet else run.notes:
+                console.say(note)
     if as_json:
         speed = {"photos_per_second": run.rate, "network_busy": run.network_busy}
         print(json.dumps({"images": run.records, **speed}, indent=2))
@@ -220,41 +226,17 @@ def _refuse_stdout(as_json: bool, engine: str) -> None:
         raise UsageError("this result is not for a terminal; name its file with -o, or send it on with >")
 
 
-def _work(run: FolderRun, load: Callable[[], Segmenter], display: _Display) -> BaseException | None:
-    """Do the run; what has ended it before its end."""
-    with display:
-        try:
-            run.work(load, partial(display.start, run))
-        except (KeyboardInterrupt, OutputError, WorkerError) as error:
-            if not display.started:
-                raise
-            return error
-        finally:
-            for problem in run.problems:
-                console.error(problem)
-            for note in () if display.quiet else run.notes:
-                console.say(note)
-    return None
-
-
-class _Display:
+class _Display(ExitStack):
     """Shows a run: a bar on a terminal, else a line a photo; errors always."""
 
     def __init__(self, quiet: bool) -> None:
+        super().__init__()
         self.quiet, self.started = quiet, False
-        self._open = ExitStack()
-
-    def __enter__(self) -> None:
-        self._open.__enter__()
-
-    def __exit__(self, *exception: Any) -> None:
-        self._open.__exit__(*exception)
 
     def start(self, run: FolderRun, skipped: int) -> None:
         """The run begins, and so many photos are done already."""
         self._run, self._ended, self.started = run, skipped, True
-        bar = console.Progress(run.total, done=skipped, wanted=not self.quiet)
-        self._bar = self._open.enter_context(bar)
+        self._bar = self.enter_context(console.Progress(run.total, done=skipped, wanted=not self.quiet))
 
     def show(self, record: Record, error: Exception | None) -> None:
         """Say what became of a photo."""
@@ -280,9 +262,7 @@ def _sentence(record: Record) -> str:
 
 def _say_end(run: FolderRun, counts: Counter[str]) -> None:
     told = ", ".join(f"{counts[status]} {status}" for status in ("done", "skipped", "failed"))
-    speed = ""
-    if run.rate is not None:
-        speed = f"; {run.rate:.2f} photos/s"
+    speed = "" if run.rate is None else f"; {run.rate:.2f} photos/s"
     if run.network_busy is not None:
         speed += f", network busy {run.network_busy:.0%} of the time"
     where = f"; see {run.manifest.folder.shown(run.manifest.path)}" if run.manifest else ""

@@ -39,10 +39,9 @@ class Shards:
         record = new_record(Photo(f"{name}.jpg", name), settings)
         self._shards[index].add({**record, "status": "done", "outputs": {"coco": str(part)}})
 
-    def end(self, index: int, *, is_shared: bool = True) -> int:
+    def end(self, index: int) -> int:
         """The shard is through; returns how many photos are left out."""
         manifest = Manifest(ResultsFolder(self.folder), shard=Shard(index, 2))
-        manifest.folder.is_shared = is_shared
         problems, others = write_run_coco(manifest, self.folder / "coco.json", "s1", {})
         assert not problems
         return others
@@ -57,15 +56,12 @@ def shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shards:
     return Shards(tmp_path, monkeypatch)
 
 
-@pytest.mark.parametrize(("is_shared", "merges"), [(True, 1), (False, 2)])
-def test_a_shard_that_ends_early_does_not_wait_for_the_rest(
-    shards: Shards, is_shared: bool, merges: int
-) -> None:
+def test_a_shard_that_ends_early_does_not_wait_for_the_rest(shards: Shards) -> None:
     """Though another one gets a photo done each time."""
     shards.done(0, "a")
     shards.meanwhile = lambda: shards.done(1, f"b{shards.merges}")
-    shards.end(0, is_shared=is_shared)
-    assert shards.merges == merges
+    shards.end(0)
+    assert shards.merges == 2 and shards.merged()[0] == "a"
 
 
 def test_shards_that_end_together_miss_nothing(shards: Shards) -> None:
@@ -81,7 +77,6 @@ def test_shards_that_end_together_miss_nothing(shards: Shards) -> None:
     shards.end(0)
     other.join()
     assert shards.merged() == ["a", "b"]
-    assert shards.merges == 2
 
 
 def test_photos_of_other_settings_are_left_out(shards: Shards) -> None:

@@ -40,6 +40,10 @@ def finish(manifest: Manifest, task: Task, settings: str = "s1") -> Record:
     return manifest.add(record)
 
 
+def opened(folder: Path, shard: Shard | None = None) -> Manifest:
+    return Manifest(ResultsFolder(folder / "out"), shard=shard)
+
+
 def reread(folder: Path) -> dict[str, str]:
     """Status by name, with the assurance that no photo has two lines."""
     records = [json.loads(line) for line in (folder / "out" / MANIFEST).read_text().splitlines()]
@@ -52,7 +56,7 @@ def reread(folder: Path) -> dict[str, str]:
 def task(tmp_path: Path) -> Task:
     """A photo that an earlier run has finished."""
     task = make_task(tmp_path, "a", ("labels", "color"))
-    manifest = Manifest(ResultsFolder(tmp_path / "out"))
+    manifest = opened(tmp_path)
     manifest.start([task], {})
     finish(manifest, task)
     manifest.finish([])
@@ -60,11 +64,11 @@ def task(tmp_path: Path) -> Task:
 
 
 def is_done(task: Task, folder: Path, settings: str = "s1") -> bool:
-    return "a" in Manifest(ResultsFolder(folder / "out")).find_done([task], settings)
+    return "a" in opened(folder).find_done([task], settings, {})
 
 
 def test_done_is_skipped(task: Task, tmp_path: Path) -> None:
-    record = Manifest(ResultsFolder(tmp_path / "out")).find_done([task], "s1")["a"]
+    record = opened(tmp_path).find_done([task], "s1", {})["a"]
     assert record["status"] == "skipped"
     assert record["outputs"] == {kind: str(path) for kind, path in task.outputs.items()}
     assert is_done(make_task(tmp_path, "a", ("labels",)), tmp_path)  # fewer kinds than there are
@@ -73,18 +77,14 @@ def test_done_is_skipped(task: Task, tmp_path: Path) -> None:
 def test_the_folder_may_move(task: Task, tmp_path: Path) -> None:
     (tmp_path / "out").rename(tmp_path / "moved")
     moved = Task(task.photo, {kind: tmp_path / "moved" / f"a.{kind}.png" for kind in task.outputs})
-    record = Manifest(ResultsFolder(tmp_path / "moved")).find_done([moved], "s1")["a"]
+    record = Manifest(ResultsFolder(tmp_path / "moved")).find_done([moved], "s1", {})["a"]
     assert record["outputs"] == {kind: str(path) for kind, path in moved.outputs.items()}
 
 
-def test_other_settings_are_not_done(task: Task, tmp_path: Path) -> None:
+def test_other_settings_and_kinds_are_not_done(task: Task, tmp_path: Path) -> None:
     assert not is_done(task, tmp_path, settings="s2")
-
-
-def test_another_kind_is_not_done(task: Task, tmp_path: Path) -> None:
-    more = make_task(tmp_path, "a", ("labels", "cutout"))
     Image.new("L", (4, 3)).save(tmp_path / "out" / "a.cutout.png")  # there, but of another run
-    assert not is_done(more, tmp_path)
+    assert not is_done(make_task(tmp_path, "a", ("labels", "cutout")), tmp_path)
 
 
 def test_changed_photo_is_not_done(task: Task, tmp_path: Path) -> None:
@@ -111,28 +111,19 @@ def test_damaged_result_is_not_done(task: Task, tmp_path: Path, fault: str) -> N
     assert not is_done(task, tmp_path)
 
 
-def test_failed_is_not_done(tmp_path: Path) -> None:
-    task = make_task(tmp_path, "a")
-    manifest = Manifest(ResultsFolder(tmp_path / "out"))
-    manifest.start([task], {})
-    manifest.add(new_record(task.photo, "s1"))
-    assert reread(tmp_path) == {"a": "failed"}
-    assert not is_done(task, tmp_path)
-
-
 def test_a_photo_that_is_away_for_a_run_stays_done(task: Task, tmp_path: Path) -> None:
     before = json.loads((tmp_path / "out" / MANIFEST).read_text())
     (tmp_path / "in").rename(tmp_path / "away")
     for settings in ("s1", None):  # None: no photo is there, and no network is loaded
-        manifest = Manifest(ResultsFolder(tmp_path / "out"))
-        assert not manifest.find_done([task], settings)
+        manifest = opened(tmp_path)
+        assert not manifest.find_done([task], settings, {})
         manifest.start([task], {})
         manifest.add({**new_record(task.photo, settings), "error": "no such file"})
         manifest.finish([task])
     (line,) = map(json.loads, (tmp_path / "out" / MANIFEST).open())
     assert line == {**before, "status": "failed", "error": "no such file"}
     (tmp_path / "away").rename(tmp_path / "in")
-    record = Manifest(ResultsFolder(tmp_path / "out")).find_done([task], "s1")["a"]
+    record = opened(tmp_path).find_done([task], "s1", {})["a"]
     assert (record["status"], record["error"]) == ("skipped", None)
 
 
@@ -142,21 +133,21 @@ def test_one_line_a_photo_through_stops_and_other_runs(task: Task, tmp_path: Pat
         stream.write('[1]\nnull\n{"name": "b"}\n{"input": "killed in the mid')
     tasks = [task, make_task(tmp_path, "b"), make_task(tmp_path, "c")]
 
-    manifest = Manifest(ResultsFolder(out))
-    done = manifest.find_done(tasks, "s1")
+    manifest = opened(tmp_path)
+    done = manifest.find_done(tasks, "s1", {})
     manifest.start(tasks, done)
     assert reread(tmp_path) == {"a": "skipped"}
     finish(manifest, tasks[1])  # then comes a kill
     assert reread(tmp_path) == {"a": "skipped", "b": "done"}
 
-    manifest = Manifest(ResultsFolder(out))
+    manifest = opened(tmp_path)
     manifest.start(tasks[1:], {})  # --overwrite, without the first photo
     assert reread(tmp_path) == {"a": "skipped"}
     for later in tasks[1:]:
         finish(manifest, later, "s2")
     assert reread(tmp_path) == {"a": "skipped", "b": "done", "c": "done"}
-    assert Manifest(ResultsFolder(out)).find_done(tasks, "s2").keys() == {"b", "c"}
-    assert Manifest(ResultsFolder(out)).find_done(tasks, "s1").keys() == {"a"}
+    assert opened(tmp_path).find_done(tasks, "s2", {}).keys() == {"b", "c"}
+    assert opened(tmp_path).find_done(tasks, "s1", {}).keys() == {"a"}
 
 
 def test_what_is_written_whole_is_put_on_the_disk(
@@ -165,7 +156,7 @@ def test_what_is_written_whole_is_put_on_the_disk(
     synced: list[int] = []
     monkeypatch.setattr(os, "fsync", lambda handle: synced.append(os.fstat(handle).st_ino))
     log = tmp_path / "out" / MANIFEST
-    manifest = Manifest(ResultsFolder(tmp_path / "out"))
+    manifest = opened(tmp_path)
     manifest.start([task], {})
     assert log.stat().st_ino in synced
     synced.clear()
@@ -178,9 +169,9 @@ def test_what_is_written_whole_is_put_on_the_disk(
 def redo(tmp_path: Path, kinds: tuple[str, ...], settings: str) -> Record:
     """As a run in which the photo `a` is not done."""
     task = make_task(tmp_path, "a", kinds)
-    manifest = Manifest(ResultsFolder(tmp_path / "out"))
+    manifest = opened(tmp_path)
     manifest.refuse_foreign([task])
-    assert not manifest.find_done([task], settings)
+    assert not manifest.find_done([task], settings, {})
     manifest.start([task], {})
     record = finish(manifest, task, settings)
     manifest.finish([task])
@@ -208,31 +199,11 @@ def test_other_kinds_of_other_settings_are_removed(task: Task, tmp_path: Path, c
     assert mine.read_text() == "retouched"
 
 
-def test_masks_of_other_settings_are_removed(tmp_path: Path) -> None:
-    task = make_task(tmp_path, "a")
-    masks = tmp_path / "out" / "a.masks"
-    masks.mkdir(parents=True)
-    manifest = Manifest(ResultsFolder(tmp_path / "out"))
-    manifest.start([task], {})
-    record = finish(manifest, task)
-    for name in ("cat.png", "dog.png", "notes.txt"):
-        (masks / name).touch()
-    with_masks = {"outputs": {"masks": str(masks)}, "digests": {"masks": digest(masks)}}
-    manifest.add({**record, **with_masks})  # type: ignore[typeddict-item]
-    manifest.finish([task])
-    redo(tmp_path, ("cutout",), "s2")
-    assert [path.name for path in masks.iterdir()] == ["notes.txt"]
-
-
 def test_an_option_counts_for_its_kind_alone(task: Task, tmp_path: Path) -> None:
     def done(kinds: tuple[str, ...], options: dict[str, str]) -> bool:
-        return bool(
-            Manifest(ResultsFolder(tmp_path / "out")).find_done(
-                [make_task(tmp_path, "a", kinds)], "s1", options
-            )
-        )
+        return bool(opened(tmp_path).find_done([make_task(tmp_path, "a", kinds)], "s1", options))
 
-    manifest = Manifest(ResultsFolder(tmp_path / "out"))
+    manifest = opened(tmp_path)
     overlay = make_task(tmp_path, "a", ("overlay",))
     manifest.start([overlay], {})
     finish(manifest, overlay)
@@ -241,72 +212,60 @@ def test_an_option_counts_for_its_kind_alone(task: Task, tmp_path: Path) -> None
     assert not done(("labels", "overlay"), {"overlay": "legend"})
 
 
-def test_one_line_a_photo_through_other_numbers_of_shards(tmp_path: Path) -> None:
+def test_other_numbers_of_shards_know_what_is_done(tmp_path: Path) -> None:
     out = tmp_path / "out"
     tasks = [make_task(tmp_path, f"{number}") for number in range(12)]
 
-    def lines() -> dict[str, str]:
-        found = [json.loads(line) for path in out.glob("segment*.jsonl") for line in path.open()]
-        statuses = {record["name"]: record["status"] for record in found}
-        assert len(statuses) == len(found)
-        return statuses
-
-    def work(shard: Shard | None, ours: list[Task]) -> int:
+    def work(shard: Shard | None, settings: str = "s1") -> int:
         """Returns how many photos were done before."""
-        own = [task for task in ours if not shard or shard.holds(task.photo.name)]
-        manifest = Manifest(ResultsFolder(out), shard=shard)
+        own = [task for task in tasks if not shard or shard.holds(task.photo.name)]
+        manifest = opened(tmp_path, shard)
         with manifest.locked():
-            done = manifest.find_done(own, "s1")
+            done = manifest.find_done(own, settings, {})
             manifest.start(own, done)
             for task in own:
                 if task.photo.name not in done:
-                    finish(manifest, task)
+                    finish(manifest, task, settings)
             manifest.finish(own)
         return len(done)
 
-    assert work(None, tasks) == 0
-    for index in range(2):
-        work(Shard(index, 2), tasks[:6])  # the others are photos of an earlier run
-        assert len(lines()) == 12
-    assert not (out / MANIFEST).exists()
-    times = {path: path.stat().st_mtime_ns for path in out.glob("segment*.jsonl")}
-    assert work(Shard(0, 3), tasks) == len([task for task in tasks if Shard(0, 3).holds(task.photo.name)])
-    assert lines().keys() == {task.photo.name for task in tasks}
-    assert {path: path.stat().st_mtime_ns for path in times} == times
-    assert sum(work(Shard(index, 3), tasks) for index in range(3)) == 12
-    assert {path.name for path in out.glob("segment*.jsonl")} == {f"segment.{i}-of-3.jsonl" for i in range(3)}
-    assert work(None, tasks) == 12
-    assert set(lines().values()) == {"skipped"}
+    assert work(None) == 0
+    assert sum(work(Shard(index, 2)) for index in range(2)) == 12
+    shares = [work(Shard(index, 3), "s2") for index in range(3)]  # the newest line of a photo counts
+    assert shares == [0, 0, 0]
+    lines = [json.loads(line) for path in out.glob("segment.*-of-3.jsonl") for line in path.open()]
+    assert sorted(record["name"] for record in lines) == sorted(task.photo.name for task in tasks)
+    assert work(None, "s2") == 12
+    assert [path.name for path in out.glob("*.jsonl")] == [MANIFEST]
+    assert set(reread(tmp_path).values()) == {"skipped"}
 
 
 def test_files_of_others_are_refused(task: Task, tmp_path: Path) -> None:
     other = make_task(tmp_path, "b")
-    Manifest(ResultsFolder(tmp_path / "out")).refuse_foreign(
-        [task, other]
-    )  # the manifest says whose they are
+    opened(tmp_path).refuse_foreign([task, other])  # the manifest says whose they are
     (tmp_path / "out" / "b.labels.png").write_text("precious")
     with pytest.raises(UsageError, match=r"b\.labels\.png: exists"):
-        Manifest(ResultsFolder(tmp_path / "out")).refuse_foreign([task, other])
+        opened(tmp_path).refuse_foreign([task, other])
     (tmp_path / "out" / MANIFEST).unlink()
     with pytest.raises(UsageError, match=r"a\.labels\.png: exists"):
-        Manifest(ResultsFolder(tmp_path / "out")).refuse_foreign([task])
+        opened(tmp_path).refuse_foreign([task])
 
 
 def test_results_of_a_stopped_run_are_ours(task: Task, tmp_path: Path) -> None:
     more = make_task(tmp_path, "b")
-    manifest = Manifest(ResultsFolder(tmp_path / "out"))
+    manifest = opened(tmp_path)
     manifest.start([task, more], {})  # of other settings: the line of the first photo goes
     (tmp_path / "out" / "b.labels.png").touch()  # then comes a kill, before the line is written
-    manifest = Manifest(ResultsFolder(tmp_path / "out"))
+    manifest = opened(tmp_path)
     manifest.refuse_foreign([task, more])
     manifest.start([task, more], {})
     finish(manifest, make_task(tmp_path, "a"), "s2")  # without the colours, which are left from before
     finish(manifest, more, "s2")
     manifest.finish([])
-    Manifest(ResultsFolder(tmp_path / "out")).refuse_foreign([task, more])
+    opened(tmp_path).refuse_foreign([task, more])
     assert (tmp_path / "out" / "a.color.png").exists()  # ours, but the stop has cost its line
     assert json.loads((tmp_path / "out" / PENDING).read_text()) == ["a.color.png"]
-    manifest = Manifest(ResultsFolder(tmp_path / "out"))
+    manifest = opened(tmp_path)
     manifest.start([task], {})
     finish(manifest, task, "s2")
     manifest.finish([])
@@ -317,14 +276,14 @@ def test_result_of_another_photo_is_refused(
     task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def again(path: str, name: str = "a") -> None:
-        manifest = Manifest(ResultsFolder(tmp_path / "out"))
+        manifest = opened(tmp_path)
         one = Task(Photo(path, name), {"labels": tmp_path / "out" / f"{name}.labels.png"})
         try:
             manifest.refuse_foreign([one])
         except UsageError:
-            assert not manifest.find_done([one], "s1")
+            assert not manifest.find_done([one], "s1", {})
             raise
-        assert manifest.find_done([one], "s1")
+        assert manifest.find_done([one], "s1", {})
 
     monkeypatch.chdir(tmp_path)
     again("in/a.jpg")  # the same photo by another path
@@ -333,6 +292,10 @@ def test_result_of_another_photo_is_refused(
     shutil.copy2(task.photo.path, twin)
     with pytest.raises(UsageError, match=r"in2/a\.jpg: would replace the result of .*in/a\.jpg in "):
         again("in2/a.jpg")
+    (tmp_path / "in" / "a.labels.jpg").touch()
+    with pytest.raises(UsageError, match="would replace the result of"):  # by another name
+        one = Task(Photo("in/a.labels.jpg", "a.labels"), {"labels": tmp_path / "out" / "a.labels.png"})
+        opened(tmp_path).refuse_foreign([one])
     Path(task.photo.path).unlink()
     again("in2/a.jpg")  # moved
 
@@ -346,14 +309,14 @@ def test_photo_of_another_folder_by_the_same_words_is_refused(
         (place / "in").mkdir(parents=True, exist_ok=True)
         (place / "in" / "a.jpg").touch()
     monkeypatch.chdir(tmp_path)
-    manifest = Manifest(ResultsFolder(tmp_path / "out"))
+    manifest = opened(tmp_path)
     manifest.start([one], {})
     finish(manifest, one)
     monkeypatch.chdir(tmp_path / "other")
     with pytest.raises(
         UsageError, match=rf"^in/a\.jpg: would replace the result of {tmp_path}/in/a\.jpg in "
     ):
-        Manifest(ResultsFolder(tmp_path / "out")).refuse_foreign([one])
+        opened(tmp_path).refuse_foreign([one])
 
 
 @pytest.mark.parametrize("lacking", ["path", "digests", "width"])
@@ -363,14 +326,5 @@ def test_a_line_of_an_older_version_costs_its_photo_alone(task: Task, tmp_path: 
     record = json.loads(manifest.read_text())
     del record[lacking]
     manifest.write_bytes(b"\xff\n" + json.dumps(record).encode())
-    Manifest(ResultsFolder(tmp_path / "out")).refuse_foreign([task])
+    opened(tmp_path).refuse_foreign([task])
     assert is_done(task, tmp_path) is (lacking != "digests")
-
-
-def test_result_of_another_photo_by_another_name_is_refused(task: Task, tmp_path: Path) -> None:
-    photo = tmp_path / "in" / "a.color.jpg"
-    photo.touch()
-    with pytest.raises(UsageError, match="would replace the result of"):
-        Manifest(ResultsFolder(tmp_path / "out")).refuse_foreign(
-            [Task(Photo(str(photo), "a.color"), {"labels": tmp_path / "out" / "a.color.png"})]
-        )

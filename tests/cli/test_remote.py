@@ -5,12 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from deconvseg.batch.inputs import Photo
-from deconvseg.batch.manifest import Manifest
-from deconvseg.batch.plan import Task, make_plan
-from deconvseg.batch.records import new_record
+from deconvseg.batch.plan import make_plan
 from deconvseg.batch.results_folder import ResultsFolder
-from deconvseg.batch.shard import Shard
 from deconvseg.errors import UsageError
 
 from .conftest import Run, files, lines
@@ -69,36 +65,6 @@ def test_strangers_and_shards(inside: Run, photos: Path, fast: list[str], tmp_pa
     whole = inside("segment", "photos", *to)
     assert "2 photos: 0 done, 2 skipped" in lines(whole)[-1]
     assert files(tmp_path / "out") == {"cat.png", "day one/фото [1].png", "segment.jsonl"}
-
-
-def test_lines_of_another_number_of_shards_there(tmp_path: Path) -> None:
-    """A shard takes its own, and its results of other settings go."""
-    there = tmp_path / "out"
-    there.mkdir()
-    photo = tmp_path / "a.jpg"
-    photo.touch()
-    shard = Shard(int(not Shard(0, 2).holds("a")), 2)
-    other = next(name for name in "bcdefghijk" if not shard.holds(name))
-    folder = ResultsFolder.at(f"local://{there}")
-    record = new_record(Photo(str(photo), "a"), "s1")
-    old = {**record, "status": "done", "outputs": {"labels": "a.png"}, "digests": {"labels": "0"}}
-    lines_of_two = [json.dumps({**old, "name": name}) + "\n" for name in ("a", other)]
-    (there / "segment.jsonl").write_text("".join(lines_of_two))
-    (there / "segment.0-of-3.jsonl").write_text(lines_of_two[0])
-    (there / "a.png").write_text("labels")
-
-    manifest = Manifest(folder, shard=shard)
-    task = Task(Photo(str(photo), "a"), {"color": folder.root / "a.color.png"})
-    with manifest.locked():
-        manifest.start([task], {})
-        new = {"settings": "s2", "status": "done", "outputs": {"color": str(folder.root / "a.color.png")}}
-        manifest.add({**record, **new})  # type: ignore[typeddict-item]
-        manifest.finish([task])
-    assert (there / "segment.jsonl").read_text() == lines_of_two[1]
-    assert (there / "segment.0-of-3.jsonl").read_text() == ""
-    (line,) = map(json.loads, (there / f"segment.{shard}.jsonl").open())
-    assert line["outputs"] == {"color": "a.color.png"}
-    assert not (there / "a.png").exists()
 
 
 def test_remote_photos_to_this_machine(inside: Run, photos: Path, fast: list[str], tmp_path: Path) -> None:
