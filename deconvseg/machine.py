@@ -31,22 +31,20 @@ def cores() -> int:
         count = len(os.sched_getaffinity(0))
     except AttributeError:  # not Linux
         count = os.cpu_count() or 1
-    return min(count, *map(math.ceil, _cpu_quotas()), 10**6)
+    limits = _limits("cpu", ["cpu.max"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"])
+    return min([count, *(math.ceil(quota / period) for _, quota, period in limits if quota > 0)])
 
 
-def _cpu_quotas() -> Iterator[float]:
-    """Cores by version 2 (`cpu.max`) and version 1 of Linux's control groups; none where nothing limits."""
-    for group in _groups("cpu"):
-        try:
-            if (group / "cpu.max").is_file():
-                quota, period = map(int, (group / "cpu.max").read_text("ascii").split())
-            else:
-                names = "cpu.cfs_quota_us", "cpu.cfs_period_us"
-                quota, period = (int((group / name).read_text("ascii")) for name in names)
-        except (OSError, ValueError):  # no such file, or "max"
-            continue
-        if quota > 0:
-            yield quota / period
+def _limits(controller: str, *versions: list[str]) -> Iterator[tuple[Path, int, int]]:
+    """Of each control group that limits this process: its folder, and two numbers of one version's files."""
+    for group in _groups(controller):
+        for names in versions:
+            try:
+                words = " ".join((group / name).read_text("ascii") for name in names).split()
+                first, second = map(int, words)
+            except (OSError, ValueError):  # no such file, or "max": no limit
+                continue
+            yield group, first, second
 
 
 def _groups(controller: str) -> Iterator[Path]:
@@ -70,7 +68,18 @@ def available_memory() -> int | None:
     On Linux what the kernel calls `MemAvailable`, or what a container's limit leaves if that is less;
     elsewhere the free pages, where they are counted.
     """
-    return min((figure for figure in (_of_machine(), *_of_groups()) if figure is not None), default=None)
+    limits = _limits(
+        "memory",
+        ["memory.max", "memory.current"],
+        ["memory.limit_in_bytes", "memory.usage_in_bytes"],
+    )
+    left = [
+        max(most - used + _droppable(group / "memory.stat"), 0)
+        for group, most, used in limits
+        if most < 2**60  # version 1 has no word for no limit, but a number
+    ]
+    free = _of_machine()
+    return min(left if free is None else [free, *left], default=None)
 
 
 def _of_machine() -> int | None:
@@ -81,20 +90,6 @@ def _of_machine() -> int | None:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, AttributeError):  # no such figure, or no sysconf at all
         return None
-
-
-def _of_groups() -> Iterator[int]:
-    for group in _groups("memory"):
-        for limit, usage in (
-            ("memory.max", "memory.current"),
-            ("memory.limit_in_bytes", "memory.usage_in_bytes"),
-        ):
-            try:
-                most, used = (int((group / name).read_text("ascii")) for name in (limit, usage))
-            except (OSError, ValueError):  # no such group, or "max": no limit
-                continue
-            if most < 2**60:  # version 1 has no word for no limit, but a number
-                yield max(most - used + _droppable(group / "memory.stat"), 0)
 
 
 def _droppable(statistics: Path) -> int:

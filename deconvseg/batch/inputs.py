@@ -88,118 +88,153 @@ class Found(NamedTuple):
 
 def find_photos(inputs: Sequence[str], output: str | None) -> Found:
     """The photos that inputs stand for, without those below `output` and other folders of results."""
+    search = _Search(output)
     photos: dict[str, Photo] = {}
-    problems: list[str] = []
-    left_out: set[str] = set()
     real_folder = cache(os.path.realpath)
     for argument in inputs:
         try:
-            for photo in _expand(argument, output, problems, left_out):
+            for photo in search.expand(argument):
                 folder, file = os.path.split(photo.path)
                 photos.setdefault(os.path.join(real_folder(folder), file), photo)
         except InputError as error:
-            problems.append(str(error))
+            search.problems.append(str(error))
     own = output and os.path.realpath(output)
     notes = [
         f"{folder}: holds results of another run, and is left out; name it among the inputs to take it"
-        for folder in sorted(left_out)
+        for folder in sorted(search.left_out)
         if os.path.realpath(folder) != own
     ]
-    return Found(list(photos.values()), problems, notes)
+    return Found(list(photos.values()), search.problems, notes)
 
 
-def _expand(argument: str, output: str | None, problems: list[str], left_out: set[str]) -> list[Photo]:
-    if argument == STDIN:
-        return [Photo(STDIN, "stdin")]
-    if is_remote(argument):
-        return _in_store(argument, output, left_out)
-    if os.path.isdir(argument):
-        return _in_folder(argument, output, problems, left_out)
-    spelled = _spelled(argument)
-    if not os.path.exists(spelled):
-        if argument.startswith("@"):
-            return _listed(argument[1:])
-        if glob.has_magic(argument):
-            return _matching(argument, output, problems, left_out)
-    # A missing one fails when its turn comes; the others are done.
-    return [Photo(spelled, Path(spelled).stem)]
+class _Search:
+    """Where results go, and what searches through folders meet besides photos."""
+
+    def __init__(self, output: str | None) -> None:
+        self.output = output
+        self.problems: list[str] = []
+        self.left_out: set[str] = set()
+
+    def expand(self, argument: str) -> list[Photo]:
+        if argument == STDIN:
+            return [Photo(STDIN, "stdin")]
+        if is_remote(argument):
+            return self._in_store(argument)
+        if os.path.isdir(argument):
+            return self._in_folder(argument)
+        spelled = _spelled(argument)
+        if not os.path.exists(spelled):
+            if argument.startswith("@"):
+                return _listed(argument[1:])
+            if glob.has_magic(argument):
+                return self._matching(argument)
+        # A missing one fails when its turn comes; the others are done.
+        return [Photo(spelled, Path(spelled).stem)]
+
+    def _in_folder(self, folder: str) -> list[Photo]:
+        before = len(self.problems)
+        photos = self._below(folder, filter(_is_photo, self._walk(folder)))
+        if not photos and len(self.problems) == before:
+            raise InputError(f"{folder}: no photos in this folder (.jpg, .png, .tif, ...); check the path")
+        return photos
+
+    def _in_store(self, address: str) -> list[Photo]:
+        bare = without_query(address)
+        if is_web(address):
+            is_one = "*" not in bare and not bare.endswith("/")
+        else:
+            is_one = _is_photo(address) and not glob.has_magic(address)
+        files = [] if is_one else find(address)
+        if is_one or [place for _, place in files] == ["."]:  # a file without suffix
+            return [Photo(address, Path(bare).stem)]
+        out = [f"{normal(self.output)}/"] if self.output and is_remote(self.output) else []
+        manifests = [(file, Path(name)) for file, name in files if _MANIFEST.fullmatch(Path(name).name)]
+        results = {file.removesuffix(name.name) for file, name in manifests if len(name.parts) > 1}
+        self.left_out.update(results.difference(out))
+        photos = [
+            Photo(file, Path(name).with_suffix("").as_posix())
+            for file, name in files
+            if _is_photo(name)
+            and not any(part.startswith(".") for part in Path(name).parts)
+            and not file.startswith((*results, *out))
+        ]
+        if not photos:
+            raise InputError(f"{address}: no photos there (.jpg, .png, .tif, ...); check the address")
+        return photos
+
+    def _matching(self, pattern: str) -> list[Photo]:
+        parts = Path(pattern).parts
+        plain = list(takewhile(lambda part: not glob.has_magic(part), parts))
+        root = os.path.join("", *plain)
+        files: Iterable[str] = filter(os.path.isfile, glob.iglob(pattern))
+        if "**" in parts:  # Python's own glob would go through every way that circles of links allow
+            patterns = parts[len(plain) :]
+            found = self._walk(root or ".", hidden=any(part.startswith(".") for part in patterns))
+            names = (os.path.relpath(path, root or ".") for path in found)
+            files = (os.path.join(root, name) for name in names if _fits(Path(name).parts, patterns))
+        photos = self._below(root, files)
+        if not photos:
+            literal = pattern.replace("[", "[[]")
+            hint = f", or write '{literal}' if the name has brackets" * ("[" in pattern)
+            raise InputError(f"{pattern}: no file matches; check the pattern{hint}")
+        return photos
+
+    def _below(self, root: str, paths: Iterable[str]) -> list[Photo]:
+        """The photos of a search below `root`, without what a run itself writes there."""
+        out = os.path.join(os.path.realpath(self.output), "") if self.output else None
+        photos_in, real_path = cache(_photo_stems), real_paths()
+
+        def is_result(path: str, bare: Path) -> bool:
+            at, end = os.path.dirname(path), Path(path).suffix.lower()
+            if bare.parent.suffix == _MASKS_END and end == ".png":
+                return bare.parent.stem in photos_in(os.path.dirname(at))
+            return (bare.suffix, end) in _RESULT_ENDS and bare.stem in photos_in(at)
+
+        photos = []
+        for path in sorted(paths):
+            bare = Path(os.path.relpath(path, root or ".")).with_suffix("")
+            if not is_result(path, bare) and not (out and real_path(path).startswith(out)):
+                photos.append(Photo(path, bare.as_posix()))
+        return photos
+
+    def _walk(self, root: str, *, hidden: bool = False) -> Iterator[str]:
+        """All regular files below `root` but those of other runs' results."""
+
+        def refused(error: OSError) -> None:
+            path = error.filename
+            if not os.path.islink(path):
+                self.problems.append(f"{path}: cannot be listed ({error.strerror}); check its permissions")
+            elif Path(path).suffix.lower() in ("", *PHOTO_SUFFIXES):
+                self.problems.append(f"{path}: {error.strerror}; mend it or remove it")
+
+        def holds_results(folder: str, names: list[str]) -> bool:
+            if any(map(_MANIFEST.fullmatch, names)):
+                self.left_out.add(folder)
+                return True
+            return False
+
+        return walk(root, hidden=hidden, leave_out=holds_results, refused=refused)
+
+
+_RESULT_ENDS = {(f".{kind.word}", suffix) for kind in KINDS.values() for suffix in kind.suffixes}
+_MASKS_END = f".{KINDS['masks'].word}"
+
+
+def _is_photo(path: str) -> bool:
+    return Path(path).suffix.lower() in PHOTO_SUFFIXES
+
+
+def _photo_stems(folder: str) -> set[str]:
+    try:
+        return {Path(name).stem for name in filter(_is_photo, os.listdir(folder or "."))}
+    except OSError:  # a glob can find files in a folder that may not be listed
+        return set()
 
 
 def _spelled(path: str) -> str:
     """The path with accents composed as on the disk; lists and shells may compose them otherwise."""
     forms = (path, unicodedata.normalize("NFC", path), unicodedata.normalize("NFD", path))
     return next(filter(os.path.lexists, forms), path)
-
-
-def _in_folder(folder: str, output: str | None, problems: list[str], left_out: set[str]) -> list[Photo]:
-    before = len(problems)
-    files = (
-        path for path in _walk(folder, problems, left_out) if Path(path).suffix.lower() in PHOTO_SUFFIXES
-    )
-    photos = list(_below(folder, sorted(files), output))
-    if not photos and len(problems) == before:
-        raise InputError(f"{folder}: no photos in this folder (.jpg, .png, .tif, ...); check the path")
-    return photos
-
-
-def _in_store(address: str, output: str | None, left_out: set[str]) -> list[Photo]:
-    bare = without_query(address)
-    if is_web(address):
-        is_photo = "*" not in bare and not bare.endswith("/")
-    else:
-        is_photo = Path(address).suffix.lower() in PHOTO_SUFFIXES and not glob.has_magic(address)
-    if is_photo:
-        return [Photo(address, Path(bare).stem)]
-    out = f"{normal(output)}/" if output and is_remote(output) else None
-    files = find(address)
-    if [place for _, place in files] == ["."]:  # a file without suffix
-        return [Photo(address, Path(bare).stem)]
-    results = {file.removesuffix(Path(name).name) for file, name in files if _is_manifest_below(name)}
-    left_out.update(results - {out})
-    photos = [
-        Photo(file, Path(name).with_suffix("").as_posix())
-        for file, name in files
-        if Path(name).suffix.lower() in PHOTO_SUFFIXES
-        and not any(part.startswith(".") for part in Path(name).parts)
-        and not file.startswith((*results, *filter(None, [out])))
-    ]
-    if not photos:
-        raise InputError(f"{address}: no photos there (.jpg, .png, .tif, ...); check the address")
-    return photos
-
-
-def _is_manifest_below(name: str) -> bool:
-    return "/" in name and _MANIFEST.fullmatch(name.rpartition("/")[2]) is not None
-
-
-def _matching(pattern: str, output: str | None, problems: list[str], left_out: set[str]) -> list[Photo]:
-    parts = Path(pattern).parts
-    root = Path(*takewhile(lambda part: not glob.has_magic(part), parts))
-    if "**" in parts:
-        start = parts.index("**")
-        files = _matching_below(parts[:start], parts[start:], problems, left_out)
-    else:
-        files = glob.iglob(pattern)
-    photos = list(_below(str(root), sorted(filter(os.path.isfile, files)), output))
-    if not photos:
-        literal = pattern.replace("[", "[[]")
-        hint = f", or write '{literal}' if the name has brackets" * ("[" in pattern)
-        raise InputError(f"{pattern}: no file matches; check the pattern{hint}")
-    return photos
-
-
-def _matching_below(
-    parents: Sequence[str], patterns: Sequence[str], problems: list[str], left_out: set[str]
-) -> Iterator[str]:
-    """Files as of `**`. Python's own glob would go through every way that circles of links allow."""
-    above = os.path.join(*parents) if parents else ""
-    hidden = any(pattern.startswith(".") for pattern in patterns)
-    for folder in glob.glob(above) if glob.has_magic(above) else [above]:
-        if os.path.isdir(folder or "."):
-            for path in _walk(folder or ".", problems, left_out, hidden=hidden):
-                bare = os.path.relpath(path, folder or ".")
-                if _fits(Path(bare).parts, patterns):
-                    yield os.path.join(folder, bare)
 
 
 def _fits(parts: Sequence[str], patterns: Sequence[str]) -> bool:
@@ -213,56 +248,6 @@ def _fits(parts: Sequence[str], patterns: Sequence[str]) -> bool:
         and hidden <= patterns[0].startswith(".")
         and _fits(parts[1:], patterns[1:])
     )
-
-
-def _below(root: str, paths: Iterable[str], output: str | None) -> Iterator[Photo]:
-    """The photos of a search below `root`, without what this command itself writes there."""
-    out = os.path.join(os.path.realpath(output), "") if output else None
-    photos_in, real_path = cache(_photo_stems), real_paths()
-
-    def is_result(path: str, bare: Path) -> bool:
-        at, end = os.path.dirname(path), Path(path).suffix.lower()
-        if bare.parent.suffix == _MASKS_END and end == ".png":
-            return bare.parent.stem in photos_in(os.path.dirname(at))
-        return (bare.suffix, end) in _RESULT_ENDS and bare.stem in photos_in(at)
-
-    for path in paths:
-        bare = Path(os.path.relpath(path, root)).with_suffix("")
-        if not is_result(path, bare) and not (out and real_path(path).startswith(out)):
-            yield Photo(path, bare.as_posix())
-
-
-_RESULT_ENDS = {(f".{kind.word}", suffix) for kind in KINDS.values() for suffix in kind.suffixes}
-_MASKS_END = f".{KINDS['masks'].word}"
-
-
-def _photo_stems(folder: str) -> set[str]:
-    try:
-        paths = [Path(name) for name in os.listdir(folder or ".")]
-    except OSError:  # a glob can find files in a folder that may not be listed
-        return set()
-    return {path.stem for path in paths if path.suffix.lower() in PHOTO_SUFFIXES}
-
-
-def _walk(root: str, problems: list[str], left_out: set[str], *, hidden: bool = False) -> Iterator[str]:
-    """All regular files below `root`.
-
-    A folder that cannot be listed is told in `problems`; one that holds results goes to `left_out`.
-    """
-
-    def refused(error: OSError) -> None:
-        if not os.path.islink(error.filename):
-            problems.append(f"{error.filename}: cannot be listed ({error.strerror}); check its permissions")
-        elif Path(error.filename).suffix.lower() in ("", *PHOTO_SUFFIXES):
-            problems.append(f"{error.filename}: {error.strerror}; mend it or remove it")
-
-    def holds_results(folder: str, names: list[str]) -> bool:
-        if any(map(_MANIFEST.fullmatch, names)):
-            left_out.add(folder)
-            return True
-        return False
-
-    return walk(root, hidden=hidden, leave_out=holds_results, refused=refused)
 
 
 def _listed(path: str) -> list[Photo]:
