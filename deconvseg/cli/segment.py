@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
 from contextlib import ExitStack
 from enum import StrEnum
@@ -160,7 +159,9 @@ def segment(
     with console.slow("looking for photos", wanted=not quiet):
         plan = make_plan(inputs, output, [kind.value for kind in save])
     if any(None in task.outputs.values() for task in plan.tasks):
-        _refuse_stdout(as_json, engine)
+        console.needs_stdout_alone(as_json=as_json)
+        if engine == "ray":
+            raise UsageError("--engine ray writes to files alone; name the result's file with -o")
     for problem in plan.problems:
         console.error(problem)
     for note in () if quiet else plan.notes:
@@ -213,17 +214,6 @@ def segment(
         again = "run it again without --overwrite" if overwrite else "run the same again"
         return console.interrupted("finished photos are kept" + f", {again} to go on" * bool(plan.folder))
     return console.SOME_FAILED if counts["failed"] or plan.problems or run.problems else console.DONE
-
-
-def _refuse_stdout(as_json: bool, engine: str) -> None:
-    """Raise UsageError unless standard output can take a result."""
-    console.needs_stdout()
-    if as_json:
-        raise UsageError("--json and the result both go to standard output; name the result's file with -o")
-    if engine == "ray":
-        raise UsageError("--engine ray writes to files alone; name the result's file with -o")
-    if sys.stdout.isatty():
-        raise UsageError("this result is not for a terminal; name its file with -o, or send it on with >")
 
 
 class _Display(ExitStack):
