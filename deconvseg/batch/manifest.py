@@ -169,7 +169,7 @@ class Manifest:
 
         Returns whether it may be. One that has changed since, or gets other settings, may.
         """
-        name, photo = record["name"], [record[key] for key in ("settings", "bytes", "modified")]  # type: ignore[literal-required]
+        name, photo = record["name"], [record[key] for key in ("settings", "bytes", "modified")]
         before, crashes = self.crashed.get(name, [None, 0])
         if before == photo and crashes >= _CRASHES:
             return False

@@ -263,7 +263,7 @@ def joined(address: str | None, cores: int, debug: bool = False) -> Iterator[Any
     if ray.is_initialized():
         yield ray
         return
-    says = {"log_to_driver": debug, "logging_level": level}
+    says: dict[str, Any] = {"log_to_driver": debug, "logging_level": level}
     # The paths of its sockets would be too long in the folders for temporary files that some systems have.
     root = "/tmp" if os.name == "posix" else None
     with TemporaryDirectory(prefix="ray-", dir=root, ignore_cleanup_errors=True) as folder:

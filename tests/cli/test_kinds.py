@@ -39,10 +39,10 @@ def saving(*kinds: str) -> list[str]:
     return [word for kind in kinds for word in ("--save", kind)]
 
 
-def test_chosen_classes_in_every_kind(run: Run, fast: list[str], tmp_path: Path) -> None:
+def test_chosen_classes_in_every_kind(inside: Run, fast: list[str], tmp_path: Path) -> None:
     photo = tmp_path / "cat.png"
     Image.open(EXAMPLES / "cat.jpg").resize((120, 80)).save(photo)
-    whole = run("segment", "cat.png", "-o", "whole/", "--save", "labels", *fast)
+    whole = inside("segment", "cat.png", "-o", "whole/", "--save", "labels", *fast)
     assert whole.returncode == 0, whole.stderr
     labels = labels_of(tmp_path / "whole" / "cat.png")
     found = [VOC_CLASSES[i] for i in np.unique(labels) if i]
@@ -50,7 +50,7 @@ def test_chosen_classes_in_every_kind(run: Run, fast: list[str], tmp_path: Path)
     first, second = found[:2]
 
     kinds = saving("labels", "cutout", "masks", "coco", "scores", "color", "overlay")
-    chosen = run(
+    chosen = inside(
         *("segment", "cat.png", "-o", "some/", "--json", "--legend", *kinds),
         *("--classes", f"{first}, {second}", *fast),
     )
@@ -75,14 +75,16 @@ def test_chosen_classes_in_every_kind(run: Run, fast: list[str], tmp_path: Path)
     assert Image.open(some / "cat.overlay.jpg").size == (120, 80)
 
     # Other classes are other settings.
-    again = run("segment", "cat.png", "-o", "some/", "--json", "--legend", *kinds, "--classes", first, *fast)
+    again = inside(
+        "segment", "cat.png", "-o", "some/", "--json", "--legend", *kinds, "--classes", first, *fast
+    )
     assert json.loads(again.stdout)["images"][0]["status"] == "done"
     assert files(some / "cat.masks") == {"background.png", f"{first}.png"}
 
 
-def test_unknown_class(run: Run, fast: list[str], photos: Path, tmp_path: Path) -> None:
+def test_unknown_class(inside: Run, fast: list[str], photos: Path, tmp_path: Path) -> None:
     for name, cure in (("Dgo", "did you mean dog?"), ("background", "choose from aeroplane, bicycle, ")):
-        refused = run("segment", "photos", "-o", "out", "--classes", f"cat,{name}", *fast)
+        refused = inside("segment", "photos", "-o", "out", "--classes", f"cat,{name}", *fast)
         assert refused.returncode == 2
         (line,) = lines(refused)
         assert line.startswith(f"error: '{name}' is no class of this network; {cure}")
@@ -90,11 +92,11 @@ def test_unknown_class(run: Run, fast: list[str], photos: Path, tmp_path: Path) 
 
 
 def test_coco_of_a_run_in_parts_is_that_of_one_run(
-    run: Run, fast: list[str], photos: Path, tmp_path: Path
+    inside: Run, fast: list[str], photos: Path, tmp_path: Path
 ) -> None:
     Image.open(EXAMPLES / "person.jpg").resize((70, 80)).save(photos / os.fsdecode(b"\xff.webp"))
     command = ("segment", "photos", *saving("coco", "labels"), "--coco-polygons", *fast)
-    one = run(*command, "-o", "one")
+    one = inside(*command, "-o", "one")
     assert one.returncode == 0, one.stderr
     whole = (tmp_path / "one" / "coco.json").read_bytes()
     drawn = coco_labels(tmp_path / "one" / "coco.json")
@@ -104,31 +106,33 @@ def test_coco_of_a_run_in_parts_is_that_of_one_run(
 
     last = photos / "cat.jpg"  # the first photo comes last
     shutil.move(last, tmp_path / "aside.jpg")
-    assert run(*command, "-o", "two").returncode == 0
+    assert inside(*command, "-o", "two").returncode == 0
     assert (tmp_path / "two" / "coco.json").read_bytes() != whole
     shutil.move(tmp_path / "aside.jpg", last)
     part = tmp_path / "two" / "day one" / "фото [1].coco.json"
     part.write_bytes(part.read_bytes()[:-9])  # damaged meanwhile
-    again = run(*command, "-o", "two")
+    again = inside(*command, "-o", "two")
     assert lines(again)[-1].startswith("3 photos: 2 done, 1 skipped, 0 failed")
     assert (tmp_path / "two" / "coco.json").read_bytes() == whole
 
 
-def test_coco_file_of_others_is_not_touched(run: Run, fast: list[str], photos: Path, tmp_path: Path) -> None:
+def test_coco_file_of_others_is_not_touched(
+    inside: Run, fast: list[str], photos: Path, tmp_path: Path
+) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "coco.json").write_text("precious")
-    refused = run("segment", "photos", "-o", "out", "--save", "coco", *fast)
+    refused = inside("segment", "photos", "-o", "out", "--save", "coco", *fast)
     assert refused.returncode == 2
     assert "out/coco.json: exists" in lines(refused)[-1]
     assert files(tmp_path / "out") == {"coco.json"}
 
 
-def test_kinds_one_after_the_other(run: Run, fast: list[str], tmp_path: Path) -> None:
+def test_kinds_one_after_the_other(inside: Run, fast: list[str], tmp_path: Path) -> None:
     """What an earlier run has made of the same photos counts; --legend for overlays alone."""
     Image.new("RGB", (30, 40), "teal").save(tmp_path / "a.png")
 
     def segment(*options: str) -> tuple[str, set[str]]:
-        done = run("segment", "a.png", "-o", "out/", "--json", *options, *fast)
+        done = inside("segment", "a.png", "-o", "out/", "--json", *options, *fast)
         assert done.returncode == 0, done.stderr
         (record,) = json.loads(done.stdout)["images"]
         return record["status"], set(record["outputs"])
@@ -142,12 +146,12 @@ def test_kinds_one_after_the_other(run: Run, fast: list[str], tmp_path: Path) ->
     assert files(tmp_path / "out") == {"a.overlay.jpg", "segment.jsonl"}
 
 
-def test_missing_mask_is_made_again(run: Run, fast: list[str], photos: Path, tmp_path: Path) -> None:
+def test_missing_mask_is_made_again(inside: Run, fast: list[str], photos: Path, tmp_path: Path) -> None:
     command = ("segment", "photos", "-o", "out", "--save", "masks", "--json", *fast)
-    assert run(*command).returncode == 0
+    assert inside(*command).returncode == 0
     masks = sorted((tmp_path / "out" / "cat.masks").iterdir())
     masks[-1].unlink()
-    statuses = {r["name"]: r["status"] for r in json.loads(run(*command).stdout)["images"]}
+    statuses = {r["name"]: r["status"] for r in json.loads(inside(*command).stdout)["images"]}
     assert statuses == {"cat": "done", "day one/фото [1]": "skipped"}
     assert masks[-1].exists()
 
@@ -167,9 +171,9 @@ def test_large_photo_from_a_pipe(run: Run, fast: list[str], tmp_path: Path) -> N
     np.testing.assert_array_equal(cutout[labels > 0, :3], whole[labels > 0])
 
 
-def test_limit_of_size(run: Run, fast: list[str], tmp_path: Path) -> None:
+def test_limit_of_size(inside: Run, fast: list[str], tmp_path: Path) -> None:
     Image.new("1", (1200, 1000)).save(tmp_path / "a.png")
-    refused = run("segment", "a.png", "--max-megapixels", "1", *fast)
+    refused = inside("segment", "a.png", "--max-megapixels", "1", *fast)
     assert refused.returncode == 1
     assert lines(refused)[-1] == (
         "error: a.png: has 1.2 megapixels, and 1 are the limit; make it smaller, or raise the limit"

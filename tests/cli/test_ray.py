@@ -97,11 +97,18 @@ def test_stopped_killed_and_the_same(blocks: None, run: Run, fast: list[str], tm
 
 
 def test_options_that_cannot_be(
-    blocks: None, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    blocks: None, inside: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    refused = run("segment", "in", "-o", "out", "--ray-address", "auto")
-    assert refused.returncode == 2
-    assert lines(refused) == ["error: --ray-address is for --engine ray; give both, or none"]
+    for options, line in (
+        (("-o", "out", "--ray-address", "auto"), "--ray-address is for --engine ray; give both, or none"),
+        (
+            ("-o", "-", "--engine", "ray"),
+            "--engine ray writes to files alone; name the result's file with -o",
+        ),
+    ):
+        refused = inside("segment", "in/00.png", *options)
+        assert refused.returncode == 2
+        assert lines(refused) == [f"error: {line}"]
     plan = make_plan([str(tmp_path / "in")], str(tmp_path / "out"), ["labels"])
     with pytest.raises(UsageError, match="Ray needs at least one network"):
         FolderRun(plan, Options(engine="ray", workers=0))
@@ -126,10 +133,3 @@ def test_a_cluster_that_is_not_there() -> None:
         ):
             pass
     assert time.monotonic() - start < 60
-
-
-def test_standard_output_is_refused(blocks: None, run: Run) -> None:
-    pytest.importorskip("ray")
-    refused = run("segment", "in/00.png", "-o", "-", "--engine", "ray")
-    assert refused.returncode == 2
-    assert lines(refused) == ["error: --engine ray writes to files alone; name the result's file with -o"]
