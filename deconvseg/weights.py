@@ -150,7 +150,7 @@ def network_file(weights: str | Path) -> Path:
 
     Raises:
         WeightsError: neither a known name nor an existing file; a known name whose file is not on this
-            machine; the name of an edge forest.
+            machine, or is of another size than it should be; the name of an edge forest.
     """
     return _file(weights, "network")
 
@@ -215,4 +215,6 @@ def _file(given: str | Path, kind: str) -> Path:
     found = located(entry)
     if found is None:
         raise WeightsError(f"{given}: is not on this machine; {cure(entry)}")
+    if entry.bytes not in (None, found.stat().st_size):
+        raise WeightsError(f"{given}: {found} should have {entry.bytes} bytes; {cure(entry)}")
     return found

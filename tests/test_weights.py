@@ -167,6 +167,11 @@ def test_fault(roads: Path, home: Path) -> None:
     assert network_file("roads") == file
     file.write_bytes(CONTENT[:-1] + b"!")
     assert f"should have {entry.sha256}" in fault(entry, file)
+    file.write_bytes(b"")
+    with pytest.raises(
+        WeightsError, match=f"should have {len(CONTENT)} bytes; 'deconvseg weights pull roads'"
+    ):
+        network_file("roads")
 
 
 def test_fetching(roads: Path, home: Path) -> None:
