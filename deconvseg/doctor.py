@@ -40,11 +40,9 @@ class Finding(NamedTuple):
 
 
 def examine(*, self_test: bool = True, log_fault: str = "") -> Iterator[Finding]:
-    """Look at everything in turn; the home folder is written `~`.
+    """Look at everything in turn, with `self_test` at a photo, too; the home folder is written `~`.
 
-    Args:
-        self_test: segment the photo that comes along.
-        log_fault: why messages on standard error are lost, if they are.
+    `log_fault` says why messages on standard error are lost, if they are.
     """
     if log_fault:
         yield Finding("log", "warning", f"standard error: {log_fault}", "messages are lost, the work goes on")

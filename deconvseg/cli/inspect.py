@@ -60,9 +60,7 @@ def inspect(
     ],
     photo: Annotated[
         str,
-        typer.Argument(
-            metavar="PHOTO", help="Photo, by path or address (https://, s3://); - for one from stdin."
-        ),
+        typer.Argument(metavar="PHOTO", help="Path or address (https://, s3://); - for one from stdin."),
     ],
     output: Annotated[
         str | None,
@@ -70,8 +68,7 @@ def inspect(
             "--output",
             "-o",
             metavar="FIGURE",
-            help="The figure: .png, .pdf or .svg, with transparent paper. - is stdout (PNG). With --json it "
-            "can be left out.",
+            help="The figure: .png, .pdf or .svg; - is stdout (PNG). With --json it can be left out.",
         ),
     ] = None,
     box: Annotated[

@@ -48,17 +48,8 @@ def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.
 @pytest.fixture
 def fast(tiny_network: Path) -> list[str]:
     """Options for results in no time."""
-    return [
-        "--weights",
-        str(tiny_network),
-        "--proposals",
-        "0",
-        "--no-crf",
-        "--device",
-        "cpu",
-        "--precision",
-        "fp32",
-    ]
+    plain = "--proposals 0 --no-crf --device cpu --precision fp32"
+    return ["--weights", str(tiny_network), *plain.split()]
 
 
 @pytest.fixture
