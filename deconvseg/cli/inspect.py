@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal
 
@@ -26,7 +27,10 @@ from deconvseg.cli.options import (
 from deconvseg.errors import InputError, UsageError
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from deconvseg.images.read import PhotoPixels
+    from deconvseg.inspect.figure import Inspection
 
 EXAMPLES = """[bold]Examples[/bold]
 
@@ -127,11 +131,12 @@ def inspect(
         segmenter_arguments = {name: segmenter_arguments[name] for name in _COMMON}
         segmenter_arguments |= {"proposals": 0, "ensemble": "off", "precision": "fp32"}
     segmenter = load_segmenter(segmenter_arguments, quiet=quiet)
-    look, draw, subject = {
+    figures: dict[str, tuple[Callable[..., Inspection], Callable[..., Figure], str]] = {
         "layers": (inspect_layers, draw_layers, "The decoder of"),
         "switches": (inspect_switches, draw_switches, "Pooling and unpooling in"),
         "proposals": (inspect_proposals, draw_proposals, "Proposals labelled by"),
-    }[what]
+    }
+    look, draw, subject = figures[what]
     found = look(segmenter, pixels, *((corners, class_name) if crops else (proposals,)))
     weights, fcn = segmenter.weights, str(segmenter.fcn) if segmenter.ensemble != "off" else None
     if target:

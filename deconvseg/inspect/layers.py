@@ -46,9 +46,10 @@ def inspect_layers(
     for name, maps in found.decoded.items():
         channel = found.driving.get(name, int(found.means(maps).argmax()))
         pictures[name] = one = maps[channel].cpu().numpy()
-        place = {"name": name, "size": list(one.shape), "channel": channel, "channels": len(maps)}
+        place: dict[str, Any] = {"name": name, "size": list(one.shape), "channel": channel}
+        place |= {"channels": len(maps), "max": float(one.max()), "mean": float(one.mean())}
         active = {"active": float((one > 0).mean()), "active_of_all": float((maps > 0).float().mean())}
-        layers.append({**place, "max": float(one.max()), "mean": float(one.mean()), **active})
+        layers.append(place | active)
     painted = found.crop.copy()
     painted[found.inside] = overlay(labels, segmenter.palette, painted[found.inside])
     spread = {"min": float(score.min()), "max": float(score.max()), "mean": float(score.mean())}

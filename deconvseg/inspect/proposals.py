@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -76,7 +76,7 @@ def inspect_proposals(segmenter: Segmenter, photo: PhotoPixels, count: int = max
         "steps": [{"proposals": rank, "classes": one.class_shares()} for rank, one in found.items()],
         "crf": {"classes": labellings[CRF].class_shares()} if CRF in labellings else None,
     }
-    pictures = {"photo": prepared.image, "edges": segmenter.edges(prepared.image)}
+    pictures: dict[str, Any] = {"photo": prepared.image, "edges": segmenter.edges(prepared.image)}
     return Inspection(numbers, pictures, labellings)
 
 
@@ -157,6 +157,6 @@ def _draw_boxes(axes: Axes, boxes: list[list[float]], inches: float) -> None:
         if rank <= len(_TAGS):
             across, down = _TAGS[rank - 1]
             x, y = left + across * wide + (2 - 4 * across) * point, top + down * high + (2 - 4 * down) * point
-            align = {"ha": ("left", "center", "right")[round(2 * across)], "va": "bottom" if down else "top"}
-            tag = {"facecolor": colour, "edgecolor": "none", "pad": 1.2}
-            axes.text(x, y, str(rank), weight="bold", color="black", bbox=tag, **align)
+            horizontal, vertical = ("left", "center", "right")[round(2 * across)], "bottom" if down else "top"
+            tag: dict[str, Any] = {"facecolor": colour, "edgecolor": "none", "pad": 1.2}
+            axes.text(x, y, str(rank), weight="bold", color="black", bbox=tag, ha=horizontal, va=vertical)
