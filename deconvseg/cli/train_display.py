@@ -24,6 +24,8 @@ class TrainingDisplay(ExitStack, Reporter):
         super().__init__()
         self._quiet, self._tensorboard = quiet, tensorboard
         self._folder: Path | None = None
+        self._best, self._last_line = 0.0, float("-inf")
+        self._bar = console.Progress(0, wanted=False)
         self._writer: Any = None
 
     def note(self, line: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -95,9 +95,10 @@ class ImageStore:
     def to(self, device: torch.device) -> ImageStore:
         """The store on another device."""
         names = [name for name in ("images", "labels", "parts") if getattr(self, name)]
-        return replace(
-            self, **{name: [values.to(device) for values in getattr(self, name)] for name in names}
-        )
+        moved: dict[str, Any] = {
+            name: [values.to(device) for values in getattr(self, name)] for name in names
+        }
+        return replace(self, **moved)
 
 
 def find_objects(mask: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], list[Object]]:

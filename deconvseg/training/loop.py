@@ -180,8 +180,8 @@ class Training:
             part = slice(start, start + size)
             soft = self.sampler.soft_labels(batch, part)
             # The processes exchange gradients once a step, not once a part.
-            waits = start + size < len(inputs) and isinstance(losses, DistributedDataParallel)
-            with losses.no_sync() if waits else nullcontext():
+            waits = isinstance(losses, DistributedDataParallel) and start + size < len(inputs)
+            with losses.no_sync() if waits else nullcontext():  # type: ignore[operator]
                 with autocast(recipe, inputs.device):
                     teaching = (batch.labels[part], batch.own[part], batch.weights[part])
                     sums = losses(inputs[part], *teaching, soft)

@@ -37,8 +37,8 @@ class Regions:
         table = torch.tensor(rows, dtype=torch.float64).reshape(-1, 7)
         table = table[table[:, 1].argsort(stable=True)]
         self.photo, self.number, self.boxes = table[:, 0].long(), table[:, 2].long(), table[:, 3:].float()
-        _, self.counts = torch.unique(table[:, 1], return_counts=True)
-        self.starts = self.counts.cumsum(0) - self.counts
+        self.counts: Tensor = torch.unique(table[:, 1], return_counts=True)[1]
+        self.starts: Tensor = self.counts.cumsum(0) - self.counts
 
     def __len__(self) -> int:
         return len(self.photo)
