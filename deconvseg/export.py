@@ -73,7 +73,7 @@ def export_onnx(
         UsageError, WeightsError, InputError, OutputError: the opset, network, photo or file is at fault.
     """
     _require_onnx()
-    inference = Segmenter(weights, ensemble="off", device="cpu", precision="fp32").inference
+    inference = Segmenter(weights, ensemble="off", prior=0, device="cpu", precision="fp32").inference
     crops = normalised(inference.network, inference.header, _crops(inference.network, photos))
     model = onnx_model(inference.network, inference.header, opset)
     parity = _compare(inference.network, model, crops)

@@ -22,7 +22,7 @@ from deconvseg.machine import is_out_of_memory
 from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.checkpoint import NetworkHeader
 from deconvseg.network.fcn8s import STRIDE, FCN8s
-from deconvseg.postprocess.fusion import Fusion, ensemble
+from deconvseg.postprocess.fusion import Fusion, ensemble, with_prior
 from deconvseg.settings import EnsembleRule, Settings
 
 Box = tuple[int, int, int, int]
@@ -91,6 +91,7 @@ class Inference:
     Attributes:
         network, header: made ready by `network.fold.prepare`, and what its file says.
         partner: the same two of the FCN-8s of an ensemble, or None.
+        classifier: the same two of the image classifier of a prior, or None.
         settings: how regions are put together, when a photo stops, how the partner joins in.
         device: where the networks are.
         precision: their arithmetic: `fp32`, `bf16` or `fp16`.
@@ -100,6 +101,7 @@ class Inference:
     network: SegmentationNetwork
     header: NetworkHeader
     partner: tuple[SegmentationNetwork, NetworkHeader] | None
+    classifier: tuple[SegmentationNetwork, NetworkHeader] | None
     settings: Settings
     device: torch.device
     precision: str
@@ -224,6 +226,7 @@ class PartialResult:
         height, width = prepared.image.shape[:2]
         self._fusion = Fusion(len(inference.header.classes), height, width, rule, inference.device)
         self._partner: Tensor | None = None
+        self._presence: Tensor | None = None
         self._last_labels: Tensor | None = None
         self._is_settled = False
         self.seconds = time.perf_counter() - start
@@ -269,6 +272,7 @@ class PartialResult:
         partner = self._partner_scores()
         if rule == "alone":
             found = self._fusion.probabilities() if partner is None else partner.softmax(0)
+            found = self._with_prior(found)
         else:
             found = self._combine(self._fusion, partner, rule)
         return found.cpu().numpy()
@@ -289,8 +293,17 @@ class PartialResult:
 
     def _combine(self, fusion: Fusion, partner: Tensor | None, rule: EnsembleRule | None = None) -> Tensor:
         if partner is None:
-            return fusion.probabilities()
-        return ensemble(fusion, partner, rule or self._settings.ensemble, self._settings.share)
+            return self._with_prior(fusion.probabilities())
+        found = ensemble(fusion, partner, rule or self._settings.ensemble, self._settings.share)
+        return self._with_prior(found)
+
+    def _with_prior(self, probabilities: Tensor) -> Tensor:
+        if not self._settings.prior or self._inference.classifier is None:
+            return probabilities
+        if self._presence is None:
+            network, header = self._inference.classifier
+            self._presence = _run(network, header, stretched(self.pixels, network.side))[0, :, 0, 0]
+        return with_prior(probabilities, self._presence, self._settings.prior)
 
 
 def _submit(
@@ -341,6 +354,14 @@ def crop(photo: Tensor, box: Box, side: int) -> Tensor:
     region[0, :, top - y0 : bottom - y0, left - x0 : right - x0] = photo[:, top:bottom, left:right]
     size = (side, side)
     return functional.interpolate(region, size, mode="bilinear", antialias=True, align_corners=False)[0]
+
+
+def stretched(photo: Tensor, side: int) -> Tensor:
+    """A photo (3, H, W) of 0..255 as the classifier takes it: float (1, 3, side, side)."""
+    size = (side, side)
+    return functional.interpolate(
+        photo[None].float(), size, mode="bilinear", antialias=True, align_corners=False
+    )
 
 
 def whole_pixels(boxes: NDArray[np.float32]) -> list[Box]:

@@ -27,6 +27,7 @@ from deconvseg.machine import cores
 from deconvseg.network import fold
 from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.checkpoint import NetworkHeader, describe_network, load_network
+from deconvseg.network.classifier import Classifier
 from deconvseg.network.fcn8s import FCN8s
 from deconvseg.postprocess.crf import dense_crf
 from deconvseg.proposals.boxes import WORKING_SIDE as EDGES_SIDE
@@ -34,8 +35,8 @@ from deconvseg.proposals.boxes import Boxes, propose, shrink, squared
 from deconvseg.proposals.edges import EdgeDetector
 from deconvseg.regions import Clock, Inference, PartialResult, Prepared, use_threads
 from deconvseg.segmentation import Segmentation, chosen, refuse_unknown
-from deconvseg.settings import PRESETS, CRFParameters, EnsembleRule, FusionRule, refuse_below
-from deconvseg.weights import forest_file, is_missing, network_file, partner_of
+from deconvseg.settings import PRESETS, CRFParameters, EnsembleRule, FusionRule, Settings, refuse_below
+from deconvseg.weights import companion_of, forest_file, is_missing, network_file
 
 FCN = "fcn8s-lite"
 """The FCN-8s of ensembles of networks that have no partner of their own."""
@@ -49,6 +50,12 @@ _loading = threading.Lock()
 def _detector(path: Path, content: str) -> EdgeDetector:
     """The detector of a forest file whose digest is `content`."""
     return EdgeDetector(path)
+
+
+def _possible(settings: Settings, partner: object, classifier: object) -> Settings:
+    """The settings without what there is no network for."""
+    settings = settings if partner else replace(settings, ensemble="off")
+    return settings if classifier else replace(settings, prior=0.0)
 
 
 class Segmenter:
@@ -65,6 +72,8 @@ class Segmenter:
         ensemble: as of `settings.Settings`. If it is None, a network known by name is used with the partner
             that the registry names, and a file alone.
         fcn: the FCN-8s of the ensemble, by name or file; None is that partner, or the shipped one.
+        prior: as of `settings.Settings`.
+        classifier: the image classifier of the prior, by name or file; None is that of the registry, if any.
         device: `auto`, `cpu`, `cuda` or `mps`.
         precision: `auto`, `fp32`, `bf16` or `fp16`.
         batch_size: crops that go through the network together; None chooses by device. Batches that do not
@@ -96,6 +105,8 @@ class Segmenter:
         fusion: FusionRule | None = None,
         ensemble: EnsembleRule | None = None,
         fcn: str | Path | None = None,
+        prior: float | None = None,
+        classifier: str | Path | None = None,
         crf: bool = True,
         device: str = "auto",
         precision: str = "auto",
@@ -106,7 +117,7 @@ class Segmenter:
         if protocol not in PRESETS:
             raise UsageError(f"{protocol}: no such protocol; take one of {', '.join(PRESETS)}")
         options: dict[str, Any] = {"proposals": proposals, "min_side": min_side, "stop": stop}
-        options |= {"fusion": fusion, "ensemble": ensemble}
+        options |= {"fusion": fusion, "ensemble": ensemble, "prior": prior}
         given = {name: value for name, value in options.items() if value is not None}
         self.settings = replace(PRESETS[protocol], **given, crf=crf)
         refuse_below(1, batch_size=batch_size, threads=threads)
@@ -116,7 +127,10 @@ class Segmenter:
         # The default protocol pairs only networks that are known to belong together.
         fallback = FCN if self._must_ensemble or protocol != "default" else None
         self.weights, self._file, self._forest = str(weights), weights, forest
-        self.fcn = fcn or partner_of(weights) or fallback
+        self.fcn = fcn or companion_of(weights, "partner") or fallback
+        self.classifier = classifier or companion_of(weights, "classifier")
+        if prior and self.classifier is None:
+            raise UsageError(f"{weights}: a prior needs an image classifier of its classes; give one")
         self._device, self._precision = device, precision
         self._batch_size, self._threads = batch_size, threads
         self._only = None if only is None else chosen(only)
@@ -259,8 +273,8 @@ class Segmenter:
         other = copy.copy(self)
         other.settings = replace(self.settings, **changes)
         if self._inference:
-            rule = other.settings.ensemble if self._inference.partner else "off"
-            other._inference = replace(self._inference, settings=replace(other.settings, ensemble=rule))
+            settings = _possible(other.settings, self._inference.partner, self._inference.classifier)
+            other._inference = replace(self._inference, settings=settings)
         return other
 
     def load(self) -> None:
@@ -284,6 +298,7 @@ class Segmenter:
             "forest": self._forest_in_use[1] if proposes else None,
             **settings,
             "ensemble": self.ensemble,
+            "prior": self.inference.settings.prior,
             "crf": asdict(self.crf_parameters) if self.settings.crf else None,
             "precision": self.inference.precision,
             "only": self._only,
@@ -356,9 +371,10 @@ class Segmenter:
                 f"{self.weights}: a network of a training stage, whose BatchNorm has no statistics yet; "
                 "train on from it and segment with the result"
             )
-        partner = self._partner(network, header)
+        partner, classifier = self._partner(network, header), self._loaded_classifier(network, header)
         # Of the networks in use, should their files be replaced later.
         files = {"weights": self._file, "fcn": self.fcn if partner else None}
+        files["classifier"] = self.classifier if classifier else None
         self._digests = {key: digest(network_file(name)) if name else None for key, name in files.items()}
         refuse_unknown(self._only or (), header.classes)
         if self.settings.crf:
@@ -367,11 +383,27 @@ class Segmenter:
             fold.prepare(network, device, precision),
             header,
             partner and (fold.prepare(partner[0], device, precision), partner[1]),
-            self.settings if partner else replace(self.settings, ensemble="off"),
+            classifier and (fold.prepare(classifier[0], device, precision), classifier[1]),
+            _possible(self.settings, partner, classifier),
             device,
             precision,
             self._batch_size or fold.pick_batch_size(device),
         )
+
+    def _loaded_classifier(
+        self, network: SegmentationNetwork, header: NetworkHeader
+    ) -> tuple[SegmentationNetwork, NetworkHeader] | None:
+        """The image classifier of the prior, if there is one."""
+        if isinstance(network, Classifier):
+            raise UsageError(f"{self.weights}: is an image classifier, which labels no pixels")
+        if not self.settings.prior or self.classifier is None:
+            return None
+        classifier = load_network(network_file(self.classifier))
+        if not isinstance(classifier[0], Classifier) or classifier[1].classes != header.classes:
+            raise UsageError(
+                f"{self.classifier}: is no image classifier with the classes of {self.weights}; take another"
+            )
+        return classifier
 
     def _partner(
         self, network: SegmentationNetwork, header: NetworkHeader

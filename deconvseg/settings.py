@@ -78,6 +78,7 @@ class Settings:
         ensemble: `mean` of the probabilities with FCN-8s's (the paper), `product` of both networks' clipped
             scores (the released code), or `off`.
         share: the regions' in the ensemble's mean, 0 to 1.
+        prior: exponent of the image-level prior, from an image classifier if there is one; 0 is none.
         mirrored: FCN-8s sees the photo and its mirror image, and the mean of both scores counts.
         crf: sharpen with the dense CRF.
         crf_parameters: of that; None takes those of the network's file.
@@ -97,6 +98,7 @@ class Settings:
     fusion: FusionRule = "max"
     ensemble: EnsembleRule = "mean"
     share: float = 0.5
+    prior: float = 0.0
     mirrored: bool = False
     crf: bool = True
     crf_parameters: CRFParameters | None = None
@@ -111,6 +113,8 @@ class Settings:
         refuse_below(0, proposals=self.proposals, min_side=self.min_side)
         if not 0 <= self.stop <= 1:
             raise UsageError(f"stop {self.stop}: is a share of pixels; give 0 (look at all) to 1")
+        if not 0 <= self.prior <= 10:
+            raise UsageError(f"prior {self.prior}: is an exponent; give 0 (none) to 10")
         if self.ensemble == "product" and self.fusion != "max":
             raise UsageError("the ensemble by product multiplies raw scores; it needs the fusion rule max")
 
@@ -128,7 +132,7 @@ AUTHORS_CRF = CRFParameters(
 """As the released code sets them (generate_EDeconvNet_CRF_results.m), made for its networks' scores."""
 
 PRESETS: dict[str, Settings] = {
-    "default": Settings(proposals=10, stop=0.01, share=0.6, mirrored=True),
+    "default": Settings(proposals=10, stop=0.01, share=0.6, prior=1.0, mirrored=True),
     "paper": Settings(whole_photo=False, min_side=0, squared=False, same=1.0, crf_parameters=AUTHORS_CRF),
     "released-code": Settings(
         whole_photo=False, measure_squares=True, same=1.0, ensemble="product", crf_parameters=AUTHORS_CRF

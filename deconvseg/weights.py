@@ -30,6 +30,7 @@ class Entry:
         url: where it is fetched from; empty for a file that is shipped or that users get by hand.
         convert_from: the name of the file got by hand, if it is another than `file` and has to be converted.
         partner: name of the FCN-8s that a network is used in an ensemble with, if nothing else is asked for.
+        classifier: name of the image classifier whose prior a network is used with.
         figures: measured numbers, the most telling one first: `measure`, `value`, `on` which data, and `how`.
     """
 
@@ -49,6 +50,7 @@ class Entry:
     classes: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     partner: str = ""
+    classifier: str = ""
     figures: tuple[dict[str, Any], ...] = ()
 
 
@@ -160,10 +162,10 @@ def forest_file(forest: str | Path | None = None) -> Path:
     return _file(_FOREST if forest is None else forest, "forest")
 
 
-def partner_of(weights: str | Path) -> str | None:
-    """The name of the FCN-8s that a named network goes with in ensembles; None for files, or without one."""
+def companion_of(weights: str | Path, part: Literal["partner", "classifier"]) -> str | None:
+    """The name of the network that a named one is used with; None for files, or without one."""
     entry = find(weights) if isinstance(weights, str) else None
-    return (entry.partner or None) if entry else None
+    return (getattr(entry, part) or None) if entry else None
 
 
 def is_missing(weights: str | Path) -> bool:

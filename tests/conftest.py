@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 
 from deconvseg.images.palette import VOC_CLASSES, palette_for
 from deconvseg.network.checkpoint import NetworkHeader, save_network
+from deconvseg.network.classifier import Classifier
 from deconvseg.network.deconvnet import DeconvNet
 from deconvseg.network.fcn8s import FCN8s
 from deconvseg.proposals.forest_file import Forest
@@ -41,6 +42,18 @@ def tiny_fcn(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if "score" in name and isinstance(module, torch.nn.Conv2d):
             torch.nn.init.normal_(module.weight, std=0.5)
     path = tmp_path_factory.mktemp("fcn") / "fcn.safetensors"
+    save_network(path, network, NetworkHeader(VOC_CLASSES, palette_for(21), scale=1 / 64))
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image classifier with VOC's classes that sees cats, and nothing else, in every photo."""
+    network = Classifier(21, side=64, widths=(8, 8, 8, 8, 8), hidden=8).eval()
+    torch.nn.init.zeros_(network.score.weight)
+    network.score.bias.data[:] = -6
+    network.score.bias.data[VOC_CLASSES.index("cat")] = 6
+    path = tmp_path_factory.mktemp("classifier") / "classifier.safetensors"
     save_network(path, network, NetworkHeader(VOC_CLASSES, palette_for(21), scale=1 / 64))
     return path
 

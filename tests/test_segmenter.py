@@ -23,6 +23,7 @@ from deconvseg.errors import InputError, UsageError, WeightsError
 from deconvseg.identity import _sources, code_digest
 from deconvseg.images.read import read_image, read_photo
 from deconvseg.network.checkpoint import copy_network
+from deconvseg.postprocess.fusion import DOUBT
 from deconvseg.proposals.boxes import shrink
 from deconvseg.proposals.forest_file import Forest
 from deconvseg.segmenter import WORKING_SIDE, Segmenter
@@ -376,3 +377,32 @@ def test_only_some_classes(tiny_network: Path) -> None:
     assert chosen.identity() != plain.identity()
     assert pickle.loads(pickle.dumps(chosen)).identity() == chosen.identity()
     assert Segmenter(tiny_network, **options, only=plain.classes[label]).identity() == chosen.identity()
+
+
+def test_a_prior_weighs_classes_and_fits_or_is_refused(
+    tiny_network: Path, tiny_fcn: Path, tiny_classifier: Path, tmp_path: Path
+) -> None:
+    image = photo(90, 140)
+    without = Segmenter(tiny_network, proposals=0, crf=False)
+    plain = without.segment(image, probabilities=True)
+    cats = Segmenter(tiny_network, proposals=0, crf=False, classifier=tiny_classifier, prior=1)
+    found = cats.segment(image, probabilities=True)
+    assert plain.probabilities is not None and found.probabilities is not None
+    cat = plain.classes.index("cat")
+    ratio = found.probabilities / plain.probabilities
+    np.testing.assert_allclose(ratio[cat] / ratio[0], 1 / DOUBT, rtol=0.02)
+    np.testing.assert_allclose(ratio[cat + 1] / ratio[cat], np.exp(-6), rtol=0.02)
+    none = Segmenter(tiny_network, proposals=0, crf=False, classifier=tiny_classifier, prior=0)
+    assert np.array_equal(none.segment(image, probabilities=True).probabilities, plain.probabilities)
+    assert len({s.settings_hash() for s in (without, cats, none)}) == 2  # of no effect, it changes nothing
+    with pytest.raises(UsageError, match="needs an image classifier"):
+        Segmenter(tiny_network, prior=1)
+    with pytest.raises(UsageError, match="is no image classifier"):
+        Segmenter(tiny_network, classifier=tiny_fcn).load()
+    with pytest.raises(UsageError, match="labels no pixels"):
+        Segmenter(tiny_classifier).load()
+    other = tmp_path / "other.safetensors"
+    names = ("nothing", *plain.classes[1:])
+    copy_network(tiny_classifier, other, {"classes": names})
+    with pytest.raises(UsageError, match="is no image classifier"):
+        Segmenter(tiny_network, classifier=other).load()

@@ -175,8 +175,9 @@ def load_segmenter(arguments: dict[str, Any], *, quiet: bool) -> Segmenter:
     segmenter = Segmenter(**arguments)
     segmenter.load()
     partner = f", {segmenter.ensemble} with {segmenter.fcn}," if segmenter.ensemble != "off" else ""
+    prior = f" prior of {segmenter.classifier}," if segmenter.inference.settings.prior else ""
     where = f"{segmenter.inference.device}, {segmenter.inference.precision}"
-    greeting = f"deconvseg {__version__}: {segmenter.weights}{partner} on {where}"
+    greeting = f"deconvseg {__version__}: {segmenter.weights}{partner}{prior} on {where}"
     for line in () if quiet else (greeting, *(f"note: {note}" for note in segmenter.notes)):
         console.say(line)
     return segmenter

@@ -1,0 +1,59 @@
+"""The classifier's training: it tells discs from squares in photos that it has not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+import train_classifier as tool
+
+from deconvseg.data.open import open_dataset
+from deconvseg.errors import UsageError
+from deconvseg.network.checkpoint import load_network
+from deconvseg.network.classifier import Classifier
+
+
+def random_features(network: Classifier, convolutions: object) -> None:
+    for layer in network.encoder.modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+
+
+def test_discs_and_squares(
+    make_shapes: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make_shapes(tmp_path / "voc", train=64, val=16)
+    monkeypatch.setattr(tool, "Classifier", partial(Classifier, widths=(16,) * 5, hidden=32))
+    monkeypatch.setattr(tool, "read_vgg16", lambda path: None)
+    monkeypatch.setattr(tool, "initialise_encoder", random_features)
+    monkeypatch.setattr(tool, "BATCH", 16)
+    out = tmp_path / "c.safetensors"
+    tool.train_classifier(voc_root=root, out=out, vgg16=root, side=64, epochs=100, val_split="val")
+    network, header = load_network(out)
+    assert isinstance(network, Classifier)
+    features, shares = tool.measure(network, header, [open_dataset(root, "val")])
+    with torch.no_grad():
+        scores = network.head(features)[0][:, 1:3, 0, 0]
+    assert (scores.argmax(1) == shares[:, :2].argmax(1)).float().mean() >= 0.9
+    assert header.training["photos"] == 64
+    assert header.training["mean_average_precision"] > 0.9
+
+
+def test_average_precision_by_hand() -> None:
+    found = tool.average_precision(torch.tensor([0.1, 0.9, 0.5]), torch.tensor([True, True, False]))
+    assert found.item() == pytest.approx((1 + 2 / 3) / 2)
+
+
+def test_other_classes_are_refused(make_shapes: Callable[..., Path], tmp_path: Path) -> None:
+    root = make_shapes(tmp_path / "voc", train=2, val=2)
+    rust = '[splits]\ntrain = "train.txt"\n[[classes]]\nname = "sound"\n[[classes]]\nname = "rust"\n'
+    (tmp_path / "own/images").mkdir(parents=True)
+    (tmp_path / "own/images/a.jpg").touch()
+    (tmp_path / "own/train.txt").write_text("a\n")
+    (tmp_path / "own/masks").mkdir()
+    (tmp_path / "own/dataset.toml").write_text(rust)
+    with pytest.raises(UsageError, match="different classes"):
+        tool.train_classifier(voc_root=root, out=tmp_path / "c.safetensors", extra_root=[tmp_path / "own"])
