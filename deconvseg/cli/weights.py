@@ -137,7 +137,10 @@ def convert(
     side: Annotated[
         int | None,
         option(
-            None, "PX", "Of an FCN-8s: the longer side of photos from now on; nothing is retrained.", min=32
+            None,
+            "PX",
+            "Of an FCN-8s or a classifier: the side of photos from now on; nothing is retrained.",
+            min=32,
         ),
     ] = None,
     overwrite: OverwriteOption = False,
@@ -150,13 +153,13 @@ def convert(
 
         console.say(f"{source}: {convert_caffemodel(source, output, storage)}")
     else:
+        from deconvseg.network.base import resize_side
         from deconvseg.network.checkpoint import load_network, save_network
-        from deconvseg.network.fcn8s import FCN8s, resize_side
 
         network, header = load_network(source)
         if side is not None:
-            if not isinstance(network, FCN8s):
-                raise UsageError(f"{source}: --side is for an FCN-8s, and this is none")
+            if "side" not in network.arguments:
+                raise UsageError(f"{source}: --side is for an FCN-8s or a classifier, and this is none")
             network = resize_side(network, side)
         save_network(output, network, header, storage)
     console.say(f"{output}: {output.stat().st_size / 1e6:.1f} MB")

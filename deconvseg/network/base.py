@@ -52,6 +52,13 @@ def replace_classes(network: SegmentationNetwork, classes: int) -> SegmentationN
     return changed
 
 
+def resize_side(network: SegmentationNetwork, side: int) -> SegmentationNetwork:
+    """The same network for photos of another size; of FCN-8s and the classifier nothing depends on that."""
+    resized = type(network)(**{**network.arguments, "side": side})
+    resized.load_state_dict(network.state_dict())
+    return resized
+
+
 def resized_kernel(weight: Tensor, side: int) -> Tensor:
     """Kernels (..., k, k) interpolated to side x side."""
     size = (side, side)

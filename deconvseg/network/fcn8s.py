@@ -128,13 +128,6 @@ class FCN8s(SegmentationNetwork):
         return scores[..., first : first + height, first : first + width], code
 
 
-def resize_side(network: FCN8s, side: int) -> FCN8s:
-    """The same network for photos of another size: nothing in it depends on that."""
-    resized = FCN8s(**{**network.arguments, "side": side})
-    resized.load_state_dict(network.state_dict())
-    return resized
-
-
 def start_from_deconvnet(network: FCN8s, source: DeconvNet) -> None:
     """Copy a trained DeconvNet's encoder, fc6 and fc7, as far as the two networks have them alike.
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from deconvseg.errors import UsageError
-from deconvseg.network.base import SegmentationNetwork, replace_classes
+from deconvseg.network.base import SegmentationNetwork, replace_classes, resize_side
 from deconvseg.network.checkpoint import NetworkHeader, load_network
 from deconvseg.network.deconvnet import DeconvNet, resize_bottleneck
-from deconvseg.network.fcn8s import FCN8s, resize_side, start_from_deconvnet
+from deconvseg.network.fcn8s import FCN8s, start_from_deconvnet
 from deconvseg.network.vgg16 import download_vgg16, initialise_encoder, read_vgg16
 from deconvseg.training.plan import Plan
 from deconvseg.training.recipe import Recipe

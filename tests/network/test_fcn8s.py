@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from deconvseg.network.base import replace_classes
+from deconvseg.network.base import replace_classes, resize_side
 from deconvseg.network.deconvnet import DeconvNet
-from deconvseg.network.fcn8s import FCN8s, resize_side, start_from_deconvnet
+from deconvseg.network.fcn8s import FCN8s, start_from_deconvnet
 from deconvseg.network.fold import prepare
 
 ZOO = {"padding": 100, "head_kernel": 7, "norm": False}
