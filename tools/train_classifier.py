@@ -117,7 +117,7 @@ def train_head(network: Classifier, features: Tensor, shares: Tensor, epochs: in
         each = functional.binary_cross_entropy_with_logits(scores, present[batch].float(), reduction="none")
         loss = (each * certain[batch]).sum(1).mean()
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
     network.eval()

@@ -185,8 +185,8 @@ def _print_scores(summary: dict[str, Any]) -> None:
         print(f"{row['mean_iou']:.3f}   {row['name']}")
     of = f"{summary['images']} of the {summary['split_images']} photos of {summary['split']}"
     print(f"\n{summary['setting']}, {of}")
-    figures = {name: value for name, value in summary.items() if isinstance(value, float)}
-    for name, value in (*figures.items(), *summary["per_class_iou"].items()):
+    values = {name: value for name, value in summary.items() if isinstance(value, float)}
+    for name, value in (values | summary["per_class_iou"]).items():
         print(f"{_number(value)}  {name}")
 
 

@@ -121,7 +121,7 @@ class Tally(NamedTuple):
     objects: NDArray[np.int64]
 
     @classmethod
-    def count(cls, truth: NDArray[np.uint8], found: NDArray[np.uint8], classes: int) -> Tally:
+    def of(cls, truth: NDArray[np.uint8], found: NDArray[np.uint8], classes: int) -> Tally:
         """Compare a prediction with the true mask, both uint8 (H, W); errors as of `confusion_matrix`."""
         return cls(
             *(part(truth, found, classes) for part in (confusion_matrix, count_outlines, count_objects))

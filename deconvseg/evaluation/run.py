@@ -199,7 +199,7 @@ def _measure(subject: Subject, truth: Truth, labels: Mapping[str, Path], example
     took: dict[str, float] = {}
     for row, found, seconds in subject.label(example):
         _refuse_unfit(example, subject.predictions.get(example.name), found, mask)
-        rows[row.name] = Tally.count(mask, found, len(truth.classes))
+        rows[row.name] = Tally.of(mask, found, len(truth.classes))
         if row == subject.full:
             took = seconds
             if labels and not subject.predictions:

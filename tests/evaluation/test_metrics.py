@@ -101,7 +101,7 @@ def test_alike_void_and_absent_leave_an_interval_a_point() -> None:
 @settings(deadline=None, max_examples=30)
 @given(TRUTHS, FOUND, FOUND)
 def test_json_and_back(truth: np.ndarray, one: np.ndarray, other: np.ndarray) -> None:
-    first, second = Tally.count(truth, one, 3), Tally.count(truth, other, 3)
+    first, second = Tally.of(truth, one, 3), Tally.count(truth, other, 3)
     again = Tally.from_json(json.loads(json.dumps(first.to_json())), 3)
     for part, total in zip(Tally.total([again, second]), zip(first, second, strict=True), strict=True):
         np.testing.assert_array_equal(part, sum(total))
@@ -110,7 +110,7 @@ def test_json_and_back(truth: np.ndarray, one: np.ndarray, other: np.ndarray) ->
 def test_figures() -> None:
     truth = np.zeros((20, 20), np.uint8)
     truth[5:15, 5:15] = 1
-    figures = Tally.count(truth, truth, 3).figures(NAMES)
+    figures = Tally.of(truth, truth, 3).figures(NAMES)
     assert figures["mean_iou"] == figures["boundary_f"] == figures["pixel_accuracy"] == 1
     assert figures["per_class_boundary_f"] == {"background": 1, "cat": 1, "dog": None}
     per_class = {"background": None, "cat": 1, "dog": None}
@@ -118,5 +118,5 @@ def test_figures() -> None:
     assert figures["sizes"]["small"]["mean_iou"] is None
     json.dumps(figures, allow_nan=False)
     blank = np.zeros((5, 5), np.uint8)
-    figures = Tally.count(blank, blank, 3).figures(NAMES)
+    figures = Tally.of(blank, blank, 3).figures(NAMES)
     assert (figures["mean_iou"], figures["boundary_f"]) == (1, None)
