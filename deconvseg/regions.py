@@ -21,6 +21,7 @@ from deconvseg.images.read import PhotoPixels
 from deconvseg.machine import is_out_of_memory
 from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.checkpoint import NetworkHeader
+from deconvseg.network.classifier import Classifier
 from deconvseg.network.fcn8s import STRIDE, FCN8s
 from deconvseg.postprocess.fusion import Fusion, ensemble, with_prior
 from deconvseg.settings import EnsembleRule, Settings
@@ -101,7 +102,7 @@ class Inference:
     network: SegmentationNetwork
     header: NetworkHeader
     partner: tuple[SegmentationNetwork, NetworkHeader] | None
-    classifier: tuple[SegmentationNetwork, NetworkHeader] | None
+    classifier: tuple[Classifier, NetworkHeader] | None
     settings: Settings
     device: torch.device
     precision: str
@@ -303,7 +304,8 @@ class PartialResult:
         if self._presence is None:
             network, header = self._inference.classifier
             self._presence = _run(network, header, stretched(self.pixels, network.side))[0, :, 0, 0]
-        return with_prior(probabilities, self._presence, self._settings.prior)
+        doubt = self._inference.classifier[0].doubt
+        return with_prior(probabilities, self._presence, doubt, self._settings.prior)
 
 
 def _submit(

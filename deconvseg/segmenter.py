@@ -392,18 +392,18 @@ class Segmenter:
 
     def _loaded_classifier(
         self, network: SegmentationNetwork, header: NetworkHeader
-    ) -> tuple[SegmentationNetwork, NetworkHeader] | None:
+    ) -> tuple[Classifier, NetworkHeader] | None:
         """The image classifier of the prior, if there is one."""
         if isinstance(network, Classifier):
             raise UsageError(f"{self.weights}: is an image classifier, which labels no pixels")
         if not self.settings.prior or self.classifier is None:
             return None
-        classifier = load_network(network_file(self.classifier))
-        if not isinstance(classifier[0], Classifier) or classifier[1].classes != header.classes:
+        classifier, own_header = load_network(network_file(self.classifier))
+        if not isinstance(classifier, Classifier) or own_header.classes != header.classes:
             raise UsageError(
                 f"{self.classifier}: is no image classifier with the classes of {self.weights}; take another"
             )
-        return classifier
+        return classifier, own_header
 
     def _partner(
         self, network: SegmentationNetwork, header: NetworkHeader

@@ -23,7 +23,6 @@ from deconvseg.errors import InputError, UsageError, WeightsError
 from deconvseg.identity import _sources, code_digest
 from deconvseg.images.read import read_image, read_photo
 from deconvseg.network.checkpoint import copy_network
-from deconvseg.postprocess.fusion import DOUBT
 from deconvseg.proposals.boxes import shrink
 from deconvseg.proposals.forest_file import Forest
 from deconvseg.segmenter import WORKING_SIDE, Segmenter
@@ -390,7 +389,7 @@ def test_a_prior_weighs_classes_and_fits_or_is_refused(
     assert plain.probabilities is not None and found.probabilities is not None
     cat = plain.classes.index("cat")
     ratio = found.probabilities / plain.probabilities
-    np.testing.assert_allclose(ratio[cat] / ratio[0], 1 / DOUBT, rtol=0.02)
+    np.testing.assert_allclose(ratio[cat] / ratio[0], 2, rtol=0.02)
     np.testing.assert_allclose(ratio[cat + 1] / ratio[cat], np.exp(-6), rtol=0.02)
     none = Segmenter(tiny_network, proposals=0, crf=False, classifier=tiny_classifier, prior=0)
     assert np.array_equal(none.segment(image, probabilities=True).probabilities, plain.probabilities)

@@ -17,6 +17,10 @@ class Classifier(SegmentationNetwork):
     Its answers serve as an image-level prior of what other networks see (Pinheiro and Collobert 2015, "From
     image-level to pixel-level labeling"). The score of background, the first, means nothing.
 
+    Attributes:
+        doubt: (classes,), the chance of each class at which the prior leaves its pixels as they are: half at
+            first, less for classes that segmentation finds too little of.
+
     Args:
         classes: labels, background first.
         side: photos enter stretched to a square of this many pixels.
@@ -52,6 +56,8 @@ class Classifier(SegmentationNetwork):
         self.pool_norm = nn.BatchNorm2d(3 * widths[4])
         self.fc6 = unit(nn.Conv2d(3 * widths[4], hidden, 1), hidden, norm=True)
         self.score = nn.Conv2d(hidden, classes, 1)
+        self.doubt: Tensor
+        self.register_buffer("doubt", torch.full((classes,), 0.5))
 
     def features(self, images: Tensor) -> Tensor:
         """Means, maxima and quarters' largest means of pool5 (B, 3W, 1, 1) of images (B, 3, S, S)."""

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import copy
-import math
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from deconvseg.settings import EnsembleRule, FusionRule
-
-DOUBT = 0.5
-"""The chance of a class in the photo at which the prior leaves its pixels as they are."""
 
 
 class Fusion:
@@ -94,22 +90,23 @@ def ensemble(fusion: Fusion, scores: Tensor, rule: EnsembleRule, share: float = 
     return (fusion.total * scores.float().clamp_min(0)).softmax(0)
 
 
-def with_prior(probabilities: Tensor, scores: Tensor, exponent: float) -> Tensor:
+def with_prior(probabilities: Tensor, scores: Tensor, doubt: Tensor, exponent: float) -> Tensor:
     """Probabilities of pixels with an image-level prior (Pinheiro and Collobert 2015).
 
-    Each object class is weighed by (p / `DOUBT`) ** exponent, where p is the chance that the photo shows it:
-    a class that the classifier holds for absent has to be much more certain to win a pixel, and the hard
-    classes that it sees win more of them from the background.
+    Each object class is weighed by (p / doubt) ** exponent, where p is the chance that the photo shows it: a
+    class that the classifier holds for absent has to be much more certain to win a pixel, and a hard class
+    that it sees wins more of them from the background.
 
     Args:
         probabilities: float (C, H, W), background first.
         scores: float (C,), raw, of the classifier; that of background is not used.
+        doubt: float (C,), of the classifier.
         exponent: 0 changes nothing; 1 believes the classifier as much as the networks.
 
     Returns:
         float32 (C, H, W), summing to 1 over C.
     """
-    weights = exponent * (functional.logsigmoid(scores.float()) - math.log(DOUBT))
+    weights = exponent * (functional.logsigmoid(scores.float()) - doubt.float().log())
     weights[0] = 0
     found = probabilities.float() * weights.exp()[:, None, None]
     return found / found.sum(0)

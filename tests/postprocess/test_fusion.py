@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from deconvseg.postprocess.fusion import DOUBT, Fusion, ensemble, with_prior
+from deconvseg.postprocess.fusion import Fusion, ensemble, with_prior
 
 
 def test_max_by_hand() -> None:
@@ -82,9 +82,10 @@ def test_the_prior_by_hand() -> None:
     """Two classes of chance 0.9 and 0.1 in the photo; the square root of each is asked for."""
     scores = torch.tensor([5.0, 9.0, 1 / 9]).log()
     pixel = torch.tensor([0.5, 0.2, 0.3]).reshape(3, 1, 1)
-    weighted = torch.tensor([0.5, 0.2 * (0.9 / DOUBT) ** 0.5, 0.3 * (0.1 / DOUBT) ** 0.5])
-    found = with_prior(pixel, scores, 0.5)
+    doubt = torch.tensor([0.1, 0.5, 0.2])
+    weighted = torch.tensor([0.5, 0.2 * (0.9 / 0.5) ** 0.5, 0.3 * (0.1 / 0.2) ** 0.5])
+    found = with_prior(pixel, scores, doubt, 0.5)
     torch.testing.assert_close(found.flatten(), weighted / weighted.sum())
-    torch.testing.assert_close(with_prior(pixel, scores, 0), pixel)
-    sure = with_prior(pixel, torch.tensor([0.0, -200.0, 0.0]), 1)
+    torch.testing.assert_close(with_prior(pixel, scores, doubt, 0), pixel)
+    sure = with_prior(pixel, torch.tensor([0.0, -200.0, 0.0]), doubt, 1)
     assert sure[1] == 0 and sure.isfinite().all()
