@@ -38,8 +38,8 @@ RARE = 20
 
 
 DOUBT_OF_IOU = 0.9
-"""Exponent: the doubt of a class from its IoU. To have the best IoU, a class that is found to IoU v should take
-pixels from a probability of v / (1 + v) on, not from a half; all of that would be an exponent of 1.25."""
+"""Exponent: the doubt of a class from its IoU. To have the best IoU, a class that is found to IoU v should
+take pixels from a probability of v / (1 + v) on, not from half; all of that would be an exponent of 1.25."""
 
 
 def train_classifier(
