@@ -138,7 +138,10 @@ def read_photo(
         return _decode(io.BytesIO(source.read()), name, side, max_pixels)
     path, name = Path(source), str(source)
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # a pipe can block for ever, a device has no end
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise InputError(f"{name}: is a folder; give a photo in it")
+        if not stat.S_ISREG(mode):  # a pipe can block for ever, a device has no end
             raise InputError(
                 f"{name}: is not a regular file; copy it to one, or send it to standard input (-)"
             )
@@ -179,7 +182,7 @@ def _refuse_large(size: tuple[int, int], max_pixels: int, name: str) -> None:
     if pixels > max_pixels:
         has, most = (round(count / 1e6, 2 if count < 1e7 else 0) for count in (pixels, max_pixels))
         cure = "make it smaller, or raise the limit"
-        raise InputError(f"{name}: has {has:,g} megapixels, and {most:,g} are the limit; {cure}")
+        raise InputError(f"{name}: has {has:,.15g} megapixels, and {most:,.15g} are the limit; {cure}")
 
 
 def _decode(stream: BinaryIO, name: str, side: int | None, max_pixels: int) -> PhotoPixels:

@@ -52,7 +52,8 @@ def test_list(inside: Run, home: Path, roads: list[str]) -> None:
     listed = inside("weights", "list")
     assert listed.returncode == 0
     rows = {row.split()[0]: row for row in listed.stdout.decode().splitlines()}
-    known = ["deconvnet-lite", "fcn8s-lite", "edges", "deconvnet-voc", "fcn8s-voc", "roads"]
+    shipped = ["deconvnet-lite", "fcn8s-lite", "classifier-lite", "edges"]
+    known = [*shipped, "deconvnet-voc", "fcn8s-voc", "roads"]
     assert list(rows) == ["name", *known]
     assert "32.7  shipped" in rows["deconvnet-lite"]
     assert "not here  research only" in rows["deconvnet-voc"]
@@ -94,6 +95,7 @@ def test_verify(inside: Run, home: Path, roads: list[str]) -> None:
     right = [
         f"deconvnet-lite: {SHIPPED / 'deconvnet-lite.safetensors'} ok",
         f"fcn8s-lite: {SHIPPED / 'fcn8s-lite.safetensors'} ok",
+        f"classifier-lite: {SHIPPED / 'classifier-lite.safetensors'} ok",
         f"edges: {SHIPPED / 'edges.yml.gz'} ok",
     ]
     checked = inside("weights", "verify")

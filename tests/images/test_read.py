@@ -205,7 +205,7 @@ def refused(path: Path) -> str:
 
 def test_files_that_are_none(tmp_path: Path) -> None:
     assert "no such file" in refused(tmp_path / "none.jpg")
-    assert "is not a regular file; " in refused(tmp_path)
+    assert "is a folder; give a photo in it" in refused(tmp_path)
     (tmp_path / "loop.jpg").symlink_to("loop.jpg")
     assert f"cannot be read ({os.strerror(errno.ELOOP)})" in refused(tmp_path / "loop.jpg")
     os.mkfifo(tmp_path / "p.jpg")
