@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from deconvseg.companions import load_classifier, load_partner, possible
 from deconvseg.errors import InputError, UsageError, WeightsError
 from deconvseg.files import digest
 from deconvseg.identity import code_digest
@@ -25,7 +26,6 @@ from deconvseg.images.palette import Palette
 from deconvseg.images.read import ImageLike, PhotoPixels, as_photo, refuse_one
 from deconvseg.machine import cores
 from deconvseg.network import fold
-from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.checkpoint import NetworkHeader, describe_network, load_network
 from deconvseg.network.classifier import Classifier
 from deconvseg.network.fcn8s import FCN8s
@@ -35,8 +35,8 @@ from deconvseg.proposals.boxes import Boxes, propose, shrink, squared
 from deconvseg.proposals.edges import EdgeDetector
 from deconvseg.regions import Clock, Inference, PartialResult, Prepared, use_threads
 from deconvseg.segmentation import Segmentation, chosen, refuse_unknown
-from deconvseg.settings import PRESETS, CRFParameters, EnsembleRule, FusionRule, Settings, refuse_below
-from deconvseg.weights import companion_of, forest_file, is_missing, network_file
+from deconvseg.settings import PRESETS, CRFParameters, EnsembleRule, FusionRule, refuse_below
+from deconvseg.weights import companion_of, forest_file, network_file
 
 FCN = "fcn8s-lite"
 """The FCN-8s of ensembles of networks that have no partner of their own."""
@@ -50,12 +50,6 @@ _loading = threading.Lock()
 def _detector(path: Path, content: str) -> EdgeDetector:
     """The detector of a forest file whose digest is `content`."""
     return EdgeDetector(path)
-
-
-def _possible(settings: Settings, partner: object, classifier: object) -> Settings:
-    """The settings without what there is no network for."""
-    settings = settings if partner else replace(settings, ensemble="off")
-    return settings if classifier else replace(settings, prior=0.0)
 
 
 class Segmenter:
@@ -273,7 +267,7 @@ class Segmenter:
         other = copy.copy(self)
         other.settings = replace(self.settings, **changes)
         if self._inference:
-            settings = _possible(other.settings, self._inference.partner, self._inference.classifier)
+            settings = possible(other.settings, self._inference.partner, self._inference.classifier)
             other._inference = replace(self._inference, settings=settings)
         return other
 
@@ -371,7 +365,18 @@ class Segmenter:
                 f"{self.weights}: a network of a training stage, whose BatchNorm has no statistics yet; "
                 "train on from it and segment with the result"
             )
-        partner, classifier = self._partner(network, header), self._loaded_classifier(network, header)
+        if isinstance(network, Classifier):
+            raise UsageError(f"{self.weights}: is an image classifier, which labels no pixels")
+        partner = classifier = None
+        if self.settings.ensemble != "off" and self.fcn is not None:
+            try:
+                partner = load_partner(self.fcn, network, header, must=self._must_ensemble)
+            except UsageError as error:
+                if self._must_ensemble:
+                    raise UsageError(f"{error}; take another network, or the ensemble off") from None
+                self.notes = [str(error)]
+        if self.settings.prior and self.classifier is not None:
+            classifier = load_classifier(self.classifier, header)
         # Of the networks in use, should their files be replaced later.
         files = {"weights": self._file, "fcn": self.fcn if partner else None}
         files["classifier"] = self.classifier if classifier else None
@@ -384,43 +389,8 @@ class Segmenter:
             header,
             partner and (fold.prepare(partner[0], device, precision), partner[1]),
             classifier and (fold.prepare(classifier[0], device, precision), classifier[1]),
-            _possible(self.settings, partner, classifier),
+            possible(self.settings, partner, classifier),
             device,
             precision,
             self._batch_size or fold.pick_batch_size(device),
         )
-
-    def _loaded_classifier(
-        self, network: SegmentationNetwork, header: NetworkHeader
-    ) -> tuple[Classifier, NetworkHeader] | None:
-        """The image classifier of the prior, if there is one."""
-        if isinstance(network, Classifier):
-            raise UsageError(f"{self.weights}: is an image classifier, which labels no pixels")
-        if not self.settings.prior or self.classifier is None:
-            return None
-        classifier, own_header = load_network(network_file(self.classifier))
-        if not isinstance(classifier, Classifier) or own_header.classes != header.classes:
-            raise UsageError(
-                f"{self.classifier}: is no image classifier with the classes of {self.weights}; take another"
-            )
-        return classifier, own_header
-
-    def _partner(
-        self, network: SegmentationNetwork, header: NetworkHeader
-    ) -> tuple[SegmentationNetwork, NetworkHeader] | None:
-        """The FCN-8s of the ensemble; one that was not asked for and does not fit is left out."""
-        if self.settings.ensemble == "off" or self.fcn is None:
-            return None
-        if isinstance(network, FCN8s):
-            fault = f"{self.weights} is an FCN-8s itself"
-        elif is_missing(self.fcn) and not self._must_ensemble:
-            fault = f"{self.fcn} is not on this machine ('deconvseg weights pull {self.fcn}' tells more)"
-        else:
-            partner = load_network(network_file(self.fcn))
-            if isinstance(partner[0], FCN8s) and partner[1].classes == header.classes:
-                return partner
-            fault = f"{self.fcn} is no FCN-8s with the classes of {self.weights}"
-        if self._must_ensemble:
-            raise UsageError(f"no ensemble: {fault}; take another network, or the ensemble off")
-        self.notes = [f"no ensemble: {fault}"]
-        return None

@@ -299,7 +299,7 @@ def test_ensembles_that_cannot_be(tiny_network: Path, tiny_fcn: Path, tmp_path: 
         Segmenter(tiny_network, ensemble="mean", fcn=tiny_network).load()
     other = tmp_path / "other.safetensors"
     copy_network(tiny_fcn, other, {"classes": [f"class{i}" for i in range(21)]})
-    with pytest.raises(UsageError, match="no FCN-8s with the classes of"):
+    with pytest.raises(UsageError, match="no FCN-8s with the network's classes"):
         Segmenter(tiny_network, ensemble="mean", fcn=other).load()
     # What was not asked for by name is left out where it does not fit.
     own = tmp_path / "own.safetensors"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import Literal, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from deconvseg.network.deconvnet import DeconvNet
 from deconvseg.network.fcn8s import FCN8s
 
 Precision = Literal["fp32", "bf16", "fp16"]
+Network = TypeVar("Network", bound=SegmentationNetwork)
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -62,7 +63,7 @@ def pick_precision(name: str, device: torch.device) -> Precision:
     return cast(Precision, name)
 
 
-def prepare(network: SegmentationNetwork, device: torch.device, precision: Precision) -> SegmentationNetwork:
+def prepare(network: Network, device: torch.device, precision: Precision) -> Network:
     """Make a trained network ready to segment, in its own memory; it cannot be trained or saved any more.
 
     It computes the same function as before (exact in real arithmetic): every BatchNorm's running statistics

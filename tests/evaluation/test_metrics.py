@@ -101,7 +101,7 @@ def test_alike_void_and_absent_leave_an_interval_a_point() -> None:
 @settings(deadline=None, max_examples=30)
 @given(TRUTHS, FOUND, FOUND)
 def test_json_and_back(truth: np.ndarray, one: np.ndarray, other: np.ndarray) -> None:
-    first, second = Tally.of(truth, one, 3), Tally.count(truth, other, 3)
+    first, second = Tally.of(truth, one, 3), Tally.of(truth, other, 3)
     again = Tally.from_json(json.loads(json.dumps(first.to_json())), 3)
     for part, total in zip(Tally.total([again, second]), zip(first, second, strict=True), strict=True):
         np.testing.assert_array_equal(part, sum(total))
