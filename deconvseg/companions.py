@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from deconvseg.errors import UsageError
+from deconvseg.errors import UsageError, WeightsError
 from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.checkpoint import NetworkHeader, load_network
 from deconvseg.network.classifier import Classifier
@@ -56,4 +56,6 @@ def load_classifier(classifier: str | Path, header: NetworkHeader) -> tuple[Clas
     network, own_header = load_network(network_file(classifier))
     if not isinstance(network, Classifier) or own_header.classes != header.classes:
         raise UsageError(f"{classifier}: is no image classifier with the network's classes; take another")
+    if not bool((network.doubt > 0).all()):
+        raise WeightsError(f"{classifier}: doubts of classes that are not above 0; train it again")
     return network, own_header

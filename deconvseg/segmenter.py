@@ -117,6 +117,8 @@ class Segmenter:
         refuse_below(1, batch_size=batch_size, threads=threads)
         if fcn is not None and self.settings.ensemble == "off":
             raise UsageError(f"{fcn}: an FCN-8s is for ensembles, and there is none; ask for mean or product")
+        if classifier is not None and not self.settings.prior:
+            raise UsageError(f"{classifier}: a classifier is for a prior, and there is none; give one")
         self._must_ensemble = fcn is not None or ensemble is not None
         # The default protocol pairs only networks that are known to belong together.
         fallback = FCN if self._must_ensemble or protocol != "default" else None

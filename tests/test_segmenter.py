@@ -22,7 +22,7 @@ import deconvseg.weights
 from deconvseg.errors import InputError, UsageError, WeightsError
 from deconvseg.identity import _sources, code_digest
 from deconvseg.images.read import read_image, read_photo
-from deconvseg.network.checkpoint import copy_network
+from deconvseg.network.checkpoint import copy_network, load_network, save_network
 from deconvseg.proposals.boxes import shrink
 from deconvseg.proposals.forest_file import Forest
 from deconvseg.segmenter import WORKING_SIDE, Segmenter
@@ -391,9 +391,18 @@ def test_a_prior_weighs_classes_and_fits_or_is_refused(
     ratio = found.probabilities / plain.probabilities
     np.testing.assert_allclose(ratio[cat] / ratio[0], 2, rtol=0.02)
     np.testing.assert_allclose(ratio[cat + 1] / ratio[cat], np.exp(-6), rtol=0.02)
-    none = Segmenter(tiny_network, proposals=0, crf=False, classifier=tiny_classifier, prior=0)
+    none = Segmenter(tiny_network, proposals=0, crf=False, prior=0.0)
     assert np.array_equal(none.segment(image, probabilities=True).probabilities, plain.probabilities)
     assert len({s.settings_hash() for s in (without, cats, none)}) == 2  # of no effect, it changes nothing
+    for options in ({"prior": 0.0}, {"protocol": "paper"}):
+        with pytest.raises(UsageError, match="a classifier is for a prior"):
+            Segmenter(tiny_network, classifier=tiny_classifier, **options)  # type: ignore[arg-type]
+    doubtless = tmp_path / "doubtless.safetensors"
+    network, header = load_network(tiny_classifier)
+    torch.nn.init.zeros_(network.get_buffer("doubt"))
+    save_network(doubtless, network, header)
+    with pytest.raises(WeightsError, match="above 0"):
+        Segmenter(tiny_network, classifier=doubtless).load()
     with pytest.raises(UsageError, match="needs an image classifier"):
         Segmenter(tiny_network, prior=1)
     with pytest.raises(UsageError, match="is no image classifier"):

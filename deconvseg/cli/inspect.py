@@ -129,7 +129,7 @@ def inspect(
 
     if crops:
         segmenter_arguments = {name: segmenter_arguments[name] for name in _COMMON}
-        segmenter_arguments |= {"proposals": 0, "ensemble": "off", "precision": "fp32"}
+        segmenter_arguments |= {"proposals": 0, "ensemble": "off", "prior": 0.0, "precision": "fp32"}
     segmenter = load_segmenter(segmenter_arguments, quiet=quiet)
     figures: dict[str, tuple[Callable[..., Inspection], Callable[..., Figure], str]] = {
         "layers": (inspect_layers, draw_layers, "The decoder of"),

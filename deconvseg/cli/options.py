@@ -130,6 +130,27 @@ def _segmenter_options(
             autocompletion=complete_network,
         ),
     ] = None,
+    prior: Annotated[
+        float | None,
+        option(
+            STEPS,
+            "EXPONENT",
+            "Doubt classes that an image classifier does not see in the photo, up to 10; 0 is off.",
+            min=0,
+            max=10,
+            show_default="0.8 for named networks that have one, off for files",
+        ),
+    ] = None,
+    classifier: Annotated[
+        str | None,
+        option(
+            STEPS,
+            "NAME|FILE",
+            "That classifier.",
+            show_default="the network's own",
+            autocompletion=complete_network,
+        ),
+    ] = None,
     crf: Annotated[
         bool, switch("--crf/--no-crf", STEPS, "Draw the mask to the photo's edges with the dense CRF.")
     ] = True,
@@ -174,10 +195,11 @@ def load_segmenter(arguments: dict[str, Any], *, quiet: bool) -> Segmenter:
     reuse_freed_memory()
     segmenter = Segmenter(**arguments)
     segmenter.load()
-    partner = f", {segmenter.ensemble} with {segmenter.fcn}," if segmenter.ensemble != "off" else ""
-    prior = f" prior of {segmenter.classifier}," if segmenter.inference.settings.prior else ""
+    parts = [f"{segmenter.ensemble} with {segmenter.fcn}"] if segmenter.ensemble != "off" else []
+    parts += [f"prior of {segmenter.classifier}"] if segmenter.inference.settings.prior else []
+    others = f", {', '.join(parts)}," if parts else ""
     where = f"{segmenter.inference.device}, {segmenter.inference.precision}"
-    greeting = f"deconvseg {__version__}: {segmenter.weights}{partner}{prior} on {where}"
+    greeting = f"deconvseg {__version__}: {segmenter.weights}{others} on {where}"
     for line in () if quiet else (greeting, *(f"note: {note}" for note in segmenter.notes)):
         console.say(line)
     return segmenter

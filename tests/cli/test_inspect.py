@@ -58,6 +58,8 @@ def test_box_class_and_stdin_to_stdout(
     inside: Run, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = ["--box", "-20,30.5,150,180", "--class", "cat", *tiny]
+    refused = inside("inspect", "layers", CAT, "--json", "--prior", "1", *tiny)
+    assert refused.returncode == 2 and "--prior changes nothing for layers" in lines(refused)[-1]
     told = json.loads(inside("inspect", "layers", CAT, "--json", "-q", *options).stdout)
     x0, y0, x1, y1 = told["box"]
     assert x1 - x0 == y1 - y0 == 170 and abs(y0 + y1 - 210.5) <= 2 and x0 == -20

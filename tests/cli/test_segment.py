@@ -24,6 +24,24 @@ def manifest(folder: Path) -> dict[str, dict[str, object]]:
     return by_input
 
 
+def test_a_prior_of_a_classifier(inside: Run, fast: list[str], tiny_classifier: Path, tmp_path: Path) -> None:
+    common = ["segment", EXAMPLES / "cat.jpg", "--overwrite", "-o"]
+    plain = inside(*common, "plain.png", *fast)
+    prior = inside(*common, "prior.png", "--prior", "8", "--classifier", tiny_classifier, *fast)
+    off = inside(*common, "off.png", "--prior", "0", *fast)
+    assert plain.returncode == prior.returncode == off.returncode == 0, prior.stderr
+    greeting = f"{fast[1]}, prior of {tiny_classifier}, on cpu, fp32"
+    assert lines(prior)[0].endswith(greeting) and "prior" not in lines(plain)[0] + lines(off)[0]
+    masks = [(tmp_path / f"{name}.png").read_bytes() for name in ("plain", "off", "prior")]
+    assert masks[0] == masks[1]
+    found = set(np.unique(np.asarray(Image.open(tmp_path / "prior.png"))))
+    assert found <= {0, 8} and masks[2] != masks[0]
+    refused = inside(*common, "no.png", "--protocol", "paper", "--classifier", tiny_classifier, *fast)
+    assert refused.returncode == 2 and "a classifier is for a prior" in lines(refused)[-1]
+    refused = inside(*common, "no.png", "--prior", "1", *fast)
+    assert refused.returncode == 2 and "needs an image classifier" in lines(refused)[-1]
+
+
 def test_one_photo_every_kind(inside: Run, fast: list[str], tmp_path: Path) -> None:
     kinds = [word for kind in ("labels", "color", "overlay", "cutout") for word in ("--save", kind)]
     done = inside("segment", EXAMPLES / "cat.jpg", "-o", "mask.png", *kinds, "--json", *fast)
