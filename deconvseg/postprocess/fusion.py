@@ -108,5 +108,6 @@ def with_prior(probabilities: Tensor, scores: Tensor, doubt: Tensor, exponent: f
     """
     weights = exponent * (functional.logsigmoid(scores.float()) - doubt.float().log())
     weights[0] = 0
-    found = probabilities.float() * weights.exp()[:, None, None]
-    return found / found.sum(0)
+    # A pixel without a chance of background would have none of anything if e ** weight were 0.
+    found = probabilities.float() * weights.clamp_min(-80).exp()[:, None, None]
+    return found.div_(found.sum(0))

@@ -87,5 +87,7 @@ def test_the_prior_by_hand() -> None:
     found = with_prior(pixel, scores, doubt, 0.5)
     torch.testing.assert_close(found.flatten(), weighted / weighted.sum())
     torch.testing.assert_close(with_prior(pixel, scores, doubt, 0), pixel)
-    sure = with_prior(pixel, torch.tensor([0.0, -200.0, 0.0]), doubt, 1)
-    assert sure[1] == 0 and sure.isfinite().all()
+    absent = torch.tensor([0.0, -200.0, -200.0])
+    for chances in (pixel, torch.tensor([0.0, 1.0, 0.0]).reshape(3, 1, 1)):  # with and without background
+        sure = with_prior(chances, absent, doubt, 10).flatten()
+        assert sure.isfinite().all() and sure.sum() == 1 and sure.argmax() == (chances[0] == 0)
