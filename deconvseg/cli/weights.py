@@ -160,7 +160,10 @@ def convert(
         if side is not None:
             if "side" not in network.arguments:
                 raise UsageError(f"{source}: --side is for an FCN-8s or a classifier, and this is none")
-            network = resize_side(network, side)
+            try:
+                network = resize_side(network, side)
+            except ValueError:
+                raise UsageError(f"{source}: --side {side} is too small for it; give 64 or more") from None
         save_network(output, network, header, storage)
     console.say(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
     return console.DONE
