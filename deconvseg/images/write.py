@@ -171,8 +171,9 @@ def _save(image: Image.Image, target: Target, format_: str = "PNG") -> None:
     if isinstance(target, Path) and target.suffix.lower() == ".png":
         format_ = "PNG"
     if format_ == "JPEG" and max(image.size) > _LONGEST_JPEG:
+        where = target if isinstance(target, Path) else "standard output"
         cure = "name it .png, one photo a run"
-        raise OutputError(f"{target}: a JPEG has at most {_LONGEST_JPEG} pixels a side; {cure}")
+        raise OutputError(f"{where}: a JPEG has at most {_LONGEST_JPEG} pixels a side; {cure}")
     encoded = io.BytesIO()  # image formats seek, and streams may not
     image.save(encoded, format_, **({"quality": 92, "subsampling": 0} if format_ == "JPEG" else {}))
     with opened(target) as stream:

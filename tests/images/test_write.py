@@ -146,6 +146,8 @@ def test_overlay_longer_than_a_jpeg_can_be(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"a\.jpg: a JPEG has at most 65500 pixels a side; name it \.png"):
         write_overlay(long, tmp_path / "a.jpg")
     assert not list(tmp_path.iterdir())
+    with pytest.raises(OutputError, match=r"^standard output: a JPEG has"):
+        write_overlay(long, io.BytesIO())
     write_overlay(long, tmp_path / "a.png")
     assert Image.open(tmp_path / "a.png").size == (65_501, 1)
 
