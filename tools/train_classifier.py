@@ -71,6 +71,9 @@ def train_classifier(
     sets = [open_dataset(voc_root, split), *(open_dataset(root, "train") for root in extra_root or ())]
     if any(data.classes != sets[0].classes for data in sets):
         raise UsageError("the data sets have different classes; give sets of the same ones")
+    found = json.loads(report.read_bytes())["per_class_iou"] if report else {}
+    if report and set(found) != set(sets[0].classes):
+        raise UsageError(f"{report}: is of other classes than the data sets; give one of the same")
     torch.manual_seed(seed)
     network = Classifier(len(sets[0].classes), side)
     initialise_encoder(network, read_vgg16(vgg16) if vgg16 else download_vgg16())
@@ -86,10 +89,8 @@ def train_classifier(
             average_precision(*column) for column in zip(scores.T, shares.T > PRESENT_SHARE, strict=True)
         ]
         summary["mean_average_precision"] = round(torch.stack(precisions).nanmean().item(), 4)
-    if report:
-        found = json.loads(report.read_bytes())["per_class_iou"]
-        for place, name in enumerate(header.classes):
-            network.doubt[place] = max(found[name] or 0, 0.05) ** DOUBT_OF_IOU
+    for place, name in enumerate(header.classes if report else ()):
+        network.doubt[place] = max(found[name] or 0, 0.05) ** DOUBT_OF_IOU
     save_network(out, network, NetworkHeader(header.classes, header.palette, training=summary), "int8")
     console.say(", ".join(f"{name.replace('_', ' ')} {value}" for name, value in summary.items()))
 

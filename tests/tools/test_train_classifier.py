@@ -57,3 +57,7 @@ def test_other_classes_are_refused(make_shapes: Callable[..., Path], tmp_path: P
     (tmp_path / "own/dataset.toml").write_text(rust)
     with pytest.raises(UsageError, match="different classes"):
         tool.train_classifier(voc_root=root, out=tmp_path / "c.safetensors", extra_root=[tmp_path / "own"])
+    report = tmp_path / "report.json"
+    report.write_text('{"per_class_iou": {"sound": 0.5, "rust": null}}')
+    with pytest.raises(UsageError, match="is of other classes"):  # before anything is trained
+        tool.train_classifier(voc_root=root, out=tmp_path / "c.safetensors", report=report)
