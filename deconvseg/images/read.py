@@ -154,17 +154,6 @@ def read_photo(
         raise InputError(f"{name}: cannot be read ({reason}); check the path and its permissions") from error
 
 
-def has_size(path: Path, width: int | None, height: int | None) -> bool:
-    """Whether `path` holds an undamaged image of this size, as far as can be told without decoding it."""
-    try:
-        with path.open("rb") as stream, _opened(stream) as image:
-            size = image.size
-            image.verify()
-    except Exception:  # whatever is wrong with it, it is no such image
-        return False
-    return size == (width, height)
-
-
 def _of_pillow(image: Image.Image) -> PhotoPixels:
     name = getattr(image, "filename", "") or f"a PIL image of mode {image.mode}"
     if 0 in image.size:

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from deconvseg.errors import InputError
-from deconvseg.images.read import as_photo, has_size, read_image, read_photo
+from deconvseg.images.read import as_photo, read_image, read_photo
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 RGB = np.stack([RAMP, RAMP[::-1], RAMP.T], axis=2)
@@ -109,49 +109,6 @@ def test_heif(tmp_path: Path) -> None:
     assert np.abs(read.astype(int) - (200, 100, 50)).max() < 8
 
 
-def test_has_size(tmp_path: Path) -> None:
-    path = save(tmp_path / "a.png", Image.fromarray(RGB[:, :8]))
-    assert has_size(path, 8, 16)
-    assert not has_size(path, 16, 8)
-    assert not has_size(tmp_path / "none.png", 8, 16)
-    path.write_bytes(path.read_bytes()[:-30])
-    assert not has_size(path, 8, 16)
-
-
-# Large photos are reduced while they are read: in little memory, and to the same picture.
-
-
-@pytest.mark.parametrize("suffix", ["png", "jpg"])
-def test_reduced_photo_is_the_photo_made_smaller(tmp_path: Path, suffix: str) -> None:
-    rows, columns = np.mgrid[:64, :256]
-    image = np.stack([rows * 2, columns // 2, (rows + columns) // 4], axis=2).astype(np.uint8)
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    path = save(tmp_path / f"a.{suffix}", Image.fromarray(image), exif=exif, quality=95)
-    photo, whole = read_photo(path, side=64), read_image(path)
-    assert (photo.height, photo.width) == whole.shape[:2] == (256, 64)
-    assert photo.image.shape == (64, 16, 3)
-    means = whole.reshape(64, 4, 16, 4, 3).mean((1, 3))
-    assert np.abs(photo.image - means).max() < (1 if suffix == "png" else 6)
-
-
-@pytest.mark.parametrize("mode", ["1", "LA", "P", "RGB", "CMYK", "I;16"])
-def test_strips_do_not_show(tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    image = (
-        Image.fromarray(TALL.astype(np.uint16) * 257)
-        if mode == "I;16"
-        else Image.fromarray(TALL).convert(mode)
-    )
-    path = save(tmp_path / ("a.tif" if mode == "CMYK" else "a.png"), image)
-    whole, photo = read_image(path), read_photo(path, side=128)
-    monkeypatch.setattr("deconvseg.images.pixels._STRIP_PIXELS", 64)
-    np.testing.assert_array_equal(read_image(path), whole)
-    np.testing.assert_array_equal(read_photo(path, side=128).image, photo.image)
-    assert (photo.height, photo.width) == (256, 16)
-    assert photo.image.shape == (128, 8, 3)
-    assert np.abs(photo.image - whole.reshape(128, 2, 8, 2, 3).mean((1, 3))).max() < 1
-
-
 def test_more_pixels_than_pillow_opens_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = [save(tmp_path / name, Image.fromarray(NOISE)) for name in ("a.png", "a.tif")]
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
@@ -159,7 +116,6 @@ def test_more_pixels_than_pillow_opens_by_itself(tmp_path: Path, monkeypatch: py
         Image.open(paths[0])
     for path in paths:
         np.testing.assert_array_equal(read_image(path), NOISE)
-        assert has_size(path, 99, 99)
     assert Image.MAX_IMAGE_PIXELS == 1000
 
 
