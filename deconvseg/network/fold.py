@@ -163,5 +163,7 @@ def _fold_into_next(norm: nn.Module, conv: nn.Module) -> None:
 
 
 def _cpu_multiplies_bf16() -> bool:
+    """Natively: where torch is held to an older instruction set, bf16 is emulated, 24 s a photo."""
     probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return bool(probe and probe())
+    held = torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "NO AVX", "AVX2")
+    return bool(probe and probe()) and not held

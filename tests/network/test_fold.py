@@ -1,6 +1,9 @@
 """Folding, statistics, precision and devices."""
 
 import copy
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -94,3 +97,10 @@ def test_devices_and_precisions_that_are_not_there_are_refused() -> None:
         pick_precision("fp16", cpu)
     with pytest.raises(UsageError, match="unknown precision"):
         pick_precision("fp8", cpu)
+
+
+def test_no_bf16_where_torch_is_held_to_an_older_instruction_set() -> None:
+    code = "import torch; from deconvseg.network.fold import pick_precision as p"
+    code += "; print(p('auto', torch.device('cpu')))"
+    held = os.environ | {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    assert subprocess.check_output([sys.executable, "-c", code], text=True, env=held).strip() == "fp32"
