@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
@@ -37,12 +37,14 @@ class Row:
         crf: whether the dense CRF follows.
         ensemble: how FCN-8s joins in; `alone` leaves the regions out.
         stops: photos stop early (`Settings.stop`): `proposals` are the most.
+        prior: an image-level prior weighs the classes.
     """
 
     proposals: int | None
     crf: bool = False
     ensemble: EnsembleRule | Literal["alone"] = "off"
     stops: bool = False
+    prior: bool = False
 
     @property
     def name(self) -> str:
@@ -55,7 +57,7 @@ class Row:
             regions = f"{self.proposals} proposals" if self.proposals else "whole photo"
             regions = "up to " * self.stops + regions
         partner = "" if self.ensemble in ("off", "alone") else f" + FCN-8s ({self.ensemble})"
-        return regions + partner + " + CRF" * self.crf
+        return regions + partner + " + prior" * self.prior + " + CRF" * self.crf
 
 
 Labelling = tuple[Row, NDArray[np.uint8], dict[str, float]]
@@ -100,6 +102,8 @@ def network(segmenter: Segmenter, data: DataSet, *, ablate: bool = False) -> Sub
     if segmenter.sees_whole_photo:
         full = Row(None, chosen.crf, "alone")
     others = _others(segmenter) - {full} if ablate else set()
+    if segmenter.inference.settings.prior:
+        full, others = replace(full, prior=True), {replace(row, prior=True) for row in others}
     rows = sorted(
         {full, *others}, key=lambda r: (r.proposals is None, r.proposals or 0, r.stops, r.ensemble, r.crf)
     )

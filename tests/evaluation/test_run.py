@@ -71,12 +71,17 @@ def test_ablation_rows_are_what_single_runs_give(shapes: Path, tiny_network: Pat
     assert rows["12 proposals + FCN-8s (mean) + CRF"] != rows[evaluation.subject.full.name]
 
 
-def test_which_rows_an_ablation_has(truth: Truth, tiny_network: Path, tiny_fcn: Path) -> None:
+def test_which_rows_an_ablation_has(
+    truth: Truth, tiny_network: Path, tiny_fcn: Path, tiny_classifier: Path
+) -> None:
     segmenter = Segmenter(tiny_network, fusion="mean", ensemble="mean", fcn=tiny_fcn)
     assert {row.ensemble for row in network(segmenter, truth, ablate=True).rows} == {"off", "mean", "alone"}
     subject = network(Segmenter(tiny_network, proposals=0, crf=False), truth, ablate=True)
     assert [row.proposals for row in subject.rows] == [0, 10, 25, 50, 100]
     assert subject.full == Row(0)
+    weighed = network(Segmenter(tiny_network, proposals=0, classifier=tiny_classifier), truth, ablate=True)
+    assert weighed.full.name == "whole photo + prior + CRF"
+    assert all("prior" in row.name for row in weighed.rows)
 
 
 def test_workers_share_the_cores(truth: Truth, subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
