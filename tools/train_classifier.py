@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from deconvseg.cli import console
-from deconvseg.cli.options import DebugOption
+from deconvseg.cli.options import DebugOption, refuse_target
 from deconvseg.data.dataset import DataSet
 from deconvseg.data.open import open_dataset
 from deconvseg.errors import UsageError
@@ -68,6 +68,7 @@ def train_classifier(
     debug: DebugOption = False,
 ) -> None:
     """Train an image classifier on photos with masks: which classes a photo shows."""
+    refuse_target(out, overwrite=True, option="--out")
     sets = [open_dataset(voc_root, split), *(open_dataset(root, "train") for root in extra_root or ())]
     if any(data.classes != sets[0].classes for data in sets):
         raise UsageError("the data sets have different classes; give sets of the same ones")

@@ -61,3 +61,8 @@ def test_other_classes_are_refused(make_shapes: Callable[..., Path], tmp_path: P
     report.write_text('{"per_class_iou": {"sound": 0.5, "rust": null}}')
     with pytest.raises(UsageError, match="is of other classes"):  # before anything is trained
         tool.train_classifier(voc_root=root, out=tmp_path / "c.safetensors", report=report)
+
+
+def test_a_folder_to_write_into_is_there_before_photos_are_read(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="give --out another name"):
+        tool.train_classifier(voc_root=tmp_path, out=tmp_path / "none" / "c.safetensors")
