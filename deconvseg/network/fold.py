@@ -165,5 +165,11 @@ def _fold_into_next(norm: nn.Module, conv: nn.Module) -> None:
 def _cpu_multiplies_bf16() -> bool:
     """Natively: where torch is held to an older instruction set, bf16 is emulated, 24 s a photo."""
     probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    held = torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "NO AVX", "AVX2")
-    return bool(probe and probe()) and not held
+    if not (probe and probe()) or torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "NO AVX", "AVX2"):
+        return False
+    cells = torch.zeros(1, 2, 2, 2).to(torch.bfloat16, memory_format=torch.channels_last)
+    try:
+        functional.max_unpool2d(cells, torch.zeros(1, 2, 2, 2, dtype=torch.int64), (2, 2))
+    except RuntimeError:  # torch 2.4 does not unpool it
+        return False
+    return True
