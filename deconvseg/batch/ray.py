@@ -218,7 +218,7 @@ def _row(job: Job, value: object) -> Row:
     if isinstance(value, Exception):
         try:
             pickle.loads(pickle.dumps(value))
-        except Exception:  # with a constructor of its own
+        except Exception:  # one with a constructor of its own may not unpickle
             value = RuntimeError(f"{type(value).__name__}: {value}")
     return {"photo": pickle.dumps((job, value), protocol=5)}
 
