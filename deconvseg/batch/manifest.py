@@ -145,6 +145,8 @@ class Manifest:
 
     def start(self, tasks: Sequence[Task], done: Mapping[str, Record]) -> None:
         """Write the lines that stay: of the photos `done` before, by name, and of photos not in this run."""
+        for name in done:  # a run that was killed just behind its line has left it under way
+            self.crashed.pop(name, None)
         names = {task.photo.name for task in tasks}
         others = [record for name, record in self._records.items() if name not in names]
         if self.shard:

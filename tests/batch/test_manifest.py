@@ -319,6 +319,17 @@ def test_photo_of_another_folder_by_the_same_words_is_refused(
         opened(tmp_path).refuse_foreign([one])
 
 
+def test_a_photo_whose_line_is_written_is_not_blamed_for_a_kill(task: Task, tmp_path: Path) -> None:
+    """A run was killed between the photo's line and the note that it is no longer under way."""
+    under_way = tmp_path / "out" / ".segment-under-way.json"
+    under_way.write_text(json.dumps({task.photo.name: [["s1", 1, 0.0], 1]}))
+    manifest = opened(tmp_path)
+    with manifest.locked():
+        manifest.start([task], manifest.find_done([task], "s1", {}))
+        assert not manifest.crashed
+    assert not under_way.exists()
+
+
 @pytest.mark.parametrize("lacking", ["path", "digests", "width"])
 def test_a_line_of_an_older_version_costs_its_photo_alone(task: Task, tmp_path: Path, lacking: str) -> None:
     """It is done again at worst; not refused."""
