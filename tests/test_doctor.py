@@ -29,9 +29,17 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_everything_is_looked_at_and_home_is_not_told(home: Path) -> None:
     findings = {finding.name: finding for finding in examine(self_test=False)}
-    assert findings.keys() >= {"deconvseg", "Python", "processors", "torch", "opencv", "device"}
-    assert findings.keys() >= {"cache", "deconvnet-lite", "fcn8s-lite", "edges", "onnxruntime", "ray"}
-    assert findings.keys().isdisjoint({"loading", "photo"})
+    assert findings.keys() >= {
+        "deconvseg",
+        "Python",
+        "processors",
+        "torch",
+        "opencv",
+        "device",
+        "cache",
+        "ray",
+    }
+    assert findings.keys() >= {"deconvnet-lite", "edges"} and findings.keys().isdisjoint({"loading", "photo"})
     assert findings["torch"].found.startswith(torch.__version__.partition("+")[0])
     assert findings["cache"] == Finding("cache", "ok", "~/nets (DECONVSEG_HOME)")
     assert not any(str(home) in finding.found + finding.advice for finding in findings.values())
@@ -69,37 +77,24 @@ def test_libraries_that_do_not_load_or_are_not_there(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(doctor, "import_module", import_module)
     monkeypatch.setattr(doctor, "version", version)
     findings = found(doctor._libraries)
-    assert findings["torchvision"] == Finding(
-        "torchvision",
-        "fault",
-        "does not load (RuntimeError: operator torchvision::nms does not exist)",
-        "pip install --force-reinstall torch torchvision",
-    )
+    reason = "does not load (RuntimeError: operator torchvision::nms does not exist)"
+    cure = "pip install --force-reinstall torch torchvision"
+    assert findings["torchvision"] == Finding("torchvision", "fault", reason, cure)
     assert findings["ray"] == Finding("ray", "ok", "not installed; optional (pip install 'deconvseg[ray]')")
     assert findings["torch"] == Finding("torch", "ok", "1.0")
 
 
-@pytest.mark.parametrize(
-    ("driver", "cuda", "state", "words"),
-    [
-        (False, None, "ok", ": torch is built without CUDA"),
-        (
-            True,
-            "13.0",
-            "warning",
-            "there is an NVIDIA driver, but torch is built for CUDA 13.0, and finds no GPU",
-        ),
-    ],
-)
-def test_a_gpu_that_is_not_used_is_told(
-    driver: bool, cuda: str | None, state: str, words: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(doctor, "which", lambda name: "/bin/nvidia-smi" if driver else None)
+def test_a_gpu_that_is_not_used_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.version, "cuda", cuda)
-    finding = found(doctor._device)["device"]
-    assert finding.state == state and words in finding.found
-    assert ("nvidia-smi" in finding.advice) is driver
+    for driver, cuda, words in (
+        (None, None, ": torch is built without CUDA"),
+        ("smi", "13.0", "there is an NVIDIA driver, but torch is built for CUDA 13.0, and finds no GPU"),
+    ):
+        monkeypatch.setattr(doctor, "which", lambda name, path=driver: path)
+        monkeypatch.setattr(torch.version, "cuda", cuda)
+        finding = found(doctor._device)["device"]
+        assert finding.state == ("warning" if driver else "ok") and words in finding.found
+        assert ("nvidia-smi" in finding.advice) is bool(driver)
 
 
 def test_a_gpu_and_its_precision(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,18 +109,15 @@ def test_a_gpu_and_its_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found(doctor._device)["device"] == Finding("device", "ok", "cuda, fp16: 2 x Card, 80 GB each")
 
 
-def test_folders_that_are_missing_or_cannot_be_written(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_is_nowhere_or_cannot_be_written(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (home / "file").write_text("")
     monkeypatch.setenv("DECONVSEG_HOME", str(home / "file" / "nets"))
-    finding = found(doctor._folders)["cache"]
+    finding = found(doctor._cache)["cache"]
     assert finding.state == "warning"
     assert "cannot be written" in finding.found and "DECONVSEG_HOME" in finding.advice
     monkeypatch.setattr("deconvseg.weights.cache_folder", lambda: None)
-    finding = found(doctor._folders)["cache"]
+    finding = found(doctor._cache)["cache"]
     assert (finding.state, finding.found) == ("warning", "there is no home directory")
-    monkeypatch.setattr(doctor, "_SHARED_MEMORY", home / "none")
-    finding = found(doctor._folders)["shared memory"]
-    assert finding.state == "warning" and finding.found.endswith("none is missing")
 
 
 def test_damaged_and_missing_networks(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
