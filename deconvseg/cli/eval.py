@@ -48,46 +48,21 @@ def evaluate(
         Path | None, option(IO, "DIR", "Folder with JPEGImages, SegmentationClass, ImageSets.")
     ] = None,
     data: Annotated[
-        Path | None,
-        option(IO, "DIR", "Your own data: photos, masks and a dataset.toml that says what is what."),
+        Path | None, option(IO, "DIR", "Your own data: photos, masks, and a dataset.toml about them.")
     ] = None,
     split: Annotated[str, option(IO, "NAME", "Which of its lists to score.")] = "val",
-    limit: Annotated[
-        int | None, option(IO, "N", "Take an evenly spread, fixed sample of N photos.", min=1)
-    ] = None,
+    limit: Annotated[int | None, option(IO, "N", "Take an evenly spread, fixed sample.", min=1)] = None,
     predictions: Annotated[
-        Path | None,
-        option(
-            IO,
-            "DIR",
-            "Score the label PNGs NAME.png there (class numbers, palette or grey) and run nothing.",
-        ),
+        Path | None, option(IO, "DIR", "Run nothing: score the label PNGs there (NAME.png, class numbers).")
     ] = None,
     ablate: Annotated[
-        bool,
-        switch(
-            "--ablate",
-            IO,
-            "Score the whole photo alone, 10, 25, 50 and 100 proposals, without and with CRF, as well; "
-            "where there is an ensemble, FCN-8s alone and both rules too.",
-        ),
+        bool, switch("--ablate", IO, "Score 0 to 100 proposals, with and without CRF and ensembles, as well.")
     ] = False,
     tune_crf: Annotated[
-        bool,
-        switch(
-            "--tune-crf",
-            IO,
-            f"Search the CRF's parameters on {TUNING_SAMPLE} photos (or --limit), write them with -o.",
-        ),
+        bool, switch("--tune-crf", IO, f"Search the CRF's parameters on {TUNING_SAMPLE} photos (or --limit).")
     ] = False,
     report: Annotated[
-        Path | None,
-        option(
-            IO,
-            "DIR",
-            "Write report.html, report.json, per_class.csv, per_image.csv and the labels there. A "
-            "stopped run goes on from it; without it nothing is kept.",
-        ),
+        Path | None, option(IO, "DIR", "Write a page, tables and labels there, and go on from a stopped run.")
     ] = None,
     output: Annotated[
         Path | None, switch("--output -o", IO, "Copy of the network, tuned.", metavar="FILE")
@@ -115,19 +90,16 @@ def evaluate(
         raise UsageError("--tune-crf needs -o FILE, the tuned copy of the network, and nothing else takes -o")
     if (ablate or tune_crf) and segmenter_arguments["protocol"] != "default":
         raise UsageError("--ablate and --tune-crf vary the default protocol; leave --protocol out")
-    from deconvseg.evaluation.ablation import finished, network
+    from deconvseg.evaluation import ablation, run, tune
     from deconvseg.evaluation.report import summarise, write_report
-    from deconvseg.evaluation.run import evaluate as run
-    from deconvseg.evaluation.run import open_truth
-    from deconvseg.evaluation.tune import tune_crf as tune
     from deconvseg.weights import network_file
 
     say: Callable[[str], None] = (lambda text: None) if quiet else console.say
-    truth = open_truth(root, split, limit or (TUNING_SAMPLE if tune_crf else None))
+    truth = run.open_truth(root, split, limit or (TUNING_SAMPLE if tune_crf else None))
     if len(truth.examples) < truth.photos:
         say(f"a sample: {len(truth.examples)} of the {truth.photos} photos of {split}, evenly spread")
     if predictions:
-        subject = finished(predictions, truth)
+        subject = ablation.finished(predictions, truth)
         if any(truth.masks.ids.get(i) != i for i in range(len(truth.classes))):
             say("note: predictions hold class numbers, 0 and up in the order of dataset.toml, not its ids")
     else:
@@ -135,10 +107,10 @@ def evaluate(
         if output:
             source = network_file(segmenter.weights)
             refuse_target(output, source, overwrite=overwrite)
-            tuned = tune(segmenter, source, truth, output, workers=workers, progress=say)
+            tuned = tune.tune_crf(segmenter, source, truth, output, workers=workers, progress=say)
             print(json.dumps(tuned, indent=2))
             return console.DONE
-        subject = network(segmenter, truth, ablate=ablate)
+        subject = ablation.network(segmenter, truth, ablate=ablate)
     began = False
     try:
         with console.Progress(len(truth.examples), wanted=not quiet) as bar:
@@ -152,7 +124,7 @@ def evaluate(
                 began = True
                 bar.move(done, "")
 
-            evaluation = run(
+            evaluation = run.evaluate(
                 subject, truth, folder=report, overwrite=overwrite, workers=workers, progress=progress
             )
     except KeyboardInterrupt:
@@ -175,10 +147,8 @@ def _print_scores(summary: dict[str, Any]) -> None:
     for row in summary["rows"]:
         low, high = row["mean_iou_interval"]
         sizes = "  ".join(map(_number, row["sizes"].values()))
-        figures = (
-            f"{row['mean_iou']:.4f}    {low:.3f}-{high:.3f}    {_number(row['boundary_f'])}      {sizes}"
-        )
-        print(f"{figures}  {row['name']}")
+        figures = f"{row['mean_iou']:.4f}    {low:.3f}-{high:.3f}    {_number(row['boundary_f'])}"
+        print(f"{figures}      {sizes}  {row['name']}")
     if summary["published"]:
         print(f"\nThe paper's rows, on other images ({summary['published_on']}):")
     for row in summary["published"]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import groupby
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 from unicodedata import normalize
@@ -12,8 +12,8 @@ from unicodedata import normalize
 import numpy as np
 from numpy.typing import NDArray
 
-from deconvseg.data.dataset import DataSet, Example, find_pictures
-from deconvseg.data.masks import MaskFormat, read_mask
+from deconvseg.data.dataset import DataSet, Example, find_pictures, refuse_other_size
+from deconvseg.data.masks import VOID, MaskFormat, read_mask
 from deconvseg.errors import DataError
 from deconvseg.images.read import PhotoPixels, as_photo
 from deconvseg.regions import Clock
@@ -49,15 +49,11 @@ class Row:
     @property
     def name(self) -> str:
         """As the table shows it."""
-        if self.ensemble == "alone":
-            regions = "FCN-8s"
-        elif self.proposals is None:
-            regions = "predictions"
-        else:
-            regions = f"{self.proposals} proposals" if self.proposals else "whole photo"
-            regions = "up to " * self.stops + regions
+        regions = f"{self.proposals} proposals" if self.proposals else "whole photo"
+        if self.proposals is None:
+            regions = "FCN-8s" if self.ensemble == "alone" else "predictions"
         partner = "" if self.ensemble in ("off", "alone") else f" + FCN-8s ({self.ensemble})"
-        return regions + partner + " + prior" * self.prior + " + CRF" * self.crf
+        return "up to " * self.stops + regions + partner + " + prior" * self.prior + " + CRF" * self.crf
 
 
 Labelling = tuple[Row, NDArray[np.uint8], dict[str, float]]
@@ -71,14 +67,15 @@ class Subject:
     Attributes:
         full: the one of the rows that the headline figures are of.
         settings: everything that can change a label, fit for JSON.
-        label: labels one photo at every row; may be called from several threads.
+        label: labels one photo, whose true mask uint8 (H, W) it is given, at every row; may be called from
+            several threads. Raises DataError if the labels do not fit the mask.
         predictions: files of finished predictions by the name of the photo; empty for a network.
     """
 
     rows: tuple[Row, ...]
     full: Row
     settings: Mapping[str, Any]
-    label: Callable[[Example], Iterator[Labelling]]
+    label: Callable[[Example, NDArray[np.uint8]], Iterator[Labelling]]
     predictions: Mapping[str, Path]
 
 
@@ -86,32 +83,26 @@ def network(segmenter: Segmenter, data: DataSet, *, ablate: bool = False) -> Sub
     """A network with its proposals, fusion, ensemble and CRF.
 
     Args:
-        segmenter: the full setting.
-        data: what it will be measured on.
+        segmenter: the full setting; to ablate, one that looks at the whole photo as well.
+        data: what it will be measured on; DataError if it has other classes than the network.
         ablate: score 0, 10, 25, 50 and 100 proposals as well, all of them looked at exactly, some also with
             the CRF (if the segmenter has one); and, if the segmenter has an ensemble, FCN-8s alone and both
             ensembles with the segmenter's number of proposals and with 50. For all these rows together each
             region goes through the network once.
-
-    Raises:
-        DataError: the network has other classes than the data set.
     """
     refuse_other_classes(data, segmenter.classes)
-    chosen = segmenter.settings
-    full = Row(chosen.proposals, chosen.crf, segmenter.ensemble, bool(chosen.stop and chosen.proposals))
-    if segmenter.sees_whole_photo:
-        full = Row(None, chosen.crf, "alone")
-    others = _others(segmenter) - {full} if ablate else set()
-    if segmenter.inference.settings.prior:
-        full, others = replace(full, prior=True), {replace(row, prior=True) for row in others}
+    full, ablated = _rows(segmenter)
     rows = sorted(
-        {full, *others}, key=lambda r: (r.proposals is None, r.proposals or 0, r.stops, r.ensemble, r.crf)
+        {full} | (ablated if ablate else set()),
+        key=lambda r: (r.proposals is None, r.proposals or 0, r.stops, r.ensemble, r.crf),
     )
+    others = [row for row in rows if row != full]
 
-    def label(example: Example) -> Iterator[Labelling]:
+    def label(example: Example, mask: NDArray[np.uint8]) -> Iterator[Labelling]:
         clock = Clock()
         photo = as_photo(example.image)
         clock.lap("read")
+        refuse_other_size(example, (photo.height, photo.width), mask.shape)
         ((prepared, probabilities),) = segmenter.fuse([segmenter.prepare(photo)])
         found = segmenter.finish(prepared, probabilities)
         yield full, found.labels, {**clock.seconds, **found.seconds}
@@ -122,42 +113,45 @@ def network(segmenter: Segmenter, data: DataSet, *, ablate: bool = False) -> Sub
     return Subject(tuple(rows), full, settings, label, {})
 
 
-def _others(segmenter: Segmenter) -> set[Row]:
-    """The rows of an ablation."""
-    count, sharpens = segmenter.settings.proposals, {False, segmenter.settings.crf}
-    alone = {Row(None, crf, "alone") for crf in sharpens}
+def _rows(segmenter: Segmenter) -> tuple[Row, set[Row]]:
+    """The row of the full setting, and those of an ablation."""
+    chosen = segmenter.settings
+    row = partial(Row, prior=bool(segmenter.inference.settings.prior))
+    count, sharpens = chosen.proposals, {False, chosen.crf}
+    alone = {row(None, crf, "alone") for crf in sharpens}
     if segmenter.sees_whole_photo:
-        return alone
-    rows = {Row(number) for number in (count, *ABLATION)}
-    rows |= {Row(number, True) for number in SHARPENED if segmenter.settings.crf}
+        return row(None, chosen.crf, "alone"), alone
+    full = row(count, chosen.crf, segmenter.ensemble, bool(chosen.stop and count))
+    others = {row(number) for number in (count, *ABLATION)}
+    others |= {row(number, True) for number in SHARPENED if chosen.crf}
     if segmenter.ensemble == "off":
-        return rows
+        return full, others
     # The product is one of raw scores, which only the fusion rule max keeps.
-    rules: list[EnsembleRule] = ["mean", "product"] if segmenter.settings.fusion == "max" else ["mean"]
-    pairs = {Row(number, crf, rule) for number in (count, PAIRED) for rule in rules for crf in sharpens}
-    return rows | alone | pairs
+    rules: list[EnsembleRule] = ["mean", "product"] if chosen.fusion == "max" else ["mean"]
+    pairs = {row(number, crf, rule) for number in (count, PAIRED) for rule in rules for crf in sharpens}
+    return full, others | alone | pairs
 
 
-def _label_others(segmenter: Segmenter, others: set[Row], photo: PhotoPixels) -> Iterator[Labelling]:
+def _label_others(segmenter: Segmenter, others: list[Row], photo: PhotoPixels) -> Iterator[Labelling]:
     # Fewer regions are the first of more: what looks at the most can label them all.
     segmenter = segmenter.with_settings(proposals=max(row.proposals or 0 for row in others))
     prepared = segmenter.prepare(photo)
     most = len(prepared.boxes)
-    first = int(segmenter.settings.whole_photo or not segmenter.settings.proposals)
-    due: dict[int, list[Row]] = {}
-    for row in sorted(others, key=lambda row: (row.ensemble, row.crf)):
-        due.setdefault(most if row.proposals is None else min(row.proposals + first, most), []).append(row)
-    for partial in segmenter.step_by_step(prepared):
-        for (rule, crf), rows in groupby(due.get(partial.done, ()), lambda row: (row.ensemble, row.crf)):
-            labels = segmenter.finish(prepared, partial.probabilities(rule), crf=crf).labels
-            yield from ((row, labels, {}) for row in rows)
+    for result in segmenter.step_by_step(prepared):
+        labels: dict[tuple[str, bool], NDArray[np.uint8]] = {}
+        for row in others:
+            key = row.ensemble, row.crf
+            if result.done == (most if row.proposals is None else min(row.proposals + 1, most)):
+                if key not in labels:
+                    found = result.probabilities(row.ensemble)
+                    labels[key] = segmenter.finish(prepared, found, crf=row.crf).labels
+                yield row, labels[key], {}
 
 
 def finished(folder: Path, data: DataSet) -> Subject:
     """A folder of label PNGs, `NAME.png` for the photo NAME: ours or another tool's.
 
-    Raises:
-        DataError: there is no such folder, or a photo of the data set has no prediction in it.
+    Raises DataError if there is no such folder, or a photo of the data set has no prediction in it.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: there is no such folder of predictions; check the path")
@@ -173,8 +167,20 @@ def finished(folder: Path, data: DataSet) -> Subject:
         )
     row = Row(None)
 
-    def label(example: Example) -> Iterator[Labelling]:
-        yield row, read_prediction(predictions[example.name], data), {}
+    def label(example: Example, mask: NDArray[np.uint8]) -> Iterator[Labelling]:
+        path = predictions[example.name]
+        labels = read_prediction(path, data)
+        (height, width), (rows, columns) = labels.shape, mask.shape
+        if labels.shape != mask.shape:
+            raise DataError(
+                f"{path}: is {width}x{height} pixels, its true mask {example.mask.name} {columns}x{rows}; "
+                "make them one size"
+            )
+        if nowhere := int(np.count_nonzero((labels == VOID) & (mask != VOID))):
+            raise DataError(
+                f"{path}: {nowhere} pixels that count are {VOID}; a prediction names a class for every pixel"
+            )
+        yield row, labels, {}
 
     return Subject((row,), row, {"predictions": str(folder.resolve())}, label, predictions)
 

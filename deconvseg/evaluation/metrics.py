@@ -1,40 +1,17 @@
-"""Segmentation metrics from whole counts that are pooled over a set, as PASCAL VOC does."""
+"""Figures of whole counts that are pooled over a set, as PASCAL VOC does."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deconvseg.data.masks import VOID
-from deconvseg.evaluation.boundary import count_outlines
-from deconvseg.evaluation.objects import SIZES, count_objects
+from deconvseg.evaluation.counts import SIZES, confusion_of
 
 RESAMPLES = 1000
 """Samples of photos that an interval is drawn from."""
-
-
-def confusion_matrix(truth: NDArray[np.uint8], found: NDArray[np.uint8], classes: int) -> NDArray[np.int64]:
-    """Pixel counts (C, C): row = true class, column = predicted class; void (255) truth is dropped.
-
-    Args:
-        truth: uint8, class indices and 255.
-        found: uint8 of the same shape, class indices; where the truth is void any value will do.
-        classes: C.
-
-    Raises:
-        ValueError: the shapes differ, or a counted pixel of `found` is no class.
-    """
-    if truth.shape != found.shape:
-        raise ValueError(f"truth is {truth.shape}, prediction {found.shape}: they must have one size")
-    valid = truth != VOID
-    predicted = found[valid]
-    if predicted.size and predicted.max() >= classes:
-        raise ValueError(f"prediction holds {predicted.max()}; the classes are 0..{classes - 1}")
-    pairs = truth[valid].astype(np.int64) * classes + predicted
-    return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 
 
 def share(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
@@ -57,15 +34,9 @@ def boundary_f(counts: NDArray[np.int64]) -> NDArray[np.float64]:
 def mean_iou_interval(confusions: NDArray[np.int64]) -> tuple[float, float]:
     """The mean IoU's 95 % interval: where it would lie with other photos of the same kind (bootstrap).
 
-    As many photos are drawn as there are, with replacement, a thousand times; the percentiles of the mean IoU
-    of these samples (Efron's percentile method). The draws are the same in every call: rows of a table are
-    drawn alike.
-
-    Args:
-        confusions: int64 (N, C, C), one matrix a photo, not all zero.
-
-    Returns:
-        Shares from 0 to 1, the lower one first.
+    Of confusions int64 (N, C, C), one matrix a photo and not all zero, as many are drawn as there are, with
+    replacement, a thousand times. Returns the percentiles, 0 to 1, of the mean IoU of these samples (Efron's
+    percentile method). The draws are the same in every call: rows of a table are drawn alike.
     """
     count, classes, _ = confusions.shape
     draws = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), RESAMPLES)
@@ -107,66 +78,28 @@ def scores(confusion: NDArray[np.int64], classes: Sequence[str]) -> dict[str, An
     }
 
 
-class Tally(NamedTuple):
-    """Everything counted of one photo or of many: whole numbers, which add up alike in any order.
+def figures(counts: NDArray[np.int64], classes: Sequence[str]) -> dict[str, Any]:
+    """Every figure, fit for JSON, shares from 0 to 1: those of `scores`, boundary F, and IoU by size.
 
-    Attributes:
-        confusion: int64 (C, C) pixels, true class by predicted class.
-        outlines: int64 (C, 4), see `count_outlines`.
-        objects: int64 (3, C, 3), see `count_objects`.
+    `boundary_f` is the mean over the classes of which truth or prediction has an outline (None if there
+    is no outline at all); a size's `mean_iou` the mean over the classes with an object of that size.
+
+    The counts are the sum of what `count` gives, of one photo or of many; ValueError if it is of no pixel.
     """
-
-    confusion: NDArray[np.int64]
-    outlines: NDArray[np.int64]
-    objects: NDArray[np.int64]
-
-    @classmethod
-    def of(cls, truth: NDArray[np.uint8], found: NDArray[np.uint8], classes: int) -> Tally:
-        """Compare a prediction with the true mask, both uint8 (H, W); errors as of `confusion_matrix`."""
-        return cls(
-            *(part(truth, found, classes) for part in (confusion_matrix, count_outlines, count_objects))
-        )
-
-    @classmethod
-    def total(cls, tallies: Iterable[Tally]) -> Tally:
-        """The sum of at least one."""
-        return cls(*(np.sum(parts, axis=0) for parts in zip(*tallies, strict=True)))
-
-    def to_json(self) -> list[list[list[int]]]:
-        """What is not 0: for each array its flat indices and their counts."""
-        return [[[int(i), int(part.flat[i])] for i in np.flatnonzero(part)] for part in self]
-
-    @classmethod
-    def from_json(cls, document: Iterable[Iterable[Sequence[int]]], classes: int) -> Tally:
-        """Read what `to_json` made."""
-        shapes = (classes, classes), (classes, 4), (len(SIZES), classes, 3)
-        tally = cls(*(np.zeros(shape, np.int64) for shape in shapes))
-        for part, entries in zip(tally, document, strict=True):
-            for index, count in entries:
-                part.flat[index] = count
-        return tally
-
-    def figures(self, classes: Sequence[str]) -> dict[str, Any]:
-        """Every figure, fit for JSON, shares from 0 to 1: those of `scores`, boundary F, and IoU by size.
-
-        `boundary_f` is the mean over the classes of which truth or prediction has an outline (None if there
-        is no outline at all); a size's `mean_iou` the mean over the classes with an object of that size.
-
-        Raises:
-            ValueError: no pixel was counted.
-        """
-        outlines = boundary_f(self.outlines)
-        sizes = {}
-        for size, counts in zip(SIZES, self.objects, strict=True):
-            iou, objects = share(counts[:, 1], counts[:, 2]), int(counts[:, 0].sum())
-            per_class = _by_name(classes, iou)
-            sizes[size] = {"mean_iou": _mean(iou), "objects": objects, "per_class_iou": per_class}
-        return {
-            **scores(self.confusion, classes),
-            "boundary_f": _mean(outlines),
-            "per_class_boundary_f": _by_name(classes, outlines),
-            "sizes": sizes,
-        }
+    number = len(classes)
+    _, outlines, objects = np.split(counts, [number * number, number * (number + 4)])
+    per_class = boundary_f(outlines.reshape(number, 4))
+    sizes = {}
+    for size, one in zip(SIZES, objects.reshape(len(SIZES), number, 3), strict=True):
+        iou = share(one[:, 1], one[:, 2])
+        by_name = _by_name(classes, iou)
+        sizes[size] = {"mean_iou": _mean(iou), "objects": int(one[:, 0].sum()), "per_class_iou": by_name}
+    return {
+        **scores(confusion_of(counts, number), classes),
+        "boundary_f": _mean(per_class),
+        "per_class_boundary_f": _by_name(classes, per_class),
+        "sizes": sizes,
+    }
 
 
 def _by_name(classes: Sequence[str], values: NDArray[np.float64]) -> dict[str, float | None]:

@@ -1,23 +1,33 @@
-"""The figures of an evaluation as one JSON object, and the files of a report."""
+"""The figures of an evaluation as one JSON object, and a report of them: a page, tables and labels.
+
+The page is one HTML file that asks nothing of the network: no script, pictures and styles inside.
+"""
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
-from deconvseg.evaluation.ablation import Row
-from deconvseg.evaluation.boundary import TOLERANCE
-from deconvseg.evaluation.metrics import mean_iou_interval
-from deconvseg.evaluation.page import render
+from deconvseg import __version__
+from deconvseg.data.dataset import Example
+from deconvseg.data.masks import VOID
+from deconvseg.evaluation.ablation import Row, read_prediction
+from deconvseg.evaluation.counts import LARGE, MEDIUM, TOLERANCE, confusion_of
+from deconvseg.evaluation.metrics import figures, mean_iou_interval, share
 from deconvseg.evaluation.run import Evaluation
 from deconvseg.files import replacing
 from deconvseg.images.palette import VOC_CLASSES
+from deconvseg.images.write import overlay
 
 PUBLISHED = {
     "DeconvNet": 0.696,
@@ -28,12 +38,52 @@ PUBLISHED = {
 """Mean IoU in table 1 of Noh, Hong and Han (ICCV 2015)."""
 PUBLISHED_ON = "PASCAL VOC 2012 test, 1,456 images, 50 proposals, network trained on VOC 2012 and SBD"
 IN_ROWS = ("mean_iou", "voc_mean_iou", "pixel_accuracy", "mean_accuracy", "boundary_f")
+SIDE = 320
+"""Longer side of a picture in pixels: four a photo, and 18 photos weigh about 2 MB."""
+EACH = 6
+"""Photos of the best, the median and the worst ones."""
+ORANGE, BLUE, PURPLE = (230, 159, 0), (0, 114, 178), (204, 121, 167)
+"""Told apart by the colour-blind, too. In pictures: objects missed, falsely found, and of another class."""
+TILES = "mean_IoU", "VOC_mean_IoU", "boundary_F", "pixel_accuracy", "mean_accuracy", "frequency_weighted_IoU"
+STYLE = """
+:root { color-scheme: light dark; --line: color-mix(in srgb, CanvasText 20%, Canvas);
+  --faint: color-mix(in srgb, CanvasText 70%, Canvas); }
+* { box-sizing: border-box; print-color-adjust: exact; }
+body { margin: 0 auto; max-width: 76rem; padding: 1rem; font: 1rem/1.5 system-ui, sans-serif; }
+h2 { margin: 2.5rem 0 .5rem; border-bottom: 1px solid var(--line); }
+h4 { margin: 1.5rem 0 .25rem; } figure { margin: 0; } pre { white-space: pre-wrap; }
+h4, code, pre { overflow-wrap: anywhere; }
+small, dt, caption, figcaption, footer { font-weight: normal; color: var(--faint); font-size: .9rem; }
+dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: .75rem; }
+dl div { padding: .6rem .8rem; border: 1px solid var(--line); border-radius: .4rem; }
+dd { margin: 0; font-size: 1.5rem; } .wide { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap; }
+caption { text-align: left; padding: .3rem 0; white-space: normal; }
+th, td { padding: .15rem .6rem; text-align: right; font-weight: normal; }
+.bars th:first-child { text-align: left; padding-left: 0; } .full th, .full td { font-weight: 600; }
+.bar { width: 24rem; min-width: 8rem; }
+.bar i { display: block; height: .9rem; border: 1px solid var(--faint); }
+.matrix thead span { writing-mode: vertical-rl; transform: rotate(180deg); }
+.matrix td { padding: 0; min-width: 1.85rem; height: 1.75rem; text-align: center; font-size: .75rem;
+  background: color-mix(in srgb, #0072b2 var(--depth), Canvas); }
+.pictures { display: grid; grid-template-columns: repeat(4, 1fr); gap: .5rem; break-inside: avoid; }
+.pictures img { display: block; width: 100%; height: auto; }
+@media (max-width: 40rem) { .pictures { grid-template-columns: 1fr 1fr; } th, td { padding: .15rem .3rem; }
+  .bars th:first-child { white-space: normal; min-width: 7.5rem; } .bar { width: 7rem; min-width: 4rem; } }
+"""
+ROWS = f"""Per cent, pooled over the same photos, pixels of void left out. Mean IoU is over the classes that
+occur, in VOC's one that does not counts 0; with other photos of their kind, 95 % of mean IoUs would lie in
+the interval (bootstrap). Boundary F: outlines that agree within {TOLERANCE:.2%} of the diagonal. Small to
+large: objects under {MEDIUM:.0%} of the photo's area, up to {LARGE:.0%}, and beyond. Orange: with the CRF."""
+GALLERY = f"""<p>By mean IoU over the classes in a photo. White in the truth is void. In the difference,
+objects that are right are bright, mistakes in colour: <b style="color:rgb{ORANGE}">■</b>&nbsp;missed, <b
+style="color:rgb{BLUE}">■</b>&nbsp;falsely found, <b style="color:rgb{PURPLE}">■</b>&nbsp;other class.</p>"""
 
 
 def summarise(evaluation: Evaluation, weights: str | None) -> dict[str, Any]:
     """All figures, fit for JSON: shares from 0 to 1, seconds, pixels.
 
-    The keys are those of `Tally.figures` for the full setting, and: `images` (scored) of `split_images` in
+    The keys are those of `metrics.figures` for the full setting, and: `images` (scored) of `split_images` in
     `split`, `mean_iou_interval` (95 %, by bootstrap over photos), `weights`, `settings`, `confusion` (pixels,
     true class by predicted class), `rows` (a list: the figures of every row), `published` and
     `published_on`, `seconds_per_image` and `seconds` by part of the work (means; None and empty for
@@ -43,29 +93,40 @@ def summarise(evaluation: Evaluation, weights: str | None) -> dict[str, Any]:
         evaluation: what was measured.
         weights: the network's name or file; None for predictions made elsewhere.
     """
-    truth, photos = evaluation.truth, evaluation.photos
-    full = evaluation.total(evaluation.subject.full)
-    setting = evaluation.subject.full.name
-    rows = {row.name: _row(evaluation, row) for row in evaluation.subject.rows}
+    truth, photos, full = evaluation.truth, evaluation.photos, evaluation.subject.full
+    counts = evaluation.counts(full).sum(0)
+    rows = {row.name: _figures_of(evaluation, row) for row in evaluation.subject.rows}
     published = PUBLISHED if truth.classes == VOC_CLASSES else {}
-    parts = {part: None for photo in photos for part in photo.seconds}
+    parts = dict.fromkeys(part for photo in photos for part in photo.seconds)
     seconds = {part: float(np.mean([photo.seconds.get(part, 0.0) for photo in photos])) for part in parts}
     return {
         "split": truth.split,
         "images": len(photos),
         "split_images": truth.photos,
         "weights": weights,
-        "setting": setting,
-        **full.figures(truth.classes),
-        "mean_iou_interval": rows[setting]["mean_iou_interval"],
+        "setting": full.name,
+        **figures(counts, truth.classes),
+        "mean_iou_interval": rows[full.name]["mean_iou_interval"],
         "boundary_tolerance": TOLERANCE,
         "rows": list(rows.values()),
         "published": [{"name": name, "mean_iou": value} for name, value in published.items()],
         "published_on": PUBLISHED_ON,
         "settings": evaluation.settings,
-        "confusion": full.confusion.tolist(),
+        "confusion": confusion_of(counts, len(truth.classes)).tolist(),
         "seconds_per_image": sum(seconds.values()) if seconds else None,
         "seconds": seconds,
+    }
+
+
+def _figures_of(evaluation: Evaluation, row: Row) -> dict[str, Any]:
+    counts, classes = evaluation.counts(row), evaluation.truth.classes
+    found = figures(counts.sum(0), classes)
+    return {
+        "name": row.name,
+        **vars(row),
+        **{name: found[name] for name in IN_ROWS},
+        "mean_iou_interval": mean_iou_interval(confusion_of(counts, len(classes))),
+        "sizes": {size: values["mean_iou"] for size, values in found["sizes"].items()},
     }
 
 
@@ -76,10 +137,12 @@ def write_report(evaluation: Evaluation, summary: dict[str, Any], folder: Path) 
         OutputError: a file cannot be written.
         InputError, DataError: a photo or prediction of the gallery cannot be read, or fits no mask.
     """
+    photos = _per_image(evaluation)
     _write(folder / "report.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
     _write(folder / "per_class.csv", _csv(_per_class(summary)))
-    _write(folder / "per_image.csv", _csv(_per_image(evaluation)))
-    _write(folder / "report.html", render(evaluation, summary))
+    _write(folder / "per_image.csv", _csv(photos))
+    ious = {photo["name"]: photo["mean_iou"] for photo in photos if photo["mean_iou"] is not None}
+    _write(folder / "report.html", _page(evaluation, summary, ious))
 
 
 def _write(path: Path, text: str) -> None:
@@ -87,22 +150,19 @@ def _write(path: Path, text: str) -> None:
         stream.write(text.encode())
 
 
-def _row(evaluation: Evaluation, row: Row) -> dict[str, Any]:
-    figures = evaluation.total(row).figures(evaluation.truth.classes)
-    confusions = np.stack([photo.rows[row.name].confusion for photo in evaluation.photos])
-    return {
-        "name": row.name,
-        **vars(row),
-        **{name: figures[name] for name in IN_ROWS},
-        "mean_iou_interval": mean_iou_interval(confusions),
-        "sizes": {size: values["mean_iou"] for size, values in figures["sizes"].items()},
-    }
+def _csv(rows: Sequence[Mapping[str, object]]) -> str:
+    """Comma-separated: the keys, then one line a row, empty where there is no value."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
-def _per_class(summary: Mapping[str, Any]) -> Iterable[dict[str, object]]:
+def _per_class(summary: Mapping[str, Any]) -> list[dict[str, object]]:
     confusion = np.array(summary["confusion"])
-    for label, (name, iou) in enumerate(summary["per_class_iou"].items()):
-        yield {
+    return [
+        {
             "class": name,
             "iou": iou,
             "boundary_f": summary["per_class_boundary_f"][name],
@@ -111,26 +171,153 @@ def _per_class(summary: Mapping[str, Any]) -> Iterable[dict[str, object]]:
             "pixels_right": confusion[label, label],
             **{f"iou_{size}": values["per_class_iou"][name] for size, values in summary["sizes"].items()},
         }
+        for label, (name, iou) in enumerate(summary["per_class_iou"].items())
+    ]
 
 
-def _per_image(evaluation: Evaluation) -> Iterable[dict[str, object]]:
-    for photo in evaluation.photos:
-        tally = photo.rows[evaluation.subject.full.name]
-        counted = int(tally.confusion.sum())
-        figures = tally.figures(evaluation.truth.classes) if counted else {}
-        yield {
-            **{key: getattr(photo, key) for key in ("name", "width", "height")},
-            **{key: figures.get(key) for key in ("mean_iou", "pixel_accuracy", "boundary_f")},
-            "pixels_counted": counted,
-            "seconds": round(sum(photo.seconds.values()), 3) if photo.seconds else None,
-        }
+def _per_image(evaluation: Evaluation) -> list[dict[str, Any]]:
+    classes, rows = evaluation.truth.classes, []
+    for photo, counts in zip(evaluation.photos, evaluation.counts(evaluation.subject.full), strict=True):
+        counted = int(confusion_of(counts, len(classes)).sum())
+        found = figures(counts, classes) if counted else {}
+        rows.append(
+            {
+                **{key: getattr(photo, key) for key in ("name", "width", "height")},
+                **{key: found.get(key) for key in ("mean_iou", "pixel_accuracy", "boundary_f")},
+                "pixels_counted": counted,
+                "seconds": round(sum(photo.seconds.values()), 3) if photo.seconds else None,
+            }
+        )
+    return rows
 
 
-def _csv(rows: Iterable[dict[str, object]]) -> str:
-    """Comma-separated: the keys, then one line a row, empty where there is no value."""
-    first, *others = rows
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(first), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows([first, *others])
-    return text.getvalue()
+def _page(evaluation: Evaluation, summary: dict[str, Any], ious: Mapping[str, float]) -> str:
+    """The page of what was measured, its figures, and the mean IoU of each photo that has one."""
+    setting, images, of = summary["setting"], summary["images"], summary["split_images"]
+    split, source = summary["split"], summary["weights"] or summary["settings"]["predictions"]
+    tiles = {key.replace("_", " "): f"{_percent(summary[key.lower()])} %" for key in TILES}
+    if summary["seconds"]:
+        tiles["seconds a photo"] = f"{summary['seconds_per_image']:.2f}"
+    shown = "".join(f"<div><dt>{title}</dt><dd>{value}</dd></div>" for title, value in tiles.items())
+    parts = {"Summary": f"<dl>{shown}</dl>"}
+    rows = ""
+    for row in summary["rows"]:
+        interval = "–".join(map(_percent, row["mean_iou_interval"]))
+        others = map(_percent, (row["pixel_accuracy"], row["boundary_f"], *row["sizes"].values()))
+        colour = ORANGE if row["crf"] else BLUE
+        rows += _row(
+            row["name"], row["mean_iou"], interval, *others, colour=colour, full=row["name"] == setting
+        )
+    head = "Setting", "", "mean IoU", "interval", "pixels", "boundary F", *summary["sizes"]
+    parts["What each step brings"] = _table(ROWS, head, rows)
+    if summary["published"]:
+        caption = f"Of other images: {summary['published_on']}. Compare the steps, not the levels."
+        rows = "".join(_row(row["name"], row["mean_iou"]) for row in summary["published"])
+        rows += _row(f"here: {setting}", summary["mean_iou"], full=True)
+        parts["The paper's rows"] = _table(caption, ("Setting", "", "mean IoU"), rows)
+    caption, rows = "Per cent. A dash: the class occurs neither in truth nor in prediction.", ""
+    for (name, iou), colour in zip(summary["per_class_iou"].items(), evaluation.truth.palette, strict=True):
+        rows += _row(name, iou, _percent(summary["per_class_boundary_f"][name]), colour=colour)
+    parts["Classes"] = _table(caption, ("Class", "", "IoU", "boundary F"), rows)
+    parts["Confusion"] = _matrix(np.array(summary["confusion"]), evaluation.truth.classes)
+    if evaluation.predictions:
+        parts["Photos"] = GALLERY + "".join(_pictures(evaluation, ious))
+    parts["Settings"] = f"<pre>{escape(json.dumps(summary['settings'], indent=2))}</pre>"
+    content = "".join(
+        f'<section id="{title.split()[-1].lower()}"><h2>{title}</h2>{text}</section>\n'
+        for title, text in parts.items()
+    )
+    return f"""<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<title>deconvseg: {escape(setting)} on {escape(split)}</title><style>{STYLE}</style></head><body>
+<h1>Mean IoU {_percent(summary["mean_iou"])} % <small>{escape(setting)}</small></h1>
+<p>{images} of the {of} photos of {escape(split)}{", a sample evenly spread" if images < of else ""}, labelled
+by <code>{escape(source)}</code></p>
+{content}
+<footer>deconvseg {__version__}</footer></body></html>
+"""
+
+
+def _table(caption: str, head: Sequence[str], rows: str, kind: str = "bars") -> str:
+    titles = "".join(f"<th>{title}</th>" for title in head)
+    return f"""<div class="wide" tabindex="0"><table class="{kind}"><caption>{escape(caption)}</caption>
+<thead><tr>{titles}</tr></thead><tbody>{rows}</tbody></table></div>"""
+
+
+def _row(
+    name: str, value: float | None, *cells: str, colour: Sequence[int] = BLUE, full: bool = False
+) -> str:
+    """A row of a table with a share, 0 to 1, as a bar and in per cent."""
+    bar = f'<i style="width:{100 * (value or 0):.1f}%;background:rgb{tuple(colour)}"></i>'
+    texts = "".join(f"<td>{text}</td>" for text in (_percent(value, 2), *cells))
+    return f'<tr{" class=full" * full}><th>{escape(name)}</th><td class="bar">{bar}</td>{texts}</tr>\n'
+
+
+def _matrix(confusion: NDArray[np.int64], names: Sequence[str]) -> str:
+    rows = ""
+    for name, shares in zip(names, share(confusion, confusion.sum(1, keepdims=True)), strict=True):
+        rows += f"<tr><th>{escape(name)}</th>"
+        for other, part in zip(names, np.nan_to_num(shares).tolist(), strict=True):
+            depth = 3 + 67 * part**0.5  # the root: a few per cent must be seen beside 90 on the diagonal
+            title = f' title="{escape(f"{name} taken for {other}: {part:.1%}")}"' if part >= 0.001 else ""
+            rows += f'<td style="--depth:{depth:.0f}%"{title}>{f"{100 * part:.0f}" if title else ""}</td>'
+        rows += "</tr>\n"
+    caption = "Rows: true class. Columns: predicted class. Per cent of the row's pixels."
+    return _table(caption, ["", *(f"<span>{escape(name)}</span>" for name in names)], rows, "matrix")
+
+
+def _pictures(evaluation: Evaluation, ious: Mapping[str, float]) -> Iterable[str]:
+    """The best, the median and the worst photos, and where they are wrong."""
+    truth = evaluation.truth
+    ranking = sorted((e for e in truth.examples if e.name in ious), key=lambda e: (-ious[e.name], e.name))
+    palette = (*truth.palette, *((255, 255, 255),) * (256 - len(truth.palette)))  # void is shown in white
+    for title, examples in choose(ranking).items():
+        yield f"<h3>{title}</h3>"
+        for example in examples:
+            photo, mask = map(_small, truth.read(example))
+            found = _small(read_prediction(evaluation.predictions[example.name], truth))
+            score = f"<small>mean IoU {_percent(ious[example.name])} %</small>"
+            yield f'<h4>{escape(example.name)} {score}</h4><div class="pictures">'
+            yield _figure(example.name, "photo", photo)
+            yield _figure(example.name, "truth", overlay(mask, palette, photo))
+            yield _figure(example.name, "prediction", overlay(found, palette, photo))
+            yield _figure(example.name, "difference", difference(photo, mask, found)) + "</div>\n"
+
+
+def choose(ranking: Sequence[Example]) -> dict[str, Sequence[Example]]:
+    """The first, the middle and the last photos of a ranking; all of a short one."""
+    if len(ranking) <= 3 * EACH:
+        return {"Best to worst": ranking}
+    middle = (len(ranking) - EACH) // 2
+    return {"Best": ranking[:EACH], "Median": ranking[middle : middle + EACH], "Worst": ranking[-EACH:]}
+
+
+def difference(
+    photo: NDArray[np.uint8], truth: NDArray[np.uint8], found: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
+    """The photo (H, W, 3) in dark grey, mistakes in colour, objects that are right bright."""
+    shown = np.repeat(photo.mean(2, keepdims=True) * 0.4, 3, axis=2)
+    shown[(truth == found) & (truth > 0) & (truth != VOID)] += 130
+    wrong = (truth != found) & (truth != VOID)
+    for mistakes, colour in ((wrong, PURPLE), (wrong & (found == 0), ORANGE), (wrong & (truth == 0), BLUE)):
+        shown[mistakes] = colour
+    return np.asarray(np.clip(shown, 0, 255), dtype=np.uint8)
+
+
+def _small(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    image = Image.fromarray(array)
+    image.thumbnail((SIDE, SIDE), Image.Resampling.BOX if array.ndim == 3 else Image.Resampling.NEAREST)
+    return np.array(image)
+
+
+def _figure(name: str, kind: str, pixels: NDArray[np.uint8]) -> str:
+    encoded = io.BytesIO()
+    Image.fromarray(pixels).save(encoded, "JPEG", quality=85)
+    url = "data:image/jpeg;base64," + base64.b64encode(encoded.getvalue()).decode()
+    return f'<figure><img src="{url}" alt="{kind} of {escape(name)}"><figcaption>{kind}</figcaption></figure>'
+
+
+def _percent(value: float | None, digits: int = 1) -> str:
+    return "–" if value is None else f"{100 * value:.{digits}f}"

@@ -15,12 +15,12 @@ import torch
 from numpy.typing import NDArray
 
 from deconvseg import machine
-from deconvseg.data.dataset import DataSet, Example, refuse_other_size
-from deconvseg.data.masks import VOID, read_mask
+from deconvseg.data.dataset import DataSet, Example
+from deconvseg.data.masks import read_mask
 from deconvseg.data.open import open_dataset
 from deconvseg.errors import DataError, OutputError, UsageError
 from deconvseg.evaluation.ablation import Row, Subject
-from deconvseg.evaluation.metrics import Tally
+from deconvseg.evaluation.counts import confusion_of, count
 from deconvseg.files import read_json_lines, replacing
 from deconvseg.identity import code_digest
 from deconvseg.images.write import write_labels
@@ -62,14 +62,9 @@ class Truth(DataSet):
 
 
 def open_truth(root: Path, split: str, limit: int | None = None) -> Truth:
-    """The truth of a split of a data set of any layout that `open_dataset` knows.
+    """A split of a data set as of `open_dataset`, or an evenly spread, fixed sample of `limit` of its photos.
 
-    Args:
-        limit: take an evenly spread, fixed sample of that many photos.
-
-    Raises:
-        DataError: the folder is no data set, or the split is missing, empty or names missing files.
-        UsageError: `limit` is not positive.
+    Raises DataError as that does, and if files are missing; UsageError if `limit` is not positive.
     """
     refuse_below(1, limit=limit)
     data = open_dataset(root, split)
@@ -86,12 +81,12 @@ def open_truth(root: Path, split: str, limit: int | None = None) -> Truth:
 
 @dataclass(frozen=True)
 class Measured:
-    """What was counted of one photo.
+    """What was counted of one photo, as a line of the journal has it.
 
     Attributes:
         stamp: size and time of change of the files the counts come from.
         seconds: by part of the work, of the full setting.
-        rows: counts by the name of the row.
+        rows: by the name of the row, where what `counts.count` gives is not 0, and what it is there.
     """
 
     name: str
@@ -99,29 +94,33 @@ class Measured:
     width: int
     height: int
     seconds: dict[str, float]
-    rows: dict[str, Tally]
+    rows: dict[str, list[list[int]]]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured: counts of each photo in the truth's order.
+    """What was measured.
 
-    `predictions` are files of the full setting's labels by the photo's name; empty if they were not kept.
+    Attributes:
+        settings: everything that can change a figure, fit for JSON.
+        photos: in the truth's order.
+        predictions: files of the full setting's labels by the photo's name; empty if they were not kept.
     """
 
     truth: Truth
     subject: Subject
+    settings: Mapping[str, Any]
     photos: tuple[Measured, ...]
     predictions: Mapping[str, Path]
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Everything that can change a figure, fit for JSON."""
-        return {**self.subject.settings, **self.truth.settings()}
-
-    def total(self, row: Row) -> Tally:
-        """The counts of a row, over all photos."""
-        return Tally.total(photo.rows[row.name] for photo in self.photos)
+    def counts(self, row: Row) -> NDArray[np.int64]:
+        """What was counted for a row, int64 (N, C * (C + 13)), see `counts.count`."""
+        classes = len(self.truth.classes)
+        counts = np.zeros((len(self.photos), classes * (classes + 13)), np.int64)
+        for line, photo in zip(counts, self.photos, strict=True):
+            places, values = photo.rows[row.name]
+            line[places] = values
+        return counts
 
 
 def evaluate(
@@ -133,14 +132,11 @@ def evaluate(
     workers: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
-    """Label and count every photo.
-
-    All counts are whole numbers, so the figures depend neither on `workers` nor on stops.
+    """Label and count every photo: in whole numbers, which depend neither on `workers` nor on stops.
 
     Args:
         folder: keep the counts of each photo in `per_image.jsonl` there, and the labels of a network in
-            `predictions`; the photos found in it, unchanged and measured at the same settings, are not done
-            again.
+            `predictions`; photos found in it, unchanged and of the same settings, are not done again.
         overwrite: begin anew, whatever is in the folder.
         workers: photos at a time, in threads.
         progress: called with the photos done and their total, first with those that were done before.
@@ -151,30 +147,32 @@ def evaluate(
         UsageError: the folder holds something else, or `workers` is not positive.
         OutputError: the folder cannot be written to.
     """
-    labels = subject.predictions
+    labels, settings = subject.predictions, {**subject.settings, **truth.settings()}
     if folder and not labels:
         labels = {example.name: folder / PREDICTIONS / f"{example.name}.png" for example in truth.examples}
         own = {path.resolve() for example in truth.examples for path in (example.mask, example.image)}
-        if any(path.resolve() in own for path in labels.values()):
+        if not own.isdisjoint(path.resolve() for path in labels.values()):
             raise UsageError(f"{folder / PREDICTIONS}: holds files of the data set; choose another folder")
     journal = folder and folder / JOURNAL
-    before = _begin(journal, subject, truth, overwrite) if journal else {}
-    measured = {}
-    for example in truth.examples:
-        photo = before.get(example.name)
-        if photo and photo.stamp == _stamp(subject, example) and labels[example.name].is_file():
-            measured[example.name] = photo
-    progress(len(measured), len(truth.examples))
-    missing = [example for example in truth.examples if example.name not in measured]
+    measured = _begin(journal, settings, overwrite) if journal else {}
+
+    def is_done(example: Example) -> bool:
+        photo = measured.get(example.name)
+        return bool(photo and photo.stamp == _stamp(subject, example) and labels[example.name].is_file())
+
+    missing = [example for example in truth.examples if not is_done(example)]
+    total = len(truth.examples)
+    progress(total - len(missing), total)
     with workers_for(workers) as call_each:
-        for photo in call_each(partial(_measure, subject, truth, labels), missing):
+        call = partial(_measure, subject, truth, labels)
+        for done, photo in enumerate(call_each(call, missing), total - len(missing) + 1):
             measured[photo.name] = photo
             if journal:
                 _append(journal, photo)
-            progress(len(measured), len(truth.examples))
+            progress(done, total)
     photos = tuple(measured[example.name] for example in truth.examples)
-    evaluation = Evaluation(truth, subject, photos, labels)
-    if not evaluation.total(subject.full).confusion.any():
+    evaluation = Evaluation(truth, subject, settings, photos, labels)
+    if not confusion_of(evaluation.counts(subject.full), len(truth.classes)).any():
         raise DataError(
             f"{truth.examples[0].mask}: it and all other masks of split '{truth.split}' are void alone; "
             "there is nothing to score"
@@ -183,10 +181,7 @@ def evaluate(
 
 
 def workers_for(workers: int) -> AbstractContextManager[machine.Map]:
-    """A pool of threads that share torch's threads and the cores; one worker is the calling thread.
-
-    Raises UsageError if `workers` is not positive.
-    """
+    """A pool of threads that share torch's threads and the cores; one worker is the calling thread."""
     refuse_below(1, workers=workers)
     each = max(min(torch.get_num_threads(), machine.cores()) // workers, 1)
     return machine.pool(workers if workers > 1 else 0, torch_threads=each)
@@ -195,16 +190,16 @@ def workers_for(workers: int) -> AbstractContextManager[machine.Map]:
 def _measure(subject: Subject, truth: Truth, labels: Mapping[str, Path], example: Example) -> Measured:
     """Label a photo and count, in whatever thread; `labels` are the files to write, if any."""
     stamp, mask = _stamp(subject, example), truth.mask(example)
-    rows: dict[str, Tally] = {}
-    took: dict[str, float] = {}
-    for row, found, seconds in subject.label(example):
-        _refuse_unfit(example, subject.predictions.get(example.name), found, mask)
-        rows[row.name] = Tally.of(mask, found, len(truth.classes))
-        if row == subject.full:
-            took = seconds
-            if labels and not subject.predictions:
-                write_labels(Segmentation(found, truth.classes, truth.palette), labels[example.name])
-    return Measured(example.name, stamp, mask.shape[1], mask.shape[0], took, rows)
+    height, width = mask.shape
+    measured = Measured(example.name, stamp, width, height, {}, {})
+    for row, found, seconds in subject.label(example, mask):
+        counts = count(mask, found, len(truth.classes))
+        places = np.flatnonzero(counts)
+        measured.rows[row.name] = [places.tolist(), counts[places].tolist()]
+        measured.seconds.update(seconds)
+        if row == subject.full and labels and not subject.predictions:
+            write_labels(Segmentation(found, truth.classes, truth.palette), labels[example.name])
+    return measured
 
 
 def _stamp(subject: Subject, example: Example) -> list[int]:
@@ -214,29 +209,9 @@ def _stamp(subject: Subject, example: Example) -> list[int]:
     return [number for state in states for number in (state.st_size, state.st_mtime_ns)]
 
 
-def _refuse_unfit(
-    example: Example, source: Path | None, labels: NDArray[np.uint8], mask: NDArray[np.uint8]
-) -> None:
-    """Raise DataError unless labels can be scored; `source` is the file of those made elsewhere."""
-    if source is None:
-        refuse_other_size(example, labels.shape, mask.shape)
-    elif labels.shape != mask.shape:
-        raise DataError(
-            f"{source}: is {labels.shape[1]}x{labels.shape[0]} pixels, its true mask {example.mask.name} "
-            f"{mask.shape[1]}x{mask.shape[0]}; make them one size"
-        )
-    elif nowhere := int(np.count_nonzero((labels == VOID) & (mask != VOID))):
-        raise DataError(
-            f"{source}: {nowhere} pixels that count are {VOID}; a prediction names a class for every pixel"
-        )
-
-
-def _begin(journal: Path, subject: Subject, truth: Truth, overwrite: bool) -> dict[str, Measured]:
-    """What a stopped evaluation has counted, by the name of the photo.
-
-    The journal has the settings on its first line, and then one for each photo done.
-    """
-    header = json.loads(json.dumps({**subject.settings, **truth.settings()}))
+def _begin(journal: Path, settings: Mapping[str, Any], overwrite: bool) -> dict[str, Measured]:
+    """What a stopped evaluation has counted, by photo. The first line of its journal has the settings."""
+    header = json.loads(json.dumps(settings))
     documents = [] if overwrite else read_json_lines(journal)
     entries = documents[1:]
     others = [path for name in REPORT_FILES if (path := journal.parent / name).exists()]
@@ -251,16 +226,12 @@ def _begin(journal: Path, subject: Subject, truth: Truth, overwrite: bool) -> di
     # Written anew: a line that a kill cut short must not run into the next one.
     with replacing(journal) as stream:
         stream.writelines(f"{json.dumps(line)}\n".encode() for line in (header, *entries))
-    for entry in entries:
-        rows = entry["rows"].items()
-        entry["rows"] = {name: Tally.from_json(counts, len(truth.classes)) for name, counts in rows}
     return {entry["name"]: Measured(**entry) for entry in entries}
 
 
 def _append(journal: Path, photo: Measured) -> None:
-    document = {**vars(photo), "rows": {name: tally.to_json() for name, tally in photo.rows.items()}}
     try:
         with journal.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(document) + "\n")
+            stream.write(json.dumps(vars(photo)) + "\n")
     except OSError as error:
         raise OutputError(f"{journal}: cannot be written ({error.strerror}); check its disk") from error

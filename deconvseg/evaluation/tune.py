@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deconvseg.data.dataset import Example, refuse_other_size
+from deconvseg.data.dataset import refuse_other_size
 from deconvseg.errors import DataError, UsageError, WeightsError
 from deconvseg.evaluation.ablation import refuse_other_classes
-from deconvseg.evaluation.metrics import confusion_matrix, scores
+from deconvseg.evaluation.counts import confusion_matrix
+from deconvseg.evaluation.metrics import scores
 from deconvseg.evaluation.run import Truth, workers_for
-from deconvseg.images.read import as_photo
 from deconvseg.network.checkpoint import copy_network
 from deconvseg.regions import Prepared
 from deconvseg.segmenter import Segmenter
@@ -51,7 +51,7 @@ def tune_crf(
     Args:
         segmenter: network, proposals and fusion; its CRF is not used.
         network: its file.
-        truth: photos and masks, best of a split that was not trained on.
+        truth: photos and masks, at least 4, best of a split that was not trained on.
         target: the copy to write.
         workers: photos at a time, in threads.
         progress: told in words how far it is.
@@ -60,10 +60,7 @@ def tune_crf(
         Fit for JSON: `before` and `after`, each with `crf` (the parameters), `mean_iou_searched` and
         `mean_iou_held_out`; `improved`, whether the copy has those of `after`; and what they are of.
 
-    Raises:
-        UsageError: fewer than 4 photos.
-        DataError, InputError: a photo or mask cannot be used.
-        OutputError: the copy cannot be written.
+    Raises UsageError, or DataError, InputError and OutputError of a photo, a mask and the copy.
     """
     if len(truth.examples) < 4:
         raise UsageError(f"{len(truth.examples)} photos are too few to tune on; take at least 4, better 60")
@@ -94,58 +91,46 @@ def _searched(
     segmenter: Segmenter, truth: Truth, old: CRFParameters, workers: int, progress: Callable[[str], None]
 ) -> tuple[CRFParameters, dict[CRFParameters, float], dict[CRFParameters, float]]:
     """Better parameters, the score of all that were tried, and that of old and new on the photos held out."""
+    every = range(len(truth.examples))
     with tempfile.TemporaryDirectory(prefix="deconvseg-") as folder, workers_for(workers) as call_each:
-        files = [Path(folder, f"{number}.npy") for number in range(len(truth.examples))]
-        photos = []
-        for photo in call_each(partial(_fuse, segmenter, truth), zip(truth.examples, files, strict=True)):
-            photos.append(photo)
-            progress(f"score maps: {len(photos)} of {len(files)} photos")
 
-        def score(parameters: CRFParameters, photos: Sequence[_Fused]) -> float:
+        def fuse(number: int) -> Prepared:
+            example = truth.examples[number]
+            ((prepared, probabilities),) = segmenter.fuse([segmenter.prepare(example.image)])
+            photo = prepared.photo
+            refuse_other_size(example, (photo.height, photo.width), truth.mask(example).shape)
+            np.save(f"{folder}/{number}.npy", probabilities.astype(np.float16))
+            # What is left takes no more memory than the shrunk photo.
+            return replace(prepared, photo=replace(photo, image=prepared.image))
+
+        def count(tuned: Segmenter, number: int) -> NDArray[np.int64]:
+            probabilities = np.load(f"{folder}/{number}.npy").astype(np.float32)
+            labels = tuned.finish(photos[number], probabilities).labels
+            return confusion_matrix(truth.mask(truth.examples[number]), labels, len(truth.classes))
+
+        def score(numbers: Iterable[int], parameters: CRFParameters) -> float:
             tuned = segmenter.with_settings(crf=True, crf_parameters=parameters)
-            counts = sum(call_each(partial(_count, tuned, truth), photos), np.zeros((), np.int64))
+            counts = sum(call_each(partial(count, tuned), numbers), np.zeros((), np.int64))
             if not counts.any():
                 raise DataError(f"split '{truth.split}': half of the sample is void alone; take a larger one")
             value = float(scores(counts, truth.classes)["mean_iou"])
             progress(f"mean IoU {value:.4f}: {parameters}")
             return value
 
-        new, trials = search(old, lambda parameters: score(parameters, photos[::2]), MOST_TRIALS)
-        return new, trials, {parameters: score(parameters, photos[1::2]) for parameters in {old, new}}
-
-
-class _Fused(NamedTuple):
-    """The network's answer to a photo, its probabilities in a file."""
-
-    example: Example
-    prepared: Prepared
-    file: Path
-
-
-def _fuse(segmenter: Segmenter, truth: Truth, task: tuple[Example, Path]) -> _Fused:
-    example, file = task
-    photo = as_photo(example.image)
-    refuse_other_size(example, (photo.height, photo.width), truth.mask(example).shape)
-    ((prepared, probabilities),) = segmenter.fuse([segmenter.prepare(photo)])
-    np.save(file, probabilities.astype(np.float16))
-    # What is left takes no more memory than the shrunk photo.
-    return _Fused(example, replace(prepared, photo=replace(photo, image=prepared.image)), file)
-
-
-def _count(segmenter: Segmenter, truth: Truth, photo: _Fused) -> NDArray[np.int64]:
-    labels = segmenter.finish(photo.prepared, np.load(photo.file).astype(np.float32)).labels
-    return confusion_matrix(truth.mask(photo.example), labels, len(truth.classes))
+        photos: list[Prepared] = []
+        for photo in call_each(fuse, every):
+            photos.append(photo)
+            progress(f"score maps: {len(photos)} of {len(every)} photos")
+        new, trials = search(old, partial(score, every[::2]), MOST_TRIALS)
+        return new, trials, {parameters: score(every[1::2], parameters) for parameters in {old, new}}
 
 
 def search(
     start: CRFParameters, score: Callable[[CRFParameters], float], most: int
 ) -> tuple[CRFParameters, dict[CRFParameters, float]]:
-    """Coordinate search: better parameters, and the score of everything tried.
+    """Coordinate search with at most so many scores, which are the better the higher.
 
-    Args:
-        start: where to begin; the result is never worse.
-        score: the higher, the better.
-        most: calls of `score`.
+    Returns parameters that are never worse than the start, and the score of everything tried.
     """
     best, tried = start, {start: score(start)}
     for factor, name in product(FACTORS, SEARCHED):

@@ -70,6 +70,8 @@ def test_a_stopped_run_goes_on_to_the_same_json(
     assert stopped.returncode == 143
     assert "interrupted; finished photos are kept, run the same again to go on" in lines(stopped)[-1]
     assert not (tmp_path / "cut" / "report.html").exists()
+    with (tmp_path / "cut" / "per_image.jsonl").open("a") as file:
+        file.write('{"name": "shape004", "rows": {"cut sh')  # as a kill leaves it
     again = inside(*arguments, "--report", "cut", "--json", "--workers", "2")
     assert again.returncode == 0, again.stderr
     assert "going on: 2 of 4 photos are done" in lines(again)

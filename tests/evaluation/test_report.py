@@ -13,8 +13,7 @@ from PIL import Image
 
 from deconvseg.data.dataset import Example
 from deconvseg.evaluation.ablation import Subject
-from deconvseg.evaluation.page import BLUE, ORANGE, PURPLE, choose, difference, render
-from deconvseg.evaluation.report import PUBLISHED, summarise
+from deconvseg.evaluation.report import BLUE, ORANGE, PURPLE, choose, difference, summarise, write_report
 from deconvseg.evaluation.run import REPORT_FILES, Truth, evaluate
 
 
@@ -25,7 +24,7 @@ def test_the_files_agree(report: Path, truth: Truth) -> None:
     assert summary["mean_iou"] == summary["rows"][1]["mean_iou"] > summary["rows"][0]["mean_iou"]
     assert summary["seconds"] == {"network": 1.0, "crf": 0.25}
     assert summary["seconds_per_image"] == 1.25
-    assert [row["mean_iou"] for row in summary["published"]] == [*PUBLISHED.values()]
+    assert [row["mean_iou"] for row in summary["published"]] == [0.696, 0.705, 0.717, 0.725]
     classes = list(csv.DictReader(io.StringIO((report / "per_class.csv").read_text())))
     assert [row["class"] for row in classes] == list(truth.classes)
     assert float(classes[1]["iou"]) == summary["per_class_iou"]["aeroplane"]
@@ -71,9 +70,12 @@ def test_the_page_is_well_formed_and_needs_nothing(report: Path) -> None:
         Image.open(io.BytesIO(base64.b64decode(encoded))).load()
 
 
-def test_a_page_without_kept_predictions_has_no_gallery(truth: Truth, subject: Subject) -> None:
+def test_a_page_without_kept_predictions_has_no_gallery(
+    truth: Truth, subject: Subject, tmp_path: Path
+) -> None:
     evaluation = evaluate(subject, truth)
-    assert not Page(render(evaluation, summarise(evaluation, "shifted"))).images
+    write_report(evaluation, summarise(evaluation, "shifted"), tmp_path)
+    assert not Page((tmp_path / "report.html").read_text()).images
 
 
 def test_the_gallery_shows_no_photo_twice() -> None:
