@@ -14,21 +14,14 @@ from numpy.typing import NDArray
 from deconvseg.postprocess.lattice import Floats, Lattice
 from deconvseg.settings import CRFParameters
 
-LEAST_PROBABILITY = 1e-5
-"""Probabilities are raised to it, so that no label is out of the question anywhere."""
-LEAST_SHARE = 0.05
-"""Labels that the CRF could give this probability at no pixel may be left out, to save time."""
+LEAST_PROBABILITY = 1e-5  # probabilities are raised to it, so that no label is out of the question anywhere
+LEAST_SHARE = 0.05  # labels that the CRF could give this probability at no pixel may be left out
+# Up to this sum of weights pixels may come to rest (STILL), above it labels may die out (GONE): under a
+# strong pull a pixel can stand still for some iterations until a moving border turns it.
 WEAK_PULL = 8.0
-"""Up to this sum of weights pixels may come to rest (STILL), above it labels may die out (GONE).
-
-Under a strong pull a pixel can stand still for some iterations until a moving border turns it.
-"""
-STILL = 3e-4
-"""A pixel whose probabilities all change by less in an iteration keeps them from then on, if it is SURE."""
-SURE = 0.6
-"""Where no label has this probability, a change may be small and yet grow with every iteration."""
-GONE = 1e-6
-"""Labels whose probability is below this at all pixels after the first iteration get 0."""
+STILL = 3e-4  # a pixel whose probabilities all change by less in an iteration keeps them, if it is SURE
+SURE = 0.6  # where no label has this probability, a change may be small and yet grow with every iteration
+GONE = 1e-6  # labels whose probability is below this at all pixels after the first iteration get 0
 _BLOCK = 65536  # numbers that fit into a core's cache together
 
 
@@ -41,14 +34,9 @@ def dense_crf(
     (2011). Labels that no pixel could take are left out (`least_peak`), and what no longer changes is not
     worked on (STILL, GONE). Results have the same bits whatever the number of threads.
 
-    Args:
-        image: uint8 (H, W, 3) RGB, not empty.
-        probabilities: float32 (C, H, W), summing to 1 over C.
-        parameters: kernels and iterations.
-
-    Returns:
-        float32 (C, H, W), summing to 1 over C; 0 for labels left out. The same as came in if there is nothing
-        to do: no iterations, no weight, or no second label that a pixel could take.
+    The image is uint8 (H, W, 3) RGB. Probabilities, given and returned, are float32 (C, H, W), summing to 1
+    over C; 0 for labels left out. They come back as they are if there is nothing to do: no iterations, no
+    weight, or no second label that a pixel could take.
     """
     classes, height, width = probabilities.shape
     kernels = list(_kernels(image, parameters))
@@ -107,14 +95,15 @@ def _kernels(image: NDArray[np.uint8], parameters: CRFParameters) -> Iterator[La
 
 def _refine(given: Floats, kernels: list[Lattice], iterations: int, pull: float) -> Floats:
     """Refined probabilities (C, N) of those given, which are above 0."""
-    scores, beliefs = _turned(np.log(given)), _turned(given / given.sum(0))
+    # Rows are made contiguous wherever the array is turned: both halves of the work go along rows.
+    scores, beliefs = np.log(given).T.copy(), (given / given.sum(0)).T.copy()
     if pull <= WEAK_PULL:
-        return _turned(_mean_field(scores, beliefs, kernels, iterations, STILL))
-    first = _turned(_mean_field(scores, beliefs, kernels, 1, -math.inf))
+        return _mean_field(scores, beliefs, kernels, iterations, STILL).T
+    first = _mean_field(scores, beliefs, kernels, 1, -math.inf).T.copy()
     alive = np.flatnonzero(first.max(1) >= GONE)
-    scores, beliefs = _turned(np.log(given[alive])), _turned(first[alive])
+    scores, beliefs = np.log(given[alive]).T.copy(), first[alive].T.copy()
     refined = np.zeros_like(first)
-    refined[alive] = _turned(_mean_field(scores, beliefs, kernels, iterations - 1, -math.inf))
+    refined[alive] = _mean_field(scores, beliefs, kernels, iterations - 1, -math.inf).T
     return refined
 
 
@@ -153,7 +142,7 @@ def _update(beliefs: Floats, scores: Floats, still: float) -> NDArray[np.bool_]:
     for start in range(0, len(scores), size):
         part = slice(start, start + size)
         # Reductions along short rows are slow, so the block is turned.
-        old, new = _turned(beliefs[part]), _turned(scores[part])
+        old, new = beliefs[part].T.copy(), scores[part].T.copy()
         new -= new.max(0)
         np.exp(new, out=new)
         new /= new.sum(0)
@@ -163,8 +152,3 @@ def _update(beliefs: Floats, scores: Floats, still: float) -> NDArray[np.bool_]:
         scores[part] = new.T
         moves[part] = unsure | (np.abs(new, out=new).max(0) > still)
     return moves
-
-
-def _turned(rows: Floats) -> Floats:
-    """A copy of the transpose that is one in memory as well."""
-    return rows.T.copy()

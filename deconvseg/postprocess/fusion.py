@@ -18,12 +18,6 @@ class Fusion:
     region, never below 0, which is also the value outside every region; softmax comes last. `mean` averages
     the class probabilities of the regions that cover a pixel, each weighted by its area: a larger region
     shows more of the scene, and a small one's mistake counts for less.
-
-    Args:
-        classes: number of labels C.
-        height, width: of the photo in pixels.
-        rule: `max` or `mean`.
-        device: where the score maps come from.
     """
 
     def __init__(
@@ -34,12 +28,8 @@ class Fusion:
         self.cover = torch.zeros(height, width, device=device)
 
     def add(self, scores: Tensor, box: tuple[int, int, int, int]) -> None:
-        """Paste one region.
-
-        Args:
-            scores: float (C, S, S), raw.
-            box: x0 y0 x1 y1 in whole pixels, half-open, not empty; parts outside the photo are dropped.
-        """
+        """Paste one region's raw scores, float (C, S, S), into a box that is not empty: x0 y0 x1 y1 in whole
+        pixels, half-open; parts outside the photo are dropped."""
         x0, y0, x1, y1 = box
         height, width = self.cover.shape
         left, top, right, bottom = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
@@ -67,21 +57,16 @@ class Fusion:
         """Class probabilities of the photo: float32 (C, H, W), summing to 1 over C."""
         if self.rule == "max":
             return self.total.softmax(0)
-        uniform = 1 / len(self.total)
-        return torch.where(self.cover > 0, self.total / self.cover, uniform)
+        return torch.where(self.cover > 0, self.total / self.cover, 1 / len(self.total))
 
 
 def ensemble(fusion: Fusion, scores: Tensor, rule: EnsembleRule, share: float = 0.5) -> Tensor:
-    """Class probabilities of two networks together, float32 (C, H, W), summing to 1 over C.
+    """Class probabilities of the regions and FCN-8s together, float32 (C, H, W), summing to 1 over C.
 
-    `mean` is the paper's: the mean of both probability maps. `product` is the released code's
-    (generate_EDeconvNet_CRF_results.m): the product of both raw score maps, each at least 0, then softmax.
-
-    Args:
-        fusion: all regions; for `product`, of rule `max`.
-        scores: float (C, H, W), raw, of FCN-8s on the whole photo.
-        rule: `off` leaves the regions alone.
-        share: the regions' in the mean, 0 to 1; the paper's is a half.
+    `mean` is the paper's: the mean of both probability maps, in which the regions have a `share`, the paper's
+    a half. `product` is the released code's (generate_EDeconvNet_CRF_results.m): the product of both raw
+    score maps, each at least 0, then softmax; the fusion is of rule `max`. `off` leaves the regions alone.
+    `scores` are float (C, H, W), raw, of FCN-8s on the whole photo.
     """
     if rule == "off":
         return fusion.probabilities()

@@ -11,12 +11,10 @@ from numpy.typing import NDArray
 from deconvseg.proposals.edges import EdgeDetector, opencv
 from deconvseg.settings import Settings
 
-ENLARGE = 1.2
-"""DeconvNet gives the network some surroundings of each box (paper, section 4.1)."""
+ENLARGE = 1.2  # DeconvNet gives the network some surroundings of each box (paper, section 4.1)
 WORKING_SIDE = 640
 """Pixels. VOC's photos are 500 long; twice the side costs four times the time and finds the same things."""
-_SEARCHED = 1000
-_SEARCH = {
+_SEARCH = {  # settings of EdgeBoxes' search, by OpenCV's names
     "alpha": 0.65,  # IoU of neighbouring windows in the search grid
     "beta": 0.65,  # IoU above which the lower of two boxes is dropped
     "eta": 1.0,  # 1: `beta` stays the same from box to box
@@ -28,7 +26,6 @@ _SEARCH = {
     "gamma": 2.0,  # how fast the affinity of two groups falls with the angle between them
     "kappa": 1.4,  # exponent of a box's half perimeter in its score's divisor; lower favours larger boxes
 }
-"""Settings of EdgeBoxes' search, by OpenCV's names."""
 
 
 class Boxes(NamedTuple):
@@ -46,12 +43,9 @@ class Boxes(NamedTuple):
 def edge_boxes(
     edges: NDArray[np.float32], orientation: NDArray[np.float32], count: int = 1000, min_area: float = 400.0
 ) -> Boxes:
-    """EdgeBoxes (Zitnick and Dollar, ECCV 2014), as OpenCV computes them.
+    """Up to `count` EdgeBoxes (Zitnick and Dollar, ECCV 2014) of at least `min_area` square pixels.
 
-    Args:
-        edges, orientation: float32 (H, W), as of `EdgeDetector.thin` and `.orientation`.
-        count: most boxes to return.
-        min_area: of a box, in square pixels.
+    `edges` and `orientation` are float32 (H, W), as of `EdgeDetector.thin` and `.orientation`.
     """
     # A new object for every image: OpenCV's keeps the edge groups of its last image and scores with them.
     search = opencv().ximgproc.createEdgeBoxes(**_SEARCH, maxBoxes=count, minBoxArea=min_area)
@@ -69,13 +63,9 @@ def edge_boxes(
 def find_boxes(
     image: NDArray[np.uint8], detector: EdgeDetector, *, count: int = 1000, min_area: float = 400.0
 ) -> Boxes:
-    """Plain EdgeBoxes of a photo, neither enlarged nor squared, in its pixels and inside it.
+    """Plain EdgeBoxes of a photo, uint8 (H, W, 3) RGB, in its pixels, neither enlarged nor squared.
 
-    Args:
-        image: uint8 (H, W, 3), RGB, of any size; shrunk to WORKING_SIDE first, which bounds the time.
-        detector: makes the edge map.
-        count: most boxes to return.
-        min_area: smallest box, in square pixels of the shrunk image.
+    It is shrunk to WORKING_SIDE first, which bounds the time; `min_area` counts in pixels of that.
     """
     small = shrink(image, WORKING_SIDE)
     edges = detector.detect(small)
@@ -111,7 +101,7 @@ def propose(image: NDArray[np.uint8], detector: EdgeDetector, settings: Settings
     scale = max(1.0, max(height, width) / WORKING_SIDE)
     # No box with a smaller area can have a shorter side that is long enough.
     least = 400.0 if settings.measure_squares else max(400.0, (settings.min_side / ENLARGE) ** 2)
-    boxes = find_boxes(image, detector, count=_SEARCHED, min_area=least)
+    boxes = find_boxes(image, detector, min_area=least)
     larger = enlarged(boxes.xyxy, ENLARGE)
     regions = squared(larger) if settings.squared else larger
     measured = regions if settings.measure_squares else larger

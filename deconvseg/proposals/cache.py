@@ -10,7 +10,7 @@ contrib modules. Its arrays, for N photos with M boxes in all:
     offsets   int64 (N + 1,), photo i has the boxes offsets[i] to offsets[i + 1]
     boxes     float32 (M, 4), x0 y0 x1 y1 in pixels, half-open, inside the photo, best first within it
     scores    float32 (M,)
-    settings  JSON: code (its digest), forest (sha256), count
+    settings  JSON: digests of the code and the forest that made them
 """
 
 from __future__ import annotations
@@ -41,8 +41,7 @@ COUNT = 500
 photo): an object has a box of IoU 0.5 or more among the best 50, 100, 200, 300, 500, 1,000 in 79, 86, 90, 95,
 98 and 99.7 % of the cases, and 3.8, 5.0, 6.3, 7.1, 7.8 and 8.7 of them on average. The time is the same for
 any, about 0.17 s of CPU a photo; the file takes 2.9, 4.7 and 9.5 KB a photo at 300, 500 and 1,000."""
-_SAVED_EVERY = 200
-"""Photos. A stop by force costs at most so many (34 s of CPU); saving takes up to 5 s at 4,600 photos."""
+_SAVED_EVERY = 200  # photos: 34 s of CPU to lose; saving takes up to 5 s at 4,600 photos
 
 
 class PhotoBoxes(NamedTuple):
@@ -64,8 +63,7 @@ class ProposalFile:
     def of(self, name: str) -> tuple[NDArray[np.float32], tuple[int, int]]:
         """Boxes of one photo, float32 (n, 4), best first, n may be 0; and the (height, width) they refer to.
 
-        Raises:
-            DataError: the file does not know the photo.
+        Raises a DataError if the file does not know the photo.
         """
         if name not in self.photos:
             raise DataError(
@@ -77,11 +75,7 @@ class ProposalFile:
 
 
 def read_proposals(path: Path) -> ProposalFile:
-    """Read and check a proposal file; no pickle is ever loaded.
-
-    Raises:
-        DataError: missing, damaged, or arrays that do not belong together.
-    """
+    """Read and check a proposal file; DataError if it is missing, damaged or contradicts itself."""
     try:
         with np.load(path, allow_pickle=False) as file:
             return ProposalFile(path, _photos(file), str(file["settings"]))
@@ -115,45 +109,33 @@ def cache_proposals(
     photos: Sequence[tuple[str, Path]],
     target: Path,
     *,
-    forest: str | Path | None = None,
-    count: int = COUNT,
     workers: int = 0,
     progress: Callable[[], None] = lambda: None,
 ) -> None:
-    """Make plain EdgeBoxes (see `find_boxes`) of every photo and keep them in one file.
+    """Make plain EdgeBoxes (see `find_boxes`) of every photo, COUNT at most, and keep them in one file.
 
-    What the file holds already, made by the same forest, `count` and code of photos of this name and
+    What the file holds already, made by the shipped forest and the same code of photos of this name and
     content, is kept, and so are photos it holds besides; made by others, it is replaced. After a stop, by an
     error or an interrupt, it holds what was done, and the same call goes on from there.
 
     Args:
-        photos: (name, file) of each, every name once.
-        target: the `.npz`.
-        forest: structured edge forest file; the shipped one when None.
-        count: most boxes a photo.
+        photos: (name, file) of each; DataError if a name occurs twice, InputError if a photo cannot be read.
+        target: the `.npz`; OutputError if it cannot be written, or is a file of another kind.
         workers: threads; 0 works in the calling one.
         progress: called once a photo, those done before included.
-
-    Raises:
-        DataError: a name occurs twice.
-        InputError: a photo cannot be read; it is named.
-        WeightsError: the forest is missing or damaged.
-        OutputError: the file cannot be written, or `target` is a file of another kind.
     """
     for name, times in Counter(name for name, _ in photos).items():
         if times > 1:
             raise DataError(f"{name}: there are {times} photos of this name; rename all but one")
-    forest = forest_file(forest)
-    # A file made with other settings, or by other code, is made anew.
-    code = code_digest("deconvseg.proposals.cache")
-    settings = json.dumps({"code": code, "forest": digest(forest), "count": count})
+    forest = forest_file(None)
+    settings = json.dumps({"code": code_digest("deconvseg.proposals.cache"), "forest": digest(forest)})
     found = _kept(target, settings)
     todo = [photo for photo in photos if not _is_known(found, *photo)]
     for _ in range(len(photos) - len(todo)):
         progress()
     if not todo:
         return
-    find = partial(_find, EdgeDetector(forest), count)
+    find = partial(_find, EdgeDetector(forest))
     with pool(min(workers, len(todo))) as call_each:
         try:
             results = call_each(find, [path for _, path in todo])
@@ -166,10 +148,10 @@ def cache_proposals(
             _write(target, settings, found)
 
 
-def _find(detector: EdgeDetector, count: int, photo: Path) -> PhotoBoxes:
+def _find(detector: EdgeDetector, photo: Path) -> PhotoBoxes:
     image = read_image(photo)
     height, width = image.shape[:2]
-    return PhotoBoxes((height, width), digest(photo), find_boxes(image, detector, count=count))
+    return PhotoBoxes((height, width), digest(photo), find_boxes(image, detector, count=COUNT))
 
 
 def _is_known(found: Mapping[str, PhotoBoxes], name: str, photo: Path) -> bool:

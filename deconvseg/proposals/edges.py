@@ -21,27 +21,19 @@ outer 16 pixels with few votes (a mean response of 0.01 there against 0.10 insid
 class EdgeDetector:
     """Detects object edges with OpenCV's structured edges (Dollar and Zitnick, PAMI 2015) and a forest file.
 
-    The file is checked in Python before OpenCV reads it. A detector keeps nothing from one photo to the next,
-    may be used from several threads, and is pickled as its path.
+    The file is checked in Python before OpenCV reads it. A detector keeps nothing from one photo to the next
+    and may be used from several threads.
     """
 
     def __init__(self, forest_path: str | Path) -> None:
-        """Load a forest, `.yml` or `.yml.gz`.
-
-        Raises:
-            WeightsError: the file is missing, damaged or not a forest.
-            MissingDependencyError: OpenCV has no `ximgproc`.
-        """
-        self._path, cv2 = Path(forest_path), opencv()
-        read_forest(self._path)
+        """Load a forest, `.yml` or `.yml.gz`; WeightsError if it is missing, damaged or not one."""
+        cv2 = opencv()
+        read_forest(Path(forest_path))
         try:
-            self._forest: Any = cv2.ximgproc.createStructuredEdgeDetection(str(self._path))
+            self._forest: Any = cv2.ximgproc.createStructuredEdgeDetection(str(forest_path))
         except cv2.error as error:
             reason = str(error).strip().splitlines()[0]
-            raise WeightsError(f"{self._path}: OpenCV does not load this forest ({reason})") from error
-
-    def __reduce__(self) -> tuple[type[EdgeDetector], tuple[Path]]:
-        return EdgeDetector, (self._path,)
+            raise WeightsError(f"{forest_path}: OpenCV does not load this forest ({reason})") from error
 
     def detect(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Edge strength at every pixel of a photo: float32 (H, W), 0 to about 1, the share of votes for an
@@ -65,12 +57,10 @@ class EdgeDetector:
 
 
 def opencv() -> Any:
-    """The `cv2` module, with `cv2.ximgproc` in it.
+    """The `cv2` module, with `cv2.ximgproc` in it; MissingDependencyError if it does not load, or lacks that.
 
-    Raises:
-        MissingDependencyError: OpenCV does not load, or lacks ximgproc. The latter is what happens when two
-            OpenCV wheels are installed: they share one folder `cv2`, and whichever came last overwrote the
-            other. The message names the installed wheels and the cure.
+    The latter happens when two OpenCV wheels are installed: they share one folder `cv2`, and whichever came
+    last overwrote the other. The message names the installed wheels and the cure.
     """
     fault = "has no structured edges (cv2.ximgproc)"
     try:

@@ -21,12 +21,9 @@ from numpy.typing import NDArray
 
 from deconvseg.errors import WeightsError
 
-PATCH_SIZE = 32
-"""Side in pixels of the window a tree looks at."""
-INNER_SIZE = 16
-"""Side in pixels of the segmentation in a leaf, at the window's centre."""
-SHRINK = 2
-"""Side in pixels of a feature cell, and the step between windows."""
+PATCH_SIZE = 32  # side in pixels of the window a tree looks at
+INNER_SIZE = 16  # side in pixels of the segmentation in a leaf, at the window's centre
+SHRINK = 2  # side in pixels of a feature cell, and the step between windows
 CHANNELS = 13
 CELLS = PATCH_SIZE // SHRINK
 GRID = 5
@@ -46,9 +43,7 @@ GEOMETRY = {
 }
 """What every published forest has; OpenCV derives buffer sizes and feature indices from these unchecked."""
 _FIELDS = ("options", "childs", "featureIds", "thresholds", "edgeBoundaries", "edgeBins")
-_MAX_TEXT = 256 << 20
-"""Bytes. Eight trees of a million patches each are about 40 MB of text; a small file that unpacks to
-gigabytes is an attack or an accident."""
+_MAX_TEXT = 256 << 20  # bytes; eight trees of a million patches each are about 40 MB of text
 
 
 @dataclass(frozen=True)
@@ -75,11 +70,7 @@ class Forest:
 
 
 def check_forest(forest: Forest) -> None:
-    """Make sure that OpenCV can walk the forest without leaving its arrays, and comes to an end.
-
-    Raises:
-        ValueError: with the first fault found.
-    """
+    """Raise a ValueError unless OpenCV can walk the forest within its arrays, and comes to an end."""
     trees, nodes = forest.childs.shape
     if not 1 <= forest.trees_evaluated <= trees:
         raise ValueError(f"numberOfTreesToEvaluate is {forest.trees_evaluated}, but there are {trees} trees")
@@ -103,28 +94,23 @@ def check_forest(forest: Forest) -> None:
 def read_forest(path: Path) -> Forest:
     """Read and check a forest file, `.yml` or `.yml.gz` (recognised by its content, not its name).
 
-    Raises:
-        WeightsError: the file is missing, damaged, too large, or holds what OpenCV would not survive.
+    Raises a WeightsError if it is missing, damaged, too large, or holds what OpenCV would not survive.
     """
     try:
-        forest = _parse(_text(path))
+        with path.open("rb") as file:
+            is_packed = file.read(2) == b"\x1f\x8b"
+        with gzip.open(path) if is_packed else path.open("rb") as stream:
+            text: bytes = stream.read(_MAX_TEXT + 1)
+        if len(text) > _MAX_TEXT:  # a small file that unpacks to gigabytes is an attack or an accident
+            raise ValueError(f"it has more than {_MAX_TEXT >> 20} MB")
+        forest = _parse(text)
         check_forest(forest)
+        return forest
     except (OSError, EOFError, zlib.error, ValueError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise WeightsError(
             f"{path}: no whole edge forest ({reason}); fetch it again or train one with tools/train_edges.py"
         ) from error
-    return forest
-
-
-def _text(path: Path) -> bytes:
-    with path.open("rb") as file:
-        is_packed = file.read(2) == b"\x1f\x8b"
-    with gzip.open(path) if is_packed else path.open("rb") as stream:
-        text: bytes = stream.read(_MAX_TEXT + 1)
-    if len(text) > _MAX_TEXT:
-        raise ValueError(f"it has more than {_MAX_TEXT >> 20} MB")
-    return text
 
 
 def _parse(text: bytes) -> Forest:
@@ -164,13 +150,13 @@ def _options(section: bytes) -> dict[str, int]:
 def _numbers(fields: dict[str, bytes], name: str, dtype: Any) -> NDArray[Any]:
     """The numbers of all rows `- [1,2,...]` of a field."""
     kind, letters = (float, rb"\d\s,.eE+-") if dtype is np.float32 else (int, rb"\d\s,-")
-    rows = re.findall(rb"-\s*+\[([" + letters + rb"]*+)\]", fields[name])
-    rest = re.sub(rb"-\s*+\[[" + letters + rb"]*+\]", b"", fields[name])
+    *parts, rest = fields[name].split(b"]")
+    rows = [re.fullmatch(rb"\s*+-\s*+\[([" + letters + rb"]*+)", part) for part in parts]
     try:
         # 017 is octal to one parser and decimal to the other.
-        if rest.strip() or (kind is int and re.search(rb"(?<!\d)0\d", fields[name])):
+        if rest.strip() or None in rows or (kind is int and re.search(rb"(?<!\d)0\d", fields[name])):
             raise ValueError
-        parts = b",".join(row for row in rows if row.strip()).split(b",")
-        return np.fromiter(map(kind, parts), dtype)
+        numbers = b",".join(row[1] for row in rows if row and row[1].strip()).split(b",")
+        return np.fromiter(map(kind, numbers), dtype)
     except (ValueError, OverflowError) as error:
         raise ValueError(f"{name} is no list of `- [ ... ]` rows of {kind.__name__} numbers") from error

@@ -11,12 +11,11 @@ from deconvseg.postprocess import crf
 from deconvseg.postprocess.crf import dense_crf
 from deconvseg.settings import AUTHORS_CRF, CRFParameters
 
-UNNORMALISED = CRFParameters(smooth_weight=0.05, colour_weight=0.02, normalise=False)
 KERNELS = {
     "default": CRFParameters(),
     "weak": CRFParameters(smooth_weight=0.5, colour_weight=1.0),
     "strong": CRFParameters(colour_weight=16.0),
-    "unnormalised": UNNORMALISED,
+    "unnormalised": CRFParameters(smooth_weight=0.05, colour_weight=0.02, normalise=False),
     "authors": AUTHORS_CRF,
     "place alone": CRFParameters(colour_weight=0),
     "colour alone": CRFParameters(smooth_weight=0),
@@ -24,9 +23,9 @@ KERNELS = {
 }
 
 
-def two_tone(width: int = 60, height: int = 40, edge: int = 30) -> np.ndarray:
-    image = np.full((height, width, 3), 40, np.uint8)
-    image[:, edge:] = 210
+def two_tone() -> np.ndarray:
+    image = np.full((40, 60, 3), 40, np.uint8)
+    image[:, 30:] = 210
     return image
 
 
@@ -47,20 +46,13 @@ def by_brute_force(image: np.ndarray, probabilities: np.ndarray, parameters: CRF
     """Mean field with all pairs of pixels, in float64."""
     classes, height, width = probabilities.shape
     place = np.stack(np.mgrid[:height, :width], 2).reshape(-1, 2).astype(float)
-    colour = image.reshape(-1, 3).astype(float)
-
-    def distances(features: np.ndarray) -> np.ndarray:
-        return ((features[:, None] - features) ** 2).sum(2)
-
+    colour = image.reshape(-1, 3) / parameters.colour_sigma_rgb
     kernel = 0.0
-    far = (
-        distances(place) / parameters.colour_sigma_xy**2 + distances(colour) / parameters.colour_sigma_rgb**2
-    )
-    for weight, exponent in (
-        (parameters.smooth_weight, distances(place) / parameters.smooth_sigma**2),
-        (parameters.colour_weight, far),
+    for weight, features in (
+        (parameters.smooth_weight, place / parameters.smooth_sigma),
+        (parameters.colour_weight, np.hstack([place / parameters.colour_sigma_xy, colour])),
     ):
-        term = np.exp(-exponent / 2)
+        term = np.exp(-((features[:, None] - features) ** 2).sum(2) / 2)
         mass = term.sum(1) if parameters.normalise else np.ones(len(term))
         kernel = kernel + weight * term / np.sqrt(np.outer(mass, mass))
     unary = np.log(probabilities.reshape(classes, -1).clip(1e-5))
@@ -79,17 +71,11 @@ def by_pydensecrf(image: np.ndarray, probabilities: np.ndarray, parameters: CRFP
     kind = densecrf.NORMALIZE_SYMMETRIC if parameters.normalise else densecrf.NO_NORMALIZATION
     model = densecrf.DenseCRF2D(width, height, classes)
     model.setUnaryEnergy(-np.log(probabilities.reshape(classes, -1).clip(1e-5, 1)))
-    if parameters.smooth_weight:
-        sigma, weight = parameters.smooth_sigma, parameters.smooth_weight
-        model.addPairwiseGaussian(sxy=sigma, compat=weight, normalization=kind)
-    if parameters.colour_weight:
-        model.addPairwiseBilateral(
-            sxy=parameters.colour_sigma_xy,
-            srgb=parameters.colour_sigma_rgb,
-            rgbim=image,
-            compat=parameters.colour_weight,
-            normalization=kind,
-        )
+    if weight := parameters.smooth_weight:
+        model.addPairwiseGaussian(sxy=parameters.smooth_sigma, compat=weight, normalization=kind)
+    if weight := parameters.colour_weight:
+        sigmas = {"sxy": parameters.colour_sigma_xy, "srgb": parameters.colour_sigma_rgb}
+        model.addPairwiseBilateral(**sigmas, rgbim=image, compat=weight, normalization=kind)
     return np.array(model.inference(int(parameters.iterations))).reshape(probabilities.shape)
 
 
@@ -107,13 +93,11 @@ def test_border_moves_to_the_edge_and_noise_goes() -> None:
     probabilities = np.full((3, 40, 60), 0.05, np.float32)
     guess = np.roll(truth, 4, axis=1)  # four pixels off the edge
     guess[:, :4] = False
-    rng = np.random.default_rng(0)
-    guess ^= rng.random(guess.shape) < 0.1
+    guess ^= np.random.default_rng(0).random(guess.shape) < 0.1
     probabilities[1] = np.where(guess, 0.65, 0.3)
     probabilities[0] = 1 - probabilities[1:].sum(0)
     refined = dense_crf(image, probabilities, CRFParameters())
-    assert refined.shape == probabilities.shape
-    assert refined.dtype == np.float32
+    assert refined.shape == probabilities.shape and refined.dtype == np.float32
     np.testing.assert_allclose(refined.sum(0), 1, atol=1e-4)
     assert (guess != truth).mean() > 0.1
     assert ((refined.argmax(0) == 1) != truth).mean() < 0.01
@@ -144,13 +128,12 @@ def test_the_same_as_pydensecrf(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["default", "strong", "authors"])
-def test_shortcuts_change_no_label(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shortcuts_change_no_label(name: str, request: pytest.FixtureRequest) -> None:
     image, probabilities = scene(40, 50, 6)
     probabilities[2:] *= 0.05
     probabilities /= probabilities.sum(0)
     short = dense_crf(image, probabilities, KERNELS[name]).argmax(0)
-    for constant, value in (("LEAST_SHARE", 0.0), ("STILL", -1.0), ("GONE", 0.0)):
-        monkeypatch.setattr(crf, constant, value)
+    request.getfixturevalue("exact")
     assert (short == dense_crf(image, probabilities, KERNELS[name]).argmax(0)).mean() >= 0.999
 
 

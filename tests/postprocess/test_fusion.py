@@ -10,6 +10,8 @@ def test_max_by_hand() -> None:
     fusion = Fusion(2, 2, 3, "max")
     fusion.add(torch.tensor([[[1.0]], [[-5.0]]]), (0, 0, 2, 2))  # left two columns
     fusion.add(torch.tensor([[[3.0]], [[2.0]]]), (1, 0, 4, 1))  # top right, reaching outside
+    fusion.add(torch.full((2, 1, 1), 9.0), (-5, 0, 0, 4))  # outside
+    fusion.add(torch.full((2, 1, 1), 9.0), (3, 2, 5, 4))
     assert fusion.total[0].tolist() == [[1, 3, 3], [1, 1, 0]]
     assert fusion.total[1].tolist() == [[0, 2, 2], [0, 0, 0]]  # never below 0
     probabilities = fusion.probabilities()
@@ -26,24 +28,6 @@ def test_mean_averages_the_probabilities_of_the_regions_that_cover_a_pixel_by_ar
     middle = (2 * 0.75 + 0.25) / 3
     want = torch.tensor([[0.75, middle, 0.5], [0.25, 1 - middle, 0.5]])
     torch.testing.assert_close(fusion.probabilities()[:, 0], want)
-
-
-def test_order_does_not_matter_and_repeats_add_nothing() -> None:
-    torch.manual_seed(0)
-    regions = [(torch.randn(3, 8, 8), (x, y, x + 9, y + 9)) for x, y in ((-3, 2), (4, 4), (0, -5), (12, 12))]
-    forward, backward = Fusion(3, 20, 20, "max"), Fusion(3, 20, 20, "max")
-    for scores, box in regions:
-        forward.add(scores, box)
-    for scores, box in [*reversed(regions), *regions]:
-        backward.add(scores, box)
-    assert torch.equal(forward.total, backward.total)
-
-
-def test_a_region_outside_the_photo_changes_nothing() -> None:
-    fusion = Fusion(1, 4, 4, "max")
-    fusion.add(torch.ones(1, 2, 2), (10, 10, 12, 12))
-    fusion.add(torch.ones(1, 2, 2), (-5, 0, 0, 4))
-    assert fusion.total.abs().sum() == 0
 
 
 def test_scores_land_where_their_box_is() -> None:

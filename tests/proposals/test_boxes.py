@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from deconvseg.proposals import boxes as boxes_module
-from deconvseg.proposals.boxes import Boxes, distinct, edge_boxes, enlarged, find_boxes, propose, squared
+from deconvseg.proposals.boxes import distinct, edge_boxes, enlarged, find_boxes, propose, squared
 from deconvseg.proposals.edges import EdgeDetector
 from deconvseg.settings import PRESETS, Settings
 
@@ -26,13 +26,6 @@ def scene(height: int, width: int, seed: int = 0) -> tuple[NDArray[np.uint8], ND
     image += rng.normal(0, 6, image.shape)
     low, high = np.subtract(centre, axes), np.add(centre, axes) + 1
     return np.clip(image, 0, 255).astype(np.uint8), np.concatenate((low, high)).astype(np.float32)
-
-
-def overlap(box: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float32]:
-    shared = np.clip(np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2]), 0, None).prod(1)
-    area = (box[2:] - box[:2]).prod() + (others[:, 2:] - others[:, :2]).prod(1)
-    result: NDArray[np.float32] = shared / (area - shared)
-    return result
 
 
 def fake_search(monkeypatch: pytest.MonkeyPatch, answer: Any) -> None:
@@ -100,7 +93,6 @@ def test_a_photo_gets_the_same_boxes_alone_and_third_in_a_run(detector: EdgeDete
     for image in images[:2]:
         find_boxes(image, detector)
     third = find_boxes(images[2], detector)
-    assert len(alone.xyxy) > 10
     np.testing.assert_array_equal(third.xyxy, alone.xyxy)
     np.testing.assert_array_equal(third.scores, alone.scores)
 
@@ -108,12 +100,10 @@ def test_a_photo_gets_the_same_boxes_alone_and_third_in_a_run(detector: EdgeDete
 def test_boxes_lie_in_the_image_best_first(detector: EdgeDetector) -> None:
     image, target = scene(240, 320)
     boxes = find_boxes(image, detector, count=200)
-    assert 0 < len(boxes.xyxy) <= 200
-    assert (boxes.xyxy[:, :2] >= 0).all()
-    assert (boxes.xyxy[:, 2:] <= (320, 240)).all()
-    assert (boxes.xyxy[:, 2:] > boxes.xyxy[:, :2]).all()
-    assert (np.diff(boxes.scores) <= 0).all()
-    assert overlap(target, boxes.xyxy[:10]).max() > 0.7
+    low, high = boxes.xyxy[:, :2], boxes.xyxy[:, 2:]
+    assert 10 < len(boxes.xyxy) <= 200 and (np.diff(boxes.scores) <= 0).all()
+    assert ((low >= 0) & (low < high) & (high <= (320, 240))).all()
+    assert np.abs(boxes.xyxy[:10] - target).max(1).min() < 12  # the thing itself has one of the best boxes
 
 
 def test_proposals_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,14 +115,11 @@ def test_proposals_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_allclose(
         found.xyxy, [[0, -100, 600, 500], [90, 80, 210, 200], [290, 190, 410, 310]], atol=1e-4
     )
-    assert found.scores[0] == 1
-    assert (np.diff(found.scores) < 0).all()
+    assert found.scores[0] == 1 and (np.diff(found.scores) < 0).all()
     assert found.xyxy.dtype == found.scores.dtype == np.float32
     # Neither the whole image nor dropped boxes count.
-    counts = [
-        len(propose(image, BlindDetector(), Settings(proposals=n, min_side=96)).xyxy) for n in (1, 2, 50)
-    ]
-    assert counts == [2, 3, 3]
+    some = [propose(image, BlindDetector(), Settings(proposals=n, min_side=96)) for n in (1, 2, 50)]
+    assert [len(found.xyxy) for found in some] == [2, 3, 3]
 
 
 def test_protocols_select_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,24 +146,10 @@ def test_a_large_photo_is_worked_on_small_and_its_boxes_are_scaled_back(
     np.testing.assert_allclose(found.xyxy, [[0, -480, 2560, 2080], [360, 320, 840, 800]], atol=1e-3)
 
 
-def test_the_thing_in_a_photo_is_covered_by_a_square(detector: EdgeDetector) -> None:
-    image, target = scene(240, 320)
-    found = propose(image, detector, Settings(proposals=20))
-    sides = found.xyxy[:, 2:] - found.xyxy[:, :2]
-    np.testing.assert_allclose(sides[:, 0], sides[:, 1], rtol=1e-4)
-    np.testing.assert_array_equal(found.xyxy[0], [0, -40, 320, 280])
-    assert sides[1:].min() >= 112
-    assert overlap(squared(enlarged(target[None], 1.2))[0], found.xyxy[1:]).max() > 0.7
-
-
 @pytest.mark.parametrize("size", [(1, 1), (1, 4000), (17, 40)])
 def test_photos_too_small_for_any_box_give_the_whole_image(
     detector: EdgeDetector, size: tuple[int, int]
 ) -> None:
     image = np.random.default_rng(0).integers(0, 256, (*size, 3)).astype(np.uint8)
     found = propose(image, detector, Settings())
-    height, width = size
-    side = max(size)
-    expected = [(width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2]
-    np.testing.assert_allclose(found.xyxy, [expected])
-    assert isinstance(found, Boxes)
+    np.testing.assert_allclose(found.xyxy, squared(np.array([[0, 0, size[1], size[0]]], np.float32)))

@@ -45,8 +45,8 @@ def done(monkeypatch: pytest.MonkeyPatch, detector: EdgeDetector) -> list[str]:
     stems: list[str] = []
     find = cache_module._find
 
-    def noted(detector: EdgeDetector, count: int, photo: Path) -> PhotoBoxes:
-        result = find(detector, count, photo)
+    def noted(detector: EdgeDetector, photo: Path) -> PhotoBoxes:
+        result = find(detector, photo)
         stems.append(photo.stem)
         return result
 
@@ -56,36 +56,27 @@ def done(monkeypatch: pytest.MonkeyPatch, detector: EdgeDetector) -> list[str]:
 
 
 def test_file_holds_the_plain_boxes_of_every_photo(
-    photos: Photos, tmp_path: Path, detector: EdgeDetector
+    photos: Photos, tmp_path: Path, detector: EdgeDetector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[int] = []
-    cache_proposals(photos, tmp_path / "p.npz", count=7, workers=2, progress=lambda: steps.append(1))
+    monkeypatch.setattr(cache_module, "COUNT", 7)
+    cache_proposals(photos, tmp_path / "p.npz", workers=2, progress=lambda: steps.append(1))
     file = read_proposals(tmp_path / "p.npz")
     for (name, path), (width, height) in zip(photos, SIZES, strict=True):
         boxes, size = file.of(name)
         expected = find_boxes(read_image(path), detector, count=7)
-        assert size == (height, width)
-        assert 0 < len(boxes) <= 7
+        assert size == (height, width) and 0 < len(boxes) <= 7
         np.testing.assert_array_equal(boxes, expected.xyxy)
     assert len(steps) == len(photos)
 
 
-def test_a_whole_file_is_kept(photos: Photos, tmp_path: Path, done: list[str]) -> None:
-    target = tmp_path / "p.npz"
-    cache_proposals(photos, target)
-    before = target.stat().st_mtime_ns
-    steps: list[int] = []
-    cache_proposals(photos[1:], target, progress=lambda: steps.append(1))
-    assert (done, len(steps)) == (["0", "1", "2", "3"], 3)
-    assert target.stat().st_mtime_ns == before
-
-
 def test_new_and_changed_photos_alone_are_done(photos: Photos, tmp_path: Path, done: list[str]) -> None:
     target = tmp_path / "p.npz"
-    cache_proposals(photos[:2], target)
-    kept = read_proposals(target).of("photo 0")[0]
     Image.new("RGB", (40, 20)).save(photos[1][1], "BMP")
     cache_proposals(photos[:2], target)
+    before, kept = target.stat().st_mtime_ns, read_proposals(target).of("photo 0")[0]
+    cache_proposals(photos[:1], target, progress=lambda: done.append("again"))
+    assert done == ["0", "1", "again"] and target.stat().st_mtime_ns == before
     length = photos[1][1].stat().st_size
     Image.new("RGB", (20, 40)).save(photos[1][1], "BMP")
     assert photos[1][1].stat().st_size == length
@@ -98,21 +89,22 @@ def test_new_and_changed_photos_alone_are_done(photos: Photos, tmp_path: Path, d
     np.testing.assert_array_equal(file.of("photo 0")[0], kept)
 
 
-def test_other_settings_and_other_code_do_all_again(
-    photos: Photos, tmp_path: Path, done: list[str], shipped_forest: Path, monkeypatch: pytest.MonkeyPatch
+def test_other_code_and_another_forest_do_all_again(
+    photos: Photos, tmp_path: Path, done: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    target = tmp_path / "p.npz"
-    cache_proposals(photos, target, count=5)
-    cache_proposals(photos, target, count=3)
+    target, forest = tmp_path / "p.npz", tmp_path / "other.yml.gz"
+    forest.touch()
+    cache_proposals(photos, target)
+    monkeypatch.setattr(cache_module, "COUNT", 3)
+    cache_proposals(photos, target)
     assert done == ["0", "1", "2", "3"] * 2
     assert max(len(read_proposals(target).of(name)[0]) for name, _ in photos) == 3
-    forest = tmp_path / "same.yml.gz"
-    forest.write_bytes(shipped_forest.read_bytes())
-    cache_proposals(photos, target, count=3, forest=forest)  # by its content, not its name
-    assert len(done) == 8
     monkeypatch.setattr("deconvseg.__version__", "9.9")
-    cache_proposals(photos, target, count=3)
+    cache_proposals(photos, target)
     assert len(done) == 12
+    monkeypatch.setattr(cache_module, "forest_file", lambda _: forest)
+    cache_proposals(photos, target)
+    assert len(done) == 16
 
 
 def test_interrupted_run_goes_on(photos: Photos, tmp_path: Path, done: list[str]) -> None:
@@ -201,12 +193,10 @@ def test_boxes_and_size_of_each_photo(tmp_path: Path) -> None:
     [
         ({"boxes": None}, "boxes"),
         ({"names": np.array(["a", "b"])}, "longer"),
-        ({"digests": np.array(["1", "2"])}, "shorter"),
         ({"scores": np.zeros(2, np.float32)}, "reshape"),
         ({"sizes": np.array([[40, 60], [30, 0], [8, 8]], np.int32)}, "outside"),
         ({"offsets": np.array([0, 2, 1, 3], np.int64)}, "offsets"),
         ({"offsets": np.array([0, 2, 3, 9], np.int64)}, "offsets"),
-        ({"boxes": np.zeros((3, 5), np.float32)}, "reshape"),
         ({"boxes": np.array([[0, 0, 60, 40], [5, np.nan, 7, 8], [0, 10, 20, 30]], np.float32)}, "outside"),
         ({"boxes": np.array([[0, 0, 60, 40], [5, 6, 5, 8], [0, 10, 20, 30]], np.float32)}, "empty"),
         ({"boxes": np.array([[0, 0, 60, 40], [5, 6, 7, 8], [0, 10, 21, 30]], np.float32)}, "outside"),

@@ -35,11 +35,8 @@ def refused(path: Path, *words: str) -> None:
     with pytest.raises(WeightsError) as caught:
         EdgeDetector(path)
     message = str(caught.value)
-    assert "\n" not in message
-    assert message.startswith(str(path))
-    assert "train_edges" in message
-    for word in words:
-        assert word in message
+    assert "\n" not in message and message.startswith(str(path))
+    assert all(word in message for word in ("train_edges", *words)), message
 
 
 @pytest.mark.parametrize("name", ["forest.yml.gz", "forest.yml"])
@@ -48,9 +45,8 @@ def test_a_written_forest_is_read_back_unchanged(tmp_path: Path, hand_made_fores
     for path in paths:
         write_forest(hand_made_forest, path)
     again = read_forest(paths[0])
-    for field in ("childs", "feature_ids", "thresholds", "boundaries", "bins"):
-        np.testing.assert_array_equal(getattr(again, field), getattr(hand_made_forest, field))
-    assert again.trees_evaluated == hand_made_forest.trees_evaluated
+    for field, value in vars(hand_made_forest).items():
+        np.testing.assert_array_equal(getattr(again, field), value)
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
@@ -126,13 +122,11 @@ def test_a_missing_or_repeated_field_is_refused(tmp_path: Path, file: Path, fiel
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        (r"numberOfTrees: 8", "numberOfTrees: 7", "reshape"),
         (r"numberOfTrees: 8", "numberOfTrees: 0", "reshape"),
         (r"numberOfTreesToEvaluate: 4", "numberOfTreesToEvaluate: 9", "numberOfTreesToEvaluate is 9"),
         (r"   stride: 2\n", "", "stride"),
         (r"stride: 2", "stride: 0", "stride is 0"),
         (r"stride: 2", "stride: two", "options"),
-        (r"childs:\n   - \[2", "childs:\n   - [1, 2", "reshape"),
         (r"childs:\n   - \[2", "childs:\n   - [2.5", "childs"),
         (r"childs:\n   - \[2", "childs:\n   - [02", "childs"),
         (r"childs:\n   - \[2", "childs:\n   - [2 2", "childs"),
@@ -141,7 +135,6 @@ def test_a_missing_or_repeated_field_is_refused(tmp_path: Path, file: Path, fiel
         (r"thresholds:\n   - \[[^,]*", "thresholds:\n   - [1e999", "thresholds holds inf"),
         (r"thresholds:\n   - \[[^,]*", "thresholds:\n   - [nan", "thresholds"),
         (r"edgeBins:\n", 'edgeBins: !!binary "', "edgeBins"),
-        (r"edgeBins:\n", "edgeBins: &anchor\n", "edgeBins"),
         (r"edgeBins:\n", "edgeBins:\n# comment\n", "edgeBins"),
         (r"edgeBins:\n", "extra: 1\nedgeBins:\n", "consist"),
     ],
