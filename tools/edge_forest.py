@@ -7,12 +7,14 @@ splits judged on a sample of a large node) a comment says so.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.random import Generator
 from numpy.typing import NDArray
 
 from deconvseg.errors import DataError
@@ -21,40 +23,24 @@ from deconvseg.proposals.edges import BORDER
 from deconvseg.proposals.forest_file import CELLS, CHANNELS, FEATURES, GRID, INNER_SIZE, SHRINK, Forest
 
 Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
 
-_PAIRS = 256
-"""Pixel pairs by which two segmentations are compared at a node."""
-_STEPS = 4096
-"""Equal steps a feature's range is cut into before 256 of them become the possible thresholds."""
-_JUDGED = 8192
-"""Patches of a node that choose its split. The published recipe uses all: the same trees, slower."""
+_PAIRS = 256  # of pixels, by which two segmentations are compared at a node
+_STEPS = 4096  # equal steps a feature's range is cut into before 256 of them become the possible thresholds
+_JUDGED = 8192  # patches of a node that choose its split; the published recipe uses all: same trees, slower
 
 
 @dataclass(frozen=True)
 class ForestRecipe:
-    """How a forest is trained; the defaults are those of the shipped one.
+    """How a forest is trained; the defaults are those of the shipped one."""
 
-    Attributes:
-        trees: number of trees, 1 or more.
-        trees_evaluated: trees that vote at each position, at most `trees`.
-        positives: windows with an edge, a tree.
-        negatives: windows without an edge, a tree.
-        photos: drawn at random for each tree, or all if there are fewer.
-        feature_share: share of the 7,228 features that a tree may use, 0..1.
-        min_child: fewest windows in a node.
-        max_depth: splits from the root to a leaf at most.
-        seed: of every random choice; the same seed, photos and settings give the same forest.
-    """
-
-    trees: int = 8
-    trees_evaluated: int = 4
-    positives: int = 100_000
-    negatives: int = 100_000
-    photos: int = 400
-    feature_share: float = 0.25
-    min_child: int = 8
-    max_depth: int = 64
-    seed: int = 0
+    trees: int = 8  # 1 or more; half of them vote at each position
+    windows: int = 100_000  # with an edge, and so many without, that a tree learns from
+    photos: int = 400  # drawn at random for each tree, or all if there are fewer
+    feature_share: float = 0.25  # of the 7,228 features that a tree may use, 0..1
+    min_child: int = 8  # fewest windows in a node
+    max_depth: int = 64  # most splits from the root to a leaf
+    seed: int = 0  # the same seed, photos and settings give the same forest
 
 
 Photo = tuple[NDArray[np.uint8], NDArray[np.int32]]
@@ -68,11 +54,9 @@ class _Windows(NamedTuple):
     labels: NDArray[np.uint16]  # (P, 256): segmentation, column-major
 
 
-class _Tree(NamedTuple):
-    childs: list[int]
-    feature_ids: list[int]
-    thresholds: list[float]
-    bins: list[NDArray[np.int32]]
+_Node = tuple[int, int, float, NDArray[np.int32]]  # child, feature id, threshold, bins: a row of `Forest`
+_NO_BINS = np.zeros(0, np.int32)
+_EMPTY: _Node = (0, 0, 0.0, _NO_BINS)
 
 
 def train_forest(
@@ -81,63 +65,62 @@ def train_forest(
     *,
     progress: Callable[[str], None] = lambda message: None,
 ) -> Forest:
-    """Train a forest.
+    """Train a forest, in about 6 KB of memory a window of one tree.
 
-    Args:
-        photos: each reads one when called; every tree goes through its share of them once.
-        recipe: takes about 6 KB of memory a window of one tree.
-        progress: is told in a line what has been done, twice a tree.
-
-    Raises:
-        DataError: the photos hold no window with an edge or none without.
+    `photos` each read one when called; every tree goes through its share of them once. `progress` is told in
+    a line what has been done, twice a tree. Raises a DataError if the photos hold no window with an edge, or
+    none without.
     """
-    trees: list[_Tree] = []
+    trees: list[list[_Node]] = []
     for number, seed in enumerate(np.random.SeedSequence(recipe.seed).spawn(recipe.trees), start=1):
         rng = np.random.default_rng(seed)
         ids = np.sort(rng.choice(FEATURES, max(1, round(FEATURES * recipe.feature_share)), replace=False))
         windows = _draw_windows(photos, ids, recipe, rng)
         progress(f"tree {number} of {recipe.trees}: {windows.labels.shape[0]} windows drawn")
         trees.append(_grow(windows, ids, recipe, rng))
-        leaves = sum(child == 0 for child in trees[-1].childs)
+        leaves = sum(child == 0 for child, *_ in trees[-1])
         progress(f"tree {number} of {recipe.trees}: grown to {leaves} leaves")
-    return _plant(trees, recipe.trees_evaluated)
+    # All trees are padded to one size, as the file format wants it.
+    shape = len(trees), max(map(len, trees))
+    nodes = [node for tree in trees for node in [*tree, *[_EMPTY] * (shape[1] - len(tree))]]
+    childs, feature_ids, thresholds, bins = zip(*nodes, strict=True)
+    return Forest(
+        childs=np.array(childs, np.int32).reshape(shape),
+        feature_ids=np.array(feature_ids, np.int32).reshape(shape),
+        thresholds=np.array(thresholds, np.float32).reshape(shape),
+        boundaries=np.cumsum([0, *map(len, bins)], dtype=np.int64),
+        bins=np.concatenate(bins),
+        trees_evaluated=-(-len(trees) // 2),
+    )
 
 
 def _draw_windows(
-    photos: Sequence[Callable[[], Photo]],
-    ids: NDArray[np.int64],
-    recipe: ForestRecipe,
-    rng: np.random.Generator,
+    photos: Sequence[Callable[[], Photo]], ids: Ints, recipe: ForestRecipe, rng: Generator
 ) -> _Windows:
     values: list[NDArray[np.float16]] = []
     labels: list[NDArray[np.uint16]] = []
     found = np.zeros(2, int)
     # Other than in the published recipe a tree need not see all photos: reading them is half of the time.
     drawn = rng.permutation(len(photos))[: recipe.photos]
-    shares = [-(-count // len(drawn)) for count in (recipe.negatives, recipe.positives)]
     for index in drawn:
         image, segments = photos[int(index)]()
-        corners = _choose(segments, shares, rng)
+        corners = _choose(segments, -(-recipe.windows // len(drawn)), rng)
         found += [len(part) for part in corners]
         where = np.concatenate(corners)
         padded = cv2.copyMakeBorder(image, BORDER, BORDER, BORDER, BORDER, cv2.BORDER_REFLECT)
-        # Label window (y, x) lies at BORDER + y in the padded image, and OpenCV's window for it starts at
-        # that row.
+        # Label window (y, x) lies at BORDER + y in the padded image, where OpenCV's window for it starts.
         values.append(gather(*channels(padded), (where + BORDER) // SHRINK, ids).astype(np.float16))
-        labels.append(_cut(segments, where))
+        if len(where):  # else the photo may be smaller than a window
+            patches = sliding_window_view(segments, (INNER_SIZE, INNER_SIZE))[*where.T]
+            labels.append(patches.transpose(0, 2, 1).reshape(len(where), -1).astype(np.uint16))
     if not found.all():
         lacking = "without" if found[1] else "with"
-        raise DataError(
-            f"the {len(photos)} photos hold no window {lacking} an edge; nothing can be learned from them"
-        )
+        raise DataError(f"the {len(photos)} photos hold no window {lacking} an edge to learn from")
     return _quantise(values, np.concatenate(labels))
 
 
-def _choose(
-    segments: NDArray[np.int32], counts: Sequence[int], rng: np.random.Generator
-) -> list[NDArray[np.int64]]:
-    """Top left corners (even, (P, 2)) of up to `counts` label windows without and with an edge near the
-    centre."""
+def _choose(segments: NDArray[np.int32], count: int, rng: Generator) -> list[Ints]:
+    """Top left corners (even, (P, 2)) of up to `count` label windows without, and with, an edge inside."""
     height, width = (max(side - INNER_SIZE + 1, 0) for side in segments.shape)
     half = INNER_SIZE // 2
     centres = (slice(half, half + height, SHRINK), slice(half, half + width, SHRINK))
@@ -146,19 +129,11 @@ def _choose(
     reach = np.ones((INNER_SIZE + 1, INNER_SIZE + 1), np.uint8)
     usable = cv2.dilate((segments < 0).astype(np.uint8), reach)[centres] == 0
     corners = []
-    for positive, count in enumerate(counts):
-        found = np.flatnonzero(usable & (near == bool(positive)))
+    for positive in (False, True):
+        found = np.flatnonzero(usable & (near == positive))
         picked = rng.choice(found, min(count, len(found)), replace=False)
         corners.append(np.stack(np.divmod(picked, near.shape[1]), 1) * SHRINK)
     return corners
-
-
-def _cut(segments: NDArray[np.int32], corners: NDArray[np.int64]) -> NDArray[np.uint16]:
-    if not len(corners):  # as of photos smaller than a window
-        return np.zeros((0, INNER_SIZE**2), np.uint16)
-    windows = np.lib.stride_tricks.sliding_window_view(segments, (INNER_SIZE, INNER_SIZE))
-    patches = windows[corners[:, 0], corners[:, 1]]
-    return patches.transpose(0, 2, 1).reshape(len(corners), INNER_SIZE**2).astype(np.uint16)
 
 
 def _quantise(values: list[NDArray[np.float16]], labels: NDArray[np.uint16]) -> _Windows:
@@ -185,8 +160,8 @@ def _quantise(values: list[NDArray[np.float16]], labels: NDArray[np.uint16]) -> 
     return _Windows(codes, edges, labels)
 
 
-def _grow(windows: _Windows, ids: NDArray[np.int64], recipe: ForestRecipe, rng: np.random.Generator) -> _Tree:
-    tree = _Tree([0], [0], [0.0], [np.zeros(0, np.int32)])
+def _grow(windows: _Windows, ids: Ints, recipe: ForestRecipe, rng: Generator) -> list[_Node]:
+    nodes = [_EMPTY]
     tries = max(1, round(np.sqrt(len(ids))))
     queue = [(0, 0, np.arange(len(windows.labels)))]
     while queue:
@@ -203,21 +178,16 @@ def _grow(windows: _Windows, ids: NDArray[np.int64], recipe: ForestRecipe, rng: 
             if min(goes_left.sum(), (~goes_left).sum()) < recipe.min_child:  # the sample judged wrongly
                 split = None
         if split is None:
-            tree.bins[node] = _leaf(windows.labels[judged], equal)
+            nodes[node] = (0, 0, 0.0, _leaf(windows.labels[judged], equal))
             continue
-        tree.childs[node] = len(tree.childs) + 1
-        tree.feature_ids[node] = int(ids[feature])
-        tree.thresholds[node] = float(windows.edges[feature, code])
+        nodes[node] = (len(nodes) + 1, int(ids[feature]), float(windows.edges[feature, code]), _NO_BINS)
         for part in (members[goes_left], members[~goes_left]):
-            queue.append((len(tree.childs), depth + 1, part))
-            tree.childs.append(0)
-            tree.feature_ids.append(0)
-            tree.thresholds.append(0.0)
-            tree.bins.append(np.zeros(0, np.int32))
-    return tree
+            queue.append((len(nodes), depth + 1, part))
+            nodes.append(_EMPTY)
+    return nodes
 
 
-def _compare(labels: NDArray[np.uint16], rng: np.random.Generator) -> NDArray[np.float32]:
+def _compare(labels: NDArray[np.uint16], rng: Generator) -> NDArray[np.float32]:
     """(P, 256) of 0 and 1: whether the two pixels of each random pair lie in one segment."""
     one = rng.integers(0, INNER_SIZE**2, _PAIRS)
     other = (one + rng.integers(1, INNER_SIZE**2, _PAIRS)) % INNER_SIZE**2
@@ -225,7 +195,7 @@ def _compare(labels: NDArray[np.uint16], rng: np.random.Generator) -> NDArray[np
     return equal.astype(np.float32)
 
 
-def _two_classes(equal: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.bool_]:
+def _two_classes(equal: NDArray[np.float32], rng: Generator) -> NDArray[np.bool_]:
     """Sign of the first principal component: the coarsest distinction between these segmentations."""
     centred = equal - equal.mean(0)
     if not centred.any():
@@ -240,11 +210,7 @@ def _two_classes(equal: NDArray[np.float32], rng: np.random.Generator) -> NDArra
 
 
 def _best_split(
-    windows: _Windows,
-    candidates: NDArray[np.int64],
-    judged: NDArray[np.int64],
-    classes: NDArray[np.bool_],
-    min_child: int,
+    windows: _Windows, candidates: Ints, judged: Ints, classes: NDArray[np.bool_], min_child: int
 ) -> tuple[int, int] | None:
     """Feature and code with the lowest Gini impurity, or None if no split separates anything."""
     total, ones = len(judged), int(classes.sum())
@@ -283,42 +249,19 @@ def _leaf(labels: NDArray[np.uint16], equal: NDArray[np.float32]) -> NDArray[np.
     return np.flatnonzero(outline(patch, 1)).astype(np.int32)
 
 
-def _plant(trees: list[_Tree], evaluated: int) -> Forest:
-    """Pad all trees to one size, as the file format wants it."""
-    nodes = max(len(tree.childs) for tree in trees)
-
-    def padded(rows: Iterable[Sequence[float]], dtype: Any) -> NDArray[Any]:
-        return np.array([[*row, *[0] * (nodes - len(row))] for row in rows], dtype)
-
-    counts = padded(([len(bins) for bins in tree.bins] for tree in trees), np.int64)
-    return Forest(
-        childs=padded((tree.childs for tree in trees), np.int32),
-        feature_ids=padded((tree.feature_ids for tree in trees), np.int32),
-        thresholds=padded((tree.thresholds for tree in trees), np.float32),
-        boundaries=np.cumsum(np.append(0, counts)),
-        bins=np.concatenate([bins for tree in trees for bins in tree.bins]),
-        trees_evaluated=evaluated,
-    )
-
-
 _REGULAR = CELLS * CELLS * CHANNELS
-_GRID_CELLS = np.array((1, 4, 8, 11, 14))
-"""Rows and columns of the 5 x 5 grid whose cells are compared pairwise, as OpenCV rounds them."""
-_OPENCV_BORDER = 8
+_GRID_CELLS = np.array((1, 4, 8, 11, 14))  # rows and columns of the 5 x 5 grid, as OpenCV rounds them
 
 
 def channels(image: NDArray[np.uint8]) -> tuple[Floats, Floats]:
     """Feature channels of an image at half size: LUV, gradient magnitudes and orientation histograms.
 
-    Args:
-        image: uint8 (H, W, 3) RGB, as handed to OpenCV (so with `BORDER` already around it).
-
-    Returns:
-        Two float32 ((H + 16) / 2, (W + 16) / 2, 13): smoothed by a triangle of radius 1, for features that
-        read a cell, and of radius 4, for features that compare two.
+    The image, uint8 (H, W, 3) RGB, is as handed to OpenCV (so with `BORDER` already around it). Returns two
+    float32 ((H + 16) / 2, (W + 16) / 2, 13): smoothed by a triangle of radius 1, for features that read a
+    cell, and of radius 4, for features that compare two.
     """
-    pad = _OPENCV_BORDER
-    padded = cv2.copyMakeBorder(image.astype(np.float32) / 255, pad, pad, pad, pad, cv2.BORDER_REFLECT)
+    # OpenCV's own border is 8 pixels wide.
+    padded = cv2.copyMakeBorder(image.astype(np.float32) / 255, 8, 8, 8, 8, cv2.BORDER_REFLECT)
     height, width = padded.shape[:2]
     raw = np.empty((round(height / SHRINK), round(width / SHRINK), CHANNELS), np.float32)
     cv2.ximgproc.createRFFeatureGetter().getFeatures(padded, raw, 4, 0, SHRINK, CHANNELS, 4)
@@ -329,17 +272,14 @@ def channels(image: NDArray[np.uint8]) -> tuple[Floats, Floats]:
     return cv2.sepFilter2D(raw, -1, one, one), cv2.sepFilter2D(raw, -1, four, four)
 
 
-def gather(cells: Floats, blurred: Floats, positions: NDArray[np.int64], ids: NDArray[np.int64]) -> Floats:
-    """Features of windows.
+def gather(cells: Floats, blurred: Floats, positions: Ints, ids: Ints) -> Floats:
+    """Features of windows, float32 (P, F).
 
     Args:
         cells, blurred: float32 (h, w, 13), the results of `channels`.
         positions: int64 (P, 2), row and column of each window's top left cell.
         ids: int64 (F,), ascending, 0..7227. The first 3,328 are single cells, channel by channel and column
             by column; then come 300 differences in each channel.
-
-    Returns:
-        float32 (P, F).
     """
     rows, columns = positions.T[:, :, None]
     split = int(np.searchsorted(ids, _REGULAR))

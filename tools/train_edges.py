@@ -27,9 +27,7 @@ from deconvseg.files import replacing
 from deconvseg.images.components import VOID, components
 from deconvseg.proposals.forest_file import GEOMETRY, Forest, check_forest
 
-VOID_REACH = 6
-"""Pixels. VOC's void border is about 5 wide: the edge is somewhere within. Void farther from every label than
-this is a region nobody labelled."""
+VOID_REACH = 6  # pixels: VOC's void border is about 5 wide, with the edge somewhere within
 
 
 def train_edges(
@@ -52,13 +50,7 @@ def train_edges(
         raise OutputError(f"{out.resolve().parent}: there is no such folder; make it first")
     dataset = voc_dataset(voc_root, split)
     photos = [partial(read_masked, dataset, example) for example in dataset.examples]
-    recipe = ForestRecipe(
-        trees=trees,
-        trees_evaluated=-(-trees // 2),
-        positives=patches - patches // 2,
-        negatives=patches // 2,
-        seed=seed,
-    )
+    recipe = ForestRecipe(trees=trees, windows=patches // 2, seed=seed)
     typer.echo(f"training on {len(photos)} photos", err=True)
     forest = train_forest(photos, recipe, progress=lambda message: typer.echo(message, err=True))
     write_forest(forest, out)
@@ -86,12 +78,9 @@ def objects_of_mask(mask: NDArray[np.uint8]) -> NDArray[np.int32]:
 
 
 def write_forest(forest: Forest, path: Path) -> None:
-    """Write a forest as `.yml`, or gzip-packed if the name ends in `.gz`; the same forest gives the same
-    bytes.
+    """Write a forest as `.yml`, or gzip-packed if the name ends in `.gz`: the same one gives the same bytes.
 
-    Raises:
-        ValueError: the forest is not one that `read_forest` would accept.
-        OutputError: the file cannot be written. It appears whole or not at all.
+    Raises a ValueError if it is not one that `read_forest` would accept.
     """
     check_forest(forest)
     counts = {"numberOfTrees": len(forest.childs), "numberOfTreesToEvaluate": forest.trees_evaluated}
