@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal
 
@@ -27,10 +26,7 @@ from deconvseg.cli.options import (
 from deconvseg.errors import InputError, UsageError
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from deconvseg.images.read import PhotoPixels
-    from deconvseg.inspect.figure import Inspection
 
 EXAMPLES = """[bold]Examples[/bold]
 
@@ -114,40 +110,47 @@ def inspect(
         source = context.get_parameter_source(parameter.name or "")
         if parameter.name in useless and source and source.name == "COMMANDLINE":
             raise UsageError(f"{parameter.opts[0]} changes nothing for {what}; leave it out")
-    corners = _corners(box)
+    try:
+        corners = None if box is None else tuple(map(float, box.split(",")))
+    except ValueError:
+        corners = ()
+    if corners is not None and len(corners) != 4:
+        raise UsageError(f"--box {box}: is not four numbers; give x0,y0,x1,y1 in pixels")
     target = _target(output, photo, as_json=as_json, overwrite=overwrite)
     try:
         pixels = _read(photo, max_megapixels)
     except InputError as error:
         console.failure(error)
         return console.SOME_FAILED
-    from deconvseg.inspect.figure import save
-    from deconvseg.inspect.layers import draw_layers, inspect_layers
-    from deconvseg.inspect.proposals import draw_proposals, inspect_proposals
-    from deconvseg.inspect.switches import draw_switches, inspect_switches
+    from deconvseg.inspect import compute
     from deconvseg.weights import network_file
 
     if crops:
         segmenter_arguments = {name: segmenter_arguments[name] for name in _COMMON}
         segmenter_arguments |= {"proposals": 0, "ensemble": "off", "prior": 0.0, "precision": "fp32"}
     segmenter = load_segmenter(segmenter_arguments, quiet=quiet)
-    figures: dict[str, tuple[Callable[..., Inspection], Callable[..., Figure], str]] = {
-        "layers": (inspect_layers, draw_layers, "The decoder of"),
-        "switches": (inspect_switches, draw_switches, "Pooling and unpooling in"),
-        "proposals": (inspect_proposals, draw_proposals, "Proposals labelled by"),
-    }
-    look, draw, subject = figures[what]
-    found = look(segmenter, pixels, *((corners, class_name) if crops else (proposals,)))
+    if crops:
+        look = compute.inspect_layers if what == "layers" else compute.inspect_switches
+        found = look(segmenter, pixels, corners, class_name)
+    else:
+        found = compute.inspect_proposals(segmenter, pixels, proposals)
     weights, fcn = segmenter.weights, str(segmenter.fcn) if segmenter.ensemble != "off" else None
     if target:
+        from deconvseg.inspect import draw
+
+        drawn, subject = {
+            "layers": (draw.draw_layers, "The decoder of"),
+            "switches": (draw.draw_switches, "Pooling and unpooling in"),
+            "proposals": (draw.draw_proposals, "Proposals labelled by"),
+        }[what]
         networks = " and ".join(network_file(name).stem for name in (weights, fcn) if name)
-        title = f"{subject} {networks} on {'standard input' if photo == '-' else Path(photo).name}"
-        save(draw(found, title), target)
+        name = "standard input" if photo == "-" else Path(photo).name
+        draw.save(drawn(found, f"{subject} {networks} on {name}"), target)
         if not quiet:
             console.say(f"{photo} -> {output}")
     if as_json:
         about = {"input": photo, "output": output, "weights": weights, "fcn": fcn}
-        print(json.dumps({**about, **found.numbers}, indent=2))
+        print(json.dumps(about | found.numbers, indent=2))
     return console.DONE
 
 
@@ -160,7 +163,7 @@ def _target(output: str | None, photo: str, *, as_json: bool, overwrite: bool) -
     if output == "-":
         console.needs_stdout_alone(as_json=as_json)
         return sys.stdout.buffer
-    from deconvseg.inspect.figure import checked_format
+    from deconvseg.inspect.draw import checked_format
 
     checked_format(Path(output))
     refuse_target(Path(output), Path(photo), overwrite=overwrite)
@@ -171,18 +174,7 @@ def _read(photo: str, max_megapixels: int) -> PhotoPixels:
     from deconvseg.images.read import STREAM, read_photo
     from deconvseg.remote import opened
 
-    most = max_megapixels * 1_000_000
     if photo == "-":
         console.needs_stdin()
-        return read_photo(opened(sys.stdin.buffer.read()), max_pixels=most, name=STREAM)
-    return read_photo(opened(photo), max_pixels=most, name=photo)
-
-
-def _corners(box: str | None) -> tuple[float, ...] | None:
-    if box is None:
-        return None
-    try:
-        x0, y0, x1, y1 = map(float, box.split(","))
-    except ValueError:
-        raise UsageError(f"--box {box}: is not four numbers; give x0,y0,x1,y1 in pixels") from None
-    return x0, y0, x1, y1
+    source, name = (sys.stdin.buffer.read(), STREAM) if photo == "-" else (photo, photo)
+    return read_photo(opened(source), max_pixels=max_megapixels * 1_000_000, name=name)

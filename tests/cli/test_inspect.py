@@ -26,15 +26,13 @@ def test_figure_and_numbers(inside: Run, tiny: list[str], tmp_path: Path, what: 
     done = inside("inspect", what, CAT, "-o", "figure.png", "--json", *few, *tiny)
     assert done.returncode == 0, done.stderr
     assert files(tmp_path) == {"figure.png"}
-    figure = Image.open(tmp_path / "figure.png")
-    assert figure.mode == "RGBA" and min(figure.size) > 500
+    assert Image.open(tmp_path / "figure.png").mode == "RGBA"
     told = json.loads(done.stdout)
-    assert told["input"] == str(CAT) and told["output"] == "figure.png" and told["weights"] == tiny[1]
-    assert (told["width"], told["height"]) == (451, 300)
+    want = {"input": str(CAT), "output": "figure.png", "weights": tiny[1], "width": 451, "height": 300}
+    assert want.items() <= told.items()
     assert lines(done)[-1] == f"{CAT} -> figure.png"
-    counts = {"layers": 19, "stages": 5, "boxes": 3}
-    (key,) = counts.keys() & told.keys()
-    assert len(told[key]) == counts[key]
+    key, count = {"layers": ("layers", 19), "switches": ("stages", 5), "proposals": ("boxes", 3)}[what]
+    assert len(told[key]) == count
 
     again = inside("inspect", what, CAT, "-o", "figure.png", *few, *tiny)
     assert again.returncode == 2

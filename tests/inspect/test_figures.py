@@ -15,10 +15,17 @@ from PIL import Image
 from deconvseg.errors import OutputError, UsageError
 from deconvseg.images.palette import VOC_CLASSES, palette_for
 from deconvseg.images.read import PhotoPixels
-from deconvseg.inspect.figure import own_style, panels, printable, save, show
-from deconvseg.inspect.layers import draw_layers, inspect_layers
-from deconvseg.inspect.proposals import draw_proposals, inspect_proposals
-from deconvseg.inspect.switches import draw_switches, inspect_switches
+from deconvseg.inspect.compute import inspect_layers, inspect_proposals, inspect_switches
+from deconvseg.inspect.draw import (
+    draw_layers,
+    draw_proposals,
+    draw_switches,
+    own_style,
+    panels,
+    printable,
+    save,
+    show,
+)
 from deconvseg.network.checkpoint import NetworkHeader, save_network
 from deconvseg.network.deconvnet import DeconvNet
 from deconvseg.segmentation import Segmentation
@@ -46,10 +53,6 @@ def shown(figure: Any) -> list[Any]:
     return axes
 
 
-def titles(axes: list[Any]) -> list[str]:
-    return [one.get_title(loc="left") for one in axes]
-
-
 @pytest.fixture(scope="module")
 def short(tmp_path_factory: pytest.TempPathFactory) -> Segmenter:
     """A network whose decoder ends after two blocks, with classes whose names are hostile."""
@@ -62,7 +65,7 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> Segmenter:
 
 def test_layers(exact: Segmenter, short: Segmenter, make_photo: Make) -> None:
     found = inspect_layers(exact, make_photo(90, 140), class_name="cat")
-    names = titles(shown(draw_layers(found, "Title")))
+    names = [one.get_title(loc="left") for one in shown(draw_layers(found, "Title"))]
     maps = {layer["name"].replace("fc6_", "fc6-") for layer in found.numbers["layers"]}
     assert set(names) == {*maps, "input", "score of cat", "labelling"} and len(names) == 22
     figure = draw_layers(inspect_layers(short, make_photo(90, 140), (0, 0, 30, 20), HOSTILE), HOSTILE)
@@ -91,7 +94,7 @@ def test_switches_and_the_corners_that_were_taken(
     assert sum(text.startswith("No unpooling undoes this pooling") for text in told) == 3
 
 
-@pytest.mark.parametrize("size", [(1, 1), (900, 12)], ids=str)
+@pytest.mark.parametrize("size", [(1, 1), (900, 12), (12, 900)], ids=str)
 def test_proposals_of_photos_of_any_shape(
     tiny_network: Path, make_photo: Make, size: tuple[int, int]
 ) -> None:
@@ -106,16 +109,15 @@ def test_proposals_in_order_with_their_boxes_and_many_classes(tiny_network: Path
     crowded = Segmentation(labels, VOC_CLASSES, palette_for(21))
     found = replace(found, labellings=dict.fromkeys(found.labellings, crowded))
     axes = shown(draw_proposals(found, "Title"))
-    assert titles(axes) == ["photo", "edges", "boxes", "1 proposal", "5 proposals", "all 6 proposals"]
+    titles = [one.get_title(loc="left") for one in axes]
+    assert titles == ["photo", "edges", "boxes", "1 proposal", "5 proposals", "all 6 proposals"]
     notes = [one.get_xlabel() for one in axes[3:]]
     assert notes[0].startswith("chair 41.7%, ") and notes[0].endswith("\n6 more")
     assert notes[1].endswith("\n6 more; 0.0% changed")
     assert sorted(text.get_text() for text in axes[2].texts) == ["1", "2", "3", "4", "5"]
-    frames = [patch for patch in axes[2].patches if not patch.get_fill()]
-    assert len(frames) == 6
-    for frame in frames:  # cut off at the photo's border
-        assert frame.get_x() >= -0.5 and frame.get_x() + frame.get_width() <= 59.5
-        assert frame.get_y() >= -0.5 and frame.get_y() + frame.get_height() <= 199.5
+    frames = np.array([(*patch.xy, *patch.get_corners()[2]) for patch in axes[2].patches])
+    assert len(frames) == 6 and (frames[:, :2] >= -0.5).all()  # cut off at the photo's border
+    assert (frames[:, 2:] <= (59.5, 199.5)).all()
 
 
 @own_style()

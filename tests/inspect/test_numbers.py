@@ -12,10 +12,7 @@ import pytest
 
 from deconvseg.errors import UsageError
 from deconvseg.images.read import PhotoPixels
-from deconvseg.inspect.layers import inspect_layers
-from deconvseg.inspect.proposals import inspect_proposals
-from deconvseg.inspect.switches import CORNERS, inspect_switches
-from deconvseg.inspect.trace import trace
+from deconvseg.inspect.compute import CORNERS, inspect_layers, inspect_proposals, inspect_switches, trace
 from deconvseg.segmenter import Segmenter
 
 Make = Callable[[int, int], PhotoPixels]
@@ -35,14 +32,12 @@ def test_layers_are_the_most_active_maps_inside_the_photo(exact: Segmenter, make
     assert [layer["name"] for layer in numbers["layers"]] == list(traced.decoded)
     (told,) = (layer for layer in numbers["layers"] if layer["name"] == "deconv3_2")
     maps = traced.decoded["deconv3_2"].numpy()
-    # the photo's 30 rows of 90 are cells 2.67 to 5.33 of 8
-    assert told["channel"] == maps[:, 2:6].mean((1, 2)).argmax()
-    shown = found.pictures["deconv3_2"]
-    np.testing.assert_array_equal(shown, maps[told["channel"]])
-    assert told["size"] == [8, 8] and told["channels"] == 8
-    assert (told["max"], told["mean"]) == (shown.max(), shown.mean())
-    assert told["active"] == (shown > 0).mean()
-    assert told["active_of_all"] == pytest.approx((maps > 0).mean())
+    channel = maps[:, 2:6].mean((1, 2)).argmax()  # the photo's 30 rows of 90 are cells 2.67 to 5.33 of 8
+    shown = maps[channel]
+    np.testing.assert_array_equal(found.pictures["deconv3_2"], shown)
+    want = {"channel": channel, "channels": 8, "max": shown.max(), "mean": shown.mean()}
+    want |= {"active": (shown > 0).mean(), "active_of_all": (maps > 0).mean()}
+    assert told == {"name": "deconv3_2", "size": [8, 8]} | {k: pytest.approx(v) for k, v in want.items()}
 
 
 def test_class_picks_the_channel_whose_loss_would_cost_it_most(exact: Segmenter, make_photo: Make) -> None:
@@ -95,9 +90,8 @@ def test_values_go_back_where_maxima_were_taken(
 
 def test_corners_are_counted_over_all_channels_inside_the_photo(exact: Segmenter, make_photo: Make) -> None:
     found = inspect_switches(exact, make_photo(40, 80))
-    inside = cells(trace(exact, make_photo(40, 80), None, None).encoded[1].numpy())[
-        :, 2:6
-    ]  # half as high as wide: rows 2 to 6 of 8
+    encoded = trace(exact, make_photo(40, 80), None, None).encoded[1].numpy()
+    inside = cells(encoded)[:, 2:6]  # half as high as wide: rows 2 to 6 of 8
     filled = inside.max(-1) > 0
     want = {name: (inside.argmax(-1)[filled] == n).mean() for n, name in enumerate(CORNERS)}
     told = json.loads(json.dumps(found.numbers))["stages"][1]

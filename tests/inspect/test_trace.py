@@ -1,6 +1,5 @@
 """Which part of a photo is looked into, and what is kept of its way through the network."""
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from torch.nn import functional
 
 from deconvseg.errors import UsageError
 from deconvseg.images.read import PhotoPixels
-from deconvseg.inspect.trace import follow, trace
+from deconvseg.inspect.compute import follow, trace
 from deconvseg.network.deconvnet import DeconvNet
 from deconvseg.segmenter import Segmenter
 
@@ -40,37 +39,33 @@ def test_box_is_squared_and_counts_in_pixels_of_the_whole_photo(exact: Segmenter
         assert all(0 <= part.start < part.stop <= n for n in (32, 16, 1) for part in found.cells(n))
 
 
-@pytest.mark.parametrize(
-    "box",
-    [
-        (0, 0, math.nan, 10),
-        (0, 0, math.inf, 10),
-        (10, 0, 10, 10),
-        (0, 20, 10, 10),
-        (90, 0, 100, 10),
-        (-20, 0, 0, 10),
-        (0, 0, 1e9, 10),
-    ],
-)
-def test_boxes_that_show_nothing_are_refused(
-    box: tuple[float, ...], exact: Segmenter, make_photo: Make
-) -> None:
-    with pytest.raises(UsageError, match="of the photo of 90 x 60 pixels, or is over 2 times as long; give"):
-        trace(exact, make_photo(60, 90), box, None)
+def test_boxes_that_show_nothing_are_refused(exact: Segmenter, make_photo: Make) -> None:
+    boxes = [
+        "0,0,nan,10",
+        "0,0,inf,10",
+        "10,0,10,10",
+        "0,20,10,10",
+        "90,0,100,10",
+        "-20,0,0,10",
+        "0,0,1e9,10",
+    ]
+    words = "of the photo of 90 x 60 pixels, or is over 2 times as long; give"
+    for box in boxes:
+        with pytest.raises(UsageError, match=words):
+            trace(exact, make_photo(60, 90), [float(number) for number in box.split(",")], None)
 
 
 def test_classes_networks_and_precisions_that_cannot_be_are_refused(
     exact: Segmenter, tiny_network: Path, tiny_fcn: Path, make_photo: Make
 ) -> None:
-    photo = make_photo(30, 30)
-    with pytest.raises(UsageError, match="did you mean person"):
-        trace(exact, photo, None, "persn")
-    with pytest.raises(UsageError, match="no class of this network"):
-        trace(exact, photo, None, "background")
-    with pytest.raises(UsageError, match=r"fcn\.safetensors: is an FCN-8s"):
-        trace(Segmenter(tiny_fcn, precision="fp32"), photo, None, None)
-    with pytest.raises(UsageError, match="in fp32"):
-        trace(Segmenter(tiny_network, precision="bf16"), photo, None, None)
+    for segmenter, name, words in (
+        (exact, "persn", "did you mean person"),
+        (exact, "background", "no class of this network"),
+        (Segmenter(tiny_fcn, precision="fp32"), None, r"fcn\.safetensors: is an FCN-8s"),
+        (Segmenter(tiny_network, precision="bf16"), None, "in fp32"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            trace(segmenter, make_photo(30, 30), None, name)
 
 
 def test_maps_come_in_order_and_are_the_networks_own() -> None:

@@ -1,0 +1,293 @@
+"""Looks into the way of one photo: the decoder's maps, the poolings' switches, what proposals do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+from torch import Tensor
+
+from deconvseg.errors import UsageError
+from deconvseg.images.read import PhotoPixels
+from deconvseg.images.write import overlay
+from deconvseg.network.deconvnet import DeconvNet
+from deconvseg.postprocess.crf import dense_crf
+from deconvseg.proposals.boxes import shrink, squared
+from deconvseg.regions import crop, normalised, on_device, whole_pixels
+from deconvseg.segmentation import Segmentation, refuse_unknown
+from deconvseg.segmenter import WORKING_SIDE, Segmenter
+
+Box = Sequence[float]
+CORNERS = ("top_left", "top_right", "bottom_left", "bottom_right")
+STEPS = (1, 5, 10, 25, 50)  # numbers of proposals whose labelling is kept
+CRF = "after the CRF"  # the name of the last labelling, if there is a CRF
+_REACH = 2  # a box may be so many times as long as its photo: the zeros outside take memory
+_ZOOMED = 4  # cells of 2 x 2 pixels on a side of the part of a map that is shown enlarged
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was found in a photo."""
+
+    numbers: dict[str, Any]  # fit for JSON; docs/inspect.md lists them
+    pictures: dict[str, NDArray[Any]]  # by name, as the function that found them says
+    labellings: dict[str, Segmentation] = field(default_factory=dict)  # by name, of the picture of the photo
+
+
+def inspect_layers(
+    segmenter: Segmenter, photo: PhotoPixels, box: Box | None = None, class_name: str | None = None
+) -> Inspection:
+    """One map of each layer of the decoder, for the whole photo or a box of it; the rest is as of `trace`.
+
+    Without a class it is the layer's most active map, that with the largest mean inside the photo. With a
+    class it is the one that drives this class's score most. The score is S, the sum over all pixels inside
+    the photo of the class's raw score times its probability (held constant): pixels count that are taken for
+    the class. Then the map is the one whose values times the gradient of S by them add up to the most: to
+    first order, what S would lose without it.
+
+    Pictures are `input`, uint8 (S, S, 3); the map of each layer by its name, float32 (h, w), 0 or more;
+    `score`, float32 (S, S), raw scores of the class, else of the largest object or background; and
+    `painted`, the input with the `labelling` of its part inside the photo by this network alone, without CRF.
+    """
+    found, classes = trace(segmenter, photo, box, class_name), segmenter.classes
+    # Scores below 0 count as 0, as where regions are put together (`postprocess.fusion`).
+    labels = found.scores.clamp_min(0).argmax(0).to(torch.uint8).cpu().numpy()[found.inside]
+    labelling = Segmentation(labels, classes, segmenter.palette)
+    objects = (name for name in labelling.class_shares() if name != classes[0])
+    shown = class_name or next(objects, classes[0])
+    score = found.scores[classes.index(shown)].cpu().numpy()
+    pictures: dict[str, Any] = {"input": found.crop}
+    layers = []
+    for name, maps in found.decoded.items():
+        channel = found.driving.get(name, int(found.means(maps).argmax()))
+        pictures[name] = one = maps[channel].cpu().numpy()
+        layer: dict[str, Any] = {"name": name, "size": list(one.shape), "channel": channel}
+        layer |= {"channels": len(maps), "max": float(one.max()), "mean": float(one.mean())}
+        layer |= {"active": float((one > 0).mean()), "active_of_all": float((maps > 0).float().mean())}
+        layers.append(layer)
+    painted = found.crop.copy()
+    painted[found.inside] = overlay(labels, segmenter.palette, painted[found.inside])
+    about: dict[str, Any] = {"class": shown, "size": list(score.shape)}
+    about |= {"min": float(score.min()), "max": float(score.max()), "mean": float(score.mean())}
+    numbers = {**found.numbers, "layers": layers, "score": about, "classes": labelling.class_shares()}
+    pictures |= {"score": score, "painted": painted}
+    return Inspection(numbers, pictures, {"labelling": labelling})
+
+
+def inspect_switches(
+    segmenter: Segmenter, photo: PhotoPixels, box: Box | None = None, class_name: str | None = None
+) -> Inspection:
+    """The poolings of the encoder and the unpoolings of the decoder, for the whole photo or a box of it.
+
+    The channel of a stage is one that is active on both sides, with the largest product of the means inside
+    the photo; with a class, the one whose unpooled map drives that class's score most, as in
+    `inspect_layers`. Where no unpooling undoes the pooling, it is the most active one.
+
+    Pictures are `input`, uint8 (S, S, 3), and for each pooling, 1 (the finest) to 5, on its channel:
+    `encoded1`, float32 (2h, 2w), the encoder's map before it; `pooled1`, float32 (h, w), after it;
+    `corners1`, uint8 (h, w), which pixel of each 2 x 2 cell is the largest, the first of equal ones, an index
+    into CORNERS; and, if an unpooling undoes it, `decoded1`, float32 (h, w), and `unpooled1`, float32
+    (2h, 2w), the decoder's maps before and after that.
+    """
+    found = trace(segmenter, photo, box, class_name)
+    pictures: dict[str, NDArray[Any]] = {"input": found.crop}
+    stages = [_stage(found, number, pictures) for number in range(1, 6)]
+    return Inspection({**found.numbers, "stages": stages}, pictures)
+
+
+def _stage(found: Trace, number: int, pictures: dict[str, NDArray[Any]]) -> dict[str, Any]:
+    """The numbers of a pooling; its pictures are added to `pictures`."""
+    before, where = found.encoded[number - 1], found.switches[number - 1]
+    pooled, back = _at(before, where), found.decoded.get(f"unpool{number}")
+    corners = where // before.shape[-1] % 2 * 2 + where % 2
+    maps, active = {"encoded": before, "pooled": pooled, "corners": corners.byte()}, found.means(pooled)
+    if back is not None:
+        maps |= {"unpooled": back, "decoded": _at(back, where)}
+        active = active * found.means(back)
+    channel = found.driving.get(f"unpool{number}", int(active.argmax()))
+    own = {name: map_[channel].cpu().numpy() for name, map_ in maps.items()}
+    pictures |= {f"{name}{number}": picture for name, picture in own.items()}
+    inside = found.cells(len(own["pooled"]))
+    filled = pooled[:, *inside] > 0
+    counts = np.bincount(corners[:, *inside][filled].cpu().numpy(), minlength=len(CORNERS))
+    shares = (counts / max(counts.sum(), 1)).tolist()
+    # The window with the largest sum inside the photo, in pixels before pooling.
+    busy, side = np.zeros_like(own["pooled"]), min(_ZOOMED, len(own["pooled"]))
+    busy[*inside] = (own["pooled"] * own.get("decoded", 1))[*inside]
+    sums = sliding_window_view(busy, (side, side)).sum((2, 3))
+    top, left = (2 * int(place) for place in np.unravel_index(sums.argmax(), sums.shape))
+    return {
+        "stage": number,
+        "size": list(before.shape[1:]),
+        "pooled_size": list(pooled.shape[1:]),
+        "channel": channel,
+        "corners": dict(zip(CORNERS, shares, strict=True)) if counts.any() else None,
+        "empty": 1 - int(counts.sum()) / filled.numel(),
+        "unpooled": back is not None,
+        "window": [left, top, left + 2 * side, top + 2 * side],
+    }
+
+
+def _at(maps: Tensor, where: Tensor) -> Tensor:
+    """The values (C, h, w) at the switches of maps (C, 2h, 2w)."""
+    return maps.flatten(1).gather(1, where.flatten(1)).view_as(where)
+
+
+def inspect_proposals(segmenter: Segmenter, photo: PhotoPixels, count: int = max(STEPS)) -> Inspection:
+    """Look at up to `count` proposals one after the other and keep the labellings on the way.
+
+    Each labelling is that of a `Segmenter` with so many proposals that stops at nothing (`stop=0`), without
+    CRF, at the size the photo is worked on; an ensemble's FCN-8s has its part in each. They are kept by the
+    names of the steps: after each number of proposals in STEPS below that of all there are, after those, and
+    after the CRF if there is one. Pictures are the `photo` as it is worked on, uint8 (h, w, 3), no side over
+    1024, and its `edges`, float32 (h', w'), 0 to about 1, no side over 640.
+
+    The photo is from `images.read.read_photo`. The segmenter's own number of proposals and `stop` do not
+    count; a UsageError is raised if its network looks at no proposals.
+    """
+    if segmenter.sees_whole_photo:
+        raise UsageError(f"{segmenter.weights}: is an FCN-8s, which looks at no proposals; give a DeconvNet")
+    segmenter = segmenter.with_settings(proposals=count)
+    prepared = segmenter.prepare(photo)
+    first = 0 if segmenter.settings.whole_photo else 1  # ranks count from here: the best proposal has rank 1
+    most = len(prepared.boxes) - 1 + first
+    labels, labellings, steps, changed = np.zeros(0, np.uint8), {}, [], []
+    for rank, partial in enumerate(segmenter.step_by_step(prepared), first - 1):
+        probabilities = partial.probabilities()
+        before, labels = labels, probabilities.argmax(0).astype(np.uint8)
+        if partial.done:
+            changed.append(float((labels != before).mean()))
+        if rank in STEPS or rank == most:
+            every = "" if rank in STEPS else "all "  # there were no more
+            name = f"{every}{rank} proposal{'s' * (rank > 1)}" if rank > 0 else "no proposals"
+            labellings[name] = found = Segmentation(labels, segmenter.classes, segmenter.palette)
+            steps.append({"proposals": rank, "classes": found.class_shares()})
+    if segmenter.settings.crf:
+        sharp = dense_crf(prepared.image, probabilities, segmenter.crf_parameters).argmax(0)
+        labellings[CRF] = Segmentation(sharp.astype(np.uint8), segmenter.classes, segmenter.palette)
+    height, width = prepared.image.shape[:2]
+    scale = np.array([photo.width / width, photo.height / height] * 2, np.float32)
+    rows = zip((prepared.boxes * scale).tolist(), prepared.scores.tolist(), changed, strict=True)
+    numbers = {
+        "width": photo.width,
+        "height": photo.height,
+        "proposals": most,
+        "boxes": [
+            {"rank": rank, "box": box, "score": score if rank else None, "changed": share}
+            for rank, (box, score, share) in enumerate(rows, first)
+        ],
+        "steps": steps,
+        "crf": {"classes": labellings[CRF].class_shares()} if CRF in labellings else None,
+    }
+    pictures: dict[str, Any] = {"photo": prepared.image, "edges": segmenter.edges(prepared.image)}
+    return Inspection(numbers, pictures, labellings)
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A square of a photo and what a network makes of it."""
+
+    numbers: dict[str, object]  # `width` and `height` of the photo, the `box` in its pixels, the `class`
+    crop: NDArray[np.uint8]  # (S, S, 3), RGB; black outside the photo
+    inside: tuple[slice, slice]  # rows and columns of the crop that show any of the photo
+    encoded: list[Tensor]  # float32 (C, 2h, 2w), the encoder's maps before each of the five poolings
+    switches: list[Tensor]  # int64 (C, h, w) of each pooling, as of `DeconvNet.encode`
+    decoded: dict[str, Tensor]  # float32 (C, h, w), not negative: `fc6_deconv`, `unpool5`, `deconv5_1`, ...
+    scores: Tensor  # float32 (classes, S, S), raw
+    driving: dict[str, int]  # by name of `decoded` the channel that drives the class most; empty without one
+
+    def cells(self, size: int) -> list[slice]:
+        """Rows and columns of a map of `size` x `size` cells that show any of the photo."""
+        side = len(self.crop)
+        return [slice(s.start * size // side, -(-s.stop * size // side)) for s in self.inside]
+
+    def means(self, maps: Tensor) -> Tensor:
+        """The mean of each of the maps (C, h, h) inside the photo: (C)."""
+        return maps[:, *self.cells(maps.shape[-1])].mean((1, 2))
+
+
+def trace(segmenter: Segmenter, photo: PhotoPixels, box: Box | None, class_name: str | None) -> Trace:
+    """Cut a region out as `Segmenter` does, on the photo shrunk to 1024, and follow it through the network.
+
+    The segmenter has a DeconvNet in precision `fp32`, the photo is from `images.read.read_photo`, the class
+    one of the network's, not background. The box, x0 y0 x1 y1 in pixels of the photo, is widened to a square
+    around its centre; it may reach outside the photo, and be twice as long as it. None is the whole photo.
+    Raises a UsageError for anything else.
+    """
+    refuse_unknown([] if class_name is None else [class_name], segmenter.classes)
+    network = segmenter.inference.network
+    if not isinstance(network, DeconvNet):
+        raise UsageError(f"{segmenter.weights}: is an FCN-8s, which unpools nothing; give a DeconvNet")
+    if (precision := segmenter.inference.precision) != "fp32":
+        raise UsageError(f"precision {precision}: a network is looked into in fp32; ask for that")
+    box = (0, 0, photo.width, photo.height) if box is None else box
+    x0, y0, x1, y1 = box
+    shows = max(x0, 0) < min(x1, photo.width) and max(y0, 0) < min(y1, photo.height)
+    if not (shows and max(x1 - x0, y1 - y0) <= _REACH * max(photo.width, photo.height)):  # NaN is in no order
+        text = ",".join(f"{number:g}" for number in box)
+        size = f"{photo.width} x {photo.height} pixels, or is over {_REACH} times as long"
+        cure = "give x0,y0,x1,y1 with x0 < x1 and y0 < y1"
+        raise UsageError(f"box {text}: shows nothing of the photo of {size}; {cure}")
+    image = shrink(photo.image, WORKING_SIDE)
+    scale = np.array([image.shape[1] / photo.width, image.shape[0] / photo.height] * 2)
+    (whole,) = whole_pixels(squared((np.array([box]) * scale).astype(np.float32)))
+    pixels = crop(on_device(segmenter.inference.device, image), whole, network.side)
+    left, top, right, bottom = whole
+    rows = _overlap(top, bottom, image.shape[0], network.crop_size)
+    columns = _overlap(left, right, image.shape[1], network.crop_size)
+    maps, switches, scores = follow(network, normalised(network, segmenter.header, pixels[None]))
+    encoded = [maps.pop(f"pool{number}")[0] for number in range(1, 6)]
+    driving = {}
+    if class_name is not None:
+        label = segmenter.classes.index(class_name)
+        score = (scores[label] * scores.detach().softmax(0)[label])[rows, columns].sum()
+        drives = zip(maps.items(), torch.autograd.grad(score, list(maps.values())), strict=True)
+        driving = {name: int((found * by)[0].sum((1, 2)).argmax()) for (name, found), by in drives}
+    decoded = {name: found[0].detach() for name, found in maps.items()}
+    place = (np.array(whole) / scale).tolist()
+    numbers = {"width": photo.width, "height": photo.height, "box": place, "class": class_name}
+    shown = pixels.round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    return Trace(numbers, shown, (rows, columns), encoded, switches, decoded, scores.detach(), driving)
+
+
+def follow(network: DeconvNet, image: Tensor) -> tuple[dict[str, Tensor], list[Tensor], Tensor]:
+    """Send an image float32 (1, 3, S, S) through a network in evaluation mode and keep what arises.
+
+    Returns maps (1, C, h, w) by name (`pool1` ... before the poolings, and the decoder's), the switches, and
+    the scores (classes, S, S), which have gradients by the decoder's maps, but not by the encoder's.
+    """
+    maps: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(layer: object, inputs: tuple[Tensor, ...], output: Tensor | None = None) -> None:
+            maps[name] = inputs[0] if output is None else output
+
+        return hook
+
+    hooks = [stage.register_forward_hook(keep(f"pool{n}")) for n, stage in enumerate(network.encoder, 1)]
+    hooks.append(network.fc6_deconv.register_forward_hook(keep("fc6_deconv")))
+    for block, stage in zip(range(5, 0, -1), network.decoder, strict=False):
+        hooks.append(stage.register_forward_pre_hook(keep(f"unpool{block}")))
+        hooks.extend(layer.register_forward_hook(keep(name)) for name, layer in stage.named_children())
+    try:
+        with torch.no_grad():
+            code, switches = network.encode(image)
+        with torch.enable_grad():
+            scores = network.decode(code.detach().requires_grad_(), switches)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return maps, [where[0] for where in switches], scores[0]
+
+
+def _overlap(start: int, end: int, length: int, side: int) -> slice:
+    """Which of `side` cells from `start` to `end` lie at least partly in 0 to `length`; never none."""
+    cell = (end - start) / side
+    first = min(max(math.floor(-start / cell), 0), side - 1)
+    return slice(first, max(min(math.ceil((length - start) / cell), side), first + 1))

@@ -1,0 +1,323 @@
+"""Draws what was found: panels with captions and a key on transparent paper, for white and for dark pages."""
+
+from __future__ import annotations
+
+import io
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+from matplotlib import colormaps, style
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.legend_handler import HandlerTuple
+from matplotlib.patches import Patch, Rectangle
+from numpy.typing import NDArray
+
+from deconvseg.errors import UsageError
+from deconvseg.files import replacing
+from deconvseg.images.palette import tints
+from deconvseg.images.write import overlay
+from deconvseg.segmentation import Segmentation
+
+if TYPE_CHECKING:
+    from deconvseg.inspect.compute import Inspection
+
+# Dates are left out of files: the same figure always gives the same bytes.
+_METADATA = {".png": {"Software": None}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
+INK = "#767676"  # equally far from white and black: a contrast of 4.5 to both, enough for small text
+MARK = "#FF8C1A"
+HEAT, EDGES, SIGNED = "viridis", "magma", "coolwarm"  # of activities, of edges and of scores
+_STYLE: dict[str, Any] = {
+    **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "text.color"), INK),
+    **dict.fromkeys(("axes.titlelocation", "xaxis.labellocation"), "left"),
+    **dict.fromkeys(("axes.titleweight", "figure.titleweight"), "bold"),
+    **dict.fromkeys(("axes.labelsize", "font.size", "legend.fontsize", "legend.title_fontsize"), 7.5),
+    "axes.titlesize": 8.5,
+    "figure.titlesize": 12,
+    "axes.linewidth": 0.6,
+    "axes.titlepad": 4,
+    "legend.frameon": False,
+    "legend.borderpad": 0,
+    "legend.borderaxespad": 2.0,
+    "legend.handlelength": 3.5,
+    "figure.constrained_layout.hspace": 0.05,
+    "figure.constrained_layout.wspace": 0.03,
+    "text.parse_math": False,
+    "svg.hashsalt": "deconvseg",
+}
+_TAGS = ((0.0, 0), (1.0, 0), (0.0, 1), (1.0, 1), (0.5, 0))
+"""Where in their boxes the ranks 1 to 5 stand, across and down: none over another if boxes share a corner."""
+_KEY = """Pooling keeps the largest value of each 2 x 2 cell and remembers its corner: the switch.
+Unpooling puts the decoder's value back at that corner of the same channel, and 0 at the others."""
+_MEANINGS: dict[str, Any] = {
+    "least to largest value of the picture": HEAT,
+    "corner taken, or part enlarged": {},
+    "cell of zeros: its first corner": {"linestyle": ":"},
+}
+_HEADINGS = {
+    1: "encoder, downwards:\nbefore pooling",
+    2: "enlarged, corners taken",
+    3: "after pooling",
+    5: "decoder, upwards:\nbefore unpooling",
+    6: "enlarged, values put back",
+    7: "after unpooling",
+}
+
+
+@contextmanager
+def own_style() -> Iterator[None]:
+    """Draws as meant, also as a decorator: no matplotlibrc or style of the user's has a say."""
+    with style.context(["default", _STYLE]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+        yield
+
+
+@own_style()
+def draw_layers(found: Inspection, title: str) -> Figure:
+    """Draw a column for each block of the decoder, from the input on the left to the labelling."""
+    numbers, pictures, labelling = found.numbers, found.pictures, found.labellings["labelling"]
+    columns: list[list[dict[str, Any]]] = [[]]
+    for layer in numbers["layers"]:
+        if layer["name"].startswith("unpool"):
+            columns.append([])
+        columns[-1].append(layer)
+    rows, colours = max(2, *map(len, columns)), class_colours([labelling])
+    size = 1.9 * (len(columns) + 1), 2.4 * rows + 1.4 + 0.2 * (len(colours) // 6)
+    figure, axes = panels(rows, len(columns) + 1, size, title)
+    score = pictures["score"]
+    side = f"{len(score)} x {len(score)}"
+    show(axes[0, 0], pictures["input"], "input", side)
+    for column, layers in enumerate(columns):
+        for row, layer in enumerate(layers, start=column == 0):
+            height, width = layer["size"]
+            note = f"{width} x {height}, {layer['active']:.1%} active"
+            note += f"\nchannel {layer['channel']}, max {layer['max']:.3g}"
+            show(axes[row, column], pictures[layer["name"]], layer["name"].replace("fc6_", "fc6-"), note)
+    most = max(float(np.abs(score).max()), 1e-6)
+    note = f"{side}\n{score.min():.3g} to {score.max():.3g}"
+    name = f"score of {numbers['score']['class'][:20]}"
+    show(axes[0, -1], score, name, note, cmap=SIGNED, vmin=-most, vmax=most)
+    show(axes[1, -1], pictures["painted"], "labelling", shares(labelling))
+    which = f"drives {printable(numbers['class'])} most" if numbers["class"] else "is the most active"
+    lines = f"Of each layer the map that {which}, in the order of computing: down each column, then right.\n"
+    lines += "unpool puts values back where pooling took its maxima; deconv fills the gaps."
+    scales = {"0 to the map's maximum": HEAT, "score below 0 to above": SIGNED}
+    key(figure, lines, scales | colours, columns=6)
+    return figure
+
+
+@own_style()
+def draw_switches(found: Inspection, title: str) -> Figure:
+    """Draw a row for each pooling: the encoder left, the decoder that undoes it right."""
+    grid = {"width_ratios": [0.8, 1, 1, 1, 0.3, 1, 1, 1], "height_ratios": [0.65, 1, 1, 1, 1, 1]}
+    figure, axes = panels(6, 8, (13.5, 12.5), title, **grid)
+    show(axes[0, 0], found.pictures["input"], "input")
+    key(axes[0, 1], _KEY, _MEANINGS, columns=3, loc="upper left")
+    for row, numbers in enumerate(found.numbers["stages"], 1):
+        axes[row, 0].set_title(f"pooling {row}")
+        axes[row, 0].text(0, 0.97, _described(numbers), va="top", linespacing=1.5)
+        _draw_half(axes[row, 1:4], found, numbers, "encoded", "pooled")
+        if numbers["unpooled"]:
+            _draw_half(axes[row, 5:], found, numbers, "decoded", "unpooled")
+        else:
+            axes[row, 5].text(0, 0.5, "No unpooling undoes this pooling:\nthe scores are enlarged instead.")
+    for column, heading in _HEADINGS.items():
+        axes[1, column].set(title=heading, box_aspect=1)
+    return figure
+
+
+def _described(numbers: dict[str, Any]) -> str:
+    taken = "nothing above 0"
+    if numbers["corners"]:
+        a, b, c, d = (f"{100 * share:.0f} %" for share in numbers["corners"].values())
+        taken = f"corners, all channels:\n{a}   {b}\n{c}   {d}"
+    way = f"{numbers['size'][0]} to {numbers['pooled_size'][0]}" + " and back" * numbers["unpooled"]
+    return f"{way}\nchannel {numbers['channel']}\n\n{taken}\n\n{numbers['empty']:.1%} of cells empty"
+
+
+def _draw_half(axes: Any, found: Inspection, numbers: dict[str, Any], *names: str) -> None:
+    """The two maps, and between them the enlarged part of the larger one, which is framed in both."""
+    x0, y0, x1, y1 = numbers["window"]
+    first, last, corners, pooled = (
+        found.pictures[f"{name}{numbers['stage']}"] for name in (*names, "corners", "pooled")
+    )
+    large, small = sorted((first, last), key=len, reverse=True)
+    for one, pixels in zip(axes, (first, large[y0:y1, x0:x1], last), strict=True):
+        show(one, pixels, "", vmin=float(pixels.min()))
+    for edge in range(2, y1 - y0, 2):
+        axes[1].axvline(edge - 0.5, color="white", linewidth=1.2)
+        axes[1].axhline(edge - 0.5, color="white", linewidth=1.2)
+    cells = slice(y0 // 2, y1 // 2), slice(x0 // 2, x1 // 2)
+    for (row, column), corner in np.ndenumerate(corners[cells]):
+        if small[cells][row, column] > 0:  # dotted where all of the cell was 0 in the encoder
+            line = ":" if pooled[cells][row, column] == 0 else "-"
+            x, y = 2 * column + corner % 2 + 0.14, 2 * row + corner // 2 + 0.14
+            frame(axes[1], x, y, 0.72, 0.72, linewidth=1.8, linestyle=line)
+    for one, pixels in ((axes[0], first), (axes[2], last)):
+        factor = len(pixels) / len(large)
+        side = (x1 - x0) * factor
+        frame(one, x0 * factor, y0 * factor, side, side, linewidth=1.5)
+
+
+@own_style()
+def draw_proposals(found: Inspection, title: str) -> Figure:
+    """Draw the proposals' work: photo, edges, boxes by rank, and the labelling as it grows."""
+    image, edges = found.pictures["photo"], found.pictures["edges"]
+    height, width = image.shape[:2]
+    columns = 3 if width > height else 4
+    rows = math.ceil((3 + len(found.labellings)) / columns)
+    tall = (8.8 / columns - 0.2) / min(max(width / height, 0.5), 4.0) + 0.65  # with its captions
+    colours = class_colours([*found.labellings.values()])
+    paper = 8.8, rows * tall + 1.3 + 0.16 * len(colours) // columns
+    figure, axes = panels(rows, columns, paper, title)
+    places = iter(axes.flat)
+    show(next(places), image, "photo", f"{width} x {height} as it is worked on")
+    show(next(places), edges, "edges", f"strength 0 to {edges.max():.2f}", cmap=EDGES)
+    boxes = [box for box in found.numbers["boxes"] if box["rank"]]
+    note = "none is long enough"
+    if boxes:
+        note = f"{len(boxes)}, squared; scores {boxes[0]['score']:.2g} to {boxes[-1]['score']:.2g}"
+    # Grey and dim, so that coloured lines stand out.
+    dim = (image.mean(2, keepdims=True) * 0.55 + 25).astype(np.uint8).repeat(3, 2)
+    show(place := next(places), dim, "boxes", note)
+    scale = np.array([width / found.numbers["width"], height / found.numbers["height"]] * 2)
+    _draw_boxes(place, [(np.array(box["box"]) * scale).tolist() for box in boxes])
+    times, before = math.ceil(480 / max(width, height)), None  # enlarged, so that outlines stay thin
+    for name, labelling in found.labellings.items():
+        note = shares(labelling)
+        if before is not None:
+            note += "; " if "\n" in note else "\n"
+            note += f"{(labelling.labels != before.labels).mean():.1%} changed"
+        labels, photo = (pixels.repeat(times, 0).repeat(times, 1) for pixels in (labelling.labels, image))
+        show(next(places), overlay(labels, labelling.palette, photo), name, note)
+        before = labelling
+    ranks = {f"rank 1 to {len(boxes)}": f"{HEAT}_r"} if len(boxes) > 1 else {}
+    text = "A labelling takes in the whole photo and so many proposals, best first, before the CRF."
+    key(figure, text, ranks | colours, columns=2 * columns)
+    return figure
+
+
+def _draw_boxes(axes: Axes, boxes: list[list[float]]) -> None:
+    """The proposals, cut off at the photo's border, the best on top; the first few with their rank."""
+    height, width = axes.images[0].get_size()
+    for rank, (x0, y0, x1, y1) in reversed([*enumerate(boxes, 1)]):
+        # Cut lines lie a little inside, each box's a bit further, so that they are not all one.
+        inset = max(width, height) * (0.005 + 0.00125 * rank)
+        left, top = max(x0, inset), max(y0, inset)
+        wide, high = min(x1, width - inset) - left, min(y1, height - inset) - top
+        colour = colormaps[HEAT](1 - (rank - 1) / max(len(boxes) - 1, 1))
+        frame(axes, left, top, wide, high, colour, linewidth=1.8 if rank <= len(_TAGS) else 0.7)
+        if rank <= len(_TAGS):
+            across, down = _TAGS[rank - 1]
+            place: dict[str, Any] = {"xy": (left - 0.5 + across * wide, top - 0.5 + down * high)}
+            place |= {"xytext": (2 - 4 * across, 4 * down - 2), "textcoords": "offset points"}
+            place |= {"ha": ("left", "center", "right")[round(2 * across)], "va": "bottom" if down else "top"}
+            tag: dict[str, Any] = {"facecolor": colour, "edgecolor": "none", "pad": 1.2}
+            axes.annotate(str(rank), **place, weight="bold", color="black", bbox=tag)
+
+
+def panels(rows: int, columns: int, size: tuple[float, float], title: str, **grid: Any) -> tuple[Figure, Any]:
+    """A figure of `size` inches with a title, and its axes (rows, columns), all of them still off."""
+    figure = Figure(size, layout="constrained")
+    figure.suptitle(printable(title, 100), x=0.04 / size[0], horizontalalignment="left")
+    axes = figure.subplots(rows, columns, squeeze=False, **grid)
+    for one in axes.flat:
+        one.set_axis_off()
+    return figure, axes
+
+
+def show(axes: Axes, pixels: NDArray[Any], name: str, note: str = "", **colours: Any) -> None:
+    """Show an image in a thin frame, with its name above and a note of one or two lines below.
+
+    `pixels` are uint8 (h, w, 3), or (h, w) of any numbers, in `colours` as matplotlib's `imshow` takes them
+    and, where those are omitted, in HEAT from 0 to the largest there is.
+    """
+    if pixels.ndim == 2:
+        colours = {"cmap": HEAT, "vmin": 0.0, "vmax": float(pixels.max()), **colours}
+    axes.set_axis_on()
+    axes.imshow(pixels, **colours)
+    axes.set(xticks=[], yticks=[], title=printable(name), xlabel=printable(note))
+
+
+def frame(axes: Axes, x: float, y: float, wide: float, high: float, color: Any = MARK, **line: Any) -> None:
+    """Draw a rectangle around pixels from `x`, `y` on, counted from the image's corner."""
+    patch = Rectangle((x - 0.5, y - 0.5), wide, high, fill=False, edgecolor=color, **line)
+    axes.add_patch(patch).set_clip_on(False)
+
+
+def key(
+    owner: Any, lines: str, colours: dict[str, Any], columns: int, loc: str = "outside lower left"
+) -> None:
+    """Write lines of text and below them, in columns, what colours mean: in a figure, or on axes.
+
+    `colours` has by meaning a colour, the name of a colour map, or the options of a frame.
+    """
+
+    def handle(what: Any) -> Any:
+        if isinstance(what, dict):
+            return Patch(facecolor="none", edgecolor=MARK, linewidth=1.8, **what)
+        if what in colormaps:
+            return tuple(Patch(color=colour) for colour in colormaps[what](np.linspace(0, 1, 24)))
+        return Patch(color=what)
+
+    outside = loc.startswith("outside")
+    legend = owner.legend(
+        [handle(what) for what in colours.values()],
+        [printable(meaning) for meaning in colours],
+        title="\n" * outside + lines,  # a line of space to the captions
+        ncols=columns,
+        handler_map={tuple: HandlerTuple(None, pad=0)},
+        loc=loc,
+        alignment="left",
+    )
+    legend.get_title().set_multialignment("left")
+    legend.set_in_layout(outside)
+
+
+def save(figure: Figure, target: Path | BinaryIO) -> None:
+    """Write the figure: to a path in the format of its name, to a stream as PNG.
+
+    Raises a UsageError if the name is of another format, an OutputError if it cannot be written.
+    """
+    kind = checked_format(target) if isinstance(target, Path) else ".png"
+    tight: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.25, "transparent": True}
+    encoded = io.BytesIO()
+    with own_style():
+        figure.savefig(encoded, format=kind[1:], dpi=150, metadata=_METADATA[kind], **tight)
+    with replacing(target) if isinstance(target, Path) else nullcontext(target) as stream:
+        stream.write(encoded.getbuffer())
+        stream.flush()
+
+
+def checked_format(path: Path) -> str:
+    """The name's end, `.png`, `.pdf` or `.svg`; a UsageError if it is another."""
+    if path.suffix.lower() not in _METADATA:
+        raise UsageError(f"{path}: figures are written as {', '.join(_METADATA)}; rename the output")
+    return path.suffix.lower()
+
+
+def printable(text: str, most: int = 48) -> str:
+    """Lines as fonts can show them: what is no character becomes a question mark, and long ones are cut."""
+    lines = (line if len(line) <= most else f"{line[: most - 3]}..." for line in text.split("\n"))
+    return "\n".join("".join(c if c.isprintable() else "?" for c in line) for line in lines)
+
+
+def shares(labelling: Segmentation) -> str:
+    """The two largest objects' classes and shares of pixels; below, how many more have half a percent."""
+    found = {name: share for name, share in labelling.class_shares().items() if share >= 0.005}
+    found.pop(labelling.classes[0], None)
+    told = [f"{name[:20]} {share:.1%}" for name, share in found.items()]
+    return ", ".join(told[:2]) + f"\n{len(told) - 2} more" * (len(told) > 2) or "background alone"
+
+
+def class_colours(labellings: Sequence[Segmentation]) -> dict[str, Any]:
+    """Classes that occur, without background, with their colours on overlays; the last's largest first."""
+    last = labellings[-1]
+    colours = dict(zip(last.classes, tints(last.palette), strict=True))
+    found = dict.fromkeys(name for one in reversed(labellings) for name in one.class_shares())
+    return {name: tuple(c / 255 for c in colours[name]) for name in found if name != last.classes[0]}
