@@ -122,30 +122,13 @@ def _one_network(
     ours = prepare(make(), torch.device("cpu"), precision)
     dtype = next(ours.parameters()).dtype
     inputs = crops.to(dtype, memory_format=torch.channels_last)
-    with torch.inference_mode():
-        fast, slow = in_turn(partial(ours, inputs), partial(plain, crops))
-    yield Row(
-        "network",
-        f"{name}, {precision}",
-        len(crops) / fast,
-        "crops/s",
-        len(crops) / slow,
-        "plain PyTorch, float32",
-        True,
-    )
+    others: dict[str, Callable[[], object]] = {"plain PyTorch, float32": partial(plain, crops)}
     if importlib.util.find_spec("onnxruntime") and importlib.util.find_spec("onnx"):
-        run = _onnx(make(), crops)
+        others["ONNX Runtime, float32"] = _onnx(make(), crops)
+    for against, other in others.items():
         with torch.inference_mode():
-            fast, slow = in_turn(partial(ours, inputs), run)
-        yield Row(
-            "network",
-            f"{name}, {precision}",
-            len(crops) / fast,
-            "crops/s",
-            len(crops) / slow,
-            "ONNX Runtime, float32",
-            True,
-        )
+            fast, slow = (len(crops) / seconds for seconds in in_turn(partial(ours, inputs), other))
+        yield Row("network", f"{name}, {precision}", fast, "crops/s", slow, against, True)
     yield _against_product(name, ours, inputs)
 
 
@@ -162,10 +145,10 @@ def _against_product(name: str, network: nn.Module, inputs: Tensor) -> Row:
         nonlocal spent
         spent += time.perf_counter()
 
-    hooks = []
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            hooks += [module.register_forward_pre_hook(begin), module.register_forward_hook(end)]
+            module.register_forward_pre_hook(begin)
+            module.register_forward_hook(end)
     a, b = torch.rand(2, PRODUCT, PRODUCT).to(inputs.dtype)
     rates, products = [], []
     with torch.inference_mode():
@@ -176,16 +159,9 @@ def _against_product(name: str, network: nn.Module, inputs: Tensor) -> Row:
             start = time.perf_counter()
             torch.mm(a, b)
             products.append(2 * PRODUCT**3 / (time.perf_counter() - start) / 1e9)
-    for hook in hooks:
-        hook.remove()
+    ours, other = statistics.median(rates[1:]), statistics.median(products[1:])
     return Row(
-        "network",
-        f"{name}, its convolutions",
-        statistics.median(rates[1:]),
-        "GFLOP/s",
-        statistics.median(products[1:]),
-        f"a matrix product of {PRODUCT}",
-        True,
+        "network", f"{name}, its convolutions", ours, "GFLOP/s", other, f"a matrix product of {PRODUCT}", True
     )
 
 
@@ -228,14 +204,8 @@ def crf_rows(photos: Sequence[Path]) -> Iterator[Row]:
             other = partial(_pydensecrf, prepared.image, fused[kept], parameters)
             fast, slow = in_turn(ours, other, rounds=3)
             same = np.mean(ours().argmax(0) == np.flatnonzero(kept)[other().argmax(0)])
-            yield Row(
-                "crf",
-                f"{photo.name}, same labels {same:.2%}",
-                fast,
-                "s",
-                slow,
-                f"pydensecrf2, {classes} ({kept.sum()})",
-            )
+            what, against = f"{photo.name}, same labels {same:.2%}", f"pydensecrf2, {classes} ({kept.sum()})"
+            yield Row("crf", what, fast, "s", slow, against)
 
 
 def _pydensecrf(
