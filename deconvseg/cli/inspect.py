@@ -59,17 +59,11 @@ def inspect(
         ),
     ],
     photo: Annotated[
-        str,
-        typer.Argument(metavar="PHOTO", help="Path or address (https://, s3://); - for one from stdin."),
+        str, typer.Argument(metavar="PHOTO", help="Path or address (https://, s3://); - for one from stdin.")
     ],
     output: Annotated[
         str | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FIGURE",
-            help="The figure: .png, .pdf or .svg; - is stdout (PNG). With --json it can be left out.",
-        ),
+        option(None, "FIGURE", "A .png, .pdf, .svg; - is stdout (PNG). --json needs none.", "--output", "-o"),
     ] = None,
     box: Annotated[
         str | None,

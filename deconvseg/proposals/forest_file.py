@@ -50,23 +50,18 @@ _MAX_TEXT = 256 << 20  # bytes; eight trees of a million patches each are about 
 class Forest:
     """A structured edge forest of T trees, each padded to N nodes.
 
-    Attributes:
-        childs: int32 (T, N). 0 marks a leaf. Otherwise the index in the same tree of the right child; the
-            left child (feature < threshold) is the node just before it. Both come after their parent.
-        feature_ids: int32 (T, N), 0..7227.
-        thresholds: float32 (T, N), finite.
-        boundaries: int64 (T * N * levels + 1,), not decreasing. Node g = tree * N + node has the edge bins
-            `bins[boundaries[g * levels] : boundaries[g * levels + 1]]`. Forests trained here have one level.
-        bins: int32 (B,), 0..255: edge pixels of a 16 x 16 patch, column-major (row = bin % 16).
-        trees_evaluated: trees that vote at each position, 1..T.
+    A child of 0 marks a leaf. Otherwise it is the index in the same tree of the right child; the left child
+    (feature < threshold) is the node just before it. Both come after their parent. Node g = tree * N + node
+    has the edge bins `bins[boundaries[g * levels] : boundaries[g * levels + 1]]`: edge pixels of a 16 x 16
+    patch, column-major (row = bin % 16). Forests trained here have one level.
     """
 
-    childs: NDArray[np.int32]
-    feature_ids: NDArray[np.int32]
-    thresholds: NDArray[np.float32]
-    boundaries: NDArray[np.int64]
-    bins: NDArray[np.int32]
-    trees_evaluated: int
+    childs: NDArray[np.int32]  # (T, N)
+    feature_ids: NDArray[np.int32]  # (T, N), 0..7227
+    thresholds: NDArray[np.float32]  # (T, N), finite
+    boundaries: NDArray[np.int64]  # (T * N * levels + 1,), not decreasing
+    bins: NDArray[np.int32]  # (B,), 0..255
+    trees_evaluated: int  # trees that vote at each position, 1..T
 
 
 def check_forest(forest: Forest) -> None:
@@ -116,10 +111,9 @@ def read_forest(path: Path) -> Forest:
 def _parse(text: bytes) -> Forest:
     head, *sections = re.split(rb"^(\w+):", text, flags=re.MULTILINE)
     fields = dict(zip(map(bytes.decode, sections[::2]), sections[1::2], strict=True))
-    if not re.fullmatch(rb"%YAML[: ]1\.\d\s+(?:---\s+)?", head) or len(sections) != 2 * len(_FIELDS):
+    whole = len(sections) == 2 * len(_FIELDS) and fields.keys() == {*_FIELDS}
+    if not whole or not re.fullmatch(rb"%YAML[: ]1\.\d\s+(?:---\s+)?", head):
         raise ValueError(f"it does not consist of %YAML:1.0 and the fields {', '.join(_FIELDS)}")
-    if missing := [name for name in _FIELDS if name not in fields]:
-        raise ValueError(f"the field {missing[0]} is missing")
     options = _options(fields["options"])
     childs = _numbers(fields, "childs", np.int32).reshape(options["numberOfTrees"], -1)
     return Forest(
