@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -23,8 +23,6 @@ OVERSAMPLE = 2
 """Samples per output pixel and axis; their mean is what keeps shrunk crops free of aliasing."""
 MIN_OBJECT_SHARE = 0.002
 """Components smaller than this share of the photo are slivers cut off by a void border, not objects."""
-MOST_OBJECTS = 255
-"""Objects of a photo beyond this number are left out: their numbers are kept in a byte."""
 _BETWEEN_CHECKS = 256
 """Photos between two looks at the memory that is left."""
 
@@ -41,22 +39,12 @@ class Object(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageStore:
-    """Photos and masks of a data set in memory, each at its own size.
+    """Photos and masks of a data set in memory, each at its own size."""
 
-    Attributes:
-        images: uint8 (3, H, W) RGB of each photo.
-        labels: uint8 (H, W) of each photo: class indices, 255 for void.
-        objects: the connected objects of each photo's labels.
-        canvas: H and W are at most this.
-        parts: uint8 (H, W) of each photo: 1-based number of the object that a pixel belongs to, 0 where it
-            belongs to none; None until `with_parts`.
-    """
-
-    images: list[Tensor]
-    labels: list[Tensor]
-    objects: list[list[Object]]
-    canvas: int
-    parts: list[Tensor] | None = None
+    images: list[Tensor]  # uint8 (3, H, W) RGB
+    labels: list[Tensor]  # uint8 (H, W): class indices, 255 for void
+    objects: list[list[Object]]  # the connected objects of each photo's labels
+    canvas: int  # H and W are at most this
 
     @classmethod
     def load(cls, readers: Sequence[Callable[[], Pair]], canvas: int, *, workers: int = 0) -> ImageStore:
@@ -88,28 +76,21 @@ class ImageStore:
         """Heights and widths in pixels, int64 (N, 2)."""
         return torch.tensor([labels.shape for labels in self.labels]).reshape(-1, 2)
 
-    def with_parts(self) -> ImageStore:
-        """The same store with `parts`; its labels must be in main memory."""
-        return replace(self, parts=[torch.from_numpy(find_objects(mask.numpy())[0]) for mask in self.labels])
-
     def to(self, device: torch.device) -> ImageStore:
         """The store on another device."""
-        names = [name for name in ("images", "labels", "parts") if getattr(self, name)]
-        moved: dict[str, Any] = {
-            name: [values.to(device) for values in getattr(self, name)] for name in names
-        }
-        return replace(self, **moved)
+        images, labels = ([values.to(device) for values in maps] for maps in (self.images, self.labels))
+        return replace(self, images=images, labels=labels)
 
 
-def find_objects(mask: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], list[Object]]:
+def find_objects(mask: NDArray[np.uint8]) -> tuple[NDArray[np.int16], list[Object]]:
     """The connected objects (8 neighbours) of a mask (H, W), by class, then in reading order.
 
-    The first result is the 1-based number of each pixel's object, uint8 (H, W), 0 for none. Components under
-    0.2 % of the photo are left out, and those beyond the first 255 of a photo.
+    The first result is the 1-based number of each pixel's object, int16 (H, W), 0 for none. Components under
+    0.2 % of the photo are left out.
     """
     parts, found = components(mask)
-    kept = np.flatnonzero(found[:, 5] >= MIN_OBJECT_SHARE * mask.size)[:MOST_OBJECTS]
-    number = np.zeros(len(found) + 1, np.uint8)
+    kept = np.flatnonzero(found[:, 5] >= MIN_OBJECT_SHARE * mask.size)
+    number = np.zeros(len(found) + 1, np.int16)
     number[kept + 1] = np.arange(1, len(kept) + 1)
     rows = zip(found[kept, 0].tolist(), found[kept, 1:5].tolist(), strict=True)
     return number[parts], [Object(label, (x0, y0, x1, y1)) for label, (x0, y0, x1, y1) in rows]
@@ -146,9 +127,7 @@ def cut_crops(
     Args:
         store: photos and masks.
         index: int64 (B,), which photo; best in main memory.
-        boxes: float (B, 4), x0 y0 x1 y1 in pixels; parts outside the photo become black and void.
-        mirror: bool (B,), flip left and right.
-        size: side of a crop in pixels.
+        boxes, mirror, size: as for `sampling_grid`; parts outside the photo become black and void.
 
     Returns:
         Crops float32 (B, 3, size, size) of 0..255, labels int64 (B, size, size).
@@ -161,10 +140,16 @@ def cut_crops(
 
 
 def cut_labels(
-    store: ImageStore, index: Tensor, boxes: Tensor, mirror: Tensor, size: int, *, parts: bool = False
+    store: ImageStore,
+    index: Tensor,
+    boxes: Tensor,
+    mirror: Tensor,
+    size: int,
+    parts: Sequence[Tensor] | None = None,
 ) -> Tensor:
-    """Labels int64 (B, size, size) of the crops of `cut_crops`, or `parts`: 0 outside the photo."""
-    maps, outside = (store.parts or (), 0) if parts else (store.labels, VOID)
+    """Labels int64 (B, size, size) of the crops of `cut_crops`; or of `parts`, (H, W) of each photo of the
+    store, and 0 outside of it."""
+    maps, outside = (store.labels, VOID) if parts is None else (parts, 0)
     grid = sampling_grid(boxes, mirror, size, store.canvas, store.canvas)
     # grid_sample pads with 0: counting down from the value outside makes the padding that value.
     values = outside - _on_canvas(maps, index, store.canvas, outside)

@@ -54,13 +54,12 @@ class Recipe:
     # background (the paper's stage 1).
     label: Literal["all", "object"] = "all"
     overlap: Share = 0.5  # least IoU of a proposal with an object's box (stage 2)
-    square: bool = True  # boxes are widened to squares, as in the released lists; else stretched to the crop
     enlarge: Annotated[float, 0.1, 10] = 1.2  # context around a box, a factor on both sides
     window: Annotated[float, 0.1, 1] = 1.0  # share of a box's sides that a crop covers, anywhere inside it
     scale_jitter: Annotated[float, 1, 10] = 1.4  # boxes and squares are scaled by a factor of 1/x to x ...
     shift_jitter: Share = 0.1  # ... and moved by up to this share of their side
     copy_paste: Share = (
-        0.0  # share of crops that objects of other photos are pasted onto, classes equally often
+        0.0  # share of crops onto which objects of other photos, classes equally often, are pasted
     )
     colour_jitter: Share = 0.2  # brightness, contrast and saturation vary by up to this share
     canvas: Annotated[int, 32, 8192] = 384  # photos are held in memory with a longer side of at most this

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deconvseg.data.crops import ImageStore, cut_crops, cut_labels
+from deconvseg.data.crops import ImageStore, cut_crops, cut_labels, find_objects
 from deconvseg.data.masks import VOID
 from deconvseg.errors import DataError
 from deconvseg.proposals.cache import ProposalFile
@@ -26,19 +26,17 @@ _PASTE_SEED = 1 << 41
 class Regions:
     """Boxes to learn from, sorted by class so that every class can be drawn equally often.
 
-    Attributes:
-        photo: int64 (K,), which photo of the store.
-        number: int64 (K,), which object of that photo (1-based, as in `ImageStore.parts`).
-        boxes: float32 (K, 4), tight, x0 y0 x1 y1 in pixels of the store.
-        starts, counts: int64 (classes that occur,), where a class begins and how many regions it has.
+    Args:
+        rows: of each, which photo of the store; class; which object of that photo, from 1, as `find_objects`
+            numbers them; and tight box x0 y0 x1 y1 in pixels of the store.
     """
 
-    def __init__(self, rows: Sequence[tuple[float, ...]]) -> None:  # photo, class, number, and the box
+    def __init__(self, rows: Sequence[tuple[float, ...]]) -> None:
         table = torch.tensor(rows, dtype=torch.float64).reshape(-1, 7)
         table = table[table[:, 1].argsort(stable=True)]
         self.photo, self.number, self.boxes = table[:, 0].long(), table[:, 2].long(), table[:, 3:].float()
-        self.counts: Tensor = torch.unique(table[:, 1], return_counts=True)[1]
-        self.starts: Tensor = self.counts.cumsum(0) - self.counts
+        self.counts: Tensor = torch.unique(table[:, 1], return_counts=True)[1]  # regions of each class ...
+        self.starts: Tensor = self.counts.cumsum(0) - self.counts  # ... and where they begin
 
     def __len__(self) -> int:
         return len(self.photo)
@@ -47,17 +45,6 @@ class Regions:
         """Indices (B,) of regions for random numbers (B, 2) in 0..1: a class, then one of its regions."""
         kind = (uniform[:, 0] * len(self.counts)).long()
         return self.starts[kind] + (uniform[:, 1] * self.counts[kind]).long()
-
-
-def object_regions(store: ImageStore) -> Regions:
-    """Every object of every photo (paper, section 4.1, stage 1)."""
-    return Regions(
-        [
-            (photo, label, number, *box)
-            for photo, found in enumerate(store.objects)
-            for number, (label, box) in enumerate(found, start=1)
-        ]
-    )
 
 
 def proposal_regions(
@@ -85,21 +72,13 @@ def proposal_regions(
 
 
 class Batch(NamedTuple):
-    """Crops of a step and what they teach.
+    """Crops of a step and what they teach."""
 
-    Attributes:
-        crops: float32 (B, 3, S, S) of 0..255.
-        labels: int64 (B, S, S), 255 for void.
-        own: bool (B, S, S), where labels are the photo's own: neither void nor of a pasted object.
-        weights: float32 (B, 2), of the labels and of the soft labels.
-        photo, boxes, mirror: where the crops were cut, as `cut_crops` takes it.
-    """
-
-    crops: Tensor
-    labels: Tensor
-    own: Tensor
-    weights: Tensor
-    photo: Tensor
+    crops: Tensor  # float32 (B, 3, S, S) of 0..255
+    labels: Tensor  # int64 (B, S, S), 255 for void
+    own: Tensor  # bool (B, S, S), where labels are the photo's own: neither void nor of a pasted object
+    weights: Tensor  # float32 (B, 2), of the labels and of the soft labels
+    photo: Tensor  # with boxes and mirror, where the crops were cut, as `cut_crops` takes it
     boxes: Tensor
     mirror: Tensor
 
@@ -128,8 +107,10 @@ class CropSampler:
         soft: SoftLabels | None = None,
         weights: Tensor | None = None,
     ) -> None:
-        self.recipe, self.names, self.sizes = recipe, names, store.sizes
-        self.objects = object_regions(store)
+        self.recipe, self.names, self.sizes, self.store = recipe, names, store.sizes, store.to(device)
+        # Stage 1 draws every object of every photo (paper, section 4.1).
+        objects = [(i, k, found) for i, some in enumerate(store.objects) for k, found in enumerate(some, 1)]
+        self.objects = Regions([(photo, label, number, *box) for photo, number, (label, box) in objects])
         if not len(self.objects):
             raise DataError(
                 f"the masks of the {len(store)} photos to train on hold no object of any class: there is "
@@ -138,7 +119,9 @@ class CropSampler:
         self.proposals = Regions([])
         if recipe.proposal_share and proposals:
             self.proposals = proposal_regions(store, names, proposals, recipe.overlap)
-        self.store = (store.with_parts() if recipe.label == "object" else store).to(device)
+        self.parts: list[Tensor] | None = None
+        if recipe.label == "object":
+            self.parts = [torch.from_numpy(find_objects(mask.numpy())[0]).to(device) for mask in store.labels]
         self.weights = torch.ones(len(store), 2) if weights is None else weights
         # Crops of one object alone call the others background, which soft labels know nothing of.
         self.soft = soft.to(device) if soft and recipe.label == "all" else None
@@ -147,14 +130,14 @@ class CropSampler:
         """The crops of a step, or those of them at some indices, on the store's device."""
         photo, *others = (values[part] for values in self._draw(step))
         # Not waiting for the copies keeps the device's queue of work full.
-        device, size = self.store.device, self.recipe.crop_size
         number, boxes, mirror, factors, weights = (
-            values.to(device, non_blocking=True) for values in (*others, self.weights[photo])
+            values.to(self.store.device, non_blocking=True) for values in (*others, self.weights[photo])
         )
-        crops, labels = cut_crops(self.store, photo, boxes, mirror, size)
-        if self.store.parts is not None:
+        where = photo, boxes, mirror, self.recipe.crop_size
+        crops, labels = cut_crops(self.store, *where)
+        if self.parts is not None:
             number = number[:, None, None]
-            parts = cut_labels(self.store, photo, boxes, mirror, size, parts=True)
+            parts = cut_labels(self.store, *where, self.parts)
             labels = torch.where((parts != number) & (labels != VOID) & (number > 0), 0, labels)
         own = labels != VOID
         if self.recipe.copy_paste:
@@ -210,24 +193,19 @@ class CropSampler:
 
         # Random squares, whole photos ...
         extent = self.sizes[photo].flip(1).float()  # width, height
-        long_side = extent.amax(1, keepdim=True)
-        is_whole = kind >= 1 - recipe.whole_share
+        is_whole = (kind >= 1 - recipe.whole_share)[:, None]
         side = RANDOM_SIDE[0] + (RANDOM_SIDE[1] - RANDOM_SIDE[0]) * uniform[:, :1]
-        sides = (torch.where(is_whole[:, None], 1.0, side) * long_side).expand(-1, 2).clone()
-        centre = torch.where(is_whole[:, None], 0.5, uniform[:, 1:3]) * extent
+        sides = torch.where(is_whole, 1.0, side) * extent.amax(1, keepdim=True)
+        centre = torch.where(is_whole, 0.5, uniform[:, 1:3]) * extent
         number = torch.zeros(size, dtype=torch.long)
         # ... and regions around objects and proposals.
         shares = (0.0, recipe.object_share, recipe.object_share + recipe.proposal_share)
         for regions, low, high in zip((self.objects, self.proposals), shares, shares[1:], strict=False):
             drawn = torch.nonzero((kind >= low) & (kind < high))[:, 0]
-            if not len(drawn):
-                continue
             chosen = regions.pick(uniform[drawn, 3:5])
             photo[drawn], number[drawn] = regions.photo[chosen], regions.number[chosen]
             boxes = regions.boxes[chosen]
-            tight = boxes[:, 2:] - boxes[:, :2]
-            if recipe.square:
-                tight = tight.amax(1, keepdim=True).expand(-1, 2)
+            tight = (boxes[:, 2:] - boxes[:, :2]).amax(1, keepdim=True)  # squares, as in the released lists
             within = uniform[drawn, 5:7] - 0.5
             sides[drawn] = recipe.enlarge * recipe.window * tight
             centre[drawn] = (boxes[:, :2] + boxes[:, 2:]) / 2
@@ -236,11 +214,10 @@ class CropSampler:
             centre[drawn] += free * tight * within
 
         if recipe.photo_side:
-            extent = self.sizes[photo].amax(1, keepdim=True).float()
-            window = (recipe.crop_size / recipe.photo_side * extent).expand(-1, 2)
-            sides = torch.where(is_whole[:, None], sides, window)
+            long_side = self.sizes[photo].amax(1, keepdim=True).float()
+            sides = torch.where(is_whole, sides, recipe.crop_size / recipe.photo_side * long_side)
 
-        jitter[is_whole] = 0
+        jitter.masked_fill_(is_whole, 0)
         sides = sides * recipe.scale_jitter ** jitter[:, :1]
         centre = centre + recipe.shift_jitter * sides * jitter[:, 1:]
         boxes = torch.cat([centre - sides / 2, centre + sides / 2], 1)

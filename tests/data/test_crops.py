@@ -103,26 +103,26 @@ def shapes_store() -> ImageStore:
 
 
 def test_parts_number_the_objects_in_their_order() -> None:
-    store = shapes_store().with_parts()
-    assert store.parts is not None and store.parts[0].dtype == torch.uint8
-    for i in range(2):
-        found = store.objects[i]
-        assert store.parts[i].unique().tolist() == list(range(len(found) + 1))
+    store = shapes_store()
+    for labels, objects in zip(store.labels, store.objects, strict=True):
+        parts, found = find_objects(labels.numpy())
+        assert found == objects
+        assert np.unique(parts).tolist() == list(range(len(found) + 1))
         for number, (label, (x0, y0, x1, y1)) in enumerate(found, start=1):
-            rows, columns = torch.nonzero(store.parts[i] == number, as_tuple=True)
+            rows, columns = np.nonzero(parts == number)
             assert (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) == (x0, y0, x1, y1)
-            assert (store.labels[i][store.parts[i] == number] == label).all()
-    assert [label for label, _ in store.objects[0]] == [1, 2, 2]
-    assert (store.parts[0][30:32, 2:3] == 0).all()
+            assert (labels.numpy()[parts == number] == label).all()
+    assert [label for label, _ in store.objects[0]] == [1, 2, 2]  # without the sliver
 
 
 @pytest.mark.parametrize("mirror", [False, True])
 def test_parts_are_cut_like_labels(mirror: bool) -> None:
-    store = shapes_store().with_parts().to(torch.device("cpu"))
+    store = shapes_store()
+    numbers = [torch.from_numpy(find_objects(mask.numpy())[0]) for mask in store.labels]
     index, mirrored = torch.tensor([0, 0, 1]), torch.tensor([mirror] * 3)
     boxes = torch.tensor([[0.0, 0, 40, 40], [-13, -7, 61, 67], [5, 10, 42, 47]])
     _, labels = cut_crops(store, index, boxes, mirrored, 29)
-    parts = cut_labels(store, index, boxes, mirrored, 29, parts=True)
+    parts = cut_labels(store, index, boxes, mirrored, 29, numbers)
     assert parts.dtype == torch.int64 and parts.shape == labels.shape
     class_of = torch.tensor([[0, 1, 2, 2], [0, 7, 0, 0]])
     kept = parts > 0
@@ -131,16 +131,6 @@ def test_parts_are_cut_like_labels(mirror: bool) -> None:
     assert (sliver.sum((1, 2)) <= 2).all()
     assert (~kept[(labels == 0) | (labels == 255)]).all()
     assert kept.any((1, 2)).all()
-
-
-def test_no_more_objects_than_a_byte_can_count() -> None:
-    mask = np.zeros((60, 60), np.uint8)
-    for i in range(400):  # tiles of 3x3 pixels, 0.25 % of the photo each, neighbours of another class
-        row, column = divmod(i, 20)
-        mask[3 * row : 3 * row + 3, 3 * column : 3 * column + 3] = 1 + row % 2 * 2 + column % 2
-    store = store_of((np.zeros((60, 60, 3), np.uint8), mask), canvas=60).with_parts()
-    assert store.parts is not None
-    assert len(find_objects(mask)[1]) == store.parts[0].max() == 255
 
 
 def test_photos_are_held_at_their_own_sizes_and_more_than_memory_are_refused(
