@@ -130,7 +130,7 @@ def train(
     from deconvseg.training.loop import Options
     from deconvseg.training.plan import Sources, plan_training
     from deconvseg.training.recipe import Recipe
-    from deconvseg.training.run import Start, run_training
+    from deconvseg.training.run import run_training
 
     if out is None and not check:
         raise UsageError("say where the run goes with --out DIR, or only look at the data with --check")
@@ -148,7 +148,7 @@ def train(
             if check or out is None:
                 return _check(plan, workers, display, as_json=as_json) if first else console.DONE
             options = Options(pick_device(own), resume, limit_steps, workers, display, signals.asked_to_stop)
-            folders = run_training(plan, Start(init, vgg16, proposals), out, options)
+            folders = run_training(plan, out, options, init=init, vgg16=vgg16, proposals=proposals)
         if first:
             _tell_end(folders, as_json=as_json, quiet=quiet)
     return console.DONE

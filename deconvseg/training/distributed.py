@@ -40,12 +40,12 @@ def process_group(device: str) -> Iterator[str]:
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         yield device
         return
-    local = int(os.environ.get("LOCAL_RANK", "0"))
+    local, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     on_cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     if on_cuda:
-        if local >= torch.cuda.device_count():
+        if local >= count:
             raise UsageError(
-                f"process {local} has no CUDA device of its own (there are {torch.cuda.device_count()}); "
+                f"process {local} has no CUDA device of its own (there are {count}); "
                 "start fewer processes, or train on the cpu"
             )
         torch.cuda.set_device(local)

@@ -16,25 +16,17 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from deconvseg.data.crops import ImageStore
+from deconvseg.data.crops import ImageStore, cut_crops
 from deconvseg.data.masks import VOID
 from deconvseg.errors import DeconvSegError
 from deconvseg.machine import is_out_of_memory
 from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.checkpoint import NetworkHeader, save_network
-from deconvseg.training import distributed
+from deconvseg.training import distributed, run_folder
 from deconvseg.training.losses import Losses, autocast, normalise
 from deconvseg.training.recipe import Recipe
-from deconvseg.training.run_folder import (
-    METRICS,
-    STATE,
-    append_metrics,
-    load_state,
-    rewind_metrics,
-    save_state,
-)
+from deconvseg.training.run_folder import METRICS, STATE
 from deconvseg.training.sampler import Batch, CropSampler
-from deconvseg.training.validation import mean_iou, validate
 
 REPORT_EVERY = 10
 """Steps between two lines of figures."""
@@ -75,15 +67,7 @@ class Training:
     Every crop, and every random number in it, follows from the recipe's seed and the number of the step, so
     a run that was stopped or killed at any moment and taken up again ends with the same network; on a
     processor, with the same number of threads, bit by bit. Raises DeconvSegError if the folder's checkpoint
-    cannot be resumed.
-
-    Args:
-        network: start of the run, initialised.
-        header: classes, palette and preprocessing, written into the files.
-        sampler: draws what to learn from as its recipe says, on the options' device.
-        validation: photos and masks to validate on.
-        folder: the run folder.
-        options: how to go about it.
+    cannot be resumed. The sampler draws what to learn from, on the options' device, and has the recipe.
     """
 
     def __init__(
@@ -112,10 +96,10 @@ class Training:
         self.modules |= {"optimizer": self.optimizer, "scaler": self.scaler}
         self.progress: dict[str, float] = {"step": 0, "best": -1.0, "best_step": 0, "seconds": 0.0}
         if options.resume and (folder / STATE).is_file():
-            self.progress = load_state(folder / STATE, self.modules)
+            self.progress = run_folder.load_state(folder / STATE, self.modules)
         self.step = int(self.progress["step"])
         if distributed.rank() == 0:
-            rewind_metrics(folder / METRICS, self.step)
+            run_folder.rewind_metrics(folder / METRICS, self.step)
         self.started = time.monotonic() - self.progress["seconds"]
         self.saved = self.reported = time.monotonic()
         self.recent: list[Tensor] = []
@@ -133,6 +117,8 @@ class Training:
             OutputError: a file cannot be written; the files before it are kept.
         """
         recipe = self.recipe
+        length = f"{recipe.steps} steps of {recipe.batch_size} crops of {recipe.crop_size} px"
+        self.options.reporter.note(f"{self.folder}: {length}, {self.options.device}")
         stop = min(recipe.steps, self.step + (self.options.limit_steps or recipe.steps))
         try:
             while self.step < stop and not self._is_out_of_patience():
@@ -205,13 +191,13 @@ class Training:
             self._report()
         if saves:
             self._refuse_broken()
-        self.progress |= {"step": self.step, "seconds": time.monotonic() - self.started}
         if validates:
             self._validate()
+        self.progress |= {"step": self.step, "seconds": time.monotonic() - self.started}
         if saves:
             self._save_network("last")
             if distributed.rank() == 0:
-                save_state(self.folder / STATE, self.modules, self.progress)
+                run_folder.save_state(self.folder / STATE, self.modules, self.progress)
             distributed.barrier()
             self.saved = self.reported = time.monotonic()
         if interrupted and self.step < stop:
@@ -248,11 +234,10 @@ class Training:
         distributed.share_buffers(self.averaged)
         iou = mean_iou(validate(self.averaged, self.header, self.validation, self.recipe))
         self._set_training_mode()
-        self.progress["seconds"] = time.monotonic() - self.started
         if iou > self.progress["best"]:
             self.progress |= {"best": iou, "best_step": self.step}
             self._save_network("best", val_whole_image_miou=round(iou, 4))
-        self._tell(val_whole_image_miou=round(iou, 4), seconds=round(self.progress["seconds"], 1))
+        self._tell(val_whole_image_miou=round(iou, 4), seconds=round(time.monotonic() - self.started, 1))
 
     def _save_network(self, name: str, **figures: float) -> None:
         """Writes the averaged network, with how it was trained so far in its header."""
@@ -263,8 +248,9 @@ class Training:
 
     def _tell(self, **figures: float) -> None:
         if distributed.rank() == 0:
-            append_metrics(self.folder / METRICS, self._counted(figures))
-            self.options.reporter.figures(self.folder, self.recipe, self._counted(figures))
+            figures = self._counted(figures)
+            run_folder.append_metrics(self.folder / METRICS, figures)
+            self.options.reporter.figures(self.folder, self.recipe, figures)
 
     def _counted(self, figures: dict[str, float]) -> dict[str, float]:
         return {"step": self.step, "crops": self.step * self.recipe.batch_size, **figures}
@@ -319,3 +305,42 @@ def update_average(averaged: nn.Module, network: nn.Module, decay: float) -> Non
             mean.lerp_(value, 1 - decay)
         else:
             mean.copy_(value)
+
+
+@torch.no_grad()
+def validate(
+    network: SegmentationNetwork, header: NetworkHeader, store: ImageStore, recipe: Recipe, batch: int = 32
+) -> Tensor:
+    """Confusion matrix int64 (C, C), row = truth, of whole photos as single crops, at the crop's size.
+
+    A fast figure to steer a run by, neither at the photos' own size nor with proposals: `deconvseg eval`
+    gives those that count. Every process takes each K-th photo and the counts are summed. Batches are filled
+    up to one size, so that a photo's scores do not depend on how many processes there are. The network and
+    the store are on one device; the network is in evaluation mode afterwards.
+    """
+    classes, device = len(header.classes), store.device
+    batch = min(batch, max(1, batch * 256**2 // network.side**2))  # large photos need much memory
+    extent = store.sizes.flip(1).float()
+    half = extent.amax(1, keepdim=True) / 2
+    squares = torch.cat([extent / 2 - half, extent / 2 + half], 1).to(device)
+    plain = torch.zeros(batch, dtype=torch.bool, device=device)
+    counts = torch.zeros(classes**2, dtype=torch.int64, device=device)
+    mine = torch.arange(len(store))[distributed.rank() :: distributed.world_size()]
+    network.eval()
+    for start in range(0, len(mine), batch):
+        index = mine[start : start + batch]
+        filled = torch.cat([index, index[-1:].expand(batch - len(index))])
+        crops, truth = cut_crops(store, filled, squares[filled.to(device)], plain, network.side)
+        with autocast(recipe, device):
+            found = network(normalise(crops, header)).argmax(1)
+        truth, found = truth[: len(index)], found[: len(index)]
+        valid = truth != VOID
+        counts += torch.bincount(truth[valid] * classes + found[valid], minlength=classes**2)
+    return distributed.total(counts).cpu().reshape(classes, classes)
+
+
+def mean_iou(confusion: Tensor) -> float:
+    """Mean IoU over the classes that occur in truth or prediction; 0 if no pixel was counted."""
+    matrix = confusion.double()
+    union = matrix.sum(0) + matrix.sum(1) - matrix.diag()
+    return float((matrix.diag() / union)[union > 0].mean()) if union.sum() > 0 else 0.0

@@ -33,9 +33,7 @@ def autocast(recipe: Recipe, device: torch.device) -> AbstractContextManager[obj
 class Losses(nn.Module):
     """A network with what its scores cost; one module, so that `DistributedDataParallel` can hold it.
 
-    Attributes:
-        network: gives scores and fc7's output.
-        presence: asks fc7's output which classes are in the crop, if the recipe weighs the answer.
+    `presence` asks fc7's output which classes are in the crop, if the recipe weighs the answer.
     """
 
     def __init__(self, network: SegmentationNetwork, presence: nn.Linear, recipe: Recipe) -> None:

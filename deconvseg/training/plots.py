@@ -15,16 +15,10 @@ _BLUE, _ORANGE, _GREEN = "#0072B2", "#D55E00", "#009E73"
 
 
 def draw_curves(metrics: Path, target: Path) -> None:
-    """Draw loss, validation mean IoU and learning rate over the crops seen, as PNG.
+    """Draw loss, validation mean IoU and learning rate of a `metrics.jsonl` over the crops seen, as PNG.
 
-    Args:
-        metrics: the run's `metrics.jsonl`. Lines hold `crops` and `loss`, `learning_rate` or
-            `val_whole_image_miou`; of two with the same `crops` the later counts, as after a resumed run.
-        target: the PNG.
-
-    Raises:
-        DataError: there are no figures yet.
-        OutputError: the PNG cannot be written.
+    Of two figures with the same `crops` the later counts, as after a resumed run. Raises DataError if there
+    are none yet, and OutputError if the PNG cannot be written.
     """
     lines = read_json_lines(metrics)
     points = [

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ from torch.optim.swa_utils import update_bn
 from deconvseg import __version__, files
 from deconvseg.data.crops import ImageStore
 from deconvseg.errors import DataError, UsageError
-from deconvseg.network.base import SegmentationNetwork
-from deconvseg.network.checkpoint import NetworkHeader
-from deconvseg.network.vgg16 import calibrate_encoder_norm
+from deconvseg.network.base import SegmentationNetwork, replace_classes, resize_side
+from deconvseg.network.checkpoint import NetworkHeader, load_network
+from deconvseg.network.deconvnet import DeconvNet, resize_bottleneck
+from deconvseg.network.fcn8s import FCN8s, start_from_deconvnet
+from deconvseg.network.vgg16 import calibrate_encoder_norm, download_vgg16, initialise_encoder, read_vgg16
 from deconvseg.proposals.cache import cache_proposals, read_proposals
 from deconvseg.training import distributed
 from deconvseg.training.loop import Options, Training
@@ -28,7 +31,6 @@ from deconvseg.training.recipe import Recipe
 from deconvseg.training.run_folder import METRICS, STATE, begin, hold
 from deconvseg.training.sampler import CropSampler
 from deconvseg.training.scores import SoftLabels
-from deconvseg.training.start import first_network
 from deconvseg.weights import network_file
 
 MOST_FAULTS = 50
@@ -36,68 +38,57 @@ MOST_FAULTS = 50
 STATISTICS_BATCHES = 10
 
 
-@dataclass(frozen=True)
-class Start:
-    """What a run starts from."""
-
-    init: str | Path | None = None  # network file or name; it decides all but crop size and classes
-    vgg16: Path | None = None  # file of VGG-16's ImageNet convolutions; downloaded if omitted
-    # File of `proposals.cache`, made if it is not there; `proposals.npz` in the run folder if omitted.
-    proposals: Path | None = None
-
-
-def run_training(plan: Plan, start: Start, out: Path, options: Options) -> list[Path]:
+def run_training(
+    plan: Plan,
+    out: Path,
+    options: Options,
+    *,
+    init: str | Path | None = None,
+    vgg16: Path | None = None,
+    proposals: Path | None = None,
+) -> list[Path]:
     """Check the data, make proposals if need be, and train every stage, each from the one before.
+
+    Returns the folders of the stages that were run. Raises DeconvSegError if data, recipe, weights or run
+    folder are not right, and KeyboardInterrupt, after a checkpoint, if `options.interrupted` was true.
 
     Args:
         plan: stages and data.
-        start: what the first stage starts from.
         out: folder of the run; stages with names get folders of these names in it.
         options: how to go about it.
-
-    Returns:
-        The folders of the stages that were run.
-
-    Raises:
-        KeyboardInterrupt: `options.interrupted` was true; the checkpoint is written.
-        DeconvSegError: anything about data, recipe, weights or run folder is wrong.
+        init: network file or name that the first stage starts from; it decides all but crop size and classes.
+        vgg16: file of VGG-16's ImageNet convolutions; downloaded if omitted.
+        proposals: file of `proposals.cache`, made if it is not there; `out`/proposals.npz if omitted.
     """
-    for recipe in plan.stages.values():
-        distributed.share(recipe.batch_size, recipe.accumulate)
-    done: list[Path] = []
-    canvas, data_digest, proposals = 0, "", start.proposals or out / "proposals.npz"
+    note, done, canvas, data_digest = options.reporter.note, list[Path](), 0, ""
+    target = proposals or out / "proposals.npz"
     with hold(out):
-        for folder in (out / name for name in plan.stages):
-            if not options.resume and (folder / STATE).is_file():
-                raise UsageError(f"{folder}: it holds a run already; resume it, or use another folder")
+        for name, recipe in plan.stages.items():
+            distributed.share(recipe.batch_size, recipe.accumulate)
+            if not options.resume and (out / name / STATE).is_file():
+                raise UsageError(f"{out / name}: it holds a run already; resume it, or use another folder")
         for name, recipe in plan.stages.items():
             folder = out / name
             is_resumed = options.resume and (folder / STATE).is_file()
             if options.resume and not is_resumed:
-                options.reporter.note(f"{folder}: no checkpoint yet, training starts from the beginning")
-            init = done[-1] / "last.safetensors" if done else _origin(start, out, name, is_resumed)
-            source = folder / "last.safetensors" if is_resumed else init
-            torch.manual_seed(recipe.seed)
+                note(f"{folder}: no checkpoint yet, training starts from the beginning")
+            origin = done[-1] / "last.safetensors" if done else _origin(init, out, name, is_resumed)
+            source = folder / "last.safetensors" if is_resumed else origin
             # The network comes before the data: check and proposals may take hours.
-            network, header = first_network(plan, recipe, source, start.vgg16, options.reporter.note)
+            network, header = first_network(plan, recipe, source, vgg16, note)
             distributed.barrier()  # the first process must not begin a run before the others have looked
             if distributed.rank() == 0:
                 if not done:
-                    data_digest = _sound_data(plan, options)
-                    if not (start.proposals and proposals.is_file()):
-                        _make_proposals(plan, proposals, options)
-                description = _describe(plan, recipe, data_digest, init, proposals)
-                begin(folder, description, resume=is_resumed)
+                    data_digest = _prepare_data(plan, target, options, keep=proposals is not None)
+                begin(folder, _describe(plan, recipe, data_digest, origin, target), resume=is_resumed)
             distributed.barrier()
             if recipe.canvas != canvas:
                 canvas = recipe.canvas
                 photos, validation, soft = _load(plan, canvas, options)
-            boxes = read_proposals(proposals) if recipe.proposal_share else None
+            boxes = read_proposals(target) if recipe.proposal_share else None
             names, weights = [photo.name for photo in plan.photos], plan.weights(recipe)
             sampler = CropSampler(photos, names, recipe, options.device, boxes, soft, weights)
             header = _with_statistics(network, header, sampler, is_new=source is None)
-            length = f"{recipe.steps} steps of {recipe.batch_size} crops of {recipe.crop_size} px"
-            options.reporter.note(f"{folder}: {length}, {options.device}")
             is_through = Training(network, header, sampler, validation, folder, options).run()
             if distributed.rank() == 0:
                 draw_curves(folder / METRICS, folder / "curves.png")
@@ -107,10 +98,10 @@ def run_training(plan: Plan, start: Start, out: Path, options: Options) -> list[
     return done
 
 
-def _origin(start: Start, out: Path, stage: str, is_resumed: bool) -> Path | None:
+def _origin(init: str | Path | None, out: Path, stage: str, is_resumed: bool) -> Path | None:
     """The network file that the first stage of a call starts from, if any."""
-    if start.init is not None:
-        return network_file(start.init)
+    if init is not None:
+        return network_file(init)
     if stage != "stage2" or is_resumed:
         return None
     network = out / "stage1" / "last.safetensors"
@@ -122,18 +113,98 @@ def _origin(start: Start, out: Path, stage: str, is_resumed: bool) -> Path | Non
     return network
 
 
-def _sound_data(plan: Plan, options: Options) -> str:
-    """The hash of the data; DataError if it has faults."""
+def first_network(
+    plan: Plan, recipe: Recipe, init: Path | None, vgg16: Path | None, note: Callable[[str], None]
+) -> tuple[SegmentationNetwork, NetworkHeader]:
+    """The network that a stage starts from, in training mode, and its header.
+
+    Of the network file `init` all layers are kept that fit, and `note` is told what is not; random weights
+    follow from the recipe's seed.
+
+    Raises:
+        UsageError: the recipe describes no network, or none that can start from `init`, or insists on one.
+        WeightsError: a file cannot be read, or VGG-16 not be downloaded.
+    """
+    torch.manual_seed(recipe.seed)
+    classes, palette = plan.classes, plan.validation.palette
+    if init is None:
+        if recipe.pretrained == "init":
+            raise UsageError(
+                "this recipe starts from a trained network; name one, like the shipped 'default'"
+            )
+        network, header = _new_network(recipe, len(classes)), NetworkHeader(classes, palette)
+        if recipe.pretrained == "none":
+            header = replace(header, scale=1 / 64)  # inputs of about unit size
+        else:
+            initialise_encoder(network, read_vgg16(vgg16) if vgg16 else download_vgg16())
+    else:
+        network, header = load_network(init)
+        crf = header.crf
+        if network.architecture != recipe.network:
+            network, crf = _fcn8s_from(network, init, recipe), {}
+            note(f"{init}: a DeconvNet; FCN-8s starts from its encoder, fc6 and fc7")
+        elif isinstance(network, DeconvNet) and network.crop_size != recipe.crop_size:
+            network = resize_bottleneck(network, recipe.crop_size)
+        elif isinstance(network, FCN8s) and network.side != recipe.photo_side:
+            network = resize_side(network, recipe.photo_side)
+        if header.classes != classes:
+            network, crf = replace_classes(network, len(classes)), {}
+            note(f"{init}: made for other classes; all of it is kept but the last layer, which starts anew")
+        header = replace(header, classes=classes, palette=palette, crf=crf, training={})
+    network.dropout = recipe.dropout
+    return network.train(), header
+
+
+def _fcn8s_from(source: SegmentationNetwork, init: Path, recipe: Recipe) -> SegmentationNetwork:
+    """The recipe's network, with what it can take over from one of another kind."""
+    network = _new_network(recipe, source.arguments["classes"])
+    if not isinstance(network, FCN8s) or not isinstance(source, DeconvNet):
+        raise UsageError(
+            f"{init}: a network of the kind {source.architecture}, the recipe is for {recipe.network}; take "
+            "another recipe or another network"
+        )
+    try:
+        start_from_deconvnet(network, source)
+    except ValueError as error:
+        raise UsageError(f"{init}: FCN-8s cannot start from this network: {error}; take another") from error
+    return network
+
+
+def _new_network(recipe: Recipe, classes: int) -> SegmentationNetwork:
+    is_fcn, shared = recipe.network == "fcn8s", ("widths", "encoder_convs", "bottleneck")
+    own = ("head_kernel", "padding", "dropout") if is_fcn else ("crop_size", "decoder_convs", "encoder_norm")
+    arguments = {name: getattr(recipe, name) for name in (*shared, *own)}
+    try:
+        if is_fcn:
+            return FCN8s(classes, side=recipe.photo_side, norm=recipe.head_norm, **arguments)
+        return DeconvNet(classes, **arguments)
+    except ValueError as error:
+        raise UsageError(f"the recipe describes no network: {error}") from error
+
+
+def _prepare_data(plan: Plan, proposals: Path, options: Options, *, keep: bool) -> str:
+    """The hash of the data; DataError if it has faults.
+
+    Makes the file of proposals, or what it lacks, if a stage draws any; one that is to `keep` stays as it is.
+    """
     with options.reporter.progress(len(plan.photos) + len(plan.validation), "checking") as step:
         reports = check_plan(plan, workers=options.workers, progress=step)
     faults = [fault for _, report in reports for fault in report.faults]
+    if len(faults) == 1:
+        raise DataError(str(faults[0]))
     if faults:
-        for fault in faults[:MOST_FAULTS] if len(faults) > 1 else ():
+        for fault in faults[:MOST_FAULTS]:
             options.reporter.note(str(fault))
-        count = f" ({len(faults)} faults in photos and masks)" if len(faults) > 1 else ""
-        raise DataError(f"{faults[0]}{count}")
-    for about, warning in [(about, warning) for about, report in reports for warning in report.warnings]:
-        options.reporter.note(f"note: {about}: {warning}")
+        raise DataError(f"{faults[0]} ({len(faults)} faults in photos and masks)")
+    for about, report in reports:
+        for warning in report.warnings:
+            options.reporter.note(f"note: {about}: {warning}")
+    draws = any(recipe.proposal_share for recipe in plan.stages.values())
+    if draws and not (keep and proposals.is_file()):
+        photos = [(photo.name, photo.example.image) for photo in plan.photos]
+        options.reporter.note(f"{proposals}: object proposals of {len(photos)} photos")
+        with options.reporter.progress(len(photos), "proposals") as step:
+            cache_proposals(photos, proposals, workers=options.workers, progress=step)
     return digest(plan, reports)
 
 
@@ -162,16 +233,6 @@ def _describe(
             "python": platform.python_version(),
         },
     }
-
-
-def _make_proposals(plan: Plan, target: Path, options: Options) -> None:
-    """Makes the file of proposals, or what it lacks, if a stage draws any."""
-    if not any(recipe.proposal_share for recipe in plan.stages.values()):
-        return
-    photos = [(photo.name, photo.example.image) for photo in plan.photos]
-    options.reporter.note(f"{target}: object proposals of {len(photos)} photos")
-    with options.reporter.progress(len(photos), "proposals") as step:
-        cache_proposals(photos, target, workers=options.workers, progress=step)
 
 
 def _load(plan: Plan, canvas: int, options: Options) -> tuple[ImageStore, ImageStore, SoftLabels | None]:

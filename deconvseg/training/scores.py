@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -26,17 +27,13 @@ _SHRINK = 4
 """Soft labels are held at a quarter of the photos' resolution at most: they are smooth, and many a photo."""
 
 
+@dataclass(frozen=True)
 class SoftLabels:
-    """Class probabilities of the photos of a store.
+    """Class probabilities of the photos of a store."""
 
-    Attributes:
-        maps: of each photo uint8 (C, h, w), 255 is certain, from border to border of the photo whatever h and
-            w are; None for a photo that has no soft labels.
-        sizes: int64 (N, 2), height and width of the photos in the store.
-    """
-
-    def __init__(self, maps: Sequence[Tensor | None], sizes: Tensor) -> None:
-        self.maps, self.sizes = maps, sizes
+    # uint8 (C, h, w), 255 is certain, from border to border of the photo; None if it has no soft labels.
+    maps: Sequence[Tensor | None]
+    sizes: Tensor  # int64 (N, 2), height and width of the photos in the store
 
     @classmethod
     def load(
@@ -53,7 +50,7 @@ class SoftLabels:
 
     def to(self, device: torch.device) -> SoftLabels:
         """The soft labels on another device."""
-        return SoftLabels([None if values is None else values.to(device) for values in self.maps], self.sizes)
+        return replace(self, maps=[values if values is None else values.to(device) for values in self.maps])
 
     def cut(
         self, photo: Tensor, boxes: Tensor, mirror: Tensor, size: int, temperature: float = 1.0

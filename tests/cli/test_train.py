@@ -38,11 +38,6 @@ def voc(tmp_path: Path, make_shapes: Callable[..., Path]) -> Path:
     return make_shapes(tmp_path / "voc", train=6, val=2)
 
 
-def same_weights(first: Path, second: Path) -> bool:
-    one, two = load_file(first), load_file(second)
-    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
-
-
 def steps_of(folder: Path) -> list[int]:
     return [line["step"] for line in read_json_lines(folder / "metrics.jsonl")]
 
@@ -111,7 +106,8 @@ def test_stopped_and_killed_it_goes_on_to_the_same_network(inside: Run, voc: Pat
     torch.set_num_threads(threads)
     assert done.returncode == 0, done.stderr
     for name in ("last", "best"):
-        assert same_weights(tmp_path / f"whole/{name}.safetensors", tmp_path / f"run/{name}.safetensors")
+        one, two = (load_file(tmp_path / f"{folder}/{name}.safetensors") for folder in ("whole", "run"))
+        assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
     ious = [
         [(line["step"], line["val_whole_image_miou"]) for line in read_json_lines(path) if "seconds" in line]
         for path in (tmp_path / "whole/metrics.jsonl", tmp_path / "run/metrics.jsonl")

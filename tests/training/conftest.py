@@ -70,15 +70,8 @@ def shapes(tmp_path_factory: pytest.TempPathFactory, make_shapes: Callable[..., 
 
 def small_network(recipe: Recipe = RECIPE, *, encoder_norm: bool = True) -> DeconvNet:
     torch.manual_seed(0)
-    return DeconvNet(
-        classes=3,
-        crop_size=recipe.crop_size,
-        widths=recipe.widths,
-        encoder_convs=recipe.encoder_convs,
-        decoder_convs=recipe.decoder_convs,
-        bottleneck=recipe.bottleneck,
-        encoder_norm=encoder_norm,
-    )
+    names = ("crop_size", "widths", "encoder_convs", "decoder_convs", "bottleneck")
+    return DeconvNet(3, encoder_norm=encoder_norm, **{name: getattr(recipe, name) for name in names})
 
 
 def network_without_norms() -> FCN8s:

@@ -6,6 +6,7 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -13,10 +14,9 @@ from safetensors.torch import load_file
 
 from deconvseg.errors import DeconvSegError, OutputError
 from deconvseg.training import loop
-from deconvseg.training.loop import schedule, update_average
+from deconvseg.training.loop import mean_iou, schedule, update_average, validate
 from deconvseg.training.losses import Losses
 from deconvseg.training.recipe import Recipe
-from deconvseg.training.validation import mean_iou, validate
 
 from .conftest import HEADER, RECIPE, Shapes, metrics, network_without_norms, run, small_network
 
@@ -65,23 +65,15 @@ def test_checkpoints_are_written_now_and_then(
     tmp_path: Path, shapes: Shapes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0)
-    asked = []
-
-    def fail_at_the_third_step() -> bool:
-        asked.append(True)
-        if len(asked) == 3:
-            raise OSError("the machine goes down")
-        return False
-
+    asked = Mock(side_effect=[False, False, OSError("the machine goes down")])
     with pytest.raises(OSError, match="goes down"):
-        run(tmp_path, shapes, {"interrupted": fail_at_the_third_step})
+        run(tmp_path, shapes, {"interrupted": asked})
     assert torch.load(tmp_path / "state.pt", weights_only=True)["progress"]["step"] == 2
 
 
 def test_asked_to_stop_it_leaves_a_checkpoint(tmp_path: Path, shapes: Shapes) -> None:
-    asked = iter([False, False, True])
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, shapes, {"interrupted": lambda: next(asked)})
+        run(tmp_path, shapes, {"interrupted": Mock(side_effect=[False, False, True])})
     assert torch.load(tmp_path / "state.pt", weights_only=True)["progress"]["step"] == 3
 
 

@@ -29,21 +29,27 @@ def voc(tmp_path: Path, make_shapes: Callable[..., Path]) -> Path:
 def test_a_plan_names_all_photos_and_checks_them(
     tmp_path: Path, voc: Path, recipe: Path, make_shapes: Callable[..., Path]
 ) -> None:
-    extra = make_shapes(tmp_path / "more", train=2, val=1)
-    sources = Sources(voc_root=voc, extra_roots=[extra])
+    extras = [
+        make_shapes(tmp_path / place / "more", train=count, val=1) for place, count in (("a", 2), ("b", 1))
+    ]
+    sources = Sources(voc_root=voc, extra_roots=extras)
     plan = plan_training(sources, recipe, {"steps": 5, "seed": None})
     names = [photo.name for photo in plan.photos]
-    assert names == ["shape000", "shape001", "shape002", "more/shape000", "more/shape001"]
-    folders = [photo.example.image.parent.parent.name for photo in plan.photos]
-    assert folders == [photo.group for photo in plan.photos] == ["voc"] * 3 + ["more"] * 2
+    # Folders of the same name are told apart.
+    own = ["shape000", "shape001", "shape002"]
+    assert names == [*own, "more/shape000", "more/shape001", "more-2/shape000"]
+    assert [photo.group for photo in plan.photos] == ["voc"] * 3 + ["more"] * 2 + ["more-2"]
     assert plan.stages[""].steps == 5
     assert len(plan.classes) == 21
     reports = check_plan(plan)
-    assert [report.examples for _, report in reports] == [3, 2, 2]
+    assert [report.examples for _, report in reports] == [3, 2, 1, 2]
     before = digest(plan, reports)
     mask = voc / "SegmentationClass/shape001.png"
     mask.write_bytes((voc / "SegmentationClass/shape002.png").read_bytes())
     assert digest(plan, check_plan(plan)) != before
+    # So is the digest of classes that mean something else, with the same masks.
+    swapped = replace(plan.validation, classes=(*plan.classes[:-2], *plan.classes[:-3:-1]))
+    assert digest(replace(plan, validation=swapped), reports) != before
 
 
 def test_sbd_joins_in_without_the_photos_to_validate_on(
@@ -92,14 +98,6 @@ def test_mistakes_are_named(
     (tmp_path / "leak/ImageSets/Segmentation/train.txt").write_text("shape004\n")
     with pytest.raises(DataError, match=r"shape004\.jpg: both in the split"):
         plan(Sources(voc_root=voc, extra_roots=[tmp_path / "leak"]))
-
-
-def test_folders_of_the_same_name_are_told_apart(
-    tmp_path: Path, voc: Path, recipe: Path, make_shapes: Callable[..., Path]
-) -> None:
-    extras = [make_shapes(tmp_path / place / "data", train=1, val=1) for place in ("a", "b")]
-    plan = plan_training(Sources(voc_root=voc, extra_roots=extras), recipe, {})
-    assert [photo.name for photo in plan.photos[3:]] == ["data/shape000", "data-2/shape000"]
 
 
 def score(folder: Path, name: str) -> Path:

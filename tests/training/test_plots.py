@@ -36,12 +36,9 @@ def test_curves_follow_the_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert rate.lines[0].get_xydata()[:, 1].tolist() == [1e-3] * 4
     assert Image.open(tmp_path / "curves.png").size == (1080, 900)
 
-
-def test_curves_of_little_and_of_nothing(tmp_path: Path) -> None:
-    metrics = tmp_path / "metrics.jsonl"
-    metrics.write_text('{"crops": 64, "val_whole_image_miou": 0.0}\n')
-    draw_curves(metrics, tmp_path / "curves.png")
-    metrics.write_text("{")
+    # Of little, and of nothing.
+    (tmp_path / "metrics.jsonl").write_text('{"crops": 64, "val_whole_image_miou": 0.0}\n')
+    draw_curves(tmp_path / "metrics.jsonl", tmp_path / "curves.png")
+    (tmp_path / "metrics.jsonl").write_text("{")
     with pytest.raises(DataError, match=r"metrics\.jsonl: has neither"):
-        draw_curves(metrics, tmp_path / "none.png")
-    assert not (tmp_path / "none.png").exists()
+        draw_curves(tmp_path / "metrics.jsonl", tmp_path / "none.png")

@@ -19,7 +19,7 @@ from deconvseg.network.checkpoint import load_network, save_network
 from deconvseg.segmenter import Segmenter
 from deconvseg.training.loop import Options, Reporter
 from deconvseg.training.plan import Plan, Sources, check_plan, digest, plan_training
-from deconvseg.training.run import Start, run_training
+from deconvseg.training.run import run_training
 
 from .conftest import CPU, HEADER, metrics, recipe_text, small_network
 
@@ -74,8 +74,8 @@ class Told(Reporter):
         yield lambda: None
 
 
-def start(plan: Plan, out: Path, begin: Start | None = None, **options: Any) -> Path:
-    (folder,) = run_training(plan, begin or Start(), out, Options(CPU, **options))
+def start(plan: Plan, out: Path, begin: dict[str, Any] | None = None, **options: Any) -> Path:
+    (folder,) = run_training(plan, out, Options(CPU, **options), **(begin or {}))
     return folder
 
 
@@ -105,7 +105,7 @@ def test_a_network_for_other_classes_keeps_all_but_its_last_layer(
 ) -> None:
     told = Told()
     plan = plan_of(own, tmp_path, learning_rate=0, encoder_learning_rate=0)
-    folder = start(plan, tmp_path / "run", Start(init=tiny_network), reporter=told)
+    folder = start(plan, tmp_path / "run", {"init": tiny_network}, reporter=told)
     assert any("made for other classes" in note for note in told.notes)
     before, after = (load_network(path)[0] for path in (tiny_network, folder / "last.safetensors"))
     assert after.seg_score.out_channels == 3
@@ -115,7 +115,7 @@ def test_a_network_for_other_classes_keeps_all_but_its_last_layer(
     assert json.loads((folder / "run.json").read_text())["init"]["file"] == str(tiny_network)
     save_network(tmp_path / "n.safetensors", small_network(), HEADER)
     with pytest.raises(UsageError, match="this run has other network to start from"):
-        start(plan, tmp_path / "run", Start(init=tmp_path / "n.safetensors"), resume=True)
+        start(plan, tmp_path / "run", {"init": tmp_path / "n.safetensors"}, resume=True)
 
 
 FCN = {"network": "fcn8s", "photo_side": 96, "head_kernel": 3, "padding": 1, "head_norm": True}
@@ -126,16 +126,16 @@ def test_fcn_is_trained_from_a_deconvnet(own: Path, tmp_path: Path, tiny_network
     save_network(tmp_path / "n.safetensors", source, HEADER)
     told = Told()
     plan = plan_of(own, tmp_path, frozen_blocks=5, ema=0, **FCN)
-    folder = start(plan, tmp_path / "run", Start(init=tmp_path / "n.safetensors"), reporter=told)
+    folder = start(plan, tmp_path / "run", {"init": tmp_path / "n.safetensors"}, reporter=told)
     assert any("FCN-8s starts from its encoder" in note for note in told.notes)
     network = load_network(folder / "last.safetensors")[0]
     assert torch.equal(network.encoder[0].conv1_1.conv.weight, source.encoder[0].conv1_1.conv.weight)
     result = Segmenter(folder / "last.safetensors").segment(plan.validation.examples[0].image)
     assert result.classes == tuple(CLASSES)
     with pytest.raises(UsageError, match="the encoder of the DeconvNet has other layers"):
-        start(plan, tmp_path / "other", Start(init=tiny_network))
+        start(plan, tmp_path / "other", {"init": tiny_network})
     with pytest.raises(UsageError, match="a network of the kind fcn8s, the recipe is for deconvnet"):
-        start(plan_of(own, tmp_path), tmp_path / "other", Start(init=folder / "last.safetensors"))
+        start(plan_of(own, tmp_path), tmp_path / "other", {"init": folder / "last.safetensors"})
 
 
 def test_a_resumed_run_must_be_the_same_run(own: Path, tmp_path: Path) -> None:
@@ -162,31 +162,17 @@ def test_a_resumed_run_must_be_the_same_run(own: Path, tmp_path: Path) -> None:
         start(plan, out, resume=True)
 
 
-def test_classes_that_mean_something_else_are_other_data(own: Path, tmp_path: Path) -> None:
-    plan = plan_of(own, tmp_path)
-    before = digest(plan, check_plan(plan))
-    description = own / "dataset.toml"
-    text = description.read_text()
-    description.write_text(
-        text.replace('"disc"', '"x"').replace('"square"', '"disc"').replace('"x"', '"square"')
-    )
-    swapped = plan_of(own, tmp_path)
-    description.write_text(text)
-    assert swapped.classes == ("ground", "square", "disc")
-    assert digest(swapped, check_plan(swapped)) != before
-
-
 @pytest.mark.parametrize(
     ("changes", "begin", "message"),
     [
-        ({"pretrained": "init"}, Start(), "starts from a trained network; name one"),
-        ({}, Start(init="n.safetensors"), "no such network file"),
-        ({"pretrained": "vgg16"}, Start(vgg16=Path("v.safetensors")), r"v\.safetensors"),
-        ({"widths": (8, 16)}, Start(), "describes no network"),
+        ({"pretrained": "init"}, {}, "starts from a trained network; name one"),
+        ({}, {"init": "n.safetensors"}, "no such network file"),
+        ({"pretrained": "vgg16"}, {"vgg16": Path("v.safetensors")}, r"v\.safetensors"),
+        ({"widths": (8, 16)}, {}, "describes no network"),
     ],
 )
 def test_what_is_missing_is_found_before_the_data_is_read(
-    own: Path, tmp_path: Path, changes: dict[str, Any], begin: Start, message: str
+    own: Path, tmp_path: Path, changes: dict[str, Any], begin: dict[str, Any], message: str
 ) -> None:
     plan = plan_of(own, tmp_path, **changes)
     with pytest.raises(DeconvSegError, match=message):
