@@ -134,10 +134,11 @@ def train(
 
     if out is None and not check:
         raise UsageError("say where the run goes with --out DIR, or only look at the data with --check")
-    if (voc_root is None) == (data is None):
+    root = voc_root or data
+    if root is None or (voc_root and data):
         raise UsageError("give the data to train on: either --voc-root DIR or --data DIR")
     overrides = {key: value for key, value in context.params.items() if key in Recipe.__dataclass_fields__}
-    sources = Sources(voc_root, data, sbd_root, extra_root or (), split, val_split, scores or ())
+    sources = Sources(root, sbd_root, extra_root or (), split, val_split, scores or ())
     recipe = recipe or ("fcn8s-lite" if network == "fcn8s" else "lite")
     plan = plan_training(sources, recipe, overrides, stage)
     reuse_freed_memory()

@@ -19,7 +19,7 @@ from deconvseg.data.check import DataReport, Fault, check_dataset
 from deconvseg.data.crops import Pair
 from deconvseg.data.dataset import DataSet, Example
 from deconvseg.data.open import open_dataset
-from deconvseg.data.voc import sbd_dataset, voc_dataset
+from deconvseg.data.voc import sbd_dataset
 from deconvseg.errors import DataError, DeconvSegError, UsageError
 from deconvseg.training.recipe import Recipe, read_recipes
 from deconvseg.training.scores import SUFFIX, mask_from_scores
@@ -27,13 +27,12 @@ from deconvseg.training.scores import SUFFIX, mask_from_scores
 
 @dataclass(frozen=True)
 class Sources:
-    """Where the data comes from; one of `voc_root` and `data` is given."""
+    """Where the data comes from: folders of any layout that `open_dataset` knows."""
 
-    voc_root: Path | None = None  # folder of VOC's layout
-    data: Path | None = None  # folder of any layout that `open_dataset` knows
+    root: Path
     sbd_root: Path | None = None  # SBD: all its photos but those of the validation split join in
     extra_roots: Sequence[Path] = ()  # more data sets of the same classes; their `train` splits join in
-    split: str = "train"  # list of `voc_root` or `data` to train on ...
+    split: str = "train"  # list of `root` to train on ...
     val_split: str = "val"  # ... and to validate on
     # Folders of soft labels, `NAME.scores.npz` for the photo NAME. One that lies in the folder of a data set
     # is for that data set, any other for all; a photo takes the first that has it. Photos with a score file
@@ -104,12 +103,8 @@ def plan_training(
             is there twice.
     """
     stages = read_recipes(recipe, overrides, stage)
-    root = sources.voc_root or sources.data
-    if root is None or (sources.voc_root and sources.data):
-        raise UsageError("give one folder of data to train on, of VOC's layout or your own")
-    open_ = open_dataset if sources.data else voc_dataset
-    first, validation = open_(root, sources.split), open_(root, sources.val_split)
-    datasets = [(root, first)]
+    first, validation = (open_dataset(sources.root, name) for name in (sources.split, sources.val_split))
+    datasets = [(sources.root, first)]
     if sources.sbd_root is not None:
         held_out = {example.name for example in (*validation.examples, *first.examples)}
         for sbd in _sbd(sources.sbd_root):

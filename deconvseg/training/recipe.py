@@ -177,11 +177,11 @@ def _recipe(table: Mapping[str, Any]) -> Recipe:
 
 def _checked(key: str, value: Any, expected: Any) -> Any:
     """TOML's value as the type that a field has; ValueError if it is of another, or out of its range."""
-    kind, arguments = get_origin(expected), get_args(expected)
     if expected == Weight:
+        expected = Amount
         if isinstance(value, dict):
             return {name: _checked(key, number, Amount) for name, number in value.items()}
-        expected, kind, arguments = Amount, Annotated, get_args(Amount)
+    kind, arguments = get_origin(expected), get_args(expected)
     if kind is Annotated:
         number, low, high = _checked(key, value, arguments[0]), *arguments[1:]
         if low <= number <= high:

@@ -32,7 +32,7 @@ def test_a_plan_names_all_photos_and_checks_them(
     extras = [
         make_shapes(tmp_path / place / "more", train=count, val=1) for place, count in (("a", 2), ("b", 1))
     ]
-    sources = Sources(voc_root=voc, extra_roots=extras)
+    sources = Sources(voc, extra_roots=extras)
     plan = plan_training(sources, recipe, {"steps": 5, "seed": None})
     names = [photo.name for photo in plan.photos]
     # Folders of the same name are told apart.
@@ -59,7 +59,7 @@ def test_sbd_joins_in_without_the_photos_to_validate_on(
     (sbd / "SegmentationClass").rename(sbd / "SegmentationClassAug")
     lists = sbd / "ImageSets/Segmentation"
     (lists / "train.txt").rename(lists / "train_aug.txt")
-    plan = plan_training(Sources(voc_root=voc, sbd_root=sbd), recipe, {})
+    plan = plan_training(Sources(voc, sbd_root=sbd), recipe, {})
     # shape000 and 001 are in VOC's train, 002 and 003 in its val.
     names = ["shape000", "shape001", "shape004", "shape005"]
     assert [(photo.name, photo.group) for photo in plan.photos] == list(
@@ -73,31 +73,27 @@ def test_mistakes_are_named(
     def plan(sources: Sources) -> None:
         plan_training(sources, recipe, {})
 
-    with pytest.raises(UsageError, match="give one folder of data"):
-        plan(Sources())
-    with pytest.raises(UsageError, match="give one folder of data"):
-        plan(Sources(voc_root=voc, data=voc))
     lists = voc / "ImageSets/Segmentation"
     (lists / "leaky.txt").write_text("shape003\nshape000\n")
     with pytest.raises(DataError, match=r"shape003\.jpg: both in the split .* \(1 such"):
-        plan(Sources(voc_root=voc, split="leaky"))
-    plan(Sources(voc_root=voc, split="val", val_split="val"))  # asked for: to see whether it can overfit
+        plan(Sources(voc, split="leaky"))
+    plan(Sources(voc, split="val", val_split="val"))  # asked for: to see whether it can overfit
     own = make_shapes(tmp_path / "own", train=2, val=1)
     (own / "dataset.toml").write_text(
         'images = "JPEGImages"\nmasks = "SegmentationClass"\n[splits]\ntrain = ["shape000"]\n'
         '[[classes]]\nname = "ground"\n[[classes]]\nname = "disc"\n[[classes]]\nname = "square"\n'
     )
     with pytest.raises(DataError, match="its classes are not those of"):
-        plan(Sources(voc_root=voc, extra_roots=[own]))
+        plan(Sources(voc, extra_roots=[own]))
     with pytest.raises(DataError, match=r"shape000\.jpg: named twice"):
-        plan(Sources(voc_root=voc, extra_roots=[voc]))
+        plan(Sources(voc, extra_roots=[voc]))
     (tmp_path / "leak").mkdir()
     for part in ("JPEGImages", "SegmentationClass"):
         (tmp_path / "leak" / part).symlink_to(voc / part)
     (tmp_path / "leak/ImageSets/Segmentation").mkdir(parents=True)
     (tmp_path / "leak/ImageSets/Segmentation/train.txt").write_text("shape004\n")
     with pytest.raises(DataError, match=r"shape004\.jpg: both in the split"):
-        plan(Sources(voc_root=voc, extra_roots=[tmp_path / "leak"]))
+        plan(Sources(voc, extra_roots=[tmp_path / "leak"]))
 
 
 def score(folder: Path, name: str) -> Path:
@@ -116,7 +112,7 @@ def test_score_files_are_found_by_data_set_and_stand_in_for_masks(
     beside, anywhere = score(extra / "scores", "shape000"), score(tmp_path / "other", "shape001")
     (extra / "SegmentationClass/shape000.png").unlink()
     folders = [extra / "scores", tmp_path / "other"]
-    sources = Sources(voc_root=voc, extra_roots=[extra], scores=folders)
+    sources = Sources(voc, extra_roots=[extra], scores=folders)
     plan = plan_training(sources, recipe, {})
     # Those beside a data set are for it alone, the others for all of them.
     assert [photo.scores for photo in plan.photos] == [None, anywhere, None, beside, anywhere, None]
@@ -138,8 +134,8 @@ def test_data_sets_are_weighed_by_name(
 ) -> None:
     extra = make_shapes(tmp_path / "more", train=1, val=1)
     recipe.write_text(recipe_text() + "mask_weight = { voc = 0.5 }\nscores_weight = 2\n")
-    plan = plan_training(Sources(voc_root=voc, extra_roots=[extra]), recipe, {})
+    plan = plan_training(Sources(voc, extra_roots=[extra]), recipe, {})
     assert plan.weights(plan.stages[""]).tolist() == [[0.5, 2]] * 3 + [[1, 2]]
     recipe.write_text(recipe_text() + "mask_weight = { voc12 = 0.5 }\n")
     with pytest.raises(UsageError, match=r"no data set 'voc12' to learn from; there is voc, more"):
-        plan_training(Sources(voc_root=voc, extra_roots=[extra]), recipe, {})
+        plan_training(Sources(voc, extra_roots=[extra]), recipe, {})

@@ -55,7 +55,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def plan_of(root: Path, tmp_path: Path, scores: tuple[Path, ...] = (), **changes: Any) -> Plan:
     path = tmp_path / "recipe.toml"
     path.write_text(recipe_text(**({"steps": 1} | changes)))
-    return plan_training(Sources(data=root, scores=scores), path, {})
+    return plan_training(Sources(root, scores=scores), path, {})
 
 
 class Told(Reporter):
