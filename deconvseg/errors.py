@@ -40,3 +40,8 @@ class ExportError(DeconvSegError):
 def one_line(text: str) -> str:
     """The text with line ends and other control characters, which file names may hold, made visible."""
     return "".join(c if c.isprintable() or "\ud800" <= c <= "\udfff" else repr(c)[1:-1] for c in text)
+
+
+def reason(error: BaseException) -> str:
+    """What another library's error says, on one line; its name if it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,12 +1,18 @@
-"""What several rooms' tests share: tiny networks and a data set of shapes."""
+"""What several rooms' tests share: tiny networks, a data set of shapes, a reader of COCO files."""
 
+import contextlib
+import io
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pycocotools.mask as mask_api
 import pytest
 import torch
+from hypothesis import settings
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+from pycocotools.coco import COCO
 
 from deconvseg.images.palette import VOC_CLASSES, palette_for
 from deconvseg.network.checkpoint import NetworkHeader, save_network
@@ -14,6 +20,9 @@ from deconvseg.network.classifier import Classifier
 from deconvseg.network.deconvnet import DeconvNet
 from deconvseg.network.fcn8s import FCN8s
 from deconvseg.proposals.forest_file import Forest
+
+settings.register_profile("patient", deadline=None)  # a busy machine is no fault of ours
+settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")
@@ -56,6 +65,23 @@ def tiny_classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("classifier") / "classifier.safetensors"
     save_network(path, network, NetworkHeader(VOC_CLASSES, palette_for(21), scale=1 / 64))
     return path
+
+
+def coco_labels(path: Path) -> dict[str, NDArray[np.uint8]]:
+    """By file name the labels that pycocotools draws from a COCO file, which has to be sound."""
+    with contextlib.redirect_stdout(io.StringIO()):  # it reports to stdout
+        coco = COCO(str(path))
+    drawn = {}
+    for key, image in coco.imgs.items():
+        labels = np.zeros((image["height"], image["width"]), np.uint8)
+        for annotation in coco.loadAnns(coco.getAnnIds(imgIds=[key])):
+            mask = coco.annToMask(annotation).astype(bool)
+            assert not labels[mask].any()
+            labels[mask] = annotation["category_id"]
+            assert annotation["area"] == mask.sum() == mask_api.area(coco.annToRLE(annotation))
+            assert annotation["bbox"] == mask_api.toBbox(mask_api.encode(np.asfortranarray(mask))).tolist()
+        drawn[image["file_name"]] = labels
+    return drawn
 
 
 @pytest.fixture(scope="session")

@@ -46,11 +46,6 @@ def test_only_one_name_and_names_that_are_none() -> None:
         result.only(["dog", "Cat"])
 
 
-def test_results_can_be_compared_and_kept_in_sets() -> None:
-    one, other = (Segmentation(LABELS, CLASSES, palette_for(4)) for _ in range(2))
-    assert one == one and len({one, other}) == 2
-
-
 ODD_CLASSES = ("background", "cat", "<b>dog</b>", "car")
 PHOTO = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
 MASK = np.zeros((40, 60), np.uint8)

@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Collection, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from deconvseg.data.dataset import DataSet, Example, find_pictures, photo_name, read_lines
 from deconvseg.data.masks import VOID, Color, MaskFormat, hex_color
@@ -16,11 +16,7 @@ from deconvseg.images import PHOTO_SUFFIXES
 from deconvseg.images.palette import Palette, voc_color
 
 DESCRIPTION = "dataset.toml"
-"""Name of the file."""
 _REST = "rest"
-_MOST_CLASSES = 255
-_Names: TypeAlias = Path | Sequence[str]
-"""A list file, or the names themselves."""
 
 
 def folder_dataset(root: Path, split: str) -> DataSet:
@@ -58,7 +54,7 @@ def folder_dataset(root: Path, split: str) -> DataSet:
         photo_suffixes, mask_suffixes = photo_suffixes - {".png"}, {".png"}
     photos = find_pictures(images, suffixes=photo_suffixes, leave_out=masks)
     labels = find_pictures(masks, ".png", suffixes=mask_suffixes, leave_out=images)
-    entries = {name: _entries(listed, photos) for name, listed in lists.items()}
+    entries = {name: [(photo_name(line, photos), line) for line in lines] for name, lines in lists.items()}
     chosen = entries[split] if split in lists else _drawn(path, split, entries, photos, drawn[split])
     if not chosen:
         raise DataError(
@@ -70,12 +66,6 @@ def folder_dataset(root: Path, split: str) -> DataSet:
         for name, entry in chosen
     )
     return DataSet(names, palette, form, examples, path)
-
-
-def _entries(listed: _Names, photos: Collection[str]) -> list[tuple[str, str]]:
-    """Names of a list's photos, and how they are written in it."""
-    entries = read_lines(listed) if isinstance(listed, Path) else listed
-    return [(photo_name(entry, photos), entry) for entry in entries]
 
 
 def _drawn(
@@ -112,42 +102,37 @@ def _check_keys(table: Mapping[str, Any], known: Sequence[str], where: str = "")
 
 def _folder(parent: Path, table: Mapping[str, Any], key: str) -> Path:
     value = table.get(key, key)
-    is_right = isinstance(value, str) and (parent / value).is_dir()
-    _check(is_right, f"{key} = {value!r} should be the name of a folder in {parent}")
-    folder: Path = parent / value
-    return folder
+    if not isinstance(value, str) or not (parent / value).is_dir():
+        raise ValueError(f"{key} = {value!r} should be the name of a folder in {parent}")
+    return parent / value
 
 
 def _splits(
     folder: Path, table: Mapping[str, Any]
-) -> tuple[dict[str, _Names], dict[str, tuple[float, float]]]:
-    """Those that are lists; and of those that are drawn the part of 0..1 into which the places of their
-    photos' names fall: shares come first, in their order, then the rest.
+) -> tuple[dict[str, list[str]], dict[str, tuple[float, float]]]:
+    """The lines of those that are lists; and of those that are drawn the part of 0..1 into which the places
+    of their photos' names fall: shares come first, in their order, then the rest.
     """
     given = table.get("splits")
     if not isinstance(given, dict) or not given:
         raise ValueError('has no table [splits]; name at least one split in it, like train = "train.txt"')
-    lists: dict[str, _Names] = {}
+    lists: dict[str, list[str]] = {}
     drawn: dict[str, tuple[float, float]] = {}
     total = 0.0
     for name, value in given.items():
         if isinstance(value, float) and 0 < value < 1:
             drawn[name] = total, total + value
             total += value
-        elif isinstance(value, str) and value:
-            lists[name] = folder / value
-        else:
-            is_right = isinstance(value, list) and value and all(isinstance(v, str) and v for v in value)
+        elif value != _REST:
+            words = [value] if isinstance(value, str) else value
+            is_right = isinstance(words, list) and words and all(isinstance(v, str) and v for v in words)
             wanted = f'a list file, "{_REST}", a list of names, or a share like 0.1'
             _check(bool(is_right), f"split {name} = {value!r} should be {wanted}")
-            lists[name] = value
+            lists[name] = read_lines(folder / value) if isinstance(value, str) else value
     rest = [name for name, value in given.items() if value == _REST]
     _check(total <= 1 + 1e-9, f"the splits' shares add up to {total:g}; they may add up to 1 at most")
     _check(len(rest) < 2, f'two splits are "{_REST}"; only one can be')
-    for name in rest:
-        del lists[name]
-        drawn[name] = total, 1.0
-    return lists, drawn
+    return lists, drawn | dict.fromkeys(rest, (total, 1.0))
 
 
 def _classes(table: Mapping[str, Any]) -> tuple[tuple[str, ...], Palette, list[int]]:
@@ -155,8 +140,7 @@ def _classes(table: Mapping[str, Any]) -> tuple[tuple[str, ...], Palette, list[i
     given = table.get("classes")
     if not isinstance(given, list) or not all(isinstance(entry, dict) for entry in given):
         raise ValueError("has no [[classes]]; give one such table a class, background first")
-    possible = f"2 to {_MOST_CLASSES} are possible, background included"
-    _check(2 <= len(given) <= _MOST_CLASSES, f"has {len(given)} classes; {possible}")
+    _check(2 <= len(given) <= 255, f"has {len(given)} classes; 2 to 255 are possible, background included")
     names, palette, ids = [], [], []
     for label, entry in enumerate(given):
         where, name, value = f"class {label}: ", entry.get("name"), entry.get("id", label)

@@ -67,7 +67,14 @@ def read_mask(path: Path, masks: MaskFormat) -> NDArray[np.uint8]:
     """
     if not path.is_file():
         raise DataError(f"{path}: no such mask; add it, or take its photo out")
-    pixels, palette = _read_mat(path) if path.suffix == ".mat" else _read_picture(path, masks)
+    try:
+        pixels, palette = _read_mat(path) if path.suffix == ".mat" else _read_picture(path, masks)
+    except DataError:
+        raise
+    # A damaged PNG makes Pillow raise OSError, SyntaxError, ValueError, struct.error, zlib.error, ...
+    except Exception as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise DataError(f"{path}: mask cannot be read ({reason}); copy or make it again") from error
     _refuse_other_colors(path, pixels, palette, masks)
     known = masks.ids
     if pixels.ndim == 3:  # to 0xRRGGBB
@@ -88,16 +95,12 @@ def hex_color(color: Iterable[int]) -> str:
 
 def _read_picture(path: Path, masks: MaskFormat) -> tuple[NDArray[np.integer], list[int]]:
     """Values (H, W) or colours (H, W, 3), and the palette of values that have one: R, G, B, R, ..."""
-    try:
-        with Image.open(path) as image:
-            mode = "JPEG" if image.format in ("JPEG", "MPO") else image.mode
-            if mode in ("P", "L", "1") or (masks.colors and mode in ("RGB", "RGBA")):
-                orientation, palette = loaded(image), (image.getpalette() or []) if mode == "P" else []
-                pixels = turned(np.asarray(image, np.uint8), orientation)
-                return pixels if pixels.ndim == 2 else pixels[..., :3], palette
-    # A damaged PNG makes Pillow raise OSError, SyntaxError, ValueError, struct.error, zlib.error, ...
-    except Exception as error:
-        raise _unreadable(path, error) from error
+    with Image.open(path) as image:
+        mode = "JPEG" if image.format in ("JPEG", "MPO") else image.mode
+        if mode in ("P", "L", "1") or (masks.colors and mode in ("RGB", "RGBA")):
+            orientation, palette = loaded(image), (image.getpalette() or []) if mode == "P" else []
+            pixels = turned(np.asarray(image, np.uint8), orientation)
+            return pixels if pixels.ndim == 2 else pixels[..., :3], palette
     wanted = "an 8-bit palette, grey or RGB PNG" if masks.colors else "an 8-bit palette or grey PNG"
     raise DataError(f"{path}: mask has mode {mode}; {wanted} is needed")
 
@@ -105,18 +108,10 @@ def _read_picture(path: Path, masks: MaskFormat) -> tuple[NDArray[np.integer], l
 def _read_mat(path: Path) -> tuple[NDArray[np.integer], list[int]]:
     from scipy.io import loadmat  # few data sets need it
 
-    try:
-        pixels = np.asarray(loadmat(path, variable_names=["GTcls"])["GTcls"]["Segmentation"][0, 0])
-        if pixels.ndim != 2 or pixels.dtype != np.uint8:
-            raise ValueError(f"it is {pixels.dtype} {pixels.shape}, not uint8 (H, W)")
-    except Exception as error:  # scipy raises whatever the damage happens to cause
-        raise _unreadable(path, error) from error
+    pixels = np.asarray(loadmat(path, variable_names=["GTcls"])["GTcls"]["Segmentation"][0, 0])
+    if pixels.ndim != 2 or pixels.dtype != np.uint8:
+        raise ValueError(f"it is {pixels.dtype} {pixels.shape}, not uint8 (H, W)")
     return pixels, []
-
-
-def _unreadable(path: Path, error: Exception) -> DataError:
-    reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    return DataError(f"{path}: mask cannot be read ({reason}); copy or make it again")
 
 
 def _refuse_other_colors(

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path, PurePath
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, BinaryIO
 
 from deconvseg.errors import UsageError
@@ -46,8 +46,7 @@ class Kind:
         self, segmentation: Segmentation, target: Path | BinaryIO, options: Mapping[str, object]
     ) -> None:
         """Write it; of `options` it takes its own. Raises OutputError if a file cannot be written."""
-        module, function = self.writer.split(":")
-        write = getattr(import_module(f"{__package__}.{module}"), function)
+        write = resolve_name(f"{__package__}.{self.writer}")
         write(segmentation, target, **{name: options[name] for name in self.options})
 
 
@@ -55,10 +54,7 @@ KINDS = {
     "labels": Kind("mask", (".png",), "write:write_labels", "PNG of class ids, shown in class colours"),
     "color": Kind("color", (".png",), "write:write_color", "the same as plain RGB"),
     "overlay": Kind(
-        "overlay",
-        (".jpg", ".jpeg", ".png"),
-        "write:write_overlay",
-        "the photo tinted, JPEG",
+        *("overlay", (".jpg", ".jpeg", ".png"), "write:write_overlay", "the photo tinted, JPEG"),
         paints=True,
         options=("legend",),
     ),

@@ -1,4 +1,4 @@
-"""A Pillow image's pixels as upright 8-bit sRGB, whatever its mode, depth and colour profile are."""
+"""What the pixels of a Pillow image mean: how they are turned, their depth, their colour profile."""
 
 from __future__ import annotations
 
@@ -9,56 +9,23 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageCms
+from PIL import Image, ImageCms
+from PIL.ExifTags import Base
+
+from deconvseg.errors import reason
 
 Convert: TypeAlias = Callable[[Image.Image], Image.Image]
 
-_STRIP_PIXELS = 1 << 22
+STRIP_PIXELS = 1 << 22
 _WHITES = (255, 1023, 4095, 16383, 65535)
 """What white is in 8, 10, 12, 14 and 16 bits."""
 _FLAT = 1 / 16
 """Whole numbers that use less than this share of their bits' range are stretched."""
-_DEEP = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
-_GREY = (*_DEEP, "1", "L", "LA", "La")
-_SRGB_GAMMA, _SRGB_PRIMARIES = 0.45455, (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
+DEEP = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+_GREY = (*DEEP, "1", "L", "LA", "La")
 _RAMP = np.arange(256, dtype=np.uint8)[None]
 _SAME = 2
 """A profile that moves no colour by more than this, of 255, is taken for sRGB; its photos stay untouched."""
-
-
-def upright_srgb(
-    image: Image.Image, side: int | None = None
-) -> tuple[NDArray[np.uint8], tuple[int, int], tuple[str, ...]]:
-    """An image as 8-bit sRGB, turned by its EXIF orientation.
-
-    Args:
-        image: of any mode; docs/results.md says what becomes of each.
-        side: reduce a large one by a whole number, so that its longer side is this to twice this.
-
-    Returns:
-        uint8 (h, w, 3); height and width of the whole photo; and notes on what was not plain.
-    """
-    size = image.size
-    if side and max(size) >= 2 * side:
-        scale = side / max(size)
-        image.draft(None, (max(round(size[0] * scale), 1), max(round(size[1] * scale), 1)))
-    orientation = loaded(image)
-    width, height = image.size if image.format == "TIFF" else size
-    convert, note = _conversion(image)
-    other = ""
-    if image.mode in _DEEP:
-        image, other = _without_depth(image, convert)
-        convert = None
-    factor = max(max(image.size) // side, 1) if side else 1
-    rgb = np.empty((-(-image.height // factor), -(-image.width // factor), 3), np.uint8)
-    # In strips, so that besides Pillow's image and the result little memory is needed.
-    rows = max(_STRIP_PIXELS // image.width // factor, 1) * factor
-    for top in range(0, image.height, rows):
-        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
-        part = np.asarray(_strip_to_srgb(strip, convert).reduce(factor))
-        rgb[top // factor :][: len(part)] = part
-    notes = tuple(filter(None, (note, other)))
-    return turned(rgb, orientation), (height, width) if orientation < 5 else (width, height), notes
 
 
 def loaded(image: Image.Image) -> int:
@@ -81,9 +48,9 @@ def orientation_of(image: Image.Image) -> int:
     try:
         plain = Image.Image()  # without what the image may have taken from XMP data before
         plain.info = {key: image.info[key] for key in ("exif", "Raw profile type exif") if key in image.info}
-        value = (getattr(image, "tag_v2", None) or plain.getexif()).get(ExifTags.Base.Orientation)
+        value = (getattr(image, "tag_v2", None) or plain.getexif()).get(Base.Orientation)
         if image.format == "TIFF" and value is None:
-            image.getexif().pop(ExifTags.Base.Orientation, None)
+            image.getexif().pop(Base.Orientation, None)
     except Exception:  # damaged EXIF data must not cost the photo
         pass
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
@@ -91,24 +58,25 @@ def orientation_of(image: Image.Image) -> int:
 
 def image_of(
     values: NDArray[np.generic],
+    convert: Convert | None = None,
     *,
     white_is_zero: bool = False,
     transparent: object = None,
-    curve: NDArray[np.uint8] | None = None,
 ) -> tuple[Image.Image, str]:
     """Whole numbers or floats of any range, (H, W) grey or (H, W, 3) RGB, as an 8-bit image; and a note.
 
     Args:
         values: NaN and infinity do not count in their range; NaN is black.
+        convert: what the levels of grey still go through to be sRGB.
         white_is_zero: the smallest value is white.
         transparent: the value, or R, G, B, of pixels that are clear.
-        curve: what the 256 levels of grey become.
     """
     black, white, note = _levels(values)
     if white_is_zero:
         black, white = white, black
+    curve = np.asarray(convert(Image.fromarray(_RAMP)))[0, :, 1] if convert else None
     levels = np.empty(values.shape, np.uint8)
-    rows = max(_STRIP_PIXELS // values.shape[1], 1)
+    rows = max(STRIP_PIXELS // values.shape[1], 1)
     for top in range(0, len(values), rows):
         with np.errstate(invalid="ignore"):
             exact = (values[top : top + rows].astype(np.float64) - black) * (255 / ((white - black) or 1))
@@ -135,34 +103,18 @@ def _levels(values: NDArray[Any]) -> tuple[float, float, str]:
     return low, high, f"its values, {low:.6g} to {high:.6g}, are stretched to 0 to 255"
 
 
-def _without_depth(image: Image.Image, convert: Convert | None) -> tuple[Image.Image, str]:
-    """A grey image of more than 8 bits as one of 8 bits that is sRGB, and a note."""
-    return image_of(
-        np.asarray(image),
-        white_is_zero=getattr(image, "tag_v2", {}).get(ExifTags.Base.PhotometricInterpretation) == 0,
-        transparent=image.info.get("transparency"),
-        curve=np.asarray(convert(Image.fromarray(_RAMP)))[0, :, 1] if convert else None,
-    )
-
-
-def _conversion(image: Image.Image) -> tuple[Convert | None, str]:
+def conversion(image: Image.Image) -> tuple[Convert | None, str]:
     """What makes an image of this mode sRGB, None if it is; and a note if its profile cannot be used."""
     if image.mode != "LAB" and "icc_profile" not in image.info:
         return None, _unapplied(image)
     try:
         return _transform(image.info.get("icc_profile") or b"", image.mode), ""
     except Exception as error:  # a damaged profile can make the library raise anything
-        reason = " ".join(str(error).split()) or type(error).__name__
-        return None, f"its colour profile cannot be used ({reason}); its colours are taken as they are"
+        return None, f"its colour profile cannot be used ({reason(error)}); its colours are taken as they are"
 
 
 def _unapplied(image: Image.Image) -> str:
     """A note if a photo without a profile asks in another way for other colours than sRGB's."""
-    gamma, primaries = image.info.get("gamma", _SRGB_GAMMA), image.info.get("chromaticity", _SRGB_PRIMARIES)
-    if "srgb" not in image.info and (
-        abs(gamma - _SRGB_GAMMA) > 0.02 or np.abs(np.subtract(primaries, _SRGB_PRIMARIES)).max() > 0.01
-    ):
-        return "the gamma or primaries it names (gAMA, cHRM) are not applied; its colours are taken as sRGB"
     cicp = image.info.get("nclx_profile") or {}
     primaries, curve = cicp.get("color_primaries"), cicp.get("transfer_characteristics")
     # In ITU-T H.273 BT.2020, DCI-P3, Display P3; linear, PQ, HLG.
@@ -196,7 +148,8 @@ def _transform(icc: bytes, mode: str) -> Convert | None:
     return lambda image: transform.apply(image.convert(takes))
 
 
-def _strip_to_srgb(image: Image.Image, convert: Convert | None) -> Image.Image:
+def strip_to_srgb(image: Image.Image, convert: Convert | None) -> Image.Image:
+    """Rows of an image as RGB, transparent parts laid on white."""
     if image.mode in ("La", "RGBa"):  # multiplied by their alpha
         image = image.convert(image.mode.upper())
     rgb = convert(image) if convert else image.convert("RGB")
@@ -207,10 +160,6 @@ def _strip_to_srgb(image: Image.Image, convert: Convert | None) -> Image.Image:
 
 def turned(stored: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     """A view of pixels (H, W) or (H, W, 3) as displayed; `orientation` as in the EXIF standard, 1 to 8."""
-    if orientation >= 5:  # the stored rows are the displayed columns
-        stored = stored.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):  # the first stored row (5 to 8: column) is the displayed bottom
-        stored = stored[::-1]
-    if orientation in (2, 3, 6, 7):
+    if orientation in (2, 4, 5, 7):
         stored = stored[:, ::-1]
-    return stored
+    return np.rot90(stored, (0, 0, 2, 2, 1, 3, 3, 1)[orientation - 1])

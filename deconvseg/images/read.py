@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 from PIL.ExifTags import Base
 
-from deconvseg.errors import InputError
-from deconvseg.images.pixels import image_of, orientation_of, upright_srgb
+from deconvseg.errors import InputError, reason
+from deconvseg.images import pixels
 from deconvseg.remote import is_remote, opened
 
 ImageLike: TypeAlias = "str | os.PathLike[str] | Image.Image | NDArray[Any]"
@@ -90,7 +90,7 @@ def as_photo(photo: ImageLike) -> PhotoPixels:
         given = f"{photo.dtype} {photo.shape}" if isinstance(photo, np.ndarray) else type(photo).__name__
         raise InputError(f"{given} is no photo; {_ARRAYS}")
     # As of all that is read, the pixels are a copy: its owner may change the array.
-    return _photo(*((Image.fromarray(photo), "") if photo.dtype == np.uint8 else image_of(photo)), None)
+    return _photo(*((Image.fromarray(photo), "") if photo.dtype == np.uint8 else pixels.image_of(photo)))
 
 
 def _is_photo(array: NDArray[Any]) -> bool:
@@ -159,17 +159,17 @@ def _of_pillow(image: Image.Image) -> PhotoPixels:
     if 0 in image.size:
         raise InputError(f"{name}: has no pixels ({image.width} x {image.height})")
     try:
-        return _of_open(image, getattr(image, "fp", None), None)
+        return _of_open(image, getattr(image, "fp", None))
     except Exception as error:  # Pillow decodes late, and a damaged or closed file can raise nearly anything
         raise InputError(
-            f"{name}: cannot be decoded ({_reason(error)}); open it again, or convert it to RGB"
+            f"{name}: cannot be decoded ({reason(error)}); open it again, or convert it to RGB"
         ) from error
 
 
 def _refuse_large(size: tuple[int, int], max_pixels: int, name: str) -> None:
-    pixels = size[0] * size[1]
-    if pixels > max_pixels:
-        has, most = (round(count / 1e6, 2 if count < 1e7 else 0) for count in (pixels, max_pixels))
+    count = size[0] * size[1]
+    if count > max_pixels:
+        has, most = (round(n / 1e6, 2 if n < 1e7 else 0) for n in (count, max_pixels))
         cure = "make it smaller, or raise the limit"
         raise InputError(f"{name}: has {has:,.15g} megapixels, and {most:,.15g} are the limit; {cure}")
 
@@ -200,30 +200,59 @@ def _decode(stream: BinaryIO, name: str, side: int | None, max_pixels: int) -> P
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
         raise InputError(
-            f"{name}: is damaged or cut short ({_reason(error)}); copy or download it again"
+            f"{name}: is damaged or cut short ({reason(error)}); copy or download it again"
         ) from error
 
 
-def _of_open(image: Image.Image, stream: BinaryIO | None, side: int | None) -> PhotoPixels:
+def _of_open(image: Image.Image, stream: BinaryIO | None, side: int | None = None) -> PhotoPixels:
     """The pixels of an image and of what its file, if it is still open, tells beyond Pillow."""
     tiles, info, found = str(getattr(image, "tile", "")), image.info, None
     if stream and image.format in ("JPEG2000", "PNG", "AVIF"):
-        info.update(_untold(stream))
+        info.update(_untold(_content(stream, 1 << 22)))
     if "transparency" in info and (grey := re.search(r"'L;([24])'", tiles)):  # Pillow scales the pixels alone
         info["transparency"] = info["transparency"] * 255 // (2 ** int(grey[1]) - 1)
     if stream and image.mode in ("RGB", "RGBA", "LA") and ";16" in tiles:  # of which Pillow keeps 8
-        place = stream.tell()
-        stream.seek(0)
-        content = stream.read()
-        stream.seek(place)
-        orientation_of(image)  # the EXIF data of a PNG can come last
+        content = _content(stream)
+        pixels.orientation_of(image)  # the EXIF data of a PNG can come last
         found = _by_opencv(content, info)
     return _photo(*(found or (image, "")), side)
 
 
-def _photo(image: Image.Image, note: str, side: int | None) -> PhotoPixels:
-    pixels, (height, width), notes = upright_srgb(image, side)
-    return PhotoPixels(pixels, height, width, notes=(note, *notes) if note else notes)
+def _content(stream: BinaryIO, most: int = -1) -> bytes:
+    place = stream.tell()
+    stream.seek(0)
+    content = stream.read(most)
+    stream.seek(place)
+    return content
+
+
+def _photo(image: Image.Image, note: str, side: int | None = None) -> PhotoPixels:
+    """An image of any mode as a photo, with a note; a large one is reduced to `side` as by `read_photo`."""
+    size = image.size
+    if side and max(size) >= 2 * side:
+        scale = side / max(size)
+        image.draft(None, (max(round(size[0] * scale), 1), max(round(size[1] * scale), 1)))
+    orientation = pixels.loaded(image)
+    width, height = image.size if image.format == "TIFF" else size
+    convert, unfit = pixels.conversion(image)
+    deep = ""
+    if image.mode in pixels.DEEP:
+        negative = getattr(image, "tag_v2", {}).get(Base.PhotometricInterpretation) == 0
+        clear, values = image.info.get("transparency"), np.asarray(image)
+        image, deep = pixels.image_of(values, convert, white_is_zero=negative, transparent=clear)
+        convert = None
+    factor = max(max(image.size) // side, 1) if side else 1
+    rgb = np.empty((-(-image.height // factor), -(-image.width // factor), 3), np.uint8)
+    # In strips, so that besides Pillow's image and the result little memory is needed.
+    rows = max(pixels.STRIP_PIXELS // image.width // factor, 1) * factor
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        part = np.asarray(pixels.strip_to_srgb(strip, convert).reduce(factor))
+        rgb[top // factor :][: len(part)] = part
+    if orientation > 4:
+        width, height = height, width
+    notes = tuple(filter(None, (note, unfit, deep)))
+    return PhotoPixels(pixels.turned(rgb, orientation), height, width, notes=notes)
 
 
 @contextmanager
@@ -267,19 +296,16 @@ def _by_opencv(
     if values is None or values.dtype == np.uint8 or (has_alpha and values.dtype != np.uint16):
         return None
     colours = values if values.ndim == 2 else values[:, :, 2::-1]
-    image, note = image_of(colours, white_is_zero=white_is_zero, transparent=info.get("transparency"))
+    image, note = pixels.image_of(colours, white_is_zero=white_is_zero, transparent=info.get("transparency"))
     if has_alpha:
         image.putalpha(Image.fromarray((values[:, :, 3] >> 8).astype(np.uint8)))
     image.info.update({key: info[key] for key in ("icc_profile", "exif") if key in info})
     return image, note
 
 
-def _untold(stream: BinaryIO) -> dict[str, Any]:
+def _untold(content: bytes) -> dict[str, Any]:
     """What Pillow leaves out: JPEG 2000's profile (ISO 15444-1, I.5.3.3), CICP numbers of PNG and AVIF."""
-    place = stream.tell()
-    stream.seek(0)
-    head = re.split(rb"jp2c|IDAT|mdat", stream.read(1 << 22))[0]
-    stream.seek(place)
+    head = re.split(rb"jp2c|IDAT|mdat", content)[0]
     before, found, profile = head.partition(b"colr\x02")
     info: dict[str, Any] = {"icc_profile": profile[2 : int.from_bytes(before[-4:]) - 9]} if found else {}
     if numbers := re.search(rb"\0\0\0\x04cICP(.)(.)|colrnclx\0(.)\0(.)", head, re.DOTALL):
@@ -306,7 +332,3 @@ def _odd_tiff(stream: BinaryIO, name: str, side: int | None, max_pixels: int) ->
             f"{bits}); save it as RGB or grey of 8 or 16 bits"
         )
     return _photo(*found, side)
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -32,13 +32,6 @@ def test_as_scipy_finds(mask: NDArray[np.uint8]) -> None:
     assert len(found) == number == numbers.max(initial=0)
 
 
-def test_order_is_by_class_then_by_first_pixel() -> None:
-    mask = np.array([[0, 0, 0, 0, 7, 0, 3], [3, 0, 7, 0, 0, 0, 0], [3, 0, 0, 0, 0, 7, 0]], np.uint8)
-    _, found = components(mask)
-    wanted = [[3, 6, 0], [3, 0, 1], [7, 4, 0], [7, 2, 1], [7, 5, 2]]
-    assert found[:, :3].tolist() == wanted
-
-
 @settings(max_examples=40)
 @given(small_masks, st.integers(1, 4))
 def test_outline_by_its_definition(mask: NDArray[np.uint8], width: int) -> None:

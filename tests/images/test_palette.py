@@ -1,7 +1,5 @@
 """The VOC colours, against entries published with the data set."""
 
-import pytest
-
 from deconvseg.images.palette import VOC_CLASSES, palette_for
 
 
@@ -15,9 +13,3 @@ def test_known_colours() -> None:
     assert colours["tvmonitor"] == (0, 64, 128)
     assert len(set(palette)) == 256 and len(VOC_CLASSES) == 21
     assert palette[255] == (224, 224, 192)  # the border that VOC leaves unlabelled
-
-
-@pytest.mark.parametrize("classes", [0, 257])
-def test_impossible_sizes(classes: int) -> None:
-    with pytest.raises(ValueError, match="256 colours"):
-        palette_for(classes)

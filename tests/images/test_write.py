@@ -166,7 +166,7 @@ def test_masks(tmp_path: Path) -> None:
     assert {path.name for path in folder.iterdir()} == {"class 0.png", "class 8.png", "class 8 copy.png"}
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.lists(st.text(max_size=250), max_size=4))
 def test_every_class_has_a_file_name_of_its_own(classes: list[str]) -> None:
     names = mask_names(classes)
