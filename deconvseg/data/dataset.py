@@ -82,16 +82,10 @@ def find_pictures(
 ) -> dict[str, Path]:
     """The pictures below a folder by name: its path there without suffix, in Unicode's composed form (NFC).
 
-    Hidden files and folders are left out and links followed, as `files.walk` does. There need be no folder.
-
-    Args:
-        folder: where to look.
-        prefer: the suffix that wins where several pictures have one name.
-        suffixes: of pictures, in small letters; files with others are passed over.
-        leave_out: a folder that is not entered, by whatever name.
-
-    Raises:
-        DataError: a folder cannot be listed, a link to one leads nowhere, or two pictures have one name.
+    Hidden files and folders are left out and links followed, as `files.walk` does. There need be no folder;
+    `leave_out` is one that is not entered, by whatever name. `suffixes` are in small letters; the one that is
+    `prefer` wins where several pictures have one name.
+    Raises DataError if a folder cannot be listed, a link to one leads nowhere, or two pictures have one name.
     """
     if not folder.is_dir():
         return {}

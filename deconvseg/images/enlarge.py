@@ -18,16 +18,11 @@ def enlarge(
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
     """Labels (and probabilities, if kept) at another size, by bilinear interpolation.
 
+    `probabilities` are float32 (C, h, w), of at most 256 classes. Returns uint8 (height, width), the most
+    probable class, and float32 (C, height, width), or None unless `keep`.
+
     In strips, so that large photos fit. Among four neighbours of one label every mixture has that label, so
     the classes are only compared near borders: 400 megapixels take seconds in place of minutes.
-
-    Args:
-        probabilities: float32 (C, h, w), of at most 256 classes.
-        height, width: of the result, in pixels.
-        keep: return the interpolated probabilities as well.
-
-    Returns:
-        uint8 (height, width), the most probable class; float32 (C, height, width), or None unless kept.
     """
     best = probabilities.argmax(0).astype(np.uint8)
     if best.shape == (height, width):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +40,9 @@ def draw_legend(image: Image.Image, entries: Sequence[Entry], busy: NDArray[np.b
 
 
 def _panel(entries: Sequence[Entry], text: int) -> Image.Image:
-    font = _font(text)
+    import matplotlib  # which brings a font along that knows more letters than Pillow's own
+
+    font = ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", text)
     line, space = round(text * 1.45), round(text * 0.6)
     width = max(round(font.getlength(name)) for name, _ in entries) + text + 3 * space
     panel = Image.new("RGBA", (width, line * len(entries) + space), (0, 0, 0, 0))
@@ -52,11 +53,3 @@ def _panel(entries: Sequence[Entry], text: int) -> Image.Image:
         draw.rectangle((space, middle - text // 2, space + text, middle + text // 2), (*colour, 255), _INK)
         draw.text((space * 2 + text, middle), name, _INK, font, anchor="lm")
     return panel
-
-
-@cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    # matplotlib brings one along that knows more letters than Pillow's own.
-    import matplotlib
-
-    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", size)

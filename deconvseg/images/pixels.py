@@ -65,11 +65,8 @@ def image_of(
 ) -> tuple[Image.Image, str]:
     """Whole numbers or floats of any range, (H, W) grey or (H, W, 3) RGB, as an 8-bit image; and a note.
 
-    Args:
-        values: NaN and infinity do not count in their range; NaN is black.
-        convert: what the levels of grey still go through to be sRGB.
-        white_is_zero: the smallest value is white.
-        transparent: the value, or R, G, B, of pixels that are clear.
+    NaN and infinity do not count in the range; NaN is black. Levels of grey go through `convert` to be sRGB.
+    If `white_is_zero`, the smallest value is white. Pixels of the value, or R, G, B, `transparent` are clear.
     """
     black, white, note = _levels(values)
     if white_is_zero:

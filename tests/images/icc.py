@@ -1,28 +1,17 @@
 """Colour profiles (ICC.1, version 2) and TIFF files made by hand, as no library at hand makes them."""
 
 import struct
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 _D50 = np.array([0.9642, 1, 0.8249])
-_BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
-
-
-def matrix(primaries: list[tuple[float, float]]) -> NDArray[np.float64]:
-    """Linear RGB of these primaries and a white of D65 to XYZ under D50."""
-
-    def xyz(x: float, y: float) -> NDArray[np.float64]:
-        return np.array([x / y, 1, (1 - x - y) / y])
-
-    columns, white = np.stack([xyz(*primary) for primary in primaries], 1), xyz(0.3127, 0.3290)
-    adapt = np.linalg.inv(_BRADFORD) @ np.diag((_BRADFORD @ _D50) / (_BRADFORD @ white)) @ _BRADFORD
-    return adapt @ (columns * np.linalg.solve(columns, white))
-
-
-SRGB = matrix([(0.64, 0.33), (0.30, 0.60), (0.15, 0.06)])
-P3 = matrix([(0.68, 0.32), (0.265, 0.69), (0.15, 0.06)])
-ADOBE = matrix([(0.64, 0.33), (0.21, 0.71), (0.15, 0.06)])
+# Linear RGB to XYZ under D50: Bruce Lindbloom's tables, and Apple's profile of Display P3.
+SRGB = np.array([[0.43607, 0.38506, 0.14308], [0.22250, 0.71688, 0.06062], [0.01393, 0.09710, 0.71417]])
+ADOBE = np.array([[0.60976, 0.20524, 0.14922], [0.31112, 0.62566, 0.06322], [0.01948, 0.06089, 0.74484]])
+P3 = np.array([[0.51512, 0.29198, 0.15710], [0.24120, 0.69225, 0.06657], [-0.00105, 0.04189, 0.78407]])
 SWAPPED = P3[:, ::-1]
 
 
@@ -79,25 +68,16 @@ def _curve(gamma: float) -> bytes:
     return b"curv\0\0\0\0" + struct.pack(">IHxx", 1, round(gamma * 256))
 
 
-def tiff(
-    values: NDArray[np.generic], photometric: int, order: str = "<", *tags: tuple[int, int, list[int]]
-) -> bytes:
-    """An uncompressed TIFF of any numbers; `tags`: number, type (3: SHORT, 4: LONG), values."""
-    height, width, colours = *values.shape[:2], values.shape[2] if values.ndim == 3 else 1
+def tiff(values: NDArray[np.generic], photometric: int, order: str = "<", orientation: int = 1) -> bytes:
+    """An uncompressed TIFF of any numbers."""
+    height, width, colours = np.atleast_3d(values).shape
     data = values.astype(values.dtype.newbyteorder(order)).tobytes()  # type: ignore[arg-type]
-    shorts = {258: [values.itemsize * 8] * colours, 259: [1], 262: [photometric], 277: [colours]}
-    shorts[339] = [{"u": 1, "i": 2, "f": 3}[values.dtype.kind]] * colours
-    longs = {256: [width], 257: [height], 273: [8], 278: [height], 279: [len(data)]}
-    entries = [(tag, 3, value) for tag, value in shorts.items()] + [(t, 4, v) for t, v in longs.items()]
+    directory = ImageFileDirectory_v2(prefix={"<": b"II", ">": b"MM"}[order])
+    kind = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
+    tags: dict[int, Any] = {256: width, 257: height, 258: (values.itemsize * 8,) * colours, 259: 1, 273: 8}
+    tags |= {262: photometric, 274: orientation, 277: colours, 278: height, 279: len(data)}
+    for tag, value in {**tags, 339: (kind,) * colours}.items():
+        directory[tag] = value
     data += bytes(-len(data) % 4)
-    entries = sorted([*entries, *tags])
-    directory, more = struct.pack(order + "H", len(entries)), b""
-    for tag, kind, content in entries:
-        raw = struct.pack(order + "HI"[kind - 3] * len(content), *content)
-        if len(raw) > 4:
-            place = 8 + len(data) + 6 + 12 * len(entries) + len(more)
-            more += raw + bytes(len(raw) % 2)
-            raw = struct.pack(order + "I", place)
-        directory += struct.pack(order + "HHI", tag, kind, len(content)) + raw.ljust(4, b"\0")
     start = {"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(order + "I", 8 + len(data))
-    return start + data + directory + bytes(4) + more
+    return start + data + directory.tobytes(8 + len(data))

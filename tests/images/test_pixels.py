@@ -240,7 +240,7 @@ def test_white_is_zero_and_black_is_zero(kind: Any, order: str) -> None:
 @pytest.mark.parametrize("order", "<>")
 @pytest.mark.parametrize("kind", [np.float32, np.uint16, OPENCV_4 or np.uint32])
 def test_colours_of_more_than_8_bits(kind: Any, order: str) -> None:
-    photo = read(icc.tiff(COLOURS.astype(kind), 2, order, (274, 3, [6])))
+    photo = read(icc.tiff(COLOURS.astype(kind), 2, order, 6))
     np.testing.assert_array_equal(photo.image, COLOURS.transpose(1, 0, 2)[:, ::-1])
     assert len(photo.notes) == 1
 
@@ -291,7 +291,7 @@ def test_an_unknown_tiff_is_named_and_libraries_add_no_lines(capfd: pytest.Captu
     """Half floats, which OpenCV does not know, and an orientation that it complains of."""
     with pytest.raises(InputError, match=r"is a TIFF of a kind .*\(photometric interpretation 1, bits \(16,"):
         read(icc.tiff(RAMP.astype(np.float16), 1))
-    read(icc.tiff(COLOURS.astype(np.float32), 2, "<", (274, 3, [9])))
+    read(icc.tiff(COLOURS.astype(np.float32), 2, "<", 9))
     assert capfd.readouterr() == ("", "")
 
 
