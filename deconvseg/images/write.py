@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from deconvseg.errors import OutputError, UsageError
 from deconvseg.files import replacing
 from deconvseg.images.components import outline
-from deconvseg.images.legend import draw_legend
 from deconvseg.images.palette import Palette, palette_for, tints
 
 if TYPE_CHECKING:
@@ -24,9 +23,13 @@ if TYPE_CHECKING:
 
 Photo: TypeAlias = NDArray[np.uint8]
 Target: TypeAlias = Path | BinaryIO
+Entry: TypeAlias = tuple[str, tuple[int, int, int]]
+"""Of a legend: a name and its colour."""
 
 _STRIP_PIXELS = 1 << 20
 _LONGEST_JPEG = 65_500
+_SMALLEST_TEXT, _LARGEST_TEXT = 7, 400
+_PAPER, _INK = (0, 0, 0, 160), (255, 255, 255, 255)
 _DEVICE = re.compile("con|prn|aux|nul|com[0-9]|lpt[0-9]", re.IGNORECASE)
 
 
@@ -69,6 +72,46 @@ def overlay_image(segmentation: Segmentation, *, legend: str = "") -> Image.Imag
         entries = [(legend.format(name=name, share=share), colors[name]) for name, share in shares.items()]
         draw_legend(image, entries, segmentation.labels > 0)
     return image
+
+
+def draw_legend(image: Image.Image, entries: Sequence[Entry], busy: NDArray[np.bool_]) -> None:
+    """Draw a panel of colours and names onto an RGB image, where it covers the fewest `busy` pixels, (H, W).
+
+    `entries` start with the most important; on an image too small for all of them at a size that can be read,
+    the last are left out.
+    """
+    text, panel = min(max(min(image.size) // 22, 11), _LARGEST_TEXT), None
+    while entries:
+        panel = _panel(entries, text)
+        if panel.width <= image.width * 0.9 and panel.height <= image.height * 0.9:
+            break
+        if text == _SMALLEST_TEXT:
+            entries = entries[:-1]
+        text = max(text * 7 // 8, _SMALLEST_TEXT)
+    if panel is None or not entries:
+        return
+    margin = max(min(image.size) // 60, 1)
+    right, bottom = image.width - panel.width - margin, image.height - panel.height - margin
+    corners = [(x, y) for y in (margin, bottom) for x in (margin, right)]
+    x, y = min(corners, key=lambda it: busy[it[1] :, it[0] :][: panel.height, : panel.width].sum())
+    box = (x, y, x + panel.width, y + panel.height)
+    image.paste(Image.alpha_composite(image.crop(box).convert("RGBA"), panel).convert("RGB"), box)
+
+
+def _panel(entries: Sequence[Entry], text: int) -> Image.Image:
+    import matplotlib  # which brings a font along that knows more letters than Pillow's own
+
+    font = ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", text)
+    line, space = round(text * 1.45), round(text * 0.6)
+    width = max(round(font.getlength(name)) for name, _ in entries) + text + 3 * space
+    panel = Image.new("RGBA", (width, line * len(entries) + space), (0, 0, 0, 0))
+    draw = ImageDraw.Draw(panel)
+    draw.rounded_rectangle((0, 0, panel.width - 1, panel.height - 1), space, fill=_PAPER)
+    for place, (name, colour) in enumerate(entries):
+        middle = space // 2 + place * line + line // 2
+        draw.rectangle((space, middle - text // 2, space + text, middle + text // 2), (*colour, 255), _INK)
+        draw.text((space * 2 + text, middle), name, _INK, font, anchor="lm")
+    return panel
 
 
 def write_cutout(segmentation: Segmentation, target: Target) -> None:

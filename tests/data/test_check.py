@@ -36,10 +36,8 @@ def add(tmp_path: Path) -> Add:
 
 
 def dataset(*examples: Example) -> DataSet:
-    classes = ("background", "cat", "dog")
-    return DataSet(
-        classes, palette_for(3), MaskFormat.indexed(classes, palette_for(3)), examples, Path("list.txt")
-    )
+    classes, palette = ("background", "cat", "dog"), palette_for(3)
+    return DataSet(classes, palette, MaskFormat.indexed(classes, palette), examples, Path("list.txt"))
 
 
 def test_counts(add: Add) -> None:

@@ -95,11 +95,8 @@ def test_links_that_lead_nowhere_are_named(tmp_path: Path) -> None:
 
 def test_of_pictures_of_one_name_the_preferred_one_is_taken(tmp_path: Path) -> None:
     touch(tmp_path, ["a.PNG", "a.bmp", "a.jpg", "b.png", "c.bmp"])
-    assert {name: path.name for name, path in find_pictures(tmp_path, ".png").items()} == {
-        "a": "a.PNG",
-        "b": "b.png",
-        "c": "c.bmp",
-    }
+    found = find_pictures(tmp_path, ".png")
+    assert found == {"a": tmp_path / "a.PNG", "b": tmp_path / "b.png", "c": tmp_path / "c.bmp"}
     with pytest.raises(DataError, match=r"a\.bmp: a\.PNG has the same name"):
         find_pictures(tmp_path)
 
@@ -143,8 +140,6 @@ def test_the_layout_is_recognised(tmp_path: Path, make_shapes: Callable[..., Pat
         np.testing.assert_array_equal(mine, theirs)
 
     for other in (root / "VOC2012/JPEGImages", tmp_path / "nowhere"):
-        with pytest.raises(
-            DataError, match=r"not a VOC folder \(JPEG.*SBD.*img, cls.*dataset\.toml"
-        ) as caught:
+        words = rf"^{other}: not a VOC folder \(JPEG.*SBD.*img, cls.*dataset\.toml"
+        with pytest.raises(DataError, match=words):
             open_dataset(other, "train")
-        assert str(caught.value).startswith(f"{other}: ")

@@ -74,10 +74,9 @@ def tiff(values: NDArray[np.generic], photometric: int, order: str = "<", orient
     data = values.astype(values.dtype.newbyteorder(order)).tobytes()  # type: ignore[arg-type]
     directory = ImageFileDirectory_v2(prefix={"<": b"II", ">": b"MM"}[order])
     kind = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
-    tags: dict[int, Any] = {256: width, 257: height, 258: (values.itemsize * 8,) * colours, 259: 1, 273: 8}
+    tags: dict[int, Any] = {256: width, 257: height, 258: (values.itemsize * 8,) * colours, 259: 1, 273: 0}
     tags |= {262: photometric, 274: orientation, 277: colours, 278: height, 279: len(data)}
     for tag, value in {**tags, 339: (kind,) * colours}.items():
         directory[tag] = value
-    data += bytes(-len(data) % 4)
-    start = {"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(order + "I", 8 + len(data))
-    return start + data + directory.tobytes(8 + len(data))
+    start = {"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(order + "I", 8)
+    return start + directory.tobytes(8) + data

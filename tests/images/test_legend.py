@@ -4,14 +4,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deconvseg.images.legend import draw_legend
+from deconvseg.images.write import Entry, draw_legend
 
 RED, GREEN = (230, 20, 30), (10, 200, 40)
 
 
-def drawn(
-    size: tuple[int, int], entries: list[tuple[str, tuple[int, int, int]]], busy: np.ndarray
-) -> np.ndarray:
+def drawn(size: tuple[int, int], entries: list[Entry], busy: np.ndarray) -> np.ndarray:
     image = Image.new("RGB", size, (120, 120, 120))
     draw_legend(image, entries, busy)
     return np.asarray(image).astype(int)
@@ -39,10 +37,7 @@ def test_last_entries_are_left_out_where_there_is_no_room() -> None:
     assert has(drawn((500, 500), entries, np.zeros((500, 500), bool)), GREEN)
 
 
-@pytest.mark.parametrize(
-    ("size", "entries"), [((1, 1), [("cat", RED)]), ((400, 5), [("cat", RED)]), ((90, 60), [])]
-)
-def test_no_room_or_nothing_to_name(
-    size: tuple[int, int], entries: list[tuple[str, tuple[int, int, int]]]
-) -> None:
+@pytest.mark.parametrize(("size", "names"), [((1, 1), ["cat"]), ((400, 5), ["cat"]), ((90, 60), [])])
+def test_no_room_or_nothing_to_name(size: tuple[int, int], names: list[str]) -> None:
+    entries = [(name, RED) for name in names]
     assert (drawn(size, entries, np.zeros(size[::-1], bool)) == 120).all()

@@ -202,11 +202,7 @@ def chunked(png: bytes, name: bytes, data: bytes, place: int = 33) -> bytes:
 # More than 8 bits. What the values are, what 8 bits they become, and words of the note.
 DEEP = [
     (RAMP.astype(np.int32), RAMP, "0 to 255; 255 is taken for white"),
-    (
-        RAMP.astype(np.uint16) * 16 + 15,
-        np.rint((RAMP * 16.0 + 15) * 255 / 4095),
-        "15 to 4095; 4095 is taken for white",
-    ),
+    (RAMP.astype(np.uint16) * 16 + 15, np.rint((RAMP * 16.0 + 15) * 255 / 4095), "15 to 4095; 4095 is taken"),
     (RAMP.astype(np.uint16) * 64, np.rint(RAMP * (64 * 255 / 16383)), "16383 is taken"),
     (RAMP.astype(np.uint16) * 257, RAMP, ""),
     (RAMP.astype(np.int32) - 128, RAMP, "-128 to 127, are stretched"),
