@@ -142,16 +142,15 @@ def read_photo(
         if stat.S_ISDIR(mode):
             raise InputError(f"{name}: is a folder; give a photo in it")
         if not stat.S_ISREG(mode):  # a pipe can block for ever, a device has no end
-            raise InputError(
-                f"{name}: is not a regular file; copy it to one, or send it to standard input (-)"
-            )
+            cure = "copy it to one, or send it to standard input (-)"
+            raise InputError(f"{name}: is not a regular file; {cure}")
         with path.open("rb") as stream:
             return replace(_decode(stream, name, side, max_pixels), source=path)
     except FileNotFoundError as error:
         raise InputError(f"{name}: no such file; check the path") from error
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{name}: cannot be read ({reason}); check the path and its permissions") from error
+        fault = getattr(error, "strerror", None) or error
+        raise InputError(f"{name}: cannot be read ({fault}); check the path and its permissions") from error
 
 
 def _of_pillow(image: Image.Image) -> PhotoPixels:
@@ -161,9 +160,8 @@ def _of_pillow(image: Image.Image) -> PhotoPixels:
     try:
         return _of_open(image, getattr(image, "fp", None))
     except Exception as error:  # Pillow decodes late, and a damaged or closed file can raise nearly anything
-        raise InputError(
-            f"{name}: cannot be decoded ({reason(error)}); open it again, or convert it to RGB"
-        ) from error
+        cure = "open it again, or convert it to RGB"
+        raise InputError(f"{name}: cannot be decoded ({reason(error)}); {cure}") from error
 
 
 def _refuse_large(size: tuple[int, int], max_pixels: int, name: str) -> None:
@@ -199,9 +197,8 @@ def _decode(stream: BinaryIO, name: str, side: int | None, max_pixels: int) -> P
         # A wrong offset in a file makes seek fail (EINVAL); any other number is the disk's fault.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
-        raise InputError(
-            f"{name}: is damaged or cut short ({reason(error)}); copy or download it again"
-        ) from error
+        cure = "copy or download it again"
+        raise InputError(f"{name}: is damaged or cut short ({reason(error)}); {cure}") from error
 
 
 def _of_open(image: Image.Image, stream: BinaryIO | None, side: int | None = None) -> PhotoPixels:
