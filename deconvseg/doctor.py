@@ -45,7 +45,7 @@ def examine(*, self_test: bool = True, log_fault: str = "") -> Iterator[Finding]
     """
     if log_fault:
         yield Finding("log", "warning", f"standard error: {log_fault}", "messages are lost, the work goes on")
-    checks = [_system, _libraries, _opencv, _device, _cache, _weights]
+    checks = [_system, _libraries, _opencv, _device, _weights]
     for check in [*checks, _self_test] if self_test else checks:
         for name, state, found, advice in _survived(check):
             yield Finding(name, state, _shortened(found), _shortened(advice))
@@ -116,19 +116,6 @@ def _device() -> Iterator[Finding]:
         found = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(device)}, {memory:.0f} GB each"
     advice = "see what nvidia-smi says; update the driver, or install torch for its version of CUDA"
     yield _judged("device", not unused, f"{device.type}, {pick_precision('auto', device)}: {found}", advice)
-
-
-def _cache() -> Iterator[Finding]:
-    from deconvseg.weights import cache_folder
-
-    folder, good, found = cache_folder(), False, "there is no home directory"
-    if folder:
-        above = next(path for path in (folder, *folder.parents) if path.exists())
-        good = above.is_dir() and os.access(above, os.W_OK)
-        own = " (DECONVSEG_HOME)" if os.environ.get("DECONVSEG_HOME") else ""
-        found = f"{folder}{own}{' cannot be written' * (not good)}"
-    advice = "let DECONVSEG_HOME name another folder; only fetched networks need it"
-    yield _judged("cache", good, found, advice)
 
 
 def _weights() -> Iterator[Finding]:

@@ -19,29 +19,14 @@ def found(check: Callable[[], Iterator[Finding]]) -> dict[str, Finding]:
     return {finding.name: finding for finding in doctor._survived(check)}
 
 
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home folder with the cache below it."""
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("DECONVSEG_HOME", str(tmp_path / "nets"))
-    return tmp_path
-
-
-def test_everything_is_looked_at_and_home_is_not_told(home: Path) -> None:
+def test_everything_is_looked_at_and_home_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    home = Path(doctor.__file__).resolve().parents[1]
+    monkeypatch.setenv("HOME", str(home))
     findings = {finding.name: finding for finding in examine(self_test=False)}
-    assert findings.keys() >= {
-        "deconvseg",
-        "Python",
-        "processors",
-        "torch",
-        "opencv",
-        "device",
-        "cache",
-        "ray",
-    }
+    assert findings.keys() >= {"deconvseg", "Python", "processors", "torch", "opencv", "device", "ray"}
     assert findings.keys() >= {"deconvnet-lite", "edges"} and findings.keys().isdisjoint({"loading", "photo"})
+    assert findings["deconvseg"].found.endswith(", in ~/deconvseg")
     assert findings["torch"].found.startswith(torch.__version__.partition("+")[0])
-    assert findings["cache"] == Finding("cache", "ok", "~/nets (DECONVSEG_HOME)")
     assert not any(str(home) in finding.found + finding.advice for finding in findings.values())
     assert findings["edges"].found.endswith("2.0 MB, sha256 is right")
     assert findings["deconvnet-voc"].state == "ok"
@@ -109,41 +94,29 @@ def test_a_gpu_and_its_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found(doctor._device)["device"] == Finding("device", "ok", "cuda, fp16: 2 x Card, 80 GB each")
 
 
-def test_a_cache_that_is_nowhere_or_cannot_be_written(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (home / "file").write_text("")
-    monkeypatch.setenv("DECONVSEG_HOME", str(home / "file" / "nets"))
-    finding = found(doctor._cache)["cache"]
-    assert finding.state == "warning"
-    assert "cannot be written" in finding.found and "DECONVSEG_HOME" in finding.advice
-    monkeypatch.setattr("deconvseg.weights.cache_folder", lambda: None)
-    finding = found(doctor._cache)["cache"]
-    assert (finding.state, finding.found) == ("warning", "there is no home directory")
-
-
-def test_damaged_and_missing_networks(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shipped = home / "shipped"
-    shipped.mkdir()
+def test_damaged_and_missing_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DECONVSEG_HOME", str(tmp_path / "nets"))
     for name in ("registry.toml", "edges.yml.gz", "fcn8s-lite.safetensors"):
-        shutil.copy(weights_folder() / name, shipped)
-    content = bytearray((shipped / "edges.yml.gz").read_bytes())
+        shutil.copy(weights_folder() / name, tmp_path)
+    content = bytearray((tmp_path / "edges.yml.gz").read_bytes())
     content[-1] ^= 1
-    (shipped / "edges.yml.gz").write_bytes(content)
-    monkeypatch.setattr("deconvseg.weights.weights_folder", lambda: shipped)
+    (tmp_path / "edges.yml.gz").write_bytes(content)
+    monkeypatch.setattr("deconvseg.weights.weights_folder", lambda: tmp_path)
     findings = found(doctor._weights)
     assert findings["fcn8s-lite"].state == "ok"
     assert findings["edges"].state == findings["deconvnet-lite"].state == "fault"
     assert "has sha256" in findings["edges"].found
     assert findings["edges"].advice == findings["deconvnet-lite"].advice == "install deconvseg again"
     assert "missing" in findings["deconvnet-lite"].found
-    (shipped / "edges.yml.gz").write_bytes(content[:9])
+    (tmp_path / "edges.yml.gz").write_bytes(content[:9])
     for ask, name in ((network_file, "deconvnet-lite"), (forest_file, "edges")):
         with pytest.raises(WeightsError, match=r"; install deconvseg again$"):
             ask(name)
 
 
-def test_whatever_goes_wrong_is_a_finding(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (home / "registry.toml").write_text("format = 7\n")
-    monkeypatch.setattr("deconvseg.weights.weights_folder", lambda: home)
+def test_whatever_goes_wrong_is_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "registry.toml").write_text("format = 7\n")
+    monkeypatch.setattr("deconvseg.weights.weights_folder", lambda: tmp_path)
     (finding,) = found(doctor._weights).values()
     assert finding[:2] == ("weights", "fault") and "registry.toml" in finding.found
 
