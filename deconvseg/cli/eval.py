@@ -7,19 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-from deconvseg.cli import console
-from deconvseg.cli.options import (
-    RUN,
-    DebugOption,
-    JsonOption,
-    OverwriteOption,
-    QuietOption,
-    load_segmenter,
-    option,
-    refuse_target,
-    segmenter_options,
-    switch,
-)
+from deconvseg.cli import console, options
+from deconvseg.cli.options import RUN, option, switch
 from deconvseg.errors import UsageError
 
 IO = "Input and output"
@@ -42,7 +31,7 @@ deconvseg eval --voc-root VOC2012 --tune-crf -o tuned.safetensors
 0 all done; 1 an unforeseen error; 2 usage, or data that cannot be scored; 130 interrupted"""
 
 
-@segmenter_options()
+@options.segmenter_options()
 def evaluate(
     voc_root: Annotated[
         Path | None, option(IO, "DIR", "Folder with JPEGImages, SegmentationClass, ImageSets.")
@@ -70,10 +59,10 @@ def evaluate(
     *,
     segmenter_arguments: dict[str, Any],
     workers: Annotated[int, option(RUN, "N", "Photos at a time.", min=1)] = 1,
-    overwrite: OverwriteOption = False,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-    debug: DebugOption = False,
+    overwrite: options.OverwriteOption = False,
+    as_json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+    debug: options.DebugOption = False,
 ) -> int:
     """Score a network on a split: each photo at its own size, pixels pooled over the set, void left out.
 
@@ -103,10 +92,10 @@ def evaluate(
         if any(truth.masks.ids.get(i) != i for i in range(len(truth.classes))):
             say("note: predictions hold class numbers, 0 and up in the order of dataset.toml, not its ids")
     else:
-        segmenter = load_segmenter(segmenter_arguments, quiet=quiet)
+        segmenter = options.load_segmenter(segmenter_arguments, quiet=quiet)
         if output:
             source = network_file(segmenter.weights)
-            refuse_target(output, source, overwrite=overwrite)
+            options.refuse_target(output, source, overwrite=overwrite)
             tuned = tune.tune_crf(segmenter, source, truth, output, workers=workers, progress=say)
             print(json.dumps(tuned, indent=2))
             return console.DONE

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
-from unicodedata import normalize
 
 import numpy as np
 from numpy.typing import NDArray
@@ -156,10 +155,7 @@ def finished(folder: Path, data: DataSet) -> Subject:
     if not folder.is_dir():
         raise DataError(f"{folder}: there is no such folder of predictions; check the path")
     pictures = find_pictures(folder, ".png", suffixes=(".png",))
-    predictions = {
-        example.name: pictures.get(normalize("NFC", example.name), folder / f"{example.name}.png")
-        for example in data.examples
-    }
+    predictions = {e.name: pictures.get(e.name, folder / f"{e.name}.png") for e in data.examples}
     if missing := [path for path in predictions.values() if not path.is_file()]:
         raise DataError(
             f"{missing[0]}: the prediction is missing ({len(missing)} of {len(data.examples)} are); "

@@ -137,9 +137,21 @@ def write_report(evaluation: Evaluation, summary: dict[str, Any], folder: Path) 
         OutputError: a file cannot be written.
         InputError, DataError: a photo or prediction of the gallery cannot be read, or fits no mask.
     """
-    photos = _per_image(evaluation)
+    photos, confusion = _per_image(evaluation), np.array(summary["confusion"])
+    classes = [
+        {
+            "class": name,
+            "iou": iou,
+            "boundary_f": summary["per_class_boundary_f"][name],
+            "pixels_true": confusion[label].sum(),
+            "pixels_predicted": confusion[:, label].sum(),
+            "pixels_right": confusion[label, label],
+            **{f"iou_{size}": values["per_class_iou"][name] for size, values in summary["sizes"].items()},
+        }
+        for label, (name, iou) in enumerate(summary["per_class_iou"].items())
+    ]
     _write(folder / "report.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
-    _write(folder / "per_class.csv", _csv(_per_class(summary)))
+    _write(folder / "per_class.csv", _csv(classes))
     _write(folder / "per_image.csv", _csv(photos))
     ious = {photo["name"]: photo["mean_iou"] for photo in photos if photo["mean_iou"] is not None}
     _write(folder / "report.html", _page(evaluation, summary, ious))
@@ -157,22 +169,6 @@ def _csv(rows: Sequence[Mapping[str, object]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
-
-
-def _per_class(summary: Mapping[str, Any]) -> list[dict[str, object]]:
-    confusion = np.array(summary["confusion"])
-    return [
-        {
-            "class": name,
-            "iou": iou,
-            "boundary_f": summary["per_class_boundary_f"][name],
-            "pixels_true": confusion[label].sum(),
-            "pixels_predicted": confusion[:, label].sum(),
-            "pixels_right": confusion[label, label],
-            **{f"iou_{size}": values["per_class_iou"][name] for size, values in summary["sizes"].items()},
-        }
-        for label, (name, iou) in enumerate(summary["per_class_iou"].items())
-    ]
 
 
 def _per_image(evaluation: Evaluation) -> list[dict[str, Any]]:
