@@ -66,9 +66,7 @@ def train(
     ] = None,
     network: Annotated[
         Literal["deconvnet", "fcn8s"] | None,
-        option(
-            TRAINING, "deconvnet|fcn8s", "For regions, or for whole photos. Left out: as the recipe says."
-        ),
+        option(TRAINING, "deconvnet|fcn8s", "For regions, or for whole photos. Left out: the recipe's."),
     ] = None,
     recipe: Annotated[
         str | None,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -23,11 +21,10 @@ def normalise(crops: Tensor, header: NetworkHeader) -> Tensor:
     return ((crops - mean) * header.scale).contiguous(memory_format=torch.channels_last)
 
 
-def autocast(recipe: Recipe, device: torch.device) -> AbstractContextManager[object]:
+def autocast(recipe: Recipe, device: torch.device) -> torch.autocast:
     """The recipe's arithmetic."""
-    if recipe.precision == "fp32":
-        return nullcontext()
-    return torch.autocast(device.type, torch.bfloat16 if recipe.precision == "bf16" else torch.float16)
+    dtype = torch.float16 if recipe.precision == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype, enabled=recipe.precision != "fp32")
 
 
 class Losses(nn.Module):
