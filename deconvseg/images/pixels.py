@@ -101,23 +101,20 @@ def _levels(values: NDArray[Any]) -> tuple[float, float, str]:
 
 
 def conversion(image: Image.Image) -> tuple[Convert | None, str]:
-    """What makes an image of this mode sRGB, None if it is; and a note if its profile cannot be used."""
-    if image.mode != "LAB" and "icc_profile" not in image.info:
-        return None, _unapplied(image)
-    try:
-        return _transform(image.info.get("icc_profile") or b"", image.mode), ""
-    except Exception as error:  # a damaged profile can make the library raise anything
-        return None, f"its colour profile cannot be used ({reason(error)}); its colours are taken as they are"
-
-
-def _unapplied(image: Image.Image) -> str:
-    """A note if a photo without a profile asks in another way for other colours than sRGB's."""
+    """What makes an image of this mode sRGB, None if it is; and a note if its colours cannot be converted."""
+    if image.mode == "LAB" or "icc_profile" in image.info:
+        try:
+            return _transform(image.info.get("icc_profile") or b"", image.mode), ""
+        except Exception as error:  # a damaged profile can make the library raise anything
+            note = f"its colour profile cannot be used ({reason(error)}); its colours are taken as they are"
+            return None, note
     cicp = image.info.get("nclx_profile") or {}
     primaries, curve = cicp.get("color_primaries"), cicp.get("transfer_characteristics")
     # In ITU-T H.273 BT.2020, DCI-P3, Display P3; linear, PQ, HLG.
     if primaries in (9, 11, 12) or curve in (8, 16, 18):
-        return f"its colours are no sRGB (CICP primaries {primaries}, curve {curve}), and are taken as sRGB"
-    return ""
+        said = f"CICP primaries {primaries}, curve {curve}"
+        return None, f"its colours are no sRGB ({said}), and are taken as sRGB"
+    return None, ""
 
 
 @lru_cache(16)
