@@ -8,7 +8,8 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Literal
+from pathlib import Path
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -19,14 +20,17 @@ from torch.nn import functional
 from deconvseg.errors import UsageError
 from deconvseg.images.read import PhotoPixels
 from deconvseg.machine import is_out_of_memory
+from deconvseg.network import fold
 from deconvseg.network.base import SegmentationNetwork
-from deconvseg.network.checkpoint import NetworkHeader
+from deconvseg.network.checkpoint import NetworkHeader, load_network
 from deconvseg.network.classifier import Classifier
 from deconvseg.network.fcn8s import STRIDE, FCN8s
 from deconvseg.postprocess.fusion import Fusion, ensemble, with_prior
 from deconvseg.settings import EnsembleRule, Settings
+from deconvseg.weights import network_file
 
 Box = tuple[int, int, int, int]
+Companion = TypeVar("Companion", FCN8s, Classifier)
 
 FINISHED = 2
 """Most photos whose scores are kept while one before them is not finished: 132 MB each at 1024 x 768."""
@@ -91,27 +95,37 @@ class Inference:
 
     Attributes:
         network, header: made ready by `network.fold.prepare`, and what its file says.
-        partner: the same two of the FCN-8s of an ensemble, or None.
-        classifier: the same two of the image classifier of a prior, or None.
         settings: how regions are put together, when a photo stops, how the partner joins in.
         device: where the networks are.
         precision: their arithmetic: `fp32`, `bf16` or `fp16`.
         batch_size: regions that go through the network together; halved when they do not fit into memory.
+        partner: network and header of the FCN-8s of an ensemble, or None.
+        classifier: the same of the image classifier of a prior, or None.
     """
 
     network: SegmentationNetwork
     header: NetworkHeader
-    partner: tuple[SegmentationNetwork, NetworkHeader] | None
-    classifier: tuple[Classifier, NetworkHeader] | None
     settings: Settings
     device: torch.device
-    precision: str
+    precision: fold.Precision
     batch_size: int
+    partner: tuple[FCN8s, NetworkHeader] | None = None
+    classifier: tuple[Classifier, NetworkHeader] | None = None
 
     @property
     def sees_whole_photo(self) -> bool:
         """Whether the network itself is an FCN-8s, which looks at no regions."""
         return isinstance(self.network, FCN8s)
+
+    def load_companion(self, name: str | Path, kind: type[Companion]) -> tuple[Companion, NetworkHeader]:
+        """An FCN-8s or classifier by name or file, made ready; UsageError if it does not fit the network."""
+        if kind is FCN8s and self.sees_whole_photo:
+            raise UsageError(f"{name}: is for an ensemble, and the network is an FCN-8s itself; go without")
+        network, header = load_network(network_file(name))
+        if not isinstance(network, kind) or header.classes != self.header.classes:
+            title = "FCN-8s" if kind is FCN8s else "image classifier"
+            raise UsageError(f"{name}: is no {title} with the network's classes; take another, or go without")
+        return fold.prepare(network, self.device, self.precision), header
 
     def fuse(
         self, photos: Iterable[Prepared], *, full_batches: bool = False
@@ -135,7 +149,8 @@ class Inference:
                 yield begun.popleft().finish()
 
     def step_by_step(self, prepared: Prepared) -> Iterator[PartialResult]:
-        """A photo after no region, after the first, ...; see `Segmenter.step_by_step`."""
+        """A photo, whatever `stop` is: the same object after no region, the first, ..., the last."""
+        use_threads()
         photo, most = PartialResult(self, prepared), self.batch_size
         yield photo
         regions = [(photo, index) for index in range(len(photo.boxes))]
@@ -184,10 +199,7 @@ class Inference:
         height, width = image.shape[:2]
         scale = network.side / max(height, width)
         rows, columns = max(round(height * scale), 1), max(round(width * scale), 1)
-        pixels = on_device(self.device, image)[None].float()
-        photo = functional.interpolate(
-            pixels, (rows, columns), mode="bilinear", antialias=True, align_corners=False
-        )
+        photo = resized(on_device(self.device, image)[None].float(), (rows, columns))
         top, left = 0, 0
         if network.arguments["padding"] == 1:
             high, wide = -(rows + STRIDE) % STRIDE + STRIDE, -(columns + STRIDE) % STRIDE + STRIDE
@@ -270,13 +282,7 @@ class PartialResult:
             rule: how the ensemble's FCN-8s joins in, if there is one; `alone` leaves the regions out, and
                 None takes that of the settings.
         """
-        partner = self._partner_scores()
-        if rule == "alone":
-            found = self._fusion.probabilities() if partner is None else partner.softmax(0)
-            found = self._with_prior(found)
-        else:
-            found = self._combine(self._fusion, partner, rule)
-        return found.cpu().numpy()
+        return self._combine(self._fusion, self._partner_scores(), rule).cpu().numpy()
 
     def finish(self) -> tuple[Prepared, NDArray[np.float32]]:
         """The photo, its `boxes` those looked at and its `seconds` completed, and its probabilities."""
@@ -292,20 +298,22 @@ class PartialResult:
             self._partner = self._inference.whole_scores(*self._inference.partner, self.prepared.image)
         return self._partner
 
-    def _combine(self, fusion: Fusion, partner: Tensor | None, rule: EnsembleRule | None = None) -> Tensor:
+    def _combine(
+        self, fusion: Fusion, partner: Tensor | None, rule: EnsembleRule | Literal["alone"] | None = None
+    ) -> Tensor:
         if partner is None:
-            return self._with_prior(fusion.probabilities())
-        found = ensemble(fusion, partner, rule or self._settings.ensemble, self._settings.share)
-        return self._with_prior(found)
-
-    def _with_prior(self, probabilities: Tensor) -> Tensor:
-        if not self._settings.prior or self._inference.classifier is None:
-            return probabilities
+            found = fusion.probabilities()
+        elif rule == "alone":
+            found = partner.softmax(0)
+        else:
+            found = ensemble(fusion, partner, rule or self._settings.ensemble, self._settings.share)
+        if self._inference.classifier is None:
+            return found
+        network, header = self._inference.classifier
         if self._presence is None:
-            network, header = self._inference.classifier
-            self._presence = _run(network, header, stretched(self.pixels, network.side))[0, :, 0, 0]
-        doubt = self._inference.classifier[0].doubt
-        return with_prior(probabilities, self._presence, doubt, self._settings.prior)
+            photo = resized(self.pixels[None].float(), (network.side, network.side))
+            self._presence = _run(network, header, photo)[0, :, 0, 0]
+        return with_prior(found, self._presence, network.doubt, self._settings.prior)
 
 
 def _submit(
@@ -354,22 +362,16 @@ def crop(photo: Tensor, box: Box, side: int) -> Tensor:
     left, top, right, bottom = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
     region = torch.zeros(1, 3, y1 - y0, x1 - x0, device=photo.device)
     region[0, :, top - y0 : bottom - y0, left - x0 : right - x0] = photo[:, top:bottom, left:right]
-    size = (side, side)
-    return functional.interpolate(region, size, mode="bilinear", antialias=True, align_corners=False)[0]
+    return resized(region, (side, side))[0]
 
 
-def stretched(photo: Tensor, side: int) -> Tensor:
-    """A photo (3, H, W) of 0..255 as the classifier takes it: float (1, 3, side, side)."""
-    size = (side, side)
-    return functional.interpolate(
-        photo[None].float(), size, mode="bilinear", antialias=True, align_corners=False
-    )
+def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Images float (B, C, H, W) stretched or shrunk to another height and width."""
+    return functional.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
 
 
 def whole_pixels(boxes: NDArray[np.float32]) -> list[Box]:
     """Boxes rounded to pixels, at least one pixel wide and high."""
-    rounded = []
-    for x0, y0, x1, y1 in boxes.tolist():
-        left, top = round(x0), round(y0)
-        rounded.append((left, top, max(round(x1), left + 1), max(round(y1), top + 1)))
-    return rounded
+    corners = np.rint(boxes).astype(int)
+    corners[:, 2:] = np.maximum(corners[:, 2:], corners[:, :2] + 1)
+    return [(x0, y0, x1, y1) for x0, y0, x1, y1 in corners.tolist()]

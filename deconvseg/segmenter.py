@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from deconvseg.companions import load_classifier, load_partner, possible
 from deconvseg.errors import InputError, UsageError, WeightsError
 from deconvseg.files import digest
 from deconvseg.identity import code_digest
@@ -33,10 +32,10 @@ from deconvseg.postprocess.crf import dense_crf
 from deconvseg.proposals.boxes import WORKING_SIDE as EDGES_SIDE
 from deconvseg.proposals.boxes import Boxes, propose, shrink, squared
 from deconvseg.proposals.edges import EdgeDetector
-from deconvseg.regions import Clock, Inference, PartialResult, Prepared, use_threads
+from deconvseg.regions import Clock, Inference, Prepared, use_threads
 from deconvseg.segmentation import Segmentation, chosen, refuse_unknown
 from deconvseg.settings import PRESETS, CRFParameters, EnsembleRule, FusionRule, refuse_below
-from deconvseg.weights import companion_of, forest_file, network_file
+from deconvseg.weights import companion_of, forest_file, is_missing, network_file
 
 FCN = "fcn8s-lite"
 """The FCN-8s of ensembles of networks that have no partner of their own."""
@@ -62,16 +61,15 @@ class Segmenter:
         weights: a network's name or file.
         forest: structured edge forest file; the shipped one when None.
         protocol: `default`, `paper` or `released-code`: the settings that follow, where they are None.
-        proposals, min_side, stop, fusion, crf: as of `settings.Settings`.
+        proposals, min_side, stop, fusion, prior, crf: as of `settings.Settings`.
         ensemble: as of `settings.Settings`. If it is None, a network known by name is used with the partner
             that the registry names, and a file alone.
         fcn: the FCN-8s of the ensemble, by name or file; None is that partner, or the shipped one.
-        prior: as of `settings.Settings`.
         classifier: the image classifier of the prior, by name or file; None is that of the registry, if any.
         device: `auto`, `cpu`, `cuda` or `mps`.
         precision: `auto`, `fp32`, `bf16` or `fp16`.
-        batch_size: crops that go through the network together; None chooses by device. Batches that do not
-            fit into memory are halved, whoever chose.
+        batch_size: crops that go through the network together, halved where they do not fit into memory;
+            None chooses by device.
         threads: CPU threads; None leaves torch's choice, at most the cores that this process may use.
         only: names of the classes to keep, all other pixels become background; None keeps all. A string is
             one name.
@@ -243,34 +241,29 @@ class Segmenter:
         faults: list[InputError] = []
 
         def prepared_images() -> Iterator[Prepared]:
-            for image in images:
-                try:
-                    yield self.prepare(image)
-                except InputError as error:
-                    faults.append(error)
-                    return
+            try:
+                yield from map(self.prepare, images)
+            except InputError as error:
+                faults.append(error)
 
         for prepared, found in self.fuse(prepared_images(), full_batches=True):
             yield self.finish(prepared, found, keep_probabilities=probabilities)
         for fault in faults:
             raise fault
 
-    def step_by_step(self, prepared: Prepared) -> Iterator[PartialResult]:
-        """The second step, whatever `stop` is: the same object after no region, the first, ..., the last."""
-        use_threads()
-        return self.inference.step_by_step(prepared)
-
     def edges(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The edge map behind the proposals, as of `EdgeDetector.detect`, of the photo at most 640 long."""
         return _detector(*self._forest_in_use).detect(shrink(image, EDGES_SIDE))
 
     def with_settings(self, **changes: Any) -> Segmenter:
-        """A copy with some of the settings changed (names as in `Settings`) that shares what is loaded."""
+        """A copy with some of the settings changed (names as in `Settings`) that shares what is loaded.
+
+        The FCN-8s or classifier that it needs besides is read; without one, it has no ensemble or prior.
+        """
         other = copy.copy(self)
         other.settings = replace(self.settings, **changes)
         if self._inference:
-            settings = possible(other.settings, self._inference.partner, self._inference.classifier)
-            other._inference = replace(self._inference, settings=settings)
+            other._inference = other._with_companions(self._inference)
         return other
 
     def load(self) -> None:
@@ -290,7 +283,9 @@ class Segmenter:
         del settings["crf_parameters"]
         return {
             "device": self.inference.device.type,
-            **self._digests,
+            "weights": self._digests["weights"],
+            "fcn": self._digests["fcn"] if self.inference.partner else None,
+            "classifier": self._digests["classifier"] if self.inference.classifier else None,
             "forest": self._forest_in_use[1] if proposes else None,
             **settings,
             "ensemble": self.ensemble,
@@ -369,30 +364,33 @@ class Segmenter:
             )
         if isinstance(network, Classifier):
             raise UsageError(f"{self.weights}: is an image classifier, which labels no pixels")
-        partner = classifier = None
-        if self.settings.ensemble != "off" and self.fcn is not None:
-            try:
-                partner = load_partner(self.fcn, network, header, must=self._must_ensemble)
-            except UsageError as error:
-                if self._must_ensemble:
-                    raise UsageError(f"{error}; take another network, or the ensemble off") from None
-                self.notes = [str(error)]
-        if self.settings.prior and self.classifier is not None:
-            classifier = load_classifier(self.classifier, header)
-        # Of the networks in use, should their files be replaced later.
-        files = {"weights": self._file, "fcn": self.fcn if partner else None}
-        files["classifier"] = self.classifier if classifier else None
-        self._digests = {key: digest(network_file(name)) if name else None for key, name in files.items()}
         refuse_unknown(self._only or (), header.classes)
         if self.settings.crf:
             _ = self.crf_parameters  # a bad value is told now, not at the first photo
-        return Inference(
-            fold.prepare(network, device, precision),
-            header,
-            partner and (fold.prepare(partner[0], device, precision), partner[1]),
-            classifier and (fold.prepare(classifier[0], device, precision), classifier[1]),
-            possible(self.settings, partner, classifier),
-            device,
-            precision,
-            self._batch_size or fold.pick_batch_size(device),
-        )
+        # Of the networks in use, should their files be replaced later.
+        self._digests = {"weights": digest(network_file(self._file))}
+        network = fold.prepare(network, device, precision)
+        size = self._batch_size or fold.pick_batch_size(device)
+        return self._with_companions(Inference(network, header, self.settings, device, precision, size))
+
+    def _with_companions(self, inference: Inference) -> Inference:
+        """The same with the networks that the settings need besides; without one, without its setting."""
+        settings, partner, classifier = self.settings, inference.partner, inference.classifier
+        if settings.ensemble == "off" or self.fcn is None:
+            partner = None
+        elif partner is None:
+            try:
+                partner = inference.load_companion(self.fcn, FCN8s)
+                self._digests = {**self._digests, "fcn": digest(network_file(self.fcn))}
+            except (UsageError, WeightsError) as error:
+                if self._must_ensemble or (isinstance(error, WeightsError) and not is_missing(self.fcn)):
+                    raise
+                self.notes, self.fcn = [f"no ensemble: {error}"], None
+        if not settings.prior or self.classifier is None:
+            classifier = None
+        elif classifier is None:
+            classifier = inference.load_companion(self.classifier, Classifier)
+            self._digests = {**self._digests, "classifier": digest(network_file(self.classifier))}
+        settings = settings if partner else replace(settings, ensemble="off")
+        settings = settings if classifier else replace(settings, prior=0.0)
+        return replace(inference, partner=partner, classifier=classifier, settings=settings)

@@ -104,12 +104,9 @@ class Settings:
     crf_parameters: CRFParameters | None = None
 
     def __post_init__(self) -> None:
-        for name, value, rules in (
-            ("fusion", self.fusion, FusionRule),
-            ("ensemble", self.ensemble, EnsembleRule),
-        ):
-            if value not in get_args(rules):
-                raise UsageError(f"{value}: no such {name}; take one of {', '.join(get_args(rules))}")
+        for name, rules in (("fusion", get_args(FusionRule)), ("ensemble", get_args(EnsembleRule))):
+            if (value := getattr(self, name)) not in rules:
+                raise UsageError(f"{value}: no such {name}; take one of {', '.join(rules)}")
         refuse_below(0, proposals=self.proposals, min_side=self.min_side)
         if not 0 <= self.stop <= 1:
             raise UsageError(f"stop {self.stop}: is a share of pixels; give 0 (look at all) to 1")

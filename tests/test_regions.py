@@ -84,7 +84,9 @@ def test_the_last_round_changed_less_than_the_share_and_no_earlier_one_did(tiny_
     for given, (photo, _) in zip(photos, segmenter.fuse(photos), strict=True):
         used = len(photo.boxes)
         assert np.array_equal(photo.boxes, given.boxes[:used])
-        labels = [partial.probabilities().argmax(0)[::4, ::4] for partial in segmenter.step_by_step(given)]
+        labels = [
+            partial.probabilities().argmax(0)[::4, ::4] for partial in segmenter.inference.step_by_step(given)
+        ]
         changed = [(labels[end] != labels[end - 5]).mean() for end in range(6, len(given.boxes) + 1, 5)]
         settled = [number for number, value in enumerate(changed) if value < share]
         assert used == (6 + 5 * settled[0] if settled else len(given.boxes))
@@ -106,25 +108,6 @@ def test_photos_that_wait_for_one_before_them_are_few(tiny_network: Path) -> Non
     assert len(next(results)[0].boxes) > 6
     assert len(taken) <= 1 + 8 + deconvseg.regions.FINISHED
     assert len(list(results)) == 30
-
-
-def test_together_as_alone(tiny_network: Path, batches: list[int]) -> None:
-    """Up to the last bits of their scores, which another size of the batch can change.
-
-    In areas of one colour, as the black outside a photo, neighbours are equal, and such bits decide which of
-    them a pooling takes for the largest: there, values can move by a pixel.
-    """
-    segmenter = Segmenter(tiny_network, proposals=0, precision="fp32", batch_size=3, device="cpu", crf=False)
-    rng = np.random.default_rng(0)
-    photos = [segmenter.prepare(rng.integers(0, 255, (*size, 3), np.uint8)) for size in SIZES]
-    together = [fused for _, fused in segmenter.fuse(photos)]
-    assert batches == [3, 2]
-    for photo, fused in zip(photos, together, strict=True):
-        alone = segmenter.segment(photo.image, probabilities=True).probabilities
-        assert alone is not None
-        assert (np.abs(fused - alone) > 1e-4).mean() < 0.01
-        assert (fused.argmax(0) == alone.argmax(0)).mean() > 0.999
-    assert batches == [3, 2, *[1] * len(photos)]
 
 
 def test_photos_without_regions_keep_their_place(tiny_network: Path) -> None:

@@ -27,7 +27,7 @@ from deconvseg.errors import UsageError
 from deconvseg.network.checkpoint import NetworkHeader, save_network
 from deconvseg.network.classifier import Classifier
 from deconvseg.network.vgg16 import download_vgg16, initialise_encoder, read_vgg16
-from deconvseg.regions import normalised, stretched
+from deconvseg.regions import normalised, resized
 
 PRESENT_SHARE = 0.003
 """A class is present from this share of a photo's pixels on; a smaller one is neither present nor absent."""
@@ -105,9 +105,10 @@ def measure(network: Classifier, header: NetworkHeader, sets: Sequence[DataSet])
     for row, (data, example) in enumerate(examples):
         photo, mask = data.read(example)
         shares[row] = np.bincount(mask.ravel(), minlength=256)[1 : len(header.classes)] / mask.size
-        image = torch.from_numpy(photo).permute(2, 0, 1)
+        image = torch.from_numpy(photo).permute(2, 0, 1)[None].float()
         with torch.autocast("cpu", torch.bfloat16):
-            features.append(network.features(normalised(network, header, stretched(image, network.side))))
+            image = resized(image, (network.side, network.side))
+            features.append(network.features(normalised(network, header, image)))
         if row % 500 == 499:
             console.say(f"{row + 1} of {len(examples)} photos")
     return torch.cat(features).float(), torch.from_numpy(shares)

@@ -136,7 +136,7 @@ def _label_others(segmenter: Segmenter, others: list[Row], photo: PhotoPixels) -
     segmenter = segmenter.with_settings(proposals=max(row.proposals or 0 for row in others))
     prepared = segmenter.prepare(photo)
     most = len(prepared.boxes)
-    for result in segmenter.step_by_step(prepared):
+    for result in segmenter.inference.step_by_step(prepared):
         labels: dict[tuple[str, bool], NDArray[np.uint8]] = {}
         for row in others:
             key = row.ensemble, row.crf

@@ -158,7 +158,7 @@ def inspect_proposals(segmenter: Segmenter, photo: PhotoPixels, count: int = max
     first = 0 if segmenter.settings.whole_photo else 1  # ranks count from here: the best proposal has rank 1
     most = len(prepared.boxes) - 1 + first
     labels, labellings, steps, changed = np.zeros(0, np.uint8), {}, [], []
-    for rank, partial in enumerate(segmenter.step_by_step(prepared), first - 1):
+    for rank, partial in enumerate(segmenter.inference.step_by_step(prepared), first - 1):
         probabilities = partial.probabilities()
         before, labels = labels, probabilities.argmax(0).astype(np.uint8)
         if partial.done:
