@@ -38,13 +38,8 @@ class Finding(NamedTuple):
     advice: str = ""
 
 
-def examine(*, self_test: bool = True, log_fault: str = "") -> Iterator[Finding]:
-    """Look at everything in turn, with `self_test` at a photo, too; the home folder is written `~`.
-
-    `log_fault` says why messages on standard error are lost, if they are.
-    """
-    if log_fault:
-        yield Finding("log", "warning", f"standard error: {log_fault}", "messages are lost, the work goes on")
+def examine(*, self_test: bool = True) -> Iterator[Finding]:
+    """Look at everything in turn, with `self_test` at a photo, too; the home folder is written `~`."""
     checks = [_system, _libraries, _opencv, _device, _weights]
     for check in [*checks, _self_test] if self_test else checks:
         for name, state, found, advice in _survived(check):
