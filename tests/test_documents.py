@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import deconvseg.weights
 from deconvseg.cli import app, console
 from deconvseg.data.folder import folder_dataset
 from deconvseg.data.masks import read_mask
@@ -83,16 +84,34 @@ def folder(tmp_path_factory: pytest.TempPathFactory, make_shapes: Callable[..., 
     return folder
 
 
+@pytest.fixture(scope="module")
+def small_weights(
+    tmp_path_factory: pytest.TempPathFactory, tiny_network: Path, tiny_fcn: Path, tiny_classifier: Path
+) -> Path:
+    """The folder of the shipped files, the networks small and quick."""
+    folder = tmp_path_factory.mktemp("weights")
+    shutil.copy(ROOT / "weights/edges.yml.gz", folder)
+    for name, network in (("deconvnet", tiny_network), ("fcn8s", tiny_fcn), ("classifier", tiny_classifier)):
+        shutil.copy(network, folder / f"{name}-lite.safetensors")
+    registry = (ROOT / "weights/registry.toml").read_text()
+    (folder / "registry.toml").write_text(re.sub(r"^(bytes|sha256) = .*\n", "", registry, flags=re.MULTILINE))
+    return folder
+
+
 @pytest.mark.parametrize("block", blocks("README.md"))
-def test_commands_of_the_readme(block: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plain commands run in this process, which has torch loaded; a training keeps memory, so not that."""
+def test_commands_of_the_readme(
+    block: str, folder: Path, small_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Plain commands run in this process and with small networks, but for those that look at the shipped."""
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "0")
     monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "2")
     monkeypatch.chdir(folder)
+    if not {"doctor", "weights"} & {*block.split()}:
+        monkeypatch.setattr(deconvseg.weights, "weights_folder", lambda: small_weights)
     for line in here(block).splitlines():
         words = shlex.split(line, comments=True)
-        if words[:1] == ["deconvseg"] and not {"<", ">", "|", "train"} & {*words}:
+        if words[:1] == ["deconvseg"] and not {"<", ">", "|"} & {*words}:
             monkeypatch.setattr(sys, "argv", [os.path.expandvars(word) for word in words])
             assert console.run(app) == 0, line
         else:

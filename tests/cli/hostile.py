@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import os
 import struct
-import zipfile
 import zlib
 from pathlib import Path
 
@@ -22,9 +20,9 @@ def encoded(format_: str, size: tuple[int, int] = (64, 48), **options: object) -
     return stream.getvalue()
 
 
-def png(width: int, height: int, data: bytes = b"", depth: int = 8, colour: int = 0) -> bytes:
+def png(width: int, height: int, data: bytes = b"") -> bytes:
     """A PNG that claims a size, whatever its data hold."""
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(data)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
@@ -38,29 +36,6 @@ def tiff(width: int, height: int, offset: int) -> bytes:
     tags += [(278, height), (279, min(width * height, 2**32 - 1))]
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
     return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4)
-
-
-def bmp(width: int, height: int) -> bytes:
-    """A BMP that claims a size, and has 100 bytes of pixels."""
-    return struct.pack("<2sIHHI", b"BM", 154, 0, 0, 54) + (
-        struct.pack("<IiiHHIIiiII", 40, width, height, 1, 24, 0, 0, 0, 0, 0, 0) + bytes(100)
-    )
-
-
-def gif(width: int, height: int) -> bytes:
-    """A GIF that claims a size for itself and for its frame."""
-    return (
-        b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80, 0, 0) + bytes([0, 0, 0, 255, 255, 255])
-        + b"," + struct.pack("<HHHHB", 0, 0, width, height, 0) + b"\x02\x02\x44\x01\x00;"
-    )  # fmt: skip
-
-
-def archive() -> bytes:
-    """A zip file with a photo in it."""
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w") as file:
-        file.writestr("a.png", encoded("PNG"))
-    return stream.getvalue()
 
 
 def text_bomb() -> bytes:
@@ -81,8 +56,8 @@ def jpeg_of_size(height: int, width: int) -> bytes:
     return patched(content, content.index(b"\xff\xc0") + 5, struct.pack(">HH", height, width))
 
 
-def contents() -> dict[bytes, tuple[str, bytes]]:
-    """File name -> a pattern of the line it must get, and content."""
+def make(folder: Path) -> dict[str, str]:
+    """Write them all; returns file name -> a pattern of the line it must get."""
     # Which of the two it is, for some files depends on the version of Pillow.
     no_image = damaged = r"(is not an image of a known kind|is damaged or cut short \(.+\)); .+"
     large = r"has [0-9,]+ megapixels, and 500 are the limit; .+"
@@ -90,25 +65,14 @@ def contents() -> dict[bytes, tuple[str, bytes]]:
     rng = np.random.default_rng(1)
     found = {
         b"empty.jpg": (empty, b""),
-        b"empty too.png": (empty, b""),
-        b"byte.jpg": (no_image, b"\xff"),
-        b"line.png": (no_image, b"\n"),
-        b"zeros.jpg": (no_image, bytes(10_000)),
         b"random.jpg": (no_image, rng.bytes(10_000)),
         b"text.jpg": (no_image, b"hello"),
         b"page.jpg": (no_image, b"<!DOCTYPE html><html><title>404 Not Found</title></html>"),
-        b"answer.png": (no_image, b'{"error": "quota exceeded"}'),
-        b"drawing.png": (no_image, b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>'),
-        b"pointer.jpg": (no_image, b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"),
-        b"paper.jpg": (no_image, b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n1 0 obj\n"),
         b"program.jpg": (
             no_image,
             b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n",
         ),
-        b"archive.jpg": (no_image, archive()),
-        b"squeezed.png": (no_image, gzip.compress(encoded("PNG"))),
         b"film.jpg": (no_image, b"\0\0\0\x20ftypisom\0\0\x02\0isomiso2avc1mp41" + bytes(200)),
-        b"binary.png": (no_image, b"\x7fELF\x02\x01\x01" + bytes(100)),
         b"start.jpg": (no_image, b"\xff\xd8\xff\xd9"),
         b"crc.png": (no_image, patched(encoded("PNG"), 29, b"\0\0\0\0")),
         b"no size.png": (no_image, png(0, 0)),
@@ -116,12 +80,8 @@ def contents() -> dict[bytes, tuple[str, bytes]]:
         b"wrong data.png": (damaged, patched(encoded("PNG"), 60, rng.bytes(400))),
         b"text bomb.png": (damaged, text_bomb()),
         b"png bomb.png": (large, png(100_000, 100_000, bytes(100_000))),
-        b"larger bomb.png": (large, png(2**31 - 1, 2**31 - 1)),
-        b"gif bomb.gif": (large, gif(65_535, 65_535)),
-        b"bmp bomb.bmp": (large, bmp(60_000, 60_000)),
         b"jpg bomb.jpg": (large, jpeg_of_size(65_500, 65_500)),
         b"tif bomb.tif": (large, tiff(100_000, 100_000, 8)),
-        b"ppm bomb.ppm": (large, b"P6\n99999 99999\n255\n"),
         b"no strip.tif": (damaged, tiff(64, 48, 2**31)),
         b"no directory.tif": (no_image, b"II*\0\xff\xff\xff\x7f"),
         b"no pixels.ppm": (damaged, b"P6\n64 48\n255\n"),
@@ -139,13 +99,6 @@ def contents() -> dict[bytes, tuple[str, bytes]]:
     found[b"half of a webp.webp"] = (no_image, whole[: len(whole) // 2])
     for format_, suffix in (("JPEG", "jpg"), ("PNG", "png"), ("WEBP", "webp"), ("JPEG2000", "jp2")):
         found[f"head of a {suffix}.{suffix}".encode()] = (no_image, encoded(format_)[:20])
-    return found
-
-
-def make(folder: Path) -> dict[str, str]:
-    """Write them all; returns file name -> pattern of its line."""
-    patterns = {}
-    for name, (pattern, content) in contents().items():
+    for name, (_, content) in found.items():
         (folder / os.fsdecode(name)).write_bytes(content)
-        patterns[os.fsdecode(name)] = pattern
-    return patterns
+    return {os.fsdecode(name): pattern for name, (pattern, _) in found.items()}

@@ -3,8 +3,6 @@
 import json
 import os
 import re
-import resource
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +12,7 @@ from PIL import Image
 from deconvseg.cli import console
 
 from . import hostile
-from .conftest import COMMAND, EXAMPLES, Run, files, lines
+from .conftest import EXAMPLES, Run, files, lines
 
 
 def make_good(folder: Path) -> dict[str, tuple[int, int]]:
@@ -44,7 +42,7 @@ def test_hostile_files_beside_good_photos(run: Run, fast: list[str], tmp_path: P
     if os.geteuid():  # root may read everything
         (folder / "secret.jpg").touch(0o000)
         bad["secret.jpg"] = r"cannot be read \(.+\); .+"
-    assert len(good) == 10 and len(bad) >= 40
+    assert len(good) == 10 and len(bad) >= 30
     (folder / "album.jpg").mkdir()
     (folder / "around.jpg").symlink_to(".", target_is_directory=True)
     (folder / "nowhere.jpg").symlink_to("nothing")
@@ -84,56 +82,19 @@ def test_hostile_files_beside_good_photos(run: Run, fast: list[str], tmp_path: P
     assert files(tmp_path / "out") == {*results, "segment.jsonl"}
 
 
-def test_name_too_long_for_its_results(run: Run, fast: list[str], tmp_path: Path) -> None:
+def test_name_too_long_for_its_results(inside: Run, fast: list[str], tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     Image.new("RGB", (9, 9)).save(tmp_path / "in" / f"{'n' * 251}.jpg")
     Image.new("RGB", (9, 9)).save(tmp_path / "in" / "short.jpg")
-    done = run("segment", "in", "-o", "out", "--save", "overlay", *fast)
+    done = inside("segment", "in", "-o", "out", "--save", "overlay", *fast)
     assert done.returncode == 1
     assert any("nnn.overlay.jpg: cannot be written (File name too long)" in line for line in lines(done))
     assert files(tmp_path / "out") == {"short.overlay.jpg", "segment.jsonl"}
 
 
-def test_full_disk(fast: list[str], tmp_path: Path) -> None:
-    """Files that may not grow beyond 15 kB: one kind of a noisy photo does not fit, and no half is left."""
-    (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "noise.png").write_bytes(hostile.encoded("PNG", (200, 150)))
-    Image.new("RGB", (20, 20), "teal").save(tmp_path / "in" / "small.png")
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (15_000, 15_000))
-
-    command = [COMMAND, "segment", "in", "-o", "out", "--save", "labels", "--save", "overlay", *fast]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, preexec_fn=limit)
-    assert done.returncode == 1, done.stderr
-    (error,) = [line for line in done.stderr.decode().splitlines() if line.startswith("error: ")]
-    assert error.startswith("error: out/noise.overlay.jpg: cannot be written (File too large)")
-    assert {"small.png", "small.overlay.jpg"} <= files(tmp_path / "out")
-    assert not [name for name in files(tmp_path / "out") if "noise.overlay" in name or name.endswith(".tmp")]
-    again = subprocess.run(command, cwd=tmp_path, capture_output=True)  # there is room again
-    assert again.returncode == 0, again.stderr
-    assert "noise.overlay.jpg" in files(tmp_path / "out")
-
-
-def test_no_room_for_the_manifest(fast: list[str], tmp_path: Path) -> None:
-    (tmp_path / "in").mkdir()
-    Image.new("RGB", (20, 20), "teal").save(tmp_path / "in" / "a.png")
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1, 1))
-
-    command = [COMMAND, "segment", "in", "-o", "out", *fast]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, preexec_fn=limit)
-    assert done.returncode in (1, 2)
-    error = done.stderr.decode().splitlines()[-1]
-    assert error.startswith("error: out/")
-    assert "cannot be written (File too large)" in error
-    assert not [name for name in files(tmp_path) if name.endswith(".tmp")]
-
-
 @pytest.mark.skipif(not os.geteuid(), reason="root may write everywhere")
-def test_output_that_may_not_be_written(run: Run, fast: list[str], photos: Path, tmp_path: Path) -> None:
+def test_output_that_may_not_be_written(inside: Run, fast: list[str], photos: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir(mode=0o500)
-    refused = run("segment", "photos", "-o", "out", *fast)
+    refused = inside("segment", "photos", "-o", "out", *fast)
     assert refused.returncode == 2
     assert "cannot be written (Permission denied)" in lines(refused)[-1]

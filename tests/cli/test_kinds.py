@@ -136,11 +136,11 @@ def test_missing_mask_is_made_again(inside: Run, fast: list[str], photos: Path, 
     assert masks[-1].exists()
 
 
-def test_large_photo_from_a_pipe(run: Run, fast: list[str], tmp_path: Path) -> None:
+def test_large_photo_from_a_pipe(inside: Run, fast: list[str], tmp_path: Path) -> None:
     """Labels of a reduced photo, and a cut-out of the whole one."""
     photo = io.BytesIO()
     Image.open(EXAMPLES / "cat.jpg").resize((3200, 1000)).save(photo, "JPEG")
-    done = run(
+    done = inside(
         *("segment", "-", "-o", "out.png", "--save", "cutout", "--save", "labels", *fast),
         stdin=photo.getvalue(),
     )
@@ -160,7 +160,7 @@ def test_limit_of_size(inside: Run, fast: list[str], tmp_path: Path) -> None:
     )
 
 
-def test_coco_to_standard_output(run: Run, fast: list[str], photos: Path) -> None:
-    piped = run("segment", "photos/cat.jpg", "-o", "-", "--save", "coco", *fast)
+def test_coco_to_standard_output(inside: Run, fast: list[str], photos: Path) -> None:
+    piped = inside("segment", "photos/cat.jpg", "-o", "-", "--save", "coco", *fast)
     assert piped.returncode == 0, piped.stderr
     assert json.loads(piped.stdout)["images"][0]["file_name"] == "cat.jpg"

@@ -58,10 +58,10 @@ def results(out: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads /proc")
-def test_stopped_killed_and_the_same(blocks: None, run: Run, fast: list[str], tmp_path: Path) -> None:
+def test_stopped_killed_and_the_same(blocks: None, inside: Run, fast: list[str], tmp_path: Path) -> None:
     pytest.importorskip("ray")
     kinds = ("--save", "labels", "--save", "coco")
-    assert run("segment", "in", "-o", "plain", *kinds, *fast).returncode == 0
+    assert inside("segment", "in", "-o", "plain", *kinds, *fast).returncode == 0
     log = tmp_path / "out" / "segment.jsonl"
     command = [COMMAND, "segment", "in", "-o", "out", *kinds, *fast, "--engine", "ray", "--workers", "2"]
 
@@ -92,7 +92,7 @@ def test_stopped_killed_and_the_same(blocks: None, run: Run, fast: list[str], tm
     assert [record["status"] for record in json.loads(stdout)["images"]] == ["done"] * COUNT
     assert results(tmp_path / "out") == results(tmp_path / "plain")
 
-    skipped = run("segment", "in", "-o", "out", *kinds, *fast, "--engine", "ray")
+    skipped = inside("segment", "in", "-o", "out", *kinds, *fast, "--engine", "ray")
     assert f"{COUNT} photos: 0 done, {COUNT} skipped" in lines(skipped)[-1]
 
 

@@ -1,9 +1,7 @@
 """`deconvseg segment` from end to end, with a tiny network."""
 
-import gzip
 import io
 import json
-import re
 import signal
 import subprocess
 import time
@@ -36,10 +34,6 @@ def test_a_prior_of_a_classifier(inside: Run, fast: list[str], tiny_classifier: 
     assert masks[0] == masks[1]
     found = set(np.unique(np.asarray(Image.open(tmp_path / "prior.png"))))
     assert found <= {0, 8} and masks[2] != masks[0]
-    refused = inside(*common, "no.png", "--protocol", "paper", "--classifier", tiny_classifier, *fast)
-    assert refused.returncode == 2 and "a classifier is for a prior" in lines(refused)[-1]
-    refused = inside(*common, "no.png", "--prior", "1", *fast)
-    assert refused.returncode == 2 and "needs an image classifier" in lines(refused)[-1]
 
 
 def test_one_photo_every_kind(inside: Run, fast: list[str], tmp_path: Path) -> None:
@@ -96,8 +90,8 @@ def test_scores(inside: Run, fast: list[str], photos: Path, tmp_path: Path) -> N
         assert file["probabilities"].shape[1:] == (40, 30)
 
 
-def test_scores_to_a_pipe(run: Run, fast: list[str]) -> None:
-    piped = run("segment", EXAMPLES / "cat.jpg", "-o", "-", "--save", "scores", *fast)
+def test_scores_to_a_pipe(inside: Run, fast: list[str]) -> None:
+    piped = inside("segment", EXAMPLES / "cat.jpg", "-o", "-", "--save", "scores", *fast)
     assert piped.returncode == 0, piped.stderr
     with np.load(io.BytesIO(piped.stdout)) as file:
         assert file["probabilities"].shape[1:] == (300, 451)
@@ -195,51 +189,6 @@ def test_folder_with_other_files_is_not_touched(
     assert files(tmp_path / "out") == {"cat.png", "segment.jsonl"}
 
 
-def test_one_photo_is_not_photos(inside: Run, tmp_path: Path) -> None:
-    assert lines(inside("segment", "none.jpg", "-o", "out/"))[-1].startswith("1 photo: 0 done")
-
-
-def test_help_of_inputs_and_min_side(inside: Run) -> None:
-    page = " ".join(inside("segment", "--help").stdout.decode().replace("│", " ").split())
-    assert "INPUT..." not in page
-    assert "640 px" in page
-
-
-def test_bad_photos_fail_alone(inside: Run, fast: list[str], tmp_path: Path) -> None:
-    cat = Image.open(EXAMPLES / "cat.jpg")
-    (tmp_path / "empty.jpg").touch()
-    (tmp_path / "text.jpg").write_text("hello")
-    (tmp_path / "cut.jpg").write_bytes((EXAMPLES / "cat.jpg").read_bytes()[:9000])
-    (tmp_path / "folder.png").mkdir()  # where a result would go
-    Image.new("RGB", (1, 1)).save(tmp_path / "dot.png")
-    Image.new("RGB", (3, 700), "olive").save(tmp_path / "strip.png")
-    cat.resize((6000, 4000)).save(tmp_path / "large.jpg")
-    cat.convert("CMYK").save(tmp_path / "cmyk.jpg")
-    Image.fromarray(np.asarray(cat.convert("L")).astype(np.uint16) * 257).save(tmp_path / "deep.png")
-    good = {"dot.png": (1, 1), "strip.png": (3, 700), "large.jpg": (6000, 4000)}
-    good |= {"cmyk.jpg": cat.size, "deep.png": cat.size}
-    bad = {
-        "none.jpg": "no such file",
-        "empty.jpg": "is empty",
-        "text.jpg": "not an image",
-        "cut.jpg": "damaged or cut short",
-    }
-    run_all = inside("segment", *bad, *good, "-o", "out", *fast)
-    assert run_all.returncode == 1, run_all.stderr
-    errors = [line for line in lines(run_all) if line.startswith("error: ")]
-    assert len(errors) == len(bad)
-    for line, (name, words) in zip(errors, bad.items(), strict=True):
-        assert line.startswith(f"error: {name}: ")
-        assert words in line
-    for name, size in good.items():
-        mask = Image.open(tmp_path / "out" / name.replace(".jpg", ".png"))
-        assert (mask.mode, mask.size) == ("P", size)
-    assert {name: record["status"] for name, record in manifest(tmp_path / "out").items()} == {
-        **dict.fromkeys(bad, "failed"),
-        **dict.fromkeys(good, "done"),
-    }
-
-
 def test_result_that_cannot_be_written(inside: Run, fast: list[str], photos: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     failed = inside("segment", "photos/cat.jpg", "-o", "file/mask.png", *fast)
@@ -255,60 +204,36 @@ def test_pipe(run: Run, fast: list[str]) -> None:
     assert (mask.format, mask.mode, mask.size) == ("PNG", "P", (451, 300))
 
 
-def test_bad_network_file(inside: Run, photos: Path, tmp_path: Path) -> None:
-    (tmp_path / "net.safetensors").write_bytes(b"PK\x03\x04 no network")
-    refused = inside("segment", "photos", "-o", "out", "--weights", "net.safetensors", "--proposals", "0")
+@pytest.mark.parametrize("option", ["--weights", "--forest"])
+def test_bad_network_or_forest_file(
+    inside: Run, photos: Path, tmp_path: Path, tiny_network: Path, option: str
+) -> None:
+    (tmp_path / "bad.file").write_bytes(b"PK\x03\x04 nonsense")
+    refused = inside("segment", "photos", "-o", "out", "--weights", tiny_network, option, "bad.file")
     assert refused.returncode == 2
     (line,) = lines(refused)
-    assert line.startswith("error: net.safetensors: ")
-    assert not (tmp_path / "out").exists()
-
-
-def test_bad_forest_file(inside: Run, photos: Path, tmp_path: Path, tiny_network: Path) -> None:
-    forest = gzip.decompress((EXAMPLES.parent / "weights" / "edges.yml.gz").read_bytes())
-    broken = re.sub(rb"(childs:\s+- \[\s*)\d+", rb"\g<1>99999999", forest)
-    assert broken != forest
-    (tmp_path / "forest.yml.gz").write_bytes(gzip.compress(broken, 1))
-    refused = inside("segment", "photos", "-o", "out", "--weights", tiny_network, "--forest", "forest.yml.gz")
-    assert refused.returncode == 2
-    (line,) = lines(refused)
-    assert line.startswith("error: forest.yml.gz: ")
-    assert "child" in line
+    assert line.startswith("error: bad.file: ")
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("number", "options", "cure"),
-    [
-        (signal.SIGINT, ["--workers", "0"], b"run the same again to go on"),
-        (signal.SIGHUP, ["--workers", "2", "--overwrite"], b"run it again without --overwrite to go on"),
-    ],
-)
-def test_interrupt_keeps_what_is_done(
-    fast: list[str], tmp_path: Path, number: signal.Signals, options: list[str], cure: bytes
-) -> None:
+def test_interrupt_keeps_what_is_done(fast: list[str], tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
-    for place in range(300):
-        Image.new("RGB", (300, 200), "gray").save(tmp_path / "in" / f"{place}.png")
-    command = [COMMAND, "segment", "in", "-o", "out", *options, *fast]
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup would have the command ignore
+    for place in range(200):
+        Image.new("RGB", (90, 60), "gray").save(tmp_path / "in" / f"{place}.png")
+    command = [COMMAND, "segment", "in", "-o", "out", "--workers", "2", "--overwrite", *fast]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, start_new_session=True)
-    signal.signal(signal.SIGHUP, before)
     log = tmp_path / "out" / "segment.jsonl"
-    deadline = time.monotonic() + 240
-    while (
-        not (log.exists() and log.stat().st_size) and process.poll() is None and time.monotonic() < deadline
-    ):
-        time.sleep(0.05)
-    process.send_signal(number)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 128 + number, stderr
-    assert b"Traceback" not in stderr
-    assert stderr.splitlines()[-2].startswith(b"300 photos: ")
-    assert stderr.splitlines()[-1] == b"error: interrupted; finished photos are kept, " + cure
+    while process.poll() is None and not (log.exists() and log.stat().st_size):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    stderr = lines(subprocess.CompletedProcess(command, 0, None, process.communicate(timeout=60)[1]))
+    assert process.returncode == 130, stderr
+    assert stderr[-2].startswith("200 photos: ")
+    cure = "run it again without --overwrite to go on"
+    assert stderr[-1] == f"error: interrupted; finished photos are kept, {cure}"
     kept = manifest(tmp_path / "out")
-    assert 0 < len(kept) < 300
+    assert 0 < len(kept) < 200
     left = files(tmp_path / "out")
     assert left >= {f"{record['name']}.png" for record in kept.values()}
     assert not [name for name in left if name.endswith((".tmp", ".lock"))]

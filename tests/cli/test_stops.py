@@ -1,8 +1,10 @@
 """Folder runs that are killed, share their work, meet, or run out of disk, with a tiny network."""
 
+import contextlib
 import json
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import time
@@ -11,7 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+
+from deconvseg import Segmenter
+from deconvseg.batch import Options, segment_folder
 
 from .conftest import COMMAND, Run, files, lines
 
@@ -20,45 +26,31 @@ COUNT = 24
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `in`, COUNT photos in two folders."""
-    folder = tmp_path_factory.mktemp("stops")
+def plain(tmp_path_factory: pytest.TempPathFactory, tiny_network: Path) -> Iterator[Path]:
+    """A folder with `in`, COUNT photos in two folders, and `out`, what one run without a stop gives."""
+    folder, threads = tmp_path_factory.mktemp("plain"), torch.get_num_threads()
     rng = np.random.default_rng(0)
     for number in range(COUNT):
         path = folder / "in" / f"{number % 2}" / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         blocks = Image.fromarray(rng.integers(0, 255, (4, 6, 3), np.uint8))
         blocks.resize((300, 200), Image.Resampling.NEAREST).save(path)
-    return folder
-
-
-Start = Callable[..., subprocess.Popen[bytes]]
-
-
-@pytest.fixture(scope="module")
-def start(folder: Path, tiny_network: Path) -> Start:
-    """Start a run over `in` with labels and COCO, whole photos and no CRF."""
-
-    def start(out: Path, *options: str) -> subprocess.Popen[bytes]:
-        kinds = ["--save", "labels", "--save", "coco"]
-        fast = ["--weights", tiny_network, "--proposals", "0", "--no-crf", "--device", "cpu"]
-        fast += ["--precision", "fp32", "--threads", "1"]
-        command = [COMMAND, "segment", "in", "-o", out, *kinds, *fast, *options]
-        return subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE)
-
-    return start
-
-
-@pytest.fixture(scope="module")
-def plain(start: Start, folder: Path) -> dict[str, bytes]:
-    """What one run without a stop gives."""
-    process = start(Path("plain"), "--workers", "0")
-    assert f"{COUNT} photos: {COUNT} done, 0 skipped, 0 failed; " in end(process)[-1]
-    assert process.returncode == 0
-    contents = results(folder / "plain")
+    segmenter = Segmenter(tiny_network, proposals=0, crf=False, device="cpu", precision="fp32", threads=1)
+    with contextlib.chdir(folder):
+        segment_folder("in", "out", segmenter, Options(save=("labels", "coco"), workers=0))
     last = COUNT - 1
-    assert {"0/0.png", "0/0.coco.json", f"1/{last}.png", "coco.json", f"line of 1/{last}"} < contents.keys()
-    return contents
+    made = {"0/0.png", "0/0.coco.json", f"1/{last}.png", "coco.json", f"line of 1/{last}"}
+    assert made < results(folder / "out").keys()
+    yield folder
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def command(plain: Path, tmp_path: Path, tiny_network: Path) -> list[str]:
+    """The same run, by `deconvseg`, in a folder with the same photos."""
+    shutil.copytree(plain / "in", tmp_path / "in")
+    options = "--save labels --save coco --proposals 0 --no-crf --device cpu --precision fp32 --threads 1"
+    return ["segment", "in", "-o", "out", "--weights", str(tiny_network), *options.split()]
 
 
 @pytest.fixture
@@ -66,10 +58,8 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
-def end(process: subprocess.Popen[bytes]) -> list[str]:
-    _, stderr = process.communicate(timeout=240)
-    assert b"Traceback" not in stderr
-    return stderr.decode().splitlines()
+def start(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([COMMAND, *arguments], cwd=folder, stderr=subprocess.PIPE)
 
 
 def manifest_lines(path: Path) -> int:
@@ -84,14 +74,14 @@ def results(out: Path) -> dict[str, bytes]:
     assert len(set(names)) == len(names) == COUNT
     for record in sorted(records, key=lambda record: record["name"]):
         assert record["status"] in ("done", "skipped")
-        record |= {"status": "", "seconds": 0}
+        record |= {"status": "", "seconds": 0, "path": ""}
         contents[f"line of {record['name']}"] = json.dumps(record).encode()
     return contents
 
 
-def test_killed_and_finished(start: Start, out: Path, plain: dict[str, bytes]) -> None:
+def test_killed_and_finished(command: list[str], inside: Run, plain: Path, out: Path) -> None:
     log = out / "segment.jsonl"
-    process = start(out, "--workers", "2")
+    process = start(out.parent, *command, "--workers", "2")
     while process.poll() is None and manifest_lines(log) < 3:
         time.sleep(0.001)
     process.kill()
@@ -99,58 +89,54 @@ def test_killed_and_finished(start: Start, out: Path, plain: dict[str, bytes]) -
     *whole, _ = log.read_bytes().split(b"\n")
     for record in map(json.loads, whole):
         for path in record["outputs"].values():
-            assert (out / path).read_bytes() == plain[path]
+            assert (out / path).read_bytes() == (plain / "out" / path).read_bytes()
     assert 0 < manifest_lines(log) < COUNT
-    finished = start(out, "--workers", "2")
-    assert f"{COUNT} photos: " in end(finished)[-1]
+    finished = inside(*command, "--workers", "2")
+    assert f"{COUNT} photos: " in lines(finished)[-1]
     assert finished.returncode == 0
-    assert results(out) == plain
+    assert results(out) == results(plain / "out")
     names = [json.loads(line)["name"] for line in log.open()]
     assert names == sorted(names, key=lambda name: f"in/{name}.png")  # the order of the plan
-    again = start(out)
-    assert f"0 done, {COUNT} skipped, 0 failed; see" in end(again)[-1]
+    assert f"0 done, {COUNT} skipped, 0 failed; see" in lines(inside(*command))[-1]
 
 
-def test_shards_at_once_are_one_run(start: Start, out: Path, plain: dict[str, bytes]) -> None:
-    processes = [start(out, "--workers", "0", "--shard", f"{index}/3") for index in range(3)]
-    told = [end(process)[-1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0, 0], told
-    assert all(line.endswith(f"see {out}/segment.{index}-of-3.jsonl") for index, line in enumerate(told))
-    counts = [manifest_lines(out / f"segment.{index}-of-3.jsonl") for index in range(3)]
+def test_shards_at_once_are_one_run(command: list[str], inside: Run, plain: Path, out: Path) -> None:
+    processes = [start(out.parent, *command, "--workers", "0", "--shard", f"{index}/2") for index in range(2)]
+    told = [process.communicate(timeout=240)[1].decode().splitlines()[-1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], told
+    assert all(line.endswith(f"see out/segment.{index}-of-2.jsonl") for index, line in enumerate(told))
+    counts = [manifest_lines(out / f"segment.{index}-of-2.jsonl") for index in range(2)]
     assert sum(counts) == COUNT and min(counts) > 0
     assert not (out / "segment.jsonl").exists()
-    shards = results(out)
-    hidden = {name for name in shards if name.startswith(".segment")}
-    assert {name: content for name, content in shards.items() if name not in hidden} == {
-        name: content for name, content in plain.items() if not name.startswith(".segment")
+    shards, want = results(out), results(plain / "out")
+    assert {name: content for name, content in shards.items() if not name.startswith(".segment")} == {
+        name: content for name, content in want.items() if not name.startswith(".segment")
     }
 
     # A run of the whole knows what they did, and takes their lines over.
     (out / "1" / "1.png").unlink()
-    whole = start(out, "--workers", "0")
-    assert f"{COUNT} photos: 1 done, {COUNT - 1} skipped, 0 failed" in end(whole)[-1]
-    assert results(out) == plain
+    whole = inside(*command, "--workers", "0")
+    assert f"{COUNT} photos: 1 done, {COUNT - 1} skipped, 0 failed" in lines(whole)[-1]
+    assert results(out) == want
     assert [path.name for path in out.glob("*.jsonl")] == ["segment.jsonl"]
 
     # And a shard knows what the run did.
-    shard = start(out, "--shard", "1/3")
-    assert f"{counts[1]} photos: 0 done, {counts[1]} skipped" in end(shard)[-1]
+    shard = inside(*command, "--shard", "1/2")
+    assert f"{counts[1]} photos: 0 done, {counts[1]} skipped" in lines(shard)[-1]
 
 
-def test_two_runs_into_one_folder(start: Start, out: Path) -> None:
-    first = start(out, "--workers", "0", "--proposals", "50", "--min-side", "1")
+def test_two_runs_into_one_folder(command: list[str], inside: Run, out: Path) -> None:
+    first = start(out.parent, *command, "--workers", "0", "--proposals", "50", "--min-side", "1")
     while first.poll() is None and not manifest_lines(out / "segment.jsonl"):
         time.sleep(0.01)
     first.send_signal(signal.SIGSTOP)
-    second = start(out, "--workers", "0")
-    assert end(second)[-1] == f"error: {out}: another run is at work here; wait for its end, or stop it"
+    second = inside(*command)
+    assert lines(second)[-1] == "error: out: another run is at work here; wait for its end, or stop it"
     assert second.returncode == 2
     first.send_signal(signal.SIGCONT)
     first.kill()
     first.communicate()
-    third = start(out, "--workers", "0")
-    end(third)
-    assert third.returncode == 0
+    assert inside(*command, "--workers", "0").returncode == 0
 
 
 @pytest.fixture
@@ -174,12 +160,12 @@ def plain_photos(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_a_result_too_large_for_the_disk(
-    run: Run, fast: list[str], plain_photos: Path, limit_files: Callable[[int], None], workers: str
+    inside: Run, fast: list[str], plain_photos: Path, limit_files: Callable[[int], None], workers: str
 ) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (300, 400, 3), np.uint8)
     Image.fromarray(noise).save(plain_photos / "in" / "noise.png")
     limit_files(60_000)
-    done = run("segment", "in", "-o", "out", "--save", "overlay", "--workers", workers, *fast)
+    done = inside("segment", "in", "-o", "out", "--save", "overlay", "--workers", workers, *fast)
     assert done.returncode == 1
     cause = "cannot be written (File too large); check the folder and its space"
     errors = [line for line in lines(done) if line.startswith("error: ")]
@@ -189,17 +175,17 @@ def test_a_result_too_large_for_the_disk(
 
 
 def test_a_disk_too_full_for_the_manifest(
-    run: Run, fast: list[str], plain_photos: Path, limit_files: Callable[[int], None]
+    inside: Run, fast: list[str], plain_photos: Path, limit_files: Callable[[int], None]
 ) -> None:
     command = ("segment", "in", "-o", "out", "--workers", "2", *fast)
     limit_files(4000)
-    stopped = run(*command)
+    stopped = inside(*command)
     limit_files(resource.RLIM_INFINITY)
     assert stopped.returncode == 1
     errors = [line for line in lines(stopped) if line.startswith("error: ")]
     assert errors == ["error: out/segment.jsonl: cannot be written (File too large); check the disk"]
     assert "12 photos: " in lines(stopped)[-2]
-    again = run(*command)
+    again = inside(*command)
     assert again.returncode == 0
     done, skipped = re.search(r"12 photos: (\d+) done, (\d+) skipped", lines(again)[-1]).groups()
     assert int(done) + int(skipped) == 12
