@@ -102,10 +102,6 @@ def _exit_code(problem: Exception) -> int:
             context = getattr(problem, "ctx", None)
             error(f"{message}; see {context.command_path if context else 'deconvseg'} --help")
         return NOTHING_DONE
-    try:
-        sys.stdout.flush()
-    except OSError as full:
-        problem = full
     if isinstance(problem, OSError) and problem.errno in _UNWRITABLE and problem.filename is None:
         # What is still buffered goes nowhere: the interpreter would fail at it once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

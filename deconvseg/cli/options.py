@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -63,6 +63,10 @@ QuietOption = Annotated[bool, switch("--quiet -q", RUN, "Say nothing but errors.
 DebugOption = Annotated[bool, switch("--debug", RUN, "Show the traceback of an error.")]
 
 
+_step = partial(option, STEPS)
+_companion = partial(option, STEPS, "NAME|FILE", autocompletion=complete_network)
+
+
 def _segmenter_options(
     weights: WeightsOption = "default",
     device: DeviceOption = "auto",
@@ -73,23 +77,19 @@ def _segmenter_options(
     ] = None,
     threads: Annotated[int | None, option(NETWORK, "N", "CPU threads. If omitted, all cores.", min=1)] = None,
     protocol: Annotated[
-        Preset,
-        option(STEPS, None, "Whose values count where none is given: ours, the paper's, its code's."),
+        Preset, _step(None, "Whose values count where none is given: ours, the paper's, its code's.")
     ] = "default",
     proposals: Annotated[
         int | None,
-        option(STEPS, "N", "Regions besides the whole photo; 0 is the fastest.", min=0, show_default="10"),
+        _step("N", "Regions besides the whole photo; 0 is the fastest.", min=0, show_default="10"),
     ] = None,
     min_side: Annotated[
         int | None,
-        option(
-            STEPS, "PX", "Shortest side of regions, on a photo of at most 640 px.", show_default="112", min=0
-        ),
+        _step("PX", "Shortest side of regions, on a photo of at most 640 px.", show_default="112", min=0),
     ] = None,
     stop: Annotated[
         float | None,
-        option(
-            STEPS,
+        _step(
             "SHARE",
             "Look at no more regions once 5 changed fewer of the pixels; 0 looks at all.",
             min=0,
@@ -99,33 +99,20 @@ def _segmenter_options(
     ] = None,
     fusion: Annotated[
         FusionRule | None,
-        option(
-            STEPS, None, "Put regions together by max of scores or mean of probabilities.", show_default="max"
-        ),
+        _step(None, "Put regions together by max of scores or mean of probabilities.", show_default="max"),
     ] = None,
     ensemble: Annotated[
         EnsembleRule | None,
-        option(
-            STEPS,
+        _step(
             None,
             "Let an FCN-8s on the whole photo join in: mean of probabilities, or product of scores.",
             show_default="mean for named networks that have one, off for files",
         ),
     ] = None,
-    fcn: Annotated[
-        str | None,
-        option(
-            STEPS,
-            "NAME|FILE",
-            "That FCN-8s.",
-            show_default="the network's partner",
-            autocompletion=complete_network,
-        ),
-    ] = None,
+    fcn: Annotated[str | None, _companion("That FCN-8s.", show_default="the network's partner")] = None,
     prior: Annotated[
         float | None,
-        option(
-            STEPS,
+        _step(
             "EXPONENT",
             "Doubt classes that an image classifier does not see in the photo, up to 10; 0 is off.",
             min=0,
@@ -134,20 +121,13 @@ def _segmenter_options(
         ),
     ] = None,
     classifier: Annotated[
-        str | None,
-        option(
-            STEPS,
-            "NAME|FILE",
-            "That classifier.",
-            show_default="the network's own",
-            autocompletion=complete_network,
-        ),
+        str | None, _companion("That classifier.", show_default="the network's own")
     ] = None,
     crf: Annotated[
         bool, switch("--crf/--no-crf", STEPS, "Draw the mask to the photo's edges with the dense CRF.")
     ] = True,
     forest: Annotated[
-        Path | None, option(STEPS, "FILE", "Edge forest for the proposals, instead of the shipped one.")
+        Path | None, _step("FILE", "Edge forest for the proposals, instead of the shipped one.")
     ] = None,
 ) -> None:
     """The options that are arguments of a `Segmenter`, by the same names."""
