@@ -20,7 +20,7 @@ import deconvseg.segmenter
 import deconvseg.weights
 from deconvseg.errors import InputError, UsageError, WeightsError
 from deconvseg.identity import _sources, code_digest
-from deconvseg.images.read import read_image, read_photo
+from deconvseg.images.read import read_photo
 from deconvseg.network.checkpoint import copy_network
 from deconvseg.proposals.boxes import shrink
 from deconvseg.proposals.forest_file import Forest
@@ -53,13 +53,19 @@ def test_result_has_the_photos_size(tiny_network: Path, size: tuple[int, int]) -
         assert (Segmenter(tiny_network, proposals=0).segment(photo(*size)).labels != result.labels).any()
 
 
-def test_large_photos_are_worked_on_small_and_answered_large(tiny_network: Path) -> None:
-    image = photo(80, 2 * WORKING_SIDE)
-    result = Segmenter(tiny_network, proposals=3, crf=False).segment(image)
+def test_large_photos_are_worked_on_small_and_answered_large(tiny_network: Path, tmp_path: Path) -> None:
+    """Files are even read reduced; the result has the photo's size, from the file as from its pixels."""
+    image, path = photo(80, 4 * WORKING_SIDE), tmp_path / "large.png"
+    Image.fromarray(image).save(path)
+    segmenter = Segmenter(tiny_network, proposals=3, crf=False, precision="fp32")
+    result, small = segmenter.segment(image), segmenter.segment(shrink(image, WORKING_SIDE))
     assert result.labels.shape == image.shape[:2]
-    small = Segmenter(tiny_network, proposals=3, crf=False).segment(shrink(image, WORKING_SIDE))
-    assert (result.labels[::2, ::2] == small.labels).mean() > 0.97
-    np.testing.assert_allclose(result.boxes, 2 * small.boxes)
+    assert (result.labels[::4, ::4] == small.labels).mean() > 0.97
+    np.testing.assert_allclose(result.boxes, 4 * small.boxes)
+    read, from_file = read_photo(path), segmenter.segment(path)
+    assert read.image.shape[:2] != from_file.labels.shape == image.shape[:2]
+    np.testing.assert_array_equal(from_file.labels, segmenter.segment(read).labels)
+    assert (from_file.labels == result.labels).mean() > 0.9
 
 
 def test_photos_of_every_kind(tiny_network: Path, tmp_path: Path) -> None:
@@ -324,20 +330,6 @@ def test_named_networks_come_with_their_partner_and_files_alone(
     assert Segmenter("pair", ensemble="off").ensemble == "off"
     assert Segmenter(tiny_network).ensemble == "off"
     assert not Segmenter(tiny_network).notes
-
-
-def test_large_file_is_segmented_as_it_is_read(tiny_network: Path, tmp_path: Path) -> None:
-    """Reduced while it is decoded; the result has the photo's size, from the file as from its pixels."""
-    path = tmp_path / "large.png"
-    Image.fromarray(photo(60, 3300)).save(path)
-    segmenter = Segmenter(tiny_network, proposals=0, crf=False, precision="fp32")
-    read = read_photo(path)
-    assert read.image.shape[:2] != (read.height, read.width)
-    from_file = segmenter.segment(path)
-    assert from_file.labels.shape == (60, 3300)
-    np.testing.assert_array_equal(from_file.labels, segmenter.segment(read).labels)
-    whole = segmenter.segment(read_image(path)).labels
-    assert (whole == from_file.labels).mean() > 0.9
 
 
 def test_only_some_classes(tiny_network: Path) -> None:

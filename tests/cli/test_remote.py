@@ -1,7 +1,6 @@
 """Folder runs from and to remote stores: `local://` goes the way of them all, to a folder on this disk."""
 
 import json
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -23,17 +22,17 @@ def contents(out: Path) -> dict[str, bytes]:
 
 
 def test_a_run_from_and_to_a_store(
-    inside: Run, photos: Path, fast: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, inside: Run, photos: Path, fast: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "temporary").mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
     (photos / "day one" / "фото [1].mask.png").unlink()  # of stores, any photo is taken
     (photos / "bad.jpg").write_text("no photo")
     kinds = ("--save", "labels", "--save", "overlay", "--save", "masks", "--save", "coco")
     assert inside("segment", "photos", "-o", "plain", *kinds, *fast).returncode == 1
     here, there = f"local://{tmp_path}/photos", f"local://{tmp_path}/photos/out"
 
-    done = inside("segment", here, "-o", there, *kinds, *fast, "--json")
+    done = run("segment", here, "-o", there, *kinds, *fast, "--json")
     assert done.returncode == 1
     assert f"error: file://{photos}/bad.jpg: is not an image" in done.stderr.decode()
     assert lines(done)[-1].endswith(f"see file://{photos}/out/segment.jsonl")

@@ -227,7 +227,7 @@ def test_interrupt_keeps_what_is_done(fast: list[str], tmp_path: Path) -> None:
     while process.poll() is None and not (log.exists() and log.stat().st_size):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    stderr = lines(subprocess.CompletedProcess(command, 0, None, process.communicate(timeout=60)[1]))
+    stderr = lines(subprocess.CompletedProcess(command, 0, None, process.communicate(timeout=240)[1]))
     assert process.returncode == 130, stderr
     assert stderr[-2].startswith("200 photos: ")
     cure = "run it again without --overwrite to go on"
