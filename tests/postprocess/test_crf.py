@@ -150,16 +150,6 @@ def test_nearly_even_labels_are_decided_in_the_end(difference: float, rare: int)
     assert (refined.argmax(0) == expected.argmax(0)).mean() > 0.99
 
 
-def test_classes_that_are_nowhere_likely_get_nothing() -> None:
-    image, probabilities = two_tone(), np.full((7, 40, 60), 0.001, np.float32)
-    probabilities[[0, 2, 3, 5]] = np.array([0.5, 0.2, 0.2, 0.096], np.float32)[:, None, None]
-    probabilities[0] += 1 - probabilities.sum(0)
-    refined = dense_crf(image, probabilities, CRFParameters())
-    assert refined[[1, 4, 6]].max() == 0
-    assert refined[[0, 2, 3, 5]].min() > 0
-    np.testing.assert_allclose(refined.sum(0), 1, atol=1e-5)
-
-
 def test_nothing_to_do() -> None:
     image, probabilities = scene(9, 7, 4)
     one_possible = np.full((5, 9, 7), 0.001, np.float32)

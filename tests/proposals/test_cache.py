@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from deconvseg.errors import DataError, InputError, OutputError
@@ -213,37 +211,14 @@ def test_hostile_arrays(tmp_path: Path, changed: dict[str, Any], words: str) -> 
 def test_other_files(tmp_path: Path) -> None:
     stream = io.BytesIO()
     np.save(stream, np.zeros(3))
-    path = tmp_path / "p.npz"
-    for content in (stream.getvalue(), pickle.dumps([]), b"PK", b""):
+    path = write(tmp_path / "p.npz")
+    for content in (path.read_bytes()[:-40], stream.getvalue(), pickle.dumps([]), b"PK", b""):
         path.write_bytes(content)
         with pytest.raises(DataError, match=r"p\.npz: is no whole proposal file"):
             read_proposals(path)
     path.unlink()
     with pytest.raises(DataError, match=r"p\.npz: no such proposal file"):
         read_proposals(path)
-
-
-@settings(max_examples=20, deadline=None)
-@given(st.data())
-def test_damage_is_told_or_does_no_harm(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
-) -> None:
-    path = tmp_path_factory.getbasetemp() / "damaged.npz"
-    whole = write(path).read_bytes()
-    if data.draw(st.booleans()):
-        path.write_bytes(whole[: data.draw(st.integers(0, len(whole) - 1))])
-        with pytest.raises(DataError):
-            read_proposals(path)
-        return
-    at = data.draw(st.integers(0, len(whole) - 1))
-    path.write_bytes(whole[:at] + bytes([whole[at] ^ data.draw(st.integers(1, 255))]) + whole[at + 1 :])
-    try:
-        file = read_proposals(path)
-    except DataError as error:
-        assert "\n" not in str(error)
-    else:  # the byte was one that nothing depends on, or a letter of a name in the archive's directory
-        boxes = np.concatenate([photo.boxes.xyxy for photo in file.photos.values()])
-        np.testing.assert_array_equal(boxes, arrays()["boxes"])
 
 
 def test_needs_no_contrib_modules_of_opencv() -> None:

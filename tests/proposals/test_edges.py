@@ -74,16 +74,6 @@ def test_the_shipped_forest_finds_the_outline_of_a_thing_and_not_its_texture(det
     assert 0 < (thin > 0).sum() < (edges > 0).sum() / 2
 
 
-def test_orientation_turns_with_the_edge(detector: EdgeDetector) -> None:
-    image = np.full((96, 96, 3), 60, np.uint8)
-    image[:, 48:] = 180
-    for turned, expected in ((image, 0.0), (image.transpose(1, 0, 2).copy(), np.pi / 2)):
-        edges = detector.detect(turned)
-        angle = detector.orientation(edges)[edges > 0.8 * edges.max()]
-        off = np.abs((angle - expected + np.pi / 2) % np.pi - np.pi / 2)
-        assert np.median(off) < 0.1
-
-
 def test_the_outermost_pixels_get_as_many_votes_as_the_others(detector: EdgeDetector) -> None:
     """OpenCV alone leaves a border of 16 pixels nearly blind."""
     image = np.full((120, 160, 3), 60, np.uint8)
