@@ -27,6 +27,7 @@ _OPTIONAL = dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), "export")
 _OPTIONAL |= {"pillow-heif": "heif", "ray": "ray"}
 """Distribution -> the extra of deconvseg that installs it."""
 _TESTED, _LABEL, _LEAST_SHARE = "deconvnet-lite", "cat", 0.5
+_SHARED_MEMORY = Path("/dev/shm")
 
 
 class Finding(NamedTuple):
@@ -38,9 +39,14 @@ class Finding(NamedTuple):
     advice: str = ""
 
 
-def examine(*, self_test: bool = True) -> Iterator[Finding]:
-    """Look at everything in turn, with `self_test` at a photo, too; the home folder is written `~`."""
-    checks = [_system, _libraries, _opencv, _device, _weights]
+def examine(*, self_test: bool = True, log_fault: str = "") -> Iterator[Finding]:
+    """Look at everything in turn, with `self_test` at a photo, too; the home folder is written `~`.
+
+    `log_fault` says why messages on standard error are lost, if they are.
+    """
+    if log_fault:
+        yield Finding("log", "warning", f"standard error: {log_fault}", "messages are lost, the work goes on")
+    checks = [_system, _libraries, _opencv, _device, _folders, _weights]
     for check in [*checks, _self_test] if self_test else checks:
         for name, state, found, advice in _survived(check):
             yield Finding(name, state, _shortened(found), _shortened(advice))
@@ -65,7 +71,8 @@ def _system() -> Iterator[Finding]:
     threads = os.environ.get("OMP_NUM_THREADS")
     limit = f", OMP_NUM_THREADS={threads}" if threads else ""
     yield Finding("processors", "ok", f"{cores()} of {os.cpu_count()} for this process{limit}")
-    if (free := available_memory()) is not None:
+    free = available_memory()
+    if free is not None:
         advice = "close other programs; segmenting takes 1.2 GB and more for large photos"
         yield _judged("memory", free >= 2e9, f"{free / 1e9:.1f} GB free", advice)
 
@@ -103,14 +110,35 @@ def _device() -> Iterator[Finding]:
 
     device, cuda = pick_device("auto"), torch.version.cuda
     unused = device.type != "cuda" and which("nvidia-smi") is not None
-    found = f"torch is built for CUDA {cuda}, and finds no GPU" if cuda else "torch is built without CUDA"
-    found = "there is an NVIDIA driver, but " * unused + found
-    found += "; Apple's GPU is used if asked for (mps)" * torch.backends.mps.is_available()
     if device.type == "cuda":
         memory = torch.cuda.get_device_properties(device).total_memory / 1e9
         found = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(device)}, {memory:.0f} GB each"
+    else:
+        found = "there is an NVIDIA driver, but " * unused
+        found += (
+            f"torch is built for CUDA {cuda}, and finds no GPU" if cuda else "torch is built without CUDA"
+        )
+        found += "; Apple's GPU is used if asked for (mps)" * torch.backends.mps.is_available()
     advice = "see what nvidia-smi says; update the driver, or install torch for its version of CUDA"
     yield _judged("device", not unused, f"{device.type}, {pick_precision('auto', device)}: {found}", advice)
+
+
+def _folders() -> Iterator[Finding]:
+    from deconvseg.weights import cache_folder
+
+    folder = cache_folder()
+    own = " (DECONVSEG_HOME)" if os.environ.get("DECONVSEG_HOME") else ""
+    advice = "let DECONVSEG_HOME name another folder; only fetched networks need it"
+    if folder is None:
+        yield Finding("cache", "warning", "there is no home directory", advice)
+    else:
+        above = next(path for path in (folder, *folder.parents) if path.exists())
+        good = above.is_dir() and os.access(above, os.W_OK)
+        yield _judged("cache", good, f"{folder}{own}" + " cannot be written" * (not good), advice)
+    if platform.system() == "Linux" and not os.access(_SHARED_MEMORY, os.W_OK):
+        state = "cannot be written" if _SHARED_MEMORY.exists() else "is missing"
+        advice = "all but the Ray engine works without it; mount it (docker run --shm-size=1g)"
+        yield Finding("shared memory", "warning", f"{_SHARED_MEMORY} {state}", advice)
 
 
 def _weights() -> Iterator[Finding]:

@@ -19,14 +19,21 @@ def found(check: Callable[[], Iterator[Finding]]) -> dict[str, Finding]:
     return {finding.name: finding for finding in doctor._survived(check)}
 
 
-def test_everything_is_looked_at_and_home_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    home = Path(doctor.__file__).resolve().parents[1]
-    monkeypatch.setenv("HOME", str(home))
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home folder with the cache below it."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("DECONVSEG_HOME", str(tmp_path / "nets"))
+    return tmp_path
+
+
+def test_everything_is_looked_at_and_home_is_not_told(home: Path) -> None:
     findings = {finding.name: finding for finding in examine(self_test=False)}
-    assert findings.keys() >= {"deconvseg", "Python", "processors", "torch", "opencv", "device", "ray"}
-    assert findings.keys() >= {"deconvnet-lite", "edges"} and findings.keys().isdisjoint({"loading", "photo"})
-    assert findings["deconvseg"].found.endswith(", in ~/deconvseg")
+    assert findings.keys() >= {"deconvseg", "Python", "processors", "torch", "opencv", "device"}
+    assert findings.keys() >= {"cache", "deconvnet-lite", "fcn8s-lite", "edges", "onnxruntime", "ray"}
+    assert findings.keys().isdisjoint({"loading", "photo"})
     assert findings["torch"].found.startswith(torch.__version__.partition("+")[0])
+    assert findings["cache"] == Finding("cache", "ok", "~/nets (DECONVSEG_HOME)")
     assert not any(str(home) in finding.found + finding.advice for finding in findings.values())
     assert findings["edges"].found.endswith("2.0 MB, sha256 is right")
     assert findings["deconvnet-voc"].state == "ok"
@@ -62,24 +69,37 @@ def test_libraries_that_do_not_load_or_are_not_there(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(doctor, "import_module", import_module)
     monkeypatch.setattr(doctor, "version", version)
     findings = found(doctor._libraries)
-    reason = "does not load (RuntimeError: operator torchvision::nms does not exist)"
-    cure = "pip install --force-reinstall torch torchvision"
-    assert findings["torchvision"] == Finding("torchvision", "fault", reason, cure)
+    assert findings["torchvision"] == Finding(
+        "torchvision",
+        "fault",
+        "does not load (RuntimeError: operator torchvision::nms does not exist)",
+        "pip install --force-reinstall torch torchvision",
+    )
     assert findings["ray"] == Finding("ray", "ok", "not installed; optional (pip install 'deconvseg[ray]')")
     assert findings["torch"] == Finding("torch", "ok", "1.0")
 
 
-def test_a_gpu_that_is_not_used_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("driver", "cuda", "state", "words"),
+    [
+        (False, None, "ok", ": torch is built without CUDA"),
+        (
+            True,
+            "13.0",
+            "warning",
+            "there is an NVIDIA driver, but torch is built for CUDA 13.0, and finds no GPU",
+        ),
+    ],
+)
+def test_a_gpu_that_is_not_used_is_told(
+    driver: bool, cuda: str | None, state: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "which", lambda name: "/bin/nvidia-smi" if driver else None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    for driver, cuda, words in (
-        (None, None, ": torch is built without CUDA"),
-        ("smi", "13.0", "there is an NVIDIA driver, but torch is built for CUDA 13.0, and finds no GPU"),
-    ):
-        monkeypatch.setattr(doctor, "which", lambda name, path=driver: path)
-        monkeypatch.setattr(torch.version, "cuda", cuda)
-        finding = found(doctor._device)["device"]
-        assert finding.state == ("warning" if driver else "ok") and words in finding.found
-        assert ("nvidia-smi" in finding.advice) is bool(driver)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    finding = found(doctor._device)["device"]
+    assert finding.state == state and words in finding.found
+    assert ("nvidia-smi" in finding.advice) is driver
 
 
 def test_a_gpu_and_its_precision(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,29 +114,44 @@ def test_a_gpu_and_its_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found(doctor._device)["device"] == Finding("device", "ok", "cuda, fp16: 2 x Card, 80 GB each")
 
 
-def test_damaged_and_missing_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DECONVSEG_HOME", str(tmp_path / "nets"))
+def test_folders_that_are_missing_or_cannot_be_written(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (home / "file").write_text("")
+    monkeypatch.setenv("DECONVSEG_HOME", str(home / "file" / "nets"))
+    finding = found(doctor._folders)["cache"]
+    assert finding.state == "warning"
+    assert "cannot be written" in finding.found and "DECONVSEG_HOME" in finding.advice
+    monkeypatch.setattr("deconvseg.weights.cache_folder", lambda: None)
+    finding = found(doctor._folders)["cache"]
+    assert (finding.state, finding.found) == ("warning", "there is no home directory")
+    monkeypatch.setattr(doctor, "_SHARED_MEMORY", home / "none")
+    finding = found(doctor._folders)["shared memory"]
+    assert finding.state == "warning" and finding.found.endswith("none is missing")
+
+
+def test_damaged_and_missing_networks(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shipped = home / "shipped"
+    shipped.mkdir()
     for name in ("registry.toml", "edges.yml.gz", "fcn8s-lite.safetensors"):
-        shutil.copy(weights_folder() / name, tmp_path)
-    content = bytearray((tmp_path / "edges.yml.gz").read_bytes())
+        shutil.copy(weights_folder() / name, shipped)
+    content = bytearray((shipped / "edges.yml.gz").read_bytes())
     content[-1] ^= 1
-    (tmp_path / "edges.yml.gz").write_bytes(content)
-    monkeypatch.setattr("deconvseg.weights.weights_folder", lambda: tmp_path)
+    (shipped / "edges.yml.gz").write_bytes(content)
+    monkeypatch.setattr("deconvseg.weights.weights_folder", lambda: shipped)
     findings = found(doctor._weights)
     assert findings["fcn8s-lite"].state == "ok"
     assert findings["edges"].state == findings["deconvnet-lite"].state == "fault"
     assert "has sha256" in findings["edges"].found
     assert findings["edges"].advice == findings["deconvnet-lite"].advice == "install deconvseg again"
     assert "missing" in findings["deconvnet-lite"].found
-    (tmp_path / "edges.yml.gz").write_bytes(content[:9])
+    (shipped / "edges.yml.gz").write_bytes(content[:9])
     for ask, name in ((network_file, "deconvnet-lite"), (forest_file, "edges")):
         with pytest.raises(WeightsError, match=r"; install deconvseg again$"):
             ask(name)
 
 
-def test_whatever_goes_wrong_is_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "registry.toml").write_text("format = 7\n")
-    monkeypatch.setattr("deconvseg.weights.weights_folder", lambda: tmp_path)
+def test_whatever_goes_wrong_is_a_finding(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (home / "registry.toml").write_text("format = 7\n")
+    monkeypatch.setattr("deconvseg.weights.weights_folder", lambda: home)
     (finding,) = found(doctor._weights).values()
     assert finding[:2] == ("weights", "fault") and "registry.toml" in finding.found
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from deconvseg import __version__
-from deconvseg.cli import console, doctor, export, inspect, segment, train, weights
+from deconvseg.cli import console, doctor, export, inspect, segment, streams, train, weights
 from deconvseg.cli import eval as evaluation
 from deconvseg.cli.options import DebugOption
 
@@ -40,5 +40,5 @@ def _deconvseg(
 
 def main() -> None:
     """Run the command line and exit with the code of `console`'s table."""
-    console.secure_streams()
+    streams.secure_streams()
     sys.exit(console.run(app))

@@ -3,68 +3,46 @@
 from __future__ import annotations
 
 import errno
-import io
-import os
+import re
 import sys
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 import typer
 
-from deconvseg.cli import signals
+from deconvseg.cli import signals, streams
 from deconvseg.errors import DeconvSegError, UsageError, one_line
 from deconvseg.machine import is_out_of_memory
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+PATIENCE = 2.0
 DONE, SOME_FAILED, NOTHING_DONE = 0, 1, 2
 _UNWRITABLE = {errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF, errno.EIO}
 """Of an error without a file's name: results are written by `files.replacing`, so it is standard output's."""
 _TYPERS_INTERRUPTED = 130
 """What Typer returns, and no exception, for a KeyboardInterrupt of whatever signal."""
 
+# What this process was told (--debug) and shows (the bar's console while there is one).
+_debug = False
 _bar_console: Console | None = None
-"""The bar's console while there is one."""
-_stdout_closed = False
-"""Whether standard output was closed when the process began."""
+
+
+def set_debug(value: bool) -> bool:
+    """Remember --debug, given at whatever place."""
+    global _debug
+    _debug = _debug or value
+    return value
 
 
 def debugging() -> bool:
-    """Whether --debug was given, at whatever place."""
-    return "--debug" in sys.argv
-
-
-def secure_streams() -> None:
-    """Make a closed standard stream the null device, and let no message fail because stderr takes none.
-
-    It comes before any file is opened: else one would get the number of a closed stream, and be written to.
-    """
-    global _stdout_closed
-    _stdout_closed = sys.stdout is None
-    for name in ("stdin", "stdout", "stderr"):  # in the order of their numbers: `open` takes the lowest free
-        if getattr(sys, name) is None:
-            number = os.open(os.devnull, os.O_RDWR)
-            os.set_inheritable(number, True)
-            stream = open(number, "r" if name == "stdin" else "w", encoding="utf-8", closefd=False)  # noqa: SIM115
-            setattr(sys, name, stream)
-    sys.stderr = io.TextIOWrapper(
-        io.BufferedWriter(_Log(sys.stderr.fileno(), "w", closefd=False)),
-        encoding=sys.stderr.encoding,
-        errors="backslashreplace",
-        line_buffering=True,
-    )
-
-
-class _Log(io.FileIO):
-    """A file whose writer is never told that it is full, or that nobody reads it any more."""
-
-    def write(self, data: object) -> int:
-        try:
-            return super().write(data)  # type: ignore[arg-type]
-        except OSError:
-            return len(memoryview(data))  # type: ignore[arg-type]
+    """Whether --debug was given."""
+    return _debug
 
 
 def run(app: Callable[..., object]) -> int:
@@ -103,8 +81,7 @@ def _exit_code(problem: Exception) -> int:
             error(f"{message}; see {context.command_path if context else 'deconvseg'} --help")
         return NOTHING_DONE
     if isinstance(problem, OSError) and problem.errno in _UNWRITABLE and problem.filename is None:
-        # What is still buffered goes nowhere: the interpreter would fail at it once more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        streams.drop_stdout()
         if not isinstance(problem, BrokenPipeError):  # else its reader has left, as `| head` does
             error(f"standard output: {problem.strerror}")
         return SOME_FAILED
@@ -112,31 +89,46 @@ def _exit_code(problem: Exception) -> int:
     return SOME_FAILED
 
 
+def needs_stdin() -> None:
+    """Raise a UsageError if standard input, which is to be read, is closed."""
+    if "stdin" in streams.missing:
+        raise UsageError("standard input is closed; name a file instead of -")
+
+
+def needs_stdout() -> None:
+    """Raise a UsageError if standard output, where the result is to go, is closed."""
+    if "stdout" in streams.missing:
+        raise UsageError("standard output is closed, and the result would go there; open it, or name a file")
+
+
 def needs_stdout_alone(*, as_json: bool) -> None:
     """Raise a UsageError if standard output cannot take a result in bytes: closed, JSON's, or a terminal."""
-    if _stdout_closed:
-        raise UsageError("standard output is closed, and the result would go there; open it, or name a file")
+    needs_stdout()
     if as_json:
         raise UsageError("--json and the result both go to standard output; name the result's file with -o")
     if sys.stdout.isatty():
         raise UsageError("this result is not for a terminal; name its file with -o, or send it on with >")
 
 
-def failure(problem: Exception, line: str | None = None) -> None:
-    """Print `problem` as one line, this one if it is given; with --debug its traceback."""
-    if debugging():
+def failure(problem: Exception, about: str = "") -> None:
+    """Print `problem` as one line, if it is not ours with what it is `about`; with --debug its traceback."""
+    if _debug:
         traceback.print_exception(problem)
-    if line or isinstance(problem, DeconvSegError):
-        text = line or str(problem)
+    text = " ".join(str(problem).split())
+    if isinstance(problem, DeconvSegError):
+        about, text = "", str(problem)
     elif is_out_of_memory(problem):
         text = "out of memory; try a smaller photo, --batch-size 1 or fewer --proposals"
+    elif isinstance(problem, ImportError) and re.search("map segment|allocate memory", text):
+        library = PurePath(text.partition(":")[0]).name
+        text = f"{library} does not fit into the memory that this process may use; allow it 6 GB or more "
+        text += "(ulimit -v, or the limit of the container or job)"
     elif isinstance(problem, ImportError):
-        reason = " ".join(str(problem).split())
-        text = f"{problem.name or 'a library'} does not load ({reason}); see what 'deconvseg doctor' says"
+        text = f"{problem.name or 'a library'} does not load ({text}); see what 'deconvseg doctor' says"
     else:
         first = str(problem).strip().partition("\n")[0]
         text = f"{type(problem).__name__}: {first}; --debug shows where"
-    error(text)
+    error(f"{about}: {text}" if about else text)
 
 
 def error(message: str) -> None:
@@ -151,6 +143,19 @@ def say(message: str) -> None:
         _bar_console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
     else:
         print(line, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def slow(message: str, *, wanted: bool) -> Iterator[None]:
+    """Say so, if it is wanted and the block takes longer than PATIENCE seconds."""
+    timer = threading.Timer(PATIENCE, say, [message])
+    timer.daemon = True
+    if wanted:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 class Progress:
@@ -192,10 +197,10 @@ class Progress:
 
     def step(self, text: str = "") -> None:
         """One more of the total is done, and this is to be said of it."""
-        self.move(self.done + 1, text)
+        if self.visible:
+            self._bar.update(self._task, advance=1, text=text)
 
     def move(self, done: int, text: str) -> None:
         """So many of the total are done, and this is to be said of it."""
-        self.done = done
         if self.visible:
             self._bar.update(self._task, completed=done, text=text)

@@ -48,6 +48,12 @@ def complete_class(incomplete: str) -> list[str]:
     return [before + comma + name for name in VOC_CLASSES[1:] if name.startswith(last)]
 
 
+def _json(value: bool) -> bool:
+    if value:
+        console.needs_stdout()
+    return value
+
+
 WeightsOption = Annotated[
     str, option(NETWORK, "NAME|FILE", "Name, or a .safetensors.", autocompletion=complete_network)
 ]
@@ -58,9 +64,11 @@ MaxMegapixelsOption = Annotated[
 OverwriteOption = Annotated[
     bool, switch("--overwrite", RUN, "Do again what is done, and replace files in the way.")
 ]
-JsonOption = Annotated[bool, switch("--json", RUN, "Print one JSON object.")]
+JsonOption = Annotated[bool, switch("--json", RUN, "Print one JSON object.", callback=_json)]
 QuietOption = Annotated[bool, switch("--quiet -q", RUN, "Say nothing but errors.")]
-DebugOption = Annotated[bool, switch("--debug", RUN, "Show the traceback of an error.")]
+DebugOption = Annotated[
+    bool, switch("--debug", RUN, "Show the traceback of an error.", callback=console.set_debug)
+]
 
 
 _step = partial(option, STEPS)
@@ -138,19 +146,19 @@ def segmenter_options(*without: str) -> Callable[[Callable[..., int]], Callable[
 
     The command gets that parameter as the dictionary which `load_segmenter` takes.
     """
-    shared = dict(signature(_segmenter_options, eval_str=True).parameters)
-    for name in without:
-        del shared[name]
+    shared = signature(_segmenter_options, eval_str=True).parameters
+    names = [name for name in shared if name not in without]
 
     def with_options(command: Callable[..., int]) -> Callable[..., int]:
         @wraps(command)
         def wrapped(**given: Any) -> int:
-            arguments = {name: given.pop(name) for name in shared}
+            arguments = {name: given.pop(name) for name in names}
             return command(segmenter_arguments=arguments, **given)
 
         parameters: list[Parameter] = []
-        for name, parameter in signature(command, eval_str=True).parameters.items():
-            parameters += shared.values() if name == "segmenter_arguments" else [parameter]
+        for parameter in signature(command, eval_str=True).parameters.values():
+            own = parameter.name != "segmenter_arguments"
+            parameters += [parameter] if own else [shared[name] for name in names]
         parameters = [parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in parameters]
         wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         wrapped.__signature__ = Signature(parameters)  # type: ignore[attr-defined]

@@ -152,10 +152,12 @@ def segment(
     debug: DebugOption = False,
 ) -> int:
     """Segment photos: say for every pixel which class it belongs to."""
+    if any(text in ("-", "@-") for text in inputs):
+        console.needs_stdin()
     if ray_address is not None and engine != "ray":
         raise UsageError("--ray-address is for --engine ray; give both, or none")
-    kinds = [kind.value for kind in save]
-    plan = make_plan(inputs, output, kinds)
+    with console.slow("looking for photos", wanted=not quiet):
+        plan = make_plan(inputs, output, [kind.value for kind in save])
     if any(None in task.outputs.values() for task in plan.tasks):
         console.needs_stdout_alone(as_json=as_json)
         if engine == "ray":
@@ -172,7 +174,7 @@ def segment(
     from deconvseg.batch import FolderRun, Options
 
     options = Options(
-        save=kinds,
+        save=[kind.value for kind in save],
         legend=legend,
         polygons=coco_polygons,
         max_pixels=max_megapixels * 1_000_000,
@@ -223,20 +225,21 @@ class _Display(ExitStack):
 
     def start(self, run: FolderRun, skipped: int) -> None:
         """The run begins, and so many photos are done already."""
-        self._run, self.started = run, True
+        self._run, self._ended, self.started = run, skipped, True
         self._bar = self.enter_context(console.Progress(run.total, done=skipped, wanted=not self.quiet))
 
     def show(self, record: Record, error: Exception | None) -> None:
         """Say what became of a photo."""
-        self._bar.step(f"{self._run.rate:.2f} photos/s" if self._run.rate else "")
+        self._ended += 1
         if error:
-            console.failure(error, record["error"])
+            console.failure(error, about=record["input"])
         elif not self.quiet:
             for note in record.get("notes", ()):
                 console.say(f"note: {record['input']}: {note}")
             if not self._bar.visible:
-                place = f"[{self._bar.done}/{self._bar.total}] " * (self._bar.total > 1)
-                console.say(place + _sentence(record))
+                total = self._run.total
+                console.say(f"[{self._ended}/{total}] " * (total > 1) + _sentence(record))
+        self._bar.step(f"{self._run.rate:.2f} photos/s" if self._run.rate else "")
 
 
 def _sentence(record: Record) -> str:

@@ -2,7 +2,6 @@
 
 The first one raises KeyboardInterrupt, or is noted where a loop asks for it after each step; files are
 written beside their targets and renamed, so none is half there. A second one ends the process at once.
-What is ignored at the start stays so: nohup means it, and a script that starts a job in the background.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 
 _NUMBERS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -33,15 +33,20 @@ class _Request:
 
 
 request = _Request()
+_background = False
 
 
 @contextmanager
 def stopping() -> Iterator[None]:
-    """INT, TERM and HUP end the block as the module says; what was in force before is restored after it."""
-    global request
-    request = _Request()
+    """INT, TERM and HUP end the block as the module says; what was in force before is restored after it.
+
+    A HUP that is ignored at the start stays so: nohup means it. An INT that is ignored, as in a shell
+    script's background jobs, counts unless it can be the terminal's Ctrl-C, which is not meant for them.
+    """
+    global request, _background
     before = {number: signal.getsignal(number) for number in _NUMBERS}
-    taken = [number for number in _NUMBERS if before[number] is not signal.SIG_IGN]
+    request, _background = _Request(), before[signal.SIGINT] is signal.SIG_IGN
+    taken = [n for n in _NUMBERS if before[n] is not signal.SIG_IGN or n in (signal.SIGINT, signal.SIGTERM)]
     for number in taken:
         signal.signal(number, _stop)
     try:
@@ -63,6 +68,8 @@ def exit_code() -> int:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
+    if number == signal.SIGINT and _background and _in_front_of_terminal():
+        return
     now = time.monotonic()
     if request.number is None:
         request.number, request.time = number, now
@@ -78,3 +85,12 @@ def _say(text: str) -> None:
     """Unbuffered: the signal may have come in the midst of a print."""
     with suppress(OSError):
         os.write(2, text.encode())
+
+
+def _in_front_of_terminal() -> bool:
+    """Whether the terminal's Ctrl-C goes to this process."""
+    try:
+        with Path("/dev/tty").open("rb") as terminal:
+            return os.tcgetpgrp(terminal.fileno()) == os.getpgrp()
+    except OSError:
+        return False

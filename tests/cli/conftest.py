@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
-import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,18 +16,6 @@ COMMAND = Path(sys.executable).with_name("deconvseg")
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 Run = Callable[..., subprocess.CompletedProcess[bytes]]
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _as_in_a_terminal() -> Iterator[None]:
-    """No signal is ignored, even if the tests run in the background or below nohup."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    ignored = [number for number in numbers if signal.getsignal(number) is signal.SIG_IGN]
-    for number in ignored:
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-    yield
-    for number in ignored:
-        signal.signal(number, signal.SIG_IGN)
 
 
 @pytest.fixture
@@ -47,10 +33,10 @@ def run(tmp_path: Path) -> Run:
 def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]) -> Run:
     """As `run`, but within this process: for tests to which a process of its own does not matter."""
 
-    def run(*arguments: str | Path, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    def run(*arguments: str | Path) -> subprocess.CompletedProcess[bytes]:
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", ["deconvseg", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        monkeypatch.setattr(console, "_debug", False)
         capfdbinary.readouterr()
         code = console.run(app)
         sys.stdout.flush()

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 import deconvseg
-from deconvseg.cli import console
 
 from .conftest import COMMAND, Run, lines
 
@@ -96,10 +95,3 @@ def test_shells_complete_options_choices_and_names(typed: str, word: str) -> Non
 def test_training_is_imported_without_opencvs_contrib_modules() -> None:
     code = "import cv2; del cv2.ximgproc; import deconvseg.training.run, deconvseg.cli.train"
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_a_library_that_does_not_load_is_one_clear_line(capsys: pytest.CaptureFixture[str]) -> None:
-    console.failure(ImportError("cannot import name 'Tensor'\nfrom torch", name="torch"))
-    (line,) = capsys.readouterr().err.splitlines()
-    reason = "cannot import name 'Tensor' from torch"
-    assert line == f"error: torch does not load ({reason}); see what 'deconvseg doctor' says"

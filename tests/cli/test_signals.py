@@ -1,9 +1,12 @@
 """What signals do to a command: the same in all of them."""
 
+import os
+import pty
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -28,6 +31,15 @@ def command(**options):
 
 sys.exit(console.run(command))
 """
+
+
+@pytest.fixture(autouse=True)
+def _as_in_a_terminal() -> Iterator[None]:
+    """Nothing is ignored, even if the tests run in the background or below nohup."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in CODES}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def started(way: str = "raises", seconds: float = 0.0, *shell: str) -> subprocess.Popen[str]:
@@ -73,13 +85,36 @@ def test_work_is_finished_and_a_second_signal_ends_it(way: str) -> None:
     assert process.returncode == 130
 
 
-def test_what_is_ignored_at_the_start_stays_so() -> None:
-    """HUP below nohup, INT in background jobs of a script."""
-    process = started("raises", 0, "sh", "-c", 'trap "" INT HUP; exec "$@"', "sh")
+def test_ignored_signals() -> None:
+    """HUP stays ignored (nohup); a job script's background job ends by the INT or TERM it is sent."""
+    process = started("raises", 0, "sh", "-c", 'trap "" INT HUP TERM; exec "$@"', "sh")
     process.send_signal(signal.SIGHUP)
-    process.send_signal(signal.SIGINT)
     time.sleep(0.2)
     assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == 130
+
+    process = started("raises", 0, "sh", "-c", 'trap "" TERM; exec "$@"', "sh")
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=30)
     assert process.returncode == 143
+
+
+def test_ctrl_c_does_not_reach_background_jobs_of_a_script() -> None:
+    child, terminal = pty.fork()
+    if child == 0:
+        script = 'trap : INT; "$@" & wait $!; wait $!; echo code $?'
+        os.execvp("sh", ["sh", "-c", script, "sh", sys.executable, "-c", WAITING, "raises", "0"])
+    seen = b""
+    while b"begun" not in seen:
+        seen += os.read(terminal, 100)
+    os.write(terminal, b"\x03")
+    time.sleep(0.5)
+    job = int(subprocess.check_output(["pgrep", "-P", str(child)], text=True).split()[0])
+    os.kill(job, signal.SIGTERM)
+    while b"code" not in seen:
+        seen += os.read(terminal, 100)
+    assert b"code 143" in seen
+    os.waitpid(child, 0)
+    os.close(terminal)

@@ -34,18 +34,27 @@ def test_a_closed_log_puts_nothing_into_the_data(shell: Shell, tmp_path: Path) -
     assert Image.open(tmp_path / "x.png").size == (60, 40)
 
 
-@pytest.mark.parametrize("command", ["segment --help", "weights list", "segment cat.png -o out.png FAST"])
+@pytest.mark.parametrize("command", ["--help", "segment --help", "weights list", "doctor --no-self-test"])
 def test_commands_with_all_streams_closed(shell: Shell, command: str) -> None:
     done = shell(f"DS {command} <&- >&- 2>&-")
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_a_folder_run_with_all_streams_closed(shell: Shell, tmp_path: Path) -> None:
+    done = shell("mkdir in; cp cat.png in; DS segment in -o out FAST <&- >&- 2>&-")
+    assert done.returncode == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {"cat.png", "segment.jsonl"}
+    Image.open(tmp_path / "out/cat.png").load()  # no message in it
 
 
 @pytest.mark.parametrize(
     ("line", "words"),
     [
         ("DS segment cat.png -o - FAST >&-", "standard output is closed"),
+        ("DS weights list --json >&-", "standard output is closed"),
         ("DS inspect layers cat.png -o - >&-", "standard output is closed"),
-        ("DS segment @- -o out FAST <&-", "@-: the list is empty"),
+        ("DS segment @- -o out FAST <&-", "standard input is closed"),
+        ("DS inspect layers - --json <&-", "standard input is closed"),
     ],
 )
 def test_a_closed_stream_that_is_asked_for_is_one_line(shell: Shell, line: str, words: str) -> None:
@@ -56,10 +65,12 @@ def test_a_closed_stream_that_is_asked_for_is_one_line(shell: Shell, line: str, 
 
 
 def test_a_full_log_loses_messages_alone(shell: Shell, tmp_path: Path) -> None:
-    done = shell("DS segment none.jpg -o out/ --json FAST 2>/dev/full")
-    assert done.returncode == 1
-    assert json.loads(done.stdout)["images"][0]["status"] == "failed"
-    assert (tmp_path / "out/segment.jsonl").read_bytes().count(b"\n") == 1
+    done = shell("DS segment cat.png none.jpg -o out FAST 2>/dev/full")
+    assert done.returncode == 1  # the missing photo's
+    assert Image.open(tmp_path / "out/cat.png").size == (60, 40)
+    report = json.loads(shell("DS doctor --no-self-test --json 2>/dev/full").stdout)
+    (log,) = (finding for finding in report["findings"] if finding["name"] == "log")
+    assert log["found"] == "standard error: No space left on device"
 
 
 @pytest.mark.parametrize("command", ["weights list", "segment cat.png -o - FAST", "segment --help"])
