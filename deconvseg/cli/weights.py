@@ -153,7 +153,7 @@ def convert(
 
         console.say(f"{source}: {convert_caffemodel(source, output, storage)}")
     else:
-        from deconvseg.network.base import resize_side
+        from deconvseg.network.base import rebuilt
         from deconvseg.network.checkpoint import load_network, save_network
 
         network, header = load_network(source)
@@ -161,7 +161,7 @@ def convert(
             if "side" not in network.arguments:
                 raise UsageError(f"{source}: --side is for an FCN-8s or a classifier, and this is none")
             try:
-                network = resize_side(network, side)
+                network = rebuilt(network, side=side)
             except ValueError:
                 raise UsageError(f"{source}: --side {side} is too small for it; give 64 or more") from None
         save_network(output, network, header, storage)

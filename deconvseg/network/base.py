@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +12,14 @@ from torch.nn import functional
 from deconvseg.errors import UsageError
 
 MAX_LAYERS, MAX_CLASSES = 200, 255
+Network = TypeVar("Network", bound="SegmentationNetwork")
 
 
 class SegmentationNetwork(nn.Module):
     """Base of the networks; they know nothing of photos, files or classes' names.
+
+    Its constructor takes the `locals()` of theirs, and raises ValueError unless counts among them are in
+    range: they may come from a file.
 
     Attributes:
         architecture: its name in network files.
@@ -30,6 +35,19 @@ class SegmentationNetwork(nn.Module):
     dropout: float = 0.0
     encoder: nn.ModuleList
 
+    def __init__(self, given: Mapping[str, Any]) -> None:
+        super().__init__()
+        own = {name: value for name, value in given.items() if name not in ("self", "__class__")}
+        self.arguments = {key: tuple(v) if isinstance(v, list | tuple) else v for key, v in own.items()}
+        convs = self.arguments["encoder_convs"], self.arguments.get("decoder_convs", (1,))
+        if len(self.arguments["widths"]) != 5 or len(convs[0]) != 5 or not 1 <= len(convs[1]) <= 5:
+            raise ValueError("widths and encoder_convs take five entries, decoder_convs one to five")
+        counts = [value for value in own.values() if type(value) is int]
+        if min(*counts, *self.arguments["widths"], *convs[0], *convs[1]) < 1:
+            raise ValueError("every width and count must be at least 1")
+        if not 2 <= own["classes"] <= MAX_CLASSES or sum(convs[0]) + sum(convs[1]) > MAX_LAYERS:
+            raise ValueError(f"classes must be 2 to {MAX_CLASSES}, layers at most {MAX_LAYERS}")
+
     def scores_and_code(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Raw scores (B, classes, H, W) of images (B, 3, H, W), and fc7's output (B, bottleneck, h, w)."""
         raise NotImplementedError
@@ -43,20 +61,18 @@ class SegmentationNetwork(nn.Module):
         return functional.dropout(features, self.dropout, self.training) if self.dropout else features
 
 
-def replace_classes(network: SegmentationNetwork, classes: int) -> SegmentationNetwork:
+def rebuilt(network: Network, tensors: Mapping[str, Tensor] | None = None, **changes: Any) -> Network:
+    """A network with some other arguments and these tensors, or its own; what has none is initialised anew."""
+    other = type(network)(**{**network.arguments, **changes})
+    other.load_state_dict({**other.state_dict(), **(network.state_dict() if tensors is None else tensors)})
+    return other
+
+
+def replace_classes(network: Network, classes: int) -> Network:
     """The same network for other classes: all but the layers of scores, which are initialised anew."""
-    changed = type(network)(**{**network.arguments, "classes": classes})
     state = network.state_dict().items()
     kept = {name: tensor for name, tensor in state if "score" not in name or ".norm." in name}
-    changed.load_state_dict(changed.state_dict() | kept)
-    return changed
-
-
-def resize_side(network: SegmentationNetwork, side: int) -> SegmentationNetwork:
-    """The same network for photos of another size; of FCN-8s and the classifier nothing depends on that."""
-    resized = type(network)(**{**network.arguments, "side": side})
-    resized.load_state_dict(network.state_dict())
-    return resized
+    return rebuilt(network, kept, classes=classes)
 
 
 def resized_kernel(weight: Tensor, side: int) -> Tensor:
@@ -120,20 +136,3 @@ def unit(conv: nn.Module, channels: int, *, norm: bool) -> nn.Sequential:
         layers.add_module("norm", nn.BatchNorm2d(channels))
     layers.add_module("relu", nn.ReLU(inplace=True))
     return layers
-
-
-def check_sizes(
-    classes: int,
-    widths: tuple[int, ...],
-    encoder_convs: tuple[int, ...],
-    decoder_convs: tuple[int, ...] = (1,),
-    /,
-    **others: int,
-) -> None:
-    """Raise ValueError unless these arguments of a network, which may come from a file, are in range."""
-    if len(widths) != 5 or len(encoder_convs) != 5 or not 1 <= len(decoder_convs) <= 5:
-        raise ValueError("widths and encoder_convs take five entries, decoder_convs one to five")
-    if min(*widths, *encoder_convs, *decoder_convs, *others.values()) < 1:
-        raise ValueError("every width and count must be at least 1")
-    if not 2 <= classes <= MAX_CLASSES or sum(encoder_convs) + sum(decoder_convs) > MAX_LAYERS:
-        raise ValueError(f"classes must be 2 to {MAX_CLASSES}, layers at most {MAX_LAYERS}")

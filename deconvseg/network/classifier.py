@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deconvseg.network.base import SegmentationNetwork, check_sizes, unit, vgg_encoder
+from deconvseg.network.base import SegmentationNetwork, unit, vgg_encoder
 
 
 class Classifier(SegmentationNetwork):
@@ -35,22 +33,14 @@ class Classifier(SegmentationNetwork):
         self,
         classes: int,
         side: int = 256,
-        widths: Sequence[int] = (64, 128, 256, 512, 512),
-        encoder_convs: Sequence[int] = (2, 2, 3, 3, 3),
+        widths: tuple[int, ...] = (64, 128, 256, 512, 512),
+        encoder_convs: tuple[int, ...] = (2, 2, 3, 3, 3),
         hidden: int = 512,
         dropout: float = 0.5,
     ) -> None:
-        super().__init__()
-        widths, encoder_convs = tuple(widths), tuple(encoder_convs)
-        check_sizes(classes, widths, encoder_convs, hidden=hidden, side=side // 64)
-        self.arguments = {
-            "classes": classes,
-            "side": side,
-            "widths": widths,
-            "encoder_convs": encoder_convs,
-            "hidden": hidden,
-            "dropout": dropout,
-        }
+        super().__init__(locals())
+        if side < 64:
+            raise ValueError(f"side {side} is below 64")
         self.side, self.dropout = side, dropout
         self.encoder = vgg_encoder(widths, encoder_convs, norm=False)
         self.pool_norm = nn.BatchNorm2d(3 * widths[4])

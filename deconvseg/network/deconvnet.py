@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deconvseg.network.base import SegmentationNetwork, check_sizes, resized_kernel, unit, vgg_encoder
+from deconvseg.network.base import SegmentationNetwork, rebuilt, resized_kernel, unit, vgg_encoder
 
 STRIDE = 32
 """Five 2x2 poolings: one cell of the last pooling sees 32 x 32 pixels of the crop."""
@@ -44,21 +44,10 @@ class DeconvNet(SegmentationNetwork):
         bottleneck: int = 4096,
         encoder_norm: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(locals())
         if crop_size < STRIDE or crop_size % STRIDE:
             raise ValueError(f"crop_size {crop_size} is not a multiple of {STRIDE}")
-        check_sizes(classes, widths, encoder_convs, decoder_convs, bottleneck=bottleneck)
-        self.arguments = {
-            "classes": classes,
-            "crop_size": crop_size,
-            "widths": tuple(widths),
-            "encoder_convs": tuple(encoder_convs),
-            "decoder_convs": tuple(decoder_convs),
-            "bottleneck": bottleneck,
-            "encoder_norm": encoder_norm,
-        }
         self.crop_size = self.side = crop_size
-
         self.encoder = vgg_encoder(widths, encoder_convs, norm=encoder_norm)
         channels = widths[4]
         self.bottleneck_norm = None if encoder_norm else nn.BatchNorm2d(channels)
@@ -126,13 +115,11 @@ def resize_bottleneck(network: DeconvNet, crop_size: int) -> DeconvNet:
 
     `crop_size` is the side of the new square input in pixels, a multiple of 32.
     """
-    resized = DeconvNet(**{**network.arguments, "crop_size": crop_size})
     state, cells = network.state_dict(), crop_size // STRIDE
     for layer, gain in (("fc6", (network.crop_size / crop_size) ** 2), ("fc6_deconv", 1.0)):
         name = f"{layer}.conv.weight"
         state[name] = gain * resized_kernel(state[name], cells)
-    resized.load_state_dict(state)
-    return resized
+    return rebuilt(network, state, crop_size=crop_size)
 
 
 def _conv(inputs: int, outputs: int, kernel: int) -> nn.Sequential:

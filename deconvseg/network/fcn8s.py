@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deconvseg.network.base import SegmentationNetwork, check_sizes, resized_kernel, unit, vgg_encoder
+from deconvseg.network.base import SegmentationNetwork, resized_kernel, unit, vgg_encoder
 from deconvseg.network.deconvnet import DeconvNet
 
 STRIDE = 32
@@ -51,9 +51,7 @@ class FCN8s(SegmentationNetwork):
         norm: bool = False,
         dropout: float = 0.5,
     ) -> None:
-        super().__init__()
-        sizes = {"side": side, "bottleneck": bottleneck, "padding": padding, "head_kernel": head_kernel}
-        check_sizes(classes, widths, encoder_convs, **sizes)
+        super().__init__(locals())
         if head_kernel % 2 == 0:
             raise ValueError(f"head_kernel {head_kernel} is not an odd number")
         if padding > 1 and padding < STRIDE * (head_kernel - 1) // 2:
@@ -62,14 +60,6 @@ class FCN8s(SegmentationNetwork):
             )
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout {dropout} is not a share below 1")
-        self.arguments = {
-            "classes": classes,
-            "widths": tuple(widths),
-            "encoder_convs": tuple(encoder_convs),
-            **sizes,
-            "norm": norm,
-            "dropout": dropout,
-        }
         self.side, self.dropout, self.padding = side, dropout, padding
         self.head_padding = (head_kernel - 1) // 2 if padding == 1 else 0
         # Where the middle of fc6's first cell lies, in pixels of the photo.

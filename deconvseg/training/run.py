@@ -16,7 +16,7 @@ from torch.optim.swa_utils import update_bn
 from deconvseg import __version__, files
 from deconvseg.data.crops import ImageStore
 from deconvseg.errors import DataError, UsageError
-from deconvseg.network.base import SegmentationNetwork, replace_classes, resize_side
+from deconvseg.network.base import SegmentationNetwork, rebuilt, replace_classes
 from deconvseg.network.checkpoint import NetworkHeader, load_network
 from deconvseg.network.deconvnet import DeconvNet, resize_bottleneck
 from deconvseg.network.fcn8s import FCN8s, start_from_deconvnet
@@ -146,7 +146,7 @@ def first_network(
         elif isinstance(network, DeconvNet) and network.crop_size != recipe.crop_size:
             network = resize_bottleneck(network, recipe.crop_size)
         elif isinstance(network, FCN8s) and network.side != recipe.photo_side:
-            network = resize_side(network, recipe.photo_side)
+            network = rebuilt(network, side=recipe.photo_side)
         if header.classes != classes:
             network, crf = replace_classes(network, len(classes)), {}
             note(f"{init}: made for other classes; all of it is kept but the last layer, which starts anew")

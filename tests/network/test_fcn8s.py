@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from deconvseg.network.base import replace_classes, resize_side
+from deconvseg.network.base import rebuilt, replace_classes
 from deconvseg.network.deconvnet import DeconvNet
 from deconvseg.network.fcn8s import FCN8s, start_from_deconvnet
 from deconvseg.network.fold import prepare
@@ -100,7 +100,7 @@ def test_other_classes_and_another_side_keep_the_rest() -> None:
     torch.testing.assert_close(same, code)
     assert scores.shape[1] == 7
     assert torch.equal(changed.score_pool3.norm.running_var, network.score_pool3.norm.running_var)
-    resized = resize_side(network, 128).eval()
+    resized = rebuilt(network, side=128).eval()
     assert resized.side == resized.arguments["side"] == 128
     torch.testing.assert_close(resized(photo), network(photo))
 
