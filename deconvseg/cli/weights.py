@@ -149,7 +149,7 @@ def convert(
     """Convert networks from Caffe, or store a network's weights in another number format."""
     refuse_target(output, source, overwrite=overwrite)
     if source.suffix.lower() == ".caffemodel":
-        from deconvseg.network.caffe_networks import convert_caffemodel
+        from deconvseg.network.caffe import convert_caffemodel
 
         console.say(f"{source}: {convert_caffemodel(source, output, storage)}")
     else:

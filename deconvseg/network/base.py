@@ -62,7 +62,7 @@ class SegmentationNetwork(nn.Module):
 
 
 def rebuilt(network: Network, tensors: Mapping[str, Tensor] | None = None, **changes: Any) -> Network:
-    """A network with some other arguments and these tensors, or its own; what has none is initialised anew."""
+    """A network with some other arguments and these tensors, or its own; others are initialised anew."""
     other = type(network)(**{**network.arguments, **changes})
     other.load_state_dict({**other.state_dict(), **(network.state_dict() if tensors is None else tensors)})
     return other

@@ -1,92 +1,240 @@
-"""Reads `.caffemodel` files: names and numbers of layers from protobuf's wire format, with NumPy alone."""
+"""Turns the published Caffe networks (DeconvNet, FCN-8s, VGG-16) into files of our own.
+
+Names and numbers of layers are read from protobuf's wire format with NumPy alone.
+"""
 
 from __future__ import annotations
 
+import math
+import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from deconvseg.errors import WeightsError
+from deconvseg.images.palette import VOC_CLASSES, palette_for
+from deconvseg.network.base import SegmentationNetwork
+from deconvseg.network.checkpoint import NetworkHeader, Storage, build_network, save_network, write_tensors
+from deconvseg.network.deconvnet import STRIDE
 
-Array = NDArray[np.floating[Any]]
+Layers = dict[str, list[NDArray[np.floating[Any]]]]
 
+CAFFE_MEAN_RGB = (122.67891434, 116.66876762, 104.00698793)
+"""What DeconvNet's and FCN-8s's scripts subtract from a photo (`inference/util/preprocess_image_bb.m`)."""
+_ZOO = {"side": 500, "padding": 100}
+"""DeconvNet's scripts pad a photo to 500 x 500; `fcn-8s-pascal` pads its first convolution by 100 pixels."""
 
-class _Numbers(NamedTuple):
-    """Field numbers of a layer's message."""
+_FCN_NAMES = {
+    "score_fr": ("score_fr", "score-fr", "score59"),
+    "score_pool4": ("score_pool4", "score-pool4"),
+    "score_pool3": ("score_pool3", "score-pool3"),
+    "upscore2": ("upscore2", "score2"),
+    "upscore_pool4": ("upscore_pool4", "score4"),
+    "upscore8": ("upscore8", "upsample", "bigscore"),
+}
+"""Our layers, and what they were called over the years."""
 
-    name: int
-    top: int
-    blobs: int
-    norm: int
-
-
-# NetParameter's lists of layers (`caffe.proto`): `layers` up to the middle of 2014, `layer` since.
-# DeconvNet's Caffe adds `bn_param` to the old message alone.
-_LISTS = {2: _Numbers(name=4, top=3, blobs=6, norm=45), 100: _Numbers(name=1, top=4, blobs=7, norm=-1)}
+# NetParameter's lists of layers (`caffe.proto`), `layers` up to the middle of 2014, `layer` since: field
+# numbers of a layer's name, tops, arrays and `bn_param`, which DeconvNet's Caffe adds to the old message.
+_LISTS = {2: (4, 3, 6, 45), 100: (1, 4, 7, -1)}
 _FLOATS = {5: "<f4", 8: "<f8"}
 _SIZES, _SHAPE = (1, 2, 3, 4), 7
 _BN_MODE, _BN_INFERENCE = 3, 1
-_FIXED_BYTES = {1: 8, 5: 4}
-_VARINT, _BYTES = 0, 2
 
 
-class CaffeLayer(NamedTuple):
-    """One layer.
+def convert_caffemodel(source: Path, target: Path, storage: Storage = "float16") -> str:
+    """Convert DeconvNet, FCN-8s or VGG-16 from Caffe, recognised by the names of its layers.
 
-    Attributes:
-        name: as in the prototxt.
-        norm_folded: a BN layer that scales and shifts only (`bn_mode: INFERENCE`), or gives out its batch's
-            mean and variance (three tops).
-        blobs: float32 or float64 arrays in Caffe's order, views of the file's content.
+    Widths, numbers of layers, labels and crop size follow from the arrays. 21 labels get VOC's names, others
+    are `class1`, `class2` and so on. Of DeconvNet's BatchNorm there are two kinds. In the file for inference
+    mean and variance are folded into scale and shift; ours then has mean 0 and variance 1 less its epsilon,
+    so that it only scales and shifts. A file is one if a BN layer says `INFERENCE`, or gives out its batch's
+    mean and variance: the network that the authors' script folds and saves does so
+    (`BN_make_INFERENCE_script.py`), and no other. The file of a training stage has no statistics: its network
+    can be trained further, but not segment. VGG-16 becomes a file for `read_vgg16`.
+
+    The `storage` is as for `save_network`; VGG-16 is not stored as `int8`. Returns the network in one line.
+
+    Raises:
+        WeightsError: damaged, none of these networks, or layers are missing, left over or of wrong shape.
+        OutputError: the target cannot be written.
     """
+    layers, folded = read_caffemodel(source)
+    try:
+        if "fc6-deconv" in layers:
+            about, network = _deconvnet(layers, folded)
+        elif any(name in layers for name in _FCN_NAMES["score_pool3"]):
+            about, network, folded = "FCN-8s", _fcn8s(layers), True
+        elif "conv5_1" in layers:
+            if storage == "int8":
+                raise ValueError("VGG-16 is stored as float32 or float16, not as int8")
+            write_tensors(target, _vgg16(layers), storage, {"order": "RGB"})
+            return "VGG-16 with fc6 and fc7, to start training from"
+        else:
+            raise ValueError(f"neither DeconvNet, FCN-8s nor VGG-16 by its layers {', '.join([*layers][:6])}")
+    except (ValueError, RuntimeError) as error:
+        raise WeightsError(
+            f"{source}: cannot be converted: {error}; only the published networks, or the same with other "
+            "sizes, can be"
+        ) from error
+    labels = network.arguments["classes"]
+    others = ("background", *(f"class{i}" for i in range(1, labels)))
+    classes = VOC_CLASSES if labels == len(VOC_CLASSES) else others
+    training = {"source": source.name}
+    header = NetworkHeader(classes, palette_for(labels), CAFFE_MEAN_RGB, training=training, statistics=folded)
+    save_network(target, network, header, storage)
+    return f"{about}, {labels} labels"
 
-    name: str
-    norm_folded: bool
-    blobs: tuple[Array, ...]
+
+def _deconvnet(layers: Layers, folded: bool) -> tuple[str, SegmentationNetwork]:
+    score = next((name for name in layers if name.startswith("seg-score")), "seg-score-voc")
+    deepest_first = _counts(layers, "deconv")[::-1]
+    decoder = deepest_first[: (*deepest_first, 0).index(0)]
+    side = STRIDE * _kernel(layers, "fc6")[2]
+    sizes = {**_sizes(layers, score), "crop_size": side, "decoder_convs": decoder}
+    network = build_network("deconvnet", sizes)
+    tensors = _tensors(layers, network.state_dict(), {"fc6_deconv": "fc6-deconv", "seg_score": score})
+    for name, module in network.named_modules():
+        if isinstance(module, nn.BatchNorm2d):
+            tensors[f"{name}.running_mean"] = torch.zeros(module.num_features)
+            tensors[f"{name}.running_var"] = torch.ones(module.num_features) - (module.eps if folded else 0)
+            tensors[f"{name}.num_batches_tracked"] = torch.tensor(0)
+    network.load_state_dict(tensors, assign=True)
+    kind = "folded" if folded else "without statistics: to be trained further"
+    return f"DeconvNet, BatchNorm {kind}, crops of {side} x {side} pixels", network
 
 
-def read_caffemodel(path: Path) -> dict[str, CaffeLayer]:
-    """The layers of a `.caffemodel` file that have numbers, by name and in its order.
+def _fcn8s(layers: Layers) -> SegmentationNetwork:
+    theirs = {ours: next((n for n in names if n in layers), names[0]) for ours, names in _FCN_NAMES.items()}
+    sizes = {**_sizes(layers, theirs["score_fr"]), "head_kernel": _kernel(layers, "fc6")[2]}
+    network = build_network("fcn8s", {**sizes, **_ZOO})
+    # What an enlarger adds to all its output, the scores that are added to that output can bring along.
+    for ours, score in (("upscore2", "score_pool4"), ("upscore_pool4", "score_pool3")):
+        enlarger, scores = layers.get(theirs[ours], []), layers.get(theirs[score], [])
+        if len(enlarger) == len(scores) == 2:
+            scores[1] = scores[1] + enlarger.pop().reshape(scores[1].shape)
+    network.load_state_dict(_tensors(layers, network.state_dict(), theirs), assign=True)
+    return network
 
+
+def _vgg16(layers: Layers) -> dict[str, Tensor]:
+    """The tensors of a file for `read_vgg16`."""
+    channels, fc6 = _kernel(layers, "conv5_1")[0], layers.get("fc6", [])
+    if len(fc6) != 2:
+        raise ValueError("layer fc6 is missing or no convolution")
+    bottleneck = fc6[1].size
+    side = math.isqrt(fc6[0].size // (bottleneck * channels))  # of a kernel, or of what a matrix sees
+    sizes = {**_sizes(layers, "conv5_1"), "bottleneck": bottleneck, "head_kernel": side, "padding": 1}
+    wanted = build_network("fcn8s", {**sizes, "classes": 2}).state_dict()
+    needed = {name: layer for name, layer in layers.items() if not name.startswith("fc8")}
+    tensors = _tensors(needed, {name: tensor for name, tensor in wanted.items() if "score" not in name}, {})
+    return {re.sub(r"encoder\.\d\.|\.conv(?=\.)", "", name): tensor for name, tensor in tensors.items()}
+
+
+def _kernel(layers: Layers, name: str) -> tuple[int, ...]:
+    """Shape (4 axes) of a layer's kernel."""
+    shape = layers[name][0].shape if name in layers else ()
+    if len(shape) != 4:
+        raise ValueError(f"layer {name} is missing or no convolution")
+    return shape
+
+
+def _counts(layers: Layers, prefix: str) -> tuple[int, ...]:
+    """How many layers `{prefix}{block}_{i}` blocks 1 to 5 have."""
+    return tuple(sum(f"{prefix}{block}_{i}" in layers for i in range(1, 100)) for block in range(1, 6))
+
+
+def _sizes(layers: Layers, score: str) -> dict[str, Any]:
+    """Arguments that DeconvNet and FCN-8s have in common; `score` is the layer with an output a label."""
+    return {
+        "classes": _kernel(layers, score)[0],
+        "widths": tuple(_kernel(layers, f"conv{block}_1")[0] for block in range(1, 6)),
+        "encoder_convs": _counts(layers, "conv"),
+        "bottleneck": layers["fc6"][0].shape[0] if "fc6" in layers else 0,
+    }
+
+
+def _tensors(layers: Layers, wanted: Mapping[str, Tensor], theirs: Mapping[str, str]) -> dict[str, Tensor]:
+    """A network's kernels, scales, biases and shifts from the layers of the same names, for RGB input.
+
+    `wanted` are the network's tensors, for names and shapes, `theirs` the names of layers by ours, where
+    they differ. Raises ValueError if layers are missing, left over or of another shape.
+    """
+    plan = {}
+    for name in wanted:
+        *path, kind = name.split(".")
+        unit = path.pop() if path[-1] in ("conv", "norm") else ""
+        layer = theirs.get(path[-1], path[-1])
+        if kind in ("weight", "bias"):  # a layer's first and second array
+            plan[_norm(layer) if unit == "norm" else layer, int(kind == "bias")] = name
+    found = {(layer, i): blob for layer, blobs in layers.items() for i, blob in enumerate(blobs)}
+    both = found.keys() & plan.keys()
+    wrong = {key for key in both if not _fits(found[key].shape, wanted[plan[key]].shape)}
+    if named := sorted({layer for layer, _ in wrong | (found.keys() ^ plan.keys())}):
+        raise ValueError(f"layers missing, left over or of another shape: {', '.join(named[:5])}")
+    arrays = {name: found[key].reshape(wanted[name].shape) for key, name in plan.items()}
+    tensors = {name: torch.from_numpy(array.astype(np.float32)) for name, array in arrays.items()}
+    first = "encoder.0.conv1_1.conv.weight"
+    return {**tensors, first: tensors[first].flip(1)}  # Caffe's photos are BGR
+
+
+def _norm(conv: str) -> str:
+    """The BN layer after one: `bn1_1`, `bnfc6`, `fc6-deconv-bn`, `debn1_1`."""
+    if conv == "fc6-deconv":
+        return "fc6-deconv-bn"
+    return conv.replace("conv", "bn") if "conv" in conv else f"bn{conv}"
+
+
+def _fits(found: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """Whether an array holds what the tensor is to hold.
+
+    Caffe writes vectors with axes of 1 around them, and the kernels of an InnerProduct as a matrix.
+    """
+    shapes = (found, wanted, (wanted[0], math.prod(wanted[1:])))
+    bare, *expected = ([size for size in shape if size > 1] for shape in shapes)
+    return bare in expected
+
+
+def read_caffemodel(path: Path) -> tuple[Layers, bool]:
+    """The arrays of the layers of a `.caffemodel` file that have any, and whether its BatchNorm is folded.
+
+    The arrays, in Caffe's order, are float32 or float64 views of the file's content by name of the layer.
     Both lists of layers are read, the old one (`layers`) and the new one (`layer`), and numbers in single or
     double precision, packed as Caffe writes them. What else the file says is skipped.
 
     Raises:
         WeightsError: missing, unreadable, truncated, damaged, or no layer has numbers.
     """
-    layers: dict[str, CaffeLayer] = {}
+    layers: Layers = {}
+    folded = False
     try:
-        fields = _fields(memoryview(path.read_bytes()))
-        for layer in [_layer(one, numbers) for list_, numbers in _LISTS.items() for one in fields[list_]]:
-            if layer.blobs and layer.name in layers:
-                raise ValueError(f"two layers with weights are named {layer.name!r}")
-            if layer.blobs:
-                layers[layer.name] = layer
+        lists = _fields(memoryview(path.read_bytes()))
+        for kind, (name, top, blob, norm) in _LISTS.items():
+            for layer in map(_fields, lists[kind]):
+                if arrays := [_array(message) for message in layer[blob]]:
+                    (given,) = layer[name] or [b""]
+                    called = bytes(given[:200]).decode(errors="replace")
+                    if called in layers:
+                        raise ValueError(f"two layers with weights are named {called!r}")
+                    layers[called] = arrays
+                    folded |= any(_fields(one)[_BN_MODE] == [_BN_INFERENCE] for one in layer[norm])
+                    folded |= len(layer[top]) == 3
         if not layers:
             raise ValueError("it holds no layer with weights")
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, TypeError, IndexError) as damage:  # what a field of another kind leads to
         raise WeightsError(f"{path}: not a sound .caffemodel file ({damage}); fetch it again") from damage
-    return layers
+    return layers, folded
 
 
-def _layer(message: memoryview, numbers: _Numbers) -> CaffeLayer:
-    fields = _fields(message)
-    inference = any(_fields(norm)[_BN_MODE] == [_BN_INFERENCE] for norm in fields[numbers.norm])
-    (name,) = fields[numbers.name] or [b""]
-    return CaffeLayer(
-        bytes(name[:200]).decode(errors="replace"),
-        inference or len(fields[numbers.top]) == 3,
-        tuple(map(_blob, fields[numbers.blobs])),
-    )
-
-
-def _blob(message: memoryview) -> Array:
+def _array(message: memoryview) -> NDArray[np.floating[Any]]:
     fields = _fields(message)
     pieces = [np.frombuffer(piece, kind) for number, kind in _FLOATS.items() for piece in fields[number]]
     if len(pieces) != 1 or not pieces[0].size:
@@ -103,16 +251,15 @@ def _fields(message: memoryview) -> defaultdict[int, list[Any]]:
     at = 0
     while at < len(message):
         tag, at = _varint(message, at)
-        kind = tag & 7
-        if kind == _VARINT:
-            value, at = _varint(message, at)
+        wire = tag & 7  # 0: an integer; 2: its size and content; 1 and 5: 8 and 4 bytes
+        value, at = _varint(message, at) if wire in (0, 2) else ({1: 8, 5: 4}.get(wire, len(message)), at)
+        if wire:
+            start, at = at, at + value
+            if at > len(message):
+                raise ValueError("what it announces goes on beyond its end")
+            fields[tag >> 3].append(message[start:at])
+        else:
             fields[tag >> 3].append(value)
-            continue
-        size, at = _varint(message, at) if kind == _BYTES else (_FIXED_BYTES.get(kind, len(message)), at)
-        if size > len(message) - at:
-            raise ValueError("what it announces goes on beyond its end")
-        fields[tag >> 3].append(message[at : at + size])
-        at += size
     return fields
 
 

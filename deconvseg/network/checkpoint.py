@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -27,7 +27,7 @@ from deconvseg.network.fcn8s import FCN8s
 Storage = Literal["float32", "float16", "int8"]
 
 FORMAT = 1
-ARCHITECTURES: dict[str, type[SegmentationNetwork]] = {
+ARCHITECTURES: dict[str, Callable[..., SegmentationNetwork]] = {
     network.architecture: network for network in (DeconvNet, FCN8s, Classifier)
 }
 VGG_MEAN_RGB = (123.68, 116.779, 103.939)

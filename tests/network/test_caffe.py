@@ -1,38 +1,45 @@
-"""The reader of `.caffemodel` files: what was written comes out, and nothing else does harm."""
+"""Networks from Caffe compute what Caffe computed; what does not fit, or is damaged, is told."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from deconvseg.errors import WeightsError
-from deconvseg.network.caffe import read_caffemodel
+from deconvseg.images.palette import VOC_CLASSES
+from deconvseg.network.caffe import CAFFE_MEAN_RGB, convert_caffemodel, read_caffemodel
+from deconvseg.network.checkpoint import Storage, load_network
+from deconvseg.network.deconvnet import DeconvNet
+from deconvseg.network.fcn8s import FCN8s
+from deconvseg.network.vgg16 import initialise_encoder, read_vgg16
 
-from . import caffemodel
-from .caffemodel import Layer, Style, integer, message, tag, varint
+from . import caffe_reference, caffemodel
+from .caffemodel import FCN_NAMES, FCN_OLD_NAMES, Layer, Style, integer, message, tag, varint
 
 ARRAYS = [np.arange(54, dtype=np.float32).reshape(2, 3, 3, 3) / 7, np.array([1.5, -2.25], np.float32)]
 LAYERS = [
     Layer("data", "Data", tops=2),
     Layer("conv1_1", "Convolution", ARRAYS),
     Layer("bn1_1", "BN", [np.ones((1, 2, 1, 1), np.float32)] * 2, mode=1),
-    Layer("größe", "BN", [np.ones((1, 2, 1, 1), np.float32)] * 2, tops=3),
+    Layer("größe", "BN", [np.ones((1, 2, 1, 1), np.float32)] * 2),
 ]
 MANY = 30_000
+STYLES = [Style(double=True), Style(), Style(new=True, old_shape=False), Style(new=True, double=True)]
 
 
-@pytest.mark.parametrize(
-    "style", [Style(), Style(double=True), Style(new=True, old_shape=False), Style(new=True)], ids=str
-)
+@pytest.mark.parametrize("style", STYLES, ids=str)
 def test_round_trip(tmp_path: Path, style: Style) -> None:
-    layers = read_caffemodel(caffemodel.write(tmp_path / "n", LAYERS, style))
+    layers, folded = read_caffemodel(caffemodel.write(tmp_path / "n", LAYERS, style))
     assert [*layers] == ["conv1_1", "bn1_1", "größe"]
-    folded = [layer.norm_folded for layer in layers.values()]
-    assert folded == [False, not style.new, True]  # the new list has no place for the mode
-    kernel, bias = layers["conv1_1"].blobs
+    assert folded != style.new  # the new list has no place for the mode
+    kernel, bias = layers["conv1_1"]
     assert bias.shape == ((1, 1, 1, 2) if style.old_shape else (2,))
     assert kernel.dtype == (np.float64 if style.double else np.float32)
     np.testing.assert_array_equal(kernel, ARRAYS[0])
@@ -90,8 +97,188 @@ def test_damage_by_chance_never_does_more_than_a_clear_error(tmp_path: Path) -> 
             data[at] = int(rng.integers(256))
         path.write_bytes(data)
         try:
-            assert all(blob.size for layer in read_caffemodel(path).values() for blob in layer.blobs)
+            assert all(blob.size for layer in read_caffemodel(path)[0].values() for blob in layer)
         except WeightsError as error:
             assert str(path) in str(error)
             refused += 1
     assert 60 < refused < 280
+
+
+def convert(
+    tmp_path: Path, layers: Iterable[Layer], style: Style | None = None, storage: Storage = "float32"
+) -> str:
+    source = caffemodel.write(tmp_path / "theirs.caffemodel", layers, style or Style())
+    return convert_caffemodel(source, tmp_path / "ours.safetensors", storage)
+
+
+def photo(*size: int) -> torch.Tensor:
+    """A photo of 0..255 in RGB, (1, 3, H, W)."""
+    return 255 * torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(5))
+
+
+def in_caffe(rgb: torch.Tensor) -> torch.Tensor:
+    return (rgb - torch.tensor(CAFFE_MEAN_RGB).view(3, 1, 1)).flip(1)
+
+
+@torch.no_grad()
+def assert_scores(tmp_path: Path, rgb: torch.Tensor, want: torch.Tensor) -> None:
+    network, header = load_network(tmp_path / "ours.safetensors")
+    got = network((rgb - torch.tensor(header.mean).view(3, 1, 1)) * header.scale)
+    assert want.std((2, 3)).max() > 0.02 * want.abs().max()  # scores that depend on the place
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-4 * float(want.abs().max()))
+
+
+@pytest.mark.parametrize("style", STYLES[1:], ids=str)
+def test_deconvnet_gives_the_scores_of_the_prototxt(tmp_path: Path, style: Style) -> None:
+    layers = list(caffemodel.deconvnet(norm_tops=3 if style.new else 1))
+    found = convert(tmp_path, layers, style)
+    assert found == "DeconvNet, BatchNorm folded, crops of 64 x 64 pixels, 21 labels"
+    rgb = photo(64, 64)
+    assert_scores(tmp_path, rgb, caffe_reference.deconvnet(layers, in_caffe(rgb)))
+    network, header = load_network(tmp_path / "ours.safetensors")
+    assert header.classes == VOC_CLASSES
+    assert header.statistics
+    assert header.training == {"source": "theirs.caffemodel"}
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            assert module.running_var is not None
+            np.testing.assert_allclose((module.running_var + module.eps).sqrt(), 1, rtol=1e-7)
+
+
+def test_deconvnet_of_other_sizes(tmp_path: Path) -> None:
+    sizes = {
+        "widths": (4, 4, 5, 5, 6),
+        "cells": 1,
+        "bottleneck": 3,
+        "classes": 4,
+        "encoder_convs": (1, 2, 1, 2, 1),
+        "decoder_convs": (2, 1, 1, 1, 3),
+    }
+    layers = [
+        replace(layer, name="seg-score-own") if layer.name == "seg-score-voc" else layer
+        for layer in caffemodel.deconvnet(**sizes)  # type: ignore[arg-type]
+    ]
+    convert(tmp_path, layers)
+    network, header = load_network(tmp_path / "ours.safetensors")
+    assert header.classes == ("background", "class1", "class2", "class3")
+    assert network.arguments == {
+        **{key: value for key, value in sizes.items() if key != "cells"},
+        "crop_size": 32,
+        "encoder_norm": True,
+    }
+    rgb = photo(32, 32)
+    assert_scores(tmp_path, rgb, caffe_reference.deconvnet(layers, in_caffe(rgb)))
+
+
+@pytest.mark.parametrize(
+    ("options", "folded"), [({"mode": None}, False), ({"mode": 0}, False), ({"mode": 1}, True)], ids=str
+)
+def test_a_training_stage_has_no_statistics(tmp_path: Path, options: dict[str, Any], folded: bool) -> None:
+    layers = list(caffemodel.deconvnet(**options))
+    assert ("without statistics" in convert(tmp_path, layers)) != folded
+    network, header = load_network(tmp_path / "ours.safetensors")
+    assert header.statistics is folded
+    gamma = next(layer.blobs[0] for layer in layers if layer.name == "bn3_2")
+    np.testing.assert_array_equal(network.encoder[2].conv3_2.norm.weight.detach(), gamma.ravel())
+
+
+@pytest.mark.parametrize(
+    ("names", "size"), [(FCN_NAMES, (32, 32)), (FCN_OLD_NAMES, (45, 61))], ids=["new names", "old names"]
+)
+def test_fcn8s_gives_the_scores_of_the_prototxt(
+    tmp_path: Path, names: tuple[str, ...], size: tuple[int, int]
+) -> None:
+    layers = list(caffemodel.fcn8s(names=names, enlarger_bias=names == FCN_OLD_NAMES))
+    found = convert(tmp_path, layers, Style(new=names == FCN_NAMES))
+    assert found == "FCN-8s, 21 labels"
+    rgb = photo(*size)
+    assert_scores(tmp_path, rgb, caffe_reference.fcn8s(layers, names, in_caffe(rgb)))
+    network, header = load_network(tmp_path / "ours.safetensors")
+    assert isinstance(network, FCN8s)
+    assert network.side == 500
+    assert header.classes == VOC_CLASSES
+
+
+@pytest.mark.parametrize(
+    ("matrices", "style"), [(True, STYLES[1]), (True, STYLES[2]), (False, STYLES[2])], ids=str
+)
+def test_vgg16_starts_an_encoder_and_its_bottleneck(tmp_path: Path, matrices: bool, style: Style) -> None:
+    layers = {layer.name: layer for layer in caffemodel.vgg16(matrices=matrices)}
+    found = convert(tmp_path, layers.values(), style, storage="float16")
+    assert found.startswith("VGG-16 with fc6 and fc7")
+    tensors = read_vgg16((tmp_path / "ours.safetensors").rename(tmp_path / "vgg_bgr.safetensors"))
+    kernel = layers["conv1_1"].blobs[0]
+    np.testing.assert_allclose(tensors["conv1_1.weight"].flip(1), kernel, rtol=1e-3, atol=1e-6)
+    torch.manual_seed(0)
+    fitting, other = (DeconvNet(3, crop_size, (2, 3, 4, 5, 6), bottleneck=8) for crop_size in (96, 32))
+    before = other.fc6.conv.weight.clone()
+    for network in (fitting, other):
+        initialise_encoder(network, tensors)
+        np.testing.assert_allclose(
+            network.encoder[4].conv5_2.conv.weight.detach(), layers["conv5_2"].blobs[0], rtol=1e-3, atol=1e-6
+        )
+    want = layers["fc6"].blobs[0].reshape(8, 6, 3, 3)
+    np.testing.assert_allclose(fitting.fc6.conv.weight.detach(), want, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(fitting.fc7.conv.bias.detach(), layers["fc7"].blobs[1], rtol=1e-6, atol=0)
+    assert torch.equal(other.fc6.conv.weight, before)
+
+
+def without(layers: Iterable[Layer], *names: str) -> list[Layer]:
+    return [layer for layer in layers if layer.name not in names]
+
+
+def changed(layers: Iterable[Layer], name: str, *blobs: np.ndarray) -> list[Layer]:
+    return [replace(layer, blobs=blobs) if layer.name == name else layer for layer in layers]
+
+
+ZEROS = np.zeros((3, 3, 3, 3), np.float32)
+
+
+def filled(value: float) -> list[Layer]:
+    blobs = np.full((21, 3, 1, 1), value, np.float32), np.zeros(21, np.float32)
+    return changed(caffemodel.deconvnet(), "seg-score-voc", *blobs)
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        (
+            without(caffemodel.deconvnet(), "conv3_2", "debn2_1"),
+            "missing, .*: bn3_3, conv3_2, conv3_3, debn2_1",
+        ),
+        (without(caffemodel.deconvnet(), "conv1_1"), "layer conv1_1 is missing"),
+        (without(caffemodel.deconvnet(), "fc6"), "layer fc6 is missing"),
+        (without(caffemodel.deconvnet(), "deconv4_1", "deconv4_2", "deconv4_3"), "left over .*: de"),
+        (
+            changed(caffemodel.deconvnet(), "conv2_2", ZEROS, np.zeros(3, np.float32)),
+            "another shape: conv2_2",
+        ),
+        (changed(caffemodel.deconvnet(), "bn2_2", ZEROS), "another shape: bn2_2"),
+        ([*caffemodel.deconvnet(), Layer("fc8", "Convolution", [ZEROS])], "left over .*: fc8"),
+        (without(caffemodel.fcn8s(), "upscore8"), "layers missing, .*: upscore8"),
+        (changed(caffemodel.fcn8s(), "upscore2", ZEROS), "another shape: upscore2"),
+        (changed(caffemodel.fcn8s(), "fc6", np.zeros((7, 6, 9, 9), np.float32)), "padding 100 is too small"),
+        ([*caffemodel.vgg16(), Layer("upscore", "Deconvolution", [ZEROS])], "left over .*: upscore"),
+        (without(caffemodel.vgg16(), "fc6"), "layer fc6 is missing"),
+        (changed(caffemodel.vgg16(), "fc6", np.zeros((8, 55)), np.zeros(8)), "shape: fc6"),
+        (
+            [Layer("conv1", "Convolution", [ZEROS])],
+            "neither DeconvNet, FCN-8s nor VGG-16 by its layers conv1",
+        ),
+        (caffemodel.deconvnet(classes=300), "classes must be 2 to 255"),
+        (filled(np.nan), "seg_score.weight: weights that are not finite"),
+        (filled(1e6), "too large for this storage"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_does_not_fit_is_told_and_nothing_is_written(
+    tmp_path: Path, layers: Iterable[Layer], message: str
+) -> None:
+    with pytest.raises(WeightsError, match=message):
+        convert(tmp_path, layers, storage="float16")
+    assert [path.name for path in tmp_path.iterdir()] == ["theirs.caffemodel"]
+
+
+def test_vgg16_has_no_int8(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="not as int8"):
+        convert(tmp_path, caffemodel.vgg16(), storage="int8")
