@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeVar, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from deconvseg.errors import UsageError
-from deconvseg.network.base import SegmentationNetwork
+from deconvseg.network.base import Network
 from deconvseg.network.deconvnet import DeconvNet
 from deconvseg.network.fcn8s import FCN8s
 
 Precision = Literal["fp32", "bf16", "fp16"]
-Network = TypeVar("Network", bound=SegmentationNetwork)
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -73,34 +72,33 @@ def prepare(network: Network, device: torch.device, precision: Precision) -> Net
     network.eval().requires_grad_(False)
     if isinstance(network, FCN8s) and network.arguments["norm"]:
         for score in (network.score_pool4, network.score_pool3):
-            _fold_into_next(score.get_submodule("norm"), score.get_submodule("conv"))
+            _fold_into_next(score.norm, score.conv)
             del score.norm
     elif isinstance(network, DeconvNet) and network.bottleneck_norm is not None:
-        _fold_into_next(network.bottleneck_norm, network.fc6.get_submodule("conv"))
+        _fold_into_next(network.bottleneck_norm, network.fc6.conv)
         network.bottleneck_norm = None
-    units = [module for module in network.modules() if isinstance(getattr(module, "norm", None), nn.Module)]
+    units: list[Any] = [module for module in network.modules() if hasattr(module, "relu")]
     for unit in units:
-        _fold_into_previous(unit.get_submodule("conv"), unit.get_submodule("norm"))
-        del unit.norm
+        if hasattr(unit, "norm"):
+            _fold_into_previous(unit.conv, unit.norm)
+            del unit.norm
     network.to(device=device, dtype=_DTYPES[precision])
     network.to(memory_format=torch.channels_last)
     if isinstance(network, DeconvNet):
         for unit in (network.fc6, network.fc7):
-            unit.conv = _ToOneCell(unit.get_submodule("conv"))
-        network.fc6_deconv.conv = _FromOneCell(network.fc6_deconv.get_submodule("conv"))
+            unit.conv = _ToOneCell(unit.conv)
+        network.fc6_deconv.conv = _FromOneCell(network.fc6_deconv.conv)
     if precision == "bf16" and device.type == "cpu":
-        for module in list(network.modules()):
-            if isinstance(getattr(module, "relu", None), nn.ReLU):
-                module.relu = _BF16ReLU()
+        for unit in units:
+            unit.relu = _BF16ReLU()
     return network
 
 
 class _ToOneCell(nn.Module):
     """A convolution whose kernel is as large as its input, as a matrix product."""
 
-    def __init__(self, conv: nn.Module) -> None:
+    def __init__(self, conv: Any) -> None:
         super().__init__()
-        assert isinstance(conv, nn.Conv2d)
         self.weight = _constant(conv.weight.permute(0, 2, 3, 1).flatten(1))
         self.bias = conv.bias
 
@@ -112,9 +110,8 @@ class _ToOneCell(nn.Module):
 class _FromOneCell(nn.Module):
     """A deconvolution of a single cell, as a matrix product: torch's own takes ten times as long."""
 
-    def __init__(self, conv: nn.Module) -> None:
+    def __init__(self, conv: Any) -> None:
         super().__init__()
-        assert isinstance(conv, nn.ConvTranspose2d) and conv.bias is not None
         self.shape = (-1, *conv.kernel_size, conv.out_channels)
         self.weight = _constant(conv.weight.permute(2, 3, 1, 0).flatten(0, 2))
         self.bias = _constant(conv.bias.repeat(len(self.weight) // len(conv.bias)))
@@ -139,27 +136,22 @@ def _constant(values: Tensor) -> nn.Parameter:
     return nn.Parameter(values.contiguous(), requires_grad=False)
 
 
-def _affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
-    assert isinstance(norm, nn.BatchNorm2d)
-    assert norm.running_mean is not None and norm.running_var is not None
+def _affine(norm: Any) -> tuple[Tensor, Tensor]:
     scale = norm.weight / (norm.running_var + norm.eps).sqrt()
     return scale, norm.bias - norm.running_mean * scale
 
 
-def _fold_into_previous(conv: nn.Module, norm: nn.Module) -> None:
-    assert isinstance(conv, nn.Conv2d | nn.ConvTranspose2d) and conv.bias is not None
+def _fold_into_previous(conv: Any, norm: Any) -> None:
     scale, shift = _affine(norm)
-    shape = (1, -1, 1, 1) if isinstance(conv, nn.ConvTranspose2d) else (-1, 1, 1, 1)
-    conv.weight.mul_(scale.reshape(shape))
+    conv.weight.mul_(scale.reshape((1, -1, 1, 1) if conv.transposed else (-1, 1, 1, 1)))
     conv.bias.copy_(conv.bias * scale + shift)
 
 
-def _fold_into_next(norm: nn.Module, conv: nn.Module) -> None:
+def _fold_into_next(norm: Any, conv: Any) -> None:
     """Exact where the convolution has no padding: every kernel position sees normalised values."""
-    assert isinstance(conv, nn.Conv2d) and conv.bias is not None
-    scale, shift = _affine(norm)
-    conv.bias.copy_(conv.bias + (conv.weight * shift.reshape(1, -1, 1, 1)).sum((1, 2, 3)))
-    conv.weight.mul_(scale.reshape(1, -1, 1, 1))
+    scale, shift = (values.reshape(1, -1, 1, 1) for values in _affine(norm))
+    conv.bias.copy_(conv.bias + (conv.weight * shift).sum((1, 2, 3)))
+    conv.weight.mul_(scale)
 
 
 def _cpu_multiplies_bf16() -> bool:

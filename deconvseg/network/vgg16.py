@@ -53,12 +53,9 @@ def download_vgg16() -> dict[str, Tensor]:
             f"VGG-16's ImageNet weights cannot be downloaded ({error}); give a local file of them"
         ) from error
     names = [f"conv{b}_{i}" for b, convs in enumerate((2, 2, 3, 3, 3), 1) for i in range(1, convs + 1)]
-    kernels = [name for name in state if name.startswith("features.") and name.endswith(".weight")]
-    return {
-        f"{ours}.{kind}": state[theirs.replace("weight", kind)]
-        for ours, theirs in zip(names, kernels, strict=True)
-        for kind in ("weight", "bias")
-    }
+    ours = [f"{name}.{kind}" for name in names for kind in ("weight", "bias")]
+    theirs = [tensor for name, tensor in state.items() if name.startswith("features.")]
+    return dict(zip(ours, theirs, strict=True))
 
 
 def initialise_encoder(network: SegmentationNetwork, convolutions: dict[str, Tensor]) -> None:
@@ -68,12 +65,10 @@ def initialise_encoder(network: SegmentationNetwork, convolutions: dict[str, Ten
         WeightsError: VGG-16 lacks a layer of the encoder, or has it in another shape.
     """
     state = network.state_dict()
-    names = {
-        f"encoder.{i}.{name}": name
-        for i, stage in enumerate(network.encoder)
-        for name in dict(stage.named_children())
-    }
-    for ours, theirs in (names | {"fc6": "fc6", "fc7": "fc7"}).items():
+    stages = enumerate(network.encoder)
+    names = [f"encoder.{i}.{name}" for i, stage in stages for name, _ in stage.named_children()]
+    for ours in (*names, "fc6", "fc7"):
+        theirs = ours.rpartition(".")[2]
         layer = {f"{ours}.conv.{kind}": convolutions.get(f"{theirs}.{kind}") for kind in ("weight", "bias")}
         if all(tensor is not None and tensor.shape == state[name].shape for name, tensor in layer.items()):
             state |= layer
