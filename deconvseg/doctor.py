@@ -142,12 +142,12 @@ def _folders() -> Iterator[Finding]:
 
 
 def _weights() -> Iterator[Finding]:
-    from deconvseg.weights import cure, fault, is_shipped, located, registry
+    from deconvseg.weights import cure, fault, located, registry
 
     for name, entry in registry().items():
         path = located(entry)
-        if path is None and is_shipped(entry):
-            yield Finding(name, "fault", "was shipped and is missing", "install deconvseg again")
+        if path is None and not entry.obtain:
+            yield Finding(name, "fault", "was shipped and is missing", cure(entry))
         elif path is None:
             yield Finding(name, "ok", f"not here; optional ('deconvseg weights pull {name}' tells more)")
         elif wrong := fault(entry, path):

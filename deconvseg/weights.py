@@ -1,4 +1,4 @@
-"""From the name of a network or edge forest to its file: shipped, put into the cache by hand, or fetched."""
+"""From the name of a network or edge forest to its file: shipped, or put into the cache by hand."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Entry:
 
     Attributes:
         file: its file name, without a folder.
-        bytes, sha256: of the file; None, both, where they are not known.
-        url: where it is fetched from; empty for a file that is shipped or that users get by hand.
+        bytes, sha256: of the file; None, both, of one that users get by hand, as no copy was at hand.
+        obtain: how users get it by hand; empty for a file that is shipped.
         convert_from: the name of the file got by hand, if it is another than `file` and has to be converted.
         partner: name of the FCN-8s that a network is used in an ensemble with, if nothing else is asked for.
         classifier: name of the image classifier whose prior a network is used with.
@@ -42,7 +42,6 @@ class Entry:
     licence_free: bool
     bytes: int | None = None
     sha256: str | None = None
-    url: str = ""
     obtain: str = ""
     convert_from: str = ""
     terms: str = ""
@@ -64,7 +63,7 @@ def weights_folder() -> Path:
 
 
 def cache_folder() -> Path | None:
-    """Where fetched files go: `DECONVSEG_HOME`, or the platform's folder for caches. It may not exist yet.
+    """Where files got by hand go: `DECONVSEG_HOME`, or the platform's cache folder. It may not exist yet.
 
     None without a home directory, as in a container whose user has no passwd entry.
     """
@@ -107,10 +106,9 @@ def located(entry: Entry) -> Path | None:
 
 
 def cache_target(entry: Entry) -> Path:
-    """Where the file of an entry is put when it is fetched or got by hand; the folder is made.
+    """Where the file of an entry is put by hand; the folder is made.
 
-    Raises:
-        OutputError: there is no home directory, or the folder cannot be made.
+    Raises OutputError if there is no home directory, or the folder cannot be made.
     """
     folder = cache_folder()
     try:
@@ -135,16 +133,10 @@ def fault(entry: Entry, path: Path) -> str:
     return ""
 
 
-def is_shipped(entry: Entry) -> bool:
-    """Whether the file of this entry came with the installation, and is not to be had otherwise."""
-    return entry.sha256 is not None and not entry.url
-
-
 def cure(entry: Entry) -> str:
     """What to do about a file of this entry that is missing or wrong."""
-    if is_shipped(entry):
-        return "install deconvseg again"
-    return f"'deconvseg weights pull {entry.name}' gets it, or says how"
+    advice = f"'deconvseg weights pull {entry.name}' says how to get it"
+    return advice if entry.obtain else "install deconvseg again"
 
 
 def network_file(weights: str | Path) -> Path:
@@ -172,25 +164,6 @@ def is_missing(weights: str | Path) -> bool:
     """Whether this is a known name whose file is not on this machine."""
     entry = find(weights) if isinstance(weights, str) else None
     return entry is not None and located(entry) is None
-
-
-def fetch(entry: Entry) -> Path:
-    """Fetch the file of an entry that has a `url` into the cache folder; it is there if its hash is right.
-
-    Raises WeightsError if it cannot be fetched or is another file, OutputError as `cache_target` does.
-    """
-    import pooch  # no other command needs it
-
-    target = cache_target(entry)
-    pooch.get_logger().setLevel("WARNING")
-    try:
-        pooch.retrieve(entry.url, f"sha256:{entry.sha256}", target.name, target.parent)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise WeightsError(
-            f"{entry.name}: cannot be fetched ({reason}); try again, or put the file at {target}"
-        ) from error
-    return target
 
 
 def _entry(name: str, table: dict[str, Any]) -> Entry:

@@ -1,15 +1,10 @@
-"""From names to files: shipped, in the cache, fetched, got by hand."""
+"""From names to files: shipped, or got by hand and in the cache."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import pwd
-import shutil
-import threading
-from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +15,10 @@ from deconvseg import weights
 from deconvseg.errors import OutputError, WeightsError
 from deconvseg.files import digest
 from deconvseg.weights import (
+    Entry,
     cache_folder,
     cache_target,
     fault,
-    fetch,
     forest_file,
     located,
     lookup,
@@ -43,38 +38,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
-@pytest.fixture
-def roads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The registry also knows `roads`, which a web server has; gives the file there."""
-    served, shipped = tmp_path / "served", tmp_path / "shipped"
-    served.mkdir()
-    (served / "roads.safetensors").write_bytes(CONTENT)
-    shutil.copytree(SHIPPED, shipped, copy_function=lambda source, target: Path(target).symlink_to(source))
-    text = (SHIPPED / "registry.toml").read_text()
-    monkeypatch.setattr(weights, "weights_folder", lambda: shipped)
-    monkeypatch.setenv("no_proxy", "*")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(served)))
-    threading.Thread(target=server.serve_forever, args=(0.01,)).start()
-    (shipped / "registry.toml").unlink()
-    (shipped / "registry.toml").write_text(
-        text
-        + f"""
-[weights.roads]
-kind = "network"
-file = "roads.safetensors"
-description = "Roads"
-licence = "in-house"
-licence_free = true
-url = "http://127.0.0.1:{server.server_port}/roads.safetensors"
-bytes = {len(CONTENT)}
-sha256 = "{hashlib.sha256(CONTENT).hexdigest()}"
-"""
-    )
-    yield served / "roads.safetensors"
-    server.shutdown()
-    server.server_close()
-
-
 def test_the_registry_agrees_with_the_shipped_files() -> None:
     shipped = {path.name for path in SHIPPED.iterdir() if path.name.endswith((".safetensors", ".gz"))}
     here = {entry.file: entry for entry in registry().values() if located(entry)}
@@ -89,12 +52,11 @@ def test_the_registry_agrees_with_the_shipped_files() -> None:
             assert tuple(header["classes"]) == entry.classes
 
 
-def test_nothing_is_claimed_of_files_that_nobody_here_has_seen_and_urls_are_checked() -> None:
+def test_nothing_is_claimed_of_files_that_nobody_here_has_seen() -> None:
     for entry in registry().values():
-        if not located(entry) and not entry.url:
+        if not located(entry):
             assert entry.bytes is entry.sha256 is None
-            assert entry.obtain
-        assert bool(entry.url) <= bool(entry.sha256 and entry.bytes)
+            assert entry.obtain and entry.convert_from
 
 
 @pytest.mark.parametrize("ask", [network_file, forest_file])
@@ -135,10 +97,10 @@ def test_a_network_got_by_hand_is_found_in_the_cache(home: Path) -> None:
     assert fault(lookup("deconvnet-voc"), place) == ""
 
 
-def test_a_damaged_registry_is_one_line(roads: Path) -> None:
-    path = weights.weights_folder() / "registry.toml"
+def test_a_damaged_registry_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "weights_folder", lambda: tmp_path)
     for text in ("[weights.a", "", "[weights.a]\nsize = 3\n", "weights = 3"):
-        path.write_text(text)
+        (tmp_path / "registry.toml").write_text(text)
         with pytest.raises(WeightsError, match=r"registry\.toml: this registry is damaged .*; install"):
             registry()
 
@@ -158,36 +120,19 @@ def test_without_a_home_directory_shipped_files_are_found(monkeypatch: pytest.Mo
         cache_target(lookup("deconvnet-voc"))
 
 
-def test_fault(roads: Path, home: Path) -> None:
-    entry, file = lookup("roads"), home / "roads.safetensors"
-    assert "cannot be read" in fault(entry, file)
+def test_fault(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sha256 = hashlib.sha256(CONTENT).hexdigest()
+    roads = Entry("roads", "network", "r.st", "Roads", "own", True, len(CONTENT), sha256, obtain="ask us")
+    monkeypatch.setattr(weights, "registry", lambda: {"roads": roads})
+    file = home / "r.st"
+    assert "cannot be read" in fault(roads, file)
     home.mkdir()
     file.write_bytes(CONTENT)
-    assert fault(entry, file) == ""
+    assert fault(roads, file) == ""
     assert network_file("roads") == file
     file.write_bytes(CONTENT[:-1] + b"!")
-    assert f"should have {entry.sha256}" in fault(entry, file)
+    assert f"should have {sha256}" in fault(roads, file)
     file.write_bytes(b"")
-    with pytest.raises(
-        WeightsError, match=f"should have {len(CONTENT)} bytes; 'deconvseg weights pull roads'"
-    ):
+    told = f"should have {len(CONTENT)} bytes; 'deconvseg weights pull roads'"
+    with pytest.raises(WeightsError, match=told):
         network_file("roads")
-
-
-def test_fetching(roads: Path, home: Path) -> None:
-    home.mkdir()
-    (home / "roads.safetensors").write_bytes(CONTENT[:-1] + b"!")  # damaged: replaced
-    assert fetch(lookup("roads")) == network_file("roads") == home / "roads.safetensors"
-    assert (home / "roads.safetensors").read_bytes() == CONTENT
-    assert [path.name for path in home.iterdir()] == ["roads.safetensors"]
-
-
-def test_what_is_not_the_file_is_not_kept(roads: Path, home: Path) -> None:
-    roads.write_bytes(CONTENT + b"!")
-    with pytest.raises(WeightsError, match=r"cannot be fetched \(.*hash.*put the file at") as refused:
-        fetch(lookup("roads"))
-    assert "\n" not in str(refused.value)
-    roads.unlink()
-    with pytest.raises(WeightsError, match=r"roads: cannot be fetched \(404"):
-        fetch(lookup("roads"))
-    assert not list(home.iterdir())

@@ -1,4 +1,4 @@
-"""`deconvseg weights`: list, check, fetch, describe, convert and average network files."""
+"""`deconvseg weights`: list, check, describe, convert and average network files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="List, check and fetch networks, look into them, average them and store them smaller.",
+    help="List, find and check networks, look into them, average them and store them smaller.",
 )
 OutputOption = Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="File to write.")]
 
@@ -43,7 +43,7 @@ def list_weights(json_: JsonOption = False, debug: DebugOption = False) -> int:
         for alias in entry.aliases:
             console.say(f"{alias} is {entry.name}")
     console.say("figures are of different data; 'deconvseg weights info NAME' says which")
-    console.say(f"fetched files go to {cache or 'the folder that DECONVSEG_HOME names'}")
+    console.say(f"files got by hand go to {cache or 'the folder that DECONVSEG_HOME names'}")
     return console.DONE
 
 
@@ -75,22 +75,15 @@ def verify(
 @app.command()
 def pull(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="As in `deconvseg weights list`.")],
-    offline: Annotated[
-        bool, switch("--offline", None, "Do not touch the network.", envvar="DECONVSEG_OFFLINE")
-    ] = False,
-    accept_licence: Annotated[
-        bool, switch("--accept-licence", None, "Accept licences that do not allow every use.")
-    ] = False,
     debug: DebugOption = False,
 ) -> int:
-    """Fetch files into the cache, check them, and print their paths; explain those to get by hand."""
+    """Check files and print their paths; explain how to get those that cannot be shipped."""
     from deconvseg.weights import lookup
 
-    entries = [lookup(name) for name in names]  # a mistyped name is told before anything is fetched
     code = console.DONE
-    for entry in entries:
+    for entry in [lookup(name) for name in names]:
         try:
-            print(_pulled(entry, offline, accept_licence), flush=True)
+            print(_pulled(entry), flush=True)
         except DeconvSegError as problem:
             console.failure(problem)
             code = console.SOME_FAILED
@@ -204,30 +197,21 @@ def _described(entry: Entry) -> dict[str, Any]:
     return {**asdict(entry), "where": where, "path": path and str(path)}
 
 
-def _pulled(entry: Entry, offline: bool, accept_licence: bool) -> Path:
-    """The verified file of an entry, fetched if it is not here and may be."""
-    from deconvseg.weights import cache_target, cure, fault, fetch, located
+def _pulled(entry: Entry) -> Path:
+    """The verified file of an entry."""
+    from deconvseg.weights import cache_target, cure, fault, located
 
-    path = located(entry)
-    wrong = fault(entry, path) if path else ""
-    if path and not wrong:
-        return path
-    licence = f"licence: {entry.licence}. {entry.terms}".rstrip()
-    if not entry.url:
-        if path:
+    if path := located(entry):
+        if wrong := fault(entry, path):
             raise WeightsError(f"{path}: {wrong}; {cure(entry)}")
-        target = cache_target(entry)
-        for line in (entry.description, licence, entry.obtain):
-            console.say(f"{entry.name}: {line}")
-        how = f"put it at {target}"
-        if entry.convert_from:
-            names = shlex.quote(entry.convert_from), shlex.quote(str(target))
-            how = f"then run: deconvseg weights convert {names[0]} -o {names[1]}"
-        raise WeightsError(f"{entry.name}: this file is got by hand; {how}")
-    if offline:
-        raise UsageError(f"{entry.name}: has to be fetched, and nothing is fetched with --offline")
-    if not entry.licence_free:
-        console.say(f"{entry.name}: {licence}")
-        if not accept_licence:
-            raise UsageError(f"{entry.name}: not fetched without its licence accepted; give --accept-licence")
-    return fetch(entry)
+        return path
+    if not entry.obtain:
+        raise WeightsError(f"{entry.name}: was shipped and is missing; {cure(entry)}")
+    target = cache_target(entry)
+    for line in (entry.description, f"licence: {entry.licence}. {entry.terms}", entry.obtain):
+        console.say(f"{entry.name}: {line}")
+    source = shlex.quote(entry.convert_from)
+    raise WeightsError(
+        f"{entry.name}: this file is got by hand; then run: deconvseg weights convert {source} "
+        f"-o {shlex.quote(str(target))}"
+    )

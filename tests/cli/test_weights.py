@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from deconvseg import weights
-from deconvseg.errors import WeightsError
 
 from .conftest import EXAMPLES, Run, lines
 
@@ -22,31 +20,18 @@ CONTENT = b"no real network, but a file"
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache folder that does not exist yet."""
     monkeypatch.setenv("DECONVSEG_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("DECONVSEG_OFFLINE", raising=False)
     return tmp_path / "home"
 
 
-@pytest.fixture
-def roads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The registry also knows `roads`, which is not free and whose address answers with nothing; gives what
-    was asked of it."""
-    asked: list[str] = []
-
-    def fetch(entry: weights.Entry) -> Path:
-        asked.append(entry.name)
-        raise WeightsError(f"{entry.name}: cannot be fetched")
-
-    known = weights.registry()
-    url, sha256 = "http://127.0.0.1:9/roads", hashlib.sha256(CONTENT).hexdigest()
-    entry = weights.Entry(
-        "roads", "network", "roads.st", "Roads", "in-house", False, len(CONTENT), sha256, url, terms="Ours."
-    )
-    monkeypatch.setattr(weights, "registry", lambda: {**known, "roads": replace(entry)})
-    monkeypatch.setattr(weights, "fetch", fetch)
-    return asked
+@pytest.fixture(autouse=True)
+def roads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The registry also knows `roads`."""
+    known, sha256 = weights.registry(), hashlib.sha256(CONTENT).hexdigest()
+    entry = weights.Entry("roads", "network", "roads.st", "Roads", "in-house", False, len(CONTENT), sha256)
+    monkeypatch.setattr(weights, "registry", lambda: {**known, "roads": entry})
 
 
-def test_list(inside: Run, home: Path, roads: list[str]) -> None:
+def test_list(inside: Run, home: Path) -> None:
     home.mkdir()
     (home / "roads.st").write_bytes(CONTENT)
     listed = inside("weights", "list")
@@ -91,7 +76,7 @@ def test_info(inside: Run, tiny_network: Path) -> None:
     assert unseen["registry"]["licence_free"] is False
 
 
-def test_verify(inside: Run, home: Path, roads: list[str]) -> None:
+def test_verify(inside: Run, home: Path) -> None:
     right = [
         f"deconvnet-lite: {SHIPPED / 'deconvnet-lite.safetensors'} ok",
         f"fcn8s-lite: {SHIPPED / 'fcn8s-lite.safetensors'} ok",
@@ -115,32 +100,20 @@ def test_verify(inside: Run, home: Path, roads: list[str]) -> None:
     assert document["weights"][1]["status"] == "is not here"
 
 
-def test_pull_of_what_is_here_touches_no_network(inside: Run, home: Path, roads: list[str]) -> None:
+def test_pull_of_what_is_here_checks_it_and_goes_on_after_a_fault(inside: Run, home: Path) -> None:
     home.mkdir()
-    (home / "roads.st").write_bytes(CONTENT)
-    pulled = inside("weights", "pull", "default", "roads", "--offline")
-    assert pulled.returncode == 0
-    places = [SHIPPED / "deconvnet-lite.safetensors", home / "roads.st"]
-    assert pulled.stdout.decode().splitlines() == [str(place) for place in places]
-    refused = inside("weights", "pull", "defualt", "roads")
-    assert (refused.returncode, roads) == (2, [])
+    for content, code in ((CONTENT, 0), (CONTENT[:-1] + b"!", 1)):
+        (home / "roads.st").write_bytes(content)
+        pulled = inside("weights", "pull", "roads", "default")
+        assert pulled.returncode == code
+        assert pulled.stdout.decode().splitlines()[-1] == str(SHIPPED / "deconvnet-lite.safetensors")
+    (line,) = lines(pulled)
+    assert line.startswith(f"error: {home / 'roads.st'}: has sha256 ") and "install deconvseg again" in line
+    (home / "roads.st").unlink()
+    assert lines(inside("weights", "pull", "roads"))[0].startswith("error: roads: was shipped and is missing")
+    refused = inside("weights", "pull", "roads", "defualt")
+    assert (refused.returncode, refused.stdout) == (2, b"")
     assert lines(refused) == ["error: defualt: no network of this name; did you mean 'default'?"]
-
-
-def test_pull_asks_for_what_is_not_free_and_goes_on_after_a_fault(inside: Run, roads: list[str]) -> None:
-    offline = inside("weights", "pull", "roads", "--offline")
-    assert offline.returncode == 1 and "nothing is fetched with --offline" in lines(offline)[0]
-    refused = inside("weights", "pull", "roads")
-    assert refused.returncode == 1
-    shown, error = lines(refused)
-    assert shown == "roads: licence: in-house. Ours."
-    assert "--accept-licence" in error
-    assert roads == []
-    failed = inside("weights", "pull", "roads", "edges", "--accept-licence")
-    assert failed.returncode == 1
-    assert lines(failed)[1:] == ["error: roads: cannot be fetched"]
-    assert failed.stdout.decode() == f"{SHIPPED / 'edges.yml.gz'}\n"
-    assert roads == ["roads"]
 
 
 def test_pull_says_how_to_get_the_authors_network(inside: Run, home: Path) -> None:
