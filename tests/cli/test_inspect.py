@@ -2,7 +2,6 @@
 
 import io
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -52,9 +51,7 @@ def test_the_options_of_a_segmenter(inside: Run, tiny: list[str], tiny_fcn: Path
         assert told["fcn"] == fcn and told["crf"] is None and len(told["boxes"]) == regions
 
 
-def test_box_class_and_stdin_to_stdout(
-    inside: Run, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_box_class_and_stdin_to_stdout(inside: Run, tiny: list[str], tmp_path: Path) -> None:
     options = ["--box", "-20,30.5,150,180", "--class", "cat", *tiny]
     refused = inside("inspect", "layers", CAT, "--json", "--prior", "1", *tiny)
     assert refused.returncode == 2 and "--prior changes nothing for layers" in lines(refused)[-1]
@@ -62,8 +59,7 @@ def test_box_class_and_stdin_to_stdout(
     x0, y0, x1, y1 = told["box"]
     assert x1 - x0 == y1 - y0 == 170 and abs(y0 + y1 - 210.5) <= 2 and x0 == -20
     assert told["class"] == told["score"]["class"] == "cat"
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(CAT.read_bytes())))
-    done = inside("inspect", "layers", "-", "-o", "-", *options)
+    done = inside("inspect", "layers", "-", "-o", "-", *options, stdin=CAT.read_bytes())
     assert done.returncode == 0, done.stderr
     assert Image.open(io.BytesIO(done.stdout)).format == "PNG"
     assert lines(done)[-1] == "- -> -" and not files(tmp_path)
