@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from collections.abc import Callable
@@ -33,9 +34,10 @@ def run(tmp_path: Path) -> Run:
 def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]) -> Run:
     """As `run`, but within this process: for tests to which a process of its own does not matter."""
 
-    def run(*arguments: str | Path) -> subprocess.CompletedProcess[bytes]:
+    def run(*arguments: str | Path, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", ["deconvseg", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
         monkeypatch.setattr(console, "_debug", False)
         capfdbinary.readouterr()
         code = console.run(app)
