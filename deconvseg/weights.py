@@ -16,7 +16,7 @@ from deconvseg.errors import OutputError, WeightsError
 from deconvseg.files import digest
 
 REGISTRY = "registry.toml"
-_FOREST = "edges"
+FOREST = "edges"
 _KINDS = {"network": "a network", "forest": "an edge forest"}
 
 
@@ -151,7 +151,7 @@ def network_file(weights: str | Path) -> Path:
 
 def forest_file(forest: str | Path | None = None) -> Path:
     """The same for a structured edge forest; if omitted, the shipped one."""
-    return _file(_FOREST if forest is None else forest, "forest")
+    return _file(FOREST if forest is None else forest, "forest")
 
 
 def companion_of(weights: str | Path, part: Literal["partner", "classifier"]) -> str | None:

@@ -1,5 +1,6 @@
 """The whole way of a photo with a tiny network: sizes, sameness, and what is refused."""
 
+import gzip
 import os
 import pickle
 import shutil
@@ -215,6 +216,20 @@ def test_identity_names_everything_that_changes_a_result(
         monkeypatch.setattr(name, value)
         hashes.add(identity())
     assert len(hashes) == 4 + len(changes)
+
+
+def test_every_forest_but_the_shipped_one_is_checked(
+    tiny_network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[Path] = []
+    monkeypatch.setattr("deconvseg.proposals.edges.read_forest", checked.append)
+    deconvseg.segmenter._detector.cache_clear()
+    Segmenter(tiny_network).load()
+    assert checked == []
+    other = tmp_path / "edges.yml.gz"
+    other.write_bytes(gzip.compress(gzip.decompress(deconvseg.weights.forest_file().read_bytes()) + b"\n"))
+    Segmenter(tiny_network, forest=other).load()
+    assert checked == [other]
 
 
 def test_networks_and_forests_are_known_by_their_content(

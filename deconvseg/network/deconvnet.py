@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deconvseg.network.base import SegmentationNetwork, rebuilt, resized_kernel, unit, vgg_encoder
+from deconvseg.network.base import SegmentationNetwork, rebuilt, resized_kernel, unit, unpool, vgg_encoder
 
 STRIDE = 32
 """Five 2x2 poolings: one cell of the last pooling sees 32 x 32 pixels of the crop."""
@@ -94,7 +94,7 @@ class DeconvNet(SegmentationNetwork):
         """Deconvolution network: the code and the encoder's switches to scores (B, classes, S, S)."""
         features = self.fc6_deconv(code)
         for stage, where in zip(self.decoder, reversed(switches), strict=False):
-            features = stage(functional.max_unpool2d(features, where, [2, 2]))
+            features = stage(unpool(features, where))
         scores: Tensor = self.seg_score(features)
         if scores.shape[-1] != self.crop_size:
             size = (self.crop_size, self.crop_size)
