@@ -71,8 +71,7 @@ def _system() -> Iterator[Finding]:
     threads = os.environ.get("OMP_NUM_THREADS")
     limit = f", OMP_NUM_THREADS={threads}" if threads else ""
     yield Finding("processors", "ok", f"{cores()} of {os.cpu_count()} for this process{limit}")
-    free = available_memory()
-    if free is not None:
+    if (free := available_memory()) is not None:
         advice = "close other programs; segmenting takes 1.2 GB and more for large photos"
         yield _judged("memory", free >= 2e9, f"{free / 1e9:.1f} GB free", advice)
 
@@ -110,15 +109,12 @@ def _device() -> Iterator[Finding]:
 
     device, cuda = pick_device("auto"), torch.version.cuda
     unused = device.type != "cuda" and which("nvidia-smi") is not None
+    found = f"torch is built for CUDA {cuda}, and finds no GPU" if cuda else "torch is built without CUDA"
+    found = "there is an NVIDIA driver, but " * unused + found
+    found += "; Apple's GPU is used if asked for (mps)" * torch.backends.mps.is_available()
     if device.type == "cuda":
         memory = torch.cuda.get_device_properties(device).total_memory / 1e9
         found = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(device)}, {memory:.0f} GB each"
-    else:
-        found = "there is an NVIDIA driver, but " * unused
-        found += (
-            f"torch is built for CUDA {cuda}, and finds no GPU" if cuda else "torch is built without CUDA"
-        )
-        found += "; Apple's GPU is used if asked for (mps)" * torch.backends.mps.is_available()
     advice = "see what nvidia-smi says; update the driver, or install torch for its version of CUDA"
     yield _judged("device", not unused, f"{device.type}, {pick_precision('auto', device)}: {found}", advice)
 
@@ -128,7 +124,7 @@ def _folders() -> Iterator[Finding]:
 
     folder = cache_folder()
     own = " (DECONVSEG_HOME)" if os.environ.get("DECONVSEG_HOME") else ""
-    advice = "let DECONVSEG_HOME name another folder; only fetched networks need it"
+    advice = "let DECONVSEG_HOME name another folder; only networks got by hand need it"
     if folder is None:
         yield Finding("cache", "warning", "there is no home directory", advice)
     else:

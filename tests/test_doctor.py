@@ -69,37 +69,24 @@ def test_libraries_that_do_not_load_or_are_not_there(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(doctor, "import_module", import_module)
     monkeypatch.setattr(doctor, "version", version)
     findings = found(doctor._libraries)
-    assert findings["torchvision"] == Finding(
-        "torchvision",
-        "fault",
-        "does not load (RuntimeError: operator torchvision::nms does not exist)",
-        "pip install --force-reinstall torch torchvision",
-    )
+    reason = "does not load (RuntimeError: operator torchvision::nms does not exist)"
+    cure = "pip install --force-reinstall torch torchvision"
+    assert findings["torchvision"] == Finding("torchvision", "fault", reason, cure)
     assert findings["ray"] == Finding("ray", "ok", "not installed; optional (pip install 'deconvseg[ray]')")
     assert findings["torch"] == Finding("torch", "ok", "1.0")
 
 
-@pytest.mark.parametrize(
-    ("driver", "cuda", "state", "words"),
-    [
-        (False, None, "ok", ": torch is built without CUDA"),
-        (
-            True,
-            "13.0",
-            "warning",
-            "there is an NVIDIA driver, but torch is built for CUDA 13.0, and finds no GPU",
-        ),
-    ],
-)
-def test_a_gpu_that_is_not_used_is_told(
-    driver: bool, cuda: str | None, state: str, words: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(doctor, "which", lambda name: "/bin/nvidia-smi" if driver else None)
+def test_a_gpu_that_is_not_used_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.version, "cuda", cuda)
-    finding = found(doctor._device)["device"]
-    assert finding.state == state and words in finding.found
-    assert ("nvidia-smi" in finding.advice) is driver
+    for driver, cuda, words in (
+        (None, None, ": torch is built without CUDA"),
+        ("smi", "13.0", "there is an NVIDIA driver, but torch is built for CUDA 13.0, and finds no GPU"),
+    ):
+        monkeypatch.setattr(doctor, "which", lambda name, path=driver: path)
+        monkeypatch.setattr(torch.version, "cuda", cuda)
+        finding = found(doctor._device)["device"]
+        assert finding.state == ("warning" if driver else "ok") and words in finding.found
+        assert ("nvidia-smi" in finding.advice) is bool(driver)
 
 
 def test_a_gpu_and_its_precision(monkeypatch: pytest.MonkeyPatch) -> None:
