@@ -28,21 +28,13 @@ _UNWRITABLE = {errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF
 _TYPERS_INTERRUPTED = 130
 """What Typer returns, and no exception, for a KeyboardInterrupt of whatever signal."""
 
-# What this process was told (--debug) and shows (the bar's console while there is one).
-_debug = False
 _bar_console: Console | None = None
-
-
-def set_debug(value: bool) -> bool:
-    """Remember --debug, given at whatever place."""
-    global _debug
-    _debug = _debug or value
-    return value
+"""The bar's console while there is one."""
 
 
 def debugging() -> bool:
-    """Whether --debug was given."""
-    return _debug
+    """Whether --debug was given, at whatever place."""
+    return "--debug" in sys.argv
 
 
 def run(app: Callable[..., object]) -> int:
@@ -112,7 +104,7 @@ def needs_stdout_alone(*, as_json: bool) -> None:
 
 def failure(problem: Exception, about: str = "") -> None:
     """Print `problem` as one line, if it is not ours with what it is `about`; with --debug its traceback."""
-    if _debug:
+    if debugging():
         traceback.print_exception(problem)
     text = " ".join(str(problem).split())
     if isinstance(problem, DeconvSegError):
@@ -197,10 +189,10 @@ class Progress:
 
     def step(self, text: str = "") -> None:
         """One more of the total is done, and this is to be said of it."""
-        if self.visible:
-            self._bar.update(self._task, advance=1, text=text)
+        self.move(self.done + 1, text)
 
     def move(self, done: int, text: str) -> None:
         """So many of the total are done, and this is to be said of it."""
+        self.done = done
         if self.visible:
             self._bar.update(self._task, completed=done, text=text)

@@ -66,9 +66,7 @@ OverwriteOption = Annotated[
 ]
 JsonOption = Annotated[bool, switch("--json", RUN, "Print one JSON object.", callback=_json)]
 QuietOption = Annotated[bool, switch("--quiet -q", RUN, "Say nothing but errors.")]
-DebugOption = Annotated[
-    bool, switch("--debug", RUN, "Show the traceback of an error.", callback=console.set_debug)
-]
+DebugOption = Annotated[bool, switch("--debug", RUN, "Show the traceback of an error.")]
 
 
 _step = partial(option, STEPS)
@@ -146,19 +144,19 @@ def segmenter_options(*without: str) -> Callable[[Callable[..., int]], Callable[
 
     The command gets that parameter as the dictionary which `load_segmenter` takes.
     """
-    shared = signature(_segmenter_options, eval_str=True).parameters
-    names = [name for name in shared if name not in without]
+    shared = dict(signature(_segmenter_options, eval_str=True).parameters)
+    for name in without:
+        del shared[name]
 
     def with_options(command: Callable[..., int]) -> Callable[..., int]:
         @wraps(command)
         def wrapped(**given: Any) -> int:
-            arguments = {name: given.pop(name) for name in names}
+            arguments = {name: given.pop(name) for name in shared}
             return command(segmenter_arguments=arguments, **given)
 
         parameters: list[Parameter] = []
-        for parameter in signature(command, eval_str=True).parameters.values():
-            own = parameter.name != "segmenter_arguments"
-            parameters += [parameter] if own else [shared[name] for name in names]
+        for name, parameter in signature(command, eval_str=True).parameters.items():
+            parameters += shared.values() if name == "segmenter_arguments" else [parameter]
         parameters = [parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in parameters]
         wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         wrapped.__signature__ = Signature(parameters)  # type: ignore[attr-defined]

@@ -225,21 +225,20 @@ class _Display(ExitStack):
 
     def start(self, run: FolderRun, skipped: int) -> None:
         """The run begins, and so many photos are done already."""
-        self._run, self._ended, self.started = run, skipped, True
+        self._run, self.started = run, True
         self._bar = self.enter_context(console.Progress(run.total, done=skipped, wanted=not self.quiet))
 
     def show(self, record: Record, error: Exception | None) -> None:
         """Say what became of a photo."""
-        self._ended += 1
+        self._bar.step(f"{self._run.rate:.2f} photos/s" if self._run.rate else "")
         if error:
             console.failure(error, about=record["input"])
         elif not self.quiet:
             for note in record.get("notes", ()):
                 console.say(f"note: {record['input']}: {note}")
             if not self._bar.visible:
-                total = self._run.total
-                console.say(f"[{self._ended}/{total}] " * (total > 1) + _sentence(record))
-        self._bar.step(f"{self._run.rate:.2f} photos/s" if self._run.rate else "")
+                place = f"[{self._bar.done}/{self._bar.total}] " * (self._bar.total > 1)
+                console.say(place + _sentence(record))
 
 
 def _sentence(record: Record) -> str:

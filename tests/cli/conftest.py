@@ -38,7 +38,6 @@ def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", ["deconvseg", *map(str, arguments)])
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        monkeypatch.setattr(console, "_debug", False)
         capfdbinary.readouterr()
         code = console.run(app)
         sys.stdout.flush()
