@@ -1,14 +1,16 @@
-"""What the base of the networks knows: averages, unpooling."""
+"""What all networks have in common: averages, unpooling, and arguments that are refused."""
 
 import copy
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
 
 from deconvseg.errors import UsageError
 from deconvseg.network.base import average
+from deconvseg.network.classifier import Classifier
 from deconvseg.network.deconvnet import DeconvNet
 from deconvseg.network.fcn8s import FCN8s
 
@@ -46,3 +48,27 @@ def test_unpooling_does_not_load_torchs_compiler() -> None:
         "unpool(maxima, switches); assert 'sympy' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrong", "message"),
+    [
+        (DeconvNet, {"crop_size": 100}, "multiple of 32"),
+        (DeconvNet, {"crop_size": 0}, "at least 1"),
+        (DeconvNet, {"widths": (8, 8)}, "five entries"),
+        (DeconvNet, {"decoder_convs": ()}, "one to five"),
+        (DeconvNet, {"classes": 1}, "must be 2 to 255"),
+        (DeconvNet, {"decoder_convs": (200,)}, "layers at most 200"),
+        (FCN8s, {"bottleneck": 0}, "at least 1"),
+        (FCN8s, {"encoder_convs": (1, 1, 1, 1)}, "five entries"),
+        (FCN8s, {"head_kernel": 4}, "head_kernel 4 is not an odd"),
+        (FCN8s, {"padding": 50}, "padding 50 is too small"),
+        (FCN8s, {"padding": 0}, "at least 1"),
+        (FCN8s, {"dropout": 1.0}, "dropout 1.0 is not"),
+        (Classifier, {"side": 63}, "side 63 is below 64"),
+    ],
+    ids=str,
+)
+def test_impossible_arguments_are_refused(kind: Any, wrong: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        kind(**{"classes": 4, "widths": (8,) * 5, **wrong})

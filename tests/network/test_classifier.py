@@ -1,4 +1,4 @@
-"""The image classifier: its scores survive its file, folding and 8 bits, and features are pooled rightly."""
+"""The image classifier: its scores survive 8 bits, and features are pooled rightly."""
 
 from __future__ import annotations
 
@@ -9,32 +9,25 @@ import torch
 from deconvseg.images.palette import VOC_CLASSES, palette_for
 from deconvseg.network.checkpoint import NetworkHeader, load_network, save_network
 from deconvseg.network.classifier import Classifier
-from deconvseg.network.fold import prepare
+
+from .networks import randomised
 
 
-def tiny() -> Classifier:
-    torch.manual_seed(0)
-    network = Classifier(21, side=64, widths=(8,) * 5, hidden=16)
-    with torch.no_grad():
-        for _ in range(20):  # BatchNorm's statistics
-            network.train()(torch.rand(16, 3, 64, 64))
-    return network.eval()
-
-
-def test_saved_folded_and_of_8_bits_it_scores_the_same(tmp_path: Path) -> None:
-    network, images = tiny(), torch.rand(3, 3, 64, 64)
+def test_saved_in_8_bits_it_scores_the_same(tmp_path: Path) -> None:
+    network, images = (
+        randomised(Classifier(21, side=64, widths=(8,) * 5, hidden=16)),
+        torch.rand(3, 3, 64, 64),
+    )
+    save_network(tmp_path / "c.safetensors", network, NetworkHeader(VOC_CLASSES, palette_for(21)), "int8")
+    loaded, _ = load_network(tmp_path / "c.safetensors")
     with torch.no_grad():
         before = network(images)
-        save_network(tmp_path / "c.safetensors", network, NetworkHeader(VOC_CLASSES, palette_for(21)), "int8")
-        loaded, _ = load_network(tmp_path / "c.safetensors")
-        assert isinstance(loaded, Classifier)
         assert before.shape == (3, 21, 1, 1)
-        torch.testing.assert_close(loaded(images), before, atol=0.02, rtol=0.02)
-        torch.testing.assert_close(prepare(network, torch.device("cpu"), "fp32")(images), before)
+        torch.testing.assert_close(loaded(images), before, atol=0.02 * float(before.abs().max()), rtol=0.02)
 
 
 def test_features_are_means_maxima_and_the_best_quarter() -> None:
-    network = tiny()
+    network = Classifier(21, side=64, widths=(8,) * 5, hidden=16)
     network.encoder = torch.nn.ModuleList(torch.nn.Identity() for _ in range(5))
     cells = torch.tensor([[0.0, 4, 0, 0], [0, 0, 0, 0], [2, 2, 0, 0], [2, 2, 0, 0]])
     photo = cells.repeat_interleave(32, 0).repeat_interleave(32, 1).expand(1, 3, 128, 128)

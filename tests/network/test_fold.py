@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import cv2
 import pytest
@@ -13,47 +14,42 @@ from torch import nn
 
 from deconvseg.errors import UsageError
 from deconvseg.images.read import read_image
+from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.checkpoint import load_network
+from deconvseg.network.classifier import Classifier
 from deconvseg.network.deconvnet import DeconvNet
-from deconvseg.network.fold import (
-    Precision,
-    _BF16ReLU,
-    pick_device,
-    pick_precision,
-    prepare,
-)
+from deconvseg.network.fcn8s import FCN8s
+from deconvseg.network.fold import Precision, _BF16ReLU, pick_device, pick_precision, prepare
 from deconvseg.weights import network_file
+
+from .networks import randomised
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
-def trained_like(**changes: object) -> DeconvNet:
-    """A small network whose BatchNorms have statistics and weights as after training."""
-    torch.manual_seed(0)
-    arguments = {"classes": 4, "crop_size": 64, "widths": (8, 8, 8, 8, 8), "bottleneck": 16, **changes}
-    network = DeconvNet(**arguments)
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            nn.init.kaiming_normal_(module.weight)
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 2)
-            nn.init.uniform_(module.bias, -0.5, 0.5)
-    for _ in range(5):
-        network.train()(torch.randn(8, 3, 64, 64))
-    return network.eval()
+CROP: dict[str, Any] = {"classes": 4, "crop_size": 64, "widths": (8,) * 5, "bottleneck": 16}
+PHOTO: dict[str, Any] = {"classes": 3, "side": 64, "widths": (6,) * 5, "bottleneck": 8}
+NETWORKS = [
+    DeconvNet(**CROP),
+    DeconvNet(**CROP, encoder_norm=False),
+    DeconvNet(**CROP, decoder_convs=(2, 2, 2, 1)),
+    FCN8s(**PHOTO, padding=100, head_kernel=7, norm=False),
+    FCN8s(**PHOTO, padding=1, head_kernel=5, norm=True),
+    Classifier(4, side=64, widths=(8,) * 5, hidden=16),
+]
 
 
-@pytest.mark.parametrize("changes", [{}, {"encoder_norm": False}, {"decoder_convs": (2, 2, 2, 1)}], ids=str)
-def test_prepared_network_computes_the_same_scores(changes: dict[str, object]) -> None:
-    network = trained_like(**changes)
-    crops = torch.randn(2, 3, 64, 64)
-    with torch.no_grad():
-        want = network(crops)
-        ready = prepare(copy.deepcopy(network), torch.device("cpu"), "fp32")
-        got = ready(crops)
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in ready.modules())
-    assert any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
-    torch.testing.assert_close(got, want, atol=1e-4 * float(want.abs().max()), rtol=1e-4)
+@pytest.mark.parametrize("network", NETWORKS, ids=range(len(NETWORKS)))
+@torch.no_grad()
+def test_prepared_network_computes_the_same_scores(network: SegmentationNetwork) -> None:
+    network = randomised(network)
+    images = torch.randn(2, 3, 70, 99) if isinstance(network, FCN8s) else torch.randn(2, 3, 64, 64)
+    want = network(images)
+    ready = prepare(copy.deepcopy(network), torch.device("cpu"), "fp32")
+    torch.testing.assert_close(ready(images), want, atol=1e-4 * float(want.abs().max()), rtol=1e-4)
+    # One stays: before a fc6 that pads itself, or the few features of a classifier.
+    left = sum(isinstance(module, nn.BatchNorm2d) for module in ready.modules())
+    assert left == (isinstance(network, Classifier) or bool(network.arguments.get("norm")))
 
 
 def test_the_shipped_network_scores_as_before() -> None:
