@@ -50,11 +50,6 @@ class Parity:
     difference: float
     labels: float
 
-    @property
-    def holds(self) -> bool:
-        """Whether scores differ by at most 0.001, and at least 99.9 % of the labels are the same."""
-        return self.difference <= MOST_DIFFERENCE and self.labels >= LEAST_SAME
-
 
 def export_onnx(
     weights: str | Path, target: Path, photos: Sequence[ImageLike] = (), *, opset: int = OPSET
@@ -72,12 +67,16 @@ def export_onnx(
         MissingDependencyError: a library of the extra `export` is not installed.
         UsageError, WeightsError, InputError, OutputError: the opset, network, photo or file is at fault.
     """
-    _require_onnx()
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
+    if missing:
+        raise MissingDependencyError(
+            f"exporting to ONNX needs {', '.join(missing)}; install them (pip install 'deconvseg[export]')"
+        )
     inference = Segmenter(weights, ensemble="off", prior=0, device="cpu", precision="fp32").inference
     crops = normalised(inference.network, inference.header, _crops(inference.network, photos))
     model = onnx_model(inference.network, inference.header, opset)
     parity = _compare(inference.network, model, crops)
-    if not parity.holds:
+    if not (parity.difference <= MOST_DIFFERENCE and parity.labels >= LEAST_SAME):  # nor of NaN
         raise ExportError(
             f"{target}: not written, as ONNX Runtime does not answer as torch does: on {parity.crops} crops "
             f"scores differ by up to {parity.difference:.2g} (should be at most {MOST_DIFFERENCE}), and "
@@ -117,14 +116,6 @@ def _compare(network: SegmentationNetwork, model: object, crops: Tensor) -> Pari
         differences.append(float((forced - theirs).abs().max()))
         labels.append((ours.argmax(1) == theirs.argmax(1)).flatten())
     return Parity(len(crops), max(differences), float(torch.cat(labels).double().mean()))
-
-
-def _require_onnx() -> None:
-    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
-    if missing:
-        raise MissingDependencyError(
-            f"exporting to ONNX needs {', '.join(missing)}; install them (pip install 'deconvseg[export]')"
-        )
 
 
 def onnx_model(network: SegmentationNetwork, header: NetworkHeader, opset: int = OPSET) -> Any:

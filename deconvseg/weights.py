@@ -140,11 +140,10 @@ def cure(entry: Entry) -> str:
 
 
 def network_file(weights: str | Path) -> Path:
-    """The file of a network, given by name (like `default`) or as a path. Nothing is fetched.
+    """The file of a network, given by name (like `default`) or as a path.
 
-    Raises:
-        WeightsError: neither a known name nor an existing file; a known name whose file is not on this
-            machine, or is of another size than it should be; the name of an edge forest.
+    Raises WeightsError if it is neither a known name nor an existing file, if the file of a known name is not
+    on this machine or of another size than it should be, and for the name of an edge forest.
     """
     return _file(weights, "network")
 
@@ -157,7 +156,7 @@ def forest_file(forest: str | Path | None = None) -> Path:
 def companion_of(weights: str | Path, part: Literal["partner", "classifier"]) -> str | None:
     """The name of the network that a named one is used with; None for files, or without one."""
     entry = find(weights) if isinstance(weights, str) else None
-    return (getattr(entry, part) or None) if entry else None
+    return getattr(entry, part, None) or None
 
 
 def is_missing(weights: str | Path) -> bool:

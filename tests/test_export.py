@@ -23,6 +23,8 @@ from deconvseg.network.fcn8s import FCN8s
 from deconvseg.network.fold import prepare
 from deconvseg.segmenter import Segmenter
 
+from .network.networks import randomised
+
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -31,20 +33,6 @@ pytestmark = pytest.mark.slow
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SMALL: dict[str, Any] = {"widths": (4, 5, 6, 7, 8), "encoder_convs": (1, 1, 1, 1, 1), "bottleneck": 9}
 HEADER = NetworkHeader(VOC_CLASSES, palette_for(21), (120, 110, 100.5), 1 / 64)
-
-
-def random(network: SegmentationNetwork) -> SegmentationNetwork:
-    """The network with random weights, and BatchNorms that do something."""
-    torch.manual_seed(0)
-    for module in network.modules():
-        if isinstance(module, torch.nn.Conv2d | torch.nn.ConvTranspose2d) and module.bias is not None:
-            torch.nn.init.kaiming_normal_(module.weight)
-            torch.nn.init.normal_(module.bias, std=0.1)
-        elif isinstance(module, torch.nn.BatchNorm2d):
-            assert module.running_mean is not None and module.running_var is not None
-            module.running_mean.normal_(std=0.1)
-            module.running_var.uniform_(0.5, 2)
-    return network.eval()
 
 
 def ready(network: SegmentationNetwork) -> SegmentationNetwork:
@@ -59,7 +47,7 @@ def photo_like(*shape: int) -> torch.Tensor:
 def network_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("network") / "lite.safetensors"
     lite = DeconvNet(crop_size=32, decoder_convs=(1, 1, 1, 1), encoder_norm=False, **SMALL)
-    save_network(path, random(lite), HEADER)
+    save_network(path, randomised(lite), HEADER)
     return path
 
 
@@ -72,7 +60,7 @@ def exported(network_path: Path, tmp_path_factory: pytest.TempPathFactory) -> tu
 
 def test_crops_of_the_example_photo_are_compared(exported: tuple[Path, Parity]) -> None:
     path, parity = exported
-    assert parity.crops == 20 and parity.holds
+    assert parity.crops == 20
     assert 0 <= parity.difference <= 1e-3 and parity.labels >= 0.999
     assert [file.name for file in path.parent.iterdir()] == ["lite.onnx"]
 
@@ -100,7 +88,7 @@ def test_unpooling_is_by_the_switches_of_the_poolings(
 
 
 def test_an_fcn_answers_as_torch_on_photos_of_all_sizes() -> None:
-    network = ready(random(FCN8s(side=64, head_kernel=3, padding=1, norm=True, **SMALL)))
+    network = ready(randomised(FCN8s(side=64, head_kernel=3, padding=1, norm=True, **SMALL)))
     session = onnx_session(onnx_model(network, HEADER))
     for size in ((1, 64, 64), (1, 96, 64), (2, 50, 77)):
         photos = photo_like(size[0], 3, *size[1:])
@@ -169,7 +157,6 @@ def test_a_file_that_answers_differently_is_not_left(
     with pytest.raises(ExportError, match=reason):
         export_onnx(network_path, tmp_path / "wrong.onnx", [EXAMPLES / "cat.jpg"])
     assert not list(tmp_path.iterdir())
-    assert not Parity(20, 1e-3, 0.9989).holds
 
 
 def test_what_cannot_be_exported(

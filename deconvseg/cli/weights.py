@@ -129,12 +129,7 @@ def convert(
     ] = "float16",
     side: Annotated[
         int | None,
-        option(
-            None,
-            "PX",
-            "Of an FCN-8s or a classifier: the side of photos from now on; nothing is retrained.",
-            min=32,
-        ),
+        option(None, "PX", "Photos' side from now on (FCN-8s or classifier); nothing is retrained.", min=32),
     ] = None,
     overwrite: OverwriteOption = False,
     debug: DebugOption = False,

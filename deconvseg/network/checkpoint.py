@@ -63,13 +63,12 @@ class NetworkHeader:
 def save_network(
     path: Path, network: SegmentationNetwork, header: NetworkHeader, storage: Storage = "float32"
 ) -> None:
-    """Write a network file beside its target and rename it into place.
+    """Write a network, of any dtype and device, beside its target and rename it into place.
 
     Args:
         path: target, by custom ending in `.safetensors`.
-        network: weights of any dtype, on any device.
-        header: classes, palette, preprocessing.
-        storage: `int8` keeps every kernel as 8-bit integers with one float32 scale an output channel.
+        network, header: what it holds.
+        storage: of kernels, as of `write_tensors`.
 
     Raises:
         OutputError: the file cannot be written.
@@ -89,9 +88,7 @@ def copy_network(source: Path, target: Path, changes: Mapping[str, Any]) -> None
     """Copy a network file with some fields of its header replaced; its tensors stay as they are, bit for bit.
 
     The `changes` are fields of `NetworkHeader` and their new values, fit for JSON.
-
-    Raises:
-        WeightsError, OutputError: the source is no network file, or the target cannot be written.
+    Raises WeightsError if the source is no network file, OutputError if the target cannot be written.
     """
     with _opened(source) as (file, document):
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
@@ -101,7 +98,7 @@ def copy_network(source: Path, target: Path, changes: Mapping[str, Any]) -> None
 def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], storage: Storage | None, metadata: Mapping[str, str]
 ) -> None:
-    """Write a safetensors file beside its target and rename it into place.
+    """Write a safetensors file beside its target and rename it into place; errors as of `save_network`.
 
     Args:
         path: target.
@@ -109,9 +106,6 @@ def write_tensors(
         storage: `float16` and `int8` are for kernels (4 axes), all else is float32; `int8` adds one float32
             scale an output channel under `{name}.scale`. None leaves all as they are.
         metadata: of the file.
-
-    Raises:
-        OutputError, WeightsError: as of `save_network`.
     """
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     for name in [name for name, tensor in stored.items() if storage and tensor.is_floating_point()]:
@@ -138,8 +132,7 @@ def write_tensors(
 def describe_network(path: Path) -> tuple[SegmentationNetwork, NetworkHeader]:
     """What a network's file says of it: the network without its numbers (device `meta`), and the header.
 
-    Raises:
-        WeightsError: missing, truncated, or not a deconvseg network.
+    Raises WeightsError if it is missing, truncated, or not a deconvseg network.
     """
     with _opened(path) as (_, document):
         network = build_network(document["architecture"], document["arguments"])
@@ -167,19 +160,17 @@ def describe_network(path: Path) -> tuple[SegmentationNetwork, NetworkHeader]:
 def load_network(path: Path) -> tuple[SegmentationNetwork, NetworkHeader]:
     """Rebuild a network from its file, in float32 on the CPU and in evaluation mode.
 
-    Raises:
-        WeightsError: missing, truncated, not a deconvseg network, or tensors that do not fit its header.
+    Raises WeightsError as `describe_network`, and for tensors that do not fit its header or are no numbers.
     """
     network, header = describe_network(path)
     with _opened(path) as (file, _):
         # One by one: a large network is in memory once, whatever its file stores it as.
         names = [name for name in file.keys() if not name.endswith(".scale")]  # noqa: SIM118 (not a dict)
         state = {name: _expand(file, name) for name in names}
-    shapes, found = ({name: t.shape for name, t in s.items()} for s in (network.state_dict(), state))
-    if wrong := sorted({name for name, _ in shapes.items() ^ found.items()}):
-        raise WeightsError(
-            f"{path}: tensors missing, left over or of the wrong shape: {', '.join(wrong[:5])}"
-        )
+    wanted, found = ({(name, t.shape) for name, t in s.items()} for s in (network.state_dict(), state))
+    if wrong := sorted({name for name, _ in wanted ^ found}):
+        about = ", ".join(wrong[:5])
+        raise WeightsError(f"{path}: tensors missing, left over or of the wrong shape: {about}")
     if broken := [name for name, t in state.items() if not torch.stack(t.aminmax()).isfinite().all()]:
         raise WeightsError(f"{path}: weights that are not numbers: {', '.join(broken[:5])}; train it again")
     network.load_state_dict(state, assign=True)
@@ -197,14 +188,11 @@ def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
             if not document:
                 raise WeightsError(f"{path}: a safetensors file, but not one of deconvseg's networks")
             if document["format"] != FORMAT or document["architecture"] not in ARCHITECTURES:
-                raise WeightsError(
-                    f"{path}: of a format or kind this version does not know; update deconvseg"
-                )
+                told = "of a format or kind this version does not know; update deconvseg"
+                raise WeightsError(f"{path}: {told}")
             yield file, document
     except (SafetensorError, OSError) as error:
-        raise WeightsError(
-            f"{path}: not a readable network file ({error}); fetch or train it again"
-        ) from error
+        raise WeightsError(f"{path}: not a readable network file ({error}); get or train it again") from error
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise WeightsError(f"{path}: the header of this network file is damaged ({error!r})") from error
 
@@ -212,12 +200,10 @@ def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
 def build_network(architecture: str, arguments: Mapping[str, Any]) -> SegmentationNetwork:
     """A network of one of the ARCHITECTURES on the `meta` device: its tensors have shapes and no numbers.
 
-    Raises:
-        ValueError, TypeError, RuntimeError: arguments out of range, or of another name or type.
+    Raises ValueError, TypeError or RuntimeError for arguments out of range, or of another name or type.
     """
-    given = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items()}
     with torch.device("meta"), _NoInitialisation():
-        return ARCHITECTURES[architecture](**given)
+        return ARCHITECTURES[architecture](**arguments)
 
 
 class _NoInitialisation(TorchFunctionMode):
