@@ -143,9 +143,8 @@ def _described(numbers: dict[str, Any]) -> str:
 def _draw_half(axes: Any, found: Inspection, numbers: dict[str, Any], *names: str) -> None:
     """The two maps, and between them the enlarged part of the larger one, which is framed in both."""
     x0, y0, x1, y1 = numbers["window"]
-    first, last, corners, pooled = (
-        found.pictures[f"{name}{numbers['stage']}"] for name in (*names, "corners", "pooled")
-    )
+    maps = (found.pictures[f"{name}{numbers['stage']}"] for name in (*names, "corners", "pooled"))
+    first, last, corners, pooled = maps
     large, small = sorted((first, last), key=len, reverse=True)
     for one, pixels in zip(axes, (first, large[y0:y1, x0:x1], last), strict=True):
         show(one, pixels, "", vmin=float(pixels.min()))
@@ -179,9 +178,8 @@ def draw_proposals(found: Inspection, title: str) -> Figure:
     show(next(places), image, "photo", f"{width} x {height} as it is worked on")
     show(next(places), edges, "edges", f"strength 0 to {edges.max():.2f}", cmap=EDGES)
     boxes = [box for box in found.numbers["boxes"] if box["rank"]]
-    note = "none is long enough"
-    if boxes:
-        note = f"{len(boxes)}, squared; scores {boxes[0]['score']:.2g} to {boxes[-1]['score']:.2g}"
+    scores = [f"{box['score']:.2g}" for box in boxes]
+    note = f"{len(boxes)}, squared; scores {scores[0]} to {scores[-1]}" if boxes else "none is long enough"
     # Grey and dim, so that coloured lines stand out.
     dim = (image.mean(2, keepdims=True) * 0.55 + 25).astype(np.uint8).repeat(3, 2)
     show(place := next(places), dim, "boxes", note)
