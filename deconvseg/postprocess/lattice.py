@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -139,19 +140,38 @@ def _numbered(base: Floats, rank: NDArray[np.int8]) -> tuple[NDArray[np.int32], 
     last = len(spans)
     if strides[last] * (last + 1) >= 2**63:
         raise ValueError("the points are too many deviations apart; take a wider kernel")
-    key = np.zeros(base.shape[1], np.int64)
+    whole: type[np.signedinteger[Any]] = np.int32 if strides[last] < 2**31 else np.int64
+    key = np.zeros(base.shape[1], whole)
     for digit, low, stride in zip(base, least, strides, strict=False):
-        key += (digit - low).astype(np.int64) * stride
+        key += (digit - low).astype(whole) * whole(stride)
     corners = np.empty((base.shape[1], last + 1), np.int32)
     keys, size = [], 0
     for k in range(last + 1):
-        found, which = np.unique(key, return_inverse=True)
+        found, which = _distinct(key)
         corners[:, k] = which + size
-        keys.append(found + k * strides[last])
+        keys.append(found.astype(np.int64) + k * strides[last])
         size += len(found)
         for place, stride in zip(rank, strides, strict=False):
-            key -= (place == last - k) * stride
+            key -= (place == last - k).astype(whole) * whole(stride)
     return corners, np.concatenate(keys), strides
+
+
+def _distinct(keys: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The different ones of whole numbers (N,), ascending, and which of them each number is (N,)."""
+    if keys.dtype != np.int32:
+        return np.unique(keys, return_inverse=True)
+    # NumPy sorts much faster than it finds the order in which to sort, so that goes along in the low bits: a
+    # lattice of 1024 x 683 pixels takes 0.39 s, and with np.unique 0.68 s.
+    pairs = keys.astype(np.int64)
+    pairs <<= 32
+    pairs |= np.arange(len(keys))
+    pairs.sort()
+    order = pairs & 0xFFFFFFFF
+    pairs >>= 32
+    first = np.concatenate([[0], np.flatnonzero(pairs[1:] != pairs[:-1]) + 1])
+    which = np.empty(len(keys), np.int32)
+    which[order] = np.repeat(np.arange(len(first), dtype=np.int32), np.diff(first, append=len(keys)))
+    return pairs[first], which
 
 
 def _blurs(keys: NDArray[np.int64], strides: list[int]) -> list[csr_matrix]:
