@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from deconvseg.batch.run import FolderRun, Options, segment_folder
+    from deconvseg.batch.run import FolderRun, segment_folder
+    from deconvseg.batch.work import Options
 
 __all__ = ["FolderRun", "Options", "segment_folder"]
 

@@ -21,13 +21,14 @@ from deconvseg.batch.records import (
     read_records,
 )
 from deconvseg.batch.results_folder import ResultsFolder
-from deconvseg.batch.shard import Shard, lock_run
+from deconvseg.batch.shard import Shard, lock_moment, lock_run
 from deconvseg.errors import OutputError, UsageError
-from deconvseg.files import replacing
+from deconvseg.files import read_json_lines, replacing
+from deconvseg.remote import status
 
-MANIFEST, PENDING = "segment.jsonl", ".segment-more.json"
-_OF_SHARDS, _PENDING_OF_SHARDS = "segment.*-of-*.jsonl", ".segment-more.*-of-*.json"
-_ALL = (MANIFEST, PENDING, _OF_SHARDS, _PENDING_OF_SHARDS)
+MANIFEST, JOURNAL = "segment.jsonl", ".segment-journal"
+_OF_SHARDS, _JOURNALS_OF_SHARDS = "segment.*-of-*.jsonl", ".segment-journal.*-of-*"
+_ALL = (MANIFEST, JOURNAL, _OF_SHARDS, _JOURNALS_OF_SHARDS)
 _SEND_INTERVAL = 30.0
 _CRASHES = 2
 
@@ -35,17 +36,17 @@ _CRASHES = 2
 class Manifest:
     """The manifest of one results folder, read on creation; or that of one shard, and beside it the others.
 
-    At every moment, also after a kill, it holds one line for each finished photo and none for another. A file
-    beside it names pending files: our results that have no line, of a run under way or stopped, or of another
-    choice of kinds, and `run_files`, those of the run as a whole. Each shard writes its own files and reads
-    all; of several lines of a photo, that in the manifest written last counts. A run of the whole takes the
-    lines of all shards.
+    At every moment, also after a kill, it holds one line for each finished photo and none for another. Each
+    shard writes its own files and reads all; of several lines of a photo, that in the manifest written last
+    counts. A run of the whole takes the lines of all shards.
 
-    Another file has the photos that are under way, and how many runs have ended without cleaning up while
-    they were. `crashed` are those of earlier runs, by name.
+    A journal beside it names pending files: our results that have no line, of a run under way or stopped, or
+    of another choice of kinds, and `run_files`, those of the run as a whole. It has a line, too, as a photo
+    begins and ends: those that have not ended were under way as a run ended without cleaning up. `crashed`
+    are those of earlier runs, by name, and the number of such runs.
 
-    In a remote folder manifest and pending files are sent now and then: a kill can lose the lines of the last
-    seconds, whose photos are then done again. No lock keeps another machine away from it.
+    In a remote folder both are sent now and then: a kill can lose the lines of the last seconds, whose photos
+    are then done again. No lock keeps another machine away from it.
     """
 
     def __init__(
@@ -54,10 +55,8 @@ class Manifest:
         self.folder, self.run_files, self.shard = folder, run_files, shard
         part = f".{shard}" if shard else ""
         self.path = folder.root / f"segment{part}.jsonl"
-        self._pending_path = folder.root / f".segment-more{part}.json"
-        self._under_way_path = folder.root / f".segment-under-way{part}.json"
-        self._under_way: dict[str, list[Any]] = {}
-        self._sent = 0.0
+        self._journal = folder.root / f"{JOURNAL}{part}"
+        self._sent = time.monotonic()
         self._read_all()
 
     @contextmanager
@@ -71,8 +70,8 @@ class Manifest:
             try:
                 yield
             finally:
-                self._under_way.clear()
-                self._note_under_way()
+                with suppress(OutputError):  # a full disk is told before
+                    self._write_journal()
                 self._send()
 
     def _read_all(self) -> None:
@@ -80,15 +79,15 @@ class Manifest:
         self._records: dict[str, Record] = {}  # of a large folder it is not held twice
         self._records = self._lines_of_all()
         root = self.folder.root
-        paths = (root / PENDING, *root.glob(_PENDING_OF_SHARDS))
-        self._pending = {name for path in paths for name in _read_json(path, list)}
-        self.crashed: dict[str, list[Any]] = dict(_read_json(self._under_way_path, dict))
+        self._own_pending, self.crashed = _read_journal(self._journal)
+        journals = (root / JOURNAL, *root.glob(_JOURNALS_OF_SHARDS))
+        self._pending = self._own_pending.union(*(_read_journal(path)[0] for path in journals))
 
     def _lines_of_all(self) -> dict[str, Record]:
         """By name, each photo's line; of several that of the manifest that was written last."""
         records: dict[str, Record] = {}
-        root = self.folder.root
-        for path in sorted([root / MANIFEST, *root.glob(_OF_SHARDS)], key=_modified):
+        paths = self.folder.root / MANIFEST, *self.folder.root.glob(_OF_SHARDS)
+        for path in sorted(paths, key=lambda path: status(str(path))[1] or 0):
             records |= read_records(path)
         return records
 
@@ -151,18 +150,17 @@ class Manifest:
         others = [record for name, record in self._records.items() if name not in names]
         if self.shard:
             others = [record for record in others if self.shard.holds(record["name"])]
-            self._pending = set(_read_json(self._pending_path, list))
+            self._pending = self._own_pending
         for task in tasks:
             old = self._records.get(task.photo.name)
             self._pending.update(old["outputs"].values() if old else ())
             self._pending.update(map(self.folder.name_of, filter(None, task.outputs.values())))
         self._pending.update(map(self.folder.name_of, self.run_files))
-        self._write_json(self._pending_path, sorted(self._pending))
+        self._write_journal()
         self._write([*others, *map(self._relative, done.values())])
         self._send()
-        self.folder.expect(self._pending)
         if not self.shard:
-            for pattern in (_OF_SHARDS, _PENDING_OF_SHARDS, ".segment-under-way.*-of-*.json"):
+            for pattern in (_OF_SHARDS, _JOURNALS_OF_SHARDS):
                 for path in self.folder.root.glob(pattern):
                     self.folder.remove(path.name)
 
@@ -176,19 +174,26 @@ class Manifest:
         if before == photo and crashes >= _CRASHES:
             return False
         self.crashed.pop(name, None)
-        self._under_way[name] = [photo, crashes + 1 if before == photo else 1]
-        self._note_under_way()
+        self._note(begun={name: [photo, crashes + 1 if before == photo else 1]})
         return True
 
-    def _note_under_way(self) -> None:
-        with suppress(OutputError):  # a full disk is told where the photo's line is written
-            self._write_json(self._under_way_path, self.crashed | self._under_way, durable=False)
+    def _note(self, **entry: object) -> None:
+        # A full disk is told where the photo's line is written.
+        with suppress(OSError), self._journal.open("ab") as stream:
+            stream.write(json.dumps(entry).encode() + b"\n")
+
+    def _write_journal(self) -> None:
+        entries = {"pending": sorted(self._pending), "begun": self.crashed}
+        if any(entries.values()):
+            with replacing(self._journal, durable=True) as stream:
+                stream.write(json.dumps(entries).encode() + b"\n")
+        else:
+            self.folder.remove(self._journal.name)
 
     def _send(self) -> None:
-        for path in (self.path, self._pending_path):
+        for path in (self.path, self._journal):
             if path.exists():
                 self.folder.send(path, keep=True)
-        self._sent = time.monotonic()
 
     def add(self, record: Record) -> Record:
         """Append the final line of a photo; returns its record with what stays of that of an earlier run.
@@ -203,10 +208,10 @@ class Manifest:
                 stream.write(line_of(self._relative(record)))
         except OSError as error:
             raise OutputError(f"{self.path}: cannot be written ({error.strerror}); check the disk") from error
-        if self._under_way.pop(record["name"], None):
-            self._note_under_way()
+        self._note(ended=record["name"])
         if time.monotonic() - self._sent > _SEND_INTERVAL:
-            self._send()
+            self.folder.send(self.path, keep=True)
+            self._sent = time.monotonic()
         return record
 
     def _with_old(self, record: Record, old: Record) -> Record:
@@ -239,25 +244,47 @@ class Manifest:
         records = read_records(self.path)
         self._write(sorted(records.values(), key=lambda record: places.get(record["name"], -1)))
         named = {path for record in records.values() for path in record["outputs"].values()}
-        left = {name for name in self._pending - named if self.folder.exists(name)}
-        left.update(map(self.folder.name_of, self.run_files))
-        self._write_json(self._pending_path, sorted(left))
+        self.folder.refresh(())  # other processes may have made results
+        self._pending = {name for name in self._pending - named if self.folder.exists(name)}
+        self._pending.update(map(self.folder.name_of, self.run_files))
+        self._write_journal()
 
-    def files_of(self, kind: str, settings: str | None, options: Mapping[str, str]) -> tuple[list[Path], int]:
-        """The results of a kind of all photos that are done by now, in order of the photos' names.
+    def write_coco(
+        self, target: Path, settings: str | None, options: Mapping[str, str]
+    ) -> tuple[list[str], int]:
+        """Put the `coco` results of all photos that are done with these settings into one file, by name.
+
+        So it depends on what is done alone: not on stops, on the order of finishing, or on how the photos
+        were shared out. Shards do it one after the other: the last one sees what all have done.
 
         Returns:
-            Those made with these settings and options (see Record), and how many others there are.
+            A line for each result that cannot be used, and how many were made with other settings.
+
+        Raises:
+            OutputError: the file cannot be written.
         """
+        from deconvseg.images.coco import merge_coco
+
+        wanted, merged = (settings, options.get("coco")), None
+        for _ in range(2):  # stores have no locks: another shard may have ended meanwhile
+            with lock_moment(self.folder.root, "coco"):
+                parts, others = self._coco_files(wanted)
+                if parts == merged:
+                    break
+                problems, merged = merge_coco(parts, target), parts
+                self.folder.send(target)
+        return [self.folder.shown(problem) for problem in problems], others
+
+    def _coco_files(self, wanted: tuple[str | None, str | None]) -> tuple[list[Path], int]:
+        """Those of these settings and option that are there by now; and how many others there are."""
         self._send()
         self.folder.refresh(_ALL)
         records = sorted(self._lines_of_all().values(), key=lambda record: record["name"])
-        there = [record for record in records if record["status"] != "failed" and kind in record["outputs"]]
-        wanted = settings, options.get(kind)
+        there = [record for record in records if record["status"] != "failed" and "coco" in record["outputs"]]
         alike = [
-            record["outputs"][kind]
+            record["outputs"]["coco"]
             for record in there
-            if (record["settings"], record["options"].get(kind)) == wanted
+            if (record["settings"], record["options"].get("coco")) == wanted
         ]
         root = self.folder.root
         self.folder.fetch(name for name in alike if not (root / name).exists())
@@ -274,25 +301,14 @@ class Manifest:
         with replacing(self.path, durable=True) as stream:
             stream.writelines(map(line_of, records))
 
-    def _write_json(self, path: Path, content: list[str] | dict[str, Any], *, durable: bool = True) -> None:
-        if content:
-            with replacing(path, durable=durable) as stream:
-                stream.write(json.dumps(content).encode())
-        else:
-            self.folder.remove(path.name)
 
-
-def _read_json(path: Path, kind: type) -> Any:
-    """The list or dictionary in a file, an empty one if there is none or it is damaged."""
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        content = None
-    return content if isinstance(content, kind) else kind()
-
-
-def _modified(path: Path) -> int:
-    try:
-        return path.stat().st_mtime_ns
-    except OSError:
-        return 0
+def _read_journal(path: Path) -> tuple[set[str], dict[str, list[Any]]]:
+    """The names that are pending, and by name what has begun and not ended."""
+    pending: set[str] = set()
+    begun: dict[str, list[Any]] = {}
+    with suppress(OSError):
+        for entry in read_json_lines(path):
+            pending.update(entry.get("pending", ()))
+            begun |= entry.get("begun", {})
+            begun.pop(entry.get("ended", ""), None)
+    return pending, begun

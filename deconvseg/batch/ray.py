@@ -18,13 +18,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from deconvseg.batch.work import Job, Work, through_network
+from deconvseg.batch.work import Job, Options, Work, through_network
 from deconvseg.errors import InputError, MissingDependencyError, UsageError, WorkerError
 from deconvseg.machine import cores as own_cores
 from deconvseg.remote import is_remote
 
 if TYPE_CHECKING:
-    from deconvseg.batch.run import Options, Report
+    from deconvseg.batch.run import Report
     from deconvseg.regions import Inference, Prepared
 
 # Photos a dataset: Ray knows of all of them at once, and each dataset starts its networks anew.

@@ -56,9 +56,6 @@ class ResultsFolder:
             stale: names of files that are removed from a folder there if they are not in it here.
         """
 
-    def expect(self, names: Iterable[str]) -> None:
-        """Take these results for existing; other processes may make them."""
-
     def exists(self, name: str) -> bool:
         """Whether there is such a result."""
         # os.path, as pathlib's question raises where a name is too long; that costs its own photo alone.
@@ -137,9 +134,6 @@ class RemoteFolder(ResultsFolder):
                 if not keep:
                     path.unlink()
         self._there.add(self.name_of(path))
-
-    def expect(self, names: Iterable[str]) -> None:  # noqa: D102
-        self._there.update(names)
 
     def exists(self, name: str) -> bool:  # noqa: D102
         return name in self._there

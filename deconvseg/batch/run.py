@@ -7,25 +7,22 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from importlib.util import find_spec
 from os import PathLike, fspath
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from deconvseg.batch.coco import COCO, write_run_coco
 from deconvseg.batch.inputs import STDIN
 from deconvseg.batch.manifest import Manifest
 from deconvseg.batch.plan import STDOUT, Plan, make_plan
 from deconvseg.batch.ray import NO_RAY, run_on_ray
 from deconvseg.batch.records import Record, new_record
 from deconvseg.batch.shard import Shard
-from deconvseg.batch.work import Done, Job, Work, through_network
+from deconvseg.batch.work import Done, Job, Options, Work, through_network
 from deconvseg.errors import DeconvSegError, InputError, MissingDependencyError, UsageError, one_line
 from deconvseg.identity import code_digest
 from deconvseg.images.kinds import KINDS
-from deconvseg.images.read import MAX_PIXELS
 from deconvseg.machine import available_memory, cores, is_out_of_memory, pool
 
 if TYPE_CHECKING:
@@ -40,43 +37,11 @@ WORKER_BYTES = 500 << 20
 _CRASHED = "twice a run was killed with it under way; it is left out: mend or remove it, or overwrite"
 
 
-@dataclass(frozen=True)
-class Options:
-    """What a folder run does besides what its Segmenter says.
-
-    Attributes:
-        save: kinds of result (keys of `images.kinds.KINDS`); the first is what a single file is.
-        legend: name the colours on overlays.
-        polygons: outlines in COCO files are polygons, not RLE.
-        max_pixels: larger photos fail unread.
-        overwrite: redo photos that are done, and replace files that no earlier run has made.
-        workers: threads that read and write photos beside the network, 0 for none; on Ray, networks. None
-            chooses.
-        shard: `I/N`, to do one of N shares of the photos.
-        engine: `local` or `ray`.
-        ray_address: HOST:PORT of a cluster, or `auto` for the one this machine is in; None starts Ray here.
-        ray_threads: cores of each network on Ray's CPUs; None leaves a quarter of all to the rest.
-        ray_talks: show what Ray says.
-    """
-
-    save: Sequence[str] = ("labels",)
-    legend: bool = False
-    polygons: bool = False
-    max_pixels: int = MAX_PIXELS
-    overwrite: bool = False
-    workers: int | None = None
-    shard: str | None = None
-    engine: Literal["local", "ray"] = "local"
-    ray_address: str | None = None
-    ray_threads: int | None = None
-    ray_talks: bool = False
-
-
 def segment_folder(
     inputs: str | PathLike[str] | Sequence[str | PathLike[str]],
     output: str | PathLike[str],
     segmenter: Segmenter | None = None,
-    options: Options = Options(),
+    options: Options = Options(),  # noqa: B008 (frozen)
     listener: Listener | None = None,
 ) -> FolderRun:
     """Segment photos into a folder of results, as `deconvseg segment` does.
@@ -138,7 +103,7 @@ class FolderRun:
         self._tasks = plan.only(shard).tasks if shard else plan.tasks
         self.total = len(self._tasks)
         self._options, self._listener = options, listener
-        self._coco = plan.folder.root / COCO if plan.folder and "coco" in options.save else None
+        self._coco = plan.folder.root / "coco.json" if plan.folder and "coco" in options.save else None
         self.manifest = None
         if plan.folder:
             self.manifest = Manifest(plan.folder, [self._coco] if self._coco else [], shard)
@@ -174,10 +139,10 @@ class FolderRun:
         """
         segmenter = work = None
         if not all(task.photo.missing for task in self._tasks):
-            segmenter, options = load(), self._options
+            segmenter = load()
             folder = self.manifest.folder if self.manifest else None
-            work = Work(segmenter, options.legend, options.polygons, options.max_pixels, folder)
-            self._settings, self._shaped = _settings_hash(segmenter), work.options()
+            work = Work(segmenter, self._options, folder)
+            self._settings, self._shaped = _settings_hash(segmenter), work.shaped()
         with self.manifest.locked() if self.manifest else nullcontext():
             if self.manifest:
                 self._skip_done(self.manifest)
@@ -275,7 +240,7 @@ class FolderRun:
 
     def _write_coco(self, manifest: Manifest, target: Path) -> None:
         try:
-            problems, others = write_run_coco(manifest, target, self._settings, self._shaped)
+            problems, others = manifest.write_coco(target, self._settings, self._shaped)
         except DeconvSegError as error:
             problems, others = [str(error)], 0
         self.problems += problems

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,38 @@ SCORES_BYTES = 6_000_000_000
 
 Fused: TypeAlias = "tuple[Prepared, NDArray[np.float32]]"
 """A photo behind the network, and its class probabilities, float32 (C, h, w), of `Prepared.image`."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a folder run does besides what its Segmenter says.
+
+    Attributes:
+        save: kinds of result (keys of `images.kinds.KINDS`); the first is what a single file is.
+        legend: name the colours on overlays.
+        polygons: outlines in COCO files are polygons, not RLE.
+        max_pixels: larger photos fail unread.
+        overwrite: redo photos that are done, and replace files that no earlier run has made.
+        workers: threads that read and write photos beside the network, 0 for none; on Ray, networks. None
+            chooses.
+        shard: `I/N`, to do one of N shares of the photos.
+        engine: `local` or `ray`.
+        ray_address: HOST:PORT of a cluster, or `auto` for the one this machine is in; None starts Ray here.
+        ray_threads: cores of each network on Ray's CPUs; None leaves a quarter of all to the rest.
+        ray_talks: show what Ray says.
+    """
+
+    save: Sequence[str] = ("labels",)
+    legend: bool = False
+    polygons: bool = False
+    max_pixels: int = MAX_PIXELS
+    overwrite: bool = False
+    workers: int | None = None
+    shard: str | None = None
+    engine: Literal["local", "ray"] = "local"
+    ray_address: str | None = None
+    ray_threads: int | None = None
+    ray_talks: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,18 +114,16 @@ class Work:
     """What happens to a photo before and after the network; can be pickled. Errors are results, not raised.
 
     The segmenter is pickled without its network, which neither step needs. Results go to the `folder`, if it
-    is one; the rest is as in `run.Options`.
+    is one.
     """
 
     segmenter: Segmenter
-    legend: bool = False
-    polygons: bool = False
-    max_pixels: int = MAX_PIXELS
+    options: Options = Options()
     folder: ResultsFolder | None = None
 
-    def options(self) -> dict[str, str]:
-        """Kind of result -> what of this shapes it, besides the Segmenter's settings, which shape all."""
-        chosen = {"legend": self.legend, "polygons": self.polygons}
+    def shaped(self) -> dict[str, str]:
+        """Kind of result -> the option that shapes it, besides the Segmenter's settings, which shape all."""
+        chosen = vars(self.options)
         return {name: option for name, kind in KINDS.items() for option in kind.options if chosen.get(option)}
 
     def prepare(self, job: Job) -> tuple[Job, Prepared | Exception]:
@@ -107,7 +137,7 @@ class Work:
 
     def _prepare(self, job: Job) -> Prepared:
         start = time.perf_counter()
-        photo = read_photo(opened(job.source), max_pixels=self.max_pixels, name=job.title)
+        photo = read_photo(opened(job.source), max_pixels=self.options.max_pixels, name=job.title)
         if "scores" in job.outputs:
             self._refuse_large(job, photo)
         seconds = {"read": time.perf_counter() - start}
@@ -121,7 +151,7 @@ class Work:
             KINDS[kind].paints for kind in job.outputs
         ):
             result = replace(result, pixels=self._read_whole(job, result))
-        options = {"file_name": job.file_name, "legend": self.legend, "polygons": self.polygons}
+        options = vars(self.options) | {"file_name": job.file_name}
         for kind, target in job.outputs.items():
             KINDS[kind].write(result, target, options)
         files = {kind: path for kind, path in job.outputs.items() if isinstance(path, Path)}
@@ -151,7 +181,7 @@ class Work:
 
     def _read_whole(self, job: Job, result: Segmentation) -> NDArray[np.uint8]:
         """The photo at its own size, read again: meanwhile it would fill the memory."""
-        image = read_image(opened(job.source), max_pixels=self.max_pixels, name=job.title)
+        image = read_image(opened(job.source), max_pixels=self.options.max_pixels, name=job.title)
         if image.shape[:2] != result.labels.shape:
             raise InputError(f"{job.title}: was changed while it was read; run the same again")
         return image

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from deconvseg.batch.coco import write_run_coco
 from deconvseg.batch.inputs import Photo
 from deconvseg.batch.manifest import Manifest
 from deconvseg.batch.records import new_record
@@ -42,7 +41,7 @@ class Shards:
     def end(self, index: int) -> int:
         """The shard is through; returns how many photos are left out."""
         manifest = Manifest(ResultsFolder(self.folder), shard=Shard(index, 2))
-        problems, others = write_run_coco(manifest, self.folder / "coco.json", "s1", {})
+        problems, others = manifest.write_coco(self.folder / "coco.json", "s1", {})
         assert not problems
         return others
 

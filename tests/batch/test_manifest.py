@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from deconvseg.batch.inputs import Photo
-from deconvseg.batch.manifest import MANIFEST, PENDING, Manifest
+from deconvseg.batch.manifest import JOURNAL, MANIFEST, Manifest
 from deconvseg.batch.plan import Task
 from deconvseg.batch.records import Record, new_record
 from deconvseg.batch.results_folder import ResultsFolder
@@ -264,12 +264,12 @@ def test_results_of_a_stopped_run_are_ours(task: Task, tmp_path: Path) -> None:
     manifest.finish([])
     opened(tmp_path).refuse_foreign([task, more])
     assert (tmp_path / "out" / "a.color.png").exists()  # ours, but the stop has cost its line
-    assert json.loads((tmp_path / "out" / PENDING).read_text()) == ["a.color.png"]
+    assert json.loads((tmp_path / "out" / JOURNAL).read_text())["pending"] == ["a.color.png"]
     manifest = opened(tmp_path)
     manifest.start([task], {})
     finish(manifest, task, "s2")
     manifest.finish([])
-    assert not (tmp_path / "out" / PENDING).exists()
+    assert not (tmp_path / "out" / JOURNAL).exists()
 
 
 def test_result_of_another_photo_is_refused(
@@ -321,13 +321,14 @@ def test_photo_of_another_folder_by_the_same_words_is_refused(
 
 def test_a_photo_whose_line_is_written_is_not_blamed_for_a_kill(task: Task, tmp_path: Path) -> None:
     """A run was killed between the photo's line and the note that it is no longer under way."""
-    under_way = tmp_path / "out" / ".segment-under-way.json"
-    under_way.write_text(json.dumps({task.photo.name: [["s1", 1, 0.0], 1]}))
+    journal = tmp_path / "out" / JOURNAL
+    journal.write_text(json.dumps({"begun": {task.photo.name: [["s1", 1, 0.0], 1]}}))
     manifest = opened(tmp_path)
     with manifest.locked():
         manifest.start([task], manifest.find_done([task], "s1", {}))
         assert not manifest.crashed
-    assert not under_way.exists()
+        manifest.finish([task])
+    assert not journal.exists()
 
 
 @pytest.mark.parametrize("lacking", ["path", "digests", "width"])
@@ -336,6 +337,6 @@ def test_a_line_of_an_older_version_costs_its_photo_alone(task: Task, tmp_path: 
     manifest = tmp_path / "out" / MANIFEST
     record = json.loads(manifest.read_text())
     del record[lacking]
-    manifest.write_bytes(b"\xff\n" + json.dumps(record).encode())
+    manifest.write_bytes(b"\xff\n" + json.dumps(record | {"notes": None, "more": 1}).encode())
     opened(tmp_path).refuse_foreign([task])
     assert is_done(task, tmp_path) is (lacking != "digests")
