@@ -13,8 +13,6 @@ from pathlib import Path
 from deconvseg.errors import OutputError, UsageError
 from deconvseg.files import lock
 
-_PATIENCE = 5.0
-
 
 @dataclass(frozen=True)
 class Shard:
@@ -37,7 +35,11 @@ class Shard:
 
     def holds(self, name: str) -> bool:
         """Whether the photo with this name is in the shard."""
-        digest = hashlib.sha256(_in_bytes(name)).digest()
+        try:  # as the disk has it, so the same whatever the machine's encoding of file names is
+            encoded = os.fsencode(name)
+        except UnicodeEncodeError:  # of a remote store
+            encoded = name.encode("utf-8", "surrogatepass")
+        digest = hashlib.sha256(encoded).digest()
         return int.from_bytes(digest[:8], "big") % self.count == self.index
 
     def __str__(self) -> str:
@@ -53,16 +55,12 @@ def lock_run(folder: Path, shard: Shard | None) -> Iterator[None]:
         OutputError: the folder cannot be written.
     """
     with ExitStack() as held:
-        _hold(held, folder, shard)
-        if shard:
-            # Other shards that look at this moment hold it just as briefly; a run holds it for long.
-            with ExitStack() as moment:
-                _hold(moment, folder, None, _PATIENCE)
-        for path in folder.glob(_name("*-of-*")):
-            other = path.name.split(".")[2]
-            if not shard or not other.endswith(f"-of-{shard.count}"):
-                with ExitStack() as moment:
-                    _hold(moment, folder, other, _PATIENCE if shard else 0)
+        with lock_moment(folder, "start"):  # one after the other looks who is at work
+            for path in folder.glob(".segment.*.lock"):
+                if not shard or not path.name.endswith(f"-of-{shard.count}.lock"):
+                    with ExitStack() as moment:
+                        _hold(moment, path)
+            _hold(held, folder / f".segment.{shard or 'whole'}.lock")
         yield
 
 
@@ -73,29 +71,18 @@ def lock_moment(folder: Path, what: str) -> Iterator[None]:
     Raises OutputError if the folder cannot be written.
     """
     with ExitStack() as held:
-        _hold(held, folder, what, -1)
+        _hold(held, folder / f".segment-{what}.lock", patience=-1)
         yield
 
 
-def _hold(held: ExitStack, folder: Path, shard: Shard | str | None, patience: float = 0) -> None:
+def _hold(held: ExitStack, path: Path, patience: float = 0) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        held.enter_context(lock(folder / _name(shard), patience=patience))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        held.enter_context(lock(path, patience=patience))
     except TimeoutError as error:
-        whose = f"shard {shard}" if shard else "another run"
-        raise UsageError(f"{folder}: {whose} is at work here; wait for its end, or stop it") from error
+        at_work = path.name.split(".")[2]
+        whose = "another run" if at_work == "whole" else f"shard {at_work}"
+        raise UsageError(f"{path.parent}: {whose} is at work here; wait for its end, or stop it") from error
     except OSError as error:
         reason = error.strerror or error
-        raise OutputError(f"{folder}: cannot be written ({reason}); choose another folder") from error
-
-
-def _in_bytes(name: str) -> bytes:
-    """The name as the disk has it, so the same whatever the machine's encoding of file names is."""
-    try:
-        return os.fsencode(name)
-    except UnicodeEncodeError:  # of a remote store
-        return name.encode("utf-8", "surrogatepass")
-
-
-def _name(shard: Shard | str | None) -> str:
-    return f".segment.{shard}.lock" if shard else ".segment.lock"
+        raise OutputError(f"{path.parent}: cannot be written ({reason}); choose another folder") from error

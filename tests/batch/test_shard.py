@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -49,8 +48,7 @@ def test_parse() -> None:
             Shard.parse(wrong)
 
 
-def test_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deconvseg.batch.shard._PATIENCE", 0.1)
+def test_locks(tmp_path: Path) -> None:
     out = tmp_path / "new" / "out"
     first, second = Shard(0, 2), Shard(1, 2)
     with lock_run(out, None):
@@ -79,27 +77,3 @@ def test_what_the_run_raises_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="file: cannot be written"), lock_run(tmp_path / "file", None):
         pass
-
-
-def test_a_run_that_comes_as_another_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who leaves takes the lock's file away, and a third makes it anew, after the second has opened it."""
-    fcntl = pytest.importorskip("fcntl")
-    flock = fcntl.flock
-    with lock_run(tmp_path, None):
-        (lock,) = tmp_path.iterdir()
-    third = ExitStack()
-
-    def meanwhile(number: int, operation: int) -> None:
-        if not lock.exists():  # filelock tries whether the file system has locks, on a file without a name
-            return flock(number, operation)
-        monkeypatch.setattr(fcntl, "flock", flock)
-        lock.unlink()
-        third.enter_context(lock_run(tmp_path, None))
-        return flock(number, operation)
-
-    monkeypatch.setattr(fcntl, "flock", meanwhile)
-    with third:
-        with pytest.raises(UsageError, match="another run is at work here"), lock_run(tmp_path, None):
-            pass
-        assert list(tmp_path.iterdir()) == [lock]
-    assert not list(tmp_path.iterdir())
