@@ -75,19 +75,15 @@ def status(place: str) -> tuple[int | None, float | None]:
         return size, None
 
 
-def read(address: str) -> bytes:
-    """A file's content."""
-    store, path = store_of(address)
-    with refused(InputError, address, "read"):
-        content: bytes = store.cat_file(path)
-        return content
-
-
 def opened(source: str | bytes) -> str | BinaryIO:
     """What `images.read` reads, of a path, a remote address, which is fetched, or a photo's content."""
-    if isinstance(source, str):
-        return io.BytesIO(read(source)) if is_remote(source) else source
-    return io.BytesIO(source)
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    if not is_remote(source):
+        return source
+    store, path = store_of(source)
+    with refused(InputError, source, "read"):
+        return io.BytesIO(store.cat_file(path))
 
 
 def store_of(address: str) -> tuple[Any, str]:

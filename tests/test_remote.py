@@ -10,7 +10,7 @@ import pytest
 
 from deconvseg.batch.results_folder import ResultsFolder
 from deconvseg.errors import InputError, MissingDependencyError, OutputError, UsageError
-from deconvseg.remote import find, is_remote, normal, read, status, without_query
+from deconvseg.remote import find, is_remote, normal, opened, status, without_query
 
 
 @pytest.fixture
@@ -50,18 +50,18 @@ def test_find(store: Any) -> None:
 
 
 def test_read_and_status(store: Any) -> None:
-    assert read("memory://photos/below/b.jpg") == b"bb"
+    assert opened("memory://photos/below/b.jpg").read() == b"bb"
     size, modified = status("memory://photos/below/b.jpg")
     assert size == 2
     assert modified == store.modified("/photos/below/b.jpg").timestamp()
     assert status("memory://photos/none.jpg") == (None, None)
     with pytest.raises(InputError, match=r"^memory://none: cannot be read \(there is no such file\); check"):
-        read("memory://none")
+        opened("memory://none")
 
 
 def test_stores_that_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="nosuch://a: is no address that fsspec knows"):
-        read("nosuch://a")
+        opened("nosuch://a")
     assert status("nosuch://a") == (None, None)
 
     def missing(address: str) -> None:
@@ -139,5 +139,5 @@ def test_signatures_of_addresses_are_told_to_nobody(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(fsspec, "url_to_fs", lambda address: (Store(), address))
     with pytest.raises(InputError) as refused:
-        read(signed)
+        opened(signed)
     assert "abc" not in str(refused.value) and "https://h/a.jpg" in str(refused.value)

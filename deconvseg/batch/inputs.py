@@ -2,7 +2,7 @@
 
 # os.path rather than pathlib: its questions answer False where pathlib's may raise (no permission, too long a
 # name), and paths stay as the user wrote them.
-# ruff: noqa: PTH112, PTH110, PTH114, PTH118, PTH120, PTH207, PTH208
+# ruff: noqa: PTH112, PTH110, PTH114, PTH118, PTH119, PTH120, PTH207, PTH208
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ from deconvseg.images.kinds import KINDS
 from deconvseg.remote import find, is_remote, is_web, normal, without_query
 
 STDIN = "-"
-_CONTROL = re.compile(r"[\x01-\x08\x0b\x0c\x0e-\x1f]")  # in any photo, and in next to no path
 _MANIFEST = re.compile(r"segment(\.\d+-of-\d+)?\.jsonl")
 
 
@@ -60,16 +59,9 @@ class Photo:
 
 
 def real_paths() -> Callable[[str], str]:
-    """os.path.realpath, quick for many files of a few folders: for its own lifetime it resolves each once."""
+    """Gives the same for all paths to a file, but not for links to it; resolves each folder once."""
     real_folder = cache(os.path.realpath)
-
-    def real_path(path: str) -> str:
-        folder, name = os.path.split(path)
-        if name in ("", ".", "..") or os.path.islink(path):
-            return os.path.realpath(path)
-        return os.path.join(real_folder(folder), name)
-
-    return real_path
+    return lambda path: os.path.join(real_folder(os.path.dirname(path)), os.path.basename(path))
 
 
 class Found(NamedTuple):
@@ -90,12 +82,11 @@ def find_photos(inputs: Sequence[str], output: str | None) -> Found:
     """The photos that inputs stand for, without those below `output` and other folders of results."""
     search = _Search(output)
     photos: dict[str, Photo] = {}
-    real_folder = cache(os.path.realpath)
+    real_path = real_paths()
     for argument in inputs:
         try:
             for photo in search.expand(argument):
-                folder, file = os.path.split(photo.path)
-                photos.setdefault(os.path.join(real_folder(folder), file), photo)
+                photos.setdefault(real_path(photo.path), photo)
         except InputError as error:
             search.problems.append(str(error))
     own = output and os.path.realpath(output)
@@ -251,6 +242,8 @@ def _fits(parts: Sequence[str], patterns: Sequence[str]) -> bool:
 
 
 def _listed(path: str) -> list[Photo]:
+    if _is_photo(path):
+        raise InputError(f"@{path}: is a photo, not a list; leave out the @")
     try:
         content = sys.stdin.buffer.read() if path == STDIN else Path(path).read_bytes()
         paths = _paths_in(content)
@@ -259,8 +252,6 @@ def _listed(path: str) -> list[Photo]:
         raise InputError(f"@{path}: the list cannot be read ({reason}); check the path") from error
     if not paths:
         raise InputError(f"@{path}: the list is empty; write one photo a line")
-    if any(_CONTROL.search(name) and not os.path.lexists(name) for name in paths):
-        raise InputError(f"@{path}: is a photo or another binary file, not a list; leave out the @")
     # A file named - is meant here, not standard input.
     spelled = ["./-" if path == STDIN else path if is_remote(path) else _spelled(path) for path in paths]
     return [Photo(path, _as_written(path)) for path in spelled]

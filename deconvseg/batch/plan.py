@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -84,10 +84,7 @@ def make_plan(inputs: Sequence[str], output: str | None, kinds: Sequence[str]) -
         output = STDOUT
     folder = _result_folder(inputs, output, photos)
     tasks = [Task(photo, _result_paths(photo, output, folder, kinds)) for photo in photos]
-    try:
-        _refuse_clashes(tasks)
-    except UsageError as error:
-        raise UsageError(folder.shown(str(error)) if folder else str(error)) from error
+    _refuse_clashes(tasks, folder.shown if folder else str)
     return Plan(tasks, folder, problems, notes)
 
 
@@ -150,7 +147,7 @@ def _result_paths(
     return paths
 
 
-def _refuse_clashes(tasks: Sequence[Task]) -> None:
+def _refuse_clashes(tasks: Sequence[Task], shown: Callable[[str | Path], str]) -> None:
     real_path = real_paths()
 
     def file_key(path: str | Path) -> str:
@@ -167,12 +164,12 @@ def _refuse_clashes(tasks: Sequence[Task]) -> None:
             key = file_key(path)
             if key in photos:
                 raise UsageError(
-                    f"{path}: is a photo of this run and would be overwritten; choose another output"
+                    f"{shown(path)}: is a photo of this run and would be overwritten; choose another output"
                 )
             owner = owners.setdefault(key, task.photo.shown)
             if owner != task.photo.shown:
                 raise UsageError(
-                    f"{path}: would be the result of both {owner} and {task.photo.shown}; "
+                    f"{shown(path)}: would be the result of both {owner} and {task.photo.shown}; "
                     "rename one, or give them different outputs in two runs"
                 )
             if kind == "masks":
@@ -181,19 +178,6 @@ def _refuse_clashes(tasks: Sequence[Task]) -> None:
         for key, photo in (photos | owners).items():
             if folder := folders.get(os.path.dirname(key)):
                 raise UsageError(
-                    f"{folder}: would hold masks, and {photo} or its result; "
+                    f"{shown(folder)}: would hold masks, and {photo} or its result; "
                     "rename it, or choose another output"
                 )
-    for key in sorted(owners.keys() & _folders_above(owners)):
-        raise UsageError(
-            f"{owners[key]}: its result would be a file where results of others need a folder of this name; "
-            "rename one, or give them different outputs in two runs"
-        )
-
-
-def _folders_above(keys: Iterable[str]) -> set[str]:
-    above: set[str] = set()
-    for key in keys:
-        while (key := os.path.dirname(key)) not in above:
-            above.add(key)
-    return above
