@@ -69,10 +69,11 @@ def test_a_container_may_have_less_than_its_machine(tmp_path: Path, monkeypatch:
         ("0::/", {"cpu.max": "50000 100000"}, 1),
         ("0::/a/b", {"a/cpu.max": "300000 100000", "a/b/cpu.max": "max 100000"}, 3),
         ("4:cpu,cpuacct:/docker/1", {"cpu/cpu.cfs_quota_us": "200000", "cpu/cpu.cfs_period_us": "100000"}, 2),
+        ("0::/", {}, 8),
         ("4:cpu:/", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 8),
     ],
 )
-def test_cores_are_those_of_the_container(
+def test_cores_are_those_of_the_affinity_mask_and_the_container(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str, files: dict[str, str], count: int
 ) -> None:
     monkeypatch.setattr(machine, "_GROUPS", tmp_path)
@@ -83,11 +84,6 @@ def test_cores_are_those_of_the_container(
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text + "\n")
     assert machine.cores() == count
-
-
-def test_cores_are_those_of_the_affinity_mask(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3}, raising=False)
-    assert machine.cores() == 1
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])

@@ -3,13 +3,15 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from deconvseg.batch.work import Done, Job
+from deconvseg.batch.run import run_here
+from deconvseg.batch.work import Done, Job, Work
 from deconvseg.regions import Inference, Prepared
 from deconvseg.segmenter import Segmenter
 
@@ -51,18 +53,33 @@ def to(out: str, count: int = 8) -> list[Job]:
     ]
 
 
+def run_locally(
+    segmenter: Segmenter, jobs: Iterable[Job], workers: int = 0, inference: Inference | None = None
+) -> Outcomes:
+    """What became of each job; none is reported twice."""
+    outcomes: Outcomes = {}
+
+    def report(job: Job, result: Done | Exception) -> None:
+        assert job.number not in outcomes
+        outcomes[job.number] = result
+
+    network = inference or segmenter.inference
+    run_here(network, Work(segmenter), jobs, report, workers=workers, full_batches=True)
+    return outcomes
+
+
 def contents(folder: str) -> dict[str, bytes]:
     """By place below it, each file's content."""
     files = (path for path in Path(folder).rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
+def changed(inference: Inference, kind: type[Inference], **more: Any) -> Inference:
+    return kind(**{field.name: getattr(inference, field.name) for field in fields(Inference)}, **more)
+
+
 class Faulty(Inference):
     """Fails with the photo called 3 in it, while those before are in it as well."""
-
-    @classmethod
-    def like(cls, inference: Inference) -> Inference:
-        return cls(**{field.name: getattr(inference, field.name) for field in fields(Inference)})
 
     def fuse(
         self, photos: Iterable[Prepared], *, full_batches: bool = False

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,13 @@ from deconvseg.batch import Options
 from deconvseg.batch import ray as engine
 from deconvseg.batch.ray import joined
 from deconvseg.batch.results_folder import ResultsFolder
-from deconvseg.batch.run import run_here
 from deconvseg.batch.work import Done, Fused, Job, Work
 from deconvseg.errors import InputError, OutputError, UsageError, WorkerError
 from deconvseg.regions import Inference, Prepared
 from deconvseg.segmenter import Segmenter
 
 from . import conftest
-from .conftest import ODD_HEIGHT, Faulty, Outcomes, contents, to
+from .conftest import ODD_HEIGHT, Faulty, Outcomes, changed, contents, run_locally, to
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("ray")
@@ -65,19 +64,6 @@ def run_on_ray(
     return outcomes
 
 
-def run_locally(segmenter: Segmenter, jobs: Sequence[Job]) -> Outcomes:
-    outcomes: Outcomes = {}
-    run_here(
-        segmenter.inference,
-        Work(segmenter),
-        jobs,
-        lambda job, end: outcomes.update({job.number: end}),
-        workers=0,
-        full_batches=True,
-    )
-    return outcomes
-
-
 @dataclass(frozen=True)
 class _Deadly(Work):
     """Kills the worker that reads photo 1, always, and the first that writes photo 6."""
@@ -112,10 +98,6 @@ class _DeadlyNetwork(Inference):
         return super().fuse(photos, full_batches=full_batches)
 
 
-def changed(inference: Inference, kind: type[Inference], **more: Any) -> Inference:
-    return kind(**{field.name: getattr(inference, field.name) for field in fields(Inference)}, **more)
-
-
 def test_the_same_files_as_without(ray: Any, photos: None, segmenter: Segmenter) -> None:
     """From and to addresses; the other tests have paths."""
     want = run_locally(segmenter, to("plain"))
@@ -137,7 +119,7 @@ def test_bad_photos_fail_alone(ray: Any, photos: None, segmenter: Segmenter) -> 
     Path("in/0.png").write_text("no photo")
     Path("in/5.png").unlink()
     Path("out/7.png").mkdir(parents=True)
-    outcomes = run_on_ray(segmenter, to("out"), inference=Faulty.like(segmenter.inference), workers=1)
+    outcomes = run_on_ray(segmenter, to("out"), inference=changed(segmenter.inference, Faulty), workers=1)
     failed = {number: result for number, result in outcomes.items() if isinstance(result, Exception)}
     assert len(outcomes) == 8
     assert failed.keys() == {0, 3, 5, 7}

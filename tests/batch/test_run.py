@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -22,37 +22,17 @@ from deconvseg.batch.records import Record
 from deconvseg.batch.run import default_workers, describe, run_here
 from deconvseg.batch.work import Done, Job, Work
 from deconvseg.errors import InputError, OutputError, UsageError
-from deconvseg.regions import Inference
 from deconvseg.segmenter import Segmenter
 
-from .conftest import Faulty, Outcomes, contents, to
-
-
-def run(
-    segmenter: Segmenter,
-    jobs: Iterable[Job],
-    workers: int = 0,
-    work: Work | None = None,
-    inference: Inference | None = None,
-) -> Outcomes:
-    """What became of each job; none is reported twice."""
-    outcomes: Outcomes = {}
-
-    def report(job: Job, result: Done | Exception) -> None:
-        assert job.number not in outcomes
-        outcomes[job.number] = result
-
-    work = work or Work(segmenter)
-    run_here(inference or segmenter.inference, work, jobs, report, workers=workers, full_batches=True)
-    return outcomes
+from .conftest import Faulty, changed, contents, run_locally, to
 
 
 def test_results_are_the_same_with_any_number_of_workers(segmenter: Segmenter, photos: None) -> None:
-    alone = run(segmenter, to("out"))
+    alone = run_locally(segmenter, to("out"))
     assert sorted(alone) == list(range(8))
-    several = run(segmenter, to("several"), workers=3)
+    several = run_locally(segmenter, to("several"), workers=3)
     backwards = to("backwards")[::-1]
-    rest = run(segmenter, backwards[:3]) | run(segmenter, backwards[3:])
+    rest = run_locally(segmenter, backwards[:3]) | run_locally(segmenter, backwards[3:])
     want = contents("out")
     assert len(want) > 8 * 4
     assert contents("several") == contents("backwards") == want
@@ -70,11 +50,11 @@ def test_results_are_the_same_with_any_number_of_workers(segmenter: Segmenter, p
 @pytest.mark.parametrize("workers", [0, 2])
 def test_bad_photos_fail_alone(segmenter: Segmenter, photos: None, workers: int) -> None:
     """In reading, in the network and in writing; what shares a batch with one is as ever."""
-    run(segmenter, to("plain"))
+    run_locally(segmenter, to("plain"))
     Path("in/0.png").write_text("no photo")
     Path("in/5.png").unlink()
     Path("out/7.jpg").mkdir(parents=True)
-    outcomes = run(segmenter, to("out"), workers, inference=Faulty.like(segmenter.inference))
+    outcomes = run_locally(segmenter, to("out"), workers, changed(segmenter.inference, Faulty))
     failed = {number: result for number, result in outcomes.items() if isinstance(result, Exception)}
     assert len(outcomes) == 8
     assert failed.keys() == {0, 3, 5, 7}

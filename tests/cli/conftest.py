@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -76,3 +78,28 @@ def lines(run: subprocess.CompletedProcess[bytes]) -> list[str]:
 def files(folder: Path) -> set[str]:
     """All files below a folder, as paths from it."""
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def save_blocks(paths: Iterable[Path]) -> None:
+    """Photos of 300 x 200 pixels, each its own."""
+    rng = np.random.default_rng(0)
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        blocks = Image.fromarray(rng.integers(0, 255, (4, 6, 3), np.uint8))
+        blocks.resize((300, 200), Image.Resampling.NEAREST).save(path)
+
+
+def manifest_lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def results_of(out: Path) -> dict[str, bytes]:
+    """All files but manifests and what a kill cut short; and of their lines what stays the same."""
+    kept = {name for name in files(out) if not name.endswith((".jsonl", ".tmp"))}
+    contents = {name: (out / name).read_bytes() for name in kept}
+    records = [json.loads(line) for path in out.glob("segment*.jsonl") for line in path.open("rb")]
+    for record in sorted(records, key=lambda record: record["name"]):
+        name = f"line of {record['name']}"
+        assert record["status"] in ("done", "skipped") and name not in contents
+        contents[name] = json.dumps({**record, "status": "", "seconds": 0, "path": ""}).encode()
+    return contents

@@ -8,9 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 import deconvseg.batch.run
 from deconvseg.batch import FolderRun, Options
@@ -18,7 +16,7 @@ from deconvseg.batch.plan import make_plan
 from deconvseg.batch.ray import joined
 from deconvseg.errors import MissingDependencyError, UsageError
 
-from .conftest import COMMAND, Run, files, lines
+from .conftest import COMMAND, Run, lines, manifest_lines, results_of, save_blocks
 
 pytestmark = pytest.mark.slow
 COUNT = 12
@@ -27,11 +25,7 @@ COUNT = 12
 @pytest.fixture
 def blocks(tmp_path: Path) -> None:
     """A folder `in` with COUNT photos."""
-    rng = np.random.default_rng(0)
-    (tmp_path / "in").mkdir()
-    for number in range(COUNT):
-        colours = Image.fromarray(rng.integers(0, 255, (4, 6, 3), np.uint8))
-        colours.resize((300, 200), Image.Resampling.NEAREST).save(tmp_path / "in" / f"{number:02}.png")
+    save_blocks(tmp_path / "in" / f"{number:02}.png" for number in range(COUNT))
 
 
 def networks_of(pid: int) -> list[int]:
@@ -43,18 +37,6 @@ def networks_of(pid: int) -> list[int]:
     ]
     found = [each for child in below for each in networks_of(child)]
     return [*found, *([pid] if b"_Network" in Path(f"/proc/{pid}/cmdline").read_bytes() else [])]
-
-
-def manifest_lines(path: Path) -> int:
-    return path.read_bytes().count(b"\n") if path.exists() else 0
-
-
-def results(out: Path) -> dict[str, bytes]:
-    """All files but the manifest, and of its lines what does not depend on time."""
-    found = {name: (out / name).read_bytes() for name in files(out) if name != "segment.jsonl"}
-    for record in map(json.loads, (out / "segment.jsonl").open()):
-        found[f"line of {record['name']}"] = json.dumps({**record, "seconds": 0, "status": 0}).encode()
-    return found
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads /proc")
@@ -90,7 +72,7 @@ def test_stopped_killed_and_the_same(blocks: None, inside: Run, fast: list[str],
     assert killed.returncode == 0
     assert stderr == b""
     assert [record["status"] for record in json.loads(stdout)["images"]] == ["done"] * COUNT
-    assert results(tmp_path / "out") == results(tmp_path / "plain")
+    assert results_of(tmp_path / "out") == results_of(tmp_path / "plain")
 
     skipped = inside("segment", "in", "-o", "out", *kinds, *fast, "--engine", "ray")
     assert f"{COUNT} photos: 0 done, {COUNT} skipped" in lines(skipped)[-1]

@@ -7,7 +7,6 @@ import pytest
 
 from deconvseg.batch.plan import make_plan
 from deconvseg.batch.results_folder import ResultsFolder
-from deconvseg.errors import UsageError
 
 from .conftest import Run, files, lines
 
@@ -76,16 +75,6 @@ def test_remote_photos_to_this_machine(inside: Run, photos: Path, fast: list[str
     single = inside("segment", f"local://{photos}/cat.jpg", "-o", "cat.png", *fast)
     assert single.returncode == 0
     assert (tmp_path / "cat.png").exists()
-
-
-def test_plans_that_cannot_be(photos: Path) -> None:
-    for inputs, output, reason in (
-        ([f"local://{photos}/cat.jpg"], None, "is remote; say where"),
-        ([f"local://{photos}"], f"local://{photos}/", "results would lie among the photos"),
-        ([str(photos), f"local://{photos}/cat.jpg"], "local:///out", "^file:///out/cat.png: would"),
-    ):
-        with pytest.raises(UsageError, match=reason):
-            make_plan(inputs, output, ["labels"])
 
 
 def test_file_addresses_are_paths(photos: Path, tmp_path: Path) -> None:

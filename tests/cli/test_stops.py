@@ -19,7 +19,7 @@ from PIL import Image
 from deconvseg import Segmenter
 from deconvseg.batch import Options, segment_folder
 
-from .conftest import COMMAND, Run, files, lines
+from .conftest import COMMAND, Run, files, lines, manifest_lines, results_of, save_blocks
 
 pytestmark = pytest.mark.slow
 COUNT = 24
@@ -29,18 +29,13 @@ COUNT = 24
 def plain(tmp_path_factory: pytest.TempPathFactory, tiny_network: Path) -> Iterator[Path]:
     """A folder with `in`, COUNT photos in two folders, and `out`, what one run without a stop gives."""
     folder, threads = tmp_path_factory.mktemp("plain"), torch.get_num_threads()
-    rng = np.random.default_rng(0)
-    for number in range(COUNT):
-        path = folder / "in" / f"{number % 2}" / f"{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        blocks = Image.fromarray(rng.integers(0, 255, (4, 6, 3), np.uint8))
-        blocks.resize((300, 200), Image.Resampling.NEAREST).save(path)
+    save_blocks(folder / "in" / f"{number % 2}" / f"{number}.png" for number in range(COUNT))
     segmenter = Segmenter(tiny_network, proposals=0, crf=False, device="cpu", precision="fp32", threads=1)
     with contextlib.chdir(folder):
         segment_folder("in", "out", segmenter, Options(save=("labels", "coco"), workers=0))
     last = COUNT - 1
     made = {"0/0.png", "0/0.coco.json", f"1/{last}.png", "coco.json", f"line of 1/{last}"}
-    assert made < results(folder / "out").keys()
+    assert made < results_of(folder / "out").keys()
     yield folder
     torch.set_num_threads(threads)
 
@@ -62,23 +57,6 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen([COMMAND, *arguments], cwd=folder, stderr=subprocess.PIPE)
 
 
-def manifest_lines(path: Path) -> int:
-    return path.read_bytes().count(b"\n") if path.exists() else 0
-
-
-def results(out: Path) -> dict[str, bytes]:
-    """All files but the manifests, hidden ones too; and the manifests' lines without what depends on time."""
-    contents = {name: (out / name).read_bytes() for name in files(out) if not name.endswith(".jsonl")}
-    records = [json.loads(line) for path in out.glob("segment*.jsonl") for line in path.open("rb")]
-    names = [record["name"] for record in records]
-    assert len(set(names)) == len(names) == COUNT
-    for record in sorted(records, key=lambda record: record["name"]):
-        assert record["status"] in ("done", "skipped")
-        record |= {"status": "", "seconds": 0, "path": ""}
-        contents[f"line of {record['name']}"] = json.dumps(record).encode()
-    return contents
-
-
 def test_killed_and_finished(command: list[str], inside: Run, plain: Path, out: Path) -> None:
     log = out / "segment.jsonl"
     process = start(out.parent, *command, "--workers", "2")
@@ -94,7 +72,7 @@ def test_killed_and_finished(command: list[str], inside: Run, plain: Path, out: 
     finished = inside(*command, "--workers", "2")
     assert f"{COUNT} photos: " in lines(finished)[-1]
     assert finished.returncode == 0
-    assert results(out) == results(plain / "out")
+    assert results_of(out) == results_of(plain / "out")
     names = [json.loads(line)["name"] for line in log.open()]
     assert names == sorted(names, key=lambda name: f"in/{name}.png")  # the order of the plan
     assert f"0 done, {COUNT} skipped, 0 failed; see" in lines(inside(*command))[-1]
@@ -108,7 +86,7 @@ def test_shards_at_once_are_one_run(command: list[str], inside: Run, plain: Path
     counts = [manifest_lines(out / f"segment.{index}-of-2.jsonl") for index in range(2)]
     assert sum(counts) == COUNT and min(counts) > 0
     assert not (out / "segment.jsonl").exists()
-    shards, want = results(out), results(plain / "out")
+    shards, want = results_of(out), results_of(plain / "out")
     assert {name: content for name, content in shards.items() if not name.startswith(".segment")} == {
         name: content for name, content in want.items() if not name.startswith(".segment")
     }
@@ -117,7 +95,7 @@ def test_shards_at_once_are_one_run(command: list[str], inside: Run, plain: Path
     (out / "1" / "1.png").unlink()
     whole = inside(*command, "--workers", "0")
     assert f"{COUNT} photos: 1 done, {COUNT - 1} skipped, 0 failed" in lines(whole)[-1]
-    assert results(out) == want
+    assert results_of(out) == want
     assert [path.name for path in out.glob("*.jsonl")] == ["segment.jsonl"]
 
     # And a shard knows what the run did.
