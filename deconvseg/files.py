@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import time
 from collections import deque
@@ -19,6 +20,8 @@ from filelock import FileLock
 
 from deconvseg.errors import OutputError
 
+_DAY = 86400
+
 
 @contextmanager
 def replacing(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
@@ -28,7 +31,7 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
     themselves. A `durable` file survives a power cut, which takes milliseconds.
     Raises OutputError for whatever the system refuses.
     """
-    beside = path.parent / f".deconvseg-{secrets.token_hex(8)}.tmp"
+    beside = path.parent / f".deconvseg-{_here()}-{os.getpid()}-{secrets.token_hex(4)}.tmp"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep_once(path.parent)
@@ -59,13 +62,15 @@ def _sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def sweep(folder: Path, seconds: float = 3600) -> None:
-    """Removes what killed processes have left half written: where nobody has written for so many seconds."""
+def sweep(folder: Path) -> None:
+    """Removes what killed processes have left half written in a folder, if of this machine or a day old."""
     if not os.path.isdir(folder):  # noqa: PTH112 (pathlib's question, and its glob, raise if a name is too long)
         return
     for path in folder.glob(".deconvseg-*.tmp"):
         with suppress(OSError):  # another run may sweep as well
-            if path.stat().st_mtime <= time.time() - seconds:
+            made = re.fullmatch(rf"\.deconvseg-{_here()}-(\d+)-\w+\.tmp", path.name)
+            gone = made and _here() != "elsewhere" and not _runs(int(made[1]))
+            if gone or path.stat().st_mtime < time.time() - _DAY:
                 path.unlink()
 
 
@@ -166,3 +171,23 @@ def walk(
                 (links if os.path.islink(path) else folders).append(path)  # noqa: PTH114
             elif os.path.islink(path) and refused:  # noqa: PTH114
                 refused(FileNotFoundError(errno.ENOENT, "the link leads nowhere", path))
+
+
+@cache
+def _here() -> str:
+    """Where a process's number means something: a machine since its start, and in it a container."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
+        return f"{boot}{Path('/proc/self/ns/pid').stat().st_ino:x}"
+    except OSError:  # not Linux
+        return "elsewhere"
+
+
+def _runs(number: int) -> bool:
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

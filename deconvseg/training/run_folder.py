@@ -67,7 +67,7 @@ def begin(folder: Path, description: dict[str, Any], *, resume: bool) -> None:
             raise UsageError(
                 f"{path}: this run has other {', '.join(changed)}; resume with the same, or {_ANOTHER}"
             )
-    files.sweep(folder, seconds=0)  # nobody else writes here
+    files.sweep(folder)
     with files.replacing(path) as stream:
         stream.write(json.dumps(description, indent=2).encode() + b"\n")
 
