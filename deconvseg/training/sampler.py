@@ -195,7 +195,7 @@ class CropSampler:
         extent = self.sizes[photo].flip(1).float()  # width, height
         is_whole = (kind >= 1 - recipe.whole_share)[:, None]
         side = RANDOM_SIDE[0] + (RANDOM_SIDE[1] - RANDOM_SIDE[0]) * uniform[:, :1]
-        sides = torch.where(is_whole, 1.0, side) * extent.amax(1, keepdim=True)
+        sides = (torch.where(is_whole, 1.0, side) * extent.amax(1, keepdim=True)).repeat(1, 2)
         centre = torch.where(is_whole, 0.5, uniform[:, 1:3]) * extent
         number = torch.zeros(size, dtype=torch.long)
         # ... and regions around objects and proposals.
@@ -205,7 +205,9 @@ class CropSampler:
             chosen = regions.pick(uniform[drawn, 3:5])
             photo[drawn], number[drawn] = regions.photo[chosen], regions.number[chosen]
             boxes = regions.boxes[chosen]
-            tight = (boxes[:, 2:] - boxes[:, :2]).amax(1, keepdim=True)  # squares, as in the released lists
+            tight = boxes[:, 2:] - boxes[:, :2]
+            if recipe.square:
+                tight = tight.amax(1, keepdim=True).expand(-1, 2)
             within = uniform[drawn, 5:7] - 0.5
             sides[drawn] = recipe.enlarge * recipe.window * tight
             centre[drawn] = (boxes[:, :2] + boxes[:, 2:]) / 2
