@@ -25,7 +25,7 @@ from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.checkpoint import NetworkHeader, load_network
 from deconvseg.network.classifier import Classifier
 from deconvseg.network.fcn8s import STRIDE, FCN8s
-from deconvseg.postprocess.fusion import Fusion, ensemble, with_prior
+from deconvseg.postprocess.fusion import Fusion, ensemble, with_map, with_prior
 from deconvseg.settings import EnsembleRule, Settings
 from deconvseg.weights import network_file
 
@@ -239,7 +239,7 @@ class PartialResult:
         height, width = prepared.image.shape[:2]
         self._fusion = Fusion(len(inference.header.classes), height, width, rule, inference.device)
         self._partner: Tensor | None = None
-        self._presence: Tensor | None = None
+        self._seen: tuple[Tensor, Tensor | None] | None = None
         self._last_labels: Tensor | None = None
         self._is_settled = False
         self.seconds = time.perf_counter() - start
@@ -310,10 +310,14 @@ class PartialResult:
         if self._inference.classifier is None:
             return found
         network, header = self._inference.classifier
-        if self._presence is None:
+        if self._seen is None:
             photo = resized(self.pixels[None].float(), (network.side, network.side))
-            self._presence = _run(network, header, photo)[0, :, 0, 0]
-        return with_prior(found, self._presence, network.doubt, self._settings.prior)
+            with torch.inference_mode():
+                self._seen = network.scores_and_map(normalised(network, header, photo))
+        presence, places = self._seen
+        if places is not None:
+            found = with_map(found, places[0], network.map_share)
+        return with_prior(found, presence[0, :, 0, 0], network.doubt, self._settings.prior)
 
 
 def _submit(

@@ -1,4 +1,4 @@
-"""Trains the image classifier behind the prior: VGG-16's convolutions as they are, and two layers on top.
+"""Trains the image classifier behind the prior: VGG-16's convolutions as they are, and small layers on top.
 
     python tools/train_classifier.py --voc-root VOC2012 --split train_aug --out classifier.safetensors
 
@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from tempfile import TemporaryDirectory
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
 import typer
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
 from torch.nn import functional
 
 from deconvseg.cli import console
 from deconvseg.cli.options import DebugOption, refuse_target
 from deconvseg.data.dataset import DataSet
+from deconvseg.data.masks import VOID
 from deconvseg.data.open import open_dataset
 from deconvseg.errors import UsageError
 from deconvseg.network.checkpoint import NetworkHeader, save_network
@@ -31,7 +34,7 @@ from deconvseg.regions import normalised, resized
 
 PRESENT_SHARE = 0.003
 """A class is present from this share of a photo's pixels on; a smaller one is neither present nor absent."""
-BATCH = 64
+BATCH, MAP_WIDTH = 64, 256
 LEARNING_RATE, WEIGHT_DECAY = 1e-3, 0.05
 RARE = 20
 """Photos with rare classes are drawn more often, as if every class had at least this many photos."""
@@ -62,8 +65,12 @@ def train_classifier(
     ] = None,
     side: Annotated[
         int, typer.Option(min=64, help="Pixels of the square that photos are stretched to.")
-    ] = 256,
+    ] = 384,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the photos' features.")] = 10,
+    map_epochs: Annotated[
+        int,
+        typer.Option(min=0, help="Passes of the layers that tell where each class is; 0 leaves them out."),
+    ] = 5,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Decides initial weights and order.")] = 0,
     debug: DebugOption = False,
 ) -> None:
@@ -76,63 +83,136 @@ def train_classifier(
     if report and set(found) != set(sets[0].classes):
         raise UsageError(f"{report}: is of other classes than the data sets; give one of the same")
     torch.manual_seed(seed)
-    network = Classifier(len(sets[0].classes), side)
+    network = Classifier(len(sets[0].classes), side, map_width=MAP_WIDTH if map_epochs else None)
     initialise_encoder(network, read_vgg16(vgg16) if vgg16 else download_vgg16())
     header = NetworkHeader(sets[0].classes, sets[0].palette)
-    features, shares = measure(network, header, sets)
-    loss = train_head(network, features, shares, epochs, seed)
-    summary = {"photos": len(features), "epochs": epochs, "seed": seed, "loss": round(loss, 4)}
-    if val_split:
-        features, shares = measure(network, header, [open_dataset(voc_root, val_split)])
-        with torch.no_grad():
-            scores = network.head(features)[0][:, 1:, 0, 0]
-        precisions = [
-            average_precision(*column) for column in zip(scores.T, shares.T > PRESENT_SHARE, strict=True)
-        ]
-        summary["mean_average_precision"] = round(torch.stack(precisions).nanmean().item(), 4)
+    with TemporaryDirectory(prefix="deconvseg-") as folder:
+        photos = measure(network, header, sets, Path(folder, "features"))
+        loss = train_head(network, photos, epochs, seed)
+        summary = {"photos": len(photos.shares), "epochs": epochs, "seed": seed, "loss": round(loss, 4)}
+        if map_epochs:
+            loss = train_map(network, photos, map_epochs, seed)
+            summary |= {"map_epochs": map_epochs, "map_loss": round(loss, 4)}
+        if val_split:
+            photos = measure(network, header, [open_dataset(voc_root, val_split)], Path(folder, "val"))
+            with torch.no_grad():
+                scores = network.head(photos.pooled)[0][:, 1:, 0, 0]
+            precisions = [
+                average_precision(*column)
+                for column in zip(scores.T, photos.shares.T > PRESENT_SHARE, strict=True)
+            ]
+            summary["mean_average_precision"] = round(torch.stack(precisions).nanmean().item(), 4)
     for place, name in enumerate(header.classes if report else ()):
         network.doubt[place] = max(found[name] or 0, 0.05) ** DOUBT_OF_IOU
     save_network(out, network, NetworkHeader(header.classes, header.palette, training=summary), "int8")
     console.say(", ".join(f"{name.replace('_', ' ')} {value}" for name, value in summary.items()))
 
 
+class Photos(NamedTuple):
+    """What the layers learn from.
+
+    Attributes:
+        features: float16 (N, s, s, W), conv5_3's of each photo, in a file.
+        pooled: float32 (N, 3W, 1, 1).
+        masks: uint8 (N, 2s, 2s), every pixel the one in the middle of what it stands for.
+        shares: float32 (N, C - 1), of each object class in the photo's pixels.
+        chances: (N,), of being drawn: more for photos with rare classes.
+    """
+
+    features: NDArray[np.float16]
+    pooled: Tensor
+    masks: Tensor
+    shares: Tensor
+    chances: Tensor
+
+    def draw(self, size: int, epochs: int, seed: int) -> Iterator[Tensor]:
+        """Numbers of the photos of each batch."""
+        random = torch.Generator().manual_seed(seed)
+        for _ in range(epochs * (len(self.shares) // size)):
+            yield torch.multinomial(self.chances, size, generator=random)
+
+
 @torch.no_grad()
-def measure(network: Classifier, header: NetworkHeader, sets: Sequence[DataSet]) -> tuple[Tensor, Tensor]:
-    """Features (N, F, 1, 1) of all photos, and each object class's share (N, C - 1) of their pixels."""
+def measure(network: Classifier, header: NetworkHeader, sets: Sequence[DataSet], file: Path) -> Photos:
+    """Features of all photos, which go into a new file, and what their masks say."""
     network.eval().to(memory_format=torch.channels_last)
     examples = [(data, example) for data in sets for example in data.examples]
-    features, shares = [], np.zeros((len(examples), len(header.classes) - 1), np.float32)
+    cells = network.side // 16
+    shape = (len(examples), cells, cells, network.arguments["widths"][4])
+    features = np.memmap(file, np.float16, "w+", shape=shape)
+    shares, pooled, masks = np.zeros((len(examples), len(header.classes) - 1), np.float32), [], []
     for row, (data, example) in enumerate(examples):
         photo, mask = data.read(example)
         shares[row] = np.bincount(mask.ravel(), minlength=256)[1 : len(header.classes)] / mask.size
+        size = (2 * cells, 2 * cells)
+        masks.append(
+            functional.interpolate(torch.from_numpy(mask)[None, None], size, mode="nearest-exact")[0, 0]
+        )
         image = torch.from_numpy(photo).permute(2, 0, 1)[None].float()
         with torch.autocast("cpu", torch.bfloat16):
             image = resized(image, (network.side, network.side))
-            features.append(network.features(normalised(network, header, image)))
+            found = network.features(normalised(network, header, image)).float()
+        pooled.append(network.pooled(found))
+        features[row] = found[0].permute(1, 2, 0).numpy()
         if row % 500 == 499:
             console.say(f"{row + 1} of {len(examples)} photos")
-    return torch.cat(features).float(), torch.from_numpy(shares)
-
-
-def train_head(network: Classifier, features: Tensor, shares: Tensor, epochs: int, seed: int) -> float:
-    """Train all but the encoder with AdamW on binary cross-entropy; returns the last batch's loss."""
-    present = shares > PRESENT_SHARE
-    certain = present | (shares == 0)
+    present = torch.from_numpy(shares) > PRESENT_SHARE
     rarity = present.sum(0).clamp_min(RARE).rsqrt()
-    chance = (present * rarity).sum(1) + rarity.min()
-    layers = [*network.pool_norm.parameters(), *network.fc6.parameters(), *network.score.parameters()]
-    optimizer = torch.optim.AdamW(layers, LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    size = min(BATCH, len(features))
-    steps = epochs * (len(features) // size)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    chances = (present * rarity).sum(1) + rarity.min()
+    return Photos(features, torch.cat(pooled), torch.stack(masks), torch.from_numpy(shares), chances)
+
+
+def train_head(network: Classifier, photos: Photos, epochs: int, seed: int) -> float:
+    """Train what says which classes a photo shows, on binary cross-entropy; returns the last batch's loss."""
+    present = photos.shares > PRESENT_SHARE
+    certain = present | (photos.shares == 0)
+
+    def loss_of(batch: Tensor) -> Tensor:
+        scores = network.head(photos.pooled[batch])[0][:, 1:, 0, 0]
+        each = functional.binary_cross_entropy_with_logits(scores, present[batch].float(), reduction="none")
+        return (each * certain[batch]).sum(1).mean()
+
+    size = min(BATCH, len(present))
+    layers = (network.pool_norm, network.fc6, network.score)
+    return descend(network, layers, loss_of, list(photos.draw(size, epochs, seed)))
+
+
+def train_map(network: Classifier, photos: Photos, epochs: int, seed: int) -> float:
+    """Train what says where they are, on the cross-entropy of pixels; returns the last batch's loss."""
+    network.eval()
+    with torch.no_grad():
+        hidden = network.head(photos.pooled)[1]
     random = torch.Generator().manual_seed(seed)
+
+    def loss_of(batch: Tensor) -> Tensor:
+        features = torch.from_numpy(photos.features[batch.numpy()]).permute(0, 3, 1, 2).float()
+        masks = photos.masks[batch].long()
+        if torch.rand((), generator=random) < 0.5:
+            features, masks = features.flip(3), masks.flip(2)
+        with torch.autocast("cpu", torch.bfloat16):
+            scores = network.map_scores(features, hidden[batch]).float()
+        finer = functional.interpolate(scores, masks.shape[1:], mode="bilinear")
+        return functional.cross_entropy(finer, masks, ignore_index=VOID)
+
+    size = min(BATCH // 2, len(hidden))
+    layers = (network.map_norm, network.map1, network.context, network.map2, network.score_map)
+    return descend(network, layers, loss_of, list(photos.draw(size, epochs, seed)))
+
+
+def descend(
+    network: Classifier,
+    layers: Sequence[nn.Module],
+    loss_of: Callable[[Tensor], Tensor],
+    batches: Sequence[Tensor],
+) -> float:
+    """AdamW on these layers, its rate falling as a cosine; returns the last batch's loss."""
+    weights = [weight for layer in layers for weight in layer.parameters()]
+    optimizer = torch.optim.AdamW(weights, LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, len(batches))
     network.train()
     loss = torch.zeros(())
-    for _ in range(steps):
-        batch = torch.multinomial(chance, size, generator=random)
-        scores = network.head(features[batch])[0][:, 1:, 0, 0]
-        each = functional.binary_cross_entropy_with_logits(scores, present[batch].float(), reduction="none")
-        loss = (each * certain[batch]).sum(1).mean()
+    for batch in batches:
+        loss = loss_of(batch)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

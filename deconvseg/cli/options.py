@@ -123,7 +123,7 @@ def _segmenter_options(
             "Doubt classes that an image classifier does not see in the photo, up to 10; 0 is off.",
             min=0,
             max=10,
-            show_default="0.8 for named networks that have one, off for files",
+            show_default="0.6 for named networks that have one, off for files",
         ),
     ] = None,
     classifier: Annotated[

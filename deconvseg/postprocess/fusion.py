@@ -96,3 +96,16 @@ def with_prior(probabilities: Tensor, scores: Tensor, doubt: Tensor, exponent: f
     # A pixel without a chance of background would have none of anything if e ** weight were 0.
     found = probabilities.float() * weights.clamp_min(-80).exp()[:, None, None]
     return found.div_(found.sum(0))
+
+
+def with_map(probabilities: Tensor, scores: Tensor, share: float) -> Tensor:
+    """The mean of probabilities float (C, H, W) and those of a coarse map of the whole photo.
+
+    Args:
+        probabilities: summing to 1 over C.
+        scores: float (C, h, w), raw, of the map, of any size.
+        share: the map's, 0 to 1.
+    """
+    size = tuple(probabilities.shape[1:])
+    enlarged = functional.interpolate(scores[None].float(), size, mode="bilinear", align_corners=False)[0]
+    return probabilities.float().lerp(enlarged.softmax(0), share)

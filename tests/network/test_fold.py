@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from deconvseg.errors import UsageError
 from deconvseg.images.read import read_image
@@ -36,6 +36,7 @@ NETWORKS = [
     FCN8s(**PHOTO, padding=100, head_kernel=7, norm=False),
     FCN8s(**PHOTO, padding=1, head_kernel=5, norm=True),
     Classifier(4, side=64, widths=(8,) * 5, hidden=16),
+    Classifier(4, side=64, widths=(8,) * 5, hidden=16, map_width=8),
 ]
 
 
@@ -44,12 +45,19 @@ NETWORKS = [
 def test_prepared_network_computes_the_same_scores(network: SegmentationNetwork) -> None:
     network = randomised(network)
     images = torch.randn(2, 3, 70, 99) if isinstance(network, FCN8s) else torch.randn(2, 3, 64, 64)
-    want = network(images)
     ready = prepare(copy.deepcopy(network), torch.device("cpu"), "fp32")
-    torch.testing.assert_close(ready(images), want, atol=1e-4 * float(want.abs().max()), rtol=1e-4)
-    # One stays: before a fc6 that pads itself, or the few features of a classifier.
+    for found, want in zip(answers(ready, images), answers(network, images), strict=True):
+        torch.testing.assert_close(found, want, atol=1e-4 * float(want.abs().max()), rtol=1e-4)
+    # Some stay: before a fc6 or a map that pads itself, or the few features of a classifier.
     left = sum(isinstance(module, nn.BatchNorm2d) for module in ready.modules())
-    assert left == (isinstance(network, Classifier) or bool(network.arguments.get("norm")))
+    few = isinstance(network, Classifier) or bool(network.arguments.get("norm"))
+    assert left == few + bool(network.arguments.get("map_width"))
+
+
+def answers(network: SegmentationNetwork, images: Tensor) -> list[Tensor]:
+    """The scores, and a classifier's map."""
+    found = network.scores_and_map(images) if isinstance(network, Classifier) else [network(images)]
+    return [part for part in found if part is not None]
 
 
 def test_the_shipped_network_scores_as_before() -> None:
