@@ -27,6 +27,7 @@ from deconvseg.images.kinds import KINDS
 from deconvseg.remote import find, is_remote, is_web, normal, without_query
 
 STDIN = "-"
+_CONTROL = re.compile(r"[\x01-\x08\x0b\x0c\x0e-\x1f]")  # in any photo, and in next to no path
 _MANIFEST = re.compile(r"segment(\.\d+-of-\d+)?\.jsonl")
 
 
@@ -59,9 +60,15 @@ class Photo:
 
 
 def real_paths() -> Callable[[str], str]:
-    """Gives the same for all paths to a file, but not for links to it; resolves each folder once."""
+    """os.path.realpath for files, quick for many of a few folders: it resolves each folder once."""
     real_folder = cache(os.path.realpath)
-    return lambda path: os.path.join(real_folder(os.path.dirname(path)), os.path.basename(path))
+
+    def real_path(path: str) -> str:
+        if os.path.islink(path):
+            return os.path.realpath(path)
+        return os.path.join(real_folder(os.path.dirname(path)), os.path.basename(path))
+
+    return real_path
 
 
 class Found(NamedTuple):
@@ -82,11 +89,12 @@ def find_photos(inputs: Sequence[str], output: str | None) -> Found:
     """The photos that inputs stand for, without those below `output` and other folders of results."""
     search = _Search(output)
     photos: dict[str, Photo] = {}
-    real_path = real_paths()
+    real_folder = cache(os.path.realpath)
     for argument in inputs:
         try:
             for photo in search.expand(argument):
-                photos.setdefault(real_path(photo.path), photo)
+                folder, file = os.path.split(photo.path)  # a photo and a link to it are two
+                photos.setdefault(os.path.join(real_folder(folder), file), photo)
         except InputError as error:
             search.problems.append(str(error))
     own = output and os.path.realpath(output)
@@ -242,8 +250,6 @@ def _fits(parts: Sequence[str], patterns: Sequence[str]) -> bool:
 
 
 def _listed(path: str) -> list[Photo]:
-    if _is_photo(path):
-        raise InputError(f"@{path}: is a photo, not a list; leave out the @")
     try:
         content = sys.stdin.buffer.read() if path == STDIN else Path(path).read_bytes()
         paths = _paths_in(content)
@@ -252,6 +258,8 @@ def _listed(path: str) -> list[Photo]:
         raise InputError(f"@{path}: the list cannot be read ({reason}); check the path") from error
     if not paths:
         raise InputError(f"@{path}: the list is empty; write one photo a line")
+    if any(_CONTROL.search(name) and not os.path.lexists(name) for name in paths):
+        raise InputError(f"@{path}: is a photo or another binary file, not a list; leave out the @")
     # A file named - is meant here, not standard input.
     spelled = ["./-" if path == STDIN else path if is_remote(path) else _spelled(path) for path in paths]
     return [Photo(path, _as_written(path)) for path in spelled]

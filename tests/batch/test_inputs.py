@@ -6,6 +6,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from PIL import Image
 
 from deconvseg.batch.inputs import find_photos
 
@@ -83,9 +84,20 @@ def test_a_file_named_like_a_comment() -> None:
     assert found("@list") == ["#1.jpg", "# 3.jpg", "in/a.jpg"]
 
 
-def test_a_photo_is_no_list() -> None:
-    (line,) = find_photos(["@in/sub/b.PNG"], "out").problems
-    assert line == "@in/sub/b.PNG: is a photo, not a list; leave out the @"
+@pytest.mark.parametrize("kind", ["jpeg", "png", "gif", "bmp", "tiff", "webp"])
+def test_a_photo_by_whatever_name_is_no_list(kind: str) -> None:
+    Image.linear_gradient("L").resize((1, 1)).save("cat", kind)
+    (line,) = find_photos(["@cat"], "out").problems
+    assert line == "@cat: is a photo or another binary file, not a list; leave out the @"
+
+
+def test_control_characters_in_a_list() -> None:
+    """File names can have them; what is no file's name and has them is no list."""
+    Path("in/\x01.jpg").touch()
+    Path("list").write_bytes(b"in/\x01.jpg\0in/\t.jpg\0in/\n.jpg\0")
+    assert found("@list") == ["in/\x01.jpg", "in/\t.jpg", "in/\n.jpg"]
+    Path("in/\x01.jpg").unlink()
+    assert find_photos(["@list"], "out").photos == []
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])

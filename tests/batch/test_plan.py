@@ -138,6 +138,13 @@ def test_each_photo_once() -> None:
     ]
 
 
+def test_a_photo_and_a_link_to_it_are_two_and_no_result_replaces_what_a_link_leads_to() -> None:
+    Path("in/0.png").symlink_to("sub/b.PNG")
+    assert {"in/0.png", "in/sub/b.PNG"} < named(make_plan(["in"], "out", ["labels"])).keys()
+    with pytest.raises(UsageError, match=r"in/sub/b\.PNG: is a photo of this run and would be overwritten"):
+        make_plan(["in/0.png"], "in/sub/b.PNG", ["labels"])
+
+
 def test_only_results_beside_their_photo_are_no_photos() -> None:
     for name in ("hair.color.jpg", "hair.jpg", "alone.mask.png", "x.overlay.jpg", "x.JPEG"):
         (Path("in/sub") / name).touch()
