@@ -48,11 +48,18 @@ class Row:
     @property
     def name(self) -> str:
         """As the table shows it."""
-        regions = f"{self.proposals} proposals" if self.proposals else "whole photo"
         if self.proposals is None:
-            regions = "FCN-8s" if self.ensemble == "alone" else "predictions"
-        partner = "" if self.ensemble in ("off", "alone") else f" + FCN-8s ({self.ensemble})"
-        return "up to " * self.stops + regions + partner + " + prior" * self.prior + " + CRF" * self.crf
+            parts = ["FCN-8s" if self.ensemble == "alone" else "predictions"]
+        else:
+            regions = f"{self.proposals} proposals" if self.proposals else "whole photo"
+            parts = [f"up to {regions}" if self.stops else regions]
+        if self.ensemble in ("mean", "product"):
+            parts.append(f"FCN-8s ({self.ensemble})")
+        if self.prior:
+            parts.append("prior")
+        if self.crf:
+            parts.append("CRF")
+        return " + ".join(parts)
 
 
 Labelling = tuple[Row, NDArray[np.uint8], dict[str, float]]
@@ -82,7 +89,7 @@ def network(segmenter: Segmenter, data: DataSet, *, ablate: bool = False) -> Sub
     """A network with its proposals, fusion, ensemble and CRF.
 
     Args:
-        segmenter: the full setting; to ablate, one that looks at the whole photo as well.
+        segmenter: the full setting.
         data: what it will be measured on; DataError if it has other classes than the network.
         ablate: score 0, 10, 25, 50 and 100 proposals as well, all of them looked at exactly, some also with
             the CRF (if the segmenter has one); and, if the segmenter has an ensemble, FCN-8s alone and both
@@ -135,16 +142,18 @@ def _label_others(segmenter: Segmenter, others: list[Row], photo: PhotoPixels) -
     # Fewer regions are the first of more: what looks at the most can label them all.
     segmenter = segmenter.with_settings(proposals=max(row.proposals or 0 for row in others))
     prepared = segmenter.prepare(photo)
-    most = len(prepared.boxes)
+    first, most = int(segmenter.settings.whole_photo), len(prepared.boxes)
     for result in segmenter.inference.step_by_step(prepared):
         labels: dict[tuple[str, bool], NDArray[np.uint8]] = {}
         for row in others:
+            wanted = most if row.proposals is None else min(row.proposals + first, most)
+            if result.done != wanted:
+                continue
             key = row.ensemble, row.crf
-            if result.done == (most if row.proposals is None else min(row.proposals + 1, most)):
-                if key not in labels:
-                    found = result.probabilities(row.ensemble)
-                    labels[key] = segmenter.finish(prepared, found, crf=row.crf).labels
-                yield row, labels[key], {}
+            if key not in labels:
+                found = result.probabilities(row.ensemble)
+                labels[key] = segmenter.finish(prepared, found, crf=row.crf).labels
+            yield row, labels[key], {}
 
 
 def finished(folder: Path, data: DataSet) -> Subject:

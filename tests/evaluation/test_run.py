@@ -66,6 +66,17 @@ def test_ablation_rows_are_what_single_runs_give(shapes: Path, tiny_network: Pat
     assert rows["12 proposals + FCN-8s (mean) + CRF"] != rows[subject.full.name]
 
 
+def test_ablation_of_a_protocol_without_the_whole_photo(truth: Truth, tiny_network: Path) -> None:
+    truth, options = (
+        replace(truth, examples=truth.examples[:1]),
+        {"protocol": "paper", "ensemble": "off", **EXACT},
+    )
+    subject = network(Segmenter(tiny_network, proposals=1, **options), truth, ablate=True)
+    ten = evaluate(subject, truth).counts(Row(10)).sum(0)
+    single = segmented(Segmenter(tiny_network, proposals=10, **options), truth)
+    assert confusion_of(ten, 21).tolist() == single.tolist()
+
+
 def test_which_rows_an_ablation_has(
     truth: Truth, tiny_network: Path, tiny_fcn: Path, tiny_classifier: Path
 ) -> None:
