@@ -34,7 +34,7 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
     beside = path.parent / f".deconvseg-{_here()}-{os.getpid()}-{secrets.token_hex(4)}.tmp"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep_once(path.parent)
+        _sweep_once(path.parent.absolute())
         try:
             with beside.open("xb") as stream:
                 yield stream

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from deconvseg.files import digest, lock, read_json_lines, replacing, sweep, wal
 
 WRITER = """
 import sys, time
+from contextlib import ExitStack
 from pathlib import Path
 from deconvseg.files import replacing
 with replacing(Path(sys.argv[1])) as stream:
@@ -104,6 +106,29 @@ def test_a_lock_is_held_once_and_leaves_no_file(tmp_path: Path) -> None:
         pass
     with lock(path):
         pass
+    assert not path.exists()
+
+
+def test_who_comes_as_another_leaves_holds_no_lock_without_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who leaves takes the lock's file away, and a third makes it anew, after the second has opened it."""
+    fcntl = pytest.importorskip("fcntl")
+    flock, path, third = fcntl.flock, tmp_path / "lock", ExitStack()
+    path.touch()
+
+    def meanwhile(number: int, operation: int) -> None:
+        if path.exists():  # filelock tries whether the file system has locks, on a file without a name, too
+            monkeypatch.setattr(fcntl, "flock", flock)
+            path.unlink()
+            third.enter_context(lock(path))
+        return flock(number, operation)
+
+    monkeypatch.setattr(fcntl, "flock", meanwhile)
+    with third:
+        with pytest.raises(TimeoutError), lock(path):
+            pass
+        assert path.exists()
     assert not path.exists()
 
 

@@ -94,8 +94,8 @@ def manifest_lines(path: Path) -> int:
 
 
 def results_of(out: Path) -> dict[str, bytes]:
-    """All files but manifests and what a kill cut short; and of their lines what stays the same."""
-    kept = {name for name in files(out) if not name.endswith((".jsonl", ".tmp"))}
+    """All files but manifests, hidden ones too; and of their lines what stays the same."""
+    kept = {name for name in files(out) if not name.endswith(".jsonl")}
     contents = {name: (out / name).read_bytes() for name in kept}
     records = [json.loads(line) for path in out.glob("segment*.jsonl") for line in path.open("rb")]
     for record in sorted(records, key=lambda record: record["name"]):

@@ -188,6 +188,18 @@ def test_lists_and_masks_may_be_composed_otherwise_than_photos(make: Make, photo
     assert names(folder_dataset(root, "train")) == ["b"]
 
 
+def test_linked_folders_of_photos_and_masks_belong_to_the_data(make: Make, tmp_path: Path) -> None:
+    root = make(["a.jpg", ".ipynb_checkpoints/a-checkpoint.jpg"], 'train = "rest"')
+    for folder, file in (("images", "p.jpg"), ("masks", "p.png")):
+        (tmp_path / f"more {folder}").mkdir()
+        (tmp_path / f"more {folder}" / file).touch()
+        (root / folder / "more").symlink_to(tmp_path / f"more {folder}")
+    (root / "images/labels").symlink_to(root / "masks")
+    dataset = folder_dataset(root, "train")
+    assert names(dataset) == ["a", "more/p"]
+    assert dataset.examples[1].mask.is_file()
+
+
 def test_a_listed_photo_that_is_missing_is_found_when_it_is_read(make: Make) -> None:
     root = make(["a.jpg"], 'train = ["a", "gone.jpg"]\nval = "rest"')
     dataset = folder_dataset(root, "train")
