@@ -109,12 +109,15 @@ def _device() -> Iterator[Finding]:
 
     device, cuda = pick_device("auto"), torch.version.cuda
     unused = device.type != "cuda" and which("nvidia-smi") is not None
-    found = f"torch is built for CUDA {cuda}, and finds no GPU" if cuda else "torch is built without CUDA"
-    found = "there is an NVIDIA driver, but " * unused + found
-    found += "; Apple's GPU is used if asked for (mps)" * torch.backends.mps.is_available()
     if device.type == "cuda":
         memory = torch.cuda.get_device_properties(device).total_memory / 1e9
         found = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(device)}, {memory:.0f} GB each"
+    else:
+        found = f"torch is built for CUDA {cuda}, and finds no GPU" if cuda else "torch is built without CUDA"
+        if unused:
+            found = f"there is an NVIDIA driver, but {found}"
+        if torch.backends.mps.is_available():
+            found += "; Apple's GPU is used if asked for (mps)"
     advice = "see what nvidia-smi says; update the driver, or install torch for its version of CUDA"
     yield _judged("device", not unused, f"{device.type}, {pick_precision('auto', device)}: {found}", advice)
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from deconvseg.errors import UsageError
+from deconvseg.errors import UsageError, WeightsError
 from deconvseg.images.read import PhotoPixels
 from deconvseg.machine import is_out_of_memory
 from deconvseg.network import fold
@@ -118,13 +118,18 @@ class Inference:
         return isinstance(self.network, FCN8s)
 
     def load_companion(self, name: str | Path, kind: type[Companion]) -> tuple[Companion, NetworkHeader]:
-        """An FCN-8s or classifier by name or file, made ready; UsageError if it does not fit the network."""
+        """An FCN-8s or classifier by name or file, made ready; UsageError if it does not fit the network.
+
+        WeightsError if its file cannot be read, or its prior would make no number of a probability.
+        """
         if kind is FCN8s and self.sees_whole_photo:
             raise UsageError(f"{name}: is for an ensemble, and the network is an FCN-8s itself; go without")
         network, header = load_network(network_file(name))
         if not isinstance(network, kind) or header.classes != self.header.classes:
             title = "FCN-8s" if kind is FCN8s else "image classifier"
             raise UsageError(f"{name}: is no {title} with the network's classes; take another, or go without")
+        if isinstance(network, Classifier) and not bool((network.doubt > 0).all()):
+            raise WeightsError(f"{name}: doubts of classes that are not above 0; train it again")
         return fold.prepare(network, self.device, self.precision), header
 
     def fuse(

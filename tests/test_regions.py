@@ -1,5 +1,8 @@
 """Photos through the network together: the same as alone, in batches that neighbours share."""
 
+import os
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -229,3 +232,30 @@ def test_a_region_that_does_not_fit_alone_is_an_error_and_so_is_another_fault(ti
     segmenter.inference.network.register_forward_pre_hook(fail, prepend=True)
     with pytest.raises(RuntimeError, match="no kernel"):
         list(segmenter.fuse([photo]))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_fork_of_a_process_that_has_segmented_says_so_and_one_before_that_works(tiny_network: Path) -> None:
+    """It would hang: the threads of torch and OpenCV are not in it."""
+    code = f"""
+import multiprocessing
+import numpy as np
+from deconvseg import Segmenter
+segmenter = Segmenter({str(tiny_network)!r}, proposals=0, crf=False, threads=2)
+image = np.zeros((40, 50, 3), np.uint8)
+def work(_):
+    return segmenter.segment(image).labels.shape
+for used in (False, True):
+    if used:
+        segmenter.segment(image)
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        try:
+            print(pool.apply_async(work, [0]).get(300))
+        except Exception as error:
+            print(type(error).__name__, error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
+    before, after = done.stdout.splitlines()
+    assert before == "(40, 50)"
+    assert after.startswith("UsageError this process was forked") and "spawn" in after

@@ -1,7 +1,6 @@
 """The whole way of a photo with a tiny network: sizes, sameness, and what is refused."""
 
 import gzip
-import os
 import pickle
 import shutil
 from collections.abc import Iterator
@@ -16,13 +15,12 @@ import torch
 from PIL import Image
 from train_edges import write_forest
 
-import deconvseg.regions
 import deconvseg.segmenter
 import deconvseg.weights
 from deconvseg.errors import InputError, UsageError, WeightsError
 from deconvseg.identity import _sources, code_digest
 from deconvseg.images.read import read_photo
-from deconvseg.network.checkpoint import copy_network
+from deconvseg.network.checkpoint import copy_network, load_network, save_network
 from deconvseg.proposals.boxes import shrink
 from deconvseg.proposals.forest_file import Forest
 from deconvseg.segmenter import WORKING_SIDE, Segmenter
@@ -171,6 +169,10 @@ def test_what_does_not_fit_is_found_on_load(
     own, fcn, classifier = (tmp_path / f"{name}.safetensors" for name in ("own", "fcn", "classifier"))
     for given, copy in ((tiny_network, own), (tiny_fcn, fcn), (tiny_classifier, classifier)):
         copy_network(given, copy, {"classes": [f"class{i}" for i in range(21)]})
+    doubtless = tmp_path / "doubtless.safetensors"
+    network, header = load_network(tiny_classifier)
+    torch.nn.init.zeros_(network.get_buffer("doubt"))
+    save_network(doubtless, network, header)
     faults: list[tuple[str | Path, dict[str, Any], str]] = [
         ("nonsense", {}, "no such network file, nor a network's name"),
         (tiny_network, {"device": "abacus"}, "no such device"),
@@ -182,11 +184,12 @@ def test_what_does_not_fit_is_found_on_load(
         (tiny_network, {"fcn": fcn}, "is no FCN-8s with the network's classes"),
         (tiny_network, {"classifier": tiny_fcn}, "is no image classifier"),
         (tiny_network, {"classifier": classifier}, "is no image classifier with the network's classes"),
+        (tiny_network, {"classifier": doubtless}, "doubts of classes that are not above 0"),
         (tiny_classifier, {}, "labels no pixels"),
     ]
-    for network, options, words in faults:
+    for weights, options, words in faults:
         with pytest.raises((UsageError, WeightsError), match=words):
-            Segmenter(network, **options).load()
+            Segmenter(weights, **options).load()
     # What was not asked for by name is left out where it does not fit.
     segmenter = Segmenter(own, protocol="paper")
     assert segmenter.ensemble == "off" and segmenter.identity()["fcn"] is None
@@ -388,12 +391,3 @@ def test_changed_settings_read_the_networks_they_need(
     bare = Segmenter(tiny_network, proposals=0, crf=False)
     bare.load()
     assert bare.with_settings(ensemble="mean", prior=0.6).identity() == bare.identity()
-
-
-def test_a_fork_of_a_process_that_has_segmented_says_so(
-    tiny_network: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It would hang: the threads of torch and OpenCV are not in it."""
-    monkeypatch.setattr(deconvseg.regions, "_users_of_threads", {os.getpid() + 1})
-    with pytest.raises(UsageError, match=r"this process was forked .*'spawn'"):
-        Segmenter(tiny_network, proposals=0).segment(photo(4, 5))

@@ -168,7 +168,8 @@ def _read(photo: str, max_megapixels: int) -> PhotoPixels:
     from deconvseg.images.read import STREAM, read_photo
     from deconvseg.remote import opened
 
+    most = max_megapixels * 1_000_000
     if photo == "-":
         console.needs_stdin()
-    source, name = (sys.stdin.buffer.read(), STREAM) if photo == "-" else (photo, photo)
-    return read_photo(opened(source), max_pixels=max_megapixels * 1_000_000, name=name)
+        return read_photo(opened(sys.stdin.buffer.read()), max_pixels=most, name=STREAM)
+    return read_photo(opened(photo), max_pixels=most, name=photo)

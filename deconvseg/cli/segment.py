@@ -211,8 +211,10 @@ def segment(
         console.failure(fault)
         return console.SOME_FAILED if run.records else console.NOTHING_DONE
     if fault:
-        again = "run it again without --overwrite" if overwrite else "run the same again"
-        return console.interrupted("finished photos are kept" + f", {again} to go on" * bool(plan.folder))
+        kept = "finished photos are kept"
+        if plan.folder:
+            kept += f", run {'it again without --overwrite' if overwrite else 'the same again'} to go on"
+        return console.interrupted(kept)
     return console.SOME_FAILED if counts["failed"] or plan.problems or run.problems else console.DONE
 
 

@@ -54,7 +54,10 @@ KINDS = {
     "labels": Kind("mask", (".png",), "write:write_labels", "PNG of class ids, shown in class colours"),
     "color": Kind("color", (".png",), "write:write_color", "the same as plain RGB"),
     "overlay": Kind(
-        *("overlay", (".jpg", ".jpeg", ".png"), "write:write_overlay", "the photo tinted, JPEG"),
+        "overlay",
+        (".jpg", ".jpeg", ".png"),
+        "write:write_overlay",
+        "the photo tinted, JPEG",
         paints=True,
         options=("legend",),
     ),

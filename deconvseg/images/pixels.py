@@ -23,6 +23,7 @@ _FLAT = 1 / 16
 """Whole numbers that use less than this share of their bits' range are stretched."""
 DEEP = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 _GREY = (*DEEP, "1", "L", "LA", "La")
+_SRGB_GAMMA, _SRGB_PRIMARIES = 0.45455, (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
 _RAMP = np.arange(256, dtype=np.uint8)[None]
 _SAME = 2
 """A profile that moves no colour by more than this, of 255, is taken for sRGB; its photos stay untouched."""
@@ -108,13 +109,22 @@ def conversion(image: Image.Image) -> tuple[Convert | None, str]:
         except Exception as error:  # a damaged profile can make the library raise anything
             note = f"its colour profile cannot be used ({reason(error)}); its colours are taken as they are"
             return None, note
+    return None, _unapplied(image)
+
+
+def _unapplied(image: Image.Image) -> str:
+    """A note if a photo without a profile asks in another way for other colours than sRGB's."""
+    gamma, primaries = image.info.get("gamma", _SRGB_GAMMA), image.info.get("chromaticity", _SRGB_PRIMARIES)
+    if "srgb" not in image.info and (
+        abs(gamma - _SRGB_GAMMA) > 0.02 or np.abs(np.subtract(primaries, _SRGB_PRIMARIES)).max() > 0.01
+    ):
+        return "the gamma or primaries it names (gAMA, cHRM) are not applied; its colours are taken as sRGB"
     cicp = image.info.get("nclx_profile") or {}
     primaries, curve = cicp.get("color_primaries"), cicp.get("transfer_characteristics")
     # In ITU-T H.273 BT.2020, DCI-P3, Display P3; linear, PQ, HLG.
     if primaries in (9, 11, 12) or curve in (8, 16, 18):
-        said = f"CICP primaries {primaries}, curve {curve}"
-        return None, f"its colours are no sRGB ({said}), and are taken as sRGB"
-    return None, ""
+        return f"its colours are no sRGB (CICP primaries {primaries}, curve {curve}), and are taken as sRGB"
+    return ""
 
 
 @lru_cache(16)

@@ -74,7 +74,8 @@ def unpool(features: Tensor, switches: Tensor) -> Tensor:
 def rebuilt(network: Network, tensors: Mapping[str, Tensor] | None = None, **changes: Any) -> Network:
     """A network with some other arguments and these tensors, or its own; others are initialised anew."""
     other = type(network)(**{**network.arguments, **changes})
-    other.load_state_dict({**other.state_dict(), **(network.state_dict() if tensors is None else tensors)})
+    tensors = network.state_dict() if tensors is None else tensors
+    other.load_state_dict({**other.state_dict(), **tensors})
     return other
 
 

@@ -217,21 +217,29 @@ def test_bad_network_or_forest_file(
 
 
 @pytest.mark.slow
-def test_interrupt_keeps_what_is_done(fast: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "options", "cure"),
+    [
+        (signal.SIGTERM, ["--workers", "0"], "run the same again"),
+        (signal.SIGINT, ["--workers", "2", "--overwrite"], "run it again without --overwrite"),
+    ],
+)
+def test_interrupt_keeps_what_is_done(
+    fast: list[str], tmp_path: Path, number: signal.Signals, options: list[str], cure: str
+) -> None:
     (tmp_path / "in").mkdir()
     for place in range(200):
         Image.new("RGB", (90, 60), "gray").save(tmp_path / "in" / f"{place}.png")
-    command = [COMMAND, "segment", "in", "-o", "out", "--workers", "2", "--overwrite", *fast]
+    command = [COMMAND, "segment", "in", "-o", "out", *options, *fast]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, start_new_session=True)
     log = tmp_path / "out" / "segment.jsonl"
     while process.poll() is None and not (log.exists() and log.stat().st_size):
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     stderr = lines(subprocess.CompletedProcess(command, 0, None, process.communicate(timeout=240)[1]))
-    assert process.returncode == 130, stderr
+    assert process.returncode == 128 + number, stderr
     assert stderr[-2].startswith("200 photos: ")
-    cure = "run it again without --overwrite to go on"
-    assert stderr[-1] == f"error: interrupted; finished photos are kept, {cure}"
+    assert stderr[-1] == f"error: interrupted; finished photos are kept, {cure} to go on"
     kept = manifest(tmp_path / "out")
     assert 0 < len(kept) < 200
     left = files(tmp_path / "out")

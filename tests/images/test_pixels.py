@@ -164,7 +164,10 @@ def test_a_png_goes_by_its_profile() -> None:
 @pytest.mark.parametrize(
     ("name", "data", "told"),
     [
-        (b"gAMA", struct.pack(">I", 100_000), False),
+        (b"gAMA", struct.pack(">I", 100_000), True),
+        (b"gAMA", struct.pack(">I", 45_455), False),
+        (b"cHRM", struct.pack(">8I", 31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000), True),
+        (b"cHRM", struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000), False),
         (b"cICP", bytes((12, 13, 0, 1)), True),
         (b"cICP", bytes((1, 16, 0, 1)), True),
         (b"cICP", bytes((1, 13, 0, 1)), False),
