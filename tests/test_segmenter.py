@@ -303,7 +303,7 @@ def test_ensemble_is_the_mean_of_what_both_networks_say_alone(tiny_network: Path
     options = {"proposals": 4, "min_side": 20, "precision": "fp32"}
     both = probabilities(tiny_network, ensemble="mean", fcn=tiny_fcn, **options)
     alone = probabilities(tiny_network, **options), probabilities(tiny_fcn, **options)
-    np.testing.assert_allclose(both, 0.6 * alone[0] + 0.4 * alone[1], atol=1e-5)
+    np.testing.assert_allclose(both, 0.8 * alone[0] + 0.2 * alone[1], atol=1e-5)
     product = probabilities(tiny_network, ensemble="product", fcn=tiny_fcn, **options)
     assert np.abs(product - both).max() > 0.01
 
