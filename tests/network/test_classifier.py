@@ -31,12 +31,12 @@ def test_saved_in_8_bits_it_says_the_same(tmp_path: Path, map_width: int | None)
         found, found_places = loaded.scores_and_map(images)
         torch.testing.assert_close(network(images), scores)
     assert scores.shape == (3, 21, 1, 1)
-    torch.testing.assert_close(found, scores, atol=0.02 * float(scores.abs().max()), rtol=0.02)
+    torch.testing.assert_close(found, scores, atol=0.05 * float(scores.abs().max()), rtol=0)
     if places is None:
         assert found_places is None and not map_width
     else:
         assert places.shape == (3, 21, 4, 4)
-        torch.testing.assert_close(found_places, places, atol=0.02 * float(places.abs().max()), rtol=0.02)
+        torch.testing.assert_close(found_places, places, atol=0.05 * float(places.abs().max()), rtol=0)
 
 
 def test_what_is_pooled_are_means_maxima_and_the_best_quarter() -> None:
