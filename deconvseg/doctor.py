@@ -119,7 +119,8 @@ def _device() -> Iterator[Finding]:
         if torch.backends.mps.is_available():
             found += "; Apple's GPU is used if asked for (mps)"
     advice = "see what nvidia-smi says; update the driver, or install torch for its version of CUDA"
-    yield _judged("device", not unused, f"{device.type}, {pick_precision('auto', device)}: {found}", advice)
+    precision = pick_precision("auto", device, lambda: None)  # of the shipped networks
+    yield _judged("device", not unused, f"{device.type}, {precision}: {found}", advice)
 
 
 def _folders() -> Iterator[Finding]:

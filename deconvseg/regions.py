@@ -6,6 +6,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -22,7 +23,7 @@ from deconvseg.images.read import PhotoPixels
 from deconvseg.machine import is_out_of_memory
 from deconvseg.network import fold
 from deconvseg.network.base import SegmentationNetwork
-from deconvseg.network.checkpoint import NetworkHeader, load_network
+from deconvseg.network.checkpoint import NetworkHeader, describe_network, load_network
 from deconvseg.network.classifier import Classifier
 from deconvseg.network.fcn8s import STRIDE, FCN8s
 from deconvseg.postprocess.fusion import Fusion, ensemble, with_map, with_prior
@@ -55,6 +56,17 @@ def use_threads() -> None:
             "this process was forked from one that had segmented before, whose threads it lacks; "
             "start workers with multiprocessing.get_context('spawn'), or use threads"
         )
+
+
+def uncalibrated(*networks: str | Path | None) -> str | None:
+    """The first of networks (names or files) whose file does not tell the ranges that int8 needs."""
+    for name in networks:
+        if name is None:
+            continue
+        with suppress(UsageError, WeightsError):  # which is told where the file is read
+            if not describe_network(network_file(name))[1].ranges:
+                return str(name)
+    return None
 
 
 class Clock:
@@ -97,7 +109,7 @@ class Inference:
         network, header: made ready by `network.fold.prepare`, and what its file says.
         settings: how regions are put together, when a photo stops, how the partner joins in.
         device: where the networks are.
-        precision: their arithmetic: `fp32`, `bf16` or `fp16`.
+        precision: their arithmetic: `fp32`, `bf16`, `fp16` or `int8`.
         batch_size: regions that go through the network together; halved when they do not fit into memory.
         partner: network and header of the FCN-8s of an ensemble, or None.
         classifier: the same of the image classifier of a prior, or None.
@@ -130,7 +142,7 @@ class Inference:
             raise UsageError(f"{name}: is no {title} with the network's classes; take another, or go without")
         if isinstance(network, Classifier) and not bool((network.doubt > 0).all()):
             raise WeightsError(f"{name}: doubts of classes that are not above 0; train it again")
-        return fold.prepare(network, self.device, self.precision), header
+        return fold.prepare(network, self.device, self.precision, header.ranges), header
 
     def fuse(
         self, photos: Iterable[Prepared], *, full_batches: bool = False

@@ -8,7 +8,7 @@ import json
 import threading
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from deconvseg.postprocess.crf import dense_crf
 from deconvseg.proposals.boxes import WORKING_SIDE as EDGES_SIDE
 from deconvseg.proposals.boxes import Boxes, propose, shrink, squared
 from deconvseg.proposals.edges import EdgeDetector
-from deconvseg.regions import Clock, Inference, Prepared, use_threads
+from deconvseg.regions import Clock, Inference, Prepared, uncalibrated, use_threads
 from deconvseg.segmentation import Segmentation, chosen, refuse_unknown
 from deconvseg.settings import PRESETS, CRFParameters, EnsembleRule, FusionRule, refuse_below
 from deconvseg.weights import FOREST, companion_of, forest_file, is_missing, lookup, network_file
@@ -67,7 +67,7 @@ class Segmenter:
         fcn: the FCN-8s of the ensemble, by name or file; None is that partner, or the shipped one.
         classifier: the image classifier of the prior, by name or file; None is that of the registry, if any.
         device: `auto`, `cpu`, `cuda` or `mps`.
-        precision: `auto`, `fp32`, `bf16` or `fp16`.
+        precision: `auto`, `fp32`, `bf16`, `fp16` or `int8`.
         batch_size: crops that go through the network together, halved where they do not fit into memory;
             None chooses by device.
         threads: CPU threads; None leaves torch's choice, at most the cores that this process may use.
@@ -355,8 +355,9 @@ class Segmenter:
         torch.set_num_threads(self._threads or min(torch.get_num_threads(), cores()))
         cv2.setNumThreads(self._threads or min(cv2.getNumThreads(), cores()))
         device = fold.pick_device(self._device)
-        precision = fold.pick_precision(self._precision, device)
         network, header = load_network(network_file(self._file))
+        networks = (self._file, self.fcn, self.classifier)
+        precision = fold.pick_precision(self._precision, device, partial(uncalibrated, *networks))
         if not header.statistics:
             raise WeightsError(
                 f"{self.weights}: a network of a training stage, whose BatchNorm has no statistics yet; "
@@ -369,7 +370,7 @@ class Segmenter:
             _ = self.crf_parameters  # a bad value is told now, not at the first photo
         # Of the networks in use, should their files be replaced later.
         self._digests = {"weights": digest(network_file(self._file))}
-        network = fold.prepare(network, device, precision)
+        network = fold.prepare(network, device, precision, header.ranges)
         size = self._batch_size or fold.pick_batch_size(device)
         return self._with_companions(Inference(network, header, self.settings, device, precision, size))
 

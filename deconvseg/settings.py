@@ -11,7 +11,7 @@ from deconvseg.errors import UsageError, WeightsError
 
 FusionRule = Literal["max", "mean"]
 EnsembleRule = Literal["mean", "product", "off"]
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]
 Preset = Literal["default", "paper", "released-code"]
 
 _CRF_RANGES = {"iterations": (0, 100), "sigma": (0.1, 10_000), "weight": (0, 1000)}

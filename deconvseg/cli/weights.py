@@ -12,7 +12,7 @@ import typer
 
 from deconvseg.cli import console
 from deconvseg.cli.options import DebugOption, JsonOption, OverwriteOption, option, refuse_target, switch
-from deconvseg.errors import DeconvSegError, UsageError, WeightsError
+from deconvseg.errors import DeconvSegError, InputError, UsageError, WeightsError
 
 if TYPE_CHECKING:
     from deconvseg.weights import Entry
@@ -157,6 +157,30 @@ def convert(
     return console.DONE
 
 
+@app.command()
+def calibrate(
+    source: Annotated[Path, typer.Argument(metavar="FILE", help="Network file.")],
+    photos: Annotated[
+        list[str],
+        typer.Argument(metavar="PHOTO...", help="Some dozens: files, folders, quoted globs, @lists."),
+    ],
+    output: OutputOption,
+    overwrite: OverwriteOption = False,
+    debug: DebugOption = False,
+) -> int:
+    """Measure on photos how large the numbers in a network get, and keep that in its file for int8."""
+    from deconvseg.batch.inputs import find_photos
+    from deconvseg.evaluation.calibrate import calibrate
+
+    refuse_target(output, source, overwrite=overwrite)
+    found = find_photos(photos, None)
+    if found.problems:
+        raise InputError(found.problems[0])
+    layers = calibrate(source, [photo.path for photo in found.photos], output)
+    console.say(f"{output}: ranges of {layers} layers on {len(found.photos)} photos")
+    return console.DONE
+
+
 @app.command("average")
 def average_networks(
     first: Annotated[Path, typer.Argument(metavar="FIRST", help="Network file; gives classes and the rest.")],
@@ -178,7 +202,7 @@ def average_networks(
     other, _ = load_network(second)
     average(network, other, share, encoder_only=encoder_only)
     averaged = {"averaged_with": second.name, "share": share, "encoder_only": encoder_only}
-    save_network(output, network, replace(header, training={**header.training, **averaged}))
+    save_network(output, network, replace(header, training={**header.training, **averaged}, ranges={}))
     console.say(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
     return console.DONE
 

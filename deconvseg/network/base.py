@@ -61,14 +61,52 @@ class SegmentationNetwork(nn.Module):
         return functional.dropout(features, self.dropout, self.training) if self.dropout else features
 
 
+def pool(features: Tensor, *, ceil_mode: bool = False) -> Tensor:
+    """Maxima of 2 x 2 windows; torch has none of 8-bit numbers for large maps."""
+    if features.dtype != torch.uint8:
+        return functional.max_pool2d(features, 2, ceil_mode=ceil_mode)
+    if ceil_mode:
+        features = functional.pad(features, (0, features.shape[3] % 2, 0, features.shape[2] % 2))
+    first, second, third, fourth = _corners(features)
+    return torch.maximum(torch.maximum(first, second), torch.maximum(third, fourth))
+
+
+def pool_with_switches(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Maxima of 2 x 2 windows, and where they were, for `unpool`.
+
+    That is int64 (B, C, h, w), the flat index in the map before pooling; of 8-bit numbers uint8, 0 to 3.
+    """
+    if features.dtype != torch.uint8:
+        return functional.max_pool2d(features, 2, return_indices=True)
+    first, *others = _corners(features)
+    found = first.contiguous(memory_format=torch.channels_last)
+    where = torch.zeros_like(found)
+    for place, corner in enumerate(others, start=1):
+        torch.maximum(where, (corner > found).view(torch.uint8).mul_(place), out=where)
+        torch.maximum(found, corner, out=found)
+    return found, where
+
+
 def unpool(features: Tensor, switches: Tensor) -> Tensor:
     """Each number (B, C, h, w) to the place that its switch tells, zeros elsewhere: (B, C, 2h, 2w).
 
     `functional.max_unpool2d` calls the same, but imports SymPy before: half a second of the first photo.
     """
-    height, width = features.shape[2:]
-    enlarged: Tensor = torch.ops.aten.max_unpool2d(features, switches, (2 * height, 2 * width))
+    batch, channels, height, width = features.shape
+    size = (batch, channels, 2 * height, 2 * width)
+    if switches.dtype != torch.uint8:
+        enlarged: Tensor = torch.ops.aten.max_unpool2d(features, switches, size[2:])
+        return enlarged
+    enlarged = torch.empty(size, dtype=features.dtype, memory_format=torch.channels_last)
+    for place, corner in enumerate(_corners(enlarged)):
+        torch.mul(features, switches == place, out=corner)
     return enlarged
+
+
+def _corners(features: Tensor) -> list[Tensor]:
+    """Views of the four places of every 2 x 2 window; what is left over at the end is in none."""
+    height, width = (size // 2 * 2 for size in features.shape[2:])
+    return [features[:, :, row:height:2, column:width:2] for row in (0, 1) for column in (0, 1)]
 
 
 def rebuilt(network: Network, tensors: Mapping[str, Tensor] | None = None, **changes: Any) -> Network:

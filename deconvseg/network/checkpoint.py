@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -23,6 +24,7 @@ from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.classifier import Classifier
 from deconvseg.network.deconvnet import DeconvNet
 from deconvseg.network.fcn8s import FCN8s
+from deconvseg.network.int8 import layers
 
 Storage = Literal["float32", "float16", "int8"]
 
@@ -49,6 +51,7 @@ class NetworkHeader:
         training: free-form summary of how it was trained and what it measured.
         statistics: whether BatchNorm has the mean and variance of training; a network without them can be
             trained further, but not segment.
+        ranges: as of `int8.observe`; empty if nobody has looked.
     """
 
     classes: tuple[str, ...]
@@ -58,6 +61,7 @@ class NetworkHeader:
     crf: Mapping[str, float] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     statistics: bool = True
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 def save_network(
@@ -144,6 +148,9 @@ def describe_network(path: Path) -> tuple[SegmentationNetwork, NetworkHeader]:
             crf={str(key): float(value) for key, value in document["crf"].items()},
             training=dict(document["training"]),
             statistics=bool(document.get("statistics", True)),
+            ranges={
+                key: (float(low), float(high)) for key, (low, high) in document.get("ranges", {}).items()
+            },
         )
         names, labels = header.classes, network.arguments["classes"]
         channels = {channel for colour in header.palette for channel in colour}
@@ -154,6 +161,10 @@ def describe_network(path: Path) -> tuple[SegmentationNetwork, NetworkHeader]:
             raise ValueError("the order of channels, their mean or scale")
         if not channels <= set(range(256)):
             raise ValueError("a colour outside 0..255")
+        if header.ranges and set(header.ranges) != set(layers(network)):
+            raise ValueError("ranges of other layers")
+        if not all(map(math.isfinite, chain(*header.ranges.values()))):
+            raise ValueError("ranges that are not numbers")
     return network.eval(), header
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deconvseg.network.base import SegmentationNetwork, unit, vgg_encoder
+from deconvseg.network.base import SegmentationNetwork, pool, unit, vgg_encoder
 
 
 class Classifier(SegmentationNetwork):
@@ -65,7 +65,7 @@ class Classifier(SegmentationNetwork):
         """conv5_3's features (B, W, S / 16, S / 16) of images (B, 3, S, S)."""
         features = images
         for stage in self.encoder[:-1]:
-            features = functional.max_pool2d(stage(features), 2)
+            features = pool(stage(features))
         found: Tensor = self.encoder[-1](features)
         return found
 

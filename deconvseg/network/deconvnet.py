@@ -5,7 +5,15 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deconvseg.network.base import SegmentationNetwork, rebuilt, resized_kernel, unit, unpool, vgg_encoder
+from deconvseg.network.base import (
+    SegmentationNetwork,
+    pool_with_switches,
+    rebuilt,
+    resized_kernel,
+    unit,
+    unpool,
+    vgg_encoder,
+)
 
 STRIDE = 32
 """Five 2x2 poolings: one cell of the last pooling sees 32 x 32 pixels of the crop."""
@@ -84,7 +92,7 @@ class DeconvNet(SegmentationNetwork):
         """
         features, switches = crops, []
         for stage in self.encoder:
-            features, where = functional.max_pool2d(stage(features), 2, return_indices=True)
+            features, where = pool_with_switches(stage(features))
             switches.append(where)
         if self.bottleneck_norm is not None:
             features = self.bottleneck_norm(features)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deconvseg.network.base import SegmentationNetwork, resized_kernel, unit, vgg_encoder
+from deconvseg.network.base import SegmentationNetwork, pool, resized_kernel, unit, vgg_encoder
 from deconvseg.network.deconvnet import DeconvNet
 
 STRIDE = 32
@@ -94,7 +94,7 @@ class FCN8s(SegmentationNetwork):
             features = functional.pad(features, (0, right, 0, below))
         pools = []
         for stage in self.encoder:
-            features = functional.max_pool2d(stage(features), 2, ceil_mode=self.padding > 1)
+            features = pool(stage(features), ceil_mode=self.padding > 1)
             pools.append(features)
         code = self.drop(self.fc6(self.pool5_norm(pools[4])))
         code = self.drop(self.fc7(code))

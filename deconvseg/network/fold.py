@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal, cast
 
 import torch
@@ -9,12 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from deconvseg.errors import UsageError
+from deconvseg.network import int8
 from deconvseg.network.base import Network
 from deconvseg.network.deconvnet import DeconvNet
 from deconvseg.network.fcn8s import FCN8s
 
-Precision = Literal["fp32", "bf16", "fp16"]
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
+_DTYPES = {"fp32": torch.float32, "int8": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def pick_device(name: str) -> torch.device:
@@ -45,11 +47,17 @@ def pick_batch_size(device: torch.device) -> int:
     return 64 if device.type == "cuda" else 16
 
 
-def pick_precision(name: str, device: torch.device) -> Precision:
-    """`auto`, `fp32`, `bf16` or `fp16`; `auto` takes bf16 where the processor multiplies it natively.
+def pick_precision(
+    name: str, device: torch.device, uncalibrated: Callable[[], str | None] = lambda: "a new network"
+) -> Precision:
+    """`auto`, `fp32`, `bf16`, `fp16` or `int8`; `auto` takes bf16 where the processor multiplies it natively.
+
+    Int8 needs networks whose files tell the ranges of what goes through their layers; `uncalibrated` names
+    one that does not, if any.
 
     Raises:
-        UsageError: an unknown name, or fp16 on a CPU, whose convolutions do not have it.
+        UsageError: an unknown name; fp16 on a CPU, whose convolutions do not have it; int8 elsewhere, where
+            torch does not have it, or with a network without ranges.
     """
     if name == "auto":
         if device.type == "cuda":
@@ -57,17 +65,32 @@ def pick_precision(name: str, device: torch.device) -> Precision:
         return "bf16" if device.type == "cpu" and _cpu_multiplies_bf16() else "fp32"
     if name == "fp16" and device.type == "cpu":
         raise UsageError("fp16 needs an accelerator; use bf16, fp32 or auto on the CPU")
+    if name == "int8" and device.type != "cpu":
+        raise UsageError(f"int8 is for the CPU, and this is {device.type}; use auto")
+    if name == "int8" and not int8.works():
+        raise UsageError(
+            f"int8 needs oneDNN's 8-bit convolutions, which torch {torch.__version__} does not have here or "
+            "computes wrongly; use auto"
+        )
+    if name == "int8" and (network := uncalibrated()):
+        raise UsageError(
+            f"int8 needs to know how large the numbers in a network get, which {network} does not tell; "
+            "'deconvseg weights calibrate' makes a file that does"
+        )
     if name not in _DTYPES:
-        raise UsageError(f"{name}: unknown precision; use auto, fp32, bf16 or fp16")
+        raise UsageError(f"{name}: unknown precision; use auto, fp32, bf16, fp16 or int8")
     return cast(Precision, name)
 
 
-def prepare(network: Network, device: torch.device, precision: Precision) -> Network:
+def prepare(
+    network: Network, device: torch.device, precision: Precision, ranges: int8.Ranges | None = None
+) -> Network:
     """Make a trained network ready to segment, in its own memory; it cannot be trained or saved any more.
 
     It computes the same function as before (exact in real arithmetic): every BatchNorm's running statistics
     go into the kernel and bias of the convolution beside it, and DeconvNet's bottleneck, whose kernels cover
-    all there is, becomes the matrix products it consists of.
+    all there is, becomes the matrix products it consists of. Int8 is for networks with `ranges`, as of
+    `int8.observe`; others compute in fp32 then.
     """
     network.eval().requires_grad_(False)
     if isinstance(network, FCN8s) and network.arguments["norm"]:
@@ -88,6 +111,8 @@ def prepare(network: Network, device: torch.device, precision: Precision) -> Net
         for unit in (network.fc6, network.fc7):
             unit.conv = _ToOneCell(unit.conv)
         network.fc6_deconv.conv = _FromOneCell(network.fc6_deconv.conv)
+    if precision == "int8" and ranges:
+        int8.quantise(network, ranges)
     if precision == "bf16" and device.type == "cpu":
         for unit in units:
             unit.relu = _BF16ReLU()

@@ -150,7 +150,7 @@ def first_network(
         if header.classes != classes:
             network, crf = replace_classes(network, len(classes)), {}
             note(f"{init}: made for other classes; all of it is kept but the last layer, which starts anew")
-        header = replace(header, classes=classes, palette=palette, crf=crf, training={})
+        header = replace(header, classes=classes, palette=palette, crf=crf, training={}, ranges={})
     network.dropout = recipe.dropout
     return network.train(), header
 

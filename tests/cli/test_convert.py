@@ -6,9 +6,11 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 
+from deconvseg.network import int8
 from deconvseg.network.checkpoint import load_network, save_network
 
 from ..network import caffemodel
@@ -113,3 +115,20 @@ def test_average(inside: Run, tmp_path: Path, tiny_network: Path) -> None:
     refused = inside("weights", "average", tiny_network, "b.safetensors", "-o", "b.safetensors")
     assert refused.returncode == 2
     assert "is one of the files to read" in lines(refused)[0]
+
+
+@pytest.mark.skipif(not int8.works(), reason="this torch has no 8-bit convolutions")
+def test_a_calibrated_network_segments_in_8_bits(inside: Run, tiny_network: Path, tmp_path: Path) -> None:
+    segment = ("segment", EXAMPLES / "cat.jpg", "-o", "m.png", *PLAIN[:-1], "int8", "--weights")
+    refused = inside(*segment, tiny_network)
+    assert refused.returncode == 2
+    assert f"{tiny_network} does not tell; 'deconvseg weights calibrate'" in lines(refused)[0]
+    done = inside("weights", "calibrate", tiny_network, EXAMPLES, "-o", "c.safetensors")
+    assert done.returncode == 0, done.stderr
+    assert lines(done) == ["c.safetensors: ranges of 26 layers on 3 photos"]
+    done = inside(*segment, "c.safetensors")
+    assert done.returncode == 0, done.stderr
+    assert "on cpu, int8" in lines(done)[0]
+    (line,) = lines(inside("weights", "calibrate", tiny_network, "none.jpg", "-o", "d.safetensors"))
+    assert "none.jpg" in line
+    assert not (tmp_path / "d.safetensors").exists()

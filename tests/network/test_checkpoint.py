@@ -170,6 +170,8 @@ def test_truncated_file(tmp_path: Path, good: bytes, keep: int) -> None:
         ({"order": "BGR"}, "order of channels"),
         ({"scale": float("nan")}, "mean or scale"),
         ({"palette": [1, 2, 3]}, "damaged"),
+        ({"ranges": {"conv1_1": [0, 1]}}, "ranges of other layers"),
+        ({"ranges": {"conv1_1": [0]}}, "damaged"),
         ({"arguments": {**SMALL, "crop_size": 33}}, "multiple of 32"),
         ({"arguments": {**SMALL, "nonsense": 1}}, "nonsense"),
         ({"arguments": {**SMALL, "encoder_convs": [10**9] * 5}}, "layers at most 200"),

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from deconvseg.errors import UsageError
 from deconvseg.images.read import read_image
+from deconvseg.network import int8
 from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.checkpoint import load_network
 from deconvseg.network.classifier import Classifier
@@ -70,13 +71,16 @@ def test_the_shipped_network_scores_as_before() -> None:
     limits: dict[Precision, tuple[float, float, float]] = {
         "fp32": (1e-5, 1e-6, 0.9999),
         "bf16": (0.1, 0.004, 0.99),
+        "int8": (0.2, 0.02, 0.95),
     }
     if torch.__version__.startswith("2.4."):  # which does not unpool bf16
         del limits["bf16"]
+    if not int8.works():
+        del limits["int8"]
     with torch.no_grad():
         want = network(inputs)
         for precision, (largest, mean, labels) in limits.items():
-            ready = prepare(copy.deepcopy(network), torch.device("cpu"), precision)
+            ready = prepare(copy.deepcopy(network), torch.device("cpu"), precision, header.ranges)
             dtype = next(ready.parameters()).dtype
             got = ready(inputs.to(dtype, memory_format=torch.channels_last)).float()
             error = (got - want).abs() / want.abs().max()
@@ -101,6 +105,10 @@ def test_devices_and_precisions_that_are_not_there_are_refused() -> None:
     assert pick_precision("auto", cpu) in ("fp32", "bf16")
     with pytest.raises(UsageError, match="needs an accelerator"):
         pick_precision("fp16", cpu)
+    with pytest.raises(UsageError, match="int8 is for the CPU, and this is meta"):
+        pick_precision("int8", torch.device("meta"), lambda: None)
+    with pytest.raises(UsageError, match="a new network does not tell; 'deconvseg weights calibrate'"):
+        pick_precision("int8", cpu)
     with pytest.raises(UsageError, match="unknown precision"):
         pick_precision("fp8", cpu)
 
@@ -109,4 +117,4 @@ def test_no_bf16_where_torch_is_held_to_an_older_instruction_set() -> None:
     code = "import torch; from deconvseg.network.fold import pick_precision as p"
     code += "; print(p('auto', torch.device('cpu')))"
     held = os.environ | {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
-    assert subprocess.check_output([sys.executable, "-c", code], text=True, env=held).strip() == "fp32"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True, env=held).split() == ["fp32"]

@@ -1,0 +1,50 @@
+"""Measures how large the numbers in a network get on photos, for its arithmetic in 8 bits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from deconvseg.errors import WeightsError
+from deconvseg.images.read import read_image
+from deconvseg.network.checkpoint import copy_network, load_network
+from deconvseg.network.int8 import observe
+from deconvseg.proposals.boxes import enlarged, shrink, squared
+from deconvseg.regions import crop, normalised, on_device, whole_pixels
+from deconvseg.segmenter import WORKING_SIDE
+
+
+def calibrate(source: Path, photos: Sequence[str], target: Path) -> int:
+    """Write a copy of a network's file that tells the ranges of what goes through its layers on these photos.
+
+    A few dozen photos of what the network is for are enough; each is looked at as a whole, and its middle.
+
+    Returns:
+        How many layers there are ranges of.
+
+    Raises:
+        InputError: a photo cannot be read.
+        WeightsError: the source is no network file, or of a training stage without statistics.
+        OutputError: the copy cannot be written.
+    """
+    network, header = load_network(source)
+    if not header.statistics:
+        raise WeightsError(f"{source}: its BatchNorm has no statistics yet; train on from it, then calibrate")
+    crops = (_crops(read_image(photo), network.side) for photo in photos)
+    ranges = observe(network, (normalised(network, header, images) for images in crops))
+    copy_network(source, target, {"ranges": ranges})
+    return len(ranges)
+
+
+def _crops(image: NDArray[np.uint8], side: int) -> Tensor:
+    """Two crops of 0..255, float (2, 3, side, side): the square around a photo, and one half as long."""
+    pixels = on_device(torch.device("cpu"), shrink(image, WORKING_SIDE))
+    _, height, width = pixels.shape
+    whole = squared(np.array([[0, 0, width, height]], np.float32))
+    boxes = whole_pixels(np.concatenate((whole, enlarged(whole, 0.5))))
+    return torch.stack([crop(pixels, box, side) for box in boxes])
