@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -148,13 +147,13 @@ def test_all_networks_in_use_need_ranges(
 def test_threads_and_other_processes_compute_the_same_in_8_bits(calibrated: Path) -> None:
     segmenter = Segmenter(calibrated, proposals=2, min_side=20, crf=False, precision="int8")
     photos = [str(EXAMPLES / "cat.jpg")] * 3
-    want, *others = map(partial(labels, segmenter), photos)
+    want, *others = map(segmenter.segment, photos)
     with ThreadPoolExecutor(3) as pool:
-        others += pool.map(partial(labels, segmenter), photos)
+        others += pool.map(segmenter.segment, photos)
     with ProcessPoolExecutor(1, get_context("spawn")) as processes:
-        others += processes.map(partial(labels, segmenter), photos[:1])
+        others += processes.map(segmenter.segment, photos[:1])
     for found in others:
-        np.testing.assert_array_equal(found, want)
+        np.testing.assert_array_equal(found.labels, want.labels)
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +161,3 @@ def calibrated(tiny_network: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     path = tmp_path_factory.mktemp("calibrated") / "own.safetensors"
     calibrate(tiny_network, [str(EXAMPLES / "cat.jpg"), str(EXAMPLES / "person.jpg")], path)
     return path
-
-
-def labels(segmenter: Segmenter, photo: str) -> NDArray[np.uint8]:
-    return segmenter.segment(photo).labels
