@@ -12,6 +12,9 @@ the rounds. The parts:
 - crf: against pydensecrf2, where it is installed, with all classes and with those that ours works on;
 - proposals: each step;
 - photo: one photo, step by step; how much memory a process that does nothing else takes for it (Linux);
+- precision: one photo in bf16 and int8, against fp32;
+- avx2: the same in a process that is held to AVX2, as on most laptops;
+- peer: one photo against another tool's network, `--peer FILE` (.onnx or .tflite), on random numbers;
 - folder: the photos again and again up to 50, against single runs of the command;
 - start: of the command, and to the first mask.
 """
@@ -44,6 +47,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from deconvseg.export import onnx_model
 from deconvseg.images.read import read_image
 from deconvseg.machine import reuse_freed_memory
+from deconvseg.network import int8
 from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.checkpoint import load_network
 from deconvseg.network.deconvnet import DeconvNet
@@ -59,6 +63,7 @@ ROUNDS = 5
 CROPS = 8
 FOLDER = 50
 PRODUCT = 3072
+AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
 PEAK = """
 import re, sys
 from deconvseg.machine import reuse_freed_memory
@@ -264,6 +269,67 @@ def photo_rows(photos: Sequence[Path]) -> Iterator[Row]:
         yield Row("photo", "default: peak memory", int(_python("-c", PEAK, photos[0]).stdout) / 1024, "MiB")
 
 
+def precision_rows(photos: Sequence[Path]) -> Iterator[Row]:
+    """One photo with the default settings in the number formats of this machine, in turn."""
+    segmenters = {"fp32": Segmenter(precision="fp32")}
+    if torch.backends.cpu.get_cpu_capability() != "AVX2":  # which emulates it, 24 s a photo
+        segmenters["bf16"] = Segmenter(precision="bf16")
+    if int8.works():
+        segmenters["int8"] = Segmenter(precision="int8")
+    slow, *others = in_turn(*(partial(each.segment, photos[0]) for each in segmenters.values()), rounds=3)
+    for precision, seconds in zip([*segmenters][1:], others, strict=True):
+        yield Row("precision", f"one photo, {precision}", seconds, "s", slow, "fp32")
+
+
+def avx2_rows(photos: Sequence[Path]) -> Iterator[Row]:
+    """The rows of `precision` where torch and oneDNN may use AVX2 alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder, "rows.json")
+        options = ("--only", "precision", "--photos", photos[0].parent, "--json", report)
+        _python(__file__, *options, "--threads", str(torch.get_num_threads()), **AVX2)
+        for row in json.loads(report.read_bytes())["rows"]:
+            del row["ratio"]
+            yield Row(**row | {"part": "avx2"})
+
+
+def peer_rows(photos: Sequence[Path], peer: Path) -> Iterator[Row]:
+    """One photo of ours, read and all, against one call of another tool's network."""
+    segmenter = Segmenter()
+    segmenter.load()
+    ours, other = in_turn(partial(segmenter.segment, photos[0]), _peer(peer))
+    yield Row(
+        "peer", f"one photo, {segmenter.inference.precision}", ours, "s", other, f"{peer.name}, network alone"
+    )
+
+
+def _peer(path: Path) -> Callable[[], object]:
+    """A call of a network in a file on random numbers; open sizes are 1, the batch, and 513."""
+    random = np.random.default_rng(0)
+    if path.suffix == ".tflite":
+        from ai_edge_litert.interpreter import Interpreter
+
+        interpreter = Interpreter(str(path), num_threads=torch.get_num_threads())
+        interpreter.allocate_tensors()
+        for entry in interpreter.get_input_details():
+            interpreter.set_tensor(
+                entry["index"], random.integers(0, 255, entry["shape"]).astype(entry["dtype"])
+            )
+        return partial(interpreter.invoke)
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(path, options)
+    feed = {}
+    for entry in session.get_inputs():
+        shape = [
+            size if isinstance(size, int) else 513 if axis else 1 for axis, size in enumerate(entry.shape)
+        ]
+        kind = np.uint8 if "uint8" in entry.type else np.float32
+        feed[entry.name] = random.integers(0, 255, shape).astype(kind)
+    return partial(session.run, None, feed)
+
+
 def folder_rows(photos: Sequence[Path]) -> Iterator[Row]:
     """Photos a second of a folder run, and of one run of the command a photo."""
     with tempfile.TemporaryDirectory() as folder:
@@ -299,8 +365,8 @@ def _command(*arguments: str) -> subprocess.CompletedProcess[str]:
     return _python("-m", "deconvseg", *arguments, *threads)
 
 
-def _python(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+def _python(*arguments: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())} | variables
     command = [sys.executable, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
@@ -313,6 +379,8 @@ PARTS: dict[str, Callable[[Sequence[Path]], Iterator[Row]]] = {
     "crf": crf_rows,
     "proposals": proposal_rows,
     "photo": photo_rows,
+    "precision": precision_rows,
+    "avx2": avx2_rows,
     "folder": folder_rows,
     "start": start_rows,
 }
@@ -337,6 +405,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="of PyTorch, OpenCV, ONNX Runtime and the command")
     parser.add_argument("--photos", type=Path, default=ROOT / "examples", help="folder of JPEGs")
     parser.add_argument("--only", default=",".join(PARTS), help="parts, separated by commas")
+    parser.add_argument("--peer", type=Path, help="another tool's network, .onnx or .tflite")
     parser.add_argument("--json", type=Path, help="write the rows here as well")
     options = parser.parse_args()
     wanted = options.only.split(",")
@@ -350,6 +419,7 @@ def main() -> None:
         torch.set_num_threads(options.threads)
         cv2.setNumThreads(options.threads)
     rows = [row for part in wanted for row in PARTS[part](photos)]
+    rows += peer_rows(photos, options.peer) if options.peer else []
     Console(width=150).print(_table(rows))
     if options.json:
         report = {
