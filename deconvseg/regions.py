@@ -8,9 +8,10 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 import torch
@@ -24,14 +25,14 @@ from deconvseg.machine import is_out_of_memory
 from deconvseg.network import fold
 from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.checkpoint import NetworkHeader, describe_network, load_network
-from deconvseg.network.classifier import Classifier
+from deconvseg.network.fcn import FCN
 from deconvseg.network.fcn8s import STRIDE, FCN8s
-from deconvseg.postprocess.fusion import Fusion, ensemble, with_map, with_prior
+from deconvseg.postprocess.fusion import Fusion, ensemble, with_prior
 from deconvseg.settings import EnsembleRule, Settings
 from deconvseg.weights import network_file
 
 Box = tuple[int, int, int, int]
-Companion = TypeVar("Companion", FCN8s, Classifier)
+WholePhotoNetwork = FCN | FCN8s
 
 FINISHED = 2
 """Most photos whose scores are kept while one before them is not finished: 132 MB each at 1024 x 768."""
@@ -111,8 +112,7 @@ class Inference:
         device: where the networks are.
         precision: their arithmetic: `fp32`, `bf16`, `fp16` or `int8`.
         batch_size: regions that go through the network together; halved when they do not fit into memory.
-        partner: network and header of the FCN-8s of an ensemble, or None.
-        classifier: the same of the image classifier of a prior, or None.
+        partner: network and header of the FCN or FCN-8s of an ensemble, or None.
     """
 
     network: SegmentationNetwork
@@ -121,27 +121,36 @@ class Inference:
     device: torch.device
     precision: fold.Precision
     batch_size: int
-    partner: tuple[FCN8s, NetworkHeader] | None = None
-    classifier: tuple[Classifier, NetworkHeader] | None = None
+    partner: tuple[WholePhotoNetwork, NetworkHeader] | None = None
 
     @property
     def sees_whole_photo(self) -> bool:
-        """Whether the network itself is an FCN-8s, which looks at no regions."""
-        return isinstance(self.network, FCN8s)
+        """Whether the network itself looks at no regions."""
+        return isinstance(self.network, WholePhotoNetwork)
 
-    def load_companion(self, name: str | Path, kind: type[Companion]) -> tuple[Companion, NetworkHeader]:
-        """An FCN-8s or classifier by name or file, made ready; UsageError if it does not fit the network.
+    @property
+    def whole_photo_network(self) -> tuple[WholePhotoNetwork, NetworkHeader] | None:
+        """What looks at the whole photo, with its header: the network itself, the partner, or nothing."""
+        if isinstance(self.network, WholePhotoNetwork):
+            return self.network, self.header
+        return self.partner
 
-        WeightsError if its file cannot be read, or its prior would make no number of a probability.
+    @property
+    def prior_doubt(self) -> Tensor | None:
+        """`doubt` of the network that tells which classes the photo shows; None if none does."""
+        found = self.whole_photo_network
+        return found[0].doubt if found and isinstance(found[0], FCN) else None
+
+    def load_partner(self, name: str | Path) -> tuple[WholePhotoNetwork, NetworkHeader]:
+        """An FCN or FCN-8s by name or file, made ready; UsageError if it does not fit the network.
+
+        WeightsError if its file cannot be read.
         """
-        if kind is FCN8s and self.sees_whole_photo:
-            raise UsageError(f"{name}: is for an ensemble, and the network is an FCN-8s itself; go without")
+        if self.sees_whole_photo:
+            raise UsageError(f"{name}: is for an ensemble, and the network is an FCN itself; go without")
         network, header = load_network(network_file(name))
-        if not isinstance(network, kind) or header.classes != self.header.classes:
-            title = "FCN-8s" if kind is FCN8s else "image classifier"
-            raise UsageError(f"{name}: is no {title} with the network's classes; take another, or go without")
-        if isinstance(network, Classifier) and not bool((network.doubt > 0).all()):
-            raise WeightsError(f"{name}: doubts of classes that are not above 0; train it again")
+        if not isinstance(network, WholePhotoNetwork) or header.classes != self.header.classes:
+            raise UsageError(f"{name}: is no FCN with the network's classes; take another, or go without")
         return fold.prepare(network, self.device, self.precision, header.ranges), header
 
     def fuse(
@@ -151,7 +160,7 @@ class Inference:
         begun: deque[PartialResult] = deque()
         supply = (PartialResult(self, photo) for photo in photos)
         while True:
-            # FCN-8s looks at one photo after the other: more would only take memory.
+            # An FCN looks at one photo after the other: more would only take memory.
             most = 1 if self.sees_whole_photo else self.batch_size
             batch = list(islice(_submit(begun, supply), most))
             if not (batch or begun):
@@ -178,13 +187,13 @@ class Inference:
                 yield photo
 
     def _scores(self, batch: Sequence[tuple[PartialResult, int]], size: int) -> list[Tensor]:
-        """Raw scores (C, S, S) of each region, which are filled up to a batch of `size`; (C, H, W) of FCN-8s.
+        """Raw scores (C, S, S) of each region, which are filled up to a batch of `size`; (C, H, W) of an FCN.
 
         Raises:
             MemoryError: a single region does not fit into memory.
         """
         if self.sees_whole_photo:
-            return [self.whole_scores(self.network, self.header, photo.prepared.image) for photo, _ in batch]
+            return [photo.whole[0] for photo, _ in batch if photo.whole]
         crops = [crop(photo.pixels, photo.boxes[index], self.network.side) for photo, index in batch]
         found: list[Tensor] = []
         while len(found) < len(crops):
@@ -206,11 +215,11 @@ class Inference:
         return found
 
     def whole_scores(
-        self, network: SegmentationNetwork, header: NetworkHeader, image: NDArray[np.uint8]
-    ) -> Tensor:
-        """Raw scores float32 (C, H, W) of a photo that goes through FCN-8s at the network's size.
+        self, network: WholePhotoNetwork, header: NetworkHeader, image: NDArray[np.uint8]
+    ) -> tuple[Tensor, Tensor | None]:
+        """Raw scores float32 (C, H, W) of an FCN for a photo, at its size, and of presence (C,), if any.
 
-        It gets a black frame of at least 16 pixels, up to whole cells: training showed black outside the
+        FCN-8s gets a black frame of at least 16 pixels, up to whole cells: training showed black outside the
         photo. Where the network itself pads widely, it needs none.
         """
         height, width = image.shape[:2]
@@ -218,15 +227,14 @@ class Inference:
         rows, columns = max(round(height * scale), 1), max(round(width * scale), 1)
         photo = resized(on_device(self.device, image)[None].float(), (rows, columns))
         top, left = 0, 0
-        if network.arguments["padding"] == 1:
+        if network.arguments.get("padding") == 1:
             high, wide = -(rows + STRIDE) % STRIDE + STRIDE, -(columns + STRIDE) % STRIDE + STRIDE
             top, left = high // 2, wide // 2
             photo = functional.pad(photo, (left, wide - left, top, high - top))
-        found = _run(network, header, photo).float()
-        if self.settings.mirrored:  # after the photo, not with it: half the memory in the same time
-            found = (found + _run(network, header, photo.flip(3)).float().flip(3)) / 2
+        found, presence = _run_whole(network, header, photo)
         found = found[..., top : top + rows, left : left + columns]
-        return functional.interpolate(found, (height, width), mode="bilinear", align_corners=False)[0]
+        found = functional.interpolate(found, (height, width), mode="bilinear", align_corners=False)[0]
+        return found, None if presence is None else presence[0]
 
 
 class PartialResult:
@@ -239,7 +247,7 @@ class PartialResult:
     Attributes:
         prepared: the photo.
         pixels: uint8 (3, h, w), on the device.
-        boxes: its regions in whole pixels, x0 y0 x1 y1, half-open; FCN-8s's one is the photo itself.
+        boxes: its regions in whole pixels, x0 y0 x1 y1, half-open; an FCN's one is the photo itself.
         submitted: regions that have gone into a batch.
         done: regions whose scores are in.
         seconds: that it took so far.
@@ -251,12 +259,10 @@ class PartialResult:
         self.boxes = whole_pixels(prepared.boxes)
         self.submitted = self.done = 0
         self.pixels = on_device(inference.device, prepared.image)
-        # FCN-8s's one region needs no floor of 0 under its scores.
+        # An FCN's one region needs no floor of 0 under its scores.
         rule = "mean" if inference.sees_whole_photo else self._settings.fusion
         height, width = prepared.image.shape[:2]
         self._fusion = Fusion(len(inference.header.classes), height, width, rule, inference.device)
-        self._partner: Tensor | None = None
-        self._seen: tuple[Tensor, Tensor | None] | None = None
         self._last_labels: Tensor | None = None
         self._is_settled = False
         self.seconds = time.perf_counter() - start
@@ -283,9 +289,7 @@ class PartialResult:
         self.done += 1
         ends_round = self.done < len(self.boxes) and (self.done - 1) % self._settings.round_size == 0
         if self._settings.stop and ends_round:
-            partner = self._partner_scores()
-            thinned = None if partner is None else partner[:, ::SAMPLED, ::SAMPLED]
-            labels = self._combine(self._fusion.thinned(SAMPLED), thinned).argmax(0)
+            labels = self._combine(SAMPLED).argmax(0)
             if self._last_labels is not None:
                 changed = (labels != self._last_labels).float().mean().item()
                 self._is_settled = changed < self._settings.stop
@@ -296,10 +300,10 @@ class PartialResult:
         """Class probabilities so far, float32 (C, h, w) for `prepared.image`.
 
         Args:
-            rule: how the ensemble's FCN-8s joins in, if there is one; `alone` leaves the regions out, and
+            rule: how the ensemble's FCN joins in, if there is one; `alone` leaves the regions out, and
                 None takes that of the settings.
         """
-        return self._combine(self._fusion, self._partner_scores(), rule).cpu().numpy()
+        return self._combine(rule=rule).cpu().numpy()
 
     def finish(self) -> tuple[Prepared, NDArray[np.float32]]:
         """The photo, its `boxes` those looked at and its `seconds` completed, and its probabilities."""
@@ -309,32 +313,26 @@ class PartialResult:
         boxes, scores = self.prepared.boxes[: self.done], self.prepared.scores[: self.done]
         return replace(self.prepared, boxes=boxes, scores=scores, seconds=seconds), found
 
-    def _partner_scores(self) -> Tensor | None:
-        """Raw scores (C, H, W) of the ensemble's FCN-8s on the whole photo; None without an ensemble."""
-        if self._partner is None and self._inference.partner:
-            self._partner = self._inference.whole_scores(*self._inference.partner, self.prepared.image)
-        return self._partner
+    @cached_property
+    def whole(self) -> tuple[Tensor, Tensor | None] | None:
+        """What the FCN says of the photo, be it the ensemble's or the network itself; see `whole_scores`."""
+        found = self._inference.whole_photo_network
+        return self._inference.whole_scores(*found, self.prepared.image) if found else None
 
-    def _combine(
-        self, fusion: Fusion, partner: Tensor | None, rule: EnsembleRule | Literal["alone"] | None = None
-    ) -> Tensor:
-        if partner is None:
+    def _combine(self, step: int = 1, rule: EnsembleRule | Literal["alone"] | None = None) -> Tensor:
+        """Class probabilities of every `step`-th pixel of every `step`-th row."""
+        fusion, inference = self._fusion.thinned(step), self._inference
+        if inference.partner is None or self.whole is None:
             found = fusion.probabilities()
         elif rule == "alone":
-            found = partner.softmax(0)
+            found = self.whole[0][:, ::step, ::step].softmax(0)
         else:
-            found = ensemble(fusion, partner, rule or self._settings.ensemble, self._settings.share)
-        if self._inference.classifier is None:
+            scores = self.whole[0][:, ::step, ::step]
+            found = ensemble(fusion, scores, rule or self._settings.ensemble, self._settings.share)
+        if not self._settings.prior:
             return found
-        network, header = self._inference.classifier
-        if self._seen is None:
-            photo = resized(self.pixels[None].float(), (network.side, network.side))
-            with torch.inference_mode():
-                self._seen = network.scores_and_map(normalised(network, header, photo))
-        presence, places = self._seen
-        if places is not None:
-            found = with_map(found, places[0], network.map_share)
-        return with_prior(found, presence[0, :, 0, 0], network.doubt, self._settings.prior)
+        assert self.whole and self.whole[1] is not None and inference.prior_doubt is not None
+        return with_prior(found, self.whole[1], inference.prior_doubt, self._settings.prior)
 
 
 def _submit(
@@ -362,6 +360,18 @@ def _run(network: SegmentationNetwork, header: NetworkHeader, images: Tensor) ->
     with torch.inference_mode():
         found: Tensor = network(normalised(network, header, images))
         return found
+
+
+def _run_whole(
+    network: WholePhotoNetwork, header: NetworkHeader, photo: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """Raw scores float32 (1, C, H, W) of a photo (1, 3, H, W) of 0..255, those of presence (1, C) if any."""
+    with torch.inference_mode():
+        if isinstance(network, FCN):
+            scores, presence = network.scores_and_presence(normalised(network, header, photo))
+            return scores.float(), presence.float()
+        found: Tensor = network(normalised(network, header, photo))
+        return found.float(), None
 
 
 def normalised(network: SegmentationNetwork, header: NetworkHeader, images: Tensor) -> Tensor:

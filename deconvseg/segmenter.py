@@ -26,19 +26,17 @@ from deconvseg.images.read import ImageLike, PhotoPixels, as_photo, refuse_one
 from deconvseg.machine import cores
 from deconvseg.network import fold
 from deconvseg.network.checkpoint import NetworkHeader, describe_network, load_network
-from deconvseg.network.classifier import Classifier
-from deconvseg.network.fcn8s import FCN8s
 from deconvseg.postprocess.crf import dense_crf
 from deconvseg.proposals.boxes import WORKING_SIDE as EDGES_SIDE
 from deconvseg.proposals.boxes import Boxes, propose, shrink, squared
 from deconvseg.proposals.edges import EdgeDetector
-from deconvseg.regions import Clock, Inference, Prepared, uncalibrated, use_threads
+from deconvseg.regions import Clock, Inference, Prepared, WholePhotoNetwork, uncalibrated, use_threads
 from deconvseg.segmentation import Segmentation, chosen, refuse_unknown
 from deconvseg.settings import PRESETS, CRFParameters, EnsembleRule, FusionRule, refuse_below
-from deconvseg.weights import FOREST, companion_of, forest_file, is_missing, lookup, network_file
+from deconvseg.weights import FOREST, forest_file, is_missing, lookup, network_file, partner_of
 
-FCN = "fcn8s-lite"
-"""The FCN-8s of ensembles of networks that have no partner of their own."""
+FCN = "fcn-lite"
+"""The FCN of ensembles of networks that have no partner of their own."""
 WORKING_SIDE = 1024
 """Photos with a longer side are shrunk to it for the work; the labels come back at the photo's size."""
 
@@ -64,8 +62,8 @@ class Segmenter:
         proposals, min_side, stop, fusion, prior, crf: as of `settings.Settings`.
         ensemble: as of `settings.Settings`. If it is None, a network known by name is used with the partner
             that the registry names, and a file alone.
-        fcn: the FCN-8s of the ensemble, by name or file; None is that partner, or the shipped one.
-        classifier: the image classifier of the prior, by name or file; None is that of the registry, if any.
+        fcn: the FCN or FCN-8s of the ensemble and its prior, by name or file; None is that partner, or the
+            shipped one.
         device: `auto`, `cpu`, `cuda` or `mps`.
         precision: `auto`, `fp32`, `bf16`, `fp16` or `int8`.
         batch_size: crops that go through the network together, halved where they do not fit into memory;
@@ -98,7 +96,6 @@ class Segmenter:
         ensemble: EnsembleRule | None = None,
         fcn: str | Path | None = None,
         prior: float | None = None,
-        classifier: str | Path | None = None,
         crf: bool = True,
         device: str = "auto",
         precision: str = "auto",
@@ -113,18 +110,16 @@ class Segmenter:
         given = {name: value for name, value in options.items() if value is not None}
         self.settings = replace(PRESETS[protocol], **given, crf=crf)
         refuse_below(1, batch_size=batch_size, threads=threads)
-        if fcn is not None and self.settings.ensemble == "off":
-            raise UsageError(f"{fcn}: an FCN-8s is for ensembles, and there is none; ask for mean or product")
-        if classifier is not None and not self.settings.prior:
-            raise UsageError(f"{classifier}: a classifier is for a prior, and there is none; give one")
-        self._must_ensemble = fcn is not None or ensemble is not None
+        if fcn is not None and self.settings.ensemble == "off" and not self.settings.prior:
+            raise UsageError(
+                f"{fcn}: an FCN is for an ensemble or a prior, and there is neither; ask for one"
+            )
+        self._must_ensemble = fcn is not None or ensemble not in (None, "off")
+        self._must_have_prior = bool(prior)
         # The default protocol pairs only networks that are known to belong together.
-        fallback = FCN if self._must_ensemble or protocol != "default" else None
+        fallback = FCN if self._must_ensemble or prior or protocol != "default" else None
         self.weights, self._file, self._forest = str(weights), weights, forest
-        self.fcn = fcn or companion_of(weights, "partner") or fallback
-        self.classifier = classifier or companion_of(weights, "classifier")
-        if prior and self.classifier is None:
-            raise UsageError(f"{weights}: a prior needs an image classifier of its classes; give one")
+        self.fcn = fcn or partner_of(weights) or fallback
         self._device, self._precision = device, precision
         self._batch_size, self._threads = batch_size, threads
         self._only = None if only is None else chosen(only)
@@ -258,12 +253,12 @@ class Segmenter:
     def with_settings(self, **changes: Any) -> Segmenter:
         """A copy with some of the settings changed (names as in `Settings`) that shares what is loaded.
 
-        The FCN-8s or classifier that it needs besides is read; without one, it has no ensemble or prior.
+        The FCN that it needs besides is read; without one, it has no ensemble or prior.
         """
         other = copy.copy(self)
         other.settings = replace(self.settings, **changes)
         if self._inference:
-            other._inference = other._with_companions(self._inference)
+            other._inference = other._with_partner(self._inference)
         return other
 
     def load(self) -> None:
@@ -285,7 +280,6 @@ class Segmenter:
             "device": self.inference.device.type,
             "weights": self._digests["weights"],
             "fcn": self._digests["fcn"] if self.inference.partner else None,
-            "classifier": self._digests["classifier"] if self.inference.classifier else None,
             "forest": self._forest_in_use[1] if proposes else None,
             **settings,
             "ensemble": self.ensemble,
@@ -307,7 +301,7 @@ class Segmenter:
 
     @property
     def ensemble(self) -> EnsembleRule:
-        """How FCN-8s joins in: `off` also where the network is an FCN-8s or has other classes."""
+        """How the FCN joins in: `off` also where the network is one itself or has other classes."""
         return self.inference.settings.ensemble
 
     @property
@@ -317,7 +311,7 @@ class Segmenter:
 
     @property
     def sees_whole_photo(self) -> bool:
-        """Whether the network is an FCN-8s, which looks at no regions."""
+        """Whether the network is an FCN or FCN-8s, which looks at no regions."""
         return self._description[0]
 
     @property
@@ -341,7 +335,7 @@ class Segmenter:
     @cached_property
     def _description(self) -> tuple[bool, NetworkHeader]:
         network, header = describe_network(network_file(self._file))
-        return isinstance(network, FCN8s), header
+        return isinstance(network, WholePhotoNetwork), header
 
     @cached_property
     def _forest_in_use(self) -> tuple[Path, str]:
@@ -356,15 +350,12 @@ class Segmenter:
         cv2.setNumThreads(self._threads or min(cv2.getNumThreads(), cores()))
         device = fold.pick_device(self._device)
         network, header = load_network(network_file(self._file))
-        networks = (self._file, self.fcn, self.classifier)
-        precision = fold.pick_precision(self._precision, device, partial(uncalibrated, *networks))
+        precision = fold.pick_precision(self._precision, device, partial(uncalibrated, self._file, self.fcn))
         if not header.statistics:
             raise WeightsError(
                 f"{self.weights}: a network of a training stage, whose BatchNorm has no statistics yet; "
                 "train on from it and segment with the result"
             )
-        if isinstance(network, Classifier):
-            raise UsageError(f"{self.weights}: is an image classifier, which labels no pixels")
         refuse_unknown(self._only or (), header.classes)
         if self.settings.crf:
             _ = self.crf_parameters  # a bad value is told now, not at the first photo
@@ -372,26 +363,35 @@ class Segmenter:
         self._digests = {"weights": digest(network_file(self._file))}
         network = fold.prepare(network, device, precision, header.ranges)
         size = self._batch_size or fold.pick_batch_size(device)
-        return self._with_companions(Inference(network, header, self.settings, device, precision, size))
+        return self._with_partner(Inference(network, header, self.settings, device, precision, size))
 
-    def _with_companions(self, inference: Inference) -> Inference:
-        """The same with the networks that the settings need besides; without one, without its setting."""
-        settings, partner, classifier = self.settings, inference.partner, inference.classifier
-        if settings.ensemble == "off" or self.fcn is None:
+    def _with_partner(self, inference: Inference) -> Inference:
+        """The same with the FCN that the settings need besides; without one, without ensemble and prior."""
+        settings, partner = self.settings, inference.partner
+        if self.fcn is None or (settings.ensemble == "off" and not settings.prior):
             partner = None
         elif partner is None:
             try:
-                partner = inference.load_companion(self.fcn, FCN8s)
+                partner = inference.load_partner(self.fcn)
                 self._digests = {**self._digests, "fcn": digest(network_file(self.fcn))}
             except (UsageError, WeightsError) as error:
                 if self._must_ensemble or (isinstance(error, WeightsError) and not is_missing(self.fcn)):
                     raise
                 self.notes, self.fcn = [f"no ensemble: {error}"], None
-        if not settings.prior or self.classifier is None:
-            classifier = None
-        elif classifier is None:
-            classifier = inference.load_companion(self.classifier, Classifier)
-            self._digests = {**self._digests, "classifier": digest(network_file(self.classifier))}
+        inference = replace(inference, partner=partner)
         settings = settings if partner else replace(settings, ensemble="off")
-        settings = settings if classifier else replace(settings, prior=0.0)
-        return replace(inference, partner=partner, classifier=classifier, settings=settings)
+        doubt = inference.prior_doubt
+        if doubt is None:
+            if settings.prior and self._must_have_prior:
+                raise UsageError(
+                    f"{self.fcn or self.weights}: no FCN that tells which classes a photo shows, as a prior "
+                    "needs it; give one, or go without"
+                )
+            if partner and settings.ensemble == "off":
+                raise UsageError(f"{self.fcn}: is for ensembles, and there is none; ask for mean or product")
+            settings = replace(settings, prior=0.0)
+        elif not bool((doubt > 0).all()):
+            raise WeightsError(
+                f"{self.fcn or self.weights}: doubts of classes that are not above 0; train it again"
+            )
+        return replace(inference, settings=settings)

@@ -75,12 +75,10 @@ class Settings:
             changed fewer labels than that, as they are before the CRF. 0 looks at all.
         round_size: regions a round, after the first, which is one of its own.
         fusion: `max` of the regions' scores (the paper), or `mean` of their probabilities by area.
-        ensemble: `mean` of the probabilities with FCN-8s's (the paper), `product` of both networks' clipped
+        ensemble: `mean` of the probabilities with an FCN's (the paper), `product` of both networks' clipped
             scores (the released code), or `off`.
         share: the regions' in the ensemble's mean, 0 to 1.
-        prior: exponent of the image-level prior, from an image classifier if there is one, whose map then
-            joins the mean as well; 0 is neither.
-        mirrored: FCN-8s sees the photo and its mirror image, and the mean of both scores counts.
+        prior: exponent of the image-level prior, from the FCN if it tells which classes a photo shows.
         crf: sharpen with the dense CRF.
         crf_parameters: of that; None takes those of the network's file.
 
@@ -100,7 +98,6 @@ class Settings:
     ensemble: EnsembleRule = "mean"
     share: float = 0.5
     prior: float = 0.0
-    mirrored: bool = False
     crf: bool = True
     crf_parameters: CRFParameters | None = None
 
@@ -130,7 +127,7 @@ AUTHORS_CRF = CRFParameters(
 """As the released code sets them (generate_EDeconvNet_CRF_results.m), made for its networks' scores."""
 
 PRESETS: dict[str, Settings] = {
-    "default": Settings(proposals=10, stop=0.01, share=0.8, prior=0.6, mirrored=True),
+    "default": Settings(proposals=10, stop=0.01, share=0.7, prior=0.2),
     "paper": Settings(whole_photo=False, min_side=0, squared=False, same=1.0, crf_parameters=AUTHORS_CRF),
     "released-code": Settings(
         whole_photo=False, measure_squares=True, same=1.0, ensemble="product", crf_parameters=AUTHORS_CRF

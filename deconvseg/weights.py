@@ -29,8 +29,7 @@ class Entry:
         bytes, sha256: of the file; None, both, of one that users get by hand, as no copy was at hand.
         obtain: how users get it by hand; empty for a file that is shipped.
         convert_from: the name of the file got by hand, if it is another than `file` and has to be converted.
-        partner: name of the FCN-8s that a network is used in an ensemble with, if nothing else is asked for.
-        classifier: name of the image classifier whose prior a network is used with.
+        partner: name of the FCN that a network is used in an ensemble with, if nothing else is asked for.
         figures: measured numbers, the most telling one first: `measure`, `value`, `on` which data, and `how`.
     """
 
@@ -49,7 +48,6 @@ class Entry:
     classes: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     partner: str = ""
-    classifier: str = ""
     figures: tuple[dict[str, Any], ...] = ()
 
 
@@ -153,10 +151,10 @@ def forest_file(forest: str | Path | None = None) -> Path:
     return _file(FOREST if forest is None else forest, "forest")
 
 
-def companion_of(weights: str | Path, part: Literal["partner", "classifier"]) -> str | None:
-    """The name of the network that a named one is used with; None for files, or without one."""
+def partner_of(weights: str | Path) -> str | None:
+    """The name of the FCN that a named network is used with; None for files, or without one."""
     entry = find(weights) if isinstance(weights, str) else None
-    return getattr(entry, part, None) or None
+    return (entry.partner if entry else None) or None
 
 
 def is_missing(weights: str | Path) -> bool:

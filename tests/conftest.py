@@ -16,8 +16,8 @@ from pycocotools.coco import COCO
 
 from deconvseg.images.palette import VOC_CLASSES, palette_for
 from deconvseg.network.checkpoint import NetworkHeader, save_network
-from deconvseg.network.classifier import Classifier
 from deconvseg.network.deconvnet import DeconvNet
+from deconvseg.network.fcn import FCN
 from deconvseg.network.fcn8s import FCN8s
 from deconvseg.proposals.forest_file import Forest
 
@@ -56,13 +56,15 @@ def tiny_fcn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An image classifier with VOC's classes that sees cats, and nothing else, in every photo."""
-    network = Classifier(21, side=64, widths=(8, 8, 8, 8, 8), hidden=8).eval()
-    torch.nn.init.zeros_(network.score.weight)
-    network.score.bias.data[:] = -6
-    network.score.bias.data[VOC_CLASSES.index("cat")] = 6
-    path = tmp_path_factory.mktemp("classifier") / "classifier.safetensors"
+def tiny_prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An FCN with VOC's classes to whose prior every photo shows cats and nothing else."""
+    torch.manual_seed(7)
+    network = FCN(21, side=64, widths=(8, 8, 8, 8, 8), hidden=8, width=8, skip=4).eval()
+    torch.nn.init.zeros_(network.score_presence.weight)
+    assert network.score_presence.bias is not None
+    network.score_presence.bias.data[:] = -6
+    network.score_presence.bias.data[VOC_CLASSES.index("cat")] = 6
+    path = tmp_path_factory.mktemp("prior") / "fcn.safetensors"
     save_network(path, network, NetworkHeader(VOC_CLASSES, palette_for(21), scale=1 / 64))
     return path
 

@@ -30,7 +30,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_everything_is_looked_at_and_home_is_not_told(home: Path) -> None:
     findings = {finding.name: finding for finding in examine(self_test=False)}
     assert findings.keys() >= {"deconvseg", "Python", "processors", "torch", "opencv", "device"}
-    assert findings.keys() >= {"cache", "deconvnet-lite", "fcn8s-lite", "edges", "onnxruntime", "ray"}
+    assert findings.keys() >= {"cache", "deconvnet-lite", "fcn-lite", "edges", "onnxruntime", "ray"}
     assert findings.keys().isdisjoint({"loading", "photo"})
     assert findings["torch"].found.startswith(torch.__version__.partition("+")[0])
     assert findings["cache"] == Finding("cache", "ok", "~/nets (DECONVSEG_HOME)")
@@ -118,14 +118,14 @@ def test_folders_that_are_missing_or_cannot_be_written(home: Path, monkeypatch: 
 def test_damaged_and_missing_networks(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shipped = home / "shipped"
     shipped.mkdir()
-    for name in ("registry.toml", "edges.yml.gz", "fcn8s-lite.safetensors"):
+    for name in ("registry.toml", "edges.yml.gz", "fcn-lite.safetensors"):
         shutil.copy(weights_folder() / name, shipped)
     content = bytearray((shipped / "edges.yml.gz").read_bytes())
     content[-1] ^= 1
     (shipped / "edges.yml.gz").write_bytes(content)
     monkeypatch.setattr("deconvseg.weights.weights_folder", lambda: shipped)
     findings = found(doctor._weights)
-    assert findings["fcn8s-lite"].state == "ok"
+    assert findings["fcn-lite"].state == "ok"
     assert findings["edges"].state == findings["deconvnet-lite"].state == "fault"
     assert "has sha256" in findings["edges"].found
     assert findings["edges"].advice == findings["deconvnet-lite"].advice == "install deconvseg again"

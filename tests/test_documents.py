@@ -85,13 +85,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory, make_shapes: Callable[..., 
 
 
 @pytest.fixture(scope="module")
-def small_weights(
-    tmp_path_factory: pytest.TempPathFactory, tiny_network: Path, tiny_fcn: Path, tiny_classifier: Path
-) -> Path:
+def small_weights(tmp_path_factory: pytest.TempPathFactory, tiny_network: Path, tiny_prior: Path) -> Path:
     """The folder of the shipped files, the networks small and quick."""
     folder = tmp_path_factory.mktemp("weights")
     shutil.copy(ROOT / "weights/edges.yml.gz", folder)
-    for name, network in (("deconvnet", tiny_network), ("fcn8s", tiny_fcn), ("classifier", tiny_classifier)):
+    for name, network in (("deconvnet", tiny_network), ("fcn", tiny_prior)):
         shutil.copy(network, folder / f"{name}-lite.safetensors")
     registry = (ROOT / "weights/registry.toml").read_text()
     (folder / "registry.toml").write_text(re.sub(r"^(bytes|sha256) = .*\n", "", registry, flags=re.MULTILINE))

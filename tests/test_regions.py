@@ -146,25 +146,6 @@ def test_an_fcn_looks_at_whole_photos(tiny_fcn: Path) -> None:
         assert photo.seconds["network"] > 0
 
 
-def test_an_fcn_that_also_sees_the_mirror_image_has_no_sides(tiny_fcn: Path, batches: list[int]) -> None:
-    rng = np.random.default_rng(2)
-    photo = rng.integers(0, 255, (48, 64, 3), np.uint8)  # of whole cells, so that the frame is the same
-
-    def differ(protocol: str) -> float:
-        segmenter = Segmenter(tiny_fcn, protocol=protocol, crf=False, precision="fp32", device="cpu")
-        one, other = (
-            segmenter.segment(np.ascontiguousarray(side), probabilities=True).probabilities
-            for side in (photo, photo[:, ::-1])
-        )
-        assert one is not None
-        assert other is not None
-        return float(np.abs(one - other[:, :, ::-1]).max())
-
-    assert differ("default") < 1e-5
-    assert set(batches) == {1}  # never the mirror image beside the photo
-    assert differ("paper") > 1e-2
-
-
 def test_in_an_ensemble_what_counts_is_the_answer_of_both(tiny_network: Path, tiny_fcn: Path) -> None:
     """A partner that is nearly sure of one class leaves the regions nothing to change."""
     options: dict[str, Any] = {"proposals": 30, "min_side": 10, "precision": "fp32", "device": "cpu"}

@@ -134,10 +134,8 @@ def test_a_bad_photo_among_many_comes_after_those_before_it(tiny_network: Path, 
         ({"stop": float("nan")}, "is a share of pixels"),
         ({"protocol": "mine"}, "no such protocol"),
         ({"ensemble": "product", "fusion": "mean"}, "needs the fusion rule max"),
-        ({"ensemble": "off", "fcn": "x"}, "an FCN-8s is for ensembles"),
-        ({"prior": 0.0, "classifier": "x"}, "a classifier is for a prior"),
-        ({"protocol": "paper", "classifier": "x"}, "a classifier is for a prior"),
-        ({"weights": "a.safetensors", "prior": 1}, "needs an image classifier"),
+        ({"ensemble": "off", "prior": 0.0, "fcn": "x"}, "an FCN is for an ensemble or a prior"),
+        ({"protocol": "paper", "ensemble": "off", "fcn": "x"}, "an FCN is for an ensemble or a prior"),
     ],
     ids=str,
 )
@@ -164,13 +162,13 @@ def test_without_threads_given_there_are_no_more_than_cores(
 
 
 def test_what_does_not_fit_is_found_on_load(
-    tiny_network: Path, tiny_fcn: Path, tiny_classifier: Path, tmp_path: Path
+    tiny_network: Path, tiny_fcn: Path, tiny_prior: Path, tmp_path: Path
 ) -> None:
-    own, fcn, classifier = (tmp_path / f"{name}.safetensors" for name in ("own", "fcn", "classifier"))
-    for given, copy in ((tiny_network, own), (tiny_fcn, fcn), (tiny_classifier, classifier)):
+    own, fcn = (tmp_path / f"{name}.safetensors" for name in ("own", "fcn"))
+    for given, copy in ((tiny_network, own), (tiny_fcn, fcn)):
         copy_network(given, copy, {"classes": [f"class{i}" for i in range(21)]})
     doubtless = tmp_path / "doubtless.safetensors"
-    network, header = load_network(tiny_classifier)
+    network, header = load_network(tiny_prior)
     torch.nn.init.zeros_(network.get_buffer("doubt"))
     save_network(doubtless, network, header)
     faults: list[tuple[str | Path, dict[str, Any], str]] = [
@@ -179,13 +177,14 @@ def test_what_does_not_fit_is_found_on_load(
         (tiny_network, {"forest": tmp_path / "none"}, "none: no such .*forest"),
         (tiny_network, {"only": ["cat", "Cat "]}, "'Cat ' is no class of this network; did you mean cat"),
         (tiny_network, {"only": "zebra crossing"}, "'zebra .*; choose from aeroplane, bicycle"),
-        (tiny_fcn, {"ensemble": "mean", "fcn": tiny_fcn}, "is an FCN-8s itself"),
-        (tiny_network, {"fcn": tiny_network}, "is no FCN-8s"),
-        (tiny_network, {"fcn": fcn}, "is no FCN-8s with the network's classes"),
-        (tiny_network, {"classifier": tiny_fcn}, "is no image classifier"),
-        (tiny_network, {"classifier": classifier}, "is no image classifier with the network's classes"),
-        (tiny_network, {"classifier": doubtless}, "doubts of classes that are not above 0"),
-        (tiny_classifier, {}, "labels no pixels"),
+        (tiny_fcn, {"ensemble": "mean", "fcn": tiny_fcn}, "is an FCN itself"),
+        (tiny_network, {"fcn": tiny_network}, "is no FCN"),
+        (tiny_network, {"fcn": fcn}, "is no FCN with the network's classes"),
+        (tiny_network, {"fcn": doubtless}, "doubts of classes that are not above 0"),
+        (doubtless, {}, "doubts of classes that are not above 0"),
+        (tiny_network, {"prior": 1, "fcn": tiny_fcn}, "no FCN that tells which classes a photo shows"),
+        (tiny_fcn, {"prior": 1}, "no FCN that tells which classes a photo shows"),
+        (tiny_network, {"ensemble": "off", "fcn": tiny_fcn}, "is for ensembles, and there is none"),
     ]
     for weights, options, words in faults:
         with pytest.raises((UsageError, WeightsError), match=words):
@@ -303,7 +302,7 @@ def test_ensemble_is_the_mean_of_what_both_networks_say_alone(tiny_network: Path
     options = {"proposals": 4, "min_side": 20, "precision": "fp32"}
     both = probabilities(tiny_network, ensemble="mean", fcn=tiny_fcn, **options)
     alone = probabilities(tiny_network, **options), probabilities(tiny_fcn, **options)
-    np.testing.assert_allclose(both, 0.8 * alone[0] + 0.2 * alone[1], atol=1e-5)
+    np.testing.assert_allclose(both, 0.7 * alone[0] + 0.3 * alone[1], atol=1e-5)
     product = probabilities(tiny_network, ensemble="product", fcn=tiny_fcn, **options)
     assert np.abs(product - both).max() > 0.01
 
@@ -358,10 +357,10 @@ def test_only_some_classes(tiny_network: Path) -> None:
     assert Segmenter(tiny_network, **options, only=plain.classes[label]).identity() == chosen.identity()
 
 
-def test_a_prior_weighs_classes(tiny_network: Path, tiny_classifier: Path) -> None:
+def test_a_prior_weighs_classes(tiny_network: Path, tiny_prior: Path) -> None:
     image = photo(90, 140)
     without = Segmenter(tiny_network, proposals=0, crf=False)
-    cats = Segmenter(tiny_network, proposals=0, crf=False, classifier=tiny_classifier, prior=1)
+    cats = Segmenter(tiny_network, proposals=0, crf=False, ensemble="off", fcn=tiny_prior, prior=1)
     plain = without.segment(image, probabilities=True).probabilities
     found = cats.segment(image, probabilities=True).probabilities
     assert plain is not None and found is not None
@@ -373,21 +372,18 @@ def test_a_prior_weighs_classes(tiny_network: Path, tiny_classifier: Path) -> No
     assert none.settings_hash() == without.settings_hash() != cats.settings_hash()
 
 
-def test_changed_settings_read_the_networks_they_need(
-    tiny_network: Path, tiny_fcn: Path, tiny_classifier: Path
-) -> None:
-    options: dict[str, Any] = {"fcn": tiny_fcn, "classifier": tiny_classifier, "crf": False}
-    all_three = Segmenter(tiny_network, **options, proposals=0)
-    all_three.load()
-    alone = all_three.with_settings(ensemble="off", prior=0.0)
+def test_changed_settings_read_the_networks_they_need(tiny_network: Path, tiny_prior: Path) -> None:
+    both = Segmenter(tiny_network, fcn=tiny_prior, crf=False, proposals=0)
+    both.load()
+    alone = both.with_settings(ensemble="off", prior=0.0)
     single = Segmenter(tiny_network, proposals=0, crf=False, ensemble="off")
     assert alone.identity() == single.identity()
-    assert alone.inference.network is all_three.inference.network
-    again = alone.with_settings(ensemble="mean", prior=0.6)
-    assert again.identity() == all_three.identity()
-    labels = [each.segment(photo(60, 90)).labels for each in (all_three, alone, again)]
+    assert alone.inference.network is both.inference.network
+    again = alone.with_settings(ensemble="mean", prior=0.2)
+    assert again.identity() == both.identity()
+    labels = [each.segment(photo(60, 90)).labels for each in (both, alone, again)]
     np.testing.assert_array_equal(labels[0], labels[2])
     assert (labels[0] != labels[1]).any()
     bare = Segmenter(tiny_network, proposals=0, crf=False)
     bare.load()
-    assert bare.with_settings(ensemble="mean", prior=0.6).identity() == bare.identity()
+    assert bare.with_settings(ensemble="mean", prior=0.2).identity() == bare.identity()

@@ -74,7 +74,7 @@ def test_own_files(tmp_path: Path, ask: Any) -> None:
     ("ask", "name", "words"),
     [
         (network_file, "defualt", "did you mean 'default'?"),
-        (network_file, "xyz", "known are classifier-lite"),
+        (network_file, "xyz", "known are deconvnet-lite"),
         (network_file, "x" * 5000, "no such network file, nor a network's name"),
         (network_file, "edges", "is an edge forest, where a network is asked for"),
         (forest_file, "default", "is a network, where an edge forest is asked for"),

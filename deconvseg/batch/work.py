@@ -93,7 +93,7 @@ class Done:
 
     Attributes:
         height, width: of the photo as displayed, in pixels.
-        regions: of the photo that went through the network; an FCN-8s's is the photo itself.
+        regions: of the photo that went through the network; an FCN's is the photo itself.
         classes: name -> share of the pixels (0..1) of every class that occurs, largest first.
         seconds: wall-clock seconds by step: `read`, `proposals`, `network`, `crf`, `enlarge`, `write`.
         digests: kind of result -> `files.digest` of what was written.

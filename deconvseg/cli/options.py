@@ -111,23 +111,20 @@ def _segmenter_options(
         EnsembleRule | None,
         _step(
             None,
-            "Let an FCN-8s on the whole photo join in: mean of probabilities, or product of scores.",
+            "Let an FCN on the whole photo join in: mean of probabilities, or product of scores.",
             show_default="mean for named networks that have one, off for files",
         ),
     ] = None,
-    fcn: Annotated[str | None, _companion("That FCN-8s.", show_default="the network's partner")] = None,
+    fcn: Annotated[str | None, _companion("That FCN.", show_default="the network's partner")] = None,
     prior: Annotated[
         float | None,
         _step(
             "EXPONENT",
-            "Doubt classes that an image classifier does not see in the photo, up to 10; 0 is off.",
+            "Doubt classes that the FCN does not see in the photo as a whole, up to 10; 0 is off.",
             min=0,
             max=10,
-            show_default="0.6 for named networks that have one, off for files",
+            show_default="0.2 for named networks that have one, off for files",
         ),
-    ] = None,
-    classifier: Annotated[
-        str | None, _companion("That classifier.", show_default="the network's own")
     ] = None,
     crf: Annotated[
         bool, switch("--crf/--no-crf", STEPS, "Draw the mask to the photo's edges with the dense CRF.")
@@ -174,7 +171,8 @@ def load_segmenter(arguments: dict[str, Any], *, quiet: bool) -> Segmenter:
     segmenter = Segmenter(**arguments)
     segmenter.load()
     parts = [f"{segmenter.ensemble} with {segmenter.fcn}"] if segmenter.ensemble != "off" else []
-    parts += [f"prior of {segmenter.classifier}"] if segmenter.inference.settings.prior else []
+    if segmenter.inference.settings.prior:
+        parts.append("its prior" if parts else f"prior of {segmenter.fcn or segmenter.weights}")
     others = f", {', '.join(parts)}," if parts else ""
     where = f"{segmenter.inference.device}, {segmenter.inference.precision}"
     greeting = f"deconvseg {__version__}: {segmenter.weights}{others} on {where}"

@@ -129,7 +129,7 @@ def convert(
     ] = "float16",
     side: Annotated[
         int | None,
-        option(None, "PX", "Photos' side from now on (FCN-8s or classifier); nothing is retrained.", min=32),
+        option(None, "PX", "Photos' side from now on (FCN or FCN-8s); nothing is retrained.", min=32),
     ] = None,
     overwrite: OverwriteOption = False,
     debug: DebugOption = False,
@@ -147,11 +147,8 @@ def convert(
         network, header = load_network(source)
         if side is not None:
             if "side" not in network.arguments:
-                raise UsageError(f"{source}: --side is for an FCN-8s or a classifier, and this is none")
-            try:
-                network = rebuilt(network, side=side)
-            except ValueError:
-                raise UsageError(f"{source}: --side {side} is too small for it; give 64 or more") from None
+                raise UsageError(f"{source}: --side is for networks of whole photos, and this is none")
+            network = rebuilt(network, side=side)
         save_network(output, network, header, storage)
     console.say(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
     return console.DONE

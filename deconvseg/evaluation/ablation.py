@@ -32,9 +32,9 @@ class Row:
     """One row of the table: a setting of the way from photo to labels.
 
     Attributes:
-        proposals: regions besides the whole photo; None for predictions made elsewhere and FCN-8s alone.
+        proposals: regions besides the whole photo; None for predictions made elsewhere and the FCN alone.
         crf: whether the dense CRF follows.
-        ensemble: how FCN-8s joins in; `alone` leaves the regions out.
+        ensemble: how the FCN joins in; `alone` leaves the regions out.
         stops: photos stop early (`Settings.stop`): `proposals` are the most.
         prior: an image-level prior weighs the classes.
     """
@@ -49,12 +49,12 @@ class Row:
     def name(self) -> str:
         """As the table shows it."""
         if self.proposals is None:
-            parts = ["FCN-8s" if self.ensemble == "alone" else "predictions"]
+            parts = ["FCN" if self.ensemble == "alone" else "predictions"]
         else:
             regions = f"{self.proposals} proposals" if self.proposals else "whole photo"
             parts = [f"up to {regions}" if self.stops else regions]
         if self.ensemble in ("mean", "product"):
-            parts.append(f"FCN-8s ({self.ensemble})")
+            parts.append(f"FCN ({self.ensemble})")
         if self.prior:
             parts.append("prior")
         if self.crf:
@@ -92,7 +92,7 @@ def network(segmenter: Segmenter, data: DataSet, *, ablate: bool = False) -> Sub
         segmenter: the full setting.
         data: what it will be measured on; DataError if it has other classes than the network.
         ablate: score 0, 10, 25, 50 and 100 proposals as well, all of them looked at exactly, some also with
-            the CRF (if the segmenter has one); and, if the segmenter has an ensemble, FCN-8s alone and both
+            the CRF (if the segmenter has one); and, if the segmenter has an ensemble, the FCN alone and both
             ensembles with the segmenter's number of proposals and with 50. For all these rows together each
             region goes through the network once.
     """

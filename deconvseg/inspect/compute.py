@@ -143,7 +143,7 @@ def inspect_proposals(segmenter: Segmenter, photo: PhotoPixels, count: int = max
     """Look at up to `count` proposals one after the other and keep the labellings on the way.
 
     Each labelling is that of a `Segmenter` with so many proposals that stops at nothing (`stop=0`), without
-    CRF, at the size the photo is worked on; an ensemble's FCN-8s has its part in each. They are kept by the
+    CRF, at the size the photo is worked on; an ensemble's FCN has its part in each. They are kept by the
     names of the steps: after each number of proposals in STEPS below that of all there are, after those, and
     after the CRF if there is one. Pictures are the `photo` as it is worked on, uint8 (h, w, 3), no side over
     1024, and its `edges`, float32 (h', w'), 0 to about 1, no side over 640.
@@ -152,7 +152,7 @@ def inspect_proposals(segmenter: Segmenter, photo: PhotoPixels, count: int = max
     count; a UsageError is raised if its network looks at no proposals.
     """
     if segmenter.sees_whole_photo:
-        raise UsageError(f"{segmenter.weights}: is an FCN-8s, which looks at no proposals; give a DeconvNet")
+        raise UsageError(f"{segmenter.weights}: is an FCN, which looks at no proposals; give a DeconvNet")
     segmenter = segmenter.with_settings(proposals=count)
     prepared = segmenter.prepare(photo)
     first = 0 if segmenter.settings.whole_photo else 1  # ranks count from here: the best proposal has rank 1
@@ -223,7 +223,7 @@ def trace(segmenter: Segmenter, photo: PhotoPixels, box: Box | None, class_name:
     refuse_unknown([] if class_name is None else [class_name], segmenter.classes)
     network = segmenter.inference.network
     if not isinstance(network, DeconvNet):
-        raise UsageError(f"{segmenter.weights}: is an FCN-8s, which unpools nothing; give a DeconvNet")
+        raise UsageError(f"{segmenter.weights}: is an FCN, which unpools nothing; give a DeconvNet")
     if (precision := segmenter.inference.precision) != "fp32":
         raise UsageError(f"precision {precision}: a network is looked into in fp32; ask for that")
     box = (0, 0, photo.width, photo.height) if box is None else box

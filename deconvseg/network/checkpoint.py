@@ -21,8 +21,8 @@ from deconvseg.errors import WeightsError
 from deconvseg.files import replacing
 from deconvseg.images.palette import Palette
 from deconvseg.network.base import SegmentationNetwork
-from deconvseg.network.classifier import Classifier
 from deconvseg.network.deconvnet import DeconvNet
+from deconvseg.network.fcn import FCN
 from deconvseg.network.fcn8s import FCN8s
 from deconvseg.network.int8 import layers
 
@@ -30,7 +30,7 @@ Storage = Literal["float32", "float16", "int8"]
 
 FORMAT = 1
 ARCHITECTURES: dict[str, Callable[..., SegmentationNetwork]] = {
-    network.architecture: network for network in (DeconvNet, FCN8s, Classifier)
+    network.architecture: network for network in (DeconvNet, FCN8s, FCN)
 }
 VGG_MEAN_RGB = (123.68, 116.779, 103.939)
 """Channel means of VGG-16's training photos, 0..255 (Simonyan and Zisserman 2014)."""

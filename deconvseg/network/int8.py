@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from deconvseg.network.base import SegmentationNetwork, unit
+from deconvseg.network.fcn import FCN
 from deconvseg.network.fcn8s import FCN8s
 
 Range = tuple[float, float]
@@ -111,6 +112,8 @@ def _chains(network: SegmentationNetwork) -> list[list[tuple[nn.Module, str]]]:
     chains = [[(stage, name) for stage in part for name, _ in stage.named_children()] for part in parts]
     if isinstance(network, FCN8s):
         chains += [[(network, name)] for name in ("fc6", "score_pool4", "score_pool3")]
+    if isinstance(network, FCN):
+        chains += [[(network, name)] for name in ("conv6", "conv7", "conv8", "skip", "join")]
     return [chain for chain in chains if chain]
 
 
@@ -129,7 +132,7 @@ class _Convolution(nn.Module):
         scales /= _SIGNED_WEIGHTS if inside[0] < 0 else _WEIGHTS
         numbers = (weight / scales.reshape(-1, 1, 1, 1)).round().to(torch.int8)
         self.scale, self.zero = _step(inside)
-        form = [1, 1], padding, [1, 1], 1
+        form = [1, 1], padding, list(conv.dilation), 1
         self.packed = torch.ops.onednn.qconv_prepack(numbers, scales, self.scale, self.zero, *form)
         ending = "relu" if hasattr(unit, "relu") else "none"
         result = (1.0, 0, torch.float32) if outside is None else (*_step(outside), torch.uint8)

@@ -61,12 +61,12 @@ class Fusion:
 
 
 def ensemble(fusion: Fusion, scores: Tensor, rule: EnsembleRule, share: float = 0.5) -> Tensor:
-    """Class probabilities of the regions and FCN-8s together, float32 (C, H, W), summing to 1 over C.
+    """Class probabilities of the regions and an FCN together, float32 (C, H, W), summing to 1 over C.
 
     `mean` is the paper's: the mean of both probability maps, in which the regions have a `share`, the paper's
     a half. `product` is the released code's (generate_EDeconvNet_CRF_results.m): the product of both raw
     score maps, each at least 0, then softmax; the fusion is of rule `max`. `off` leaves the regions alone.
-    `scores` are float (C, H, W), raw, of FCN-8s on the whole photo.
+    `scores` are float (C, H, W), raw, of the FCN on the whole photo.
     """
     if rule == "off":
         return fusion.probabilities()
@@ -79,14 +79,14 @@ def with_prior(probabilities: Tensor, scores: Tensor, doubt: Tensor, exponent: f
     """Probabilities of pixels with an image-level prior (Pinheiro and Collobert 2015).
 
     Each object class is weighed by (p / doubt) ** exponent, where p is the chance that the photo shows it: a
-    class that the classifier holds for absent has to be much more certain to win a pixel, and a hard class
+    class that the network holds for absent has to be much more certain to win a pixel, and a hard class
     that it sees wins more of them from the background.
 
     Args:
         probabilities: float (C, H, W), background first.
-        scores: float (C,), raw, of the classifier; that of background is not used.
-        doubt: float (C,), of the classifier.
-        exponent: 0 changes nothing; 1 believes the classifier as much as the networks.
+        scores: float (C,), raw, of presence; that of background is not used.
+        doubt: float (C,), of the network that they are from.
+        exponent: 0 changes nothing; 1 believes it as much as the pixels.
 
     Returns:
         float32 (C, H, W), summing to 1 over C.
@@ -96,16 +96,3 @@ def with_prior(probabilities: Tensor, scores: Tensor, doubt: Tensor, exponent: f
     # A pixel without a chance of background would have none of anything if e ** weight were 0.
     found = probabilities.float() * weights.clamp_min(-80).exp()[:, None, None]
     return found.div_(found.sum(0))
-
-
-def with_map(probabilities: Tensor, scores: Tensor, share: float) -> Tensor:
-    """The mean of probabilities float (C, H, W) and those of a coarse map of the whole photo.
-
-    Args:
-        probabilities: summing to 1 over C.
-        scores: float (C, h, w), raw, of the map, of any size.
-        share: the map's, 0 to 1.
-    """
-    size = tuple(probabilities.shape[1:])
-    enlarged = functional.interpolate(scores[None].float(), size, mode="bilinear", align_corners=False)[0]
-    return probabilities.float().lerp(enlarged.softmax(0), share)

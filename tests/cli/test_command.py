@@ -81,7 +81,7 @@ def test_a_missing_photo_is_told_before_anything_slow_is_loaded(inside: Run, tmp
     [
         ("segment --sav", "--save"),
         ("segment --precision b", "bf16"),
-        ("segment --weights fcn8s-l", "fcn8s-lite"),
+        ("segment --weights fcn-l", "fcn-lite"),
         ("segment --classes cat,per", "cat,person"),
     ],
 )

@@ -22,13 +22,13 @@ def manifest(folder: Path) -> dict[str, dict[str, object]]:
     return by_input
 
 
-def test_a_prior_of_a_classifier(inside: Run, fast: list[str], tiny_classifier: Path, tmp_path: Path) -> None:
+def test_a_prior(inside: Run, fast: list[str], tiny_prior: Path, tmp_path: Path) -> None:
     common = ["segment", EXAMPLES / "cat.jpg", "--overwrite", "-o"]
     plain = inside(*common, "plain.png", *fast)
-    prior = inside(*common, "prior.png", "--prior", "8", "--classifier", tiny_classifier, *fast)
+    prior = inside(*common, "prior.png", "--prior", "8", "--ensemble", "off", "--fcn", tiny_prior, *fast)
     off = inside(*common, "off.png", "--prior", "0", *fast)
     assert plain.returncode == prior.returncode == off.returncode == 0, prior.stderr
-    greeting = f"{fast[1]}, prior of {tiny_classifier}, on cpu, fp32"
+    greeting = f"{fast[1]}, prior of {tiny_prior}, on cpu, fp32"
     assert lines(prior)[0].endswith(greeting) and "prior" not in lines(plain)[0] + lines(off)[0]
     masks = [(tmp_path / f"{name}.png").read_bytes() for name in ("plain", "off", "prior")]
     assert masks[0] == masks[1]

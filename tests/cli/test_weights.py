@@ -37,7 +37,7 @@ def test_list(inside: Run, home: Path) -> None:
     listed = inside("weights", "list")
     assert listed.returncode == 0
     rows = {row.split()[0]: row for row in listed.stdout.decode().splitlines()}
-    shipped = ["deconvnet-lite", "fcn8s-lite", "classifier-lite", "edges"]
+    shipped = ["deconvnet-lite", "fcn-lite", "edges"]
     known = [*shipped, "deconvnet-voc", "fcn8s-voc", "roads"]
     assert list(rows) == ["name", *known]
     assert "32.7  shipped" in rows["deconvnet-lite"]
@@ -79,8 +79,7 @@ def test_info(inside: Run, tiny_network: Path) -> None:
 def test_verify(inside: Run, home: Path) -> None:
     right = [
         f"deconvnet-lite: {SHIPPED / 'deconvnet-lite.safetensors'} ok",
-        f"fcn8s-lite: {SHIPPED / 'fcn8s-lite.safetensors'} ok",
-        f"classifier-lite: {SHIPPED / 'classifier-lite.safetensors'} ok",
+        f"fcn-lite: {SHIPPED / 'fcn-lite.safetensors'} ok",
         f"edges: {SHIPPED / 'edges.yml.gz'} ok",
     ]
     checked = inside("weights", "verify")

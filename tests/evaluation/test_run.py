@@ -43,7 +43,7 @@ def test_scores_are_those_of_segmenting_each_photo(truth: Truth, tiny_network: P
 
 
 def test_ablation_rows_are_what_single_runs_give(shapes: Path, tiny_network: Path, tiny_fcn: Path) -> None:
-    """Whole photo, fewer and more proposals, CRF, both ensembles and FCN-8s alone; early stops are exact."""
+    """Whole photo, fewer and more proposals, CRF, both ensembles and the FCN alone; early stops are exact."""
     truth = open_truth(shapes, "val", 1)
     common = {**EXACT, "crf": True, "batch_size": 1}
     full = Segmenter(tiny_network, proposals=12, fcn=tiny_fcn, ensemble="mean", **common | {"stop": 0.9})
@@ -51,19 +51,19 @@ def test_ablation_rows_are_what_single_runs_give(shapes: Path, tiny_network: Pat
     evaluation = evaluate(subject, truth)
     rows = {row.name: confusion_of(evaluation.counts(row).sum(0), 21).tolist() for row in subject.rows}
     assert len(rows) == 20
-    assert subject.full.name == "up to 12 proposals + FCN-8s (mean) + CRF"
+    assert subject.full.name == "up to 12 proposals + FCN (mean) + CRF"
     for name, options in {
         subject.full.name: {"proposals": 12, "ensemble": "mean", "fcn": tiny_fcn, "stop": 0.9},
         "whole photo": {"proposals": 0},
         "10 proposals + CRF": {"proposals": 10},
-        "12 proposals + FCN-8s (mean) + CRF": {"proposals": 12, "ensemble": "mean", "fcn": tiny_fcn},
-        "50 proposals + FCN-8s (product)": {"proposals": 50, "ensemble": "product", "fcn": tiny_fcn},
-        "FCN-8s + CRF": {"weights": tiny_fcn},
+        "12 proposals + FCN (mean) + CRF": {"proposals": 12, "ensemble": "mean", "fcn": tiny_fcn},
+        "50 proposals + FCN (product)": {"proposals": 50, "ensemble": "product", "fcn": tiny_fcn},
+        "FCN + CRF": {"weights": tiny_fcn},
     }.items():
         crf = {"crf": name.endswith("CRF")}
         single = Segmenter(**{"weights": tiny_network, **common, **options, **crf})
         assert rows[name] == segmented(single, truth).tolist(), name
-    assert rows["12 proposals + FCN-8s (mean) + CRF"] != rows[subject.full.name]
+    assert rows["12 proposals + FCN (mean) + CRF"] != rows[subject.full.name]
 
 
 def test_ablation_of_a_protocol_without_the_whole_photo(truth: Truth, tiny_network: Path) -> None:
@@ -78,15 +78,15 @@ def test_ablation_of_a_protocol_without_the_whole_photo(truth: Truth, tiny_netwo
 
 
 def test_which_rows_an_ablation_has(
-    truth: Truth, tiny_network: Path, tiny_fcn: Path, tiny_classifier: Path
+    truth: Truth, tiny_network: Path, tiny_fcn: Path, tiny_prior: Path
 ) -> None:
     segmenter = Segmenter(tiny_network, fusion="mean", ensemble="mean", fcn=tiny_fcn)
     assert {row.ensemble for row in network(segmenter, truth, ablate=True).rows} == {"off", "mean", "alone"}
     subject = network(Segmenter(tiny_network, proposals=0, crf=False), truth, ablate=True)
     assert [row.proposals for row in subject.rows] == [0, 10, 25, 50, 100]
     assert subject.full == Row(0)
-    weighed = network(Segmenter(tiny_network, proposals=0, classifier=tiny_classifier), truth, ablate=True)
-    assert weighed.full.name == "whole photo + prior + CRF"
+    weighed = network(Segmenter(tiny_network, proposals=0, fcn=tiny_prior), truth, ablate=True)
+    assert weighed.full.name == "whole photo + FCN (mean) + prior + CRF"
     assert all("prior" in row.name for row in weighed.rows)
 
 

@@ -159,7 +159,7 @@ def test_no_proposals_and_networks_without(tiny_network: Path, tiny_fcn: Path, m
     tiny = inspect_proposals(Segmenter(tiny_network, crf=False), make_photo(10, 20))
     assert tiny.numbers["proposals"] == 0 and list(tiny.labellings) == ["no proposals"]
     assert len(tiny.numbers["boxes"]) == 1 and tiny.pictures["edges"].shape == (10, 20)
-    with pytest.raises(UsageError, match=r"fcn\.safetensors: is an FCN-8s"):
+    with pytest.raises(UsageError, match=r"fcn\.safetensors: is an FCN"):
         inspect_proposals(Segmenter(tiny_fcn), make_photo(30, 30))
 
 
@@ -207,7 +207,7 @@ def test_classes_networks_and_precisions_that_cannot_be_are_refused(
     for segmenter, name, words in (
         (exact, "persn", "did you mean person"),
         (exact, "background", "no class of this network"),
-        (Segmenter(tiny_fcn, precision="fp32"), None, r"fcn\.safetensors: is an FCN-8s"),
+        (Segmenter(tiny_fcn, precision="fp32"), None, r"fcn\.safetensors: is an FCN"),
         (Segmenter(tiny_network, precision="bf16"), None, "in fp32"),
     ):
         with pytest.raises(UsageError, match=words):

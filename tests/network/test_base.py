@@ -10,8 +10,8 @@ import torch
 
 from deconvseg.errors import UsageError
 from deconvseg.network.base import average
-from deconvseg.network.classifier import Classifier
 from deconvseg.network.deconvnet import DeconvNet
+from deconvseg.network.fcn import FCN
 from deconvseg.network.fcn8s import FCN8s
 
 SMALL = {"classes": 4, "widths": (8, 8, 8, 8, 8), "bottleneck": 8}
@@ -65,7 +65,8 @@ def test_unpooling_does_not_load_torchs_compiler() -> None:
         (FCN8s, {"padding": 50}, "padding 50 is too small"),
         (FCN8s, {"padding": 0}, "at least 1"),
         (FCN8s, {"dropout": 1.0}, "dropout 1.0 is not"),
-        (Classifier, {"side": 63}, "side 63 is below 64"),
+        (FCN, {"dropout": 1.0}, "dropout 1.0 is not"),
+        (FCN, {"skip": 0}, "at least 1"),
     ],
     ids=str,
 )

@@ -10,15 +10,15 @@ from typing import Any
 import cv2
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from deconvseg.errors import UsageError
 from deconvseg.images.read import read_image
 from deconvseg.network import int8
 from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.checkpoint import load_network
-from deconvseg.network.classifier import Classifier
 from deconvseg.network.deconvnet import DeconvNet
+from deconvseg.network.fcn import FCN
 from deconvseg.network.fcn8s import FCN8s
 from deconvseg.network.fold import Precision, _BF16ReLU, pick_device, pick_precision, prepare
 from deconvseg.weights import network_file
@@ -36,8 +36,7 @@ NETWORKS = [
     DeconvNet(**CROP, decoder_convs=(2, 2, 2, 1)),
     FCN8s(**PHOTO, padding=100, head_kernel=7, norm=False),
     FCN8s(**PHOTO, padding=1, head_kernel=5, norm=True),
-    Classifier(4, side=64, widths=(8,) * 5, hidden=16),
-    Classifier(4, side=64, widths=(8,) * 5, hidden=16, map_width=8),
+    FCN(4, side=64, widths=(8,) * 5, hidden=16, width=8, skip=4),
 ]
 
 
@@ -45,20 +44,13 @@ NETWORKS = [
 @torch.no_grad()
 def test_prepared_network_computes_the_same_scores(network: SegmentationNetwork) -> None:
     network = randomised(network)
-    images = torch.randn(2, 3, 70, 99) if isinstance(network, FCN8s) else torch.randn(2, 3, 64, 64)
+    images = torch.randn(2, 3, 64, 64) if isinstance(network, DeconvNet) else torch.randn(2, 3, 70, 99)
     ready = prepare(copy.deepcopy(network), torch.device("cpu"), "fp32")
-    for found, want in zip(answers(ready, images), answers(network, images), strict=True):
+    for found, want in zip(ready.scores_and_code(images), network.scores_and_code(images), strict=True):
         torch.testing.assert_close(found, want, atol=1e-4 * float(want.abs().max()), rtol=1e-4)
-    # Some stay: before a fc6 or a map that pads itself, or the few features of a classifier.
+    # Some stay: before a layer that pads itself, or the few features that a photo is pooled to.
     left = sum(isinstance(module, nn.BatchNorm2d) for module in ready.modules())
-    few = isinstance(network, Classifier) or bool(network.arguments.get("norm"))
-    assert left == few + bool(network.arguments.get("map_width"))
-
-
-def answers(network: SegmentationNetwork, images: Tensor) -> list[Tensor]:
-    """The scores, and a classifier's map."""
-    found = network.scores_and_map(images) if isinstance(network, Classifier) else [network(images)]
-    return [part for part in found if part is not None]
+    assert left == (2 if isinstance(network, FCN) else bool(network.arguments.get("norm")))
 
 
 def test_the_shipped_network_scores_as_before() -> None:

@@ -20,8 +20,8 @@ from deconvseg.errors import UsageError
 from deconvseg.evaluation.calibrate import calibrate
 from deconvseg.network import int8
 from deconvseg.network.base import SegmentationNetwork, pool, pool_with_switches, unpool
-from deconvseg.network.classifier import Classifier
 from deconvseg.network.deconvnet import DeconvNet
+from deconvseg.network.fcn import FCN
 from deconvseg.network.fcn8s import FCN8s
 from deconvseg.network.fold import pick_precision, prepare
 from deconvseg.segmenter import Segmenter
@@ -50,10 +50,9 @@ def trained_like(network: SegmentationNetwork) -> SegmentationNetwork:
         lambda: DeconvNet(**SMALL, crop_size=64, bottleneck=16, encoder_norm=False, decoder_convs=(2, 2, 1)),
         lambda: FCN8s(**SMALL, bottleneck=16, head_kernel=3, padding=1, norm=True),
         lambda: FCN8s(**SMALL, bottleneck=16),
-        lambda: Classifier(**SMALL, side=64, hidden=8),
-        lambda: Classifier(**SMALL, side=64, hidden=8, map_width=8),
+        lambda: FCN(**SMALL, side=64, hidden=8, width=8, skip=4),
     ],
-    ids=["deconvnet", "shallow", "fcn8s", "zoo", "classifier", "map"],
+    ids=["deconvnet", "shallow", "fcn8s", "zoo", "fcn"],
 )
 def test_scores_are_those_of_rounded_weights_and_inputs(make: Callable[[], SegmentationNetwork]) -> None:
     torch.manual_seed(0)
@@ -138,6 +137,9 @@ def test_all_networks_in_use_need_ranges(
     own, fcn = calibrated, tmp_path / "fcn.safetensors"
     calibrate(tiny_fcn, [str(EXAMPLES / "cat.jpg")], fcn)
     assert Segmenter(own, fcn=fcn, precision="int8").inference.precision == "int8"
+    x86 = torch.backends.cpu.get_cpu_capability().startswith("AVX")
+    assert (Segmenter(own, fcn=fcn, device="cpu").inference.precision == "int8") is x86
+    assert Segmenter(own, fcn=tiny_fcn, device="cpu").inference.precision in ("fp32", "bf16")
     for weights, partner, lacking in ((own, tiny_fcn, tiny_fcn), (tiny_network, fcn, tiny_network)):
         with pytest.raises(UsageError, match=f"which {lacking} does not tell"):
             Segmenter(weights, fcn=partner, precision="int8").load()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from deconvseg.postprocess.fusion import Fusion, ensemble, with_map, with_prior
+from deconvseg.postprocess.fusion import Fusion, ensemble, with_prior
 
 
 def test_max_by_hand() -> None:
@@ -75,12 +75,3 @@ def test_the_prior_by_hand() -> None:
     for chances in (pixel, torch.tensor([0.0, 1.0, 0.0]).reshape(3, 1, 1)):  # with and without background
         sure = with_prior(chances, absent, doubt, 10).flatten()
         assert sure.isfinite().all() and sure.sum() == 1 and sure.argmax() == (chances[0] == 0)
-
-
-def test_a_map_is_enlarged_to_the_photo_and_counts_by_its_share() -> None:
-    scores = torch.zeros(2, 1, 2)
-    scores[1, 0, 1] = 8.0
-    enlarged = torch.tensor([0.0, 2, 6, 8]).sigmoid()  # bilinear between the middles of the two cells
-    found = with_map(torch.tensor([0.9, 0.1]).reshape(2, 1, 1).expand(2, 2, 4), scores, 0.25)
-    torch.testing.assert_close(found[1], (0.75 * 0.1 + 0.25 * enlarged).expand(2, 4))
-    torch.testing.assert_close(found.sum(0), torch.ones(2, 4))

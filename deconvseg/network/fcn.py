@@ -1,0 +1,132 @@
+"""A fully convolutional network that also tells which classes the photo shows."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from deconvseg.network.base import SegmentationNetwork, pool, unit, vgg_encoder
+
+STRIDE = 32
+
+
+class FCN(SegmentationNetwork):
+    """Small layers on VGG-16's convolutions, which can stay as ImageNet taught them.
+
+    Features of conv5_3, pooled over the photo, tell which classes it shows: an image-level prior (Pinheiro
+    and Collobert 2015, "From image-level to pixel-level labeling"). With the hidden units behind that as
+    context, dilated convolutions (Yu and Koltun 2016, arXiv 1511.07122) make scores of cells of 16 pixels,
+    and features of conv4_3 those of cells of 8 pixels: FCN-8s's stride with one skip.
+
+    Attributes:
+        doubt: (classes,), the chance of each class at which the prior leaves its pixels as they are: half at
+            first, less for classes that segmentation finds too little of.
+
+    Args:
+        classes: labels, background first.
+        side: a photo enters with its longer side scaled to this many pixels.
+        widths, encoder_convs: as of `DeconvNet`.
+        hidden: units between pooled features and presence.
+        width: channels of the layers at stride 16.
+        skip: channels made of conv4_3's; the layers at stride 8 have twice as many.
+        dropout: share of the inputs of both layers behind the pooled features that is dropped in training.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    architecture = "fcn"
+
+    def __init__(
+        self,
+        classes: int = 21,
+        side: int = 512,
+        widths: tuple[int, ...] = (64, 128, 256, 512, 512),
+        encoder_convs: tuple[int, ...] = (2, 2, 3, 3, 3),
+        hidden: int = 512,
+        width: int = 256,
+        skip: int = 64,
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__(locals())
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout {dropout} is not a share below 1")
+        self.side, self.dropout = side, dropout
+        self.encoder = vgg_encoder(widths, encoder_convs, norm=False)
+        self.pool_norm = nn.BatchNorm2d(3 * widths[4])
+        self.fc6 = unit(nn.Conv2d(3 * widths[4], hidden, 1), hidden, norm=True)
+        self.score_presence = nn.Conv2d(hidden, classes, 1)
+        self.norm = nn.BatchNorm2d(widths[4])
+        self.conv6 = unit(nn.Conv2d(widths[4], width, 3, padding=1), width, norm=True)
+        self.context = nn.Conv2d(hidden, width, 1)
+        self.conv7 = unit(nn.Conv2d(width, width, 3, padding=2, dilation=2), width, norm=True)
+        self.conv8 = unit(nn.Conv2d(width, width, 3, padding=4, dilation=4), width, norm=True)
+        self.score_coarse = nn.Conv2d(width, classes, 1)
+        self.skip = unit(nn.Conv2d(widths[3], skip, 1), skip, norm=True)
+        self.reduce = nn.Conv2d(width, 2 * skip, 1)
+        self.join = unit(nn.Conv2d(3 * skip, 2 * skip, 3, padding=1), 2 * skip, norm=True)
+        self.score_fine = nn.Conv2d(2 * skip, classes, 1)
+        nn.init.zeros_(self.score_fine.weight)
+        self.doubt: Tensor
+        self.register_buffer("doubt", torch.full((classes,), 0.5))
+
+    def features(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """conv4_3's (B, W, 4h, 4w) and conv5_3's (B, W, 2h, 2w) of images (B, 3, H, W) in h x w cells."""
+        height, width = images.shape[-2:]
+        features = functional.pad(images, (0, -width % STRIDE, 0, -height % STRIDE))
+        for stage in self.encoder[:3]:
+            features = pool(stage(features))
+        skip = self.encoder[3](features)
+        return skip, self.encoder[4](pool(skip))
+
+    def pooled(self, features: Tensor) -> Tensor:
+        """Means, maxima and quarters' largest means of pool5, (B, 3W, 1, 1), of conv5_3's features.
+
+        A row or column in the middle is in both halves.
+        """
+        pool5 = functional.max_pool2d(features, 2)
+        height, width = pool5.shape[2:]
+        halves = pool5[:, :, : (height + 1) // 2], pool5[:, :, height // 2 :]
+        quarters = torch.stack(
+            [
+                part.mean((2, 3), keepdim=True)
+                for half in halves
+                for part in (half[..., : (width + 1) // 2], half[..., width // 2 :])
+            ]
+        )
+        return torch.cat([quarters.mean(0), pool5.amax((2, 3), True), quarters.amax(0)], 1)
+
+    def presence(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """Raw scores (B, classes, 1, 1) of each class to be there, and the hidden units (B, hidden, 1, 1).
+
+        That of background means nothing.
+        """
+        hidden = self.fc6(self.drop(self.pool_norm(pooled)))
+        return self.score_presence(self.drop(hidden)), hidden
+
+    def cells(self, skip: Tensor, features: Tensor, hidden: Tensor) -> Tensor:
+        """Raw scores (B, classes, 4h, 4w) of both `features` and the hidden units."""
+        places = self.conv6(functional.dropout2d(self.norm(features), 0.1, self.training))
+        places = self.conv7(places + self.context(self.drop(hidden)))
+        places = places + self.conv8(functional.dropout2d(places, 0.1, self.training))
+        places = functional.dropout2d(places, 0.2, self.training)
+        scores, places = (
+            functional.interpolate(coarse, scale_factor=2.0, mode="bilinear")
+            for coarse in (self.score_coarse(places), self.reduce(places))
+        )
+        joined = self.join(torch.cat([places, self.skip(skip)], 1))
+        found: Tensor = scores + self.score_fine(functional.dropout2d(joined, 0.1, self.training))
+        return found
+
+    def scores_and_presence(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Raw scores (B, classes, H, W) of images (B, 3, H, W) of any size, and of presence (B, classes)."""
+        height, width = images.shape[-2:]
+        skip, features = self.features(images)
+        presence, hidden = self.presence(self.pooled(features))
+        scores = functional.interpolate(self.cells(skip, features, hidden), scale_factor=8.0, mode="bilinear")
+        return scores[..., :height, :width], presence[:, :, 0, 0]
+
+    def scores_and_code(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """See the base; the code is that of presence, (B, classes)."""
+        return self.scores_and_presence(images)

@@ -1,0 +1,302 @@
+"""Trains the FCN that joins the regions: VGG-16's convolutions as they are, and small layers on top.
+
+    python tools/train_fcn.py --voc-root VOC2012 --split train_aug --out fcn.safetensors
+
+The result goes straight into `deconvseg segment --fcn`. Features are computed once, so that a processor
+learns from 10 to 20 photos a second; they take 2.4 MB a photo and view in the folder for temporary files.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, NamedTuple
+
+import numpy as np
+import torch
+import typer
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from deconvseg.cli import console
+from deconvseg.cli.options import DebugOption, refuse_target
+from deconvseg.data.dataset import DataSet, Example
+from deconvseg.data.masks import VOID
+from deconvseg.data.open import open_dataset
+from deconvseg.errors import UsageError
+from deconvseg.network import fold, int8
+from deconvseg.network.checkpoint import NetworkHeader, save_network
+from deconvseg.network.fcn import FCN, STRIDE
+from deconvseg.network.vgg16 import download_vgg16, initialise_encoder, read_vgg16
+from deconvseg.regions import normalised, resized
+
+PRESENT_SHARE = 0.003
+"""A class is present from this share of a photo's pixels on; a smaller one is neither present nor absent."""
+LEARNING_RATE, WEIGHT_DECAY, WARM_UP, AVERAGED = 1e-3, 0.05, 100, 0.995
+RARE = 20
+"""Photos with rare classes are drawn more often, as if every class had at least this many photos."""
+SCALES = 0.6, 1.5
+"""Of the views after the first, which are mirrored and cropped to its area."""
+CALIBRATED = 24
+"""Photos that tell how large features get, which are stored in 8 bits."""
+DOUBT_OF_IOU = 2.7
+"""Exponent: the doubt of a class from its IoU. To have the best IoU, a class that is found to IoU v should
+take pixels from a probability of v / (1 + v) on, not from half; with a prior of 0.2 this is half of that."""
+
+
+def train_fcn(
+    voc_root: Annotated[Path, typer.Option(help="Data set in any layout that training reads.")],
+    out: Annotated[Path, typer.Option(help="Network file to write, .safetensors.")],
+    split: Annotated[str, typer.Option(help="Split of --voc-root.")] = "train",
+    extra_root: Annotated[
+        list[Path] | None,
+        typer.Option(help="More data sets of the same classes; their train splits join in."),
+    ] = None,
+    val_split: Annotated[
+        str | None, typer.Option(help="Split of --voc-root on which to measure the mean average precision.")
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="What `deconvseg eval --json` printed: classes of a low IoU get less doubt."),
+    ] = None,
+    vgg16: Annotated[
+        Path | None, typer.Option(help="VGG-16's convolutions, .safetensors; else they are downloaded.")
+    ] = None,
+    side: Annotated[int, typer.Option(min=64, help="Pixels of a photo's longer side.")] = 512,
+    views: Annotated[
+        int, typer.Option(min=1, help="Of each photo: itself, then mirrored ones of another scale.")
+    ] = 2,
+    presence_epochs: Annotated[
+        int, typer.Option(min=1, help="Passes of the layers that tell which classes there are.")
+    ] = 16,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes of the layers that tell where.")] = 4,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Decides initial weights and order.")] = 0,
+    debug: DebugOption = False,
+) -> None:
+    """Train an FCN on photos with masks."""
+    refuse_target(out, overwrite=True, option="--out")
+    sets = [open_dataset(voc_root, split), *(open_dataset(root, "train") for root in extra_root or ())]
+    if any(data.classes != sets[0].classes for data in sets):
+        raise UsageError("the data sets have different classes; give sets of the same ones")
+    found = json.loads(report.read_bytes())["per_class_iou"] if report else {}
+    if report and set(found) != set(sets[0].classes):
+        raise UsageError(f"{report}: is of other classes than the data sets; give one of the same")
+    torch.manual_seed(seed)
+    network = FCN(len(sets[0].classes), side)
+    initialise_encoder(network, read_vgg16(vgg16) if vgg16 else download_vgg16())
+    header = NetworkHeader(sets[0].classes, sets[0].palette)
+    with TemporaryDirectory(prefix="deconvseg-") as folder:
+        photos = measure(network, header, sets, Path(folder), views)
+        summary: dict[str, float] = {"photos": len(photos.shares) // views, "views": views, "seed": seed}
+        summary["presence_loss"] = round(train_presence(network, photos, presence_epochs, seed), 4)
+        summary |= {"epochs": epochs, "loss": round(train_cells(network, photos, epochs, seed), 4)}
+        if val_split:
+            photos = measure(network, header, [open_dataset(voc_root, val_split)], Path(folder), 1)
+            with torch.no_grad():
+                scores = network.presence(photos.pooled)[0][:, 1:, 0, 0]
+            precisions = [
+                average_precision(*column)
+                for column in zip(scores.T, photos.shares.T > PRESENT_SHARE, strict=True)
+            ]
+            summary["mean_average_precision"] = round(torch.stack(precisions).nanmean().item(), 4)
+    for place, name in enumerate(header.classes if report else ()):
+        network.doubt[place] = max(found[name] or 0, 0.05) ** DOUBT_OF_IOU
+    save_network(out, network, NetworkHeader(header.classes, header.palette, training=summary), "int8")
+    console.say(", ".join(f"{name.replace('_', ' ')} {value}" for name, value in summary.items()))
+
+
+class Photos(NamedTuple):
+    """What the layers learn from: N photos, or views of them.
+
+    Attributes:
+        cells: int64 (N, 2), height and width in cells of 16 pixels, h and w.
+        features: float16 (N, M, W) in a file, conv5_3's of the h * w cells of each photo.
+        skips: uint8 (N, 4M, W) in a file, conv4_3's of its 2h * 2w smaller cells.
+        step: what a step of those stands for.
+        pooled: float32 (N, 3W, 1, 1).
+        masks: uint8 (N, 16M), of its 4h * 4w places.
+        shares: float32 (N, C - 1), of each object class in the photo's pixels.
+        chances: (N,), of being drawn: more for photos with rare classes.
+    """
+
+    cells: NDArray[np.int64]
+    features: NDArray[np.float16]
+    skips: NDArray[np.uint8]
+    step: float
+    pooled: Tensor
+    masks: NDArray[np.uint8]
+    shares: Tensor
+    chances: NDArray[np.float64]
+
+    def draw(self, size: int, epochs: int, seed: int) -> Iterator[NDArray[np.int64]]:
+        """Numbers of the photos of each batch, which are of one shape."""
+        random = np.random.default_rng(seed)
+        shapes = [np.flatnonzero((self.cells == shape).all(1)) for shape in np.unique(self.cells, axis=0)]
+        shapes = [photos for photos in shapes if len(photos) >= size]
+        if not shapes:
+            raise UsageError(f"no {size} photos have one shape; give more photos")
+        weights = np.array([self.chances[photos].sum() for photos in shapes])
+        for _ in range(epochs * sum(map(len, shapes)) // size):
+            photos = shapes[random.choice(len(shapes), p=weights / weights.sum())]
+            chances = self.chances[photos]
+            yield random.choice(photos, size, p=chances / chances.sum())
+
+    def load(self, batch: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor]:
+        """Features (B, W, h, w), skips (B, W, 2h, 2w) and masks int64 (B, 4h, 4w) of photos of one shape."""
+        high, wide = self.cells[batch[0]]
+        found = []
+        for source, times in ((self.features, 1), (self.skips, 2), (self.masks[..., None], 4)):
+            part = source[batch, : high * wide * times**2]
+            found.append(torch.from_numpy(part.reshape(len(batch), high * times, wide * times, -1)))
+        features, skips, masks = found
+        skips = skips.permute(0, 3, 1, 2).float() * self.step
+        return features.permute(0, 3, 1, 2).float(), skips, masks[..., 0].long()
+
+
+@torch.no_grad()
+def measure(network: FCN, header: NetworkHeader, sets: Sequence[DataSet], folder: Path, views: int) -> Photos:
+    """Features of all photos, which go into new files in a folder, and what their masks say."""
+    examples = [(data, example) for data in sets for example in data.examples]
+    rows = [(view, *each) for view in range(views) for each in examples]
+    network.eval()
+    calibrated = [
+        normalised(network, header, _view(network.side, *rows[row], seed=row)[0])
+        for row in range(0, len(examples), max(len(examples) // CALIBRATED, 1))
+    ]
+    ranges = int8.observe(network, calibrated)
+    precision: fold.Precision = "int8" if int8.works() else "fp32"
+    ready = fold.prepare(copy.deepcopy(network), torch.device("cpu"), precision, ranges)
+    most, width = (network.side // 16) ** 2, network.arguments["widths"][4]
+    features = np.memmap(folder / "features", np.float16, "w+", shape=(len(rows), most, width))
+    skips = np.memmap(folder / "skips", np.uint8, "w+", shape=(len(rows), 4 * most, skip_width(network)))
+    step = ranges["skip"][1] / 127
+    masks = np.full((len(rows), 16 * most), VOID, np.uint8)
+    shares, cells, pooled = np.zeros((len(rows), len(header.classes) - 1), np.float32), [], []
+    for row, (view, data, example) in enumerate(rows):
+        image, mask = _view(network.side, view, data, example, seed=row)
+        skip, found = ready.features(normalised(network, header, image))
+        if skip.is_floating_point():
+            skip = (skip / step).round_().clamp_(0, 255)
+        high, wide = found.shape[2:]
+        cells.append((high, wide))
+        pooled.append(network.pooled(found.float()))
+        features[row, : high * wide] = found[0].permute(1, 2, 0).flatten(0, 1).numpy()
+        skips[row, : 4 * high * wide] = skip[0].permute(1, 2, 0).flatten(0, 1).numpy()
+        places = functional.interpolate(mask, (4 * high, 4 * wide), mode="nearest-exact").flatten()
+        masks[row, : len(places)] = places.numpy()
+        shares[row] = np.bincount(mask.flatten(), minlength=256)[1 : len(header.classes)] / mask.numel()
+        if row % 500 == 499:
+            console.say(f"{row + 1} of {len(rows)} views of photos")
+    present = shares > PRESENT_SHARE
+    rarity = present.sum(0).clip(RARE) ** -0.5
+    chances = (present * rarity).sum(1) + rarity.min()
+    return Photos(
+        np.array(cells), features, skips, step, torch.cat(pooled), masks, torch.from_numpy(shares), chances
+    )
+
+
+def skip_width(network: FCN) -> int:
+    """Channels of conv4_3."""
+    return int(network.arguments["widths"][3])
+
+
+def _view(side: int, view: int, data: DataSet, example: Example, *, seed: int) -> tuple[Tensor, Tensor]:
+    """A photo float (1, 3, H, W) of 0..255 at the network's size, and its mask uint8 (1, 1, H, W).
+
+    The views after the first are mirrored, of another scale and cropped; the mask is padded to whole cells.
+    """
+    photo, labels = data.read(example)
+    image, mask = torch.from_numpy(photo).permute(2, 0, 1)[None].float(), torch.from_numpy(labels)[None, None]
+    random = np.random.default_rng(seed)
+    height, width = labels.shape
+    scale = side / max(height, width) * (np.exp(random.uniform(*np.log(SCALES))) if view else 1)
+    size = max(round(height * scale), 1), max(round(width * scale), 1)
+    image, mask = resized(image, size), functional.interpolate(mask, size, mode="nearest-exact")
+    if view:
+        image, mask = image.flip(3), mask.flip(3)
+    longest = [side, side * 3 // 4] if size[0] > size[1] else [side * 3 // 4, side]
+    kept = [min(now, most if view else side) for now, most in zip(size, longest, strict=True)]
+    top, left = (int(random.integers(now - most + 1)) for now, most in zip(size, kept, strict=True))
+    image, mask = (part[..., top : top + kept[0], left : left + kept[1]] for part in (image, mask))
+    return image, functional.pad(mask, (0, -kept[1] % STRIDE, 0, -kept[0] % STRIDE), value=VOID)
+
+
+def train_presence(network: FCN, photos: Photos, epochs: int, seed: int) -> float:
+    """Train what tells which classes there are, on binary cross-entropy; returns the last batch's loss."""
+    present = photos.shares > PRESENT_SHARE
+    certain = present | (photos.shares == 0)
+
+    def loss_of(batch: NDArray[np.int64]) -> Tensor:
+        scores = network.presence(photos.pooled[batch])[0][:, 1:, 0, 0]
+        each = functional.binary_cross_entropy_with_logits(scores, present[batch].float(), reduction="none")
+        return (each * certain[batch]).sum(1).mean()
+
+    random, size = np.random.default_rng(seed), min(64, len(present))
+    chances = photos.chances / photos.chances.sum()
+    batches = [random.choice(len(present), size, p=chances) for _ in range(epochs * (len(present) // size))]
+    return descend(network, ("pool_norm", "fc6", "score_presence"), loss_of, batches)
+
+
+def train_cells(network: FCN, photos: Photos, epochs: int, seed: int) -> float:
+    """Train what tells where they are, on the cross-entropy of pixels; returns the last batch's loss."""
+    network.eval()
+    with torch.no_grad():
+        hidden = network.presence(photos.pooled)[1]
+
+    def loss_of(batch: NDArray[np.int64]) -> Tensor:
+        features, skips, masks = photos.load(batch)
+        scores = network.cells(skips, features, hidden[batch])
+        finer = functional.interpolate(scores, masks.shape[1:], mode="bilinear")
+        return functional.cross_entropy(finer, masks, ignore_index=VOID)
+
+    layers = ("norm", "conv6", "context", "conv7", "conv8", "score_coarse", "skip", "reduce", "join")
+    return descend(network, (*layers, "score_fine"), loss_of, list(photos.draw(16, epochs, seed)))
+
+
+def descend(
+    network: FCN,
+    layers: Sequence[str],
+    loss_of: Callable[[NDArray[np.int64]], Tensor],
+    batches: Sequence[NDArray[np.int64]],
+) -> float:
+    """AdamW on these layers, its rate falling as a cosine, and an average of the weights on the way.
+
+    Returns the mean loss of the last tenth.
+    """
+    trained = nn.ModuleDict({name: network.get_submodule(name) for name in layers})
+    optimizer = torch.optim.AdamW(trained.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    average, losses = copy.deepcopy(trained.state_dict()), []
+    network.train()
+    for step, batch in enumerate(batches):
+        fall = 0.5 * (1 + np.cos(np.pi * step / len(batches)))
+        optimizer.param_groups[0]["lr"] = LEARNING_RATE * min(1, step / WARM_UP) * fall
+        loss = loss_of(batch)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        losses.append(loss.item())
+        for name, values in trained.state_dict().items():
+            if values.is_floating_point():
+                average[name].lerp_(values, 1 - min(AVERAGED, (1 + step) / (10 + step)))
+            else:
+                average[name].copy_(values)
+    trained.load_state_dict(average)
+    network.eval()
+    return float(np.mean(losses[-len(losses) // 10 :]))
+
+
+def average_precision(scores: Tensor, present: Tensor) -> Tensor:
+    """Mean of the precision at each photo that shows a class, the surest first; NaN if there is none."""
+    ranked = present[scores.argsort(descending=True)].float()
+    return (ranked * ranked.cumsum(0) / torch.arange(1, len(ranked) + 1)).sum() / ranked.sum()
+
+
+if __name__ == "__main__":
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(train_fcn)
+    sys.exit(console.run(app))
