@@ -231,10 +231,11 @@ class Inference:
             high, wide = -(rows + STRIDE) % STRIDE + STRIDE, -(columns + STRIDE) % STRIDE + STRIDE
             top, left = high // 2, wide // 2
             photo = functional.pad(photo, (left, wide - left, top, high - top))
-        found, presence = _run_whole(network, header, photo)
-        found = found[..., top : top + rows, left : left + columns]
+        with torch.inference_mode():
+            found, presence = network.scores_and_presence(normalised(network, header, photo))
+        found = found.float()[..., top : top + rows, left : left + columns]
         found = functional.interpolate(found, (height, width), mode="bilinear", align_corners=False)[0]
-        return found, None if presence is None else presence[0]
+        return found, None if presence is None else presence[0].float()
 
 
 class PartialResult:
@@ -360,18 +361,6 @@ def _run(network: SegmentationNetwork, header: NetworkHeader, images: Tensor) ->
     with torch.inference_mode():
         found: Tensor = network(normalised(network, header, images))
         return found
-
-
-def _run_whole(
-    network: WholePhotoNetwork, header: NetworkHeader, photo: Tensor
-) -> tuple[Tensor, Tensor | None]:
-    """Raw scores float32 (1, C, H, W) of a photo (1, 3, H, W) of 0..255, those of presence (1, C) if any."""
-    with torch.inference_mode():
-        if isinstance(network, FCN):
-            scores, presence = network.scores_and_presence(normalised(network, header, photo))
-            return scores.float(), presence.float()
-        found: Tensor = network(normalised(network, header, photo))
-        return found.float(), None
 
 
 def normalised(network: SegmentationNetwork, header: NetworkHeader, images: Tensor) -> Tensor:

@@ -85,6 +85,10 @@ class FCN8s(SegmentationNetwork):
                 assert module.bias is not None
                 nn.init.zeros_(module.bias)
 
+    def scores_and_presence(self, images: Tensor) -> tuple[Tensor, None]:
+        """Raw scores as of `forward`; which classes a photo shows this network does not tell."""
+        return self(images), None
+
     def scores_and_code(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """See the base; photos may have any size."""
         height, width = images.shape[-2:]
