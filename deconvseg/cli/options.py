@@ -123,7 +123,7 @@ def _segmenter_options(
             "Doubt classes that the FCN does not see in the photo as a whole, up to 10; 0 is off.",
             min=0,
             max=10,
-            show_default="0.2 for named networks that have one, off for files",
+            show_default="0.2 where the FCN tells that",
         ),
     ] = None,
     crf: Annotated[

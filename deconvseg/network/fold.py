@@ -187,7 +187,7 @@ def _fold_into_next(norm: Any, conv: Any) -> None:
 
 def _cpu_gains_by_bf16() -> bool:
     """Where torch is held to an older instruction set, bf16 is emulated, 24 s a photo; on Intel's processors
-    it takes twice the time of fp32 unless they have AMX, or a virtual machine shows none."""
+    it takes longer than fp32 unless they have AMX, which not every virtual machine shows."""
     probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     if not (probe and probe()) or torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "NO AVX", "AVX2"):
         return False
