@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import importlib
+import re
 from functools import cache
 from pathlib import Path
 
 import deconvseg
 
+_IMPORT = re.compile(r"^\s*from (deconvseg[\w.]*) import (\([^)]*\)|.*)", re.MULTILINE)
 
 @cache
 def _sources(module: str) -> dict[str, bytes]:
@@ -24,9 +25,8 @@ def _sources(module: str) -> dict[str, bytes]:
         if name in found or not path.is_file():  # imported before, or a name inside a module
             continue
         found[name] = path.read_bytes()
-        for node in ast.walk(ast.parse(found[name])):
-            if isinstance(node, ast.ImportFrom) and f"{node.module}.".startswith("deconvseg."):
-                names += [f"{node.module}", *(f"{node.module}.{alias.name}" for alias in node.names)]
+        for source, members in _IMPORT.findall(found[name].decode()):
+            names += [source, *(f"{source}.{member}" for member in re.findall(r"\w+", members))]
     return found
 
 
