@@ -12,6 +12,7 @@ import deconvseg
 
 _IMPORT = re.compile(r"^\s*from (deconvseg[\w.]*) import (\([^)]*\)|.*)", re.MULTILINE)
 
+
 @cache
 def _sources(module: str) -> dict[str, bytes]:
     """The source of a module and of all modules of this package that it imports anywhere, by name."""

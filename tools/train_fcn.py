@@ -1,9 +1,10 @@
-"""Trains the FCN that joins the regions: VGG-16's convolutions as they are, and small layers on top.
+"""Trains the FCN that joins the regions: VGG-16's first ten convolutions as they are, the rest on top.
 
     python tools/train_fcn.py --voc-root VOC2012 --split train_aug --out fcn.safetensors
 
-The result goes straight into `deconvseg segment --fcn`. Features are computed once, so that a processor
-learns from 10 to 20 photos a second; they take 2.4 MB a photo and view in the folder for temporary files.
+The result goes straight into `deconvseg segment --fcn`. Features of the convolutions that stay are computed
+once, so that a core learns from 3 to 5 photos a second; they take 1.6 MB a photo and view in the folder for
+temporary files.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import copy
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, NamedTuple
@@ -30,14 +31,16 @@ from deconvseg.data.masks import VOID
 from deconvseg.data.open import open_dataset
 from deconvseg.errors import UsageError
 from deconvseg.network import fold, int8
-from deconvseg.network.checkpoint import NetworkHeader, save_network
+from deconvseg.network.checkpoint import NetworkHeader, load_network, save_network
 from deconvseg.network.fcn import FCN, STRIDE
 from deconvseg.network.vgg16 import download_vgg16, initialise_encoder, read_vgg16
 from deconvseg.regions import normalised, resized
 
 PRESENT_SHARE = 0.003
 """A class is present from this share of a photo's pixels on; a smaller one is neither present nor absent."""
-LEARNING_RATE, WEIGHT_DECAY, WARM_UP, AVERAGED = 1e-3, 0.05, 100, 0.995
+LEARNING_RATE, ENCODER_RATE, WEIGHT_DECAY, WARM_UP, AVERAGED = 4e-4, 3e-5, 0.05, 60, 0.997
+PRESENCE_WEIGHT = 0.1
+"""Of the loss of the classes that there are, besides that of where they are."""
 RARE = 20
 """Photos with rare classes are drawn more often, as if every class had at least this many photos."""
 SCALES = 0.6, 1.5
@@ -67,14 +70,14 @@ def train_fcn(
     vgg16: Annotated[
         Path | None, typer.Option(help="VGG-16's convolutions, .safetensors; else they are downloaded.")
     ] = None,
+    start: Annotated[
+        Path | None, typer.Option(help="FCN of the same classes to go on from, instead of VGG-16.")
+    ] = None,
     side: Annotated[int, typer.Option(min=64, help="Pixels of a photo's longer side.")] = 512,
     views: Annotated[
         int, typer.Option(min=1, help="Of each photo: itself, then mirrored ones of another scale.")
     ] = 2,
-    presence_epochs: Annotated[
-        int, typer.Option(min=1, help="Passes of the layers that tell which classes there are.")
-    ] = 16,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes of the layers that tell where.")] = 4,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over all views.")] = 4,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Decides initial weights and order.")] = 0,
     debug: DebugOption = False,
 ) -> None:
@@ -87,21 +90,23 @@ def train_fcn(
     if report and set(found) != set(sets[0].classes):
         raise UsageError(f"{report}: is of other classes than the data sets; give one of the same")
     torch.manual_seed(seed)
-    network = FCN(len(sets[0].classes), side)
-    initialise_encoder(network, read_vgg16(vgg16) if vgg16 else download_vgg16())
     header = NetworkHeader(sets[0].classes, sets[0].palette)
+    network = _started(start, header) if start else FCN(len(header.classes), side)
+    if not start:
+        initialise_encoder(network, read_vgg16(vgg16) if vgg16 else download_vgg16())
     with TemporaryDirectory(prefix="deconvseg-") as folder:
         photos = measure(network, header, sets, Path(folder), views)
         summary: dict[str, float] = {"photos": len(photos.shares) // views, "views": views, "seed": seed}
-        summary["presence_loss"] = round(train_presence(network, photos, presence_epochs, seed), 4)
-        summary |= {"epochs": epochs, "loss": round(train_cells(network, photos, epochs, seed), 4)}
+        summary |= {"epochs": epochs, "loss": round(train(network, photos, epochs, seed), 4)}
         if val_split:
             photos = measure(network, header, [open_dataset(voc_root, val_split)], Path(folder), 1)
             with torch.no_grad():
-                scores = network.presence(photos.pooled)[0][:, 1:, 0, 0]
+                scores = [
+                    network.cells_and_presence(photos.load([n])[0])[1] for n in range(len(photos.shares))
+                ]
             precisions = [
                 average_precision(*column)
-                for column in zip(scores.T, photos.shares.T > PRESENT_SHARE, strict=True)
+                for column in zip(torch.cat(scores).T[1:], photos.shares.T > PRESENT_SHARE, strict=True)
             ]
             summary["mean_average_precision"] = round(torch.stack(precisions).nanmean().item(), 4)
     for place, name in enumerate(header.classes if report else ()):
@@ -110,25 +115,29 @@ def train_fcn(
     console.say(", ".join(f"{name.replace('_', ' ')} {value}" for name, value in summary.items()))
 
 
+def _started(path: Path, header: NetworkHeader) -> FCN:
+    """The FCN in a file; UsageError if it is of another architecture or of other classes."""
+    network, found = load_network(path)
+    if not isinstance(network, FCN) or found.classes != header.classes:
+        raise UsageError(f"{path}: is no FCN of the data sets' classes; give --start one")
+    return network
+
+
 class Photos(NamedTuple):
     """What the layers learn from: N photos, or views of them.
 
     Attributes:
-        cells: int64 (N, 2), height and width in cells of 16 pixels, h and w.
-        features: float16 (N, M, W) in a file, conv5_3's of the h * w cells of each photo.
-        skips: uint8 (N, 4M, W) in a file, conv4_3's of its 2h * 2w smaller cells.
+        cells: int64 (N, 2), height and width in cells of 8 pixels, h and w.
+        features: uint8 (N, M, W) in a file, conv4_3's of the h * w cells of each photo.
         step: what a step of those stands for.
-        pooled: float32 (N, 3W, 1, 1).
-        masks: uint8 (N, 16M), of its 4h * 4w places.
+        masks: uint8 (N, 4M), of its 2h * 2w places.
         shares: float32 (N, C - 1), of each object class in the photo's pixels.
         chances: (N,), of being drawn: more for photos with rare classes.
     """
 
     cells: NDArray[np.int64]
-    features: NDArray[np.float16]
-    skips: NDArray[np.uint8]
+    features: NDArray[np.uint8]
     step: float
-    pooled: Tensor
     masks: NDArray[np.uint8]
     shares: Tensor
     chances: NDArray[np.float64]
@@ -146,16 +155,13 @@ class Photos(NamedTuple):
             chances = self.chances[photos]
             yield random.choice(photos, size, p=chances / chances.sum())
 
-    def load(self, batch: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor]:
-        """Features (B, W, h, w), skips (B, W, 2h, 2w) and masks int64 (B, 4h, 4w) of photos of one shape."""
+    def load(self, batch: Sequence[int] | NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Features (B, W, h, w) and masks int64 (B, 2h, 2w) of photos of one shape."""
         high, wide = self.cells[batch[0]]
-        found = []
-        for source, times in ((self.features, 1), (self.skips, 2), (self.masks[..., None], 4)):
-            part = source[batch, : high * wide * times**2]
-            found.append(torch.from_numpy(part.reshape(len(batch), high * times, wide * times, -1)))
-        features, skips, masks = found
-        skips = skips.permute(0, 3, 1, 2).float() * self.step
-        return features.permute(0, 3, 1, 2).float(), skips, masks[..., 0].long()
+        features = self.features[batch, : high * wide].reshape(len(batch), high, wide, -1)
+        masks = self.masks[batch, : 4 * high * wide].reshape(len(batch), 2 * high, 2 * wide)
+        found = torch.from_numpy(features).permute(0, 3, 1, 2).float() * self.step
+        return found, torch.from_numpy(masks).long()
 
 
 @torch.no_grad()
@@ -171,23 +177,20 @@ def measure(network: FCN, header: NetworkHeader, sets: Sequence[DataSet], folder
     ranges = int8.observe(network, calibrated)
     precision: fold.Precision = "int8" if int8.works() else "fp32"
     ready = fold.prepare(copy.deepcopy(network), torch.device("cpu"), precision, ranges)
-    most, width = (network.side // 16) ** 2, network.arguments["widths"][4]
-    features = np.memmap(folder / "features", np.float16, "w+", shape=(len(rows), most, width))
-    skips = np.memmap(folder / "skips", np.uint8, "w+", shape=(len(rows), 4 * most, skip_width(network)))
+    most, width = (network.side // 8) ** 2, network.arguments["widths"][3]
+    features = np.memmap(folder / "features", np.uint8, "w+", shape=(len(rows), most, width))
     step = ranges["skip"][1] / 127
-    masks = np.full((len(rows), 16 * most), VOID, np.uint8)
-    shares, cells, pooled = np.zeros((len(rows), len(header.classes) - 1), np.float32), [], []
+    masks = np.full((len(rows), 4 * most), VOID, np.uint8)
+    shares, cells = np.zeros((len(rows), len(header.classes) - 1), np.float32), []
     for row, (view, data, example) in enumerate(rows):
         image, mask = _view(network.side, view, data, example, seed=row)
-        skip, found = ready.features(normalised(network, header, image))
-        if skip.is_floating_point():
-            skip = (skip / step).round_().clamp_(0, 255)
+        found = ready.fine_features(normalised(network, header, image))
+        if found.is_floating_point():
+            found = (found / step).round_().clamp_(0, 255)
         high, wide = found.shape[2:]
         cells.append((high, wide))
-        pooled.append(network.pooled(found.float()))
         features[row, : high * wide] = found[0].permute(1, 2, 0).flatten(0, 1).numpy()
-        skips[row, : 4 * high * wide] = skip[0].permute(1, 2, 0).flatten(0, 1).numpy()
-        places = functional.interpolate(mask, (4 * high, 4 * wide), mode="nearest-exact").flatten()
+        places = functional.interpolate(mask, (2 * high, 2 * wide), mode="nearest-exact").flatten()
         masks[row, : len(places)] = places.numpy()
         shares[row] = np.bincount(mask.flatten(), minlength=256)[1 : len(header.classes)] / mask.numel()
         if row % 500 == 499:
@@ -195,14 +198,7 @@ def measure(network: FCN, header: NetworkHeader, sets: Sequence[DataSet], folder
     present = shares > PRESENT_SHARE
     rarity = present.sum(0).clip(RARE) ** -0.5
     chances = (present * rarity).sum(1) + rarity.min()
-    return Photos(
-        np.array(cells), features, skips, step, torch.cat(pooled), masks, torch.from_numpy(shares), chances
-    )
-
-
-def skip_width(network: FCN) -> int:
-    """Channels of conv4_3."""
-    return int(network.arguments["widths"][3])
+    return Photos(np.array(cells), features, step, masks, torch.from_numpy(shares), chances)
 
 
 def _view(side: int, view: int, data: DataSet, example: Example, *, seed: int) -> tuple[Tensor, Tensor]:
@@ -226,55 +222,40 @@ def _view(side: int, view: int, data: DataSet, example: Example, *, seed: int) -
     return image, functional.pad(mask, (0, -kept[1] % STRIDE, 0, -kept[0] % STRIDE), value=VOID)
 
 
-def train_presence(network: FCN, photos: Photos, epochs: int, seed: int) -> float:
-    """Train what tells which classes there are, on binary cross-entropy; returns the last batch's loss."""
+def train(network: FCN, photos: Photos, epochs: int, seed: int) -> float:
+    """Train all but VGG-16's first ten convolutions; returns the mean of the last tenth of losses.
+
+    The loss is the cross-entropy of pixels, and the binary one of the classes that the photo shows. AdamW,
+    its rate falling as a cosine; what comes out is an average of the weights on the way.
+    """
     present = photos.shares > PRESENT_SHARE
     certain = present | (photos.shares == 0)
+    halved = fold.pick_precision("auto", torch.device("cpu")) == "bf16"
 
     def loss_of(batch: NDArray[np.int64]) -> Tensor:
-        scores = network.presence(photos.pooled[batch])[0][:, 1:, 0, 0]
-        each = functional.binary_cross_entropy_with_logits(scores, present[batch].float(), reduction="none")
-        return (each * certain[batch]).sum(1).mean()
+        features, masks = photos.load(batch)
+        with torch.autocast("cpu", torch.bfloat16, enabled=halved):
+            cells, scores = network.cells_and_presence(features)
+        finer = functional.interpolate(cells.float(), masks.shape[1:], mode="bilinear")
+        shown, sure = present[batch].float(), certain[batch]
+        each = functional.binary_cross_entropy_with_logits(scores[:, 1:].float(), shown, reduction="none")
+        of_places = functional.cross_entropy(finer, masks, ignore_index=VOID)
+        return of_places + PRESENCE_WEIGHT * (each * sure).sum(1).mean()
 
-    random, size = np.random.default_rng(seed), min(64, len(present))
-    chances = photos.chances / photos.chances.sum()
-    batches = [random.choice(len(present), size, p=chances) for _ in range(epochs * (len(present) // size))]
-    return descend(network, ("pool_norm", "fc6", "score_presence"), loss_of, batches)
-
-
-def train_cells(network: FCN, photos: Photos, epochs: int, seed: int) -> float:
-    """Train what tells where they are, on the cross-entropy of pixels; returns the last batch's loss."""
-    network.eval()
-    with torch.no_grad():
-        hidden = network.presence(photos.pooled)[1]
-
-    def loss_of(batch: NDArray[np.int64]) -> Tensor:
-        features, skips, masks = photos.load(batch)
-        scores = network.cells(skips, features, hidden[batch])
-        finer = functional.interpolate(scores, masks.shape[1:], mode="bilinear")
-        return functional.cross_entropy(finer, masks, ignore_index=VOID)
-
-    layers = ("norm", "conv6", "context", "conv7", "conv8", "score_coarse", "skip", "reduce", "join")
-    return descend(network, (*layers, "score_fine"), loss_of, list(photos.draw(16, epochs, seed)))
-
-
-def descend(
-    network: FCN,
-    layers: Sequence[str],
-    loss_of: Callable[[NDArray[np.int64]], Tensor],
-    batches: Sequence[NDArray[np.int64]],
-) -> float:
-    """AdamW on these layers, its rate falling as a cosine, and an average of the weights on the way.
-
-    Returns the mean loss of the last tenth.
-    """
-    trained = nn.ModuleDict({name: network.get_submodule(name) for name in layers})
-    optimizer = torch.optim.AdamW(trained.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    network.encoder[:4].requires_grad_(False)
+    trained = nn.ModuleDict(dict(network.named_children()) | {"encoder": network.encoder[4]})
+    encoder = list(network.encoder[4].parameters())
+    others = [layer for name, layer in trained.named_parameters() if not name.startswith("encoder")]
+    rates = ENCODER_RATE, LEARNING_RATE
+    groups = [{"params": encoder}, {"params": others}]
+    optimizer = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY)
     average, losses = copy.deepcopy(trained.state_dict()), []
+    batches = list(photos.draw(12, epochs, seed))
     network.train()
     for step, batch in enumerate(batches):
-        fall = 0.5 * (1 + np.cos(np.pi * step / len(batches)))
-        optimizer.param_groups[0]["lr"] = LEARNING_RATE * min(1, step / WARM_UP) * fall
+        fall = 0.5 * (1 + np.cos(np.pi * step / len(batches))) * min(1, step / WARM_UP)
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * fall
         loss = loss_of(batch)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

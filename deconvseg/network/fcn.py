@@ -71,14 +71,14 @@ class FCN(SegmentationNetwork):
         self.doubt: Tensor
         self.register_buffer("doubt", torch.full((classes,), 0.5))
 
-    def features(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """conv4_3's (B, W, 4h, 4w) and conv5_3's (B, W, 2h, 2w) of images (B, 3, H, W) in h x w cells."""
+    def fine_features(self, images: Tensor) -> Tensor:
+        """conv4_3's (B, W, 4h, 4w) of images (B, 3, H, W) in h x w cells."""
         height, width = images.shape[-2:]
         features = functional.pad(images, (0, -width % STRIDE, 0, -height % STRIDE))
         for stage in self.encoder[:3]:
             features = pool(stage(features))
-        skip = self.encoder[3](features)
-        return skip, self.encoder[4](pool(skip))
+        found: Tensor = self.encoder[3](features)
+        return found
 
     def pooled(self, features: Tensor) -> Tensor:
         """Means, maxima and quarters' largest means of pool5, (B, 3W, 1, 1), of conv5_3's features.
@@ -119,13 +119,18 @@ class FCN(SegmentationNetwork):
         found: Tensor = scores + self.score_fine(functional.dropout2d(joined, 0.1, self.training))
         return found
 
+    def cells_and_presence(self, fine: Tensor) -> tuple[Tensor, Tensor]:
+        """Raw scores (B, classes, 4h, 4w) and of presence (B, classes), both of `fine_features`."""
+        coarse = self.encoder[4](pool(fine))
+        presence, hidden = self.presence(self.pooled(coarse))
+        return self.cells(fine, coarse, hidden), presence[:, :, 0, 0]
+
     def scores_and_presence(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Raw scores (B, classes, H, W) of images (B, 3, H, W) of any size, and of presence (B, classes)."""
         height, width = images.shape[-2:]
-        skip, features = self.features(images)
-        presence, hidden = self.presence(self.pooled(features))
-        scores = functional.interpolate(self.cells(skip, features, hidden), scale_factor=8.0, mode="bilinear")
-        return scores[..., :height, :width], presence[:, :, 0, 0]
+        cells, presence = self.cells_and_presence(self.fine_features(images))
+        scores = functional.interpolate(cells, scale_factor=8.0, mode="bilinear")
+        return scores[..., :height, :width], presence
 
     def scores_and_code(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """See the base; the code is that of presence, (B, classes)."""

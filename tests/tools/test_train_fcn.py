@@ -31,9 +31,7 @@ def test_discs_and_squares(
     monkeypatch.setattr(tool, "read_vgg16", lambda path: None)
     monkeypatch.setattr(tool, "initialise_encoder", random_features)
     out = tmp_path / "c.safetensors"
-    tool.train_fcn(
-        voc_root=root, out=out, vgg16=root, side=64, views=2, presence_epochs=100, epochs=40, val_split="val"
-    )
+    tool.train_fcn(voc_root=root, out=out, vgg16=root, side=64, views=2, epochs=60, val_split="val")
     network, header = load_network(out)
     assert isinstance(network, FCN)
     (tmp_path / "val").mkdir()
@@ -41,9 +39,8 @@ def test_discs_and_squares(
     right = total = 0
     with torch.no_grad():
         for batch in photos.draw(1, 1, 0):
-            features, skips, masks = photos.load(batch)
-            _, hidden = network.presence(photos.pooled[batch])
-            found = network.cells(skips, features, hidden).argmax(1)
+            features, masks = photos.load(batch)
+            found = network.cells_and_presence(features)[0].argmax(1)
             objects = (masks > 0) & (masks < 21)
             found = found.repeat_interleave(2, 1).repeat_interleave(2, 2)
             right, total = right + (found == masks)[objects].sum(), total + objects.sum()
