@@ -21,7 +21,7 @@ from deconvseg.images.read import ImageLike
 from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.checkpoint import NetworkHeader
 from deconvseg.network.deconvnet import DeconvNet
-from deconvseg.regions import crop, normalised, on_device, whole_pixels
+from deconvseg.network.inputs import crop, normalise, on_device, whole_pixels
 from deconvseg.segmenter import Segmenter
 
 OPSET = 18
@@ -73,7 +73,7 @@ def export_onnx(
             f"exporting to ONNX needs {', '.join(missing)}; install them (pip install 'deconvseg[export]')"
         )
     inference = Segmenter(weights, ensemble="off", prior=0, device="cpu", precision="fp32").inference
-    crops = normalised(inference.network, inference.header, _crops(inference.network, photos))
+    crops = normalise(_crops(inference.network, photos), inference.header)
     model = onnx_model(inference.network, inference.header, opset)
     parity = _compare(inference.network, model, crops)
     if not (parity.difference <= MOST_DIFFERENCE and parity.labels >= LEAST_SAME):  # nor of NaN
@@ -96,7 +96,7 @@ def _crops(network: SegmentationNetwork, photos: Sequence[ImageLike]) -> Tensor:
     crops = []
     for prepared in map(segmenter.prepare, photos):
         pixels = on_device(torch.device("cpu"), prepared.image)
-        crops += [crop(pixels, box, network.side) for box in whole_pixels(prepared.boxes)]
+        crops += [crop(pixels, box, network.side) for box in whole_pixels(prepared.boxes)[:each]]
     return torch.stack(crops)
 
 

@@ -27,11 +27,11 @@ from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.checkpoint import NetworkHeader, describe_network, load_network
 from deconvseg.network.fcn import FCN
 from deconvseg.network.fcn8s import STRIDE, FCN8s
-from deconvseg.postprocess.fusion import Fusion, ensemble, with_prior
+from deconvseg.network.inputs import crop, normalise, on_device, resized, whole_pixels
+from deconvseg.postprocess.fusion import Fusion, ensemble, least_certain, with_prior
 from deconvseg.settings import EnsembleRule, Settings
 from deconvseg.weights import network_file
 
-Box = tuple[int, int, int, int]
 WholePhotoNetwork = FCN | FCN8s
 
 FINISHED = 2
@@ -90,7 +90,7 @@ class Prepared:
     Attributes:
         photo: as it was read; who keeps many may put `image` in place of its pixels.
         image: uint8 (h, w, 3) RGB, upright, no side longer than `segmenter.WORKING_SIDE`.
-        boxes: float32 (N, 4), x0 y0 x1 y1 in pixels of `image`: regions to look at, best first.
+        boxes: float32 (N, 4), x0 y0 x1 y1 in pixels of `image`: regions to choose from, best first.
         scores: float32 (N,), EdgeBoxes' score of each; that of the whole photo is no less than any.
         seconds: wall-clock seconds by step so far.
     """
@@ -232,7 +232,7 @@ class Inference:
             top, left = high // 2, wide // 2
             photo = functional.pad(photo, (left, wide - left, top, high - top))
         with torch.inference_mode():
-            found, presence = network.scores_and_presence(normalised(network, header, photo))
+            found, presence = network.scores_and_presence(_input(network, header, photo))
         found = found.float()[..., top : top + rows, left : left + columns]
         found = functional.interpolate(found, (height, width), mode="bilinear", align_corners=False)[0]
         return found, None if presence is None else presence[0].float()
@@ -246,7 +246,7 @@ class PartialResult:
     but they are the ones that the ranking holds for the least likely to show an object.
 
     Attributes:
-        prepared: the photo.
+        prepared: the photo, its boxes those to look at, in that order.
         pixels: uint8 (3, h, w), on the device.
         boxes: its regions in whole pixels, x0 y0 x1 y1, half-open; an FCN's one is the photo itself.
         submitted: regions that have gone into a batch.
@@ -257,7 +257,8 @@ class PartialResult:
     def __init__(self, inference: Inference, prepared: Prepared) -> None:
         start = time.perf_counter()
         self.prepared, self._inference, self._settings = prepared, inference, inference.settings
-        self.boxes = whole_pixels(prepared.boxes)
+        self._choose_regions()
+        self.boxes = whole_pixels(self.prepared.boxes)
         self.submitted = self.done = 0
         self.pixels = on_device(inference.device, prepared.image)
         # An FCN's one region needs no floor of 0 under its scores.
@@ -267,6 +268,18 @@ class PartialResult:
         self._last_labels: Tensor | None = None
         self._is_settled = False
         self.seconds = time.perf_counter() - start
+
+    def _choose_regions(self) -> None:
+        """See `Settings.candidates`."""
+        settings, boxes = self._settings, whole_pixels(self.prepared.boxes)
+        first, order = int(settings.whole_photo), list(range(len(boxes)))
+        if settings.candidates and self.whole:
+            end = first + settings.candidates
+            order[first:end] = [first + place for place in least_certain(self.whole[0], boxes[first:end])]
+        kept = order[: max(first + settings.proposals, 1)]
+        self.prepared = replace(
+            self.prepared, boxes=self.prepared.boxes[kept], scores=self.prepared.scores[kept]
+        )
 
     @property
     def is_done(self) -> bool:
@@ -359,39 +372,9 @@ def _submit(
 def _run(network: SegmentationNetwork, header: NetworkHeader, images: Tensor) -> Tensor:
     """Raw scores (B, C, H, W) of images (B, 3, H, W) of 0..255."""
     with torch.inference_mode():
-        found: Tensor = network(normalised(network, header, images))
+        found: Tensor = network(_input(network, header, images))
         return found
 
 
-def normalised(network: SegmentationNetwork, header: NetworkHeader, images: Tensor) -> Tensor:
-    """Images (B, 3, H, W) of 0..255 as the network takes them."""
-    mean = torch.tensor(header.mean, device=images.device).view(3, 1, 1)
-    dtype = next(network.parameters()).dtype
-    return ((images - mean) * header.scale).to(dtype, memory_format=torch.channels_last)
-
-
-def on_device(device: torch.device, image: NDArray[np.uint8]) -> Tensor:
-    """A photo as uint8 (3, H, W) on a device."""
-    return torch.from_numpy(np.ascontiguousarray(image)).to(device).permute(2, 0, 1)
-
-
-def crop(photo: Tensor, box: Box, side: int) -> Tensor:
-    """One region as float (3, side, side) of 0..255; what lies outside the photo is black."""
-    x0, y0, x1, y1 = box
-    _, height, width = photo.shape
-    left, top, right, bottom = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
-    region = torch.zeros(1, 3, y1 - y0, x1 - x0, device=photo.device)
-    region[0, :, top - y0 : bottom - y0, left - x0 : right - x0] = photo[:, top:bottom, left:right]
-    return resized(region, (side, side))[0]
-
-
-def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Images float (B, C, H, W) stretched or shrunk to another height and width."""
-    return functional.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
-
-
-def whole_pixels(boxes: NDArray[np.float32]) -> list[Box]:
-    """Boxes rounded to pixels, at least one pixel wide and high."""
-    corners = np.rint(boxes).astype(int)
-    corners[:, 2:] = np.maximum(corners[:, 2:], corners[:, :2] + 1)
-    return [(x0, y0, x1, y1) for x0, y0, x1, y1 in corners.tolist()]
+def _input(network: SegmentationNetwork, header: NetworkHeader, images: Tensor) -> Tensor:
+    return normalise(images, header, next(network.parameters()).dtype)

@@ -158,7 +158,8 @@ class Segmenter:
         use_threads()
         small = shrink(photo.image, WORKING_SIDE)
         if self.settings.proposals and not self.sees_whole_photo:
-            boxes = propose(small, _detector(*self._forest_in_use), self.settings)
+            settings = self.settings if self.fcn else replace(self.settings, candidates=0)
+            boxes = propose(small, _detector(*self._forest_in_use), settings)
         else:
             whole = np.array([[0, 0, small.shape[1], small.shape[0]]], np.float32)
             boxes = Boxes(whole if self.sees_whole_photo else squared(whole), np.ones(1, np.float32))
@@ -284,6 +285,7 @@ class Segmenter:
             **settings,
             "ensemble": self.ensemble,
             "prior": self.inference.settings.prior,
+            "candidates": self.inference.settings.candidates,
             "crf": asdict(self.crf_parameters) if self.settings.crf else None,
             "precision": self.inference.precision,
             "only": self._only,
@@ -379,7 +381,7 @@ class Segmenter:
                     raise
                 self.notes, self.fcn = [f"no ensemble: {error}"], None
         inference = replace(inference, partner=partner)
-        settings = settings if partner else replace(settings, ensemble="off")
+        settings = settings if partner else replace(settings, ensemble="off", candidates=0)
         doubt = inference.prior_doubt
         if doubt is None:
             if settings.prior and self._must_have_prior:

@@ -65,6 +65,8 @@ class Settings:
 
     Attributes:
         proposals: regions besides the whole photo; 0 looks at the whole photo alone.
+        candidates: so many of the best regions are put in another order, those first in which the FCN of the
+            ensemble is least certain; 0 leaves the order as it is.
         whole_photo: the whole photo is a region as well.
         min_side: regions whose shorter side after enlarging is below this are not looked at; pixels of the
             photo shrunk to at most 640.
@@ -87,6 +89,7 @@ class Settings:
     """
 
     proposals: int = 50
+    candidates: int = 0
     whole_photo: bool = True
     min_side: int = 112
     measure_squares: bool = False
@@ -105,7 +108,7 @@ class Settings:
         for name, rules in (("fusion", get_args(FusionRule)), ("ensemble", get_args(EnsembleRule))):
             if (value := getattr(self, name)) not in rules:
                 raise UsageError(f"{value}: no such {name}; take one of {', '.join(rules)}")
-        refuse_below(0, proposals=self.proposals, min_side=self.min_side)
+        refuse_below(0, proposals=self.proposals, candidates=self.candidates, min_side=self.min_side)
         if not 0 <= self.stop <= 1:
             raise UsageError(f"stop {self.stop}: is a share of pixels; give 0 (look at all) to 1")
         if not 0 <= self.prior <= 10:
@@ -127,7 +130,7 @@ AUTHORS_CRF = CRFParameters(
 """As the released code sets them (generate_EDeconvNet_CRF_results.m), made for its networks' scores."""
 
 PRESETS: dict[str, Settings] = {
-    "default": Settings(proposals=10, stop=0.01, share=0.7, prior=0.2),
+    "default": Settings(proposals=10, candidates=20, stop=0.01, share=0.7, prior=0.2),
     "paper": Settings(whole_photo=False, min_side=0, squared=False, same=1.0, crf_parameters=AUTHORS_CRF),
     "released-code": Settings(
         whole_photo=False, measure_squares=True, same=1.0, ensemble="product", crf_parameters=AUTHORS_CRF

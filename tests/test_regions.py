@@ -166,6 +166,36 @@ def test_in_an_ensemble_what_counts_is_the_answer_of_both(tiny_network: Path, ti
         assert fused.shape == (21, *photo.image.shape[:2]) and (fused.argmax(0) == 7).all()
 
 
+def test_of_the_candidates_those_come_first_where_the_fcn_is_least_certain(
+    tiny_network: Path, tiny_fcn: Path
+) -> None:
+    """However many of them are looked at; regions that are no candidates follow in their order."""
+    options: dict[str, Any] = {"min_side": 10, "precision": "fp32", "device": "cpu", "stop": 0.0}
+    options |= {"ensemble": "mean", "fcn": tiny_fcn}
+    few, many = (Segmenter(tiny_network, proposals=number, **options) for number in (3, 30))
+    changed = 0
+    for given in prepare_all(many):
+        candidates = min(20, len(given.boxes) - 1)
+        ((photo, _),) = many.fuse([given])
+        ranked, rest = photo.boxes[1 : 1 + candidates], photo.boxes[1 + candidates :]
+        assert {*map(tuple, ranked)} == {*map(tuple, given.boxes[1 : 1 + candidates])}
+        assert np.array_equal(rest, given.boxes[1 + candidates :])
+        assert few.inference.partner is not None
+        scores, _ = few.inference.whole_scores(*few.inference.partner, given.image)
+        certain = scores.softmax(0).amax(0)[::4, ::4]
+        means = [
+            certain[max(round(y0), 0) // 4 :, max(round(x0), 0) // 4 :][
+                : -(-round(y1) // 4) - max(round(y0), 0) // 4, : -(-round(x1) // 4) - max(round(x0), 0) // 4
+            ].mean()
+            for x0, y0, x1, y1 in ranked.tolist()
+        ]
+        assert means == sorted(means)
+        ((first, _),) = few.fuse([few.prepare(given.photo)])
+        assert np.array_equal(first.boxes, photo.boxes[: len(first.boxes)])
+        changed += not np.array_equal(ranked, given.boxes[1 : 1 + candidates])
+    assert changed > 1
+
+
 def too_small_for(network: torch.nn.Module, most: int) -> None:
     """Have the network run out of memory with batches of more than `most` regions."""
 

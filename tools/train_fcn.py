@@ -33,8 +33,8 @@ from deconvseg.errors import UsageError
 from deconvseg.network import fold, int8
 from deconvseg.network.checkpoint import NetworkHeader, load_network, save_network
 from deconvseg.network.fcn import FCN, STRIDE
+from deconvseg.network.inputs import normalise, resized
 from deconvseg.network.vgg16 import download_vgg16, initialise_encoder, read_vgg16
-from deconvseg.regions import normalised, resized
 
 PRESENT_SHARE = 0.003
 """A class is present from this share of a photo's pixels on; a smaller one is neither present nor absent."""
@@ -171,7 +171,7 @@ def measure(network: FCN, header: NetworkHeader, sets: Sequence[DataSet], folder
     rows = [(view, *each) for view in range(views) for each in examples]
     network.eval()
     calibrated = [
-        normalised(network, header, _view(network.side, *rows[row], seed=row)[0])
+        normalise(_view(network.side, *rows[row], seed=row)[0], header)
         for row in range(0, len(examples), max(len(examples) // CALIBRATED, 1))
     ]
     ranges = int8.observe(network, calibrated)
@@ -184,7 +184,7 @@ def measure(network: FCN, header: NetworkHeader, sets: Sequence[DataSet], folder
     shares, cells = np.zeros((len(rows), len(header.classes) - 1), np.float32), []
     for row, (view, data, example) in enumerate(rows):
         image, mask = _view(network.side, view, data, example, seed=row)
-        found = ready.fine_features(normalised(network, header, image))
+        found = ready.fine_features(normalise(image, header))
         if found.is_floating_point():
             found = (found / step).round_().clamp_(0, 255)
         high, wide = found.shape[2:]

@@ -93,8 +93,8 @@ def network(segmenter: Segmenter, data: DataSet, *, ablate: bool = False) -> Sub
         data: what it will be measured on; DataError if it has other classes than the network.
         ablate: score 0, 10, 25, 50 and 100 proposals as well, all of them looked at exactly, some also with
             the CRF (if the segmenter has one); and, if the segmenter has an ensemble, the FCN alone and both
-            ensembles with the segmenter's number of proposals and with 50. For all these rows together each
-            region goes through the network once.
+            ensembles with the segmenter's number of proposals and with 50. For all these rows together, or for
+            those without and those with the FCN, each region goes through the network once.
     """
     refuse_other_classes(data, segmenter.classes)
     full, ablated = _rows(segmenter)
@@ -112,8 +112,13 @@ def network(segmenter: Segmenter, data: DataSet, *, ablate: bool = False) -> Sub
         ((prepared, probabilities),) = segmenter.fuse([segmenter.prepare(photo)])
         found = segmenter.finish(prepared, probabilities)
         yield full, found.labels, {**clock.seconds, **found.seconds}
-        if others:
-            yield from _label_others(segmenter, others, photo)
+        # Without the FCN regions come in another order (`Settings.candidates`).
+        alone = [row for row in others if row.ensemble == "off" and not row.prior]
+        with_fcn = [row for row in others if row not in alone]
+        if alone:
+            yield from _label_others(segmenter.with_settings(ensemble="off", prior=0.0), alone, photo)
+        if with_fcn:
+            yield from _label_others(segmenter, with_fcn, photo)
 
     settings = {**segmenter.identity(), "steps": [row.name for row in rows]}
     return Subject(tuple(rows), full, settings, label, {})

@@ -13,9 +13,9 @@ from torch import Tensor
 from deconvseg.errors import WeightsError
 from deconvseg.images.read import read_image
 from deconvseg.network.checkpoint import copy_network, load_network
+from deconvseg.network.inputs import crop, normalise, on_device, whole_pixels
 from deconvseg.network.int8 import observe
 from deconvseg.proposals.boxes import enlarged, shrink, squared
-from deconvseg.regions import crop, normalised, on_device, whole_pixels
 from deconvseg.segmenter import WORKING_SIDE
 
 
@@ -36,7 +36,7 @@ def calibrate(source: Path, photos: Sequence[str], target: Path) -> int:
     if not header.statistics:
         raise WeightsError(f"{source}: its BatchNorm has no statistics yet; train on from it, then calibrate")
     crops = (_crops(read_image(photo), network.side) for photo in photos)
-    ranges = observe(network, (normalised(network, header, images) for images in crops))
+    ranges = observe(network, (normalise(images, header) for images in crops))
     copy_network(source, target, {"ranges": ranges})
     return len(ranges)
 

@@ -17,9 +17,9 @@ from deconvseg.errors import UsageError
 from deconvseg.images.read import PhotoPixels
 from deconvseg.images.write import overlay
 from deconvseg.network.deconvnet import DeconvNet
+from deconvseg.network.inputs import crop, normalise, on_device, whole_pixels
 from deconvseg.postprocess.crf import dense_crf
 from deconvseg.proposals.boxes import shrink, squared
-from deconvseg.regions import crop, normalised, on_device, whole_pixels
 from deconvseg.segmentation import Segmentation, refuse_unknown
 from deconvseg.segmenter import WORKING_SIDE, Segmenter
 
@@ -156,10 +156,10 @@ def inspect_proposals(segmenter: Segmenter, photo: PhotoPixels, count: int = max
     segmenter = segmenter.with_settings(proposals=count)
     prepared = segmenter.prepare(photo)
     first = 0 if segmenter.settings.whole_photo else 1  # ranks count from here: the best proposal has rank 1
-    most = len(prepared.boxes) - 1 + first
     labels, labellings, steps, changed = np.zeros(0, np.uint8), {}, [], []
     for rank, partial in enumerate(segmenter.inference.step_by_step(prepared), first - 1):
-        probabilities = partial.probabilities()
+        probabilities, prepared = partial.probabilities(), partial.prepared
+        most = len(prepared.boxes) - 1 + first
         before, labels = labels, probabilities.argmax(0).astype(np.uint8)
         if partial.done:
             changed.append(float((labels != before).mean()))
@@ -241,7 +241,7 @@ def trace(segmenter: Segmenter, photo: PhotoPixels, box: Box | None, class_name:
     left, top, right, bottom = whole
     rows = _overlap(top, bottom, image.shape[0], network.crop_size)
     columns = _overlap(left, right, image.shape[1], network.crop_size)
-    maps, switches, scores = follow(network, normalised(network, segmenter.header, pixels[None]))
+    maps, switches, scores = follow(network, normalise(pixels[None], segmenter.header))
     encoded = [maps.pop(f"pool{number}")[0] for number in range(1, 6)]
     driving = {}
     if class_name is not None:

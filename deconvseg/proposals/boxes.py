@@ -95,7 +95,8 @@ def propose(image: NDArray[np.uint8], detector: EdgeDetector, settings: Settings
 
     Returns:
         1 to `proposals` + 1 squares in pixels of `image` (without the whole image, 0 to `proposals`), which
-        may reach outside it. The whole image's score is 1, or the best box's if higher.
+        may reach outside it; of `candidates`, if these are more. The whole image's score is 1, or the best
+        box's if higher.
     """
     height, width = image.shape[:2]
     scale = max(1.0, max(height, width) / WORKING_SIDE)
@@ -111,7 +112,8 @@ def propose(image: NDArray[np.uint8], detector: EdgeDetector, settings: Settings
         whole = squared(np.array([[0, 0, width, height]], np.float32))
         regions = np.concatenate((whole, regions))
         scores = np.concatenate(([scores.max(initial=1)], scores)).astype(np.float32)
-    kept = distinct(regions, settings.proposals + settings.whole_photo, settings.same)
+    most = max(settings.proposals, settings.candidates)
+    kept = distinct(regions, most + settings.whole_photo, settings.same)
     return Boxes(regions[kept], scores[kept])
 
 

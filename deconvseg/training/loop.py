@@ -22,8 +22,9 @@ from deconvseg.errors import DeconvSegError
 from deconvseg.machine import is_out_of_memory
 from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.checkpoint import NetworkHeader, save_network
+from deconvseg.network.inputs import normalise
 from deconvseg.training import distributed, run_folder
-from deconvseg.training.losses import Losses, autocast, normalise
+from deconvseg.training.losses import Losses, autocast
 from deconvseg.training.recipe import Recipe
 from deconvseg.training.run_folder import METRICS, STATE
 from deconvseg.training.sampler import Batch, CropSampler

@@ -8,17 +8,10 @@ from torch.nn import functional
 
 from deconvseg.data.masks import VOID
 from deconvseg.network.base import SegmentationNetwork
-from deconvseg.network.checkpoint import NetworkHeader
 from deconvseg.training.recipe import Recipe
 
 PRESENT_SHARE = 0.005
 """A class counts as present in a crop from this share of its pixels on."""
-
-
-def normalise(crops: Tensor, header: NetworkHeader) -> Tensor:
-    """Crops (B, 3, S, S) of 0..255 RGB as the network expects them, channels last."""
-    mean = torch.tensor(header.mean).view(1, 3, 1, 1).to(crops.device, non_blocking=True)
-    return ((crops - mean) * header.scale).contiguous(memory_format=torch.channels_last)
 
 
 def autocast(recipe: Recipe, device: torch.device) -> torch.autocast:

@@ -20,11 +20,11 @@ from deconvseg.network.base import SegmentationNetwork, rebuilt, replace_classes
 from deconvseg.network.checkpoint import NetworkHeader, load_network
 from deconvseg.network.deconvnet import DeconvNet, resize_bottleneck
 from deconvseg.network.fcn8s import FCN8s, start_from_deconvnet
+from deconvseg.network.inputs import normalise
 from deconvseg.network.vgg16 import calibrate_encoder_norm, download_vgg16, initialise_encoder, read_vgg16
 from deconvseg.proposals.cache import cache_proposals, read_proposals
 from deconvseg.training import distributed
 from deconvseg.training.loop import Options, Training
-from deconvseg.training.losses import normalise
 from deconvseg.training.plan import Plan, check_plan, digest
 from deconvseg.training.plots import draw_curves
 from deconvseg.training.recipe import Recipe

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from deconvseg.postprocess.fusion import Fusion, ensemble, with_prior
+from deconvseg.postprocess.fusion import Fusion, ensemble, least_certain, with_prior
 
 
 def test_max_by_hand() -> None:
@@ -75,3 +75,13 @@ def test_the_prior_by_hand() -> None:
     for chances in (pixel, torch.tensor([0.0, 1.0, 0.0]).reshape(3, 1, 1)):  # with and without background
         sure = with_prior(chances, absent, doubt, 10).flatten()
         assert sure.isfinite().all() and sure.sum() == 1 and sure.argmax() == (chances[0] == 0)
+
+
+def test_boxes_where_the_network_is_least_certain_come_first() -> None:
+    scores = torch.zeros(3, 40, 60)
+    scores[1, :, 20:] = 1.0
+    scores[2, :, 40:] = 5.0
+    left, middle, right, across = (-7, 0, 20, 40), (20, 4, 40, 40), (40, 0, 70, 44), (8, 0, 32, 40)
+    assert least_certain(scores, [right, middle, left, across]) == [2, 3, 1, 0]
+    assert least_certain(scores, [middle, right, middle]) == [0, 2, 1]
+    assert least_certain(scores, []) == []
