@@ -178,8 +178,10 @@ def draw_proposals(found: Inspection, title: str) -> Figure:
     show(next(places), image, "photo", f"{width} x {height} as it is worked on")
     show(next(places), edges, "edges", f"strength 0 to {edges.max():.2f}", cmap=EDGES)
     boxes = [box for box in found.numbers["boxes"] if box["rank"]]
-    scores = [f"{box['score']:.2g}" for box in boxes]
-    note = f"{len(boxes)}, squared; scores {scores[0]} to {scores[-1]}" if boxes else "none is long enough"
+    scores = sorted(box["score"] for box in boxes)
+    note = "none is long enough"
+    if boxes:
+        note = f"{len(boxes)}, squared; scores {scores[-1]:.2g} to {scores[0]:.2g}"
     # Grey and dim, so that coloured lines stand out.
     dim = (image.mean(2, keepdims=True) * 0.55 + 25).astype(np.uint8).repeat(3, 2)
     show(place := next(places), dim, "boxes", note)
