@@ -93,8 +93,8 @@ def network(segmenter: Segmenter, data: DataSet, *, ablate: bool = False) -> Sub
         data: what it will be measured on; DataError if it has other classes than the network.
         ablate: score 0, 10, 25, 50 and 100 proposals as well, all of them looked at exactly, some also with
             the CRF (if the segmenter has one); and, if the segmenter has an ensemble, the FCN alone and both
-            ensembles with the segmenter's number of proposals and with 50. For all these rows together, or for
-            those without and those with the FCN, each region goes through the network once.
+            ensembles with the segmenter's number of proposals and with 50. For all these rows together, or
+            for those without and those with the FCN, each region goes through the network once.
     """
     refuse_other_classes(data, segmenter.classes)
     full, ablated = _rows(segmenter)
