@@ -3,8 +3,8 @@
     python tools/train_fcn.py --voc-root VOC2012 --split train_aug --out fcn.safetensors
 
 The result goes straight into `deconvseg segment --fcn`. Features of the convolutions that stay are computed
-once, so that a core learns from 3 to 5 photos a second; they take 1.6 MB a photo and view in the folder for
-temporary files.
+once, so that a core learns from some 4 photos a second in bf16; they take 1.6 MB a photo and view in the
+folder for temporary files.
 """
 
 from __future__ import annotations
