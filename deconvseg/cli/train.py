@@ -109,9 +109,6 @@ def train(
     workers: Annotated[
         int | None, option(RUN, "N", "Workers that prepare the data. Left out: one a core.", min=1)
     ] = None,
-    tensorboard: Annotated[
-        bool, switch("--tensorboard", RUN, "Write event files too (pip install tensorboard).")
-    ] = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,
@@ -143,7 +140,7 @@ def train(
     workers = workers or cores()
     with process_group(device) as own:
         first = rank() == 0
-        with TrainingDisplay(quiet=quiet or not first, tensorboard=tensorboard and first) as display:
+        with TrainingDisplay(quiet=quiet or not first) as display:
             if check or out is None:
                 return _check(plan, workers, display, as_json=as_json) if first else console.DONE
             options = Options(pick_device(own), resume, limit_steps, workers, display, signals.asked_to_stop)

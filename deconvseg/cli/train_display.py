@@ -7,10 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 from deconvseg.cli import console
-from deconvseg.errors import MissingDependencyError
 from deconvseg.training.loop import Reporter
 from deconvseg.training.recipe import Recipe
 
@@ -20,13 +18,12 @@ SECONDS_BETWEEN_LINES = 20
 class TrainingDisplay(ExitStack, Reporter):
     """Shows a run, from the start to the end of a `with` block."""
 
-    def __init__(self, *, quiet: bool, tensorboard: bool) -> None:
+    def __init__(self, *, quiet: bool) -> None:
         super().__init__()
-        self._quiet, self._tensorboard = quiet, tensorboard
+        self._quiet = quiet
         self._folder: Path | None = None
         self._best, self._last_line = 0.0, float("-inf")
         self._bar = console.Progress(0, wanted=False)
-        self._writer: Any = None
 
     def note(self, line: str) -> None:
         """Print a line, unless quiet."""
@@ -42,10 +39,11 @@ class TrainingDisplay(ExitStack, Reporter):
     def figures(self, folder: Path, recipe: Recipe, figures: dict[str, float]) -> None:
         """Move the stage's bar, or print a line if there is none and it is time for one."""
         if folder != self._folder:
-            self._begin(folder, recipe)
+            self.close()
+            self._folder, self._best, self._last_line = folder, 0.0, float("-inf")
+            bar = console.Progress(recipe.steps, wanted=not self._quiet, what="step")
+            self._bar = self.enter_context(bar)
         step = int(figures["step"])
-        for name in figures.keys() - {"step", "crops"} if self._writer else ():
-            self._writer.add_scalar(name, figures[name], step)
         if "loss" not in figures:
             iou = figures["val_whole_image_miou"]
             self._best = max(self._best, iou)
@@ -57,17 +55,3 @@ class TrainingDisplay(ExitStack, Reporter):
         if not sys.stderr.isatty() and time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
             self.note(f"step {step} of {recipe.steps}: {text}")
-
-    def _begin(self, folder: Path, recipe: Recipe) -> None:
-        self.close()
-        self._folder, self._best, self._last_line = folder, 0.0, float("-inf")
-        if self._tensorboard:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError as error:
-                raise MissingDependencyError(
-                    f"--tensorboard: TensorBoard does not load ({error}); run: pip install tensorboard"
-                ) from error
-            self._writer = SummaryWriter(str(folder / "tensorboard"))
-            self.callback(self._writer.close)
-        self._bar = self.enter_context(console.Progress(recipe.steps, wanted=not self._quiet, what="step"))
