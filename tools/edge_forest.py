@@ -8,7 +8,6 @@ splits judged on a sample of a large node) a comment says so.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import cv2
@@ -28,20 +27,10 @@ Ints = NDArray[np.int64]
 _PAIRS = 256  # of pixels, by which two segmentations are compared at a node
 _STEPS = 4096  # equal steps a feature's range is cut into before 256 of them become the possible thresholds
 _JUDGED = 8192  # patches of a node that choose its split; the published recipe uses all: same trees, slower
-
-
-@dataclass(frozen=True)
-class ForestRecipe:
-    """How a forest is trained; the defaults are those of the shipped one."""
-
-    trees: int = 8  # 1 or more; half of them vote at each position
-    windows: int = 100_000  # with an edge, and so many without, that a tree learns from
-    photos: int = 400  # drawn at random for each tree, or all if there are fewer
-    feature_share: float = 0.25  # of the 7,228 features that a tree may use, 0..1
-    min_child: int = 8  # fewest windows in a node
-    max_depth: int = 64  # most splits from the root to a leaf
-    seed: int = 0  # the same seed, photos and settings give the same forest
-
+_PHOTOS = 400  # a tree learns from; the published recipe uses all, but reading them is half of the time
+_FEATURES_OF_A_TREE = FEATURES // 4
+_MIN_CHILD = 8  # fewest windows in a node
+_MAX_DEPTH = 64  # most splits from the root to a leaf
 
 Photo = tuple[NDArray[np.uint8], NDArray[np.int32]]
 """A photo, uint8 (H, W, 3) RGB, and its segments (H, W). Neighbours with different labels have an edge in
@@ -61,28 +50,35 @@ _EMPTY: _Node = (0, 0, 0.0, _NO_BINS)
 
 def train_forest(
     photos: Sequence[Callable[[], Photo]],
-    recipe: ForestRecipe = ForestRecipe(),
     *,
+    trees: int = 8,
+    windows: int = 200_000,
+    seed: int = 0,
     progress: Callable[[str], None] = lambda message: None,
 ) -> Forest:
-    """Train a forest, in about 6 KB of memory a window of one tree.
+    """Train a forest, in about 6 KB of memory a window of one tree; the defaults made the shipped one.
 
-    `photos` each read one when called; every tree goes through its share of them once. `progress` is told in
-    a line what has been done, twice a tree. Raises a DataError if the photos hold no window with an edge, or
-    none without.
+    Args:
+        photos: each reads one when called; every tree goes through its share of them once.
+        trees: 1 or more; half of them vote at each position.
+        windows: that a tree learns from, half of them with an edge.
+        seed: the same one and the same photos give the same forest.
+        progress: told a line a tree.
+
+    Raises:
+        DataError: the photos hold no window with an edge, or none without.
     """
-    trees: list[list[_Node]] = []
-    for number, seed in enumerate(np.random.SeedSequence(recipe.seed).spawn(recipe.trees), start=1):
-        rng = np.random.default_rng(seed)
-        ids = np.sort(rng.choice(FEATURES, max(1, round(FEATURES * recipe.feature_share)), replace=False))
-        windows = _draw_windows(photos, ids, recipe, rng)
-        progress(f"tree {number} of {recipe.trees}: {windows.labels.shape[0]} windows drawn")
-        trees.append(_grow(windows, ids, recipe, rng))
-        leaves = sum(child == 0 for child, *_ in trees[-1])
-        progress(f"tree {number} of {recipe.trees}: grown to {leaves} leaves")
+    grown: list[list[_Node]] = []
+    for number, own_seed in enumerate(np.random.SeedSequence(seed).spawn(trees), start=1):
+        rng = np.random.default_rng(own_seed)
+        ids = np.sort(rng.choice(FEATURES, _FEATURES_OF_A_TREE, replace=False))
+        drawn = _draw_windows(photos, ids, windows // 2, rng)
+        grown.append(_grow(drawn, ids, rng))
+        leaves = sum(child == 0 for child, *_ in grown[-1])
+        progress(f"tree {number} of {trees}: {len(drawn.labels)} windows, {leaves} leaves")
     # All trees are padded to one size, as the file format wants it.
-    shape = len(trees), max(map(len, trees))
-    nodes = [node for tree in trees for node in [*tree, *[_EMPTY] * (shape[1] - len(tree))]]
+    shape = len(grown), max(map(len, grown))
+    nodes = [node for tree in grown for node in [*tree, *[_EMPTY] * (shape[1] - len(tree))]]
     childs, feature_ids, thresholds, bins = zip(*nodes, strict=True)
     return Forest(
         childs=np.array(childs, np.int32).reshape(shape),
@@ -90,21 +86,18 @@ def train_forest(
         thresholds=np.array(thresholds, np.float32).reshape(shape),
         boundaries=np.cumsum([0, *map(len, bins)], dtype=np.int64),
         bins=np.concatenate(bins),
-        trees_evaluated=-(-len(trees) // 2),
+        trees_evaluated=-(-len(grown) // 2),
     )
 
 
-def _draw_windows(
-    photos: Sequence[Callable[[], Photo]], ids: Ints, recipe: ForestRecipe, rng: Generator
-) -> _Windows:
+def _draw_windows(photos: Sequence[Callable[[], Photo]], ids: Ints, count: int, rng: Generator) -> _Windows:
     values: list[NDArray[np.float16]] = []
     labels: list[NDArray[np.uint16]] = []
     found = np.zeros(2, int)
-    # Other than in the published recipe a tree need not see all photos: reading them is half of the time.
-    drawn = rng.permutation(len(photos))[: recipe.photos]
+    drawn = rng.permutation(len(photos))[:_PHOTOS]
     for index in drawn:
         image, segments = photos[int(index)]()
-        corners = _choose(segments, -(-recipe.windows // len(drawn)), rng)
+        corners = _choose(segments, -(-count // len(drawn)), rng)
         found += [len(part) for part in corners]
         where = np.concatenate(corners)
         padded = cv2.copyMakeBorder(image, BORDER, BORDER, BORDER, BORDER, cv2.BORDER_REFLECT)
@@ -160,22 +153,22 @@ def _quantise(values: list[NDArray[np.float16]], labels: NDArray[np.uint16]) -> 
     return _Windows(codes, edges, labels)
 
 
-def _grow(windows: _Windows, ids: Ints, recipe: ForestRecipe, rng: Generator) -> list[_Node]:
+def _grow(windows: _Windows, ids: Ints, rng: Generator) -> list[_Node]:
     nodes = [_EMPTY]
-    tries = max(1, round(np.sqrt(len(ids))))
+    tries = round(np.sqrt(len(ids)))
     queue = [(0, 0, np.arange(len(windows.labels)))]
     while queue:
         node, depth, members = queue.pop()
         judged = members if len(members) <= _JUDGED else rng.choice(members, _JUDGED, replace=False)
         equal = _compare(windows.labels[judged], rng)
         split = None
-        if depth < recipe.max_depth and len(members) >= 2 * recipe.min_child:
+        if depth < _MAX_DEPTH and len(members) >= 2 * _MIN_CHILD:
             candidates = rng.choice(len(ids), tries, replace=False)
-            split = _best_split(windows, candidates, judged, _two_classes(equal, rng), recipe.min_child)
+            split = _best_split(windows, candidates, judged, _two_classes(equal, rng))
         if split is not None:
             feature, code = split
             goes_left = windows.codes[feature, members] < code
-            if min(goes_left.sum(), (~goes_left).sum()) < recipe.min_child:  # the sample judged wrongly
+            if min(goes_left.sum(), (~goes_left).sum()) < _MIN_CHILD:  # the sample judged wrongly
                 split = None
         if split is None:
             nodes[node] = (0, 0, 0.0, _leaf(windows.labels[judged], equal))
@@ -210,7 +203,7 @@ def _two_classes(equal: NDArray[np.float32], rng: Generator) -> NDArray[np.bool_
 
 
 def _best_split(
-    windows: _Windows, candidates: Ints, judged: Ints, classes: NDArray[np.bool_], min_child: int
+    windows: _Windows, candidates: Ints, judged: Ints, classes: NDArray[np.bool_]
 ) -> tuple[int, int] | None:
     """Feature and code with the lowest Gini impurity, or None if no split separates anything."""
     total, ones = len(judged), int(classes.sum())
@@ -230,7 +223,7 @@ def _best_split(
     with np.errstate(divide="ignore", invalid="ignore"):
         gain = (left_ones**2 + (left - left_ones) ** 2) / left
         gain += (right_ones**2 + (right - right_ones) ** 2) / right
-    gain = np.where((left >= min_child) & (right >= min_child), gain, -1.0)
+    gain = np.where((left >= _MIN_CHILD) & (right >= _MIN_CHILD), gain, -1.0)
     best = int(gain.argmax())
     if gain.reshape(-1)[best] <= (ones**2 + (total - ones) ** 2) / total + 1e-9:
         return None

@@ -15,14 +15,14 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from edge_forest import ForestRecipe, Photo, fill_from_nearest, train_forest
+from edge_forest import Photo, fill_from_nearest, train_forest
 from numpy.typing import NDArray
 
 from deconvseg.cli import console
-from deconvseg.cli.options import DebugOption
+from deconvseg.cli.options import DebugOption, refuse_target
 from deconvseg.data.dataset import DataSet, Example
 from deconvseg.data.voc import voc_dataset
-from deconvseg.errors import OutputError, UsageError
+from deconvseg.errors import UsageError
 from deconvseg.files import replacing
 from deconvseg.images.components import VOID, components
 from deconvseg.proposals.forest_file import GEOMETRY, Forest, check_forest
@@ -34,31 +34,21 @@ def train_edges(
     out: Annotated[Path, typer.Option(help="Forest file to write: .yml.gz or .yml.")],
     voc_root: Annotated[Path, typer.Option(help="Folder with JPEGImages, SegmentationClass, ImageSets.")],
     split: Annotated[str, typer.Option(help="Split of --voc-root.")] = "train",
-    trees: Annotated[int, typer.Option(min=1, max=256, help="Trees; half of them vote at each pixel.")] = 8,
-    patches: Annotated[
-        int, typer.Option(min=2, help="Windows a tree learns from, half of them with an edge.")
-    ] = 200_000,
-    seed: Annotated[
-        int, typer.Option(min=0, metavar="N", help="The same seed and photos give the same forest.")
-    ] = 0,
     debug: DebugOption = False,
 ) -> None:
     """Train a structured edge forest on the outlines of VOC objects."""
     if not out.name.endswith((".yml", ".yml.gz")):
         raise UsageError(f"{out}: OpenCV knows a forest by its name: it must end in .yml.gz or .yml")
-    if not out.resolve().parent.is_dir():
-        raise OutputError(f"{out.resolve().parent}: there is no such folder; make it first")
+    refuse_target(out, overwrite=True, option="--out")
     dataset = voc_dataset(voc_root, split)
-    photos = [partial(read_masked, dataset, example) for example in dataset.examples]
-    recipe = ForestRecipe(trees=trees, windows=patches // 2, seed=seed)
-    typer.echo(f"training on {len(photos)} photos", err=True)
-    forest = train_forest(photos, recipe, progress=lambda message: typer.echo(message, err=True))
+    photos = [partial(_read, dataset, example) for example in dataset.examples]
+    console.say(f"training on {len(photos)} photos")
+    forest = train_forest(photos, progress=console.say)
     write_forest(forest, out)
-    typer.echo(f"{out}: {trees} trees, {out.stat().st_size / 1e6:.1f} MB", err=True)
+    console.say(f"{out}: {len(forest.childs)} trees, {out.stat().st_size / 1e6:.1f} MB")
 
 
-def read_masked(dataset: DataSet, example: Example) -> Photo:
-    """A photo and the segments of its class mask; errors as of `DataSet.read`."""
+def _read(dataset: DataSet, example: Example) -> Photo:
     image, mask = dataset.read(example)
     return image, objects_of_mask(mask)
 

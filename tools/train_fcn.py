@@ -35,6 +35,7 @@ from deconvseg.network.checkpoint import NetworkHeader, load_network, save_netwo
 from deconvseg.network.fcn import FCN, STRIDE
 from deconvseg.network.inputs import normalise, resized
 from deconvseg.network.vgg16 import download_vgg16, initialise_encoder, read_vgg16
+from deconvseg.training.loop import update_average
 
 PRESENT_SHARE = 0.003
 """A class is present from this share of a photo's pixels on; a smaller one is neither present nor absent."""
@@ -86,13 +87,17 @@ def train_fcn(
     sets = [open_dataset(voc_root, split), *(open_dataset(root, "train") for root in extra_root or ())]
     if any(data.classes != sets[0].classes for data in sets):
         raise UsageError("the data sets have different classes; give sets of the same ones")
-    found = json.loads(report.read_bytes())["per_class_iou"] if report else {}
-    if report and set(found) != set(sets[0].classes):
+    ious = json.loads(report.read_bytes())["per_class_iou"] if report else {}
+    if report and set(ious) != set(sets[0].classes):
         raise UsageError(f"{report}: is of other classes than the data sets; give one of the same")
     torch.manual_seed(seed)
     header = NetworkHeader(sets[0].classes, sets[0].palette)
-    network = _started(start, header) if start else FCN(len(header.classes), side)
-    if not start:
+    if start:
+        network, found = load_network(start)
+        if not isinstance(network, FCN) or found.classes != header.classes:
+            raise UsageError(f"{start}: is no FCN of the data sets' classes; give --start one")
+    else:
+        network = FCN(len(header.classes), side)
         initialise_encoder(network, read_vgg16(vgg16) if vgg16 else download_vgg16())
     with TemporaryDirectory(prefix="deconvseg-") as folder:
         photos = measure(network, header, sets, Path(folder), views)
@@ -100,27 +105,11 @@ def train_fcn(
         summary |= {"epochs": epochs, "loss": round(train(network, photos, epochs, seed), 4)}
         if val_split:
             photos = measure(network, header, [open_dataset(voc_root, val_split)], Path(folder), 1)
-            with torch.no_grad():
-                scores = [
-                    network.cells_and_presence(photos.load([n])[0])[1] for n in range(len(photos.shares))
-                ]
-            precisions = [
-                average_precision(*column)
-                for column in zip(torch.cat(scores).T[1:], photos.shares.T > PRESENT_SHARE, strict=True)
-            ]
-            summary["mean_average_precision"] = round(torch.stack(precisions).nanmean().item(), 4)
+            summary["mean_average_precision"] = round(mean_average_precision(network, photos), 4)
     for place, name in enumerate(header.classes if report else ()):
-        network.doubt[place] = max(found[name] or 0, 0.05) ** DOUBT_OF_IOU
+        network.doubt[place] = max(ious[name] or 0, 0.05) ** DOUBT_OF_IOU
     save_network(out, network, NetworkHeader(header.classes, header.palette, training=summary), "int8")
     console.say(", ".join(f"{name.replace('_', ' ')} {value}" for name, value in summary.items()))
-
-
-def _started(path: Path, header: NetworkHeader) -> FCN:
-    """The FCN in a file; UsageError if it is of another architecture or of other classes."""
-    network, found = load_network(path)
-    if not isinstance(network, FCN) or found.classes != header.classes:
-        raise UsageError(f"{path}: is no FCN of the data sets' classes; give --start one")
-    return network
 
 
 class Photos(NamedTuple):
@@ -246,29 +235,32 @@ def train(network: FCN, photos: Photos, epochs: int, seed: int) -> float:
     trained = nn.ModuleDict(dict(network.named_children()) | {"encoder": network.encoder[4]})
     encoder = list(network.encoder[4].parameters())
     others = [layer for name, layer in trained.named_parameters() if not name.startswith("encoder")]
-    rates = ENCODER_RATE, LEARNING_RATE
-    groups = [{"params": encoder}, {"params": others}]
+    groups = [{"params": encoder, "peak": ENCODER_RATE}, {"params": others, "peak": LEARNING_RATE}]
     optimizer = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY)
-    average, losses = copy.deepcopy(trained.state_dict()), []
+    average, losses = copy.deepcopy(trained), []
     batches = list(photos.draw(12, epochs, seed))
     network.train()
     for step, batch in enumerate(batches):
         fall = 0.5 * (1 + np.cos(np.pi * step / len(batches))) * min(1, step / WARM_UP)
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * fall
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * fall
         loss = loss_of(batch)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         losses.append(loss.item())
-        for name, values in trained.state_dict().items():
-            if values.is_floating_point():
-                average[name].lerp_(values, 1 - min(AVERAGED, (1 + step) / (10 + step)))
-            else:
-                average[name].copy_(values)
-    trained.load_state_dict(average)
+        update_average(average, trained, min(AVERAGED, (1 + step) / (10 + step)))
+    trained.load_state_dict(average.state_dict())
     network.eval()
     return float(np.mean(losses[-len(losses) // 10 :]))
+
+
+@torch.no_grad()
+def mean_average_precision(network: FCN, photos: Photos) -> float:
+    """How well the network tells which classes are in each photo, 0..1."""
+    scores = [network.cells_and_presence(photos.load([n])[0])[1] for n in range(len(photos.shares))]
+    columns = zip(torch.cat(scores).T[1:], photos.shares.T > PRESENT_SHARE, strict=True)
+    return torch.stack([average_precision(*column) for column in columns]).nanmean().item()
 
 
 def average_precision(scores: Tensor, present: Tensor) -> Tensor:
