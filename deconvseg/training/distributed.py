@@ -40,9 +40,9 @@ def process_group(device: str) -> Iterator[str]:
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         yield device
         return
-    local, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     on_cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     if on_cuda:
+        local, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if local >= count:
             raise UsageError(
                 f"process {local} has no CUDA device of its own (there are {count}); "
@@ -93,9 +93,8 @@ def parallel(module: nn.Module, device: torch.device) -> nn.Module:
 
 def share_buffers(module: nn.Module) -> None:
     """Give all processes the first one's BatchNorm statistics."""
-    if _active():
-        for buffer in module.buffers():
-            distributed.broadcast(buffer, 0)
+    for buffer in module.buffers() if _active() else ():
+        distributed.broadcast(buffer, 0)
 
 
 def total(value: Tensor) -> Tensor:

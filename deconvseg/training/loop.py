@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -140,9 +140,8 @@ class Training:
             peak = recipe.encoder_learning_rate if group["pretrained"] else recipe.learning_rate
             group["lr"] = peak * group["rate"] * schedule(self.step, recipe)
         batch = self.sampler.batch(self.step, self.part)
-        # For dropout.
-        torch.manual_seed(recipe.seed * 1_000_003 + self.step + (distributed.rank() << 40))
-        self.optimizer.zero_grad(set_to_none=True)
+        torch.manual_seed(recipe.seed * 1_000_003 + self.step + (distributed.rank() << 40))  # for dropout
+        self.optimizer.zero_grad()
         self.recent.append(self._backward(batch))
         self.scaler.unscale_(self.optimizer)
         if recipe.clip_norm:
@@ -211,10 +210,7 @@ class Training:
         if len(wrong):
             at = self.step - len(losses) + int(wrong[0])
             names = ", ".join(self.sampler.photos(at)[:8])
-            raise DeconvSegError(
-                f"{self.folder}: the loss is not a number at step {at} (photos: {names}); the last "
-                "checkpoint is kept. Lower learning_rate or use precision fp32, then resume"
-            )
+            self._refuse(f"the loss is not a number at step {at} (photos: {names})")
         speed = len(losses) * self.recipe.batch_size / (now - self.reported)
         self.recent.clear()
         self.reported = now
@@ -224,12 +220,15 @@ class Training:
 
     def _refuse_broken(self) -> None:
         """The last update may have broken a network whose loss before it was a number."""
-        for module in (self.network, self.averaged):
-            if not all(bool(torch.isfinite(tensor).all()) for tensor in module.state_dict().values()):
-                raise DeconvSegError(
-                    f"{self.folder}: step {self.step} left weights that are not numbers; the last checkpoint "
-                    "is kept. Lower learning_rate or use precision fp32, then resume"
-                )
+        tensors = [*self.network.state_dict().values(), *self.averaged.state_dict().values()]
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
+            self._refuse(f"step {self.step} left weights that are not numbers")
+
+    def _refuse(self, fault: str) -> NoReturn:
+        raise DeconvSegError(
+            f"{self.folder}: {fault}; the last checkpoint is kept. Lower learning_rate or use precision "
+            "fp32, then resume"
+        )
 
     def _validate(self) -> None:
         distributed.share_buffers(self.averaged)
@@ -263,22 +262,18 @@ class Training:
 
 def build_optimizer(network: nn.Module, presence: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """The recipe's optimizer; each group's `pretrained` and `rate` set its learning rate."""
-    groups: dict[tuple[bool, bool, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[bool, float, float], list[nn.Parameter]] = {}
     for path, module in (*network.named_modules(), *presence.named_modules(prefix="presence")):
         is_norm = isinstance(module, _BatchNorm)
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.requires_grad:
                 decays = parameter.ndim > 1 or (is_norm and recipe.decay_norms)
-                key = (path.startswith("encoder."), decays, name == "bias" and not is_norm)
+                rate = recipe.bias_rate if name == "bias" and not is_norm else 1.0
+                key = path.startswith("encoder."), rate, recipe.weight_decay if decays else 0.0
                 groups.setdefault(key, []).append(parameter)
     table = [
-        {
-            "params": parameters,
-            "pretrained": pretrained,
-            "rate": recipe.bias_rate if is_bias else 1.0,
-            "weight_decay": recipe.weight_decay if decays else 0.0,
-        }
-        for (pretrained, decays, is_bias), parameters in groups.items()
+        {"params": parameters, "pretrained": pretrained, "rate": rate, "weight_decay": decay}
+        for (pretrained, rate, decay), parameters in groups.items()
     ]
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(table, lr=recipe.learning_rate, momentum=recipe.momentum)

@@ -51,15 +51,15 @@ class Photo:
     scores: Path | None  # its score file, if any
 
     @property
-    def is_masked_by_scores(self) -> bool:
-        """Whether its mask is made from its score file."""
-        return self.scores is not None and not self.example.mask.is_file()
+    def masked_by(self) -> Path | None:
+        """The score file that its mask is made from, if it has no mask of its own."""
+        return None if self.example.mask.is_file() else self.scores
 
     def read(self) -> Pair:
         """The photo and its mask; DataError or InputError if one cannot be used."""
-        if self.scores is None or self.example.mask.is_file():
-            return self.dataset.read(self.example)
-        return mask_from_scores(self.example.image, self.scores, self.dataset.classes)
+        if scores := self.masked_by:
+            return mask_from_scores(self.example.image, scores, self.dataset.classes)
+        return self.dataset.read(self.example)
 
 
 @dataclass(frozen=True)
@@ -105,11 +105,10 @@ def plan_training(
     stages = read_recipes(recipe, overrides, stage)
     first, validation = (open_dataset(sources.root, name) for name in (sources.split, sources.val_split))
     datasets = [(sources.root, first)]
-    if sources.sbd_root is not None:
+    if sources.sbd_root:
         held_out = {example.name for example in (*validation.examples, *first.examples)}
         for sbd in _sbd(sources.sbd_root):
             added = tuple(example for example in sbd.examples if example.name not in held_out)
-            held_out |= {example.name for example in added}
             datasets.append((sources.sbd_root, replace(sbd, examples=added)))
     extra = len(datasets)
     datasets += [(more, open_dataset(more, "train")) for more in sources.extra_roots]
@@ -149,7 +148,6 @@ def _photos(datasets: Sequence[tuple[Path, DataSet]], extra: int, folders: Seque
 
 
 def _owner(folder: Path, roots: Sequence[Path]) -> Path | None:
-    """The innermost of the roots that a folder lies in, if any."""
     return next((parent for parent in folder.resolve().parents if parent in roots), None)
 
 
@@ -180,17 +178,16 @@ def check_plan(
     for _, group in groupby(plan.photos, key=lambda photo: photo.group):
         photos = list(group)
         dataset = photos[0].dataset
-        masked = tuple(photo.example for photo in photos if not photo.is_masked_by_scores)
+        masked = tuple(photo.example for photo in photos if not photo.masked_by)
         report = check_dataset(replace(dataset, examples=masked), workers=workers, progress=progress)
         faults = list(report.faults)
-        for photo in photos:
-            if photo.is_masked_by_scores:
-                try:
-                    photo.read()
-                except DeconvSegError as error:
-                    path, _, problem = str(error).partition(": ")
-                    faults.append(Fault(Path(path), problem))
-                progress()
+        for photo in [photo for photo in photos if photo.masked_by]:
+            try:
+                photo.read()
+            except DeconvSegError as error:
+                path, _, problem = str(error).partition(": ")
+                faults.append(Fault(Path(path), problem))
+            progress()
         report = replace(report, examples=len(photos), faults=tuple(faults))
         reports.append((f"training: {dataset.source}", report))
     checked = check_dataset(plan.validation, workers=workers, progress=progress)

@@ -46,7 +46,7 @@ class Recipe:
     frozen_blocks: Annotated[int, 0, 5] = 2  # encoder blocks, from the first, that keep their weights
 
     # Shares of crops around an object, around a proposal that overlaps one (in both, classes come equally
-    # often) and of whole photos; the rest are squares from anywhere.
+    # often; boxes are widened to squares) and of whole photos; the rest are squares from anywhere.
     object_share: Share = 0.7
     proposal_share: Share = 0.0
     whole_share: Share = 0.1
@@ -55,13 +55,10 @@ class Recipe:
     label: Literal["all", "object"] = "all"
     overlap: Share = 0.5  # least IoU of a proposal with an object's box (stage 2)
     enlarge: Annotated[float, 0.1, 10] = 1.2  # context around a box, a factor on both sides
-    square: bool = True  # boxes are widened to squares, as in the released lists; else stretched to the crop
     window: Annotated[float, 0.1, 1] = 1.0  # share of a box's sides that a crop covers, anywhere inside it
     scale_jitter: Annotated[float, 1, 10] = 1.4  # boxes and squares are scaled by a factor of 1/x to x ...
     shift_jitter: Share = 0.1  # ... and moved by up to this share of their side
-    copy_paste: Share = (
-        0.0  # share of crops onto which objects of other photos, classes equally often, are pasted
-    )
+    copy_paste: Share = 0.0  # share of crops onto which objects of other photos are pasted
     colour_jitter: Share = 0.2  # brightness, contrast and saturation vary by up to this share
     canvas: Annotated[int, 32, 8192] = 384  # photos are held in memory with a longer side of at most this
 
@@ -151,7 +148,6 @@ def _file(recipe: str | Path) -> Path:
 
 
 def _recipe(table: Mapping[str, Any]) -> Recipe:
-    """A recipe from its table; ValueError says what is wrong with it."""
     types = get_type_hints(Recipe, include_extras=True)
     if unknown := [key for key in table if key not in types]:
         nearest = difflib.get_close_matches(unknown[0], [*types, *_STAGES], n=1, cutoff=0)[0]

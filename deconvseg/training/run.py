@@ -190,11 +190,9 @@ def _prepare_data(plan: Plan, proposals: Path, options: Options, *, keep: bool) 
     with options.reporter.progress(len(plan.photos) + len(plan.validation), "checking") as step:
         reports = check_plan(plan, workers=options.workers, progress=step)
     faults = [fault for _, report in reports for fault in report.faults]
-    if len(faults) == 1:
-        raise DataError(str(faults[0]))
+    for fault in faults[1:MOST_FAULTS]:
+        options.reporter.note(str(fault))
     if faults:
-        for fault in faults[:MOST_FAULTS]:
-            options.reporter.note(str(fault))
         raise DataError(f"{faults[0]} ({len(faults)} faults in photos and masks)")
     for about, report in reports:
         for warning in report.warnings:

@@ -88,12 +88,10 @@ class CropSampler:
     taken up again, or shared out over more processes, sees the same crops.
 
     Args:
-        store: photos and masks, in main memory.
+        store: photos and masks, in main memory; crops are cut on the `device`.
         names: the photos' names, for messages and for the proposal file.
         recipe: decides what is drawn.
-        device: where crops are cut.
-        proposals: boxes of the photos, for recipes that draw proposals.
-        soft: soft labels of the photos.
+        proposals, soft: boxes of the photos, for recipes that draw proposals, and their soft labels.
         weights: float32 (N, 2), weight of each photo's mask and of its soft labels; 1 if omitted.
     """
 
@@ -205,9 +203,7 @@ class CropSampler:
             chosen = regions.pick(uniform[drawn, 3:5])
             photo[drawn], number[drawn] = regions.photo[chosen], regions.number[chosen]
             boxes = regions.boxes[chosen]
-            tight = boxes[:, 2:] - boxes[:, :2]
-            if recipe.square:
-                tight = tight.amax(1, keepdim=True).expand(-1, 2)
+            tight = (boxes[:, 2:] - boxes[:, :2]).amax(1, keepdim=True).expand(-1, 2)
             within = uniform[drawn, 5:7] - 0.5
             sides[drawn] = recipe.enlarge * recipe.window * tight
             centre[drawn] = (boxes[:, :2] + boxes[:, 2:]) / 2

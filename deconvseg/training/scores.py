@@ -99,8 +99,7 @@ def _read_small(classes: Sequence[str], pair: tuple[Path | None, list[int]]) -> 
         return None
     values = _read(file, size, classes)
     small = [min(have, -(-side // _SHRINK)) for have, side in zip(values.shape[1:], size, strict=True)]
-    if small != list(values.shape[1:]):
-        values = functional.interpolate(values[None], small, mode="area")[0]
+    values = functional.interpolate(values[None], small, mode="area")[0]
     return (values.clamp(0, 1) * 255).round_().byte()
 
 
