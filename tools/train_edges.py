@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from deconvseg.cli import console
 from deconvseg.cli.options import DebugOption, refuse_target
 from deconvseg.data.dataset import DataSet, Example
-from deconvseg.data.voc import voc_dataset
+from deconvseg.data.open import open_dataset
 from deconvseg.errors import UsageError
 from deconvseg.files import replacing
 from deconvseg.images.components import VOID, components
@@ -32,7 +32,7 @@ VOID_REACH = 6  # pixels: VOC's void border is about 5 wide, with the edge somew
 
 def train_edges(
     out: Annotated[Path, typer.Option(help="Forest file to write: .yml.gz or .yml.")],
-    voc_root: Annotated[Path, typer.Option(help="Folder with JPEGImages, SegmentationClass, ImageSets.")],
+    voc_root: Annotated[Path, typer.Option(help="Data set in any layout that training reads.")],
     split: Annotated[str, typer.Option(help="Split of --voc-root.")] = "train",
     debug: DebugOption = False,
 ) -> None:
@@ -40,7 +40,7 @@ def train_edges(
     if not out.name.endswith((".yml", ".yml.gz")):
         raise UsageError(f"{out}: OpenCV knows a forest by its name: it must end in .yml.gz or .yml")
     refuse_target(out, overwrite=True, option="--out")
-    dataset = voc_dataset(voc_root, split)
+    dataset = open_dataset(voc_root, split)
     photos = [partial(_read, dataset, example) for example in dataset.examples]
     console.say(f"training on {len(photos)} photos")
     forest = train_forest(photos, progress=console.say)
@@ -70,7 +70,7 @@ def objects_of_mask(mask: NDArray[np.uint8]) -> NDArray[np.int32]:
 def write_forest(forest: Forest, path: Path) -> None:
     """Write a forest as `.yml`, or gzip-packed if the name ends in `.gz`: the same one gives the same bytes.
 
-    Raises a ValueError if it is not one that `read_forest` would accept.
+    Raises ValueError if it is not one that `read_forest` would accept.
     """
     check_forest(forest)
     counts = {"numberOfTrees": len(forest.childs), "numberOfTreesToEvaluate": forest.trees_evaluated}

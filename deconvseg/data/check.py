@@ -142,7 +142,7 @@ def _look(masks: MaskFormat, example: Example) -> tuple[list[Fault], list[str], 
     except DataError as error:
         faults.append(Fault(example.mask, str(error).removeprefix(f"{example.mask}: ")))
     size, content = -1, b""
-    with suppress(OSError):  # what is missing or may not be read is a fault already
+    with suppress(OSError):  # it is a fault already
         size, content = example.image.stat().st_size, example.mask.read_bytes()
     digest = hashlib.sha256(f"{example.name}\0{size}\0".encode() + content).digest()
     return faults, [f"{example.image}: {note}" for note in photo.notes] if photo else [], counts, digest

@@ -97,7 +97,6 @@ def find_objects(mask: NDArray[np.uint8]) -> tuple[NDArray[np.int16], list[Objec
 
 
 def _read(canvas: int, reader: Callable[[], Pair]) -> tuple[Tensor, Tensor, list[Object]]:
-    """Photo (3, H, W), mask and objects, shrunk if a side is longer than the canvas."""
     image, mask = reader()
     scale = canvas / max(mask.shape)
     if scale < 1:
@@ -109,7 +108,6 @@ def _read(canvas: int, reader: Callable[[], Pair]) -> tuple[Tensor, Tensor, list
 
 
 def _refuse_too_large(read: Sequence[Tensor], count: int) -> None:
-    """Raise a DataError if those that are still to be read will not fit beside those that are."""
     mean = sum(labels.numel() for labels in read) * 4 / len(read)
     needed, available = (count - len(read)) * mean, available_memory()
     if available is not None and needed > available:

@@ -19,8 +19,8 @@ def open_dataset(root: Path, split: str) -> DataSet:
     """
     if (root / DESCRIPTION).is_file():
         return folder_dataset(root, split)
-    if find_voc(root):
-        return voc_dataset(root, split)
+    if folder := find_voc(root):
+        return voc_dataset(folder, split)
     if find_sbd(root):
         return sbd_dataset(root, split)
     raise DataError(

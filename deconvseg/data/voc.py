@@ -13,13 +13,13 @@ from deconvseg.images.palette import VOC_CLASSES, palette_for
 
 AUGMENTED = "SegmentationClassAug"
 """Where SBD's masks, turned into PNG, are usually laid over a VOC folder."""
-_VOC = ("JPEGImages", "SegmentationClass", "ImageSets")
 _LISTS = "ImageSets/Segmentation"
 
 
 def find_voc(root: Path) -> Path | None:
     """The folder of VOC's layout: `root`, or one below it in the published archive; None if none."""
-    return _first((root, root / "VOC2012", root / "VOCdevkit/VOC2012"), _VOC)
+    folders = (root, root / "VOC2012", root / "VOCdevkit/VOC2012")
+    return _first(folders, ("JPEGImages", "SegmentationClass", "ImageSets"))
 
 
 def find_sbd(root: Path) -> Path | None:
@@ -32,17 +32,13 @@ def _first(folders: Sequence[Path], parts: Sequence[str]) -> Path | None:
     return next((folder for folder in folders if all((folder / part).is_dir() for part in parts)), None)
 
 
-def voc_dataset(root: Path, split: str) -> DataSet:
+def voc_dataset(folder: Path, split: str) -> DataSet:
     """A split of VOC's segmentation set: 20 classes and background.
 
-    `root` is `VOCdevkit`, `VOCdevkit/VOC2012`, or any folder of that layout, `split` the name of a list in
-    `ImageSets/Segmentation`. A name without a mask in `SegmentationClass` takes the one in
-    `SegmentationClassAug`, if it is there.
-    Raises DataError if the layout is another, or the list is missing or empty.
+    `folder` is one that `find_voc` found, `split` the name of a list in its `ImageSets/Segmentation`. A name
+    without a mask in `SegmentationClass` takes the one in `SegmentationClassAug`, if it is there.
+    Raises DataError if the list is missing or empty.
     """
-    folder = find_voc(root)
-    if folder is None:
-        raise DataError(f"{root}: not a VOC folder; it must hold {', '.join(_VOC)}")
     masks = [folder / "SegmentationClass", folder / AUGMENTED]
     return _listed(split, [folder / _LISTS], folder / "JPEGImages", masks, ".png")
 

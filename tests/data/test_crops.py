@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from deconvseg.data import crops as crops_module
-from deconvseg.data.crops import ImageStore, cut_crops, cut_labels, find_objects
+from deconvseg.data.crops import ImageStore, cut_crops, find_objects
 from deconvseg.errors import DataError
 
 
@@ -59,13 +59,9 @@ def test_outside_the_photo_is_black_and_void() -> None:
     store = gradient_store()  # 40 rows and 60 columns on a canvas of 64
     crop, labels = cut(store, (-16, -16, 16, 16), 32)
     assert crop[:, :15].abs().max() == 0
-    assert (labels[:16] == 255).all()
-    assert (labels[:, :16] == 255).all()
-    assert (labels[16:, 16:] == 0).all()
+    assert (labels[:16] == 255).all() and (labels[:, :16] == 255).all() and (labels[16:, 16:] == 0).all()
     crop, labels = cut(store, (50, 30, 82, 62), 32)  # beyond the photo, on and off the canvas
-    assert (labels[10:] == 255).all()
-    assert (labels[:, 10:] == 255).all()
-    assert (labels[:10, :10] == 0).all()
+    assert (labels[10:] == 255).all() and (labels[:, 10:] == 255).all() and (labels[:10, :10] == 0).all()
     assert crop[:, 11:, 11:].abs().max() == 0
 
 
@@ -87,33 +83,6 @@ def test_larger_photos_are_shrunk_to_the_canvas_with_their_masks() -> None:
     means = image.reshape(20, 4, 30, 4, 3).mean((1, 3))
     assert np.abs(store.images[0].permute(1, 2, 0).numpy() - means).max() <= 1  # rounded twice
     np.testing.assert_array_equal(store.labels[0].numpy(), mask[::4, ::4])
-
-
-@pytest.mark.parametrize("mirror", [False, True])
-def test_parts_are_cut_like_labels(mirror: bool) -> None:
-    image = np.zeros((40, 60, 3), np.uint8)
-    mask = np.zeros((40, 60), np.uint8)
-    mask[5:15, 5:15] = 2
-    mask[5:15, 30:50] = 2
-    mask[30:32, 2:3] = 2  # a sliver
-    mask[20:38, 20:30] = 1
-    mask[20:38, 30:32] = 255
-    other = np.zeros((50, 30), np.uint8)
-    other[:, 10:] = 7
-    store = store_of((image, mask), (np.zeros((50, 30, 3), np.uint8), other))
-    numbers = [torch.from_numpy(find_objects(mask.numpy())[0]) for mask in store.labels]
-    index, mirrored = torch.tensor([0, 0, 1]), torch.tensor([mirror] * 3)
-    boxes = torch.tensor([[0.0, 0, 40, 40], [-13, -7, 61, 67], [5, 10, 42, 47]])
-    _, labels = cut_crops(store, index, boxes, mirrored, 29)
-    parts = cut_labels(store, index, boxes, mirrored, 29, numbers)
-    assert parts.dtype == torch.int64 and parts.shape == labels.shape
-    class_of = torch.tensor([[0, 1, 2, 2], [0, 7, 0, 0]])
-    kept = parts > 0
-    assert torch.equal(class_of[index][torch.arange(3)[:, None, None], parts][kept], labels[kept])
-    sliver = (labels == 2) & ~kept
-    assert (sliver.sum((1, 2)) <= 2).all()
-    assert (~kept[(labels == 0) | (labels == 255)]).all()
-    assert kept.any((1, 2)).all()
 
 
 def test_photos_are_held_at_their_own_sizes_and_more_than_memory_are_refused(

@@ -65,25 +65,6 @@ def test_hidden_files_and_folders_are_left_out(tmp_path: Path) -> None:
     assert sorted(find_pictures(tmp_path)) == ["@eaDir/c", "a", "sub/b"]
 
 
-def test_links_are_followed_and_each_real_folder_entered_once(tmp_path: Path) -> None:
-    images = touch(tmp_path / "images", ["a.jpg", "real/b.jpg"])
-    touch(tmp_path, ["elsewhere/c.jpg", "elsewhere/deep/d.jpg", "other/masks/e.jpg"])
-    links = {
-        "more": tmp_path / "elsewhere",
-        "again": tmp_path / "elsewhere",
-        "0": images / "real",  # by its own name if it has one here
-        "loop": images,
-        "real/up": images / "real",
-        "f.jpg": images / "a.jpg",
-        "masks": tmp_path / "other/masks",
-    }
-    for name, target in links.items():
-        (images / name).symlink_to(target)
-    found = find_pictures(images, leave_out=tmp_path / "other/masks")
-    assert sorted(found) == ["a", "again/c", "again/deep/d", "f", "real/b"]
-    assert found["again/c"] == images / "again/c.jpg"
-
-
 def test_links_that_lead_nowhere_are_named(tmp_path: Path) -> None:
     (tmp_path / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
     with pytest.raises(InputError, match=r"gone\.jpg: no such file"):

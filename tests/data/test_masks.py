@@ -115,14 +115,6 @@ def test_both_readings_of_a_palette_mask_are_named(path: Path, save: Save) -> No
     assert "\n" not in str(caught.value)
 
 
-def test_a_mask_in_colours_that_a_tool_gave_a_palette_is_a_fault(path: Path) -> None:
-    colors = np.array([BLACK, (255, 0, 0), (0, 255, 0)], np.uint8)
-    Image.fromarray(colors[[[2, 1, 1, 0]]]).convert("P", palette=Image.Palette.ADAPTIVE).save(path)
-    masks = MaskFormat.indexed(("ground", "red", "green"), tuple(map(tuple, colors.tolist())))
-    with pytest.raises(DataError, match=r"do not agree.* 'green'"):
-        read_mask(path, masks)
-
-
 def test_colours_stand_for_classes(path: Path) -> None:
     image = Image.fromarray(np.array([[(128, 64, 128), BLACK], [CLAY, (128, 64, 129)]], np.uint8))
     for opacity in (None, Image.fromarray(np.array([[255, 0], [3, 255]], np.uint8))):

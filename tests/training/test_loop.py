@@ -61,20 +61,14 @@ def test_stopped_and_resumed_ends_bit_for_bit_the_same(
     assert [line["step"] for line in metrics(tmp_path / "parts") if "seconds" in line] == [4, 6]
 
 
-def test_checkpoints_are_written_now_and_then(
-    tmp_path: Path, shapes: Shapes, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("seconds", "end", "step"), [(0, OSError, 2), (300, True, 3)])
+def test_checkpoints_are_written_now_and_then_and_when_asked_to_stop(
+    tmp_path: Path, shapes: Shapes, monkeypatch: pytest.MonkeyPatch, seconds: int, end: Any, step: int
 ) -> None:
-    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0)
-    asked = Mock(side_effect=[False, False, OSError("the machine goes down")])
-    with pytest.raises(OSError, match="goes down"):
-        run(tmp_path, shapes, {"interrupted": asked})
-    assert torch.load(tmp_path / "state.pt", weights_only=True)["progress"]["step"] == 2
-
-
-def test_asked_to_stop_it_leaves_a_checkpoint(tmp_path: Path, shapes: Shapes) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, shapes, {"interrupted": Mock(side_effect=[False, False, True])})
-    assert torch.load(tmp_path / "state.pt", weights_only=True)["progress"]["step"] == 3
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", seconds)
+    with pytest.raises((OSError, KeyboardInterrupt)):
+        run(tmp_path, shapes, {"interrupted": Mock(side_effect=[False, False, end])})
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["progress"]["step"] == step
 
 
 def test_metrics_have_each_step_once_after_a_kill_and_more_steps_may_be_asked_for(
@@ -170,11 +164,8 @@ def test_validation_counts_every_labelled_pixel_once(shapes: Shapes) -> None:
 
 def test_schedules() -> None:
     recipe = Recipe(steps=100, warmup_steps=10)
-    rates = [schedule(step, recipe) for step in range(101)]
-    assert rates[9] == rates[10] == 1
-    assert rates[:10] == sorted(rates[:10])
-    assert rates[10:] == sorted(rates[10:], reverse=True)
-    assert rates[100] == pytest.approx(0)
+    rates = [schedule(step, recipe) for step in (0, 4, 9, 10, 55, 100)]
+    assert rates == pytest.approx([0.1, 0.5, 1, 1, 0.5, 0])
     assert schedule(99, replace(recipe, schedule="constant")) == 1
     stepped = replace(recipe, schedule="step", step_size=40, step_factor=0.5)
     assert [schedule(step, stepped) for step in (39, 40, 80)] == [1, 0.5, 0.25]

@@ -11,21 +11,16 @@ from deconvseg.training.recipe import Recipe, read_recipes
 
 def test_flags_win_over_the_file_and_the_file_over_the_defaults(tmp_path: Path) -> None:
     path = tmp_path / "r.toml"
-    path.write_text(
-        "\ufeffsteps = 7\nlearning_rate = 1\ndecoder_convs = [1, 2]\n[about]\nanything = 'goes'\n"
-    )
+    path.write_text("\ufeffsteps = 7\nlearning_rate = 1\ndecoder_convs = [1, 2]\n[about]\nany = 'goes'\n")
     recipe = read_recipes(path, {"steps": 9, "seed": None})[""]
-    assert (recipe.steps, recipe.learning_rate, recipe.decoder_convs) == (9, 1.0, (1, 2))
-    assert recipe.seed == Recipe().seed
+    assert recipe == Recipe(steps=9, learning_rate=1.0, decoder_convs=(1, 2))
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("stepz = 3", "unknown key 'stepz'; did you mean 'steps'"),
-        ("steps = 'many'", "steps = 'many' should be int"),
-        ("steps = true", "should be int"),
-        ("steps = 1.5", "should be int"),
+        ("steps = true", "steps = True should be int"),
         ("decoder_convs = 3", "should be a list of integers"),
         ("decoder_convs = ['a']", "decoder_convs = 'a' should be int"),
         ("precision = 'fp8'", "should be one of fp32, bf16"),
@@ -34,7 +29,6 @@ def test_flags_win_over_the_file_and_the_file_over_the_defaults(tmp_path: Path) 
         ("crop_size = 100", "no multiple of 32"),
         ("whole_share = 0.9", "over 1 together"),
         ("learning_rate = nan", "out of range"),
-        ("scores_weight = 'much'", "scores_weight = 'much' should be float"),
         ("mask_weight = { extra = -1 }", "mask_weight = -1 is out of range"),
         ("batch_size = 9\naccumulate = 2", "cannot be shared out"),
         ("batch_size = 4\naccumulate = 4", "at least 2"),
@@ -55,11 +49,8 @@ def test_stages_are_laid_over_the_top_of_the_file(tmp_path: Path) -> None:
     path = tmp_path / "r.toml"
     path.write_text("steps = 7\nseed = 4\n[stage1]\nsteps = 1\n[stage2]\ncrop_size = 128\n")
     both = read_recipes(path, {"batch_size": 6})
-    assert list(both) == ["stage1", "stage2"]
-    assert [(r.steps, r.seed, r.crop_size, r.batch_size) for r in both.values()] == [
-        (1, 4, 96, 6),
-        (7, 4, 128, 6),
-    ]
+    one, two = Recipe(steps=1, seed=4, batch_size=6), Recipe(steps=7, seed=4, batch_size=6, crop_size=128)
+    assert list(both.items()) == [("stage1", one), ("stage2", two)]
     assert read_recipes(path, stage="both") == read_recipes(path)
     assert list(read_recipes(path, stage="2")) == ["stage2"]
 
