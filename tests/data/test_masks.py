@@ -37,12 +37,11 @@ def save(path: Path) -> Save:
 
 
 def test_grey_masks_and_those_of_one_bit_are_their_values(path: Path) -> None:
-    Image.fromarray(VALUES).save(path)
-    labels = read_mask(path, THREE)
-    np.testing.assert_array_equal(labels, VALUES)
-    assert labels.dtype == np.uint8
-    Image.fromarray(VALUES == 1).save(path)
-    np.testing.assert_array_equal(read_mask(path, THREE), VALUES == 1)
+    for values in (VALUES, VALUES == 1):
+        Image.fromarray(values).save(path)
+        labels = read_mask(path, THREE)
+        np.testing.assert_array_equal(labels, values)
+        assert labels.dtype == np.uint8
     Image.fromarray(np.array([[7, 0, 255]], np.uint8)).save(path)
     np.testing.assert_array_equal(read_mask(path, STREETS), [[1, 0, 255]])
 

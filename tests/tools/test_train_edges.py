@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import train_edges as tool
-from edge_forest import Photo, gather, train_forest
+from edge_forest import Photo, train_forest
 from numpy.typing import NDArray
 from PIL import Image
 from train_edges import objects_of_mask, write_forest
@@ -59,7 +59,6 @@ def test_a_small_forest_finds_the_outlines_of_shapes_it_never_saw(
         on.append(edges[distance == 0])
         off.append(edges[distance > 8])
     strong, weak = np.concatenate(on), np.concatenate(off)
-    assert strong.mean() > 8 * weak.mean()
     # The chance that an edge pixel is stronger than one far from any edge.
     assert np.mean(np.random.default_rng(0).choice(weak, strong.size) < strong) > 0.9
 
@@ -80,15 +79,6 @@ def test_photos_without_outlines_in_known_regions_are_refused() -> None:
             train_forest([partial(lambda segments: (image, segments), unknown.astype(np.int32))])
     with pytest.raises(DataError, match="an edge"):
         train_forest([lambda: (image[:9, :99], labels[:9, :99].astype(np.int32))])
-
-
-def test_features_are_cells_and_differences_in_opencvs_order() -> None:
-    cells = np.arange(20 * 20 * 13, dtype=np.float32).reshape(20, 20, 13)
-    squares = cells**2
-    # Feature 256 * channel + 16 * column + row; then 300 differences a channel of the grid 1, 4, 8, 11, 14.
-    values = gather(cells, squares, np.array([[2, 3]]), np.array([0, 1, 16, 256, 3328, 3328 + 300]))[0]
-    assert values[:4].tolist() == [cells[2, 3, 0], cells[3, 3, 0], cells[2, 4, 0], cells[2, 3, 1]]
-    assert values[4:].tolist() == (squares[3, 4, :2] - squares[6, 4, :2]).tolist()
 
 
 def test_objects_of_a_mask_by_hand() -> None:

@@ -29,15 +29,11 @@ def voc(tmp_path: Path, make_shapes: Callable[..., Path]) -> Path:
 def test_a_plan_names_all_photos_and_checks_them(
     tmp_path: Path, voc: Path, recipe: Path, make_shapes: Callable[..., Path]
 ) -> None:
-    extras = [
-        make_shapes(tmp_path / place / "more", train=count, val=1) for place, count in (("a", 2), ("b", 1))
-    ]
-    sources = Sources(voc, extra_roots=extras)
-    plan = plan_training(sources, recipe, {"steps": 5, "seed": None})
-    names = [photo.name for photo in plan.photos]
+    extras = [make_shapes(tmp_path / f"{count}/more", train=count, val=1) for count in (2, 1)]
+    plan = plan_training(Sources(voc, extra_roots=extras), recipe, {"steps": 5, "seed": None})
     # Folders of the same name are told apart.
-    own = ["shape000", "shape001", "shape002"]
-    assert names == [*own, "more/shape000", "more/shape001", "more-2/shape000"]
+    names = ["shape000", "shape001", "shape002", "more/shape000", "more/shape001", "more-2/shape000"]
+    assert [photo.name for photo in plan.photos] == names
     assert [photo.group for photo in plan.photos] == ["voc"] * 3 + ["more"] * 2 + ["more-2"]
     assert plan.stages[""].steps == 5
     assert len(plan.classes) == 21
@@ -61,10 +57,8 @@ def test_sbd_joins_in_without_the_photos_to_validate_on(
     (lists / "train.txt").rename(lists / "train_aug.txt")
     plan = plan_training(Sources(voc, sbd_root=sbd), recipe, {})
     # shape000 and 001 are in VOC's train, 002 and 003 in its val.
-    names = ["shape000", "shape001", "shape004", "shape005"]
-    assert [(photo.name, photo.group) for photo in plan.photos] == list(
-        zip(names, ["voc", "voc", "sbd", "sbd"], strict=True)
-    )
+    names = ["voc shape000", "voc shape001", "sbd shape004", "sbd shape005"]
+    assert [f"{photo.group} {photo.name}" for photo in plan.photos] == names
 
 
 def test_mistakes_are_named(
@@ -87,13 +81,6 @@ def test_mistakes_are_named(
         plan(Sources(voc, extra_roots=[own]))
     with pytest.raises(DataError, match=r"shape000\.jpg: named twice"):
         plan(Sources(voc, extra_roots=[voc]))
-    (tmp_path / "leak").mkdir()
-    for part in ("JPEGImages", "SegmentationClass"):
-        (tmp_path / "leak" / part).symlink_to(voc / part)
-    (tmp_path / "leak/ImageSets/Segmentation").mkdir(parents=True)
-    (tmp_path / "leak/ImageSets/Segmentation/train.txt").write_text("shape004\n")
-    with pytest.raises(DataError, match=r"shape004\.jpg: both in the split"):
-        plan(Sources(voc, extra_roots=[tmp_path / "leak"]))
 
 
 def score(folder: Path, name: str) -> Path:

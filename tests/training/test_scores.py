@@ -65,24 +65,20 @@ def test_they_are_held_as_bytes_at_a_quarter_of_the_photo_at_most(tmp_path: Path
 def test_bad_files_are_named(tmp_path: Path) -> None:
     path = tmp_path / "a.scores.npz"
 
-    def load() -> None:
-        SoftLabels.load([path], SIZES[:1], CLASSES, workers=2)
+    def refused(words: str) -> None:
+        with pytest.raises(DataError, match=rf"a\.scores\.npz: {words}"):
+            SoftLabels.load([path], SIZES[:1], CLASSES, workers=2)
 
-    with pytest.raises(DataError, match=r"a\.scores\.npz: scores cannot be read .*No such file"):
-        load()
+    refused("scores cannot be read .*No such file")
     path.write_bytes(b"no zip")
-    with pytest.raises(DataError, match="cannot be read"):
-        load()
+    refused("scores cannot be read")
     save(path, ("ground", "left", "up"))
-    with pytest.raises(DataError, match="scores of other classes"):
-        load()
+    refused("scores of other classes")
     for wrong in (np.full((3, 6, 8), np.nan), np.full((3, 6, 8), 1.5), np.zeros((6, 8))):
         save(path, probabilities=wrong)
-        with pytest.raises(DataError, match=r"numbers .* from 0 to 1"):
-            load()
+        refused("scores must be numbers .* from 0 to 1")
     save(path, probabilities=np.zeros((3, 8, 6)))
-    with pytest.raises(DataError, match=r"scores 6x8 are not of a photo 65x48"):
-        load()
+    refused("scores 6x8 are not of a photo 65x48")
 
 
 def test_a_mask_made_of_scores_is_void_where_they_are_unsure(tmp_path: Path) -> None:
