@@ -105,13 +105,14 @@ def find_pictures(
     closed = leave_out and os.path.realpath(leave_out)
     for file in walk(str(folder), leave_out=lambda at, _: os.path.realpath(at) == closed, refused=refuse):
         add(Path(file))
-    for name, paths in found.items():
-        best = [path for path in paths if path.suffix.lower() == prefer] or sorted(paths)
-        if len(best) > 1:
-            same = f"{best[0].name} has the same name without suffix"
-            raise DataError(f"{best[1]}: {same}; rename one of them")
-        found[name] = best
-    return {name: found[name][0] for name in sorted(found)}
+    pictures: dict[str, Path] = {}
+    for name, paths in sorted(found.items()):
+        first, *others = [path for path in paths if path.suffix.lower() == prefer] or sorted(paths)
+        if others:
+            same = f"{first.name} has the same name without suffix"
+            raise DataError(f"{others[0]}: {same}; rename one of them")
+        pictures[name] = first
+    return pictures
 
 
 def read_lines(path: Path) -> list[str]:

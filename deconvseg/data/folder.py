@@ -32,10 +32,8 @@ def folder_dataset(root: Path, split: str) -> DataSet:
     photo's relative path with suffix `.png`, or that of another picture if there is none.
 
     Raises:
-        DataError: the description cannot be read, has an unknown key, a value of another type or out of
-            range, something twice, or a folder that does not exist; a list cannot be read, two photos have
-            one name, the split is unknown or empty, or it takes what lists leave and one of these names a
-            photo that is not there. Whether the split's photos and masks exist is found when they are read.
+        DataError: the description, a list or a folder is not as it should be, or the split is unknown or
+            empty. Whether the photos and masks that a list names exist is found when they are read.
     """
     path = root / DESCRIPTION
     try:
@@ -44,9 +42,9 @@ def folder_dataset(root: Path, split: str) -> DataSet:
         names, palette, ids = _classes(table)
         form = _format(table, names, palette, ids)
         images, masks = (_folder(root, table, key) for key in ("images", "masks"))
-        lists, drawn = _splits(root, table)
-        known = ", ".join(sorted([*lists, *drawn]))
-        _check(split in lists or split in drawn, f"there is no split named '{split}'; splits here: {known}")
+        splits = _splits(root, table)
+        known = ", ".join(sorted(splits))
+        _check(split in splits, f"there is no split named '{split}'; splits here: {known}")
     except (OSError, ValueError) as error:  # text that is no UTF-8 or no TOML is a ValueError, too
         raise DataError(f"{path}: {error}") from error
     photo_suffixes, mask_suffixes = set(PHOTO_SUFFIXES), set(PHOTO_SUFFIXES)
@@ -54,8 +52,13 @@ def folder_dataset(root: Path, split: str) -> DataSet:
         photo_suffixes, mask_suffixes = photo_suffixes - {".png"}, {".png"}
     photos = find_pictures(images, suffixes=photo_suffixes, leave_out=masks)
     labels = find_pictures(masks, ".png", suffixes=mask_suffixes, leave_out=images)
-    entries = {name: [(photo_name(line, photos), line) for line in lines] for name, lines in lists.items()}
-    chosen = entries[split] if split in lists else _drawn(path, split, entries, photos, drawn[split])
+    lists = {
+        name: [(photo_name(line, photos), line) for line in part]
+        for name, part in splits.items()
+        if isinstance(part, list)
+    }
+    part = splits[split]
+    chosen = lists[split] if isinstance(part, list) else _drawn(path, split, lists, photos, part)
     if not chosen:
         raise DataError(
             f"{path}: split '{split}' is empty; {len(photos)} photos are in {images}, "
@@ -107,36 +110,31 @@ def _folder(parent: Path, table: Mapping[str, Any], key: str) -> Path:
     return parent / value
 
 
-def _splits(
-    folder: Path, table: Mapping[str, Any]
-) -> tuple[dict[str, list[str]], dict[str, tuple[float, float]]]:
-    """The lines of those that are lists; and of those that are drawn the part of 0..1 into which the places
-    of their photos' names fall: shares come first, in their order, then the rest.
-    """
+def _splits(folder: Path, table: Mapping[str, Any]) -> dict[str, list[str] | tuple[float, float]]:
+    """The lines of a list; or, if drawn, the part of 0..1 into which the places of the photos' names fall:
+    shares come first, in their order, then the rest."""
     given = table.get("splits")
     if not isinstance(given, dict) or not given:
         raise ValueError('has no table [splits]; name at least one split in it, like train = "train.txt"')
-    lists: dict[str, list[str]] = {}
-    drawn: dict[str, tuple[float, float]] = {}
+    splits: dict[str, list[str] | tuple[float, float]] = {}
     total = 0.0
     for name, value in given.items():
         if isinstance(value, float) and 0 < value < 1:
-            drawn[name] = total, total + value
+            splits[name] = total, total + value
             total += value
         elif value != _REST:
             words = [value] if isinstance(value, str) else value
             is_right = isinstance(words, list) and words and all(isinstance(v, str) and v for v in words)
             wanted = f'a list file, "{_REST}", a list of names, or a share like 0.1'
             _check(bool(is_right), f"split {name} = {value!r} should be {wanted}")
-            lists[name] = read_lines(folder / value) if isinstance(value, str) else value
+            splits[name] = read_lines(folder / value) if isinstance(value, str) else value
     rest = [name for name, value in given.items() if value == _REST]
     _check(total <= 1 + 1e-9, f"the splits' shares add up to {total:g}; they may add up to 1 at most")
     _check(len(rest) < 2, f'two splits are "{_REST}"; only one can be')
-    return lists, drawn | dict.fromkeys(rest, (total, 1.0))
+    return splits | dict.fromkeys(rest, (total, 1.0))
 
 
 def _classes(table: Mapping[str, Any]) -> tuple[tuple[str, ...], Palette, list[int]]:
-    """Names, colours and ids, by class."""
     given = table.get("classes")
     if not isinstance(given, list) or not all(isinstance(entry, dict) for entry in given):
         raise ValueError("has no [[classes]]; give one such table a class, background first")

@@ -53,9 +53,8 @@ def run_training(
     folder are not right, and KeyboardInterrupt, after a checkpoint, if `options.interrupted` was true.
 
     Args:
-        plan: stages and data.
+        plan, options: what to train, and how to go about it.
         out: folder of the run; stages with names get folders of these names in it.
-        options: how to go about it.
         init: network file or name that the first stage starts from; it decides all but crop size and classes.
         vgg16: file of VGG-16's ImageNet convolutions; downloaded if omitted.
         proposals: file of `proposals.cache`, made if it is not there; `out`/proposals.npz if omitted.
@@ -99,7 +98,6 @@ def run_training(
 
 
 def _origin(init: str | Path | None, out: Path, stage: str, is_resumed: bool) -> Path | None:
-    """The network file that the first stage of a call starts from, if any."""
     if init is not None:
         return network_file(init)
     if stage != "stage2" or is_resumed:
