@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from deconvseg.errors import DeconvSegError, OutputError
-from deconvseg.training import loop
+from deconvseg.errors import DeconvSegError, OutputError, UsageError
+from deconvseg.training import distributed, loop
 from deconvseg.training.loop import mean_iou, schedule, update_average, validate
 from deconvseg.training.losses import Losses
 from deconvseg.training.recipe import Recipe
@@ -152,6 +152,17 @@ def test_parts_of_a_batch_add_up_to_the_batch(tmp_path: Path, shapes: Shapes) ->
     )
     for name, value in one.items():
         torch.testing.assert_close(four[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_every_part_of_a_batch_is_shared_out_over_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What they do together: `cli/test_train.py`."""
+    assert distributed.share(6, 2).tolist() == [0, 1, 2, 3, 4, 5]
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    for rank, share in enumerate(([0, 1, 4, 5], [2, 3, 6, 7])):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        assert distributed.share(8, 2).tolist() == share
+    with pytest.raises(UsageError, match="multiple of 6"):
+        distributed.share(8, 3)
 
 
 def test_validation_counts_every_labelled_pixel_once(shapes: Shapes) -> None:
