@@ -53,7 +53,7 @@ class Photo:
     @property
     def masked_by(self) -> Path | None:
         """The score file that its mask is made from, if it has no mask of its own."""
-        return None if self.example.mask.is_file() else self.scores
+        return self.scores if self.scores and not self.example.mask.is_file() else None
 
     def read(self) -> Pair:
         """The photo and its mask; DataError or InputError if one cannot be used."""
@@ -109,6 +109,7 @@ def plan_training(
         held_out = {example.name for example in (*validation.examples, *first.examples)}
         for sbd in _sbd(sources.sbd_root):
             added = tuple(example for example in sbd.examples if example.name not in held_out)
+            held_out |= {example.name for example in added}
             datasets.append((sources.sbd_root, replace(sbd, examples=added)))
     extra = len(datasets)
     datasets += [(more, open_dataset(more, "train")) for more in sources.extra_roots]

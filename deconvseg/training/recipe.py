@@ -58,7 +58,7 @@ class Recipe:
     window: Annotated[float, 0.1, 1] = 1.0  # share of a box's sides that a crop covers, anywhere inside it
     scale_jitter: Annotated[float, 1, 10] = 1.4  # boxes and squares are scaled by a factor of 1/x to x ...
     shift_jitter: Share = 0.1  # ... and moved by up to this share of their side
-    copy_paste: Share = 0.0  # share of crops onto which objects of other photos are pasted
+    copy_paste: Share = 0.0  # share of crops with pasted objects of other photos, classes equally often
     colour_jitter: Share = 0.2  # brightness, contrast and saturation vary by up to this share
     canvas: Annotated[int, 32, 8192] = 384  # photos are held in memory with a longer side of at most this
 

@@ -191,7 +191,8 @@ def _prepare_data(plan: Plan, proposals: Path, options: Options, *, keep: bool) 
     for fault in faults[1:MOST_FAULTS]:
         options.reporter.note(str(fault))
     if faults:
-        raise DataError(f"{faults[0]} ({len(faults)} faults in photos and masks)")
+        count = f" ({len(faults)} faults in photos and masks)" if len(faults) > 1 else ""
+        raise DataError(f"{faults[0]}{count}")
     for about, report in reports:
         for warning in report.warnings:
             options.reporter.note(f"note: {about}: {warning}")
