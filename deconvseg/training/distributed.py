@@ -93,8 +93,9 @@ def parallel(module: nn.Module, device: torch.device) -> nn.Module:
 
 def share_buffers(module: nn.Module) -> None:
     """Give all processes the first one's BatchNorm statistics."""
-    for buffer in module.buffers() if _active() else ():
-        distributed.broadcast(buffer, 0)
+    if _active():
+        for buffer in module.buffers():
+            distributed.broadcast(buffer, 0)
 
 
 def total(value: Tensor) -> Tensor:

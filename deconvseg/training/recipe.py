@@ -46,7 +46,7 @@ class Recipe:
     frozen_blocks: Annotated[int, 0, 5] = 2  # encoder blocks, from the first, that keep their weights
 
     # Shares of crops around an object, around a proposal that overlaps one (in both, classes come equally
-    # often; boxes are widened to squares) and of whole photos; the rest are squares from anywhere.
+    # often) and of whole photos; the rest are squares from anywhere.
     object_share: Share = 0.7
     proposal_share: Share = 0.0
     whole_share: Share = 0.1
@@ -55,6 +55,7 @@ class Recipe:
     label: Literal["all", "object"] = "all"
     overlap: Share = 0.5  # least IoU of a proposal with an object's box (stage 2)
     enlarge: Annotated[float, 0.1, 10] = 1.2  # context around a box, a factor on both sides
+    square: bool = True  # boxes are widened to squares, as in the released lists; else stretched to the crop
     window: Annotated[float, 0.1, 1] = 1.0  # share of a box's sides that a crop covers, anywhere inside it
     scale_jitter: Annotated[float, 1, 10] = 1.4  # boxes and squares are scaled by a factor of 1/x to x ...
     shift_jitter: Share = 0.1  # ... and moved by up to this share of their side
