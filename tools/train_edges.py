@@ -19,7 +19,7 @@ from edge_forest import ForestRecipe, Photo, fill_from_nearest, train_forest
 from numpy.typing import NDArray
 
 from deconvseg.cli import console
-from deconvseg.cli.options import DebugOption
+from deconvseg.cli.options import DEBUG
 from deconvseg.data.dataset import DataSet, Example
 from deconvseg.data.voc import voc_dataset
 from deconvseg.errors import OutputError, UsageError
@@ -41,7 +41,7 @@ def train_edges(
     seed: Annotated[
         int, typer.Option(min=0, metavar="N", help="The same seed and photos give the same forest.")
     ] = 0,
-    debug: DebugOption = False,
+    debug: bool = DEBUG,
 ) -> None:
     """Train a structured edge forest on the outlines of VOC objects."""
     if not out.name.endswith((".yml", ".yml.gz")):
