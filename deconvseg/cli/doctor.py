@@ -7,7 +7,7 @@ from typing import get_args
 
 import typer
 
-from deconvseg.cli import console, streams
+from deconvseg.cli import console
 from deconvseg.cli.options import DEBUG, JSON, switch
 from deconvseg.errors import one_line
 
@@ -28,7 +28,7 @@ def doctor(
     from deconvseg.doctor import State, examine
 
     findings = []
-    for finding in examine(self_test=self_test, log_fault=streams.log_fault()):
+    for finding in examine(self_test=self_test):
         findings.append(finding._asdict())
         if not as_json:
             sign = typer.style(f"{finding.state:8}", fg=_COLORS[finding.state], bold=finding.state != "ok")

@@ -1,7 +1,5 @@
 """What signals do to a command: the same in all of them."""
 
-import os
-import pty
 import signal
 import subprocess
 import sys
@@ -99,22 +97,3 @@ def test_ignored_signals() -> None:
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=30)
     assert process.returncode == 143
-
-
-def test_ctrl_c_does_not_reach_background_jobs_of_a_script() -> None:
-    child, terminal = pty.fork()
-    if child == 0:
-        script = 'trap : INT; "$@" & wait $!; wait $!; echo code $?'
-        os.execvp("sh", ["sh", "-c", script, "sh", sys.executable, "-c", WAITING, "raises", "0"])
-    seen = b""
-    while b"begun" not in seen:
-        seen += os.read(terminal, 100)
-    os.write(terminal, b"\x03")
-    time.sleep(0.5)
-    job = int(subprocess.check_output(["pgrep", "-P", str(child)], text=True).split()[0])
-    os.kill(job, signal.SIGTERM)
-    while b"code" not in seen:
-        seen += os.read(terminal, 100)
-    assert b"code 143" in seen
-    os.waitpid(child, 0)
-    os.close(terminal)
