@@ -115,8 +115,9 @@ def segment(
         console.needs_stdin()
     if ray_address is not None and engine != "ray":
         raise UsageError("--ray-address is for --engine ray; give both, or none")
+    kinds = [kind.value for kind in save]
     with console.slow("looking for photos", wanted=not quiet):
-        plan = make_plan(inputs, output, [kind.value for kind in save])
+        plan = make_plan(inputs, output, kinds)
     if any(None in task.outputs.values() for task in plan.tasks):
         console.needs_stdout_alone(as_json=as_json)
         if engine == "ray":
@@ -133,7 +134,7 @@ def segment(
     from deconvseg.batch import FolderRun, Options
 
     options = Options(
-        save=[kind.value for kind in save],
+        save=kinds,
         legend=legend,
         polygons=coco_polygons,
         max_pixels=max_megapixels * 1_000_000,
