@@ -173,13 +173,6 @@ def test_folder_with_other_files_is_not_touched(
     assert files(tmp_path / "out") == {name, "segment.jsonl"}
 
 
-def test_result_that_cannot_be_written(inside: Run, fast: list[str], photos: Path, tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    failed = inside("segment", "photos/cat.jpg", "-o", "file/mask.png", *fast)
-    assert failed.returncode == 1
-    assert lines(failed)[-1].startswith("error: file/mask.png: file is not a folder")
-
-
 def test_pipe(run: Run, fast: list[str]) -> None:
     photo = (EXAMPLES / "cat.jpg").read_bytes()
     piped = run("segment", "-", *fast, stdin=photo)
