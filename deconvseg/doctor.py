@@ -27,7 +27,6 @@ _OPTIONAL = dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), "export")
 _OPTIONAL |= {"pillow-heif": "heif", "ray": "ray"}
 """Distribution -> the extra of deconvseg that installs it."""
 _TESTED, _LABEL, _LEAST_SHARE = "deconvnet-lite", "cat", 0.5
-_SHARED_MEMORY = Path("/dev/shm")
 
 
 class Finding(NamedTuple):
@@ -39,14 +38,9 @@ class Finding(NamedTuple):
     advice: str = ""
 
 
-def examine(*, self_test: bool = True, log_fault: str = "") -> Iterator[Finding]:
-    """Look at everything in turn, with `self_test` at a photo, too; the home folder is written `~`.
-
-    `log_fault` says why messages on standard error are lost, if they are.
-    """
-    if log_fault:
-        yield Finding("log", "warning", f"standard error: {log_fault}", "messages are lost, the work goes on")
-    checks = [_system, _libraries, _opencv, _device, _folders, _weights]
+def examine(*, self_test: bool = True) -> Iterator[Finding]:
+    """Look at everything in turn, with `self_test` at a photo, too; the home folder is written `~`."""
+    checks = [_system, _libraries, _opencv, _device, _cache, _weights]
     for check in [*checks, _self_test] if self_test else checks:
         for name, state, found, advice in _survived(check):
             yield Finding(name, state, _shortened(found), _shortened(advice))
@@ -123,7 +117,7 @@ def _device() -> Iterator[Finding]:
     yield _judged("device", not unused, f"{device.type}, {precision}: {found}", advice)
 
 
-def _folders() -> Iterator[Finding]:
+def _cache() -> Iterator[Finding]:
     from deconvseg.weights import cache_folder
 
     folder = cache_folder()
@@ -135,10 +129,6 @@ def _folders() -> Iterator[Finding]:
         above = next(path for path in (folder, *folder.parents) if path.exists())
         good = above.is_dir() and os.access(above, os.W_OK)
         yield _judged("cache", good, f"{folder}{own}" + " cannot be written" * (not good), advice)
-    if platform.system() == "Linux" and not os.access(_SHARED_MEMORY, os.W_OK):
-        state = "cannot be written" if _SHARED_MEMORY.exists() else "is missing"
-        advice = "all but the Ray engine works without it; mount it (docker run --shm-size=1g)"
-        yield Finding("shared memory", "warning", f"{_SHARED_MEMORY} {state}", advice)
 
 
 def _weights() -> Iterator[Finding]:

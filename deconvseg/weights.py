@@ -84,8 +84,8 @@ def registry() -> dict[str, Entry]:
         raise WeightsError(f"{path}: this registry is damaged ({error}); install deconvseg again") from error
 
 
-def find(name: str) -> Entry | None:
-    """The registry's entry of a name or alias."""
+def find(name: str | Path) -> Entry | None:
+    """The registry's entry of a name or alias; a Path is never one."""
     return next((entry for entry in registry().values() if name in (entry.name, *entry.aliases)), None)
 
 
@@ -153,13 +153,13 @@ def forest_file(forest: str | Path | None = None) -> Path:
 
 def partner_of(weights: str | Path) -> str | None:
     """The name of the FCN that a named network is used with; None for files, or without one."""
-    entry = find(weights) if isinstance(weights, str) else None
+    entry = find(weights)
     return (entry.partner if entry else None) or None
 
 
 def is_missing(weights: str | Path) -> bool:
     """Whether this is a known name whose file is not on this machine."""
-    entry = find(weights) if isinstance(weights, str) else None
+    entry = find(weights)
     return entry is not None and located(entry) is None
 
 
@@ -176,12 +176,11 @@ def _nearest(name: str) -> str:
 
 
 def _file(given: str | Path, kind: str) -> Path:
-    entry = find(given) if isinstance(given, str) else None
+    entry = find(given)
     if entry is None:
         if os.path.isfile(given):  # noqa: PTH113
             return Path(given)
-        hint = _nearest(str(given))
-        raise WeightsError(f"{given}: no such {kind} file, nor {_KINDS[kind]}'s name; {hint}")
+        raise WeightsError(f"{given}: no such {kind} file, nor {_KINDS[kind]}'s name; {_nearest(str(given))}")
     if entry.kind != kind:
         raise WeightsError(f"{given}: is {_KINDS[entry.kind]}, where {_KINDS[kind]} is asked for")
     found = located(entry)

@@ -101,18 +101,15 @@ def test_a_gpu_and_its_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found(doctor._device)["device"] == Finding("device", "ok", "cuda, fp16: 2 x Card, 80 GB each")
 
 
-def test_folders_that_are_missing_or_cannot_be_written(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_is_missing_or_cannot_be_written(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (home / "file").write_text("")
     monkeypatch.setenv("DECONVSEG_HOME", str(home / "file" / "nets"))
-    finding = found(doctor._folders)["cache"]
+    finding = found(doctor._cache)["cache"]
     assert finding.state == "warning"
     assert "cannot be written" in finding.found and "DECONVSEG_HOME" in finding.advice
     monkeypatch.setattr("deconvseg.weights.cache_folder", lambda: None)
-    finding = found(doctor._folders)["cache"]
+    finding = found(doctor._cache)["cache"]
     assert (finding.state, finding.found) == ("warning", "there is no home directory")
-    monkeypatch.setattr(doctor, "_SHARED_MEMORY", home / "none")
-    finding = found(doctor._folders)["shared memory"]
-    assert finding.state == "warning" and finding.found.endswith("none is missing")
 
 
 def test_damaged_and_missing_networks(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

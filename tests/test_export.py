@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -165,7 +166,8 @@ def test_what_cannot_be_exported(
     with pytest.raises(WeightsError, match="nonsense"):
         export_onnx("nonsense", tmp_path / "a.onnx")
     with pytest.raises(UsageError, match="opset 11: torch's exporter cannot write it; take 18"):
-        monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: Written(onnx.load(exported[0])))
+        program = SimpleNamespace(model_proto=onnx.load(exported[0]))
+        monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: program)
         export_onnx(network_path, tmp_path / "a.onnx", opset=11)
     newer = onnx.load(exported[0])
     newer.opset_import[0].version = 9999
@@ -176,10 +178,3 @@ def test_what_cannot_be_exported(
     with pytest.raises(MissingDependencyError, match=r"needs onnxscript; .*'deconvseg\[export\]'"):
         export_onnx(network_path, tmp_path / "a.onnx")
     assert not list(tmp_path.iterdir())
-
-
-class Written:
-    """What torch's exporter gives."""
-
-    def __init__(self, model: Any) -> None:
-        self.model_proto = model

@@ -19,7 +19,7 @@ from edge_forest import Photo, fill_from_nearest, train_forest
 from numpy.typing import NDArray
 
 from deconvseg.cli import console
-from deconvseg.cli.options import DebugOption, refuse_target
+from deconvseg.cli.options import DEBUG, refuse_target
 from deconvseg.data.dataset import DataSet, Example
 from deconvseg.data.open import open_dataset
 from deconvseg.errors import UsageError
@@ -34,7 +34,7 @@ def train_edges(
     out: Annotated[Path, typer.Option(help="Forest file to write: .yml.gz or .yml.")],
     voc_root: Annotated[Path, typer.Option(help="Data set in any layout that training reads.")],
     split: Annotated[str, typer.Option(help="Split of --voc-root.")] = "train",
-    debug: DebugOption = False,
+    debug: bool = DEBUG,
 ) -> None:
     """Train a structured edge forest on the outlines of VOC objects."""
     if not out.name.endswith((".yml", ".yml.gz")):

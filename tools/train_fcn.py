@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from deconvseg.cli import console
-from deconvseg.cli.options import DebugOption, refuse_target
+from deconvseg.cli.options import DEBUG, refuse_target
 from deconvseg.data.dataset import DataSet, Example
 from deconvseg.data.masks import VOID
 from deconvseg.data.open import open_dataset
@@ -80,7 +80,7 @@ def train_fcn(
     ] = 2,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over all views.")] = 4,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Decides initial weights and order.")] = 0,
-    debug: DebugOption = False,
+    debug: bool = DEBUG,
 ) -> None:
     """Train an FCN on photos with masks."""
     refuse_target(out, overwrite=True, option="--out")

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
 
 import typer
 
 from deconvseg import __version__
 from deconvseg.cli import console, doctor, export, inspect, segment, streams, train, weights
 from deconvseg.cli import eval as evaluation
-from deconvseg.cli.options import DebugOption
+from deconvseg.cli.options import DEBUG, switch
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False)
-app.command(epilog=segment.EXAMPLES)(segment.segment)
-app.command(epilog=train.EXAMPLES)(train.train)
-app.command("eval", epilog=evaluation.EXAMPLES)(evaluation.evaluate)
-app.command(epilog=inspect.EXAMPLES)(inspect.inspect)
-app.command(epilog=export.EXAMPLES)(export.export)
+app.command(epilog=segment.EPILOG)(segment.segment)
+app.command(epilog=train.EPILOG)(train.train)
+app.command("eval", epilog=evaluation.EPILOG)(evaluation.evaluate)
+app.command(epilog=inspect.EPILOG)(inspect.inspect)
+app.command(epilog=export.EPILOG)(export.export)
 app.add_typer(weights.app, name="weights")
 app.command()(doctor.doctor)
 
@@ -30,10 +29,8 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _deconvseg(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
-    ] = False,
-    debug: DebugOption = False,
+    version: bool = switch(None, "Show the version.", "--version", callback=_version, is_eager=True),
+    debug: bool = DEBUG,
 ) -> None:
     """Semantic segmentation with a learned deconvolution network (DeconvNet) over object proposals."""
 

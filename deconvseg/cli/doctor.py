@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, get_args
+from typing import get_args
 
 import typer
 
-from deconvseg.cli import console, streams
-from deconvseg.cli.options import DebugOption, JsonOption
+from deconvseg.cli import console
+from deconvseg.cli.options import DEBUG, JSON, switch
 from deconvseg.errors import one_line
 
 _COLORS = {"ok": "green", "warning": "yellow", "fault": "red"}
 
 
 def doctor(
-    self_test: Annotated[
-        bool, typer.Option("--self-test/--no-self-test", help="Segment a photo that comes along, timed.")
-    ] = True,
-    as_json: JsonOption = False,
-    debug: DebugOption = False,
+    self_test: bool = switch(
+        None, "Segment a photo that comes along, timed.", "--self-test/--no-self-test", default=True
+    ),
+    as_json: bool = JSON,
+    debug: bool = DEBUG,
 ) -> int:
     """Look at libraries, device, networks and one photo, and say what to do about faults.
 
@@ -28,7 +28,7 @@ def doctor(
     from deconvseg.doctor import State, examine
 
     findings = []
-    for finding in examine(self_test=self_test, log_fault=streams.log_fault()):
+    for finding in examine(self_test=self_test):
         findings.append(finding._asdict())
         if not as_json:
             sign = typer.style(f"{finding.state:8}", fg=_COLORS[finding.state], bold=finding.state != "ok")

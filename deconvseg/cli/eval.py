@@ -4,65 +4,64 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from deconvseg.cli import console, options
-from deconvseg.cli.options import RUN, option, switch
+from deconvseg.cli import console
+from deconvseg.cli.options import (
+    DEBUG,
+    JSON,
+    OVERWRITE,
+    QUIET,
+    RUN,
+    epilog,
+    load_segmenter,
+    option,
+    refuse_target,
+    segmenter_options,
+    switch,
+)
 from deconvseg.errors import UsageError
 
-IO = "Input and output"
 TUNING_SAMPLE = 60
 """Photos that --tune-crf takes if --limit does not say."""
-EXAMPLES = """[bold]Examples[/bold]
-
-deconvseg eval --voc-root VOC2012
-
-deconvseg eval --voc-root VOC2012 --ablate --report report/    [dim]again after a stop: goes on[/dim]
-
-deconvseg eval --data mine/ --weights run/best.safetensors
-
-deconvseg eval --voc-root VOC2012 --predictions masks/ --json
-
-deconvseg eval --voc-root VOC2012 --tune-crf -o tuned.safetensors
-
-[bold]Exit codes[/bold]
-
-0 all done; 1 an unforeseen error; 2 usage, or data that cannot be scored; 130 interrupted"""
+EPILOG = epilog(
+    "deconvseg eval --voc-root VOC2012",
+    "deconvseg eval --voc-root VOC2012 --ablate --report report/    [dim]again after a stop: goes on[/dim]",
+    "deconvseg eval --data mine/ --weights run/best.safetensors",
+    "deconvseg eval --voc-root VOC2012 --predictions masks/ --json",
+    "deconvseg eval --voc-root VOC2012 --tune-crf -o tuned.safetensors",
+    exit_codes="0 all done; 1 an unforeseen error; 2 usage, or data that cannot be scored; 130 interrupted",
+)
+IO = "Input and output"
+_io = partial(option, IO)
 
 
-@options.segmenter_options()
+@segmenter_options()
 def evaluate(
-    voc_root: Annotated[
-        Path | None, option(IO, "DIR", "Folder with JPEGImages, SegmentationClass, ImageSets.")
-    ] = None,
-    data: Annotated[
-        Path | None, option(IO, "DIR", "Your own data: photos, masks, and a dataset.toml about them.")
-    ] = None,
-    split: Annotated[str, option(IO, "NAME", "Which of its lists to score.")] = "val",
-    limit: Annotated[int | None, option(IO, "N", "Take an evenly spread, fixed sample.", min=1)] = None,
-    predictions: Annotated[
-        Path | None, option(IO, "DIR", "Run nothing: score the label PNGs there (NAME.png, class numbers).")
-    ] = None,
-    ablate: Annotated[
-        bool, switch("--ablate", IO, "Score 0 to 100 proposals, with and without CRF and ensembles, as well.")
-    ] = False,
-    tune_crf: Annotated[
-        bool, switch("--tune-crf", IO, f"Search the CRF's parameters on {TUNING_SAMPLE} photos (or --limit).")
-    ] = False,
-    report: Annotated[
-        Path | None, option(IO, "DIR", "Write a page, tables and labels there, and go on from a stopped run.")
-    ] = None,
-    output: Annotated[
-        Path | None, switch("--output -o", IO, "Copy of the network, tuned.", metavar="FILE")
-    ] = None,
+    voc_root: Path | None = _io("DIR", "Folder with JPEGImages, SegmentationClass, ImageSets."),
+    data: Path | None = _io("DIR", "Your own data: photos, masks, and a dataset.toml about them."),
+    split: str = _io("NAME", "Which of its lists to score.", default="val"),
+    limit: int | None = _io("N", "Take an evenly spread, fixed sample.", min=1),
+    predictions: Path | None = _io(
+        "DIR", "Run nothing: score the label PNGs there (NAME.png, class numbers)."
+    ),
+    ablate: bool = switch(
+        IO, "Score 0 to 100 proposals, with and without CRF and ensembles, as well.", "--ablate"
+    ),
+    tune_crf: bool = switch(
+        IO, f"Search the CRF's parameters on {TUNING_SAMPLE} photos (or --limit).", "--tune-crf"
+    ),
+    report: Path | None = _io("DIR", "Write a page, tables and labels there, and go on from a stopped run."),
+    output: Path | None = _io("FILE", "Copy of the network, tuned.", "--output", "-o"),
     *,
     segmenter_arguments: dict[str, Any],
-    workers: Annotated[int, option(RUN, "N", "Photos at a time.", min=1)] = 1,
-    overwrite: options.OverwriteOption = False,
-    as_json: options.JsonOption = False,
-    quiet: options.QuietOption = False,
-    debug: options.DebugOption = False,
+    workers: int = option(RUN, "N", "Photos at a time.", default=1, min=1),
+    overwrite: bool = OVERWRITE,
+    as_json: bool = JSON,
+    quiet: bool = QUIET,
+    debug: bool = DEBUG,
 ) -> int:
     """Score a network on a split: each photo at its own size, pixels pooled over the set, void left out.
 
@@ -92,10 +91,10 @@ def evaluate(
         if any(truth.masks.ids.get(i) != i for i in range(len(truth.classes))):
             say("note: predictions hold class numbers, 0 and up in the order of dataset.toml, not its ids")
     else:
-        segmenter = options.load_segmenter(segmenter_arguments, quiet=quiet)
+        segmenter = load_segmenter(segmenter_arguments, quiet=quiet)
         if output:
             source = network_file(segmenter.weights)
-            options.refuse_target(output, source, overwrite=overwrite)
+            refuse_target(output, source, overwrite=overwrite)
             tuned = tune.tune_crf(segmenter, source, truth, output, workers=workers, progress=say)
             print(json.dumps(tuned, indent=2))
             return console.DONE

@@ -5,43 +5,29 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
 from deconvseg.cli import console
-from deconvseg.cli.options import (
-    DebugOption,
-    JsonOption,
-    OverwriteOption,
-    QuietOption,
-    WeightsOption,
-    refuse_target,
+from deconvseg.cli.options import DEBUG, JSON, OVERWRITE, QUIET, WEIGHTS, epilog, option, refuse_target
+
+EPILOG = epilog(
+    "deconvseg export --onnx net.onnx",
+    "deconvseg export --onnx mine.onnx --weights run/best.safetensors photos/a.jpg photos/b.jpg",
 )
-
-EXAMPLES = """[bold]Examples[/bold]
-
-deconvseg export --onnx net.onnx
-
-deconvseg export --onnx mine.onnx --weights run/best.safetensors photos/a.jpg photos/b.jpg"""
 
 
 def export(
-    onnx: Annotated[Path, typer.Option("--onnx", metavar="FILE", help="The ONNX file to write.")],
-    photos: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="[PHOTO]...", help="Compare on regions of these, else of one that comes along."
-        ),
-    ] = None,
-    weights: WeightsOption = "default",
-    opset: Annotated[
-        int, typer.Option(min=16, metavar="N", help="Version of the ONNX operators.", show_default="18")
-    ] = 18,
-    overwrite: OverwriteOption = False,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-    debug: DebugOption = False,
+    onnx: Path = option(None, "FILE", "The ONNX file to write.", "--onnx", default=...),
+    photos: list[Path] | None = typer.Argument(
+        None, metavar="[PHOTO]...", help="Compare on regions of these, else of one that comes along."
+    ),
+    weights: str = WEIGHTS,
+    opset: int = option(None, "N", "Version of the ONNX operators.", default=18, min=16),
+    overwrite: bool = OVERWRITE,
+    as_json: bool = JSON,
+    quiet: bool = QUIET,
+    debug: bool = DEBUG,
 ) -> int:
     """Write the network of regions for ONNX Runtime and others, once it answers there as it does in torch.
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import typer
 
 from deconvseg.cli import console
 from deconvseg.cli.options import (
+    DEBUG,
+    JSON,
+    MAX_MEGAPIXELS,
+    OVERWRITE,
+    QUIET,
     STEPS,
-    DebugOption,
-    JsonOption,
-    MaxMegapixelsOption,
-    OverwriteOption,
-    QuietOption,
     complete_class,
+    epilog,
     load_segmenter,
     option,
     refuse_target,
@@ -28,19 +29,13 @@ from deconvseg.errors import InputError, UsageError
 if TYPE_CHECKING:
     from deconvseg.images.read import PhotoPixels
 
-EXAMPLES = """[bold]Examples[/bold]
-
-deconvseg inspect layers cat.jpg -o layers.png
-
-deconvseg inspect switches street.jpg -o bus.pdf --box 120,40,380,300 --class bus
-
-deconvseg inspect proposals cat.jpg -o proposals.svg --proposals 10 --ensemble off
-
-deconvseg inspect layers cat.jpg --json    [dim]numbers alone[/dim]
-
-[bold]Exit codes[/bold]
-
-0 done; 1 the photo cannot be read; 2 usage; 130 interrupted"""
+EPILOG = epilog(
+    "deconvseg inspect layers cat.jpg -o layers.png",
+    "deconvseg inspect switches street.jpg -o bus.pdf --box 120,40,380,300 --class bus",
+    "deconvseg inspect proposals cat.jpg -o proposals.svg --proposals 10 --ensemble off",
+    "deconvseg inspect layers cat.jpg --json    [dim]numbers alone[/dim]",
+    exit_codes="0 done; 1 the photo cannot be read; 2 usage; 130 interrupted",
+)
 CROPS = "Layers and switches"
 _COMMON = ("weights", "device", "threads")
 """Arguments of a Segmenter that layers and switches take; the others are of the way of a photo."""
@@ -49,50 +44,40 @@ _COMMON = ("weights", "device", "threads")
 @segmenter_options("proposals", "stop")
 def inspect(
     context: typer.Context,
-    what: Annotated[
-        Literal["layers", "switches", "proposals"],
-        typer.Argument(
-            metavar="WHAT",
-            help="layers: a map after each unpooling and deconvolution of the decoder, coarse first. "
-            "switches: where each pooling took its maxima, and where unpooling put values back. proposals: "
-            "edges, boxes by rank, and the labelling after 1, 5, 10, 25 and 50 proposals.",
-        ),
-    ],
-    photo: Annotated[
-        str, typer.Argument(metavar="PHOTO", help="Path or address (https://, s3://); - for one from stdin.")
-    ],
-    output: Annotated[
-        str | None,
-        option(None, "FIGURE", "A .png, .pdf, .svg; - is stdout (PNG). --json needs none.", "--output", "-o"),
-    ] = None,
-    box: Annotated[
-        str | None,
-        option(
-            CROPS,
-            "X0,Y0,X1,Y1",
-            "Part of the photo, in pixels from its top left; it is widened to a square.",
-            show_default="the whole photo",
-        ),
-    ] = None,
-    class_name: Annotated[
-        str | None,
-        option(
-            CROPS,
-            "NAME",
-            "Show the channels that drive this class's score.",
-            "--class",
-            show_default="the most active ones",
-            autocompletion=complete_class,
-        ),
-    ] = None,
-    proposals: Annotated[int, option(STEPS, "N", "Most proposals to look at.", min=1)] = 50,
+    what: Literal["layers", "switches", "proposals"] = typer.Argument(
+        metavar="WHAT",
+        help="layers: a map after each unpooling and deconvolution of the decoder, coarse first. "
+        "switches: where each pooling took its maxima, and where unpooling put values back. proposals: "
+        "edges, boxes by rank, and the labelling after 1, 5, 10, 25 and 50 proposals.",
+    ),
+    photo: str = typer.Argument(
+        metavar="PHOTO", help="Path or address (https://, s3://); - for one from stdin."
+    ),
+    output: str | None = option(
+        None, "FIGURE", "A .png, .pdf, .svg; - is stdout (PNG). --json needs none.", "--output", "-o"
+    ),
+    box: str | None = option(
+        CROPS,
+        "X0,Y0,X1,Y1",
+        "Part of the photo, in pixels from its top left; it is widened to a square.",
+        show_default="the whole photo",
+    ),
+    class_name: str | None = option(
+        CROPS,
+        "NAME",
+        "Show the channels that drive this class's score.",
+        "--class",
+        show_default="the most active ones",
+        autocompletion=complete_class,
+    ),
+    proposals: int = option(STEPS, "N", "Most proposals to look at.", default=50, min=1),
     *,
     segmenter_arguments: dict[str, Any],
-    max_megapixels: MaxMegapixelsOption = 500,
-    overwrite: OverwriteOption = False,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-    debug: DebugOption = False,
+    max_megapixels: int = MAX_MEGAPIXELS,
+    overwrite: bool = OVERWRITE,
+    as_json: bool = JSON,
+    quiet: bool = QUIET,
+    debug: bool = DEBUG,
 ) -> int:
     """Draw what happens to a photo on its way: in the decoder, in the poolings, with each proposal.
 

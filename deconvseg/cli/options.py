@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial, wraps
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -22,14 +22,22 @@ NETWORK, STEPS, RUN = "Network", "Proposals and postprocessing", "Run"
 """Panels of the help pages."""
 
 
-def option(panel: str | None, metavar: str | None, text: str, *names: str, **more: Any) -> Any:
+def option(
+    panel: str | None, metavar: str | None, text: str, *names: str, default: Any = None, **more: Any
+) -> Any:
     """An option of a help page's panel; `names`, if not the parameter's, and `more` as of `typer.Option`."""
-    return typer.Option(*names, metavar=metavar, help=text, rich_help_panel=panel, **more)
+    return typer.Option(default, *names, metavar=metavar, help=text, rich_help_panel=panel, **more)
 
 
-def switch(names: str, panel: str | None, text: str, **more: Any) -> Any:
+def switch(panel: str | None, text: str, *names: str, default: bool = False, **more: Any) -> Any:
     """An option without a value, by its names such as `--quiet`."""
-    return typer.Option(*names.split(), help=text, rich_help_panel=panel, **more)
+    return option(panel, None, text, *names, default=default, **more)
+
+
+def epilog(*examples: str, exit_codes: str = "") -> str:
+    """The end of a help page: command lines to copy, and what the exit codes mean."""
+    codes = ["[bold]Exit codes[/bold]", exit_codes] if exit_codes else []
+    return "\n\n".join(["[bold]Examples[/bold]", *examples, *codes])
 
 
 def complete_network(incomplete: str) -> list[str]:
@@ -54,84 +62,68 @@ def _json(value: bool) -> bool:
     return value
 
 
-WeightsOption = Annotated[
-    str, option(NETWORK, "NAME|FILE", "Name, or a .safetensors.", autocompletion=complete_network)
-]
-DeviceOption = Annotated[str, option(NETWORK, "auto|cpu|cuda|mps", "Where to compute.")]
-MaxMegapixelsOption = Annotated[
-    int, option(RUN, "N", "Fail larger photos unread. A pixel takes up to 9 bytes of memory.", min=1)
-]
-OverwriteOption = Annotated[
-    bool, switch("--overwrite", RUN, "Do again what is done, and replace files in the way.")
-]
-JsonOption = Annotated[bool, switch("--json", RUN, "Print one JSON object.", callback=_json)]
-QuietOption = Annotated[bool, switch("--quiet -q", RUN, "Say nothing but errors.")]
-DebugOption = Annotated[bool, switch("--debug", RUN, "Show the traceback of an error.")]
-
-
+_network = partial(option, NETWORK)
 _step = partial(option, STEPS)
-_companion = partial(option, STEPS, "NAME|FILE", autocompletion=complete_network)
+
+WEIGHTS = _network(
+    "NAME|FILE", "Name, or a .safetensors.", default="default", autocompletion=complete_network
+)
+DEVICE = _network("auto|cpu|cuda|mps", "Where to compute.", default="auto")
+MAX_MEGAPIXELS = option(
+    RUN, "N", "Fail larger photos unread. A pixel takes up to 9 bytes of memory.", default=500, min=1
+)
+OVERWRITE = switch(RUN, "Do again what is done, and replace files in the way.", "--overwrite")
+JSON = switch(RUN, "Print one JSON object.", "--json", callback=_json)
+QUIET = switch(RUN, "Say nothing but errors.", "--quiet", "-q")
+DEBUG = switch(RUN, "Show the traceback of an error.", "--debug")
 
 
 def _segmenter_options(
-    weights: WeightsOption = "default",
-    device: DeviceOption = "auto",
-    precision: Annotated[Precision, option(NETWORK, None, "Number format to compute in.")] = "auto",
-    batch_size: Annotated[
-        int | None,
-        option(NETWORK, "N", "Regions at a time. If omitted, what suits device and memory.", min=1),
-    ] = None,
-    threads: Annotated[int | None, option(NETWORK, "N", "CPU threads. If omitted, all cores.", min=1)] = None,
-    protocol: Annotated[
-        Preset, _step(None, "Whose values count where none is given: ours, the paper's, its code's.")
-    ] = "default",
-    proposals: Annotated[
-        int | None,
-        _step("N", "Regions besides the whole photo; 0 is the fastest.", min=0, show_default="10"),
-    ] = None,
-    min_side: Annotated[
-        int | None,
-        _step("PX", "Shortest side of regions, on a photo of at most 640 px.", show_default="112", min=0),
-    ] = None,
-    stop: Annotated[
-        float | None,
-        _step(
-            "SHARE",
-            "Look at no more regions once 5 changed fewer of the pixels; 0 looks at all.",
-            min=0,
-            max=1,
-            show_default="0.01",
-        ),
-    ] = None,
-    fusion: Annotated[
-        FusionRule | None,
-        _step(None, "Put regions together by max of scores or mean of probabilities.", show_default="max"),
-    ] = None,
-    ensemble: Annotated[
-        EnsembleRule | None,
-        _step(
-            None,
-            "Let an FCN on the whole photo join in: mean of probabilities, or product of scores.",
-            show_default="mean for named networks that have one, off for files",
-        ),
-    ] = None,
-    fcn: Annotated[str | None, _companion("That FCN.", show_default="the network's partner")] = None,
-    prior: Annotated[
-        float | None,
-        _step(
-            "EXPONENT",
-            "Doubt classes that the FCN does not see in the photo as a whole, up to 10; 0 is off.",
-            min=0,
-            max=10,
-            show_default="0.2 where the FCN tells that",
-        ),
-    ] = None,
-    crf: Annotated[
-        bool, switch("--crf/--no-crf", STEPS, "Draw the mask to the photo's edges with the dense CRF.")
-    ] = True,
-    forest: Annotated[
-        Path | None, _step("FILE", "Edge forest for the proposals, instead of the shipped one.")
-    ] = None,
+    weights: str = WEIGHTS,
+    device: str = DEVICE,
+    precision: Precision = _network(None, "Number format to compute in.", default="auto"),
+    batch_size: int | None = _network(
+        "N", "Regions at a time. If omitted, what suits device and memory.", min=1
+    ),
+    threads: int | None = _network("N", "CPU threads. If omitted, all cores.", min=1),
+    protocol: Preset = _step(
+        None, "Whose values count where none is given: ours, the paper's, its code's.", default="default"
+    ),
+    proposals: int | None = _step(
+        "N", "Regions besides the whole photo; 0 is the fastest.", min=0, show_default="10"
+    ),
+    min_side: int | None = _step(
+        "PX", "Shortest side of regions, on a photo of at most 640 px.", min=0, show_default="112"
+    ),
+    stop: float | None = _step(
+        "SHARE",
+        "Look at no more regions once 5 changed fewer of the pixels; 0 looks at all.",
+        min=0,
+        max=1,
+        show_default="0.01",
+    ),
+    fusion: FusionRule | None = _step(
+        None, "Put regions together by max of scores or mean of probabilities.", show_default="max"
+    ),
+    ensemble: EnsembleRule | None = _step(
+        None,
+        "Let an FCN on the whole photo join in: mean of probabilities, or product of scores.",
+        show_default="mean for named networks that have one, off for files",
+    ),
+    fcn: str | None = _step(
+        "NAME|FILE", "That FCN.", autocompletion=complete_network, show_default="the network's partner"
+    ),
+    prior: float | None = _step(
+        "EXPONENT",
+        "Doubt classes that the FCN does not see in the photo as a whole, up to 10; 0 is off.",
+        min=0,
+        max=10,
+        show_default="0.2 where the FCN tells that",
+    ),
+    crf: bool = switch(
+        STEPS, "Draw the mask to the photo's edges with the dense CRF.", "--crf/--no-crf", default=True
+    ),
+    forest: Path | None = _step("FILE", "Edge forest for the proposals, instead of the shipped one."),
 ) -> None:
     """The options that are arguments of a `Segmenter`, by the same names."""
 

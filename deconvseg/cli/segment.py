@@ -7,20 +7,21 @@ from collections import Counter
 from contextlib import ExitStack
 from enum import StrEnum
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
 from deconvseg.batch.plan import make_plan
 from deconvseg.cli import console
 from deconvseg.cli.options import (
+    DEBUG,
+    JSON,
+    MAX_MEGAPIXELS,
+    OVERWRITE,
+    QUIET,
     RUN,
-    DebugOption,
-    JsonOption,
-    MaxMegapixelsOption,
-    OverwriteOption,
-    QuietOption,
     complete_class,
+    epilog,
     load_segmenter,
     option,
     segmenter_options,
@@ -35,129 +36,88 @@ if TYPE_CHECKING:
 
 Save = StrEnum("Save", [(kind, kind) for kind in KINDS])  # type: ignore[misc]  # Typer has no list of Literals
 Engine = Literal["local", "ray"]
+EPILOG = epilog(
+    "deconvseg segment cat.jpg",
+    "deconvseg segment cat.jpg -o cut.png --save cutout --classes cat,dog",
+    "deconvseg segment cat.jpg -o cat/ --save overlay --legend --save masks",
+    "deconvseg segment photos/ -o masks/    [dim]again after a stop: does the rest[/dim]",
+    "deconvseg segment photos/ -o out/ --save coco    [dim]all in out/coco.json[/dim]",
+    "deconvseg segment 'photos/**/*.jpg' @more.txt -o masks/ --json > done.json",
+    "find . -name '*.jpg' -print0 | deconvseg segment @- -o masks/",
+    "deconvseg segment photos/ -o masks/ --engine ray --ray-address auto    [dim]on a cluster[/dim]",
+    "deconvseg segment - < cat.jpg > mask.png",
+    exit_codes="0 all done; 1 some photos failed, the others are done; 2 usage, or nothing to do; "
+    "130 interrupted (143 by SIGTERM, 129 by SIGHUP)",
+)
 IO = "Input and output"
-
-EXAMPLES = """[bold]Examples[/bold]
-
-deconvseg segment cat.jpg
-
-deconvseg segment cat.jpg -o cut.png --save cutout --classes cat,dog
-
-deconvseg segment cat.jpg -o cat/ --save overlay --legend --save masks
-
-deconvseg segment photos/ -o masks/    [dim]again after a stop: does the rest[/dim]
-
-deconvseg segment photos/ -o out/ --save coco    [dim]all in out/coco.json[/dim]
-
-deconvseg segment 'photos/**/*.jpg' @more.txt -o masks/ --json > done.json
-
-find . -name '*.jpg' -print0 | deconvseg segment @- -o masks/
-
-deconvseg segment photos/ -o masks/ --engine ray --ray-address auto    [dim]on a cluster[/dim]
-
-deconvseg segment - < cat.jpg > mask.png
-
-[bold]Exit codes[/bold]
-
-0 all done; 1 some photos failed, the others are done; 2 usage, or nothing to do; 130 interrupted \
-(143 by SIGTERM, 129 by SIGHUP)"""
+_io, _run = partial(option, IO), partial(option, RUN)
 
 
 @segmenter_options()
 def segment(
-    inputs: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="INPUT",
-            help="Photo; folder, with all below it; quoted glob; @list.txt, a path a line or NUL after each, "
-            "@- from stdin; or - for a photo from stdin. Remote ones too (s3://...).",
-        ),
-    ],
-    output: Annotated[
-        str | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="OUT",
-            help="A file for one photo. A folder for several: it gets the same tree of results, and "
-            "segment.jsonl with a line a photo; it can be remote (s3://...). - is stdout. Without it: "
-            "NAME.mask.png beside each photo.",
-            rich_help_panel=IO,
-        ),
-    ] = None,
-    save: Annotated[
-        list[Save],
-        option(
-            IO,
-            "KIND",
-            " ".join(f"{name}: {kind.help}." for name, kind in KINDS.items()) + " Give it again for "
-            "more; the first is OUT, the others NAME.KIND.png (.jpg, .npz, .json) beside it.",
-        ),
-    ] = [Save.labels],  # type: ignore[attr-defined]  # noqa: B006 (Typer needs a list, and nothing changes it)
-    classes: Annotated[
-        str | None,
-        option(
-            IO,
-            "NAME,...",
-            "Keep these classes alone; in all results the others are background.",
-            autocompletion=complete_class,
-        ),
-    ] = None,
-    legend: Annotated[bool, switch("--legend", IO, "Name the colours on overlays.")] = False,
-    coco_polygons: Annotated[
-        bool, switch("--coco-polygons", IO, "Outlines as polygons in COCO files, not as RLE.")
-    ] = False,
+    inputs: list[str] = typer.Argument(
+        metavar="INPUT",
+        help="Photo; folder, with all below it; quoted glob; @list.txt, a path a line or NUL after each, "
+        "@- from stdin; or - for a photo from stdin. Remote ones too (s3://...).",
+    ),
+    output: str | None = _io(
+        "OUT",
+        "A file for one photo. A folder for several: it gets the same tree of results, and segment.jsonl "
+        "with a line a photo; it can be remote (s3://...). - is stdout. Without it: NAME.mask.png beside "
+        "each photo.",
+        "--output",
+        "-o",
+    ),
+    save: list[Save] = _io(
+        "KIND",
+        " ".join(f"{name}: {kind.help}." for name, kind in KINDS.items()) + " Give it again for more; the "
+        "first is OUT, the others NAME.KIND.png (.jpg, .npz, .json) beside it.",
+        default=["labels"],
+    ),
+    classes: str | None = _io(
+        "NAME,...",
+        "Keep these classes alone; in all results the others are background.",
+        autocompletion=complete_class,
+    ),
+    legend: bool = switch(IO, "Name the colours on overlays.", "--legend"),
+    coco_polygons: bool = switch(IO, "Outlines as polygons in COCO files, not as RLE.", "--coco-polygons"),
     *,
     segmenter_arguments: dict[str, Any],
-    workers: Annotated[
-        int | None,
-        option(
-            RUN,
-            "N",
-            "Threads that read and write photos beside the network; 0: none. If omitted, one a core. "
-            "With --engine ray: networks; if omitted, one a GPU or, without any, a machine.",
-            min=0,
-        ),
-    ] = None,
-    engine: Annotated[
-        Engine,
-        option(
-            RUN,
-            None,
-            "local: threads of this process. ray: Ray Data, here or on a cluster, with the same results.",
-        ),
-    ] = "local",
-    ray_address: Annotated[
-        str | None,
-        option(
-            RUN,
-            "HOST:PORT|auto",
-            "With --engine ray: the cluster to join; auto: the one this machine is in. If omitted, Ray is "
-            "started here for this run.",
-        ),
-    ] = None,
-    shard: Annotated[
-        str | None,
-        option(
-            RUN,
-            "I/N",
-            "Do one of N shares of the photos, I from 0 to N - 1. Several processes or machines can do "
-            "theirs at once into one folder OUT; each writes segment.I-of-N.jsonl.",
-        ),
-    ] = None,
-    max_megapixels: MaxMegapixelsOption = 500,
-    overwrite: OverwriteOption = False,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-    debug: DebugOption = False,
+    workers: int | None = _run(
+        "N",
+        "Threads that read and write photos beside the network; 0: none. If omitted, one a core. "
+        "With --engine ray: networks; if omitted, one a GPU or, without any, a machine.",
+        min=0,
+    ),
+    engine: Engine = _run(
+        None,
+        "local: threads of this process. ray: Ray Data, here or on a cluster, with the same results.",
+        default="local",
+    ),
+    ray_address: str | None = _run(
+        "HOST:PORT|auto",
+        "With --engine ray: the cluster to join; auto: the one this machine is in. If omitted, Ray is "
+        "started here for this run.",
+    ),
+    shard: str | None = _run(
+        "I/N",
+        "Do one of N shares of the photos, I from 0 to N - 1. Several processes or machines can do "
+        "theirs at once into one folder OUT; each writes segment.I-of-N.jsonl.",
+    ),
+    max_megapixels: int = MAX_MEGAPIXELS,
+    overwrite: bool = OVERWRITE,
+    as_json: bool = JSON,
+    quiet: bool = QUIET,
+    debug: bool = DEBUG,
 ) -> int:
     """Segment photos: say for every pixel which class it belongs to."""
     if any(text in ("-", "@-") for text in inputs):
         console.needs_stdin()
     if ray_address is not None and engine != "ray":
         raise UsageError("--ray-address is for --engine ray; give both, or none")
+    kinds = [kind.value for kind in save]
     with console.slow("looking for photos", wanted=not quiet):
-        plan = make_plan(inputs, output, [kind.value for kind in save])
+        plan = make_plan(inputs, output, kinds)
     if any(None in task.outputs.values() for task in plan.tasks):
         console.needs_stdout_alone(as_json=as_json)
         if engine == "ray":
@@ -174,7 +134,7 @@ def segment(
     from deconvseg.batch import FolderRun, Options
 
     options = Options(
-        save=[kind.value for kind in save],
+        save=kinds,
         legend=legend,
         polygons=coco_polygons,
         max_pixels=max_megapixels * 1_000_000,

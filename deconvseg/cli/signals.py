@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 
 _NUMBERS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -33,7 +32,6 @@ class _Request:
 
 
 request = _Request()
-_background = False
 
 
 @contextmanager
@@ -41,19 +39,19 @@ def stopping() -> Iterator[None]:
     """INT, TERM and HUP end the block as the module says; what was in force before is restored after it.
 
     A HUP that is ignored at the start stays so: nohup means it. An INT that is ignored, as in a shell
-    script's background jobs, counts unless it can be the terminal's Ctrl-C, which is not meant for them.
+    script's background jobs, counts all the same: whoever sends it wants the job to end.
     """
-    global request, _background
+    global request
+    request = _Request()
     before = {number: signal.getsignal(number) for number in _NUMBERS}
-    request, _background = _Request(), before[signal.SIGINT] is signal.SIG_IGN
-    taken = [n for n in _NUMBERS if before[n] is not signal.SIG_IGN or n in (signal.SIGINT, signal.SIGTERM)]
-    for number in taken:
-        signal.signal(number, _stop)
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN or number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _stop)
     try:
         yield
     finally:
-        for number in taken:
-            signal.signal(number, before[number] or signal.SIG_DFL)
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
 
 
 def asked_to_stop() -> bool:
@@ -68,8 +66,6 @@ def exit_code() -> int:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    if number == signal.SIGINT and _background and _in_front_of_terminal():
-        return
     now = time.monotonic()
     if request.number is None:
         request.number, request.time = number, now
@@ -85,12 +81,3 @@ def _say(text: str) -> None:
     """Unbuffered: the signal may have come in the midst of a print."""
     with suppress(OSError):
         os.write(2, text.encode())
-
-
-def _in_front_of_terminal() -> bool:
-    """Whether the terminal's Ctrl-C goes to this process."""
-    try:
-        with Path("/dev/tty").open("rb") as terminal:
-            return os.tcgetpgrp(terminal.fileno()) == os.getpgrp()
-    except OSError:
-        return False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import stat
 import sys
 
 missing: set[str] = set()
@@ -39,22 +38,6 @@ class _Log(io.FileIO):
             return super().write(data)  # type: ignore[arg-type]
         except OSError:
             return len(memoryview(data))  # type: ignore[arg-type]
-
-
-def log_fault() -> str:
-    """Why messages on standard error are lost, or nothing.
-
-    What is neither terminal nor pipe is tried with an empty line.
-    """
-    if "stderr" in missing:
-        return "closed"
-    try:
-        kind = os.fstat(2).st_mode
-        if not os.isatty(2) and not stat.S_ISFIFO(kind) and not stat.S_ISSOCK(kind):
-            os.write(2, b"\n")
-    except OSError as error:
-        return error.strerror or str(error)
-    return ""
 
 
 def drop_stdout() -> None:

@@ -3,115 +3,82 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
 import typer
 
 from deconvseg.cli import console, signals
-from deconvseg.cli.options import RUN, DebugOption, DeviceOption, JsonOption, QuietOption, option, switch
+from deconvseg.cli.options import DEBUG, DEVICE, JSON, QUIET, RUN, epilog, option, switch
 from deconvseg.errors import UsageError
 
 if TYPE_CHECKING:
     from deconvseg.training.loop import Reporter
     from deconvseg.training.plan import Plan
 
-EXAMPLES = """[bold]Examples[/bold]
-
-deconvseg train --data mine/ --check    [dim]are my photos and masks sound?[/dim]
-
-deconvseg train --data mine/ --recipe own --init default --out run    [dim]teach the network my classes[/dim]
-
-deconvseg train --voc-root VOC2012 --out run    [dim]both stages, from VGG-16[/dim]
-
-deconvseg train --voc-root VOC2012 --out run --resume    [dim]after any stop[/dim]
-
-torchrun --nproc-per-node 4 -m deconvseg train ...    [dim]on four devices[/dim]
-
-[bold]Exit codes[/bold]
-
-0 done; 1 --check found faults; 2 usage, or data or weights that cannot be used; 130 stopped, state kept"""
-
-DATA, TRAINING = "Data", "Training"
+EPILOG = epilog(
+    "deconvseg train --data mine/ --check    [dim]are my photos and masks sound?[/dim]",
+    "deconvseg train --data mine/ --recipe own --init default --out run    "
+    "[dim]teach the network my classes[/dim]",
+    "deconvseg train --voc-root VOC2012 --out run    [dim]both stages, from VGG-16[/dim]",
+    "deconvseg train --voc-root VOC2012 --out run --resume    [dim]after any stop[/dim]",
+    "torchrun --nproc-per-node 4 -m deconvseg train ...    [dim]on four devices[/dim]",
+    exit_codes="0 done; 1 --check found faults; 2 usage, or data or weights that cannot be used; "
+    "130 stopped, state kept",
+)
+DATA = "Data"
+_data, _training, _run = partial(option, DATA), partial(option, "Training"), partial(option, RUN)
 
 
 def train(
     context: typer.Context,
-    data: Annotated[
-        Path | None,
-        option(DATA, "DIR", "Your own photos and masks, and a dataset.toml that says what is what."),
-    ] = None,
-    voc_root: Annotated[
-        Path | None, option(DATA, "DIR", "Folder with JPEGImages, SegmentationClass, ImageSets.")
-    ] = None,
-    sbd_root: Annotated[
-        Path | None, option(DATA, "DIR", "Semantic Boundaries Dataset: joins in, but what is validated on.")
-    ] = None,
-    extra_root: Annotated[
-        list[Path] | None,
-        option(DATA, "DIR", "Data set of the same classes; its [b]train[/b] split joins in."),
-    ] = None,
-    split: Annotated[str, option(DATA, "NAME", "Split to train on.")] = "train",
-    val_split: Annotated[str, option(DATA, "NAME", "Split to validate on.")] = "val",
-    check: Annotated[
-        bool, switch("--check", DATA, "Look at all photos and masks, report, and stop.")
-    ] = False,
-    proposals: Annotated[
-        Path | None,
-        option(DATA, "FILE.npz", "For stage 2; made if not there. Left out: OUT/proposals.npz."),
-    ] = None,
-    scores: Annotated[
-        list[Path] | None,
-        option(DATA, "DIR", "Learn from another network's NAME.scores.npz (segment --save scores) as well."),
-    ] = None,
-    network: Annotated[
-        Literal["deconvnet", "fcn8s"] | None,
-        option(TRAINING, "deconvnet|fcn8s", "For regions, or for whole photos. Left out: the recipe's."),
-    ] = None,
-    recipe: Annotated[
-        str | None,
-        option(TRAINING, "NAME|FILE", "Shipped recipe or .toml file. Left out: lite, or fcn8s-lite."),
-    ] = None,
-    stage: Annotated[
-        Literal["1", "2", "both"] | None, option(TRAINING, None, "Of a recipe with two. Left out: both.")
-    ] = None,
-    init: Annotated[
-        str | None,
-        option(TRAINING, "NAME|FILE", "Network to start from; it decides all but crop size and classes."),
-    ] = None,
-    vgg16: Annotated[
-        Path | None,
-        option(TRAINING, "FILE", "ImageNet VGG-16 convolutions (.safetensors); downloaded when not given."),
-    ] = None,
-    crop_size: Annotated[
-        int | None,
-        option(TRAINING, "N", "Side of a crop in pixels; like the next ones, overrides the recipe."),
-    ] = None,
-    steps: Annotated[int | None, option(TRAINING, "N", "Length of each stage.")] = None,
-    batch_size: Annotated[int | None, option(TRAINING, "N", "Crops a step.")] = None,
-    accumulate: Annotated[
-        int | None, option(TRAINING, "N", "Parts a batch is computed in: more need less memory.")
-    ] = None,
-    learning_rate: Annotated[float | None, option(TRAINING, "N", "Peak for new layers.")] = None,
-    precision: Annotated[str | None, option(TRAINING, "fp32|bf16|fp16", "Arithmetic.")] = None,
-    patience: Annotated[
-        int | None, option(TRAINING, "N", "Stop after so many validations without a better one.")
-    ] = None,
-    seed: Annotated[int | None, option(TRAINING, "N", "Decides weights and crops.")] = None,
-    out: Annotated[
-        Path | None, option(RUN, "DIR", "Run folder: networks, checkpoint, metrics.jsonl, curves.")
-    ] = None,
-    resume: Annotated[bool, switch("--resume", RUN, "Go on with the run in --out.")] = False,
-    limit_steps: Annotated[
-        int | None, option(RUN, "N", "Stop, with a checkpoint, after so many.", min=1)
-    ] = None,
-    device: DeviceOption = "auto",
-    workers: Annotated[
-        int | None, option(RUN, "N", "Workers that prepare the data. Left out: one a core.", min=1)
-    ] = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-    debug: DebugOption = False,
+    data: Path | None = _data("DIR", "Your own photos and masks, and a dataset.toml that says what is what."),
+    voc_root: Path | None = _data("DIR", "Folder with JPEGImages, SegmentationClass, ImageSets."),
+    sbd_root: Path | None = _data("DIR", "Semantic Boundaries Dataset: joins in, but what is validated on."),
+    extra_root: list[Path] | None = _data(
+        "DIR", "Data set of the same classes; its [b]train[/b] split joins in."
+    ),
+    split: str = _data("NAME", "Split to train on.", default="train"),
+    val_split: str = _data("NAME", "Split to validate on.", default="val"),
+    check: bool = switch(DATA, "Look at all photos and masks, report, and stop.", "--check"),
+    proposals: Path | None = _data(
+        "FILE.npz", "For stage 2; made if not there. Left out: OUT/proposals.npz."
+    ),
+    scores: list[Path] | None = _data(
+        "DIR", "Learn from another network's NAME.scores.npz (segment --save scores) as well."
+    ),
+    network: Literal["deconvnet", "fcn8s"] | None = _training(
+        "deconvnet|fcn8s", "For regions, or for whole photos. Left out: the recipe's."
+    ),
+    recipe: str | None = _training(
+        "NAME|FILE", "Shipped recipe or .toml file. Left out: lite, or fcn8s-lite."
+    ),
+    stage: Literal["1", "2", "both"] | None = _training(None, "Of a recipe with two. Left out: both."),
+    init: str | None = _training(
+        "NAME|FILE", "Network to start from; it decides all but crop size and classes."
+    ),
+    vgg16: Path | None = _training(
+        "FILE", "ImageNet VGG-16 convolutions (.safetensors); downloaded when not given."
+    ),
+    crop_size: int | None = _training(
+        "N", "Side of a crop in pixels; like the next ones, overrides the recipe."
+    ),
+    steps: int | None = _training("N", "Length of each stage."),
+    batch_size: int | None = _training("N", "Crops a step."),
+    accumulate: int | None = _training("N", "Parts a batch is computed in: more need less memory."),
+    learning_rate: float | None = _training("N", "Peak for new layers."),
+    precision: str | None = _training("fp32|bf16|fp16", "Arithmetic."),
+    patience: int | None = _training("N", "Stop after so many validations without a better one."),
+    seed: int | None = _training("N", "Decides weights and crops."),
+    out: Path | None = _run("DIR", "Run folder: networks, checkpoint, metrics.jsonl, curves."),
+    resume: bool = switch(RUN, "Go on with the run in --out.", "--resume"),
+    limit_steps: int | None = _run("N", "Stop, with a checkpoint, after so many.", min=1),
+    device: str = DEVICE,
+    workers: int | None = _run("N", "Workers that prepare the data. Left out: one a core.", min=1),
+    as_json: bool = JSON,
+    quiet: bool = QUIET,
+    debug: bool = DEBUG,
 ) -> int:
     """Train a DeconvNet on VOC, SBD or photos of your own.
 

@@ -6,12 +6,12 @@ import json
 import shlex
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
 from deconvseg.cli import console
-from deconvseg.cli.options import DebugOption, JsonOption, OverwriteOption, option, refuse_target, switch
+from deconvseg.cli.options import DEBUG, JSON, OVERWRITE, option, refuse_target, switch
 from deconvseg.errors import DeconvSegError, InputError, UsageError, WeightsError
 
 if TYPE_CHECKING:
@@ -21,11 +21,11 @@ app = typer.Typer(
     no_args_is_help=True,
     help="List, find and check networks, look into them, average them and store them smaller.",
 )
-OutputOption = Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="File to write.")]
+OUTPUT = option(None, "FILE", "File to write.", "--output", "-o", default=...)
 
 
 @app.command("list")
-def list_weights(json_: JsonOption = False, debug: DebugOption = False) -> int:
+def list_weights(json_: bool = JSON, debug: bool = DEBUG) -> int:
     """List all networks and edge forests that are known by name."""
     from deconvseg.weights import cache_folder, registry
 
@@ -49,11 +49,11 @@ def list_weights(json_: JsonOption = False, debug: DebugOption = False) -> int:
 
 @app.command()
 def verify(
-    names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME]...", help="If omitted, all that are here.")
-    ] = None,
-    json_: JsonOption = False,
-    debug: DebugOption = False,
+    names: list[str] | None = typer.Argument(
+        None, metavar="[NAME]...", help="If omitted, all that are here."
+    ),
+    json_: bool = JSON,
+    debug: bool = DEBUG,
 ) -> int:
     """Check size and hash of the files that are here; exit code 1 if one is wrong."""
     from deconvseg.weights import fault, located, lookup, registry
@@ -74,8 +74,8 @@ def verify(
 
 @app.command()
 def pull(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="As in `deconvseg weights list`.")],
-    debug: DebugOption = False,
+    names: list[str] = typer.Argument(metavar="NAME...", help="As in `deconvseg weights list`."),
+    debug: bool = DEBUG,
 ) -> int:
     """Check files and print their paths; explain how to get those that cannot be shipped."""
     from deconvseg.weights import lookup
@@ -92,8 +92,8 @@ def pull(
 
 @app.command()
 def info(
-    weights: Annotated[str, typer.Argument(metavar="NAME|FILE", help="Network or edge forest.")] = "default",
-    debug: DebugOption = False,
+    weights: str = typer.Argument("default", metavar="NAME|FILE", help="Network or edge forest."),
+    debug: bool = DEBUG,
 ) -> int:
     """Print what the registry and a network file itself say, as JSON."""
     from deconvseg.files import digest
@@ -116,23 +116,18 @@ def info(
 
 @app.command()
 def convert(
-    source: Annotated[
-        Path,
-        typer.Argument(
-            metavar="FILE", help="A .safetensors, or a .caffemodel of DeconvNet, FCN-8s or VGG-16."
-        ),
-    ],
-    output: OutputOption,
-    storage: Annotated[
-        Literal["float32", "float16", "int8"],
-        option(None, None, "int8: one byte a weight and one scale an output channel."),
-    ] = "float16",
-    side: Annotated[
-        int | None,
-        option(None, "PX", "Photos' side from now on (FCN or FCN-8s); nothing is retrained.", min=32),
-    ] = None,
-    overwrite: OverwriteOption = False,
-    debug: DebugOption = False,
+    source: Path = typer.Argument(
+        metavar="FILE", help="A .safetensors, or a .caffemodel of DeconvNet, FCN-8s or VGG-16."
+    ),
+    output: Path = OUTPUT,
+    storage: Literal["float32", "float16", "int8"] = option(
+        None, None, "int8: one byte a weight and one scale an output channel.", default="float16"
+    ),
+    side: int | None = option(
+        None, "PX", "Photos' side from now on (FCN or FCN-8s); nothing is retrained.", min=32
+    ),
+    overwrite: bool = OVERWRITE,
+    debug: bool = DEBUG,
 ) -> int:
     """Convert networks from Caffe, or store a network's weights in another number format."""
     refuse_target(output, source, overwrite=overwrite)
@@ -156,14 +151,13 @@ def convert(
 
 @app.command()
 def calibrate(
-    source: Annotated[Path, typer.Argument(metavar="FILE", help="Network file.")],
-    photos: Annotated[
-        list[str],
-        typer.Argument(metavar="PHOTO...", help="Some dozens: files, folders, quoted globs, @lists."),
-    ],
-    output: OutputOption,
-    overwrite: OverwriteOption = False,
-    debug: DebugOption = False,
+    source: Path = typer.Argument(metavar="FILE", help="Network file."),
+    photos: list[str] = typer.Argument(
+        metavar="PHOTO...", help="Some dozens: files, folders, quoted globs, @lists."
+    ),
+    output: Path = OUTPUT,
+    overwrite: bool = OVERWRITE,
+    debug: bool = DEBUG,
 ) -> int:
     """Measure on photos how large the numbers in a network get, and keep that in its file for int8."""
     from deconvseg.batch.inputs import find_photos
@@ -180,15 +174,15 @@ def calibrate(
 
 @app.command("average")
 def average_networks(
-    first: Annotated[Path, typer.Argument(metavar="FIRST", help="Network file; gives classes and the rest.")],
-    second: Annotated[Path, typer.Argument(metavar="SECOND", help="Network trained from the same weights.")],
-    output: OutputOption,
-    share: Annotated[float, typer.Option(min=0, max=1, help="Weight of SECOND in the average.")] = 0.5,
-    encoder_only: Annotated[
-        bool, switch("--encoder-only", None, "Average the encoders; the rest is FIRST's. For unlike kinds.")
-    ] = False,
-    overwrite: OverwriteOption = False,
-    debug: DebugOption = False,
+    first: Path = typer.Argument(metavar="FIRST", help="Network file; gives classes and the rest."),
+    second: Path = typer.Argument(metavar="SECOND", help="Network trained from the same weights."),
+    output: Path = OUTPUT,
+    share: float = option(None, None, "Weight of SECOND in the average.", default=0.5, min=0, max=1),
+    encoder_only: bool = switch(
+        None, "Average the encoders; the rest is FIRST's. For unlike kinds.", "--encoder-only"
+    ),
+    overwrite: bool = OVERWRITE,
+    debug: bool = DEBUG,
 ) -> int:
     """Average the weights of two networks that come of one training: often better than both."""
     from deconvseg.network.base import average

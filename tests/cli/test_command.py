@@ -1,7 +1,6 @@
 """The command as such: its speed, its help, its errors."""
 
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -17,18 +16,6 @@ def test_importing_the_command_line_imports_nothing_slow() -> None:
     slow = {"torch", "torchvision", "cv2", "numpy", "PIL", "scipy", "rich"}
     code = f"import sys, deconvseg.cli; print(*{slow!r} & sys.modules.keys())"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == ""
-
-
-def test_help_is_fast(run: Run) -> None:
-    seconds = []
-    for _ in range(3):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        shown = run("--help")
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert shown.returncode == 0
-    assert "segment" in shown.stdout.decode()
-    assert min(seconds) < 0.3  # of processor time, which a busy machine does not change
 
 
 def test_the_module_is_the_command() -> None:
@@ -53,7 +40,6 @@ def test_help_names_every_option_in_its_group(inside: Run) -> None:
         (["segment", "a.jpg", "--sav", "labels"], "--save"),
         (["segment", "a.jpg", "--save", "sketch"], "sketch"),
         (["segment", "a.jpg", "--proposals", "-1"], "--proposals"),
-        (["segment", "*.jpg"], "*.jpg: no file matches"),
         (["segment", "."], "say in which folder"),
         (["segment", "-", "--json"], "standard output"),
         (["nonsense"], "nonsense"),

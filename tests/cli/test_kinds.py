@@ -97,17 +97,6 @@ def test_coco_of_a_run_in_parts_is_that_of_one_run(
     assert (tmp_path / "two" / "coco.json").read_bytes() == whole
 
 
-def test_coco_file_of_others_is_not_touched(
-    inside: Run, fast: list[str], photos: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "coco.json").write_text("precious")
-    refused = inside("segment", "photos", "-o", "out", "--save", "coco", *fast)
-    assert refused.returncode == 2
-    assert "out/coco.json: exists" in lines(refused)[-1]
-    assert files(tmp_path / "out") == {"coco.json"}
-
-
 def test_kinds_one_after_the_other(inside: Run, fast: list[str], tmp_path: Path) -> None:
     """What an earlier run has made of the same photos counts; --legend for overlays alone."""
     Image.new("RGB", (30, 40), "teal").save(tmp_path / "a.png")
@@ -160,7 +149,10 @@ def test_limit_of_size(inside: Run, fast: list[str], tmp_path: Path) -> None:
     )
 
 
-def test_coco_to_standard_output(inside: Run, fast: list[str], photos: Path) -> None:
-    piped = inside("segment", "photos/cat.jpg", "-o", "-", "--save", "coco", *fast)
-    assert piped.returncode == 0, piped.stderr
-    assert json.loads(piped.stdout)["images"][0]["file_name"] == "cat.jpg"
+def test_other_kinds_than_pictures_to_standard_output(inside: Run, fast: list[str], photos: Path) -> None:
+    command = ("segment", "photos/cat.jpg", "-o", "-", *fast, "--save")
+    coco, scores = (inside(*command, kind) for kind in ("coco", "scores"))
+    assert coco.returncode == scores.returncode == 0, scores.stderr
+    assert json.loads(coco.stdout)["images"][0]["file_name"] == "cat.jpg"
+    with np.load(io.BytesIO(scores.stdout)) as file:
+        assert file["probabilities"].shape[1:] == (60, 90)

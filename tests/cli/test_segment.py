@@ -63,8 +63,7 @@ def test_one_photo_every_kind(inside: Run, fast: list[str], tmp_path: Path) -> N
 
 
 def test_scores(inside: Run, fast: list[str], photos: Path, tmp_path: Path) -> None:
-    command = ("segment", "photos", "-o", "out", "--save", "labels", "--save", "scores", "--json", *fast)
-    done = inside(*command)
+    done = inside("segment", "photos", "-o", "out", "--save", "labels", "--save", "scores", *fast)
     assert done.returncode == 0, done.stderr
     out = tmp_path / "out"
     assert files(out) == {
@@ -79,22 +78,6 @@ def test_scores(inside: Run, fast: list[str], photos: Path, tmp_path: Path) -> N
     chosen = np.take_along_axis(probabilities, labels[None].astype(int), 0)[0]
     np.testing.assert_allclose(chosen, probabilities.max(0), atol=1e-3)
     assert classes[:2] == ["background", "aeroplane"]
-
-    # Whole scores are done, damaged ones are made again.
-    path = out / "day one/фото [1].scores.npz"
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-100])
-    statuses = [record["status"] for record in json.loads(inside(*command).stdout)["images"]]
-    assert statuses == ["skipped", "done"]
-    with np.load(path) as file:
-        assert file["probabilities"].shape[1:] == (40, 30)
-
-
-def test_scores_to_a_pipe(inside: Run, fast: list[str]) -> None:
-    piped = inside("segment", EXAMPLES / "cat.jpg", "-o", "-", "--save", "scores", *fast)
-    assert piped.returncode == 0, piped.stderr
-    with np.load(io.BytesIO(piped.stdout)) as file:
-        assert file["probabilities"].shape[1:] == (300, 451)
 
 
 def test_regions_looked_at_are_told(inside: Run, fast: list[str], tmp_path: Path) -> None:
@@ -176,24 +159,18 @@ def test_folder_run_resume_and_redo(inside: Run, fast: list[str], photos: Path, 
     assert (out / "cat.png").stat().st_mtime_ns > cat_written
 
 
+@pytest.mark.parametrize(("kind", "name"), [("labels", "cat.png"), ("coco", "coco.json")])
 def test_folder_with_other_files_is_not_touched(
-    inside: Run, fast: list[str], photos: Path, tmp_path: Path
+    inside: Run, fast: list[str], photos: Path, tmp_path: Path, kind: str, name: str
 ) -> None:
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "cat.png").write_text("precious")
+    (tmp_path / "out" / name).write_text("precious")
     (tmp_path / "out" / "segment.jsonl").touch()  # does not make it ours
-    refused = inside("segment", "photos", "-o", "out", *fast)
+    refused = inside("segment", "photos", "-o", "out", "--save", kind, *fast)
     assert refused.returncode == 2
-    assert "out/cat.png: exists" in lines(refused)[-1]
-    assert (tmp_path / "out" / "cat.png").read_text() == "precious"
-    assert files(tmp_path / "out") == {"cat.png", "segment.jsonl"}
-
-
-def test_result_that_cannot_be_written(inside: Run, fast: list[str], photos: Path, tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    failed = inside("segment", "photos/cat.jpg", "-o", "file/mask.png", *fast)
-    assert failed.returncode == 1
-    assert lines(failed)[-1].startswith("error: file/mask.png: file is not a folder")
+    assert f"out/{name}: exists" in lines(refused)[-1]
+    assert (tmp_path / "out" / name).read_text() == "precious"
+    assert files(tmp_path / "out") == {name, "segment.jsonl"}
 
 
 def test_pipe(run: Run, fast: list[str]) -> None:

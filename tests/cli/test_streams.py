@@ -69,9 +69,6 @@ def test_a_full_log_loses_messages_alone(shell: Shell, tmp_path: Path) -> None:
     assert done.returncode == 1
     assert json.loads(done.stdout)["images"][0]["status"] == "failed"
     assert (tmp_path / "out/segment.jsonl").read_bytes().count(b"\n") == 1
-    report = json.loads(shell("DS doctor --no-self-test --json 2>/dev/full").stdout)
-    (log,) = (finding for finding in report["findings"] if finding["name"] == "log")
-    assert log["found"] == "standard error: No space left on device"
 
 
 @pytest.mark.parametrize("command", ["weights list", "segment cat.png -o - FAST", "segment --help"])
