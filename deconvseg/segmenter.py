@@ -364,7 +364,8 @@ class Segmenter:
         # Of the networks in use, should their files be replaced later.
         self._digests = {"weights": digest(network_file(self._file))}
         network = fold.prepare(network, device, precision, header.ranges)
-        size = self._batch_size or fold.pick_batch_size(device)
+        # Whatever memory is free: with the size of a batch, scores can differ in their last bits.
+        size = self._batch_size or (64 if device.type == "cuda" else 16)
         return self._with_partner(Inference(network, header, self.settings, device, precision, size))
 
     def _with_partner(self, inference: Inference) -> Inference:

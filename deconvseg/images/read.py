@@ -179,17 +179,16 @@ def _decode(stream: BinaryIO, name: str, side: int | None, max_pixels: int) -> P
     if start[4:8] == b"ftyp":
         _register_heif()
     try:
-        try:
-            with _opened(stream) as image:
-                _refuse_large(image.size, max_pixels, name)
-                return _of_open(image, stream, side)
-        except UnidentifiedImageError:
-            kinds = "a JPEG, PNG, WebP, TIFF, BMP or GIF (for HEIF, pip install 'deconvseg[heif]')"
-            if start.startswith(_TIFF_STARTS):
-                kinds = "a sound TIFF of grey or RGB, 8 or 16 bits each, or a PNG"
-            raise InputError(f"{name}: is not an image of a known kind; give {kinds}") from None
+        with _opened(stream) as image:
+            _refuse_large(image.size, max_pixels, name)
+            return _of_open(image, stream, side)
     except InputError:
         raise
+    except UnidentifiedImageError:
+        kinds = "a JPEG, PNG, WebP, TIFF, BMP or GIF (for HEIF, pip install 'deconvseg[heif]')"
+        if start.startswith(_TIFF_STARTS):
+            kinds = "a sound TIFF of grey or RGB, 8 or 16 bits each, or a PNG"
+        raise InputError(f"{name}: is not an image of a known kind; give {kinds}") from None
     except MemoryError as error:
         raise InputError(f"{name}: does not fit into memory; make it smaller") from error
     except Exception as error:  # a damaged file can make Pillow's decoders raise nearly anything
