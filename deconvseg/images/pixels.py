@@ -22,7 +22,7 @@ _WHITES = (255, 1023, 4095, 16383, 65535)
 _FLAT = 1 / 16
 """Whole numbers that use less than this share of their bits' range are stretched."""
 DEEP = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
-_GREY = (*DEEP, "1", "L", "LA", "La")
+_GREY = (*DEEP, "1", "L", "LA")
 _RAMP = np.arange(256, dtype=np.uint8)[None]
 _SAME = 2
 """A profile that moves no colour by more than this, of 255, is taken for sRGB; its photos stay untouched."""
@@ -94,30 +94,29 @@ def _levels(values: NDArray[Any]) -> tuple[float, float, str]:
 
 def conversion(image: Image.Image) -> tuple[Convert | None, str]:
     """What makes an image of this mode sRGB, None if it is; and a note if its colours cannot be converted."""
-    if image.mode != "LAB" and "icc_profile" not in image.info:
+    if "icc_profile" not in image.info:
         return None, ""
     try:
-        return _transform(image.info.get("icc_profile") or b"", image.mode), ""
+        return _transform(image.info["icc_profile"] or b"", image.mode), ""
     except Exception as error:  # a damaged profile can make the library raise anything
         return None, f"its colour profile cannot be used ({reason(error)}); its colours are taken as they are"
 
 
 @lru_cache(16)
 def _transform(icc: bytes, mode: str) -> Convert | None:
-    if not icc and mode != "LAB":
+    if not icc:
         raise ValueError("it is incomplete")
-    given = ImageCms.createProfile("LAB") if mode == "LAB" else io.BytesIO(icc)
-    profile = ImageCms.ImageCmsProfile(given)
+    profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
     space, kind = profile.profile.xcolor_space.strip(), profile.profile.device_class
     # A grey photo can have a profile for RGB: grey is where the three are equal.
     fits = {"GRAY": mode in _GREY, "RGB": mode != "CMYK", "CMYK": mode == "CMYK"}
-    if mode != "LAB" and not (fits.get(space) and kind in ("scnr", "mntr", "prtr", "spac")):
+    if not (fits.get(space) and kind in ("scnr", "mntr", "prtr", "spac")):
         raise ValueError(f"it is one for {space} ({kind}), the photo is {mode}")
-    takes = {"GRAY": "L", "Lab": "LAB"}.get(space, space)
+    takes = "L" if space == "GRAY" else space
     # Grey is 10 of 255 off in the shadows of a linear photo where Little CMS may optimise.
     flags = ImageCms.Flags.NOOPTIMIZE if takes == "L" else ImageCms.Flags.NONE
     transform = ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), takes, "RGB", flags=flags)
-    if takes in ("L", "RGB"):
+    if takes != "CMYK":
         axis = np.arange(0, 256, 15, dtype=np.uint8)
         grid = _RAMP if takes == "L" else np.stack(np.meshgrid(axis, axis, axis), -1).reshape(1, -1, 3)
         probe = Image.fromarray(grid)
@@ -129,8 +128,6 @@ def _transform(icc: bytes, mode: str) -> Convert | None:
 
 def strip_to_srgb(image: Image.Image, convert: Convert | None) -> Image.Image:
     """Rows of an image as RGB, transparent parts laid on white."""
-    if image.mode in ("La", "RGBa"):  # multiplied by their alpha
-        image = image.convert(image.mode.upper())
     rgb = convert(image) if convert else image.convert("RGB")
     if not image.has_transparency_data:
         return rgb

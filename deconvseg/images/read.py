@@ -181,6 +181,8 @@ def _decode(stream: BinaryIO, name: str, side: int | None, max_pixels: int) -> P
     try:
         with _opened(stream) as image:
             _refuse_large(image.size, max_pixels, name)
+            if image.mode == "LAB":  # of TIFFs, which Pillow cannot convert
+                raise UnidentifiedImageError
             return _of_open(image, stream, side)
     except InputError:
         raise
