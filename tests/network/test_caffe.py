@@ -205,12 +205,8 @@ def changed(layers: Iterable[Layer], name: str, *blobs: np.ndarray) -> list[Laye
     return [replace(layer, blobs=blobs) if layer.name == name else layer for layer in layers]
 
 
+TOO_LARGE = np.full((21, 3, 1, 1), 1e6, np.float32), np.zeros(21, np.float32)
 ZEROS = np.zeros((3, 3, 3, 3), np.float32)
-
-
-def filled(value: float) -> list[Layer]:
-    blobs = np.full((21, 3, 1, 1), value, np.float32), np.zeros(21, np.float32)
-    return changed(caffemodel.deconvnet(), "seg-score-voc", *blobs)
 
 
 @pytest.mark.parametrize(
@@ -221,18 +217,11 @@ def filled(value: float) -> list[Layer]:
             "missing, .*: bn3_3, conv3_2, conv3_3, debn2_1",
         ),
         (without(caffemodel.deconvnet(), "conv1_1"), "layer conv1_1 is missing"),
-        (without(caffemodel.deconvnet(), "fc6"), "layer fc6 is missing"),
         (without(caffemodel.deconvnet(), "deconv4_1", "deconv4_2", "deconv4_3"), "left over .*: de"),
-        (
-            changed(caffemodel.deconvnet(), "conv2_2", ZEROS, np.zeros(3, np.float32)),
-            "another shape: conv2_2",
-        ),
         (changed(caffemodel.deconvnet(), "bn2_2", ZEROS), "another shape: bn2_2"),
         ([*caffemodel.deconvnet(), Layer("fc8", "Convolution", [ZEROS])], "left over .*: fc8"),
-        (without(caffemodel.fcn8s(), "upscore8"), "layers missing, .*: upscore8"),
         (changed(caffemodel.fcn8s(), "upscore2", ZEROS), "another shape: upscore2"),
         (changed(caffemodel.fcn8s(), "fc6", np.zeros((7, 6, 9, 9), np.float32)), "padding 100 is too small"),
-        ([*caffemodel.vgg16(), Layer("upscore", "Deconvolution", [ZEROS])], "left over .*: upscore"),
         (without(caffemodel.vgg16(), "fc6"), "layer fc6 is missing"),
         (changed(caffemodel.vgg16(), "fc6", np.zeros((8, 55)), np.zeros(8)), "shape: fc6"),
         (
@@ -240,8 +229,10 @@ def filled(value: float) -> list[Layer]:
             "neither DeconvNet, FCN-8s nor VGG-16 by its layers conv1",
         ),
         (caffemodel.deconvnet(classes=300), "classes must be 2 to 255"),
-        (filled(np.nan), "seg_score.weight: weights that are not finite"),
-        (filled(1e6), "too large for this storage"),
+        (
+            changed(caffemodel.deconvnet(), "seg-score-voc", *TOO_LARGE),
+            "seg_score.weight: .* too large for this storage",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
