@@ -201,7 +201,8 @@ class Inference:
             part = crops[len(found) : len(found) + together]
             try:
                 images = functional.pad(torch.stack(part), (0, 0) * 3 + (0, together - len(part)))
-                found += _run(self.network, self.header, images)[: len(part)]
+                with torch.inference_mode():
+                    found += self.network(_input(self.network, self.header, images))[: len(part)]
                 continue
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
@@ -367,13 +368,6 @@ def _submit(
         if following is None:
             return
         begun.append(following)
-
-
-def _run(network: SegmentationNetwork, header: NetworkHeader, images: Tensor) -> Tensor:
-    """Raw scores (B, C, H, W) of images (B, 3, H, W) of 0..255."""
-    with torch.inference_mode():
-        found: Tensor = network(_input(network, header, images))
-        return found
 
 
 def _input(network: SegmentationNetwork, header: NetworkHeader, images: Tensor) -> Tensor:

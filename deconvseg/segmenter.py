@@ -275,7 +275,7 @@ class Segmenter:
     def identity(self) -> dict[str, object]:
         """Everything that can change a result, fit for JSON: what is equal in it gives equal masks."""
         proposes = self.settings.proposals and not self.sees_whole_photo
-        settings = asdict(self.settings)
+        settings = asdict(self.inference.settings)
         del settings["crf_parameters"]
         return {
             "device": self.inference.device.type,
@@ -283,9 +283,6 @@ class Segmenter:
             "fcn": self._digests["fcn"] if self.inference.partner else None,
             "forest": self._forest_in_use[1] if proposes else None,
             **settings,
-            "ensemble": self.ensemble,
-            "prior": self.inference.settings.prior,
-            "candidates": self.inference.settings.candidates,
             "crf": asdict(self.crf_parameters) if self.settings.crf else None,
             "precision": self.inference.precision,
             "only": self._only,
@@ -364,7 +361,8 @@ class Segmenter:
         # Of the networks in use, should their files be replaced later.
         self._digests = {"weights": digest(network_file(self._file))}
         network = fold.prepare(network, device, precision, header.ranges)
-        size = self._batch_size or fold.pick_batch_size(device)
+        # Whatever memory is free: with the size of a batch, scores can differ in their last bits.
+        size = self._batch_size or (64 if device.type == "cuda" else 16)
         return self._with_partner(Inference(network, header, self.settings, device, precision, size))
 
     def _with_partner(self, inference: Inference) -> Inference:

@@ -17,6 +17,7 @@ from deconvseg.network import fold
 from deconvseg.regions import Prepared
 from deconvseg.segmenter import Segmenter
 
+EXACT: dict[str, Any] = {"min_side": 10, "precision": "fp32", "device": "cpu"}
 SIZES = [(60, 90), (40, 40), (33, 70), (90, 60), (20, 25)]
 
 
@@ -54,8 +55,8 @@ def test_full_batches_make_a_photo_independent_of_others(
     tiny_network: Path, batches: list[int], rule: Any, stop: float
 ) -> None:
     """In float32, where the size of a batch can change the last bits of its scores."""
-    options: dict[str, Any] = {"proposals": 30 if stop else 6, "min_side": 10, "precision": "fp32"}
-    segmenter = Segmenter(tiny_network, batch_size=4, device="cpu", fusion=rule, stop=stop, **options)
+    options: dict[str, Any] = {**EXACT, "proposals": 30 if stop else 6, "fusion": rule, "stop": stop}
+    segmenter = Segmenter(tiny_network, batch_size=4, **options)
     photos = prepare_all(segmenter)
     together = list(segmenter.fuse(photos, full_batches=True))
     counts = [len(photo.boxes) for photo, _ in together]
@@ -63,7 +64,7 @@ def test_full_batches_make_a_photo_independent_of_others(
     assert set(batches) == {4}
     if stop:
         assert any(count < len(photo.boxes) for count, photo in zip(counts, photos, strict=True))
-        larger = Segmenter(tiny_network, batch_size=9, device="cpu", fusion=rule, stop=stop, **options)
+        larger = Segmenter(tiny_network, batch_size=9, **options)
         assert [len(photo.boxes) for photo, _ in larger.fuse(photos)] == counts
     else:
         assert len(batches) == -(-sum(counts) // 4)
@@ -80,8 +81,7 @@ def test_full_batches_make_a_photo_independent_of_others(
 
 def test_the_last_round_changed_less_than_the_share_and_no_earlier_one_did(tiny_network: Path) -> None:
     share = 0.15
-    options: dict[str, Any] = {"proposals": 30, "min_side": 10, "precision": "fp32", "device": "cpu"}
-    segmenter = Segmenter(tiny_network, stop=share, **options)
+    segmenter = Segmenter(tiny_network, proposals=30, stop=share, **EXACT)
     photos = prepare_all(segmenter)
     stopped = 0
     for given, (photo, _) in zip(photos, segmenter.fuse(photos), strict=True):
@@ -99,9 +99,7 @@ def test_the_last_round_changed_less_than_the_share_and_no_earlier_one_did(tiny_
 
 def test_photos_that_wait_for_one_before_them_are_few(tiny_network: Path) -> None:
     """A photo of many rounds, then many of one region: the score maps of only some are kept."""
-    segmenter = Segmenter(
-        tiny_network, proposals=60, min_side=10, stop=1e-9, batch_size=8, device="cpu", precision="fp32"
-    )
+    segmenter = Segmenter(tiny_network, proposals=60, stop=1e-9, batch_size=8, **EXACT)
     first = prepare_all(segmenter)[0]
     assert len(first.boxes) > 20
     short = replace(first, boxes=first.boxes[:1], scores=first.scores[:1])
@@ -114,7 +112,7 @@ def test_photos_that_wait_for_one_before_them_are_few(tiny_network: Path) -> Non
 
 
 def test_photos_without_regions_keep_their_place(tiny_network: Path) -> None:
-    segmenter = Segmenter(tiny_network, proposals=3, min_side=10, batch_size=2, device="cpu")
+    segmenter = Segmenter(tiny_network, proposals=3, batch_size=2, **EXACT)
     photos = prepare_all(segmenter)
     bare = replace(photos[0], boxes=photos[0].boxes[:0], scores=photos[0].scores[:0])
     given = [bare, photos[1], bare, bare, photos[2], bare]
@@ -126,7 +124,7 @@ def test_photos_without_regions_keep_their_place(tiny_network: Path) -> None:
 
 
 def test_seconds_are_of_the_photo_alone(tiny_network: Path) -> None:
-    segmenter = Segmenter(tiny_network, proposals=3, min_side=10, batch_size=2, device="cpu")
+    segmenter = Segmenter(tiny_network, proposals=3, batch_size=2, **EXACT)
     start = time.perf_counter()
     results = list(segmenter.fuse(prepare_all(segmenter)))
     passed = time.perf_counter() - start
@@ -148,8 +146,7 @@ def test_an_fcn_looks_at_whole_photos(tiny_fcn: Path) -> None:
 
 def test_in_an_ensemble_what_counts_is_the_answer_of_both(tiny_network: Path, tiny_fcn: Path) -> None:
     """A partner that is nearly sure of one class leaves the regions nothing to change."""
-    options: dict[str, Any] = {"proposals": 30, "min_side": 10, "precision": "fp32", "device": "cpu"}
-    options |= {"crf": False, "stop": 0.01}
+    options: dict[str, Any] = {**EXACT, "proposals": 30, "crf": False, "stop": 0.01}
     alone = Segmenter(tiny_network, ensemble="off", **options)
     both = Segmenter(tiny_network, ensemble="mean", fcn=tiny_fcn, **options)
     photos = prepare_all(alone)
@@ -170,8 +167,7 @@ def test_of_the_candidates_those_come_first_where_the_fcn_is_least_certain(
     tiny_network: Path, tiny_fcn: Path
 ) -> None:
     """However many of them are looked at; regions that are no candidates follow in their order."""
-    options: dict[str, Any] = {"min_side": 10, "precision": "fp32", "device": "cpu", "stop": 0.0}
-    options |= {"ensemble": "mean", "fcn": tiny_fcn}
+    options: dict[str, Any] = {**EXACT, "stop": 0.0, "ensemble": "mean", "fcn": tiny_fcn}
     few, many = (Segmenter(tiny_network, proposals=number, **options) for number in (3, 30))
     changed = 0
     for given in prepare_all(many):
@@ -209,13 +205,7 @@ def too_small_for(network: torch.nn.Module, most: int) -> None:
 def test_batches_that_do_not_fit_into_memory_are_halved_and_no_region_is_lost(
     tiny_network: Path, batches: list[int]
 ) -> None:
-    options: dict[str, Any] = {
-        "proposals": 6,
-        "min_side": 10,
-        "precision": "fp32",
-        "stop": 0,
-        "device": "cpu",
-    }
+    options: dict[str, Any] = {**EXACT, "proposals": 6, "stop": 0}
     roomy, tight = Segmenter(tiny_network, batch_size=7, **options), Segmenter(tiny_network, **options)
     photos = prepare_all(roomy)
     want = [fused for _, fused in roomy.fuse(photos)]
@@ -231,7 +221,7 @@ def test_batches_that_do_not_fit_into_memory_are_halved_and_no_region_is_lost(
 
 
 def test_a_region_that_does_not_fit_alone_is_an_error_and_so_is_another_fault(tiny_network: Path) -> None:
-    segmenter = Segmenter(tiny_network, proposals=2, min_side=10, device="cpu", batch_size=4)
+    segmenter = Segmenter(tiny_network, proposals=2, batch_size=4, **EXACT)
     photo = prepare_all(segmenter)[0]
     too_small_for(segmenter.inference.network, 0)
     with pytest.raises(MemoryError, match="single region"):

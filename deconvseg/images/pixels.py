@@ -22,8 +22,7 @@ _WHITES = (255, 1023, 4095, 16383, 65535)
 _FLAT = 1 / 16
 """Whole numbers that use less than this share of their bits' range are stretched."""
 DEEP = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
-_GREY = (*DEEP, "1", "L", "LA", "La")
-_SRGB_GAMMA, _SRGB_PRIMARIES = 0.45455, (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
+_GREY = (*DEEP, "1", "L", "LA")
 _RAMP = np.arange(256, dtype=np.uint8)[None]
 _SAME = 2
 """A profile that moves no colour by more than this, of 255, is taken for sRGB; its photos stay untouched."""
@@ -58,16 +57,12 @@ def orientation_of(image: Image.Image) -> int:
 
 
 def image_of(
-    values: NDArray[np.generic],
-    convert: Convert | None = None,
-    *,
-    white_is_zero: bool = False,
-    transparent: object = None,
+    values: NDArray[np.generic], convert: Convert | None = None, *, white_is_zero: bool = False
 ) -> tuple[Image.Image, str]:
     """Whole numbers or floats of any range, (H, W) grey or (H, W, 3) RGB, as an 8-bit image; and a note.
 
     NaN and infinity do not count in the range; NaN is black. Levels of grey go through `convert` to be sRGB.
-    If `white_is_zero`, the smallest value is white. Pixels of the value, or R, G, B, `transparent` are clear.
+    If `white_is_zero`, the smallest value is white.
     """
     black, white, note = _levels(values)
     if white_is_zero:
@@ -80,11 +75,7 @@ def image_of(
             exact = (values[top : top + rows].astype(np.float64) - black) * (255 / ((white - black) or 1))
         exact = np.clip(np.nan_to_num(exact, nan=0, posinf=255, neginf=0), 0, 255)
         levels[top : top + rows] = np.rint(exact if curve is None else np.interp(exact, range(256), curve))
-    image = Image.fromarray(levels)
-    if transparent is not None:
-        opaque = (np.atleast_3d(values) != transparent).any(2)
-        image.putalpha(Image.fromarray(opaque * np.uint8(255)))
-    return image, note
+    return Image.fromarray(levels), note
 
 
 def _levels(values: NDArray[Any]) -> tuple[float, float, str]:
@@ -103,46 +94,29 @@ def _levels(values: NDArray[Any]) -> tuple[float, float, str]:
 
 def conversion(image: Image.Image) -> tuple[Convert | None, str]:
     """What makes an image of this mode sRGB, None if it is; and a note if its colours cannot be converted."""
-    if image.mode == "LAB" or "icc_profile" in image.info:
-        try:
-            return _transform(image.info.get("icc_profile") or b"", image.mode), ""
-        except Exception as error:  # a damaged profile can make the library raise anything
-            note = f"its colour profile cannot be used ({reason(error)}); its colours are taken as they are"
-            return None, note
-    return None, _unapplied(image)
-
-
-def _unapplied(image: Image.Image) -> str:
-    """A note if a photo without a profile asks in another way for other colours than sRGB's."""
-    gamma, primaries = image.info.get("gamma", _SRGB_GAMMA), image.info.get("chromaticity", _SRGB_PRIMARIES)
-    if "srgb" not in image.info and (
-        abs(gamma - _SRGB_GAMMA) > 0.02 or np.abs(np.subtract(primaries, _SRGB_PRIMARIES)).max() > 0.01
-    ):
-        return "the gamma or primaries it names (gAMA, cHRM) are not applied; its colours are taken as sRGB"
-    cicp = image.info.get("nclx_profile") or {}
-    primaries, curve = cicp.get("color_primaries"), cicp.get("transfer_characteristics")
-    # In ITU-T H.273 BT.2020, DCI-P3, Display P3; linear, PQ, HLG.
-    if primaries in (9, 11, 12) or curve in (8, 16, 18):
-        return f"its colours are no sRGB (CICP primaries {primaries}, curve {curve}), and are taken as sRGB"
-    return ""
+    if "icc_profile" not in image.info:
+        return None, ""
+    try:
+        return _transform(image.info["icc_profile"] or b"", image.mode), ""
+    except Exception as error:  # a damaged profile can make the library raise anything
+        return None, f"its colour profile cannot be used ({reason(error)}); its colours are taken as they are"
 
 
 @lru_cache(16)
 def _transform(icc: bytes, mode: str) -> Convert | None:
-    if not icc and mode != "LAB":
+    if not icc:
         raise ValueError("it is incomplete")
-    given = ImageCms.createProfile("LAB") if mode == "LAB" else io.BytesIO(icc)
-    profile = ImageCms.ImageCmsProfile(given)
+    profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
     space, kind = profile.profile.xcolor_space.strip(), profile.profile.device_class
     # A grey photo can have a profile for RGB: grey is where the three are equal.
     fits = {"GRAY": mode in _GREY, "RGB": mode != "CMYK", "CMYK": mode == "CMYK"}
-    if mode != "LAB" and not (fits.get(space) and kind in ("scnr", "mntr", "prtr", "spac")):
+    if not (fits.get(space) and kind in ("scnr", "mntr", "prtr", "spac")):
         raise ValueError(f"it is one for {space} ({kind}), the photo is {mode}")
-    takes = {"GRAY": "L", "Lab": "LAB"}.get(space, space)
+    takes = "L" if space == "GRAY" else space
     # Grey is 10 of 255 off in the shadows of a linear photo where Little CMS may optimise.
     flags = ImageCms.Flags.NOOPTIMIZE if takes == "L" else ImageCms.Flags.NONE
     transform = ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), takes, "RGB", flags=flags)
-    if takes in ("L", "RGB"):
+    if takes != "CMYK":
         axis = np.arange(0, 256, 15, dtype=np.uint8)
         grid = _RAMP if takes == "L" else np.stack(np.meshgrid(axis, axis, axis), -1).reshape(1, -1, 3)
         probe = Image.fromarray(grid)
@@ -154,8 +128,6 @@ def _transform(icc: bytes, mode: str) -> Convert | None:
 
 def strip_to_srgb(image: Image.Image, convert: Convert | None) -> Image.Image:
     """Rows of an image as RGB, transparent parts laid on white."""
-    if image.mode in ("La", "RGBa"):  # multiplied by their alpha
-        image = image.convert(image.mode.upper())
     rgb = convert(image) if convert else image.convert("RGB")
     if not image.has_transparency_data:
         return rgb

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import io
 import os
-import re
 import stat
 import threading
 import warnings
@@ -19,7 +18,7 @@ from typing import Any, BinaryIO, TypeAlias
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
 from PIL.ExifTags import Base
 
 from deconvseg.errors import InputError, reason
@@ -180,17 +179,18 @@ def _decode(stream: BinaryIO, name: str, side: int | None, max_pixels: int) -> P
     if start[4:8] == b"ftyp":
         _register_heif()
     try:
-        try:
-            with _opened(stream) as image:
-                _refuse_large(image.size, max_pixels, name)
-                return _of_open(image, stream, side)
-        except UnidentifiedImageError:
-            if not start.startswith(_TIFF_STARTS):
-                kinds = "a JPEG, PNG, WebP, TIFF, BMP or GIF (for HEIF, pip install 'deconvseg[heif]')"
-                raise InputError(f"{name}: is not an image of a known kind; give {kinds}") from None
-            return _odd_tiff(stream, name, side, max_pixels)
+        with _opened(stream) as image:
+            _refuse_large(image.size, max_pixels, name)
+            if image.mode == "LAB":  # of TIFFs, which Pillow cannot convert
+                raise UnidentifiedImageError
+            return _of_open(image, stream, side)
     except InputError:
         raise
+    except UnidentifiedImageError:
+        kinds = "a JPEG, PNG, WebP, TIFF, BMP or GIF (for HEIF, pip install 'deconvseg[heif]')"
+        if start.startswith(_TIFF_STARTS):
+            kinds = "a sound TIFF of grey or RGB, 8 or 16 bits each, or a PNG"
+        raise InputError(f"{name}: is not an image of a known kind; give {kinds}") from None
     except MemoryError as error:
         raise InputError(f"{name}: does not fit into memory; make it smaller") from error
     except Exception as error:  # a damaged file can make Pillow's decoders raise nearly anything
@@ -203,15 +203,13 @@ def _decode(stream: BinaryIO, name: str, side: int | None, max_pixels: int) -> P
 
 def _of_open(image: Image.Image, stream: BinaryIO | None, side: int | None = None) -> PhotoPixels:
     """The pixels of an image and of what its file, if it is still open, tells beyond Pillow."""
-    tiles, info, found = str(getattr(image, "tile", "")), image.info, None
-    if stream and image.format in ("JPEG2000", "PNG", "AVIF"):
-        info.update(_untold(_content(stream, 1 << 22)))
-    if "transparency" in info and (grey := re.search(r"'L;([24])'", tiles)):  # Pillow scales the pixels alone
-        info["transparency"] = info["transparency"] * 255 // (2 ** int(grey[1]) - 1)
-    if stream and image.mode in ("RGB", "RGBA", "LA") and ";16" in tiles:  # of which Pillow keeps 8
+    found, is_deep = None, ";16" in str(getattr(image, "tile", ""))
+    if stream and image.format == "JPEG2000":
+        image.info.update(_jpeg_2000_profile(_content(stream, 1 << 22)))
+    if stream and image.mode in ("RGB", "RGBA", "LA") and is_deep:  # of 16 bits Pillow keeps 8
         content = _content(stream)
         pixels.orientation_of(image)  # the EXIF data of a PNG can come last
-        found = _by_opencv(content, info)
+        found = _by_opencv(content, image.info)
     return _photo(*(found or (image, "")), side)
 
 
@@ -235,8 +233,7 @@ def _photo(image: Image.Image, note: str, side: int | None = None) -> PhotoPixel
     deep = ""
     if image.mode in pixels.DEEP:
         negative = getattr(image, "tag_v2", {}).get(Base.PhotometricInterpretation) == 0
-        clear, values = image.info.get("transparency"), np.asarray(image)
-        image, deep = pixels.image_of(values, convert, white_is_zero=negative, transparent=clear)
+        image, deep = pixels.image_of(np.asarray(image), convert, white_is_zero=negative)
         convert = None
     factor = max(max(image.size) // side, 1) if side else 1
     rgb = np.empty((-(-image.height // factor), -(-image.width // factor), 3), np.uint8)
@@ -284,48 +281,19 @@ def _register_heif() -> None:
         register_heif_opener()
 
 
-def _by_opencv(
-    content: bytes, info: Mapping[Any, Any], *, white_is_zero: bool = False
-) -> tuple[Image.Image, str] | None:
-    """A grey or RGB file of more than 8 bits as 8-bit image, and a note; None of others. TIFFs are turned."""
+def _by_opencv(content: bytes, info: Mapping[Any, Any]) -> tuple[Image.Image, str] | None:
+    """A colour file of 16 bits as 8-bit image, and a note; None of others. TIFFs are turned."""
     values = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-    has_alpha = values is not None and values.shape[2:] == (4,)
-    if values is None or values.dtype == np.uint8 or (has_alpha and values.dtype != np.uint16):
+    if values is None or values.dtype != np.uint16:
         return None
-    colours = values if values.ndim == 2 else values[:, :, 2::-1]
-    image, note = pixels.image_of(colours, white_is_zero=white_is_zero, transparent=info.get("transparency"))
-    if has_alpha:
+    image, note = pixels.image_of(values[:, :, 2::-1])
+    if values.shape[2] == 4:
         image.putalpha(Image.fromarray((values[:, :, 3] >> 8).astype(np.uint8)))
     image.info.update({key: info[key] for key in ("icc_profile", "exif") if key in info})
     return image, note
 
 
-def _untold(content: bytes) -> dict[str, Any]:
-    """What Pillow leaves out: JPEG 2000's profile (ISO 15444-1, I.5.3.3), CICP numbers of PNG and AVIF."""
-    head = re.split(rb"jp2c|IDAT|mdat", content)[0]
-    before, found, profile = head.partition(b"colr\x02")
-    info: dict[str, Any] = {"icc_profile": profile[2 : int.from_bytes(before[-4:]) - 9]} if found else {}
-    if numbers := re.search(rb"\0\0\0\x04cICP(.)(.)|colrnclx\0(.)\0(.)", head, re.DOTALL):
-        primaries, curve = (ord(number) for number in numbers.groups() if number)
-        info["nclx_profile"] = {"color_primaries": primaries, "transfer_characteristics": curve}
-    return info
-
-
-def _odd_tiff(stream: BinaryIO, name: str, side: int | None, max_pixels: int) -> PhotoPixels:
-    """A TIFF that Pillow does not know: colours as floats, 64-bit numbers, big-endian WhiteIsZero."""
-    stream.seek(0)
-    tags = TiffImagePlugin.ImageFileDirectory_v2(stream.read(8))
-    stream.seek(tags.next)
-    tags.load(stream)
-    _refuse_large((tags[Base.ImageWidth], tags[Base.ImageLength]), max_pixels, name)
-    stream.seek(0)
-    colours = tags.get(Base.PhotometricInterpretation)
-    profile = {"icc_profile": tags[Base.InterColorProfile]} if Base.InterColorProfile in tags else {}
-    found = _by_opencv(stream.read(), profile, white_is_zero=colours == 0) if colours in (0, 1, 2) else None
-    if not found:
-        bits = tags.get(Base.BitsPerSample)
-        raise InputError(
-            f"{name}: is a TIFF of a kind that cannot be read (photometric interpretation {colours}, bits "
-            f"{bits}); save it as RGB or grey of 8 or 16 bits"
-        )
-    return _photo(*found, side)
+def _jpeg_2000_profile(content: bytes) -> dict[str, bytes]:
+    """The colour profile of a JPEG 2000 file, which Pillow leaves out (ISO 15444-1, I.5.3.3)."""
+    before, found, profile = content.partition(b"jp2c")[0].partition(b"colr\x02")
+    return {"icc_profile": profile[2 : int.from_bytes(before[-4:]) - 9]} if found else {}

@@ -32,7 +32,7 @@ class SegmentationNetwork(nn.Module):
     architecture: ClassVar[str]
     arguments: dict[str, Any]
     side: int
-    dropout: float = 0.0
+    dropout: float
     encoder: nn.ModuleList
 
     def __init__(self, given: Mapping[str, Any]) -> None:
@@ -47,6 +47,9 @@ class SegmentationNetwork(nn.Module):
             raise ValueError("every width and count must be at least 1")
         if not 2 <= own["classes"] <= MAX_CLASSES or sum(convs[0]) + sum(convs[1]) > MAX_LAYERS:
             raise ValueError(f"classes must be 2 to {MAX_CLASSES}, layers at most {MAX_LAYERS}")
+        self.dropout = own.get("dropout", 0.0)
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout {self.dropout} is not a share below 1")
 
     def scores_and_code(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Raw scores (B, classes, H, W) of images (B, 3, H, W), and fc7's output (B, bottleneck, h, w)."""
@@ -58,7 +61,7 @@ class SegmentationNetwork(nn.Module):
 
     def drop(self, features: Tensor) -> Tensor:
         """Features of fc6 or fc7 with dropout in training; the same ones otherwise."""
-        return functional.dropout(features, self.dropout, self.training) if self.dropout else features
+        return functional.dropout(features, self.dropout, self.training)
 
 
 def pool(features: Tensor, *, ceil_mode: bool = False) -> Tensor:
@@ -137,15 +140,10 @@ def average(
     """Move the first network's weights towards the second's (Wortsman et al. 2022, "Model soups").
 
     It works where both were trained from the same weights, so that the way between them leads through good
-    networks. BatchNorm's statistics are averaged as well.
+    networks. BatchNorm's statistics are averaged as well. The first, float32, is changed in place; `share` is
+    the second's, 0..1. With `encoder_only` the rest stays, and the networks may be of different kinds.
 
-    Args:
-        first, second: float32; the first is changed in place.
-        share: of the second, 0..1.
-        encoder_only: leave all but the encoder alone; the networks may then be of different kinds.
-
-    Raises:
-        UsageError: the networks, or their encoders, have different layers.
+    Raises UsageError if the networks, or their encoders, have different layers.
     """
     own, other = ((network.encoder if encoder_only else network).state_dict() for network in (first, second))
     layers, others = ({name: values.shape for name, values in s.items()} for s in (own, other))

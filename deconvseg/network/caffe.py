@@ -23,7 +23,7 @@ from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.checkpoint import NetworkHeader, Storage, build_network, save_network, write_tensors
 from deconvseg.network.deconvnet import STRIDE
 
-Layers = dict[str, list[NDArray[np.floating[Any]]]]
+Layers = dict[str, list[NDArray[np.float32]]]
 
 CAFFE_MEAN_RGB = (122.67891434, 116.66876762, 104.00698793)
 """What DeconvNet's and FCN-8s's scripts subtract from a photo (`inference/util/preprocess_image_bb.m`)."""
@@ -43,8 +43,7 @@ _FCN_NAMES = {
 # NetParameter's lists of layers (`caffe.proto`), `layers` up to the middle of 2014, `layer` since: field
 # numbers of a layer's name, tops, arrays and `bn_param`, which DeconvNet's Caffe adds to the old message.
 _LISTS = {2: (4, 3, 6, 45), 100: (1, 4, 7, -1)}
-_FLOATS = {5: "<f4", 8: "<f8"}
-_SIZES, _SHAPE = (1, 2, 3, 4), 7
+_NUMBERS, _SIZES, _SHAPE = 5, (1, 2, 3, 4), 7
 _BN_MODE, _BN_INFERENCE = 3, 1
 
 
@@ -204,9 +203,8 @@ def _fits(found: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
 def read_caffemodel(path: Path) -> tuple[Layers, bool]:
     """The arrays of the layers of a `.caffemodel` file that have any, and whether its BatchNorm is folded.
 
-    The arrays, in Caffe's order, are float32 or float64 views of the file's content by name of the layer.
-    Both lists of layers are read, the old one (`layers`) and the new one (`layer`), and numbers in single or
-    double precision, packed as Caffe writes them. What else the file says is skipped.
+    The arrays, in Caffe's order, are float32 views of the file's content by name of the layer. Both lists of
+    layers are read, the old one (`layers`) and the new one (`layer`). What else the file says is skipped.
 
     Raises:
         WeightsError: missing, unreadable, truncated, damaged, or no layer has numbers.
@@ -234,15 +232,15 @@ def read_caffemodel(path: Path) -> tuple[Layers, bool]:
     return layers, folded
 
 
-def _array(message: memoryview) -> NDArray[np.floating[Any]]:
+def _array(message: memoryview) -> NDArray[np.float32]:
     fields = _fields(message)
-    pieces = [np.frombuffer(piece, kind) for number, kind in _FLOATS.items() for piece in fields[number]]
-    if len(pieces) != 1 or not pieces[0].size:
+    pieces = fields[_NUMBERS]
+    if len(pieces) != 1 or not pieces[0]:
         raise ValueError(f"the numbers of an array come in {len(pieces)} pieces, or there are none")
     shape = [size for whole in fields[_SHAPE] for packed in _fields(whole)[1] for size in _varints(packed)]
     if any(fields[axis] for axis in _SIZES):  # Caffe lets the old description win, too
         shape = [(fields[axis] or [1])[-1] for axis in _SIZES]
-    return pieces[0].reshape(shape)
+    return np.frombuffer(pieces[0], "<f4").reshape(shape)
 
 
 def _fields(message: memoryview) -> defaultdict[int, list[Any]]:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -67,12 +65,7 @@ class NetworkHeader:
 def save_network(
     path: Path, network: SegmentationNetwork, header: NetworkHeader, storage: Storage = "float32"
 ) -> None:
-    """Write a network, of any dtype and device, beside its target and rename it into place.
-
-    Args:
-        path: target, by custom ending in `.safetensors`.
-        network, header: what it holds.
-        storage: of kernels, as of `write_tensors`.
+    """Write a network, of any dtype and device; `storage` is as of `write_tensors`.
 
     Raises:
         OutputError: the file cannot be written.
@@ -105,11 +98,9 @@ def write_tensors(
     """Write a safetensors file beside its target and rename it into place; errors as of `save_network`.
 
     Args:
-        path: target.
         tensors: by name, which tells a transposed convolution; integer tensors stay as they are.
         storage: `float16` and `int8` are for kernels (4 axes), all else is float32; `int8` adds one float32
             scale an output channel under `{name}.scale`. None leaves all as they are.
-        metadata: of the file.
     """
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     for name in [name for name, tensor in stored.items() if storage and tensor.is_floating_point()]:
@@ -153,18 +144,10 @@ def describe_network(path: Path) -> tuple[SegmentationNetwork, NetworkHeader]:
             },
         )
         names, labels = header.classes, network.arguments["classes"]
-        channels = {channel for colour in header.palette for channel in colour}
-        numbers = (*header.mean, header.scale)
         if not len(names) == len(set(names)) == len(header.palette) == labels:
             raise ValueError(f"{len(set(names))} names and {len(header.palette)} colours for {labels} labels")
-        if document["order"] != "RGB" or len(numbers) != 4 or not all(map(math.isfinite, numbers)):
-            raise ValueError("the order of channels, their mean or scale")
-        if not channels <= set(range(256)):
-            raise ValueError("a colour outside 0..255")
         if header.ranges and set(header.ranges) != set(layers(network)):
             raise ValueError("ranges of other layers")
-        if not all(map(math.isfinite, chain(*header.ranges.values()))):
-            raise ValueError("ranges that are not numbers")
     return network.eval(), header
 
 
@@ -180,8 +163,9 @@ def load_network(path: Path) -> tuple[SegmentationNetwork, NetworkHeader]:
         state = {name: _expand(file, name) for name in names}
     wanted, found = ({(name, t.shape) for name, t in s.items()} for s in (network.state_dict(), state))
     if wrong := sorted({name for name, _ in wanted ^ found}):
-        about = ", ".join(wrong[:5])
-        raise WeightsError(f"{path}: tensors missing, left over or of the wrong shape: {about}")
+        raise WeightsError(
+            f"{path}: tensors missing, left over or of the wrong shape: {', '.join(wrong[:5])}"
+        )
     if broken := [name for name, t in state.items() if not torch.stack(t.aminmax()).isfinite().all()]:
         raise WeightsError(f"{path}: weights that are not numbers: {', '.join(broken[:5])}; train it again")
     network.load_state_dict(state, assign=True)
@@ -199,8 +183,9 @@ def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
             if not document:
                 raise WeightsError(f"{path}: a safetensors file, but not one of deconvseg's networks")
             if document["format"] != FORMAT or document["architecture"] not in ARCHITECTURES:
-                told = "of a format or kind this version does not know; update deconvseg"
-                raise WeightsError(f"{path}: {told}")
+                raise WeightsError(
+                    f"{path}: of a format or kind this version does not know; update deconvseg"
+                )
             yield file, document
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path}: not a readable network file ({error}); get or train it again") from error

@@ -50,9 +50,7 @@ class FCN(SegmentationNetwork):
         dropout: float = 0.5,
     ) -> None:
         super().__init__(locals())
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout {dropout} is not a share below 1")
-        self.side, self.dropout = side, dropout
+        self.side = side
         self.encoder = vgg_encoder(widths, encoder_convs, norm=False)
         self.pool_norm = nn.BatchNorm2d(3 * widths[4])
         self.fc6 = unit(nn.Conv2d(3 * widths[4], hidden, 1), hidden, norm=True)

@@ -58,9 +58,7 @@ class FCN8s(SegmentationNetwork):
             raise ValueError(
                 f"padding {padding} is too small for head_kernel {head_kernel}; 1 pads fc6 instead"
             )
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout {dropout} is not a share below 1")
-        self.side, self.dropout, self.padding = side, dropout, padding
+        self.side, self.padding = side, padding
         self.head_padding = (head_kernel - 1) // 2 if padding == 1 else 0
         # Where the middle of fc6's first cell lies, in pixels of the photo.
         self.head_origin = 15.5 - (padding - 1) + STRIDE * ((head_kernel - 1) / 2 - self.head_padding)
@@ -94,8 +92,7 @@ class FCN8s(SegmentationNetwork):
         height, width = images.shape[-2:]
         features = images
         if self.padding == 1:
-            right, below = ((size + STRIDE - 1) // STRIDE * STRIDE - size for size in (width, height))
-            features = functional.pad(features, (0, right, 0, below))
+            features = functional.pad(images, (0, -width % STRIDE, 0, -height % STRIDE))
         pools = []
         for stage in self.encoder:
             features = pool(stage(features), ceil_mode=self.padding > 1)

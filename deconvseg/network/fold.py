@@ -41,14 +41,6 @@ def pick_device(name: str) -> torch.device:
     raise UsageError(f"{name}: torch finds no such device here; use auto, cpu, cuda or mps")
 
 
-def pick_batch_size(device: torch.device) -> int:
-    """Crops that go through the network together: 64 on a GPU, else 16.
-
-    It does not depend on free memory, because scores can differ in their last bits with it.
-    """
-    return 64 if device.type == "cuda" else 16
-
-
 def pick_precision(
     name: str, device: torch.device, uncalibrated: Callable[[], str | None] = lambda: "a new network"
 ) -> Precision:

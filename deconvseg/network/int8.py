@@ -8,7 +8,7 @@ bf16; ONNX Runtime 1.32 and OpenVINO 2026.4 take 1.07 to 1.1 of torch's time.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import cache
+from functools import cache, partial
 from statistics import median
 from typing import Any
 
@@ -71,22 +71,18 @@ def observe(network: SegmentationNetwork, photos: Iterable[Tensor]) -> dict[str,
     Each photo is float32 (B, 3, H, W), one or several crops, normalised as the network takes them.
     """
     found: dict[str, list[Range]] = {name: [] for name in layers(network)}
-    low, high = {}, {}
 
-    def note(name: str, features: Tensor) -> None:
-        low[name], high[name] = (float(extreme) for extreme in features.aminmax())
+    def note(name: str, _: nn.Module, inputs: tuple[Tensor]) -> None:
+        low, high = inputs[0].aminmax()
+        found[name].append((float(low), float(high)))
 
     hooks = [
-        parent.get_submodule(name).register_forward_pre_hook(
-            lambda _, inputs, name=name: note(name, inputs[0])
-        )
+        parent.get_submodule(name).register_forward_pre_hook(partial(note, name))
         for chain in _chains(network)
         for parent, name in chain
     ]
     for photo in photos:
         network(photo)
-        for name, extremes in found.items():
-            extremes.append((low[name], high[name]))
     for hook in hooks:
         hook.remove()
     return {

@@ -40,13 +40,11 @@ def read_vgg16(path: Path) -> dict[str, Tensor]:
 def download_vgg16() -> dict[str, Tensor]:
     """The same convolutions from torchvision (`IMAGENET1K_FEATURES`, the original Caffe weights, RGB).
 
-    Raises WeightsError if the download fails, or there is no home directory to keep it in.
+    Raises WeightsError if the download fails.
     """
     from torchvision.models import VGG16_Weights  # torchvision takes a second to import
 
     try:
-        if torch.hub.get_dir().startswith("~"):  # else a folder of this name would be made in the current one
-            raise OSError("there is no home directory to keep them in; let TORCH_HOME name a folder")
         state = VGG16_Weights.IMAGENET1K_FEATURES.get_state_dict(progress=True, check_hash=True)
     except (OSError, RuntimeError) as error:
         raise WeightsError(

@@ -1,11 +1,9 @@
-"""Colour profiles (ICC.1, version 2) and TIFF files made by hand, as no library at hand makes them."""
+"""Colour profiles (ICC.1, version 2) made by hand, as no library at hand makes them."""
 
 import struct
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 _D50 = np.array([0.9642, 1, 0.8249])
 # Linear RGB to XYZ under D50: Bruce Lindbloom's tables, and Apple's profile of Display P3.
@@ -66,17 +64,3 @@ def _xyz(value: NDArray[np.float64]) -> bytes:
 
 def _curve(gamma: float) -> bytes:
     return b"curv\0\0\0\0" + struct.pack(">IHxx", 1, round(gamma * 256))
-
-
-def tiff(values: NDArray[np.generic], photometric: int, order: str = "<", orientation: int = 1) -> bytes:
-    """An uncompressed TIFF of any numbers."""
-    height, width, colours = np.atleast_3d(values).shape
-    data = values.astype(values.dtype.newbyteorder(order)).tobytes()  # type: ignore[arg-type]
-    directory = ImageFileDirectory_v2(prefix={"<": b"II", ">": b"MM"}[order])
-    kind = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
-    tags: dict[int, Any] = {256: width, 257: height, 258: (values.itemsize * 8,) * colours, 259: 1, 273: 0}
-    tags |= {262: photometric, 274: orientation, 277: colours, 278: height, 279: len(data)}
-    for tag, value in {**tags, 339: (kind,) * colours}.items():
-        directory[tag] = value
-    start = {"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(order + "I", 8)
-    return start + directory.tobytes(8) + data

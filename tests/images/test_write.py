@@ -106,13 +106,6 @@ def test_overlay_tints_in_proportion() -> None:
     assert shown[2, 2].tolist() == [(193 + 510) // 3, 170, (96 + 510) // 3]  # its outline
 
 
-def test_places_that_cannot_be_written(tmp_path: Path) -> None:
-    (tmp_path / "folder.png").mkdir()
-    with pytest.raises(OutputError, match=r"folder\.png: cannot be written"):
-        write_labels(segmentation(LABELS), tmp_path / "folder.png")
-    assert [path.name for path in tmp_path.iterdir()] == ["folder.png"]
-
-
 @pytest.mark.parametrize("kind", ["color", "overlay", "cutout"])
 def test_strips_do_not_show(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Large photos are painted some rows at a time; an outline goes on from one strip to the next."""

@@ -26,10 +26,9 @@ class Layer:
 
 @dataclass(frozen=True)
 class Style:
-    """How a file is written: new or old list of layers, double or single precision, new or old shapes."""
+    """How a file is written: new or old list of layers, new or old shapes."""
 
     new: bool = False
-    double: bool = False
     old_shape: bool = True
 
 
@@ -60,8 +59,7 @@ def blob(array: NDArray[np.floating], style: Style = Style()) -> bytes:
         head = b"".join(integer(i, size) for i, size in enumerate(sizes, start=1))
     else:
         head = message(7, message(1, b"".join(map(varint, array.shape))))
-    field, kind = (8, "<f8") if style.double else (5, "<f4")
-    return head + message(field, np.ascontiguousarray(array, kind).tobytes())
+    return head + message(5, np.ascontiguousarray(array, "<f4").tobytes())
 
 
 def layer(content: Layer, style: Style = Style()) -> bytes:

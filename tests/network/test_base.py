@@ -1,8 +1,6 @@
-"""What all networks have in common: averages, unpooling, and arguments that are refused."""
+"""What all networks have in common: averages, and arguments that are refused."""
 
 import copy
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -38,16 +36,6 @@ def test_networks_of_different_layers_are_refused(encoder_only: bool) -> None:
     other = DeconvNet(crop_size=32, **SMALL)
     with pytest.raises(UsageError, match="different layers"):
         average(deconvnet(0), other, 0.5, encoder_only=encoder_only)
-
-
-def test_unpooling_does_not_load_torchs_compiler() -> None:
-    """SymPy and what needs it take half a second of the first photo."""
-    code = (
-        "import sys, torch; from deconvseg.network.base import unpool;"
-        "maxima, switches = torch.nn.functional.max_pool2d(torch.rand(1, 1, 4, 4), 2, return_indices=True);"
-        "unpool(maxima, switches); assert 'sympy' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize(

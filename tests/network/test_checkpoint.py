@@ -18,8 +18,8 @@ from deconvseg.errors import OutputError, WeightsError
 from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.checkpoint import NetworkHeader, copy_network, load_network, save_network
 from deconvseg.network.deconvnet import DeconvNet
+from deconvseg.network.fcn import FCN
 from deconvseg.network.fcn8s import FCN8s
-from deconvseg.weights import network_file
 
 HEADER = NetworkHeader(
     classes=("background", "red thing", "Grünes"),
@@ -43,10 +43,11 @@ NETWORKS = [
     tiny(),
     tiny(encoder_norm=False, decoder_convs=(2, 2, 2, 1)),
     FCN8s(**{key: value for key, value in SMALL.items() if key != "crop_size"}, norm=True),
+    FCN(3, widths=(8,) * 5, hidden=8, width=8, skip=4),
 ]
 
 
-@pytest.mark.parametrize("network", NETWORKS, ids=["paper's", "lite", "fcn8s"])
+@pytest.mark.parametrize("network", NETWORKS, ids=["paper's", "lite", "fcn8s", "fcn"])
 @pytest.mark.parametrize(("storage", "tolerance"), [("float32", 0.0), ("float16", 1e-3), ("int8", 1 / 127)])
 def test_round_trip(tmp_path: Path, network: SegmentationNetwork, storage: str, tolerance: float) -> None:
     save_network(tmp_path / "n.safetensors", network, HEADER, storage)  # type: ignore[arg-type]
@@ -113,17 +114,6 @@ def test_what_cannot_be_written_is_one_clear_error(tmp_path: Path, monkeypatch: 
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_shipped_network_is_int8_times_scale_to_the_bit() -> None:
-    state = load_network(network_file("default"))[0].state_dict()
-    stored = load_file(network_file("default"))
-    assert state.keys() == {name for name in stored if not name.endswith(".scale")}
-    kernels = [name for name, tensor in stored.items() if tensor.dtype == torch.int8]
-    assert len(kernels) > 15
-    for name in kernels:
-        scale = stored[f"{name}.scale"].view((1, -1, 1, 1) if "deconv" in name else (-1, 1, 1, 1))
-        assert torch.equal(state[name], stored[name].float() * scale), name
-
-
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("good") / "n"
@@ -166,9 +156,6 @@ def test_truncated_file(tmp_path: Path, good: bytes, keep: int) -> None:
         ({"classes": None}, "header of this network file is damaged"),
         ({"classes": ["a", "b"]}, "2 names and 3 colours for 3 labels"),
         ({"classes": ["a", "b", "a"]}, "2 names and 3 colours"),
-        ({"palette": [[0, 0, 300], [0, 0, 0], [0, 0, 0]]}, "colour outside"),
-        ({"order": "BGR"}, "order of channels"),
-        ({"scale": float("nan")}, "mean or scale"),
         ({"palette": [1, 2, 3]}, "damaged"),
         ({"ranges": {"conv1_1": [0, 1]}}, "ranges of other layers"),
         ({"ranges": {"conv1_1": [0]}}, "damaged"),
@@ -205,12 +192,12 @@ def test_a_copy_differs_in_the_header_alone(tiny_network: Path, tmp_path: Path) 
 
 
 @pytest.mark.skipif(torch.__version__.startswith("2.4."), reason="torch 2.4 loads sympy in any case")
-def test_loading_leaves_torchs_compiler_alone(tiny_network: Path, tiny_fcn: Path) -> None:
-    """Its import takes longer than all the rest of the loading."""
+def test_networks_leave_torchs_compiler_alone(tiny_network: Path, tiny_fcn: Path) -> None:
+    """Its import takes longer than all the rest of the loading, and half a second of the first photo."""
     script = (
         "import sys, torch; from pathlib import Path; before = set(sys.modules);"
         "from deconvseg.network.checkpoint import load_network;"
-        "[load_network(Path(path)) for path in sys.argv[1:]];"
+        "[load_network(Path(path))[0](torch.zeros(1, 3, 32, 32)) for path in sys.argv[1:]];"
         "print(*{name.partition('.')[0] for name in set(sys.modules) - before})"
     )
     command = [sys.executable, "-c", script, tiny_network, tiny_fcn]

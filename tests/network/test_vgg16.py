@@ -1,6 +1,5 @@
 """Pretrained encoders."""
 
-import pwd
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,7 @@ from torch import nn
 
 from deconvseg.errors import WeightsError
 from deconvseg.network.deconvnet import DeconvNet
-from deconvseg.network.vgg16 import calibrate_encoder_norm, download_vgg16, initialise_encoder, read_vgg16
+from deconvseg.network.vgg16 import calibrate_encoder_norm, initialise_encoder, read_vgg16
 
 
 def vgg_like(widths: tuple[int, ...] = (8, 8, 8, 8, 8)) -> dict[str, torch.Tensor]:
@@ -62,18 +61,3 @@ def test_other_pretrained_files_are_refused(tmp_path: Path) -> None:
     network = DeconvNet(classes=3, crop_size=32, widths=(9, 8, 8, 8, 8), bottleneck=4)
     with pytest.raises(WeightsError, match="conv1_1: VGG-16 lacks"):
         initialise_encoder(network, vgg_like())
-
-
-def test_without_a_home_directory_nothing_is_downloaded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def no_entry(number: int) -> None:
-        raise KeyError(f"getpwuid(): uid not found: {number}")
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(pwd, "getpwuid", no_entry)
-    for name in ("HOME", "XDG_CACHE_HOME", "TORCH_HOME"):
-        monkeypatch.delenv(name, raising=False)
-    with pytest.raises(WeightsError, match=r"no home directory .* let TORCH_HOME name a folder"):
-        download_vgg16()
-    assert not list(tmp_path.iterdir())
