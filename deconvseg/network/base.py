@@ -169,17 +169,17 @@ def vgg_encoder(
         for i in range(1, count + 1):
             border = padding if block == i == 1 else 1
             conv = nn.Conv2d(channels, width, 3, padding=border)
-            stage.add_module(f"conv{block}_{i}", unit(conv, width, norm=norm))
+            stage.add_module(f"conv{block}_{i}", unit(conv, norm=norm))
             channels = width
         blocks.append(stage)
     return blocks
 
 
-def unit(conv: nn.Module, channels: int, *, norm: bool) -> nn.Sequential:
+def unit(conv: nn.Conv2d | nn.ConvTranspose2d, *, norm: bool) -> nn.Sequential:
     """A (transposed) convolution `conv`, with a BatchNorm `norm` if wanted, and ReLU."""
     layers = nn.Sequential()
     layers.add_module("conv", conv)
     if norm:
-        layers.add_module("norm", nn.BatchNorm2d(channels))
+        layers.add_module("norm", nn.BatchNorm2d(conv.out_channels))
     layers.add_module("relu", nn.ReLU(inplace=True))
     return layers
