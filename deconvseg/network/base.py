@@ -11,6 +11,8 @@ from torch.nn import functional
 
 from deconvseg.errors import UsageError
 
+STRIDE = 32
+"""Five 2x2 poolings: one cell of the last pooling sees 32 x 32 pixels."""
 MAX_LAYERS, MAX_CLASSES = 200, 255
 Network = TypeVar("Network", bound="SegmentationNetwork")
 

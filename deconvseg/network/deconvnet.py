@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from deconvseg.network.base import (
+    STRIDE,
     SegmentationNetwork,
     pool_with_switches,
     rebuilt,
@@ -14,9 +15,6 @@ from deconvseg.network.base import (
     unpool,
     vgg_encoder,
 )
-
-STRIDE = 32
-"""Five 2x2 poolings: one cell of the last pooling sees 32 x 32 pixels of the crop."""
 
 
 class DeconvNet(SegmentationNetwork):

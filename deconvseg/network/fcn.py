@@ -6,9 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deconvseg.network.base import SegmentationNetwork, pool, unit, vgg_encoder
-
-STRIDE = 32
+from deconvseg.network.base import STRIDE, SegmentationNetwork, pool, unit, vgg_encoder
 
 
 class FCN(SegmentationNetwork):

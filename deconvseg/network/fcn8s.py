@@ -7,10 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deconvseg.network.base import SegmentationNetwork, pool, resized_kernel, unit, vgg_encoder
+from deconvseg.network.base import STRIDE, SegmentationNetwork, pool, resized_kernel, unit, vgg_encoder
 from deconvseg.network.deconvnet import DeconvNet
-
-STRIDE = 32
 
 
 class FCN8s(SegmentationNetwork):
