@@ -61,7 +61,9 @@ def use_threads() -> None:
 
 def uncalibrated(*networks: str | Path | None) -> str | None:
     """The first of networks (names or files) whose file does not tell the ranges that int8 needs."""
-    for name in filter(None, networks):
+    for name in networks:
+        if name is None:
+            continue
         with suppress(UsageError, WeightsError):  # which is told where the file is read
             if not describe_network(network_file(name))[1].ranges:
                 return str(name)
