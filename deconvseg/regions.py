@@ -23,10 +23,10 @@ from deconvseg.errors import UsageError, WeightsError
 from deconvseg.images.read import PhotoPixels
 from deconvseg.machine import is_out_of_memory
 from deconvseg.network import fold
-from deconvseg.network.base import SegmentationNetwork
+from deconvseg.network.base import STRIDE, SegmentationNetwork
 from deconvseg.network.checkpoint import NetworkHeader, describe_network, load_network
 from deconvseg.network.fcn import FCN
-from deconvseg.network.fcn8s import STRIDE, FCN8s
+from deconvseg.network.fcn8s import FCN8s
 from deconvseg.network.inputs import crop, normalise, on_device, resized, whole_pixels
 from deconvseg.postprocess.fusion import Fusion, ensemble, least_certain, with_prior
 from deconvseg.settings import EnsembleRule, Settings

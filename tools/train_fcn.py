@@ -31,8 +31,9 @@ from deconvseg.data.masks import VOID
 from deconvseg.data.open import open_dataset
 from deconvseg.errors import UsageError
 from deconvseg.network import fold, int8
+from deconvseg.network.base import STRIDE
 from deconvseg.network.checkpoint import NetworkHeader, load_network, save_network
-from deconvseg.network.fcn import FCN, STRIDE
+from deconvseg.network.fcn import FCN
 from deconvseg.network.inputs import normalise, resized
 from deconvseg.network.vgg16 import download_vgg16, initialise_encoder, read_vgg16
 from deconvseg.training.loop import update_average

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,10 +29,8 @@ def enlarge(
     if best.shape == (height, width):
         return best, probabilities if keep else None
     down, across = _places(best.shape[0], height), _places(best.shape[1], width)
-    apart = best != np.roll(best, -1, 1)
-    apart[:, -1] = False
-    border = apart.copy()
-    border[:-1] |= apart[1:] | (best[:-1] != best[1:])
+    # Where a pixel and those to the right of it and below it are not all of one label.
+    border = cv2.morphologyEx(best, cv2.MORPH_GRADIENT, np.ones((2, 2), np.uint8), anchor=(0, 0)) > 0
     values = np.ascontiguousarray(probabilities.transpose(1, 2, 0))
     labels = np.empty((height, width), np.uint8)
     kept = np.empty((len(probabilities), height, width), np.float32) if keep else None

@@ -11,6 +11,8 @@ from torch.nn import functional
 
 from deconvseg.errors import UsageError
 
+STRIDE = 32
+"""Five 2x2 poolings: one cell of the last pooling sees 32 x 32 pixels."""
 MAX_LAYERS, MAX_CLASSES = 200, 255
 Network = TypeVar("Network", bound="SegmentationNetwork")
 
@@ -169,17 +171,17 @@ def vgg_encoder(
         for i in range(1, count + 1):
             border = padding if block == i == 1 else 1
             conv = nn.Conv2d(channels, width, 3, padding=border)
-            stage.add_module(f"conv{block}_{i}", unit(conv, width, norm=norm))
+            stage.add_module(f"conv{block}_{i}", unit(conv, norm=norm))
             channels = width
         blocks.append(stage)
     return blocks
 
 
-def unit(conv: nn.Module, channels: int, *, norm: bool) -> nn.Sequential:
+def unit(conv: nn.Conv2d | nn.ConvTranspose2d, *, norm: bool) -> nn.Sequential:
     """A (transposed) convolution `conv`, with a BatchNorm `norm` if wanted, and ReLU."""
     layers = nn.Sequential()
     layers.add_module("conv", conv)
     if norm:
-        layers.add_module("norm", nn.BatchNorm2d(channels))
+        layers.add_module("norm", nn.BatchNorm2d(conv.out_channels))
     layers.add_module("relu", nn.ReLU(inplace=True))
     return layers

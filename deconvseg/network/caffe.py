@@ -19,9 +19,8 @@ from torch import Tensor, nn
 
 from deconvseg.errors import WeightsError
 from deconvseg.images.palette import VOC_CLASSES, palette_for
-from deconvseg.network.base import SegmentationNetwork
+from deconvseg.network.base import STRIDE, SegmentationNetwork
 from deconvseg.network.checkpoint import NetworkHeader, Storage, build_network, save_network, write_tensors
-from deconvseg.network.deconvnet import STRIDE
 
 Layers = dict[str, list[NDArray[np.float32]]]
 

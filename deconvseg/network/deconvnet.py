@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from deconvseg.network.base import (
+    STRIDE,
     SegmentationNetwork,
     pool_with_switches,
     rebuilt,
@@ -14,9 +15,6 @@ from deconvseg.network.base import (
     unpool,
     vgg_encoder,
 )
-
-STRIDE = 32
-"""Five 2x2 poolings: one cell of the last pooling sees 32 x 32 pixels of the crop."""
 
 
 class DeconvNet(SegmentationNetwork):
@@ -60,9 +58,9 @@ class DeconvNet(SegmentationNetwork):
         channels = widths[4]
         self.bottleneck_norm = None if encoder_norm else nn.BatchNorm2d(channels)
         cells = crop_size // STRIDE
-        self.fc6 = _conv(channels, bottleneck, cells)
-        self.fc7 = _conv(bottleneck, bottleneck, 1)
-        self.fc6_deconv = _deconv(bottleneck, channels, cells, 0)
+        self.fc6 = unit(nn.Conv2d(channels, bottleneck, cells), norm=True)
+        self.fc7 = unit(nn.Conv2d(bottleneck, bottleneck, 1), norm=True)
+        self.fc6_deconv = unit(nn.ConvTranspose2d(bottleneck, channels, cells), norm=True)
 
         self.decoder = nn.ModuleList()
         for block, convs in zip(range(5, 0, -1), decoder_convs, strict=False):
@@ -70,7 +68,8 @@ class DeconvNet(SegmentationNetwork):
             for i in range(1, convs + 1):
                 # The last layer of a block narrows to the next block's width; block 1 has no next one.
                 width = widths[max(block - 2, 0)] if i == convs else widths[block - 1]
-                stage.add_module(f"deconv{block}_{i}", _deconv(channels, width, 3, 1))
+                deconv = nn.ConvTranspose2d(channels, width, 3, padding=1)
+                stage.add_module(f"deconv{block}_{i}", unit(deconv, norm=True))
                 channels = width
             self.decoder.append(stage)
         self.seg_score = nn.Conv2d(channels, classes, 1)
@@ -85,11 +84,8 @@ class DeconvNet(SegmentationNetwork):
                 nn.init.zeros_(module.bias)
 
     def encode(self, crops: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Convolution network: crops (B, 3, S, S) to the code (B, bottleneck, 1, 1) and the switches.
-
-        Each of the five poolings gives its switches, int64 (B, C, h, w): the flat index of every window's
-        maximum in the map before pooling.
-        """
+        """Convolution network: crops (B, 3, S, S) to the code (B, bottleneck, 1, 1) and the switches of
+        the five poolings, as of `pool_with_switches`."""
         features, switches = crops, []
         for stage in self.encoder:
             features, where = pool_with_switches(stage(features))
@@ -128,11 +124,3 @@ def resize_bottleneck(network: DeconvNet, crop_size: int) -> DeconvNet:
         name = f"{layer}.conv.weight"
         state[name] = gain * resized_kernel(state[name], cells)
     return rebuilt(network, state, crop_size=crop_size)
-
-
-def _conv(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
-    return unit(nn.Conv2d(inputs, outputs, kernel), outputs, norm=True)
-
-
-def _deconv(inputs: int, outputs: int, kernel: int, padding: int) -> nn.Sequential:
-    return unit(nn.ConvTranspose2d(inputs, outputs, kernel, padding=padding), outputs, norm=True)

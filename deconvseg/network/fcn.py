@@ -6,9 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deconvseg.network.base import SegmentationNetwork, pool, unit, vgg_encoder
-
-STRIDE = 32
+from deconvseg.network.base import STRIDE, SegmentationNetwork, pool, unit, vgg_encoder
 
 
 class FCN(SegmentationNetwork):
@@ -53,17 +51,17 @@ class FCN(SegmentationNetwork):
         self.side = side
         self.encoder = vgg_encoder(widths, encoder_convs, norm=False)
         self.pool_norm = nn.BatchNorm2d(3 * widths[4])
-        self.fc6 = unit(nn.Conv2d(3 * widths[4], hidden, 1), hidden, norm=True)
+        self.fc6 = unit(nn.Conv2d(3 * widths[4], hidden, 1), norm=True)
         self.score_presence = nn.Conv2d(hidden, classes, 1)
         self.norm = nn.BatchNorm2d(widths[4])
-        self.conv6 = unit(nn.Conv2d(widths[4], width, 3, padding=1), width, norm=True)
+        self.conv6 = unit(nn.Conv2d(widths[4], width, 3, padding=1), norm=True)
         self.context = nn.Conv2d(hidden, width, 1)
-        self.conv7 = unit(nn.Conv2d(width, width, 3, padding=2, dilation=2), width, norm=True)
-        self.conv8 = unit(nn.Conv2d(width, width, 3, padding=4, dilation=4), width, norm=True)
+        self.conv7 = unit(nn.Conv2d(width, width, 3, padding=2, dilation=2), norm=True)
+        self.conv8 = unit(nn.Conv2d(width, width, 3, padding=4, dilation=4), norm=True)
         self.score_coarse = nn.Conv2d(width, classes, 1)
-        self.skip = unit(nn.Conv2d(widths[3], skip, 1), skip, norm=True)
+        self.skip = unit(nn.Conv2d(widths[3], skip, 1), norm=True)
         self.reduce = nn.Conv2d(width, 2 * skip, 1)
-        self.join = unit(nn.Conv2d(3 * skip, 2 * skip, 3, padding=1), 2 * skip, norm=True)
+        self.join = unit(nn.Conv2d(3 * skip, 2 * skip, 3, padding=1), norm=True)
         self.score_fine = nn.Conv2d(2 * skip, classes, 1)
         nn.init.zeros_(self.score_fine.weight)
         self.doubt: Tensor

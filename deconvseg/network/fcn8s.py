@@ -7,10 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deconvseg.network.base import SegmentationNetwork, pool, resized_kernel, unit, vgg_encoder
+from deconvseg.network.base import STRIDE, SegmentationNetwork, pool, resized_kernel, unit, vgg_encoder
 from deconvseg.network.deconvnet import DeconvNet
-
-STRIDE = 32
 
 
 class FCN8s(SegmentationNetwork):
@@ -66,8 +64,8 @@ class FCN8s(SegmentationNetwork):
         self.encoder = vgg_encoder(widths, encoder_convs, norm=False, padding=padding)
         self.pool5_norm = nn.BatchNorm2d(widths[4]) if norm else nn.Identity()
         fc6 = nn.Conv2d(widths[4], bottleneck, head_kernel, padding=self.head_padding)
-        self.fc6 = unit(fc6, bottleneck, norm=norm)
-        self.fc7 = unit(nn.Conv2d(bottleneck, bottleneck, 1), bottleneck, norm=norm)
+        self.fc6 = unit(fc6, norm=norm)
+        self.fc7 = unit(nn.Conv2d(bottleneck, bottleneck, 1), norm=norm)
         self.score_fr = nn.Conv2d(bottleneck, classes, 1)
         self.score_pool4 = _score(widths[3], classes, norm)
         self.score_pool3 = _score(widths[2], classes, norm)

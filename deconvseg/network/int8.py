@@ -48,7 +48,7 @@ def _is_right(inside: Range, outside: Range | None) -> bool:
     most = _SIGNED_WEIGHTS if inside[0] < 0 else _WEIGHTS
     weight = (torch.arange(16 * 16 * 9) * 37 % (2 * most + 1) - most).float().reshape(16, 16, 3, 3)
     weight[:, 0, 0, 0] = most  # of each channel, which makes its step 1
-    exact: Any = unit(nn.Conv2d(16, 16, 3, padding=1), 16, norm=False).requires_grad_(False)
+    exact: Any = unit(nn.Conv2d(16, 16, 3, padding=1), norm=False).requires_grad_(False)
     exact.conv.weight.copy_(weight)
     exact.conv.bias.copy_(torch.arange(-8, 8) * 1000)
     if outside is None:

@@ -1,12 +1,13 @@
 """Labels of large photos, against torch's own interpolation."""
 
+from unittest import mock
+
 import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from deconvseg.images import enlarge as module
 from deconvseg.images.enlarge import enlarge
 
 
@@ -29,12 +30,9 @@ def test_labels_are_those_of_interpolated_probabilities(
     probabilities = np.random.default_rng(seed).dirichlet(np.ones(small[0]), small[1:])
     probabilities = probabilities.transpose(2, 0, 1).astype(np.float32).copy()
     expected = interpolated(probabilities, *size)
-    before, module._STRIP_PIXELS = module._STRIP_PIXELS, strip
-    try:
+    with mock.patch("deconvseg.images.enlarge._STRIP_PIXELS", strip):
         labels, kept = enlarge(probabilities, *size, True)
         alone, none = enlarge(probabilities, *size, False)
-    finally:
-        module._STRIP_PIXELS = before
     assert none is None
     assert labels.dtype == np.uint8
     np.testing.assert_array_equal(alone, labels)
