@@ -79,7 +79,8 @@ def evaluate(
     if (ablate or tune_crf) and segmenter_arguments["protocol"] != "default":
         raise UsageError("--ablate and --tune-crf vary the default protocol; leave --protocol out")
     from deconvseg.evaluation import ablation, run, tune
-    from deconvseg.evaluation.report import summarise, write_report
+    from deconvseg.evaluation.report import write_report
+    from deconvseg.evaluation.summary import summarise
     from deconvseg.weights import network_file
 
     say: Callable[[str], None] = (lambda text: None) if quiet else console.say

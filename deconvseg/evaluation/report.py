@@ -1,4 +1,4 @@
-"""The figures of an evaluation as one JSON object, and a report of them: a page, tables and labels.
+"""A report of an evaluation: a page, and its figures as JSON and as tables.
 
 The page is one HTML file that asks nothing of the network: no script, pictures and styles inside.
 """
@@ -21,42 +21,28 @@ from PIL import Image
 from deconvseg import __version__
 from deconvseg.data.dataset import Example
 from deconvseg.data.masks import VOID
-from deconvseg.evaluation.ablation import Row, read_prediction
+from deconvseg.evaluation.ablation import read_prediction
 from deconvseg.evaluation.counts import LARGE, MEDIUM, TOLERANCE, confusion_of
-from deconvseg.evaluation.metrics import figures, mean_iou_interval, share
+from deconvseg.evaluation.metrics import figures, share
 from deconvseg.evaluation.run import Evaluation
 from deconvseg.files import replacing
-from deconvseg.images.palette import VOC_CLASSES
 from deconvseg.images.write import overlay
 
-PUBLISHED = {
-    "DeconvNet": 0.696,
-    "DeconvNet + CRF": 0.705,
-    "EDeconvNet (ensemble with FCN-8s)": 0.717,
-    "EDeconvNet + CRF": 0.725,
-}
-"""Mean IoU in table 1 of Noh, Hong and Han (ICCV 2015)."""
-PUBLISHED_ON = "PASCAL VOC 2012 test, 1,456 images, 50 proposals, network trained on VOC 2012 and SBD"
-IN_ROWS = ("mean_iou", "voc_mean_iou", "pixel_accuracy", "mean_accuracy", "boundary_f")
 SIDE = 320
-"""Longer side of a picture in pixels: four a photo, and 18 photos weigh about 2 MB."""
+"""Longer side of a picture in pixels: four side by side, and 18 photos weigh about 2 MB."""
 EACH = 6
 """Photos of the best, the median and the worst ones."""
 ORANGE, BLUE, PURPLE = (230, 159, 0), (0, 114, 178), (204, 121, 167)
 """Told apart by the colour-blind, too. In pictures: objects missed, falsely found, and of another class."""
-TILES = "mean_IoU", "VOC_mean_IoU", "boundary_F", "pixel_accuracy", "mean_accuracy", "frequency_weighted_IoU"
 STYLE = """
 :root { color-scheme: light dark; --line: color-mix(in srgb, CanvasText 20%, Canvas);
   --faint: color-mix(in srgb, CanvasText 70%, Canvas); }
 * { box-sizing: border-box; print-color-adjust: exact; }
 body { margin: 0 auto; max-width: 76rem; padding: 1rem; font: 1rem/1.5 system-ui, sans-serif; }
 h2 { margin: 2.5rem 0 .5rem; border-bottom: 1px solid var(--line); }
-h4 { margin: 1.5rem 0 .25rem; } figure { margin: 0; } pre { white-space: pre-wrap; }
-h4, code, pre { overflow-wrap: anywhere; }
-small, dt, caption, figcaption, footer { font-weight: normal; color: var(--faint); font-size: .9rem; }
-dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: .75rem; }
-dl div { padding: .6rem .8rem; border: 1px solid var(--line); border-radius: .4rem; }
-dd { margin: 0; font-size: 1.5rem; } .wide { overflow-x: auto; }
+h4 { margin: 1.5rem 0 .25rem; } pre { white-space: pre-wrap; } h4, code, pre { overflow-wrap: anywhere; }
+small, caption, footer { font-weight: normal; color: var(--faint); font-size: .9rem; }
+img { display: block; max-width: 100%; } .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap; }
 caption { text-align: left; padding: .3rem 0; white-space: normal; }
 th, td { padding: .15rem .6rem; text-align: right; font-weight: normal; }
@@ -66,68 +52,17 @@ th, td { padding: .15rem .6rem; text-align: right; font-weight: normal; }
 .matrix thead span { writing-mode: vertical-rl; transform: rotate(180deg); }
 .matrix td { padding: 0; min-width: 1.85rem; height: 1.75rem; text-align: center; font-size: .75rem;
   background: color-mix(in srgb, #0072b2 var(--depth), Canvas); }
-.pictures { display: grid; grid-template-columns: repeat(4, 1fr); gap: .5rem; break-inside: avoid; }
-.pictures img { display: block; width: 100%; height: auto; }
-@media (max-width: 40rem) { .pictures { grid-template-columns: 1fr 1fr; } th, td { padding: .15rem .3rem; }
+@media (max-width: 40rem) { th, td { padding: .15rem .3rem; }
   .bars th:first-child { white-space: normal; min-width: 7.5rem; } .bar { width: 7rem; min-width: 4rem; } }
 """
 ROWS = f"""Per cent, pooled over the same photos, pixels of void left out. Mean IoU is over the classes that
 occur, in VOC's one that does not counts 0; with other photos of their kind, 95 % of mean IoUs would lie in
 the interval (bootstrap). Boundary F: outlines that agree within {TOLERANCE:.2%} of the diagonal. Small to
 large: objects under {MEDIUM:.0%} of the photo's area, up to {LARGE:.0%}, and beyond. Orange: with the CRF."""
-GALLERY = f"""<p>By mean IoU over the classes in a photo. White in the truth is void. In the difference,
-objects that are right are bright, mistakes in colour: <b style="color:rgb{ORANGE}">■</b>&nbsp;missed, <b
-style="color:rgb{BLUE}">■</b>&nbsp;falsely found, <b style="color:rgb{PURPLE}">■</b>&nbsp;other class.</p>"""
-
-
-def summarise(evaluation: Evaluation, weights: str | None) -> dict[str, Any]:
-    """All figures, fit for JSON: shares from 0 to 1, seconds, pixels.
-
-    The keys are those of `metrics.figures` for the full setting, and: `images` (scored) of `split_images` in
-    `split`, `mean_iou_interval` (95 %, by bootstrap over photos), `weights`, `settings`, `confusion` (pixels,
-    true class by predicted class), `rows` (a list: the figures of every row), `published` and
-    `published_on`, `seconds_per_image` and `seconds` by part of the work (means; None and empty for
-    predictions made elsewhere). Nothing but the seconds differs between two runs at the same settings.
-
-    Args:
-        evaluation: what was measured.
-        weights: the network's name or file; None for predictions made elsewhere.
-    """
-    truth, photos, full = evaluation.truth, evaluation.photos, evaluation.subject.full
-    counts = evaluation.counts(full).sum(0)
-    rows = {row.name: _figures_of(evaluation, row) for row in evaluation.subject.rows}
-    published = PUBLISHED if truth.classes == VOC_CLASSES else {}
-    parts = dict.fromkeys(part for photo in photos for part in photo.seconds)
-    seconds = {part: float(np.mean([photo.seconds.get(part, 0.0) for photo in photos])) for part in parts}
-    return {
-        "split": truth.split,
-        "images": len(photos),
-        "split_images": truth.photos,
-        "weights": weights,
-        "setting": full.name,
-        **figures(counts, truth.classes),
-        "mean_iou_interval": rows[full.name]["mean_iou_interval"],
-        "boundary_tolerance": TOLERANCE,
-        "rows": list(rows.values()),
-        "published": [{"name": name, "mean_iou": value} for name, value in published.items()],
-        "published_on": PUBLISHED_ON,
-        "settings": evaluation.settings,
-        "confusion": confusion_of(counts, len(truth.classes)).tolist(),
-        "seconds_per_image": sum(seconds.values()) if seconds else None,
-        "seconds": seconds,
-    }
-
-
-def _figures_of(evaluation: Evaluation, row: Row) -> dict[str, Any]:
-    counts, classes = evaluation.counts(row), evaluation.truth.classes
-    found = figures(counts.sum(0), classes)
-    return {
-        "name": row.name,
-        **vars(row),
-        **{name: found[name] for name in IN_ROWS},
-        "mean_iou_interval": mean_iou_interval(confusion_of(counts, len(classes))),
-        "sizes": {size: values["mean_iou"] for size, values in found["sizes"].items()},
-    }
+GALLERY = f"""<p>Photo, truth (white is void), prediction and difference, by mean IoU over the classes in a
+photo. In the difference, objects that are right are bright, mistakes in colour: <b
+style="color:rgb{ORANGE}">■</b>&nbsp;missed, <b style="color:rgb{BLUE}">■</b>&nbsp;falsely found, <b
+style="color:rgb{PURPLE}">■</b>&nbsp;other class.</p>"""
 
 
 def write_report(evaluation: Evaluation, summary: dict[str, Any], folder: Path) -> None:
@@ -191,12 +126,8 @@ def _page(evaluation: Evaluation, summary: dict[str, Any], ious: Mapping[str, fl
     """The page of what was measured, its figures, and the mean IoU of each photo that has one."""
     setting, images, of = summary["setting"], summary["images"], summary["split_images"]
     split, source = summary["split"], summary["weights"] or summary["settings"]["predictions"]
-    tiles = {key.replace("_", " "): f"{_percent(summary[key.lower()])} %" for key in TILES}
-    if summary["seconds"]:
-        tiles["seconds a photo"] = f"{summary['seconds_per_image']:.2f}"
-    shown = "".join(f"<div><dt>{title}</dt><dd>{value}</dd></div>" for title, value in tiles.items())
-    parts = {"Summary": f"<dl>{shown}</dl>"}
-    rows = ""
+    took = f" in {summary['seconds_per_image']:.2f} s a photo" if summary["seconds"] else ""
+    parts, rows = {}, ""
     for row in summary["rows"]:
         interval = "–".join(map(_percent, row["mean_iou_interval"]))
         others = map(_percent, (row["pixel_accuracy"], row["boundary_f"], *row["sizes"].values()))
@@ -206,11 +137,6 @@ def _page(evaluation: Evaluation, summary: dict[str, Any], ious: Mapping[str, fl
         )
     head = "Setting", "", "mean IoU", "interval", "pixels", "boundary F", *summary["sizes"]
     parts["What each step brings"] = _table(ROWS, head, rows)
-    if summary["published"]:
-        caption = f"Of other images: {summary['published_on']}. Compare the steps, not the levels."
-        rows = "".join(_row(row["name"], row["mean_iou"]) for row in summary["published"])
-        rows += _row(f"here: {setting}", summary["mean_iou"], full=True)
-        parts["The paper's rows"] = _table(caption, ("Setting", "", "mean IoU"), rows)
     caption, rows = "Per cent. A dash: the class occurs neither in truth nor in prediction.", ""
     for (name, iou), colour in zip(summary["per_class_iou"].items(), evaluation.truth.palette, strict=True):
         rows += _row(name, iou, _percent(summary["per_class_boundary_f"][name]), colour=colour)
@@ -230,7 +156,7 @@ def _page(evaluation: Evaluation, summary: dict[str, Any], ious: Mapping[str, fl
 <title>deconvseg: {escape(setting)} on {escape(split)}</title><style>{STYLE}</style></head><body>
 <h1>Mean IoU {_percent(summary["mean_iou"])} % <small>{escape(setting)}</small></h1>
 <p>{images} of the {of} photos of {escape(split)}{", a sample evenly spread" if images < of else ""}, labelled
-by <code>{escape(source)}</code></p>
+by <code>{escape(source)}</code>{took}</p>
 {content}
 <footer>deconvseg {__version__}</footer></body></html>
 """
@@ -255,10 +181,9 @@ def _matrix(confusion: NDArray[np.int64], names: Sequence[str]) -> str:
     rows = ""
     for name, shares in zip(names, share(confusion, confusion.sum(1, keepdims=True)), strict=True):
         rows += f"<tr><th>{escape(name)}</th>"
-        for other, part in zip(names, np.nan_to_num(shares).tolist(), strict=True):
+        for part in np.nan_to_num(shares).tolist():
             depth = 3 + 67 * part**0.5  # the root: a few per cent must be seen beside 90 on the diagonal
-            title = f' title="{escape(f"{name} taken for {other}: {part:.1%}")}"' if part >= 0.001 else ""
-            rows += f'<td style="--depth:{depth:.0f}%"{title}>{f"{100 * part:.0f}" if title else ""}</td>'
+            rows += f'<td style="--depth:{depth:.0f}%">{f"{100 * part:.0f}" if part >= 0.001 else ""}</td>'
         rows += "</tr>\n"
     caption = "Rows: true class. Columns: predicted class. Per cent of the row's pixels."
     return _table(caption, ["", *(f"<span>{escape(name)}</span>" for name in names)], rows, "matrix")
@@ -274,12 +199,10 @@ def _pictures(evaluation: Evaluation, ious: Mapping[str, float]) -> Iterable[str
         for example in examples:
             photo, mask = map(_small, truth.read(example))
             found = _small(read_prediction(evaluation.predictions[example.name], truth))
-            score = f"<small>mean IoU {_percent(ious[example.name])} %</small>"
-            yield f'<h4>{escape(example.name)} {score}</h4><div class="pictures">'
-            yield _figure(example.name, "photo", photo)
-            yield _figure(example.name, "truth", overlay(mask, palette, photo))
-            yield _figure(example.name, "prediction", overlay(found, palette, photo))
-            yield _figure(example.name, "difference", difference(photo, mask, found)) + "</div>\n"
+            views = (photo, overlay(mask, palette, photo), overlay(found, palette, photo))
+            picture = np.concatenate([*views, difference(photo, mask, found)], axis=1)
+            name, score = escape(example.name), f"<small>mean IoU {_percent(ious[example.name])} %</small>"
+            yield f'<h4>{name} {score}</h4><img src="{_url(picture)}" alt="{name} and its labels">\n'
 
 
 def choose(ranking: Sequence[Example]) -> dict[str, Sequence[Example]]:
@@ -308,11 +231,10 @@ def _small(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.array(image)
 
 
-def _figure(name: str, kind: str, pixels: NDArray[np.uint8]) -> str:
+def _url(pixels: NDArray[np.uint8]) -> str:
     encoded = io.BytesIO()
     Image.fromarray(pixels).save(encoded, "JPEG", quality=85)
-    url = "data:image/jpeg;base64," + base64.b64encode(encoded.getvalue()).decode()
-    return f'<figure><img src="{url}" alt="{kind} of {escape(name)}"><figcaption>{kind}</figcaption></figure>'
+    return "data:image/jpeg;base64," + base64.b64encode(encoded.getvalue()).decode()
 
 
 def _percent(value: float | None, digits: int = 1) -> str:

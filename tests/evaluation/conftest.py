@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from deconvseg.data.dataset import Example
 from deconvseg.data.masks import VOID
 from deconvseg.evaluation.ablation import Labelling, Row, Subject
-from deconvseg.evaluation.report import summarise, write_report
+from deconvseg.evaluation.report import write_report
 from deconvseg.evaluation.run import Truth, evaluate, open_truth
+from deconvseg.evaluation.summary import summarise
 
 FULL = Row(50, True)
 

@@ -16,8 +16,9 @@ from deconvseg.errors import DataError, UsageError
 from deconvseg.evaluation.ablation import Row, Subject, finished, network
 from deconvseg.evaluation.counts import confusion_matrix, confusion_of
 from deconvseg.evaluation.metrics import scores
-from deconvseg.evaluation.report import summarise, write_report
+from deconvseg.evaluation.report import write_report
 from deconvseg.evaluation.run import PREDICTIONS, Truth, evaluate, open_truth, workers_for
+from deconvseg.evaluation.summary import summarise
 from deconvseg.images.palette import palette_for
 from deconvseg.segmenter import Segmenter
 
