@@ -164,8 +164,7 @@ def inspect_proposals(segmenter: Segmenter, photo: PhotoPixels, count: int = max
         if partial.done:
             changed.append(float((labels != before).mean()))
         if rank in STEPS or rank == most:
-            every = "" if rank in STEPS else "all "  # there were no more
-            name = f"{every}{rank} proposal{'s' * (rank > 1)}" if rank > 0 else "no proposals"
+            name = f"{rank or 'no'} proposal{'s' * (rank != 1)}"
             labellings[name] = found = Segmentation(labels, segmenter.classes, segmenter.palette)
             steps.append({"proposals": rank, "classes": found.class_shares()})
     if segmenter.settings.crf:

@@ -95,8 +95,7 @@ def draw_layers(found: Inspection, title: str) -> Figure:
     for column, layers in enumerate(columns):
         for row, layer in enumerate(layers, start=column == 0):
             height, width = layer["size"]
-            note = f"{width} x {height}, {layer['active']:.1%} active"
-            note += f"\nchannel {layer['channel']}, max {layer['max']:.3g}"
+            note = f"{width} x {height}, {layer['active']:.1%} active\nchannel {layer['channel']}"
             show(axes[row, column], pictures[layer["name"]], layer["name"].replace("fc6_", "fc6-"), note)
     most = max(float(np.abs(score).max()), 1e-6)
     note = f"{side}\n{score.min():.3g} to {score.max():.3g}"
@@ -143,8 +142,8 @@ def _described(numbers: dict[str, Any]) -> str:
 def _draw_half(axes: Any, found: Inspection, numbers: dict[str, Any], *names: str) -> None:
     """The two maps, and between them the enlarged part of the larger one, which is framed in both."""
     x0, y0, x1, y1 = numbers["window"]
-    maps = (found.pictures[f"{name}{numbers['stage']}"] for name in (*names, "corners", "pooled"))
-    first, last, corners, pooled = maps
+    wanted = (*names, "corners", "pooled")
+    first, last, corners, pooled = (found.pictures[f"{name}{numbers['stage']}"] for name in wanted)
     large, small = sorted((first, last), key=len, reverse=True)
     for one, pixels in zip(axes, (first, large[y0:y1, x0:x1], last), strict=True):
         show(one, pixels, "", vmin=float(pixels.min()))
@@ -178,23 +177,18 @@ def draw_proposals(found: Inspection, title: str) -> Figure:
     show(next(places), image, "photo", f"{width} x {height} as it is worked on")
     show(next(places), edges, "edges", f"strength 0 to {edges.max():.2f}", cmap=EDGES)
     boxes = [box for box in found.numbers["boxes"] if box["rank"]]
-    scores = sorted(box["score"] for box in boxes)
-    note = "none is long enough"
-    if boxes:
-        note = f"{len(boxes)}, squared; scores {scores[-1]:.2g} to {scores[0]:.2g}"
+    note = f"{len(boxes)}, squared" if boxes else "none is long enough"
     # Grey and dim, so that coloured lines stand out.
     dim = (image.mean(2, keepdims=True) * 0.55 + 25).astype(np.uint8).repeat(3, 2)
     show(place := next(places), dim, "boxes", note)
     scale = np.array([width / found.numbers["width"], height / found.numbers["height"]] * 2)
     _draw_boxes(place, [(np.array(box["box"]) * scale).tolist() for box in boxes])
-    times, before = math.ceil(480 / max(width, height)), None  # enlarged, so that outlines stay thin
+    before = None
     for name, labelling in found.labellings.items():
         note = shares(labelling)
         if before is not None:
-            note += "; " if "\n" in note else "\n"
-            note += f"{(labelling.labels != before.labels).mean():.1%} changed"
-        labels, photo = (pixels.repeat(times, 0).repeat(times, 1) for pixels in (labelling.labels, image))
-        show(next(places), overlay(labels, labelling.palette, photo), name, note)
+            note += f"\n{(labelling.labels != before.labels).mean():.1%} changed"
+        show(next(places), overlay(labelling.labels, labelling.palette, image), name, note)
         before = labelling
     ranks = {f"rank 1 to {len(boxes)}": f"{HEAT}_r"} if len(boxes) > 1 else {}
     text = "A labelling takes in the whole photo and so many proposals, best first, before the CRF."
@@ -217,7 +211,7 @@ def _draw_boxes(axes: Axes, boxes: list[list[float]]) -> None:
             place: dict[str, Any] = {"xy": (left - 0.5 + across * wide, top - 0.5 + down * high)}
             place |= {"xytext": (2 - 4 * across, 4 * down - 2), "textcoords": "offset points"}
             place |= {"ha": ("left", "center", "right")[round(2 * across)], "va": "bottom" if down else "top"}
-            tag: dict[str, Any] = {"facecolor": colour, "edgecolor": "none", "pad": 1.2}
+            tag = {"facecolor": colour, "edgecolor": "none", "pad": 1.2}
             axes.annotate(str(rank), **place, weight="bold", color="black", bbox=tag)
 
 
@@ -308,11 +302,10 @@ def printable(text: str, most: int = 48) -> str:
 
 
 def shares(labelling: Segmentation) -> str:
-    """The two largest objects' classes and shares of pixels; below, how many more have half a percent."""
+    """The classes of the two largest objects and their shares of pixels."""
     found = {name: share for name, share in labelling.class_shares().items() if share >= 0.005}
     found.pop(labelling.classes[0], None)
-    told = [f"{name[:20]} {share:.1%}" for name, share in found.items()]
-    return ", ".join(told[:2]) + f"\n{len(told) - 2} more" * (len(told) > 2) or "background alone"
+    return ", ".join(f"{name[:20]} {share:.1%}" for name, share in [*found.items()][:2]) or "background alone"
 
 
 def class_colours(labellings: Sequence[Segmentation]) -> dict[str, Any]:

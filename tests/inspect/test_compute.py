@@ -125,14 +125,14 @@ def test_each_labelling_is_a_segmenters(tiny_network: Path, tiny_fcn: Path, make
     photo = make_photo(90, 140)
     found = inspect_proposals(Segmenter(tiny_network, **options), photo, 7)
     numbers = json.loads(json.dumps(found.numbers))
-    assert list(found.labellings) == ["1 proposal", "5 proposals", "all 7 proposals", "after the CRF"]
+    assert list(found.labellings) == ["1 proposal", "5 proposals", "7 proposals", "after the CRF"]
     assert [step["proposals"] for step in numbers["steps"]] == [1, 5, 7] and numbers["proposals"] == 7
     for count, labelling in zip((1, 5, 7, 7), found.labellings.values(), strict=True):
         crf = labelling is found.labellings["after the CRF"]
         want = Segmenter(tiny_network, proposals=count, stop=0, crf=crf, **options).segment(photo.image)
         assert np.array_equal(labelling.labels, want.labels)
         np.testing.assert_allclose([box["box"] for box in numbers["boxes"][: count + 1]], want.boxes)
-    assert numbers["steps"][-1]["classes"] == found.labellings["all 7 proposals"].class_shares()
+    assert numbers["steps"][-1]["classes"] == found.labellings["7 proposals"].class_shares()
     assert numbers["crf"]["classes"] == found.labellings["after the CRF"].class_shares()
 
 
