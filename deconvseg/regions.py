@@ -29,6 +29,7 @@ from deconvseg.network.fcn import FCN
 from deconvseg.network.fcn8s import FCN8s
 from deconvseg.network.inputs import crop, normalise, on_device, resized, whole_pixels
 from deconvseg.postprocess.fusion import Fusion, ensemble, least_certain, with_prior
+from deconvseg.proposals.boxes import around_objects, distinct
 from deconvseg.settings import EnsembleRule, Settings
 from deconvseg.weights import network_file
 
@@ -91,7 +92,8 @@ class Prepared:
         photo: as it was read; who keeps many may put `image` in place of its pixels.
         image: uint8 (h, w, 3) RGB, upright, no side longer than `segmenter.WORKING_SIDE`.
         boxes: float32 (N, 4), x0 y0 x1 y1 in pixels of `image`: regions to choose from, best first.
-        scores: float32 (N,), EdgeBoxes' score of each; that of the whole photo is no less than any.
+        scores: float32 (N,), EdgeBoxes' score of each; that of the whole photo is no less than any, and NaN
+            that of a region around an object that the FCN sees.
         seconds: wall-clock seconds by step so far.
     """
 
@@ -258,29 +260,36 @@ class PartialResult:
     def __init__(self, inference: Inference, prepared: Prepared) -> None:
         start = time.perf_counter()
         self.prepared, self._inference, self._settings = prepared, inference, inference.settings
-        self._choose_regions()
-        self.boxes = whole_pixels(self.prepared.boxes)
         self.submitted = self.done = 0
         self.pixels = on_device(inference.device, prepared.image)
         # An FCN's one region needs no floor of 0 under its scores.
         rule = "mean" if inference.sees_whole_photo else self._settings.fusion
         height, width = prepared.image.shape[:2]
         self._fusion = Fusion(len(inference.header.classes), height, width, rule, inference.device)
+        self._choose_regions()
+        self.boxes = whole_pixels(self.prepared.boxes)
         self._last_labels: Tensor | None = None
         self._is_settled = False
         self.seconds = time.perf_counter() - start
 
     def _choose_regions(self) -> None:
-        """See `Settings.candidates`."""
-        settings, boxes = self._settings, whole_pixels(self.prepared.boxes)
+        """See `Settings.objects` and `Settings.candidates`."""
+        settings, boxes, scores = self._settings, self.prepared.boxes, self.prepared.scores
         first, order = int(settings.whole_photo), list(range(len(boxes)))
-        if settings.candidates and self.whole:
+        if self._inference.partner and self.whole:
             end = first + settings.candidates
-            order[first:end] = [first + place for place in least_certain(self.whole[0], boxes[first:end])]
-        kept = order[: max(first + settings.proposals, 1)]
-        self.prepared = replace(
-            self.prepared, boxes=self.prepared.boxes[kept], scores=self.prepared.scores[kept]
-        )
+            ranked = least_certain(self.whole[0], whole_pixels(boxes[first:end]))
+            order[first:end] = [first + place for place in ranked]
+            boxes, scores = boxes[order], scores[order]
+            if settings.objects:
+                labels = self._combine(SAMPLED, "alone").argmax(0).to(torch.uint8).cpu().numpy()
+                around = around_objects(labels, *self.prepared.image.shape[:2])
+                found = np.concatenate((boxes[:first], around))
+                found = found[distinct(found, len(found), settings.same)]
+                boxes = np.concatenate((found, boxes[first:]))
+                scores = np.insert(scores, [first] * (len(found) - first), np.float32(np.nan))
+        most = max(first + settings.proposals, 1)
+        self.prepared = replace(self.prepared, boxes=boxes[:most], scores=scores[:most])
 
     @property
     def is_done(self) -> bool:

@@ -379,7 +379,7 @@ class Segmenter:
                     raise
                 self.notes, self.fcn = [f"no ensemble: {error}"], None
         inference = replace(inference, partner=partner)
-        settings = settings if partner else replace(settings, ensemble="off", candidates=0)
+        settings = settings if partner else replace(settings, ensemble="off", objects=False, candidates=0)
         doubt = inference.prior_doubt
         if doubt is None:
             if settings.prior and self._must_have_prior:

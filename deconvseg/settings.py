@@ -65,8 +65,9 @@ class Settings:
 
     Attributes:
         proposals: regions besides the whole photo; 0 looks at the whole photo alone.
-        candidates: so many of the best regions are put in another order, those first in which the FCN of the
-            ensemble is least certain; 0 leaves the order as it is.
+        objects: the regions looked at first are those around the objects that the FCN of the ensemble sees.
+        candidates: so many of the best other regions are put in another order, those first in which that FCN
+            is least certain; 0 leaves the order as it is.
         whole_photo: the whole photo is a region as well.
         min_side: regions whose shorter side after enlarging is below this are not looked at; pixels of the
             photo shrunk to at most 640.
@@ -89,12 +90,13 @@ class Settings:
     """
 
     proposals: int = 50
+    objects: bool = False
     candidates: int = 0
     whole_photo: bool = True
     min_side: int = 112
     measure_squares: bool = False
     squared: bool = True
-    same: float = 0.7
+    same: float = 0.65
     stop: float = 0.0
     round_size: int = 5
     fusion: FusionRule = "max"
@@ -130,7 +132,7 @@ AUTHORS_CRF = CRFParameters(
 """As the released code sets them (generate_EDeconvNet_CRF_results.m), made for its networks' scores."""
 
 PRESETS: dict[str, Settings] = {
-    "default": Settings(proposals=10, candidates=20, stop=0.01, share=0.7, prior=0.2),
+    "default": Settings(proposals=6, objects=True, candidates=20, stop=0.01, share=0.7, prior=0.2),
     "paper": Settings(whole_photo=False, min_side=0, squared=False, same=1.0, crf_parameters=AUTHORS_CRF),
     "released-code": Settings(
         whole_photo=False, measure_squares=True, same=1.0, ensemble="product", crf_parameters=AUTHORS_CRF

@@ -14,6 +14,7 @@ import torch
 
 import deconvseg.regions
 from deconvseg.network import fold
+from deconvseg.proposals.boxes import around_objects, distinct
 from deconvseg.regions import Prepared
 from deconvseg.segmenter import Segmenter
 
@@ -22,12 +23,13 @@ SIZES = [(60, 90), (40, 40), (33, 70), (90, 60), (20, 25)]
 
 
 def prepare_all(segmenter: Segmenter) -> list[Prepared]:
-    """Photos of blocks, whose regions differ in number."""
+    """Photos of grainy blocks (in even ones poolings have no one maximum), whose regions differ in number."""
     rng = np.random.default_rng(0)
     photos = []
     for height, width in SIZES:
-        image = rng.integers(0, 255, (height // 10 + 1, width // 10 + 1, 3), np.uint8)
+        image = rng.integers(0, 240, (height // 10 + 1, width // 10 + 1, 3), np.uint8)
         image = image.repeat(10, 0).repeat(10, 1)[:height, :width]
+        image += rng.integers(0, 15, image.shape, np.uint8)
         photos.append(segmenter.prepare(image))
     return photos
 
@@ -168,7 +170,10 @@ def test_of_the_candidates_those_come_first_where_the_fcn_is_least_certain(
 ) -> None:
     """However many of them are looked at; regions that are no candidates follow in their order."""
     options: dict[str, Any] = {**EXACT, "stop": 0.0, "ensemble": "mean", "fcn": tiny_fcn}
-    few, many = (Segmenter(tiny_network, proposals=number, **options) for number in (3, 30))
+    few, many = (
+        Segmenter(tiny_network, proposals=number, **options).with_settings(objects=False)
+        for number in (3, 30)
+    )
     changed = 0
     for given in prepare_all(many):
         candidates = min(20, len(given.boxes) - 1)
@@ -190,6 +195,24 @@ def test_of_the_candidates_those_come_first_where_the_fcn_is_least_certain(
         assert np.array_equal(first.boxes, photo.boxes[: len(first.boxes)])
         changed += not np.array_equal(ranked, given.boxes[1 : 1 + candidates])
     assert changed > 1
+
+
+def test_regions_around_objects_that_the_fcn_sees_come_first(tiny_network: Path, tiny_fcn: Path) -> None:
+    segmenter = Segmenter(tiny_network, proposals=9, ensemble="mean", fcn=tiny_fcn, **EXACT | {"stop": 0.0})
+    alone = Segmenter(tiny_fcn, crf=False, **EXACT)
+    several = 0
+    for given in prepare_all(segmenter):
+        ((photo, _),) = segmenter.fuse([given])
+        ((others, _),) = segmenter.with_settings(objects=False).fuse([given])
+        count = int(np.isnan(photo.scores).sum())
+        labels = alone.segment(given.image).labels
+        around = around_objects(labels[::4, ::4], *labels.shape)
+        assert all((around == box).all(1).any() for box in photo.boxes[1 : 1 + count])
+        kept = distinct(np.concatenate((given.boxes[:1], around)), 10, segmenter.settings.same)
+        assert count == len(kept) - 1
+        assert np.array_equal(photo.boxes[1 + count :], others.boxes[1:][: 9 - count])
+        several += 1 < count < 9
+    assert several
 
 
 def too_small_for(network: torch.nn.Module, most: int) -> None:

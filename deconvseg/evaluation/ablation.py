@@ -147,8 +147,9 @@ def _label_others(segmenter: Segmenter, others: list[Row], photo: PhotoPixels) -
     # Fewer regions are the first of more: what looks at the most can label them all.
     segmenter = segmenter.with_settings(proposals=max(row.proposals or 0 for row in others))
     prepared = segmenter.prepare(photo)
-    first, most = int(segmenter.settings.whole_photo), len(prepared.boxes)
+    first = int(segmenter.settings.whole_photo)
     for result in segmenter.inference.step_by_step(prepared):
+        most = len(result.boxes)
         labels: dict[tuple[str, bool], NDArray[np.uint8]] = {}
         for row in others:
             wanted = most if row.proposals is None else min(row.proposals + first, most)

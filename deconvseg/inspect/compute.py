@@ -178,7 +178,7 @@ def inspect_proposals(segmenter: Segmenter, photo: PhotoPixels, count: int = max
         "height": photo.height,
         "proposals": most,
         "boxes": [
-            {"rank": rank, "box": box, "score": score if rank else None, "changed": share}
+            {"rank": rank, "box": box, "score": score if rank and score == score else None, "changed": share}
             for rank, (box, score, share) in enumerate(rows, first)
         ],
         "steps": steps,

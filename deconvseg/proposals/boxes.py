@@ -8,12 +8,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from deconvseg.images.components import components
 from deconvseg.proposals.edges import EdgeDetector, opencv
 from deconvseg.settings import Settings
 
 ENLARGE = 1.2  # DeconvNet gives the network some surroundings of each box (paper, section 4.1)
 WORKING_SIDE = 640
 """Pixels. VOC's photos are 500 long; twice the side costs four times the time and finds the same things."""
+OBJECT_SHARE = 0.001
+"""Of a photo's pixels: an object of less is mostly a mistake."""
 _SEARCH = {  # settings of EdgeBoxes' search, by OpenCV's names
     "alpha": 0.65,  # IoU of neighbouring windows in the search grid
     "beta": 0.65,  # IoU above which the lower of two boxes is dropped
@@ -115,6 +118,19 @@ def propose(image: NDArray[np.uint8], detector: EdgeDetector, settings: Settings
     most = max(settings.proposals, settings.candidates)
     kept = distinct(regions, most + settings.whole_photo, settings.same)
     return Boxes(regions[kept], scores[kept])
+
+
+def around_objects(labels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.float32]:
+    """Squares (N, 4) around the connected objects of a labelling, the largest first, in pixels of a photo.
+
+    Objects are enlarged as EdgeBoxes are; those under OBJECT_SHARE of the photo get none. The labels, uint8
+    (h, w), are of that photo, be it thinned out; its `height` and `width` are in pixels.
+    """
+    _, objects = components(labels)
+    areas = objects[:, 5]
+    order = np.argsort(-areas, kind="stable")[: np.count_nonzero(areas >= OBJECT_SHARE * labels.size)]
+    scale = np.array([width / labels.shape[1], height / labels.shape[0]] * 2, np.float32)
+    return squared(enlarged(objects[order, 1:5] * scale, ENLARGE))
 
 
 def enlarged(xyxy: NDArray[np.float32], factor: float) -> NDArray[np.float32]:

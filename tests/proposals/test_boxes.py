@@ -12,7 +12,15 @@ import pytest
 from numpy.typing import NDArray
 
 from deconvseg.proposals import boxes as boxes_module
-from deconvseg.proposals.boxes import distinct, edge_boxes, enlarged, find_boxes, propose, squared
+from deconvseg.proposals.boxes import (
+    around_objects,
+    distinct,
+    edge_boxes,
+    enlarged,
+    find_boxes,
+    propose,
+    squared,
+)
 from deconvseg.proposals.edges import EdgeDetector
 from deconvseg.settings import PRESETS, Settings
 
@@ -57,6 +65,16 @@ def test_squares_by_hand() -> None:
     boxes = np.array([[10, 20, 110, 60], [0, 0, 10, 30]], np.float32)
     np.testing.assert_allclose(enlarged(boxes, 1.2), [[0, 16, 120, 64], [-1, -3, 11, 33]], atol=1e-5)
     np.testing.assert_allclose(squared(boxes), [[10, -10, 110, 90], [-10, 0, 20, 30]])
+
+
+def test_squares_around_objects_by_hand() -> None:
+    """The largest first; what touches and is of another class is an object of its own, a speck is none."""
+    labels = np.zeros((50, 80), np.uint8)
+    labels[10:20, 30:50], labels[20:25, 30:50], labels[0:30, 0:10], labels[49, 79:] = 3, 5, 3, 7
+    squares = [[-13, -3, 23, 33], [28, 3, 52, 27], [28, 10.5, 52, 34.5]]
+    assert around_objects(labels, 50, 80).tolist() == squares
+    assert around_objects(labels[::2, ::2], 50, 80).tolist()[0] == squares[0]
+    assert around_objects(0 * labels, 50, 80).shape == (0, 4)
 
 
 def test_near_copies_are_dropped_and_order_is_kept() -> None:
