@@ -132,7 +132,7 @@ AUTHORS_CRF = CRFParameters(
 """As the released code sets them (generate_EDeconvNet_CRF_results.m), made for its networks' scores."""
 
 PRESETS: dict[str, Settings] = {
-    "default": Settings(proposals=6, objects=True, candidates=20, stop=0.01, share=0.7, prior=0.2),
+    "default": Settings(proposals=10, objects=True, candidates=20, stop=0.02, share=0.7, prior=0.3),
     "paper": Settings(whole_photo=False, min_side=0, squared=False, same=1.0, crf_parameters=AUTHORS_CRF),
     "released-code": Settings(
         whole_photo=False, measure_squares=True, same=1.0, ensemble="product", crf_parameters=AUTHORS_CRF

@@ -376,7 +376,7 @@ def test_changed_settings_read_the_networks_they_need(tiny_network: Path, tiny_p
     single = Segmenter(tiny_network, proposals=0, crf=False, ensemble="off")
     assert alone.identity() == single.identity()
     assert alone.inference.network is both.inference.network
-    again = alone.with_settings(ensemble="mean", prior=0.2)
+    again = alone.with_settings(ensemble="mean", prior=both.settings.prior)
     assert again.identity() == both.identity()
     labels = [each.segment(photo(60, 90)).labels for each in (both, alone, again)]
     np.testing.assert_array_equal(labels[0], labels[2])

@@ -100,7 +100,7 @@ def _segmenter_options(
         "Look at no more regions once 5 changed fewer of the pixels; 0 looks at all.",
         min=0,
         max=1,
-        show_default="0.01",
+        show_default="0.02",
     ),
     fusion: FusionRule | None = _step(
         None, "Put regions together by max of scores or mean of probabilities.", show_default="max"
@@ -118,7 +118,7 @@ def _segmenter_options(
         "Doubt classes that the FCN does not see in the photo as a whole, up to 10; 0 is off.",
         min=0,
         max=10,
-        show_default="0.2 where the FCN tells that",
+        show_default="0.3 where the FCN tells that",
     ),
     crf: bool = switch(
         STEPS, "Draw the mask to the photo's edges with the dense CRF.", "--crf/--no-crf", default=True
