@@ -275,13 +275,15 @@ class PartialResult:
     def _choose_regions(self) -> None:
         """See `Settings.objects` and `Settings.candidates`."""
         settings, boxes, scores = self._settings, self.prepared.boxes, self.prepared.scores
+        chosen_before = np.isnan(scores)  # should the photo have been through this
+        boxes, scores = boxes[~chosen_before], scores[~chosen_before]
         first, order = int(settings.whole_photo), list(range(len(boxes)))
         if self._inference.partner and self.whole:
             end = first + settings.candidates
             ranked = least_certain(self.whole[0], whole_pixels(boxes[first:end]))
             order[first:end] = [first + place for place in ranked]
             boxes, scores = boxes[order], scores[order]
-            if settings.objects:
+            if settings.objects and settings.proposals:
                 labels = self._combine(SAMPLED, "alone").argmax(0).to(torch.uint8).cpu().numpy()
                 around = around_objects(labels, *self.prepared.image.shape[:2])
                 found = np.concatenate((boxes[:first], around))

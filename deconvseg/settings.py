@@ -73,7 +73,8 @@ class Settings:
             photo shrunk to at most 640.
         measure_squares: `min_side` is that of the squares, not of the enlarged boxes they are made of.
         squared: regions are widened to squares, else stretched to the network's square input.
-        same: a region with a larger IoU than this with a better one is not looked at; 1 drops none.
+        same: a region with a larger IoU than this with a better one is not looked at, those around objects
+            and the others each among themselves; 1 drops none.
         stop: share of pixels (0..1); no more regions of a photo are looked at once a round of them has
             changed fewer labels than that, as they are before the CRF. 0 looks at all.
         round_size: regions a round, after the first, which is one of its own.

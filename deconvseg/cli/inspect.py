@@ -129,7 +129,7 @@ def inspect(
             console.say(f"{photo} -> {output}")
     if as_json:
         about = {"input": photo, "output": output, "weights": weights, "fcn": fcn}
-        print(json.dumps(about | found.numbers, indent=2))
+        print(json.dumps(about | found.numbers, indent=2, allow_nan=False))
     return console.DONE
 
 

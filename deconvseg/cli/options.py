@@ -93,7 +93,7 @@ def _segmenter_options(
         "N", "Regions besides the whole photo; 0 is the fastest.", min=0, show_default="10"
     ),
     min_side: int | None = _step(
-        "PX", "Shortest side of regions, on a photo of at most 640 px.", min=0, show_default="112"
+        "PX", "Shortest side of EdgeBoxes' regions, on a photo of at most 640 px.", min=0, show_default="112"
     ),
     stop: float | None = _step(
         "SHARE",

@@ -112,7 +112,7 @@ def network(segmenter: Segmenter, data: DataSet, *, ablate: bool = False) -> Sub
         ((prepared, probabilities),) = segmenter.fuse([segmenter.prepare(photo)])
         found = segmenter.finish(prepared, probabilities)
         yield full, found.labels, {**clock.seconds, **found.seconds}
-        # Without the FCN regions come in another order (`Settings.candidates`).
+        # Without the FCN regions come in another order (`Settings.objects` and `candidates`).
         alone = [row for row in others if row.ensemble == "off" and not row.prior]
         with_fcn = [row for row in others if row not in alone]
         if alone:

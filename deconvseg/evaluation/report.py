@@ -56,7 +56,7 @@ th, td { padding: .15rem .6rem; text-align: right; font-weight: normal; }
   .bars th:first-child { white-space: normal; min-width: 7.5rem; } .bar { width: 7rem; min-width: 4rem; } }
 """
 ROWS = f"""Per cent, pooled over the same photos, pixels of void left out. Mean IoU is over the classes that
-occur, in VOC's one that does not counts 0; with other photos of their kind, 95 % of mean IoUs would lie in
+occur; with other photos of their kind, 95 % of mean IoUs would lie in
 the interval (bootstrap). Boundary F: outlines that agree within {TOLERANCE:.2%} of the diagonal. Small to
 large: objects under {MEDIUM:.0%} of the photo's area, up to {LARGE:.0%}, and beyond. Orange: with the CRF."""
 GALLERY = f"""<p>Photo, truth (white is void), prediction and difference, by mean IoU over the classes in a

@@ -191,7 +191,7 @@ def draw_proposals(found: Inspection, title: str) -> Figure:
         show(next(places), overlay(labelling.labels, labelling.palette, image), name, note)
         before = labelling
     ranks = {f"rank 1 to {len(boxes)}": f"{HEAT}_r"} if len(boxes) > 1 else {}
-    text = "A labelling takes in the whole photo and so many proposals, best first, before the CRF."
+    text = "A labelling takes in the whole photo and so many proposals, in order, before the CRF."
     key(figure, text, ranks | colours, columns=2 * columns)
     return figure
 
