@@ -245,8 +245,7 @@ class PartialResult:
     """What the regions that are done so far say of a photo.
 
     With a share to stop at, regions come in rounds: the first alone, then `round_size` at a time. After a
-    round that changed fewer labels than that share, no more are looked at. Later regions could change more,
-    but they are the ones that the ranking holds for the least likely to show an object.
+    round that changed fewer labels than that share, no more are looked at. Later regions could change more.
 
     Attributes:
         prepared: the photo, its boxes those to look at, in that order.
