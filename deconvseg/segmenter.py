@@ -58,7 +58,8 @@ class Segmenter:
     Args:
         weights: a network's name or file.
         forest: structured edge forest file; the shipped one when None.
-        protocol: `default`, `paper` or `released-code`: the settings that follow, where they are None.
+        protocol: of `settings.PRESETS`, the settings that follow, where they are None. In `fast` the
+            network's partner segments alone; a network without one sees the whole photo alone.
         proposals, min_side, stop, fusion, prior, crf: as of `settings.Settings`.
         ensemble: as of `settings.Settings`. If it is None, a network known by name is used with the partner
             that the registry names, and a file alone.
@@ -116,10 +117,12 @@ class Segmenter:
             )
         self._must_ensemble = fcn is not None or ensemble not in (None, "off")
         self._must_have_prior = bool(prior)
-        # The default protocol pairs only networks that are known to belong together.
-        fallback = FCN if self._must_ensemble or prior or protocol != "default" else None
+        # Our own protocols pair only networks that are known to belong together.
+        others = protocol in ("paper", "released-code")
+        self.fcn = fcn or partner_of(weights) or (FCN if self._must_ensemble or prior or others else None)
+        if self.fcn and self.settings.ensemble == "mean" and self.settings.share == 0:
+            weights, self.fcn = self.fcn, None
         self.weights, self._file, self._forest = str(weights), weights, forest
-        self.fcn = fcn or partner_of(weights) or fallback
         self._device, self._precision = device, precision
         self._batch_size, self._threads = batch_size, threads
         self._only = None if only is None else chosen(only)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from numbers import Integral
 from typing import Any, Literal, get_args
 
@@ -12,7 +12,7 @@ from deconvseg.errors import UsageError, WeightsError
 FusionRule = Literal["max", "mean"]
 EnsembleRule = Literal["mean", "product", "off"]
 Precision = Literal["auto", "fp32", "bf16", "fp16", "int8"]
-Preset = Literal["default", "paper", "released-code"]
+Preset = Literal["default", "fast", "best", "paper", "released-code"]
 
 _CRF_RANGES = {"iterations": (0, 100), "sigma": (0.1, 10_000), "weight": (0, 1000)}
 
@@ -81,7 +81,7 @@ class Settings:
         fusion: `max` of the regions' scores (the paper), or `mean` of their probabilities by area.
         ensemble: `mean` of the probabilities with an FCN's (the paper), `product` of both networks' clipped
             scores (the released code), or `off`.
-        share: the regions' in the ensemble's mean, 0 to 1.
+        share: the regions' in the ensemble's mean, 0 to 1; at 0 the FCN segments alone.
         prior: exponent of the image-level prior, from the FCN if it tells which classes a photo shows.
         crf: sharpen with the dense CRF.
         crf_parameters: of that; None takes those of the network's file.
@@ -116,6 +116,8 @@ class Settings:
             raise UsageError(f"stop {self.stop}: is a share of pixels; give 0 (look at all) to 1")
         if not 0 <= self.prior <= 10:
             raise UsageError(f"prior {self.prior}: is an exponent; give 0 (none) to 10")
+        if self.ensemble == "mean" and self.share == 0 and self.proposals:
+            raise UsageError("regions have no share in the mean, so none are looked at; leave proposals out")
         if self.ensemble == "product" and self.fusion != "max":
             raise UsageError("the ensemble by product multiplies raw scores; it needs the fusion rule max")
 
@@ -132,8 +134,11 @@ AUTHORS_CRF = CRFParameters(
 )
 """As the released code sets them (generate_EDeconvNet_CRF_results.m), made for its networks' scores."""
 
+_OURS = Settings(proposals=10, objects=True, candidates=20, stop=0.02, share=0.7, prior=0.3)
 PRESETS: dict[str, Settings] = {
-    "default": Settings(proposals=10, objects=True, candidates=20, stop=0.02, share=0.7, prior=0.3),
+    "default": _OURS,
+    "fast": replace(_OURS, proposals=0, share=0.0),
+    "best": replace(_OURS, proposals=50, stop=0.0),
     "paper": Settings(whole_photo=False, min_side=0, squared=False, same=1.0, crf_parameters=AUTHORS_CRF),
     "released-code": Settings(
         whole_photo=False, measure_squares=True, same=1.0, ensemble="product", crf_parameters=AUTHORS_CRF

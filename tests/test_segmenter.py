@@ -132,6 +132,7 @@ def test_a_bad_photo_among_many_comes_after_those_before_it(tiny_network: Path, 
         ({"ensemble": "product", "fusion": "mean"}, "needs the fusion rule max"),
         ({"ensemble": "off", "prior": 0.0, "fcn": "x"}, "an FCN is for an ensemble or a prior"),
         ({"protocol": "paper", "ensemble": "off", "fcn": "x"}, "an FCN is for an ensemble or a prior"),
+        ({"protocol": "fast", "proposals": 3}, "regions have no share"),
     ],
     ids=str,
 )
@@ -319,6 +320,15 @@ def test_protocols_set_what_is_not_given(tiny_network: Path, tiny_fcn: Path) -> 
     sides = boxes[:, 2:] - boxes[:, :2]
     np.testing.assert_allclose(sides[:, 0], sides[:, 1], atol=1e-3)
     assert sides.min() >= 112 and len(boxes) <= 3
+
+
+def test_fast_is_the_fcn_alone_or_the_whole_photo(tiny_network: Path, tiny_prior: Path) -> None:
+    fast = Segmenter(tiny_network, protocol="fast", fcn=tiny_prior)
+    image = photo(90, 140)
+    assert np.array_equal(fast.segment(image).labels, Segmenter(tiny_prior).segment(image).labels)
+    assert (fast.weights, fast.ensemble) == (str(tiny_prior), "off")
+    assert len(Segmenter(tiny_network, protocol="fast").segment(image).boxes) == 1
+    assert Segmenter(tiny_network, protocol="best").settings.proposals == 50
 
 
 def test_named_networks_come_with_their_partner_and_files_alone(

@@ -87,10 +87,12 @@ def _segmenter_options(
     ),
     threads: int | None = _network("N", "CPU threads. If omitted, all cores.", min=1),
     protocol: Preset = _step(
-        None, "Whose values count where none is given: ours, the paper's, its code's.", default="default"
+        None,
+        "Values of what is not given: ours, ours for speed, for the best masks, the paper's, its code's.",
+        default="default",
     ),
     proposals: int | None = _step(
-        "N", "Regions besides the whole photo; 0 is the fastest.", min=0, show_default="10"
+        "N", "Regions besides the whole photo; fewer are faster.", min=0, show_default="10"
     ),
     min_side: int | None = _step(
         "PX", "Shortest side of EdgeBoxes' regions, on a photo of at most 640 px.", min=0, show_default="112"

@@ -158,10 +158,17 @@ def _numbered(base: Floats, rank: NDArray[np.int8]) -> tuple[NDArray[np.int32], 
 
 def _distinct(keys: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """The different ones of whole numbers (N,), ascending, and which of them each number is (N,)."""
+    # Neighbouring pixels often have the same corner: only the first of each such run is sorted.
+    starts = np.flatnonzero(np.append(True, keys[1:] != keys[:-1]))
+    found, which = _sorted(keys[starts])
+    return found, np.repeat(which, np.diff(starts, append=len(keys)))
+
+
+def _sorted(keys: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """What `_distinct` returns, by sorting."""
     if keys.dtype != np.int32:
         return np.unique(keys, return_inverse=True)
-    # NumPy sorts much faster than it finds the order in which to sort, so that goes along in the low bits: a
-    # lattice of 1024 x 683 pixels takes 0.39 s, and with np.unique 0.68 s.
+    # NumPy sorts much faster than it finds the order in which to sort, so that goes along in the low bits.
     pairs = keys.astype(np.int64)
     pairs <<= 32
     pairs |= np.arange(len(keys))
