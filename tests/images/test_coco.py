@@ -46,14 +46,6 @@ def test_by_hand() -> None:
     assert [a["id"] for a in document["annotations"]] == [1, 2, 3]
 
 
-def test_polygon_by_hand() -> None:
-    document = coco_document(segmentation(LABELS[:, 3:]), "y.jpg", polygons=True)
-    assert [a["segmentation"] for a in document["annotations"]] == [
-        [[0, 3, 0, 4, 1, 4, 1, 3]],
-        [[1, 0, 1, 2, 2, 2, 2, 0]],
-    ]
-
-
 @settings(max_examples=50)
 @given(small_labels, st.booleans())
 def test_masks_come_back_exactly(
