@@ -50,11 +50,8 @@ class BlindDetector:
         self.shape = image.shape[:2]
         return np.zeros(self.shape, np.float32)
 
-    def orientation(self, edges: NDArray[np.float32]) -> NDArray[np.float32]:
-        return edges
-
-    def thin(self, edges: NDArray[np.float32], orientation: NDArray[np.float32]) -> NDArray[np.float32]:
-        return edges
+    def thin(self, edges: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        return edges, edges
 
 
 def answer(*xywh: tuple[int, int, int, int]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:

@@ -70,7 +70,7 @@ def test_the_shipped_forest_finds_the_outline_of_a_thing_and_not_its_texture(det
     outline, elsewhere = edges[np.abs(disc - 50) < 1.5], edges[np.abs(disc - 50) > 8]
     assert (outline > 5 * elsewhere.mean()).mean() > 0.95
     assert outline.mean() > 10 * elsewhere.mean()
-    thin = detector.thin(edges, detector.orientation(edges))
+    thin, _ = detector.thin(edges)
     assert 0 < (thin > 0).sum() < (edges > 0).sum() / 2
 
 
