@@ -49,7 +49,7 @@ def mean_iou_interval(confusions: NDArray[np.int64]) -> tuple[float, float]:
 
 
 def scores(confusion: NDArray[np.int64], classes: Sequence[str]) -> dict[str, Any]:
-    """Figures of one confusion matrix; shares from 0 to 1.
+    """Figures of one confusion matrix that is not all zero; shares from 0 to 1.
 
     Returns:
         `per_class_iou`: true positives over the union of truth and prediction; None for a class that occurs
@@ -58,13 +58,8 @@ def scores(confusion: NDArray[np.int64], classes: Sequence[str]) -> dict[str, An
         it; equals `mean_iou` on sets where every class occurs. `pixel_accuracy`: right pixels over counted
         pixels. `mean_accuracy`: mean over the classes in the truth of the share of their pixels found.
         `frequency_weighted_iou`: mean IoU, each class weighted by its share of the true pixels.
-
-    Raises:
-        ValueError: the matrix counts no pixel.
     """
     total = confusion.sum()
-    if total == 0:
-        raise ValueError("no pixel was counted: every one is void")
     right = np.diag(confusion)
     true, found = confusion.sum(1), confusion.sum(0)
     iou, recall = share(right, true + found - right), share(right, true)
@@ -84,7 +79,7 @@ def figures(counts: NDArray[np.int64], classes: Sequence[str]) -> dict[str, Any]
     `boundary_f` is the mean over the classes of which truth or prediction has an outline (None if there
     is no outline at all); a size's `mean_iou` the mean over the classes with an object of that size.
 
-    The counts are the sum of what `count` gives, of one photo or of many; ValueError if it is of no pixel.
+    The counts are the sum of what `count` gives, of one photo or of many, not all of them void alone.
     """
     number = len(classes)
     _, outlines, objects = np.split(counts, [number * number, number * (number + 4)])

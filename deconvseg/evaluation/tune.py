@@ -50,17 +50,14 @@ def tune_crf(
 
     Args:
         segmenter: network, proposals and fusion; its CRF is not used.
-        network: its file.
-        truth: photos and masks, at least 4, best of a split that was not trained on.
-        target: the copy to write.
+        network: its file, of which `target` will be the copy.
+        truth: photos and masks, at least 4, else UsageError; best of a split that was not trained on.
         workers: photos at a time, in threads.
         progress: told in words how far it is.
 
     Returns:
         Fit for JSON: `before` and `after`, each with `crf` (the parameters), `mean_iou_searched` and
         `mean_iou_held_out`; `improved`, whether the copy has those of `after`; and what they are of.
-
-    Raises UsageError, or DataError, InputError and OutputError of a photo, a mask and the copy.
     """
     if len(truth.examples) < 4:
         raise UsageError(f"{len(truth.examples)} photos are too few to tune on; take at least 4, better 60")
