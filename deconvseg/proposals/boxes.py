@@ -144,12 +144,7 @@ def squared(xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def distinct(xyxy: NDArray[np.float32], count: int, overlap: float) -> NDArray[np.int64]:
-    """Indices of the first `count` boxes (N, 4) whose IoU with each one kept before is at most `overlap`.
-
-    Measured on 99 photos of VOC 2012 train (every tenth; 169 objects of at least 1 % of the image, 50
-    squares): a square that holds an object and is at most 1.25 times as long as it, enlarged, exists for 74 %
-    of them at an overlap of 0.9, 75 % at 0.8 and 78 % at 0.7.
-    """
+    """Indices of the first `count` boxes (N, 4) whose IoU with each one kept before is at most `overlap`."""
     areas = (xyxy[:, 2:] - xyxy[:, :2]).prod(1)
     kept: list[int] = []
     for index, box in enumerate(xyxy):

@@ -11,15 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from deconvseg.proposals import boxes as boxes_module
-from deconvseg.proposals.boxes import (
-    around_objects,
-    distinct,
-    edge_boxes,
-    enlarged,
-    find_boxes,
-    propose,
-    squared,
-)
+from deconvseg.proposals.boxes import around_objects, distinct, edge_boxes, find_boxes, propose, squared
 from deconvseg.proposals.edges import EdgeDetector
 from deconvseg.settings import PRESETS, Settings
 
@@ -56,12 +48,6 @@ class BlindDetector:
 
     def thin(self, edges: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         return edges, edges
-
-
-def test_squares_by_hand() -> None:
-    boxes = np.array([[10, 20, 110, 60], [0, 0, 10, 30]], np.float32)
-    np.testing.assert_allclose(enlarged(boxes, 1.2), [[0, 16, 120, 64], [-1, -3, 11, 33]], atol=1e-5)
-    np.testing.assert_allclose(squared(boxes), [[10, -10, 110, 90], [-10, 0, 20, 30]])
 
 
 def test_squares_around_objects_by_hand() -> None:
