@@ -149,11 +149,8 @@ def test_the_truth_scores_one_against_itself_and_void_nothing(shapes: Path, tmp_
         evaluate(subject, replace(truth, examples=(example,)))
 
 
-def reordered(image: Image.Image) -> Image.Image:
-    """The same picture with the ids of aeroplane and bicycle swapped in its palette."""
-    image = image.point([0, 2, 1, *range(3, 256)])
-    image.putpalette([channel for i in (0, 2, 1) for channel in palette_for(3)[i]])
-    return image
+SWAPPED = [channel for label in (0, 2, 1) for channel in palette_for(3)[label]]
+"""A palette in which aeroplane and bicycle have each other's colours."""
 
 
 @pytest.mark.parametrize(
@@ -161,7 +158,7 @@ def reordered(image: Image.Image) -> Image.Image:
     [
         (lambda image: image.resize((20, 20)), r"{name}: is 20x20 pixels, its true mask .* one size"),
         (lambda image: image.point(lambda value: 255), r"{name}: \d+ pixels that count are 255"),
-        (lambda image: reordered(image), r"{name}: .*aeroplane.*bicycle|{name}: .*bicycle.*aeroplane"),
+        (lambda image: image.putpalette(SWAPPED) or image, r"{name}: .*aeroplane.*bicycle"),
     ],
     ids=["size", "void", "palette"],
 )
