@@ -17,7 +17,7 @@ from deconvseg.data.dataset import refuse_other_size
 from deconvseg.errors import DataError, UsageError, WeightsError
 from deconvseg.evaluation.ablation import refuse_other_classes
 from deconvseg.evaluation.counts import confusion_matrix
-from deconvseg.evaluation.metrics import scores
+from deconvseg.evaluation.metrics import iou
 from deconvseg.evaluation.run import Truth, workers_for
 from deconvseg.network.checkpoint import copy_network
 from deconvseg.regions import Prepared
@@ -110,7 +110,7 @@ def _searched(
             counts = sum(call_each(partial(count, tuned), numbers), np.zeros((), np.int64))
             if not counts.any():
                 raise DataError(f"split '{truth.split}': half of the sample is void alone; take a larger one")
-            value = float(scores(counts, truth.classes)["mean_iou"])
+            value = float(np.nanmean(iou(counts)))
             progress(f"mean IoU {value:.4f}: {parameters}")
             return value
 
