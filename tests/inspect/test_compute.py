@@ -202,21 +202,17 @@ def test_classes_networks_and_precisions_that_cannot_be_are_refused(
             trace(segmenter, make_photo(30, 30), None, name)
 
 
-def test_maps_come_in_order_and_are_the_networks_own() -> None:
-    torch.manual_seed(0)
-    made = DeconvNet(3, 64, widths=(4, 4, 6, 6, 6), bottleneck=8, decoder_convs=(3, 3, 3, 2))
-    for module in made.modules():
-        if isinstance(module, torch.nn.ConvTranspose2d):
-            torch.nn.init.kaiming_normal_(module.weight)
-    made.eval().requires_grad_(False)
-    image = torch.rand(1, 3, 64, 64)
-    maps, _, scores = follow(made, image)
-    torch.testing.assert_close(scores.detach(), made(image)[0])
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in made.modules())
+def test_maps_come_in_order_and_are_the_networks_own(exact: Segmenter) -> None:
+    network, image = exact.inference.network, torch.rand(1, 3, 32, 32)
+    assert isinstance(network, DeconvNet)
+    maps, _, scores = follow(network, image)
+    torch.testing.assert_close(scores.detach(), network(image)[0])
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
     encoded = [maps.pop(f"pool{number}") for number in range(1, 6)]
-    assert [before.shape[-1] for before in encoded] == [64, 32, 16, 8, 4]
+    assert [before.shape[-1] for before in encoded] == [32, 16, 8, 4, 2]
     names = ["fc6_deconv"]
-    for block, convs in ((5, 3), (4, 3), (3, 3), (2, 2)):
+    for block, convs in ((5, 3), (4, 3), (3, 3), (2, 2), (1, 2)):
         names += [f"unpool{block}", *(f"deconv{block}_{i}" for i in range(1, convs + 1))]
     assert list(maps) == names
-    assert [found.shape[-1] for found in maps.values()] == [2] + [4] * 4 + [8] * 4 + [16] * 4 + [32] * 3
+    sides = [found.shape[-1] for found in maps.values()]
+    assert sides == [1] + [2] * 4 + [4] * 4 + [8] * 4 + [16] * 3 + [32] * 3
