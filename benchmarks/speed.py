@@ -242,12 +242,10 @@ def proposal_rows(photos: Sequence[Path]) -> Iterator[Row]:
     image = read_image(photos[0])
     size = f"{image.shape[1]}x{image.shape[0]}"
     edges = detector.detect(image)
-    orientation = detector.orientation(edges)
-    thin = detector.thin(edges, orientation)
+    thin, orientation = detector.thin(edges)
     steps: dict[str, Callable[[], object]] = {
         "edge forest": partial(detector.detect, image),
-        "orientation": partial(detector.orientation, edges),
-        "thinning": partial(detector.thin, edges, orientation),
+        "thinning": partial(detector.thin, edges),
         "EdgeBoxes": partial(edge_boxes, thin, orientation),
         "all": partial(propose, image, detector, Settings()),
     }

@@ -69,6 +69,15 @@ def tiny_prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def blocks_photo(height: int, width: int) -> NDArray[np.uint8]:
+    """Smooth colours with bright blocks, so that there are edges to find."""
+    rows, columns = np.mgrid[:height, :width]
+    image = np.stack([rows * 255 / height, columns * 255 / width, np.full((height, width), 90)], 2)
+    image[height // 4 : height // 2, width // 3 : width // 2] = 250
+    image[height // 2 :, width * 3 // 4 :] = (10, 200, 30)
+    return image.astype(np.uint8)
+
+
 def coco_labels(path: Path) -> dict[str, NDArray[np.uint8]]:
     """By file name the labels that pycocotools draws from a COCO file, which has to be sound."""
     with contextlib.redirect_stdout(io.StringIO()):  # it reports to stdout

@@ -26,13 +26,7 @@ from deconvseg.proposals.forest_file import Forest
 from deconvseg.segmenter import WORKING_SIDE, Segmenter
 from deconvseg.settings import CRFParameters
 
-
-def photo(height: int, width: int) -> np.ndarray:
-    """Smooth colours with a bright block, so that there are edges to find."""
-    rows, columns = np.mgrid[:height, :width]
-    image = np.stack([rows * 255 / height, columns * 255 / width, np.full((height, width), 90)], 2)
-    image[height // 4 : height // 2, width // 3 : width // 2] = 250
-    return image.astype(np.uint8)
+from .conftest import blocks_photo as photo
 
 
 @pytest.mark.parametrize("size", [(120, 160), (1, 1), (2, 300), (300, 2), (33, 31)], ids=str)

@@ -150,11 +150,11 @@ def _target(output: str | None, photo: str, *, as_json: bool, overwrite: bool) -
 
 
 def _read(photo: str, max_megapixels: int) -> PhotoPixels:
-    from deconvseg.images.read import STREAM, read_photo
+    from deconvseg.images.read import read_photo
     from deconvseg.remote import opened
 
     most = max_megapixels * 1_000_000
     if photo == "-":
         console.needs_stdin()
-        return read_photo(opened(sys.stdin.buffer.read()), max_pixels=most, name=STREAM)
+        return read_photo(sys.stdin.buffer, max_pixels=most)
     return read_photo(opened(photo), max_pixels=most, name=photo)

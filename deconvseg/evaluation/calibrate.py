@@ -23,14 +23,8 @@ def calibrate(source: Path, photos: Sequence[str], target: Path) -> int:
     """Write a copy of a network's file that tells the ranges of what goes through its layers on these photos.
 
     A few dozen photos of what the network is for are enough; each is looked at as a whole, and its middle.
-
-    Returns:
-        How many layers there are ranges of.
-
-    Raises:
-        InputError: a photo cannot be read.
-        WeightsError: the source is no network file, or of a training stage without statistics.
-        OutputError: the copy cannot be written.
+    Returns how many layers there are ranges of. Raises InputError for a photo, OutputError for the copy, and
+    WeightsError if the source is no network file, or of a training stage without statistics.
     """
     network, header = load_network(source)
     if not header.statistics:

@@ -42,16 +42,9 @@ def confusion_of(counts: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
 def confusion_matrix(truth: NDArray[np.uint8], found: NDArray[np.uint8], classes: int) -> NDArray[np.int64]:
     """Pixel counts (C, C): row = true class, column = predicted class; void (255) truth is dropped.
 
-    Args:
-        truth: uint8, class indices and 255.
-        found: uint8 of the same shape, class indices; where the truth is void any value will do.
-        classes: C.
-
-    Raises:
-        ValueError: the shapes differ, or a counted pixel of `found` is no class.
+    Both maps are uint8 of one shape, class indices and, in the truth, 255. Where the truth is void any value
+    will do in `found`; ValueError if another pixel of it is no class.
     """
-    if truth.shape != found.shape:
-        raise ValueError(f"truth is {truth.shape}, prediction {found.shape}: they must have one size")
     valid = truth != VOID
     predicted = found[valid]
     if predicted.size and predicted.max() >= classes:

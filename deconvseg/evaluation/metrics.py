@@ -20,6 +20,12 @@ def share(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
         return np.where(whole > 0, part / whole, np.nan)
 
 
+def iou(confusions: NDArray[Any]) -> NDArray[np.float64]:
+    """Right pixels over the union of truth and prediction (..., C) of confusion matrices (..., C, C)."""
+    right = confusions.diagonal(axis1=-2, axis2=-1)
+    return share(right, confusions.sum(-1) + confusions.sum(-2) - right)
+
+
 def boundary_f(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     """Returns F (C,) of precision and recall, 0 to 1, from counts (C, 4) of outlines pooled over a set.
 
@@ -42,62 +48,43 @@ def mean_iou_interval(confusions: NDArray[np.int64]) -> tuple[float, float]:
     draws = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), RESAMPLES)
     totals = (draws.astype(np.float64) @ confusions.reshape(count, -1)).reshape(-1, classes, classes)
     totals = totals[totals.any((1, 2))]  # a few photos may be void alone
-    right = totals.diagonal(axis1=1, axis2=2)
-    iou = share(right, totals.sum(1) + totals.sum(2) - right)
-    low, high = np.quantile(np.nanmean(iou, 1), [(1 - 0.95) / 2, (1 + 0.95) / 2])
+    low, high = np.quantile(np.nanmean(iou(totals), 1), [(1 - 0.95) / 2, (1 + 0.95) / 2])
     return float(low), float(high)
 
 
-def scores(confusion: NDArray[np.int64], classes: Sequence[str]) -> dict[str, Any]:
-    """Figures of one confusion matrix; shares from 0 to 1.
+def figures(counts: NDArray[np.int64], classes: Sequence[str]) -> dict[str, Any]:
+    """Every figure of the sum of what `count` gives, of one photo or of many, not all of them void alone.
 
     Returns:
-        `per_class_iou`: true positives over the union of truth and prediction; None for a class that occurs
-        in neither. `mean_iou`: mean over the classes that occur in the union. `voc_mean_iou`: mean over all
-        classes, one that occurs in neither counting 0, as the VOC 2012 development kit (`VOCevalseg.m`) has
-        it; equals `mean_iou` on sets where every class occurs. `pixel_accuracy`: right pixels over counted
-        pixels. `mean_accuracy`: mean over the classes in the truth of the share of their pixels found.
-        `frequency_weighted_iou`: mean IoU, each class weighted by its share of the true pixels.
-
-    Raises:
-        ValueError: the matrix counts no pixel.
-    """
-    total = confusion.sum()
-    if total == 0:
-        raise ValueError("no pixel was counted: every one is void")
-    right = np.diag(confusion)
-    true, found = confusion.sum(1), confusion.sum(0)
-    iou, recall = share(right, true + found - right), share(right, true)
-    return {
-        "per_class_iou": _by_name(classes, iou),
-        "mean_iou": float(np.nanmean(iou)),
-        "voc_mean_iou": float(np.nan_to_num(iou).mean()),
-        "pixel_accuracy": float(right.sum() / total),
-        "mean_accuracy": float(np.nanmean(recall)),
-        "frequency_weighted_iou": float((np.nan_to_num(iou) * true).sum() / total),
-    }
-
-
-def figures(counts: NDArray[np.int64], classes: Sequence[str]) -> dict[str, Any]:
-    """Every figure, fit for JSON, shares from 0 to 1: those of `scores`, boundary F, and IoU by size.
-
-    `boundary_f` is the mean over the classes of which truth or prediction has an outline (None if there
-    is no outline at all); a size's `mean_iou` the mean over the classes with an object of that size.
-
-    The counts are the sum of what `count` gives, of one photo or of many; ValueError if it is of no pixel.
+        Fit for JSON, shares from 0 to 1, None where there is nothing of a kind.
+        `per_class_iou`: as of `iou`. `mean_iou`: mean over the classes that occur in truth or prediction.
+        `voc_mean_iou`: mean over all classes, one that occurs in neither counting 0, as the VOC 2012
+        development kit (`VOCevalseg.m`) has it; equals `mean_iou` on sets where every class occurs.
+        `pixel_accuracy`: right pixels over counted pixels. `mean_accuracy`: mean over the classes in the
+        truth of the share of their pixels found. `frequency_weighted_iou`: mean IoU, each class weighted by
+        its share of the true pixels. `boundary_f`: mean over the classes of which truth or prediction has an
+        outline, of `per_class_boundary_f`. `sizes`: by size the `objects`, and IoU as above, the mean over
+        the classes with an object of that size.
     """
     number = len(classes)
+    confusion = confusion_of(counts, number)
+    right, true, per_class = np.diag(confusion), confusion.sum(1), iou(confusion)
     _, outlines, objects = np.split(counts, [number * number, number * (number + 4)])
-    per_class = boundary_f(outlines.reshape(number, 4))
+    boundaries = boundary_f(outlines.reshape(number, 4))
     sizes = {}
     for size, one in zip(SIZES, objects.reshape(len(SIZES), number, 3), strict=True):
-        iou = share(one[:, 1], one[:, 2])
-        by_name = _by_name(classes, iou)
-        sizes[size] = {"mean_iou": _mean(iou), "objects": int(one[:, 0].sum()), "per_class_iou": by_name}
+        found = share(one[:, 1], one[:, 2])
+        by_name = _by_name(classes, found)
+        sizes[size] = {"mean_iou": _mean(found), "objects": int(one[:, 0].sum()), "per_class_iou": by_name}
     return {
-        **scores(confusion_of(counts, number), classes),
-        "boundary_f": _mean(per_class),
-        "per_class_boundary_f": _by_name(classes, per_class),
+        "per_class_iou": _by_name(classes, per_class),
+        "mean_iou": float(np.nanmean(per_class)),
+        "voc_mean_iou": float(np.nan_to_num(per_class).mean()),
+        "pixel_accuracy": float(right.sum() / true.sum()),
+        "mean_accuracy": float(np.nanmean(share(right, true))),
+        "frequency_weighted_iou": float((np.nan_to_num(per_class) * true).sum() / true.sum()),
+        "boundary_f": _mean(boundaries),
+        "per_class_boundary_f": _by_name(classes, boundaries),
         "sizes": sizes,
     }
 

@@ -17,7 +17,7 @@ from deconvseg.data.dataset import refuse_other_size
 from deconvseg.errors import DataError, UsageError, WeightsError
 from deconvseg.evaluation.ablation import refuse_other_classes
 from deconvseg.evaluation.counts import confusion_matrix
-from deconvseg.evaluation.metrics import scores
+from deconvseg.evaluation.metrics import iou
 from deconvseg.evaluation.run import Truth, workers_for
 from deconvseg.network.checkpoint import copy_network
 from deconvseg.regions import Prepared
@@ -50,17 +50,14 @@ def tune_crf(
 
     Args:
         segmenter: network, proposals and fusion; its CRF is not used.
-        network: its file.
-        truth: photos and masks, at least 4, best of a split that was not trained on.
-        target: the copy to write.
+        network: its file, of which `target` will be the copy.
+        truth: photos and masks, at least 4, else UsageError; best of a split that was not trained on.
         workers: photos at a time, in threads.
         progress: told in words how far it is.
 
     Returns:
         Fit for JSON: `before` and `after`, each with `crf` (the parameters), `mean_iou_searched` and
         `mean_iou_held_out`; `improved`, whether the copy has those of `after`; and what they are of.
-
-    Raises UsageError, or DataError, InputError and OutputError of a photo, a mask and the copy.
     """
     if len(truth.examples) < 4:
         raise UsageError(f"{len(truth.examples)} photos are too few to tune on; take at least 4, better 60")
@@ -113,7 +110,7 @@ def _searched(
             counts = sum(call_each(partial(count, tuned), numbers), np.zeros((), np.int64))
             if not counts.any():
                 raise DataError(f"split '{truth.split}': half of the sample is void alone; take a larger one")
-            value = float(scores(counts, truth.classes)["mean_iou"])
+            value = float(np.nanmean(iou(counts)))
             progress(f"mean IoU {value:.4f}: {parameters}")
             return value
 

@@ -25,9 +25,7 @@ def voc_color(label: int) -> tuple[int, int, int]:
 
 
 def palette_for(classes: int) -> Palette:
-    """VOC's colours for labels 0 to `classes` - 1; `classes` is 1..256, anything else is a ValueError."""
-    if not 1 <= classes <= 256:
-        raise ValueError(f"an 8-bit palette has 1 to 256 colours, not {classes}")
+    """VOC's colours for labels 0 to `classes` - 1, at most 255."""
     return tuple(voc_color(label) for label in range(classes))
 
 

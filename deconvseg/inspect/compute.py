@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -45,11 +47,8 @@ def inspect_layers(
 ) -> Inspection:
     """One map of each layer of the decoder, for the whole photo or a box of it; the rest is as of `trace`.
 
-    Without a class it is the layer's most active map, that with the largest mean inside the photo. With a
-    class it is the one that drives this class's score most. The score is S, the sum over all pixels inside
-    the photo of the class's raw score times its probability (held constant): pixels count that are taken for
-    the class. Then the map is the one whose values times the gradient of S by them add up to the most: to
-    first order, what S would lose without it.
+    It is the layer's most active map or, with a class, the one that drives this class's score most, as
+    docs/inspect.md defines both.
 
     Pictures are `input`, uint8 (S, S, 3); the map of each layer by its name, float32 (h, w), 0 or more;
     `score`, float32 (S, S), raw scores of the class, else of the largest object or background; and
@@ -59,10 +58,12 @@ def inspect_layers(
     # Scores below 0 count as 0, as where regions are put together (`postprocess.fusion`).
     labels = found.scores.clamp_min(0).argmax(0).to(torch.uint8).cpu().numpy()[found.inside]
     labelling = Segmentation(labels, classes, segmenter.palette)
-    objects = (name for name in labelling.class_shares() if name != classes[0])
-    shown = class_name or next(objects, classes[0])
+    shares = labelling.class_shares()
+    shown = class_name or next((name for name in shares if name != classes[0]), classes[0])
     score = found.scores[classes.index(shown)].cpu().numpy()
-    pictures: dict[str, Any] = {"input": found.crop}
+    painted = found.crop.copy()
+    painted[found.inside] = overlay(labels, segmenter.palette, painted[found.inside])
+    pictures = {"input": found.crop, "score": score, "painted": painted}
     layers = []
     for name, maps in found.decoded.items():
         channel = found.driving.get(name, int(found.means(maps).argmax()))
@@ -71,12 +72,9 @@ def inspect_layers(
         layer |= {"channels": len(maps), "max": float(one.max()), "mean": float(one.mean())}
         layer |= {"active": float((one > 0).mean()), "active_of_all": float((maps > 0).float().mean())}
         layers.append(layer)
-    painted = found.crop.copy()
-    painted[found.inside] = overlay(labels, segmenter.palette, painted[found.inside])
     about: dict[str, Any] = {"class": shown, "size": list(score.shape)}
     about |= {"min": float(score.min()), "max": float(score.max()), "mean": float(score.mean())}
-    numbers = {**found.numbers, "layers": layers, "score": about, "classes": labelling.class_shares()}
-    pictures |= {"score": score, "painted": painted}
+    numbers = {**found.numbers, "layers": layers, "score": about, "classes": shares}
     return Inspection(numbers, pictures, {"labelling": labelling})
 
 
@@ -157,11 +155,11 @@ def inspect_proposals(segmenter: Segmenter, photo: PhotoPixels, count: int = max
     prepared = segmenter.prepare(photo)
     first = 0 if segmenter.settings.whole_photo else 1  # ranks count from here: the best proposal has rank 1
     labels, labellings, steps, changed = np.zeros(0, np.uint8), {}, [], []
-    for rank, partial in enumerate(segmenter.inference.step_by_step(prepared), first - 1):
-        probabilities, prepared = partial.probabilities(), partial.prepared
+    for rank, result in enumerate(segmenter.inference.step_by_step(prepared), first - 1):
+        probabilities, prepared = result.probabilities(), result.prepared
         most = len(prepared.boxes) - 1 + first
         before, labels = labels, probabilities.argmax(0).astype(np.uint8)
-        if partial.done:
+        if result.done:
             changed.append(float((labels != before).mean()))
         if rank in STEPS or rank == most:
             name = f"{rank or 'no'} proposal{'s' * (rank != 1)}"
@@ -262,26 +260,20 @@ def follow(network: DeconvNet, image: Tensor) -> tuple[dict[str, Tensor], list[T
     the scores (classes, S, S), which have gradients by the decoder's maps, but not by the encoder's.
     """
     maps: dict[str, Tensor] = {}
-
-    def keep(name: str) -> Callable[..., None]:
-        def hook(layer: object, inputs: tuple[Tensor, ...], output: Tensor | None = None) -> None:
-            maps[name] = inputs[0] if output is None else output
-
-        return hook
-
-    hooks = [stage.register_forward_hook(keep(f"pool{n}")) for n, stage in enumerate(network.encoder, 1)]
-    hooks.append(network.fc6_deconv.register_forward_hook(keep("fc6_deconv")))
-    for block, stage in zip(range(5, 0, -1), network.decoder, strict=False):
-        hooks.append(stage.register_forward_pre_hook(keep(f"unpool{block}")))
-        hooks.extend(layer.register_forward_hook(keep(name)) for name, layer in stage.named_children())
-    try:
+    layers = {f"pool{number}": stage for number, stage in enumerate(network.encoder, 1)}
+    layers["fc6_deconv"] = network.fc6_deconv
+    with ExitStack() as hooks:
+        for block, stage in zip(range(5, 0, -1), network.decoder, strict=False):
+            keep = partial(lambda name, _, inputs: maps.update({name: inputs[0]}), f"unpool{block}")
+            hooks.callback(stage.register_forward_pre_hook(keep).remove)
+            layers |= stage.named_children()
+        for name, layer in layers.items():
+            keep = partial(lambda name, _, inputs, output: maps.update({name: output}), name)
+            hooks.callback(layer.register_forward_hook(keep).remove)
         with torch.no_grad():
             code, switches = network.encode(image)
         with torch.enable_grad():
             scores = network.decode(code.detach().requires_grad_(), switches)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return maps, [where[0] for where in switches], scores[0]
 
 

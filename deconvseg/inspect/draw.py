@@ -6,9 +6,9 @@ import io
 import math
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from matplotlib import colormaps, style
@@ -19,13 +19,10 @@ from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 
 from deconvseg.errors import UsageError
-from deconvseg.files import replacing
 from deconvseg.images.palette import tints
-from deconvseg.images.write import overlay
+from deconvseg.images.write import opened, overlay
+from deconvseg.inspect.compute import Inspection
 from deconvseg.segmentation import Segmentation
-
-if TYPE_CHECKING:
-    from deconvseg.inspect.compute import Inspection
 
 # Dates are left out of files: the same figure always gives the same bytes.
 _METADATA = {".png": {"Software": None}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
@@ -283,9 +280,8 @@ def save(figure: Figure, target: Path | BinaryIO) -> None:
     encoded = io.BytesIO()
     with own_style():
         figure.savefig(encoded, format=kind[1:], dpi=150, metadata=_METADATA[kind], **tight)
-    with replacing(target) if isinstance(target, Path) else nullcontext(target) as stream:
+    with opened(target) as stream:
         stream.write(encoded.getbuffer())
-        stream.flush()
 
 
 def checked_format(path: Path) -> str:

@@ -95,16 +95,10 @@ def with_prior(probabilities: Tensor, scores: Tensor, doubt: Tensor, exponent: f
 
     Each object class is weighed by (p / doubt) ** exponent, where p is the chance that the photo shows it: a
     class that the network holds for absent has to be much more certain to win a pixel, and a hard class
-    that it sees wins more of them from the background.
+    that it sees wins more of them from the background. An exponent of 1 believes it as much as the pixels.
 
-    Args:
-        probabilities: float (C, H, W), background first.
-        scores: float (C,), raw, of presence; that of background is not used.
-        doubt: float (C,), of the network that they are from.
-        exponent: 0 changes nothing; 1 believes it as much as the pixels.
-
-    Returns:
-        float32 (C, H, W), summing to 1 over C.
+    Probabilities are float (C, H, W), background first; `scores` float (C,), raw, of presence, and `doubt`
+    float (C,) of the network that they are from. Returns float32 (C, H, W), summing to 1 over C.
     """
     weights = exponent * (functional.logsigmoid(scores.float()) - doubt.float().log())
     weights[0] = 0

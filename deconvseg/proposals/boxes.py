@@ -48,7 +48,7 @@ def edge_boxes(
 ) -> Boxes:
     """Up to `count` EdgeBoxes (Zitnick and Dollar, ECCV 2014) of at least `min_area` square pixels.
 
-    `edges` and `orientation` are float32 (H, W), as of `EdgeDetector.thin` and `.orientation`.
+    `edges` and `orientation` are float32 (H, W), as of `EdgeDetector.thin`.
     """
     # A new object for every image: OpenCV's keeps the edge groups of its last image and scores with them.
     search = opencv().ximgproc.createEdgeBoxes(**_SEARCH, maxBoxes=count, minBoxArea=min_area)
@@ -71,9 +71,7 @@ def find_boxes(
     It is shrunk to WORKING_SIDE first, which bounds the time; `min_area` counts in pixels of that.
     """
     small = shrink(image, WORKING_SIDE)
-    edges = detector.detect(small)
-    orientation = detector.orientation(edges)
-    boxes = edge_boxes(detector.thin(edges, orientation), orientation, count, min_area)
+    boxes = edge_boxes(*detector.thin(detector.detect(small)), count, min_area)
     scale = np.array((image.shape[1] / small.shape[1], image.shape[0] / small.shape[0]) * 2, np.float32)
     return Boxes(boxes.xyxy * scale, boxes.scores)
 
@@ -146,12 +144,7 @@ def squared(xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def distinct(xyxy: NDArray[np.float32], count: int, overlap: float) -> NDArray[np.int64]:
-    """Indices of the first `count` boxes (N, 4) whose IoU with each one kept before is at most `overlap`.
-
-    Measured on 99 photos of VOC 2012 train (every tenth; 169 objects of at least 1 % of the image, 50
-    squares): a square that holds an object and is at most 1.25 times as long as it, enlarged, exists for 74 %
-    of them at an overlap of 0.9, 75 % at 0.8 and 78 % at 0.7.
-    """
+    """Indices of the first `count` boxes (N, 4) whose IoU with each one kept before is at most `overlap`."""
     areas = (xyxy[:, 2:] - xyxy[:, :2]).prod(1)
     kept: list[int] = []
     for index, box in enumerate(xyxy):

@@ -46,16 +46,11 @@ class EdgeDetector:
         edges = self._forest.detectEdges(padded.astype(np.float32) / 255)
         return np.ascontiguousarray(edges[BORDER:-BORDER, BORDER:-BORDER])
 
-    def orientation(self, edges: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Direction across the edge at every pixel: float32 (H, W), radians, 0 to pi."""
-        result: NDArray[np.float32] = self._forest.computeOrientation(edges)
-        return result
-
-    def thin(self, edges: NDArray[np.float32], orientation: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Non-maximum suppression across the edge: (H, W) like `edges`, 0 beside every ridge."""
+    def thin(self, edges: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Edges (H, W), 0 beside every ridge; and the direction across them, float32, radians, 0 to pi."""
+        orientation = self._forest.computeOrientation(edges)
         # Radius 2, no suppression at the image border (s=0), no bias (m=1): the settings of edgeBoxes.m.
-        result: NDArray[np.float32] = self._forest.edgesNms(edges, orientation, None, 2, 0, 1, True)
-        return result
+        return self._forest.edgesNms(edges, orientation, None, 2, 0, 1, True), orientation
 
 
 def opencv() -> Any:

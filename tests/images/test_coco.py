@@ -46,14 +46,6 @@ def test_by_hand() -> None:
     assert [a["id"] for a in document["annotations"]] == [1, 2, 3]
 
 
-def test_polygon_by_hand() -> None:
-    document = coco_document(segmentation(LABELS[:, 3:]), "y.jpg", polygons=True)
-    assert [a["segmentation"] for a in document["annotations"]] == [
-        [[0, 3, 0, 4, 1, 4, 1, 3]],
-        [[1, 0, 1, 2, 2, 2, 2, 0]],
-    ]
-
-
 @settings(max_examples=50)
 @given(small_labels, st.booleans())
 def test_masks_come_back_exactly(
@@ -64,24 +56,10 @@ def test_masks_come_back_exactly(
     np.testing.assert_array_equal(coco_labels(path)["a"], labels)
 
 
-def test_merged(tmp_path: Path) -> None:
-    empty = np.zeros((2, 3), np.uint8)
-    parts = []
-    for name, labels in (("a", LABELS), ("b", empty), ("c", LABELS.T.copy())):
-        parts.append(tmp_path / f"{name}.coco.json")
-        write_coco(segmentation(labels), parts[-1], file_name=f"{name}.jpg")
-    assert merge_coco(parts, tmp_path / "all.json") == []
-    merged, drawn = json.loads((tmp_path / "all.json").read_bytes()), coco_labels(tmp_path / "all.json")
-    assert [image["id"] for image in merged["images"]] == [1, 2, 3]
-    assert [annotation["id"] for annotation in merged["annotations"]] == list(range(1, 7))
-    assert list(drawn) == ["a.jpg", "b.jpg", "c.jpg"]
-    for found, labels in zip(drawn.values(), (LABELS, empty, LABELS.T), strict=True):
-        np.testing.assert_array_equal(found, labels)
-
-
-def test_damaged_parts_and_other_classes_are_told_and_left_out(tmp_path: Path) -> None:
-    for name in ("a", "c", "e"):
-        write_coco(segmentation(LABELS), tmp_path / f"{name}.json", file_name=name)
+def test_merged_but_for_damaged_parts_and_other_classes(tmp_path: Path) -> None:
+    whole = {"a": LABELS, "c": np.zeros((2, 3), np.uint8), "e": LABELS.T.copy()}
+    for name, labels in whole.items():
+        write_coco(segmentation(labels), tmp_path / f"{name}.json", file_name=name)
     (tmp_path / "b.json").write_bytes((tmp_path / "a.json").read_bytes()[:200])
     write_coco(segmentation(LABELS, ("background", "x", "y")), tmp_path / "d.json", file_name="d")
     names = ("a", "b", "c", "d", "e", "none")
@@ -90,7 +68,12 @@ def test_damaged_parts_and_other_classes_are_told_and_left_out(tmp_path: Path) -
         str(tmp_path / f"{name}.json") for name in ("b", "d", "none")
     ]
     assert "other classes" in problems[1]
-    assert list(coco_labels(tmp_path / "all.json")) == ["a", "c", "e"]
+    merged, drawn = json.loads((tmp_path / "all.json").read_bytes()), coco_labels(tmp_path / "all.json")
+    assert [image["id"] for image in merged["images"]] == [1, 2, 3]
+    assert [annotation["id"] for annotation in merged["annotations"]] == list(range(1, 7))
+    for (name, found), labels in zip(drawn.items(), whole.values(), strict=True):
+        np.testing.assert_array_equal(found, labels, name)
+    assert list(drawn) == list(whole)
 
 
 def test_nothing_to_merge_is_an_empty_data_set(tmp_path: Path) -> None:

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from deconvseg.errors import OutputError
-from deconvseg.images.palette import palette_for
+from deconvseg.images.palette import VOC_CLASSES, palette_for
 from deconvseg.images.write import (
+    Entry,
+    draw_legend,
     mask_names,
     overlay,
     write_labels,
@@ -73,6 +75,16 @@ def test_overlay_is_jpeg_unless_named_png(tmp_path: Path) -> None:
     for name, format_ in (("a.jpg", "JPEG"), ("b.PNG", "PNG")):
         write_overlay(segmentation(LABELS, photo=PHOTO), tmp_path / name)
         assert Image.open(tmp_path / name).format == format_
+
+
+def test_colours_published_with_voc() -> None:
+    palette = palette_for(256)
+    assert palette[:4] == ((0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0))
+    colours = dict(zip(VOC_CLASSES, palette, strict=False))
+    assert (colours["cat"], colours["motorbike"]) == ((64, 0, 0), (64, 128, 128))
+    assert (colours["person"], colours["tvmonitor"]) == ((192, 128, 128), (0, 64, 128))
+    assert len(set(palette)) == 256 and len(VOC_CLASSES) == 21
+    assert palette[255] == (224, 224, 192)  # the border that VOC leaves unlabelled
 
 
 @pytest.mark.parametrize("kind", ["labels", "overlay", "cutout"])
@@ -173,3 +185,42 @@ def test_names_of_masks() -> None:
     assert mask_names(classes) == [
         *("background", "traffic light", "été", "a%2Fb", "4.A%2FB", "St%2E Bernard", "6.con", "猫", "8"),
     ]
+
+
+# The legend names colours, hides as little as it can, and never breaks a photo.
+
+RED, GREEN = (230, 20, 30), (10, 200, 40)
+
+
+def drawn(size: tuple[int, int], entries: list[Entry], busy: np.ndarray) -> np.ndarray:
+    image = Image.new("RGB", size, (120, 120, 120))
+    draw_legend(image, entries, busy)
+    return np.asarray(image).astype(int)
+
+
+def has(image: np.ndarray, colour: tuple[int, int, int]) -> bool:
+    return bool((np.abs(image - colour).max(axis=2) == 0).any())
+
+
+@pytest.mark.parametrize("half", [np.s_[:50, :75], np.s_[:50, 75:], np.s_[50:, 75:]], ids=str)
+def test_goes_to_the_corner_without_objects(half: tuple[slice, slice]) -> None:
+    busy = np.ones((100, 150), bool)
+    busy[half] = False
+    image = drawn((150, 100), [("cat", RED), ("dog", GREEN)], busy)
+    changed = (image != 120).any(axis=2)
+    assert changed[half].any() and not (changed & busy).any()
+    assert has(image, RED) and has(image, GREEN)
+
+
+def test_last_entries_are_left_out_where_there_is_no_room() -> None:
+    entries = [("cat", RED)] + [(f"class {i}", (1, 2, 3)) for i in range(12)] + [("dog", GREEN)]
+    image = drawn((90, 60), entries, np.zeros((60, 90), bool))
+    assert has(image, RED)
+    assert not has(image, GREEN)
+    assert has(drawn((500, 500), entries, np.zeros((500, 500), bool)), GREEN)
+
+
+@pytest.mark.parametrize(("size", "names"), [((1, 1), ["cat"]), ((400, 5), ["cat"]), ((90, 60), [])])
+def test_no_room_or_nothing_to_name(size: tuple[int, int], names: list[str]) -> None:
+    entries = [(name, RED) for name in names]
+    assert (drawn(size, entries, np.zeros(size[::-1], bool)) == 120).all()

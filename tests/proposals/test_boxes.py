@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
 
 import cv2
 import numpy as np
@@ -12,15 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from deconvseg.proposals import boxes as boxes_module
-from deconvseg.proposals.boxes import (
-    around_objects,
-    distinct,
-    edge_boxes,
-    enlarged,
-    find_boxes,
-    propose,
-    squared,
-)
+from deconvseg.proposals.boxes import around_objects, distinct, edge_boxes, find_boxes, propose, squared
 from deconvseg.proposals.edges import EdgeDetector
 from deconvseg.settings import PRESETS, Settings
 
@@ -36,11 +27,16 @@ def scene(height: int, width: int, seed: int = 0) -> tuple[NDArray[np.uint8], ND
     return np.clip(image, 0, 255).astype(np.uint8), np.concatenate((low, high)).astype(np.float32)
 
 
-def fake_search(monkeypatch: pytest.MonkeyPatch, answer: Any) -> None:
-    """OpenCV's EdgeBoxes answers with given boxes."""
+def fake_search(
+    monkeypatch: pytest.MonkeyPatch, *xywh: tuple[int, int, int, int], columns: tuple[int, ...] = (1,)
+) -> NDArray[np.float32]:
+    """OpenCV's EdgeBoxes answers with given boxes, and with falling scores, which are returned."""
+    scores = np.linspace(0.5, 0.1, len(xywh), dtype=np.float32)
+    answer = np.array(xywh, np.int32), scores.reshape(-1, *columns)
     search = SimpleNamespace(getBoundingBoxes=lambda edges, orientation: answer)
     fake = SimpleNamespace(ximgproc=SimpleNamespace(createEdgeBoxes=lambda **settings: search))
     monkeypatch.setattr(boxes_module, "opencv", lambda: fake)
+    return scores
 
 
 class BlindDetector:
@@ -50,21 +46,8 @@ class BlindDetector:
         self.shape = image.shape[:2]
         return np.zeros(self.shape, np.float32)
 
-    def orientation(self, edges: NDArray[np.float32]) -> NDArray[np.float32]:
-        return edges
-
-    def thin(self, edges: NDArray[np.float32], orientation: NDArray[np.float32]) -> NDArray[np.float32]:
-        return edges
-
-
-def answer(*xywh: tuple[int, int, int, int]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    return np.array(xywh, np.int32), np.linspace(0.5, 0.1, len(xywh), dtype=np.float32)
-
-
-def test_squares_by_hand() -> None:
-    boxes = np.array([[10, 20, 110, 60], [0, 0, 10, 30]], np.float32)
-    np.testing.assert_allclose(enlarged(boxes, 1.2), [[0, 16, 120, 64], [-1, -3, 11, 33]], atol=1e-5)
-    np.testing.assert_allclose(squared(boxes), [[10, -10, 110, 90], [-10, 0, 20, 30]])
+    def thin(self, edges: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        return edges, edges
 
 
 def test_squares_around_objects_by_hand() -> None:
@@ -86,9 +69,8 @@ def test_near_copies_are_dropped_and_order_is_kept() -> None:
 
 def test_both_shapes_of_scores_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
     """OpenCV 4 returns (N, 1), OpenCV 5 (N,); both count from 1 and include the last pixel."""
-    boxes, scores = answer((11, 21, 50, 40), (1, 1, 199, 99))
-    for shape in ((2, 1), (2,)):
-        fake_search(monkeypatch, (boxes, scores.reshape(shape)))
+    for columns in ((1,), ()):
+        scores = fake_search(monkeypatch, (11, 21, 50, 40), (1, 1, 199, 99), columns=columns)
         found = edge_boxes(np.zeros((100, 200), np.float32), np.zeros((100, 200), np.float32))
         np.testing.assert_array_equal(found.xyxy, [[10, 20, 61, 61], [0, 0, 200, 100]])
         np.testing.assert_array_equal(found.scores, scores)
@@ -127,7 +109,7 @@ def test_boxes_lie_in_the_image_best_first(detector: EdgeDetector) -> None:
 def test_proposals_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """Enlarged by 1.2, the shorter side compared with min_side, squared by the longer; the order stays."""
     kept, narrow, copy, second = (101, 101, 99, 79), (301, 1, 30, 300), (101, 101, 99, 79), (301, 201, 99, 99)
-    fake_search(monkeypatch, answer(narrow, kept, copy, second))
+    fake_search(monkeypatch, narrow, kept, copy, second)
     image = np.zeros((400, 600, 3), np.uint8)
     found = propose(image, BlindDetector(), Settings(min_side=96))
     np.testing.assert_allclose(
@@ -143,7 +125,7 @@ def test_proposals_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_protocols_select_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """The paper's boxes keep their shape, copies included; the released code measures the squares."""
     kept, narrow, copy, small = (101, 101, 99, 79), (301, 1, 30, 300), (101, 101, 99, 79), (301, 201, 59, 59)
-    fake_search(monkeypatch, answer(narrow, kept, copy, small))
+    fake_search(monkeypatch, narrow, kept, copy, small)
     image = np.zeros((400, 600, 3), np.uint8)
     paper = propose(image, BlindDetector(), PRESETS["paper"])
     sides = paper.xyxy[:, 2:] - paper.xyxy[:, :2]
@@ -157,7 +139,7 @@ def test_a_large_photo_is_worked_on_small_and_its_boxes_are_scaled_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """min_side is in pixels of the working image: a photo at four times the size gives the same crops."""
-    fake_search(monkeypatch, answer((101, 101, 99, 79), (301, 1, 99, 19)))
+    fake_search(monkeypatch, (101, 101, 99, 79), (301, 1, 99, 19))
     blind = BlindDetector()
     found = propose(np.zeros((1600, 2560, 3), np.uint8), blind, Settings(min_side=96))
     assert blind.shape == (400, 640)

@@ -14,7 +14,7 @@ from train_edges import write_forest
 
 from deconvseg.errors import WeightsError
 from deconvseg.proposals.edges import EdgeDetector
-from deconvseg.proposals.forest_file import Forest, read_forest
+from deconvseg.proposals.forest_file import Forest, check_forest, read_forest
 
 TREES, NODES = 8, 15
 
@@ -148,29 +148,26 @@ def test_damaged_text_is_refused(tmp_path: Path, file: Path, old: str, new: str,
 
 
 @pytest.mark.parametrize(
-    ("field", "index", "value"),
+    ("name", "field", "index", "value"),
     [
-        ("childs", 3 * NODES, NODES),
-        ("childs", 3 * NODES + 1, -4),
-        ("childs", 2 * NODES + 5, 2),
-        ("childs", 2 * NODES, 1),
-        ("featureIds", 7, 7228),
-        ("featureIds", 7, -1),
-        ("edgeBins", 20, 256),
-        ("edgeBins", 20, -1),
-        ("edgeBoundaries", 0, -1),
-        ("edgeBoundaries", 9, 2_000_000_000),
-        ("edgeBoundaries", TREES * NODES, 2_000_000_000),
+        ("childs", "childs", 3 * NODES, NODES),
+        ("childs", "childs", 3 * NODES + 1, -4),
+        ("childs", "childs", 2 * NODES + 5, 2),
+        ("childs", "childs", 2 * NODES, 1),
+        ("featureIds", "feature_ids", 7, 7228),
+        ("featureIds", "feature_ids", 7, -1),
+        ("edgeBins", "bins", 20, 256),
+        ("edgeBins", "bins", 20, -1),
+        ("edgeBoundaries", "boundaries", 0, -1),
+        ("edgeBoundaries", "boundaries", 9, 2_000_000_000),
+        ("edgeBoundaries", "boundaries", TREES * NODES, 2_000_000_000),
     ],
 )
 def test_a_number_out_of_range_is_refused(
-    tmp_path: Path, file: Path, field: str, index: int, value: int
+    hand_made_forest: Forest, name: str, field: str, index: int, value: int
 ) -> None:
     """A loop, a child, feature, bin or range outside: what OpenCV would follow out of its memory."""
-    text = text_of(file)
-    section = re.search(rf"^{field}:(.*?)(?=^\w|\Z)", text, re.DOTALL | re.MULTILINE)
-    assert section
-    start, end = (section.start(1) + edge for edge in [*re.finditer(r"-?\d+", section[1])][index].span())
-    path = tmp_path / "bad.yml"
-    path.write_text(text[:start] + str(value) + text[end:])
-    refused(path, field, "out of range")
+    values = getattr(hand_made_forest, field).copy()
+    values.flat[index] = value
+    with pytest.raises(ValueError, match=rf"{name} holds {value} at position {index}, which is out of range"):
+        check_forest(replace(hand_made_forest, **{field: values}))
