@@ -113,7 +113,7 @@ def inspect(
         found = look(segmenter, pixels, corners, class_name)
     else:
         found = compute.inspect_proposals(segmenter, pixels, proposals)
-    weights, fcn = segmenter.weights, str(segmenter.fcn) if segmenter.ensemble != "off" else None
+    weights, fcn = segmenter.weights, str(segmenter.fcn) if segmenter.inference.partner else None
     if target:
         from deconvseg.inspect import draw
 
