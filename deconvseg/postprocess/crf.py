@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from functools import reduce
+from functools import lru_cache, reduce
 from operator import iadd
 from typing import Any
 
@@ -76,21 +76,35 @@ def least_peak(pull: float, classes: int) -> float:
 def _kernels(image: NDArray[np.uint8], parameters: CRFParameters) -> Iterator[Lattice]:
     """The pairwise terms of a weight above 0."""
     height, width, channels = image.shape
-    features = np.empty((2 + channels, height, width), np.float32)
-    features[0], features[1] = np.arange(width), np.arange(height)[:, None]
-    features[2:] = image.transpose(2, 0, 1)
-    features = features.reshape(2 + channels, -1)
-    sigmas = [parameters.colour_sigma_xy] * 2 + [parameters.colour_sigma_rgb] * channels
-    for weight, points in (
-        (parameters.smooth_weight, features[:2] / np.float32(parameters.smooth_sigma)),
-        (parameters.colour_weight, features / np.array(sigmas, np.float32)[:, None]),
-    ):
-        if weight > 0:
-            kernel = Lattice(points.astype(np.float32, copy=False))
-            one = np.ones((height * width, 1), np.float32)
-            mass = kernel.filter(one) if parameters.normalise else one
-            kernel.scale(((np.float32(weight) / mass) ** 0.5).astype(np.float32, copy=False))
-            yield kernel
+    if parameters.smooth_weight > 0:
+        yield _smooth_kernel(
+            height, width, parameters.smooth_sigma, parameters.smooth_weight, parameters.normalise
+        )
+    if parameters.colour_weight > 0:
+        features = np.empty((2 + channels, height * width), np.float32)
+        features[:2] = _positions(height, width)
+        features[2:] = image.reshape(-1, channels).T
+        sigmas = [parameters.colour_sigma_xy] * 2 + [parameters.colour_sigma_rgb] * channels
+        features /= np.array(sigmas, np.float32)[:, None]
+        yield _kernel(features, parameters.colour_weight, parameters.normalise)
+
+
+@lru_cache(maxsize=1)  # photos of one camera have one size
+def _smooth_kernel(height: int, width: int, sigma: float, weight: float, normalise: bool) -> Lattice:
+    return _kernel(_positions(height, width) / np.float32(sigma), weight, normalise)
+
+
+def _positions(height: int, width: int) -> Floats:
+    """Of all pixels, column and row (2, N)."""
+    return np.indices((height, width), np.float32).reshape(2, -1)[::-1]
+
+
+def _kernel(features: Floats, weight: float, normalise: bool) -> Lattice:
+    kernel = Lattice(features)
+    one = np.ones((features.shape[1], 1), np.float32)
+    mass = kernel.filter(one) if normalise else one
+    kernel.scale(((np.float32(weight) / mass) ** 0.5).astype(np.float32, copy=False))
+    return kernel
 
 
 def _refine(given: Floats, kernels: list[Lattice], iterations: int, pull: float) -> Floats:
