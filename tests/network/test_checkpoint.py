@@ -5,7 +5,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,11 +13,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from deconvseg.errors import WeightsError
-from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.checkpoint import NetworkHeader, copy_network, load_network, save_network
-from deconvseg.network.deconvnet import DeconvNet
-from deconvseg.network.fcn import FCN
-from deconvseg.network.fcn8s import FCN8s
+
+from .networks import KINDS, deconvnet
 
 HEADER = NetworkHeader(
     classes=("background", "red thing", "Grünes"),
@@ -29,26 +26,13 @@ HEADER = NetworkHeader(
     training={"steps": 3},
 )
 
-
-SMALL: dict[str, Any] = {"classes": 3, "crop_size": 64, "widths": (4, 5, 6, 7, 8), "bottleneck": 9}
-
-
-def tiny(**changes: object) -> DeconvNet:
-    torch.manual_seed(0)
-    return DeconvNet(**{**SMALL, **changes}).eval()
+SMALL = deconvnet().arguments
 
 
-NETWORKS = [
-    tiny(),
-    tiny(encoder_norm=False, decoder_convs=(2, 2, 2, 1)),
-    FCN8s(**{key: value for key, value in SMALL.items() if key != "crop_size"}, norm=True),
-    FCN(3, widths=(8,) * 5, hidden=8, width=8, skip=4),
-]
-
-
-@pytest.mark.parametrize("network", NETWORKS, ids=["paper's", "lite", "fcn8s", "fcn"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("storage", "tolerance"), [("float32", 0.0), ("float16", 1e-3), ("int8", 1 / 127)])
-def test_round_trip(tmp_path: Path, network: SegmentationNetwork, storage: str, tolerance: float) -> None:
+def test_round_trip(tmp_path: Path, kind: str, storage: str, tolerance: float) -> None:
+    network = KINDS[kind]()
     save_network(tmp_path / "n.safetensors", network, HEADER, storage)  # type: ignore[arg-type]
     loaded, header = load_network(tmp_path / "n.safetensors")
     assert header == HEADER
@@ -65,7 +49,7 @@ def test_round_trip(tmp_path: Path, network: SegmentationNetwork, storage: str, 
 
 
 def test_int8_scales_are_per_output_channel(tmp_path: Path) -> None:
-    network = tiny()
+    network = deconvnet()
     with torch.no_grad():  # one tiny output channel beside large ones must keep its precision
         network.encoder[1].conv2_1.conv.weight[2] *= 1e-4
         network.decoder[1].deconv4_1.conv.weight[:, 3] *= 1e-4
@@ -90,7 +74,7 @@ def test_int8_scales_are_per_output_channel(tmp_path: Path) -> None:
 )
 def test_damaged_tensors(tmp_path: Path, name: str, wrong: torch.Tensor | None, message: str) -> None:
     path = tmp_path / "n"
-    save_network(path, tiny(), HEADER, "int8")
+    save_network(path, deconvnet(), HEADER, "int8")
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
     tensors = {key: tensor for key, tensor in {**load_file(path), name: wrong}.items() if tensor is not None}
@@ -102,7 +86,7 @@ def test_damaged_tensors(tmp_path: Path, name: str, wrong: torch.Tensor | None, 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("good") / "n"
-    save_network(path, tiny(), HEADER)
+    save_network(path, deconvnet(), HEADER)
     return path.read_bytes()
 
 
@@ -146,13 +130,9 @@ def test_truncated_file(tmp_path: Path, good: bytes, keep: int) -> None:
         ({"ranges": {"conv1_1": [0]}}, "damaged"),
         ({"arguments": {**SMALL, "crop_size": 33}}, "multiple of 32"),
         ({"arguments": {**SMALL, "nonsense": 1}}, "nonsense"),
-        ({"arguments": {**SMALL, "encoder_convs": [10**9] * 5}}, "layers at most 200"),
         ({"arguments": {**SMALL, "widths": [10**6] * 5}}, "tensors missing, left over or of the wrong shape"),
         ({"arguments": {**SMALL, "widths": [10**15] * 5}}, "damaged"),
-        (
-            {"arguments": {**SMALL, "bottleneck": 10}},
-            "tensors missing, left over or of the wrong shape: .*fc6",
-        ),
+        ({"arguments": {**SMALL, "bottleneck": 10}}, "left over or of the wrong shape: .*fc6"),
     ],
     ids=str,
 )
