@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from deconvseg import files
 from deconvseg.errors import DeconvSegError, UsageError
@@ -21,35 +21,14 @@ from deconvseg.training.loop import Options, Reporter
 from deconvseg.training.plan import Plan, Sources, check_plan, digest, plan_training
 from deconvseg.training.run import run_training
 
+from ..conftest import OWN_CLASSES, describe
 from .conftest import CPU, HEADER, metrics, recipe_text, small_network
-
-CLASSES = {"ground": "#101010", "disc": "#ff8000", "square": "#0080ff"}
-
-
-def make_own(root: Path, count: int) -> Path:
-    """Own data: discs and squares in noise, masks in RGB."""
-    for folder in ("images", "masks"):
-        (root / folder).mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    for i in range(count):
-        width, height = rng.integers(60, 90, 2).tolist()
-        photo = Image.fromarray(rng.integers(90, 140, (height, width, 3), dtype=np.uint8))
-        mask = Image.new("RGB", (width, height), CLASSES["ground"])
-        side = int(rng.integers(26, 40))
-        x, y = int(rng.integers(0, width - side)), int(rng.integers(0, height - side))
-        for canvas, fill in ((photo, ("#dc2828", "#283cdc")[i % 2]), (mask, [*CLASSES.values()][i % 2 + 1])):
-            draw = ImageDraw.Draw(canvas)
-            (draw.rectangle if i % 2 else draw.ellipse)((x, y, x + side, y + side), fill=fill)
-        photo.save(root / f"images/{i:02}.png")
-        mask.save(root / f"masks/{i:02}.png")
-    classes = [f'[[classes]]\nname = "{name}"\ncolor = "{color}"' for name, color in CLASSES.items()]
-    (root / "dataset.toml").write_text("\n".join(['[splits]\nval = 0.25\ntrain = "rest"', *classes]))
-    return root
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_own(tmp_path_factory.mktemp("data") / "own", 12)
+def own(tmp_path_factory: pytest.TempPathFactory, make_shapes: Callable[..., Path]) -> Path:
+    root = make_shapes(tmp_path_factory.mktemp("data") / "own", train=36, val=4)
+    return describe(root, val="ImageSets/Segmentation/val.txt", train="rest")
 
 
 def plan_of(root: Path, tmp_path: Path, scores: tuple[Path, ...] = (), **changes: Any) -> Plan:
@@ -79,17 +58,19 @@ def start(plan: Plan, out: Path, begin: dict[str, Any] | None = None, **options:
     return folder
 
 
-def test_own_classes_are_learned_and_the_file_segments_with_their_names_and_colours(tmp_path: Path) -> None:
+def test_own_classes_are_learned_and_the_file_segments_with_their_names_and_colours(
+    own: Path, tmp_path: Path
+) -> None:
     changes = {"steps": 150, "bottleneck": 32, "batch_size": 16, "validate_every": 50}
     changes |= {"widths": (8, 16, 32, 32, 32), "decoder_convs": (1, 1, 1, 1, 1), "object_share": 0.4}
     changes |= {"whole_share": 0.4, "learning_rate": 2e-2, "encoder_learning_rate": 2e-2, "warmup_steps": 20}
-    plan = plan_of(make_own(tmp_path / "own", 40), tmp_path, **changes)
+    plan = plan_of(own, tmp_path, **changes)
     folder = start(plan, tmp_path / "run")
     assert max(line.get("val_whole_image_miou", 0) for line in metrics(folder)) > 0.7
     segmenter = Segmenter(folder / "best.safetensors", proposals=0, crf=False)
     example = plan.validation.examples[0]
     result = segmenter.segment(example.image)
-    assert result.classes == tuple(CLASSES)
+    assert result.classes == tuple(OWN_CLASSES)
     assert result.palette == ((16, 16, 16), (255, 128, 0), (0, 128, 255))
     assert (result.labels == plan.validation.read(example)[1]).mean() > 0.9
 
@@ -131,7 +112,7 @@ def test_fcn_is_trained_from_a_deconvnet(own: Path, tmp_path: Path, tiny_network
     network = load_network(folder / "last.safetensors")[0]
     assert torch.equal(network.encoder[0].conv1_1.conv.weight, source.encoder[0].conv1_1.conv.weight)
     result = Segmenter(folder / "last.safetensors").segment(plan.validation.examples[0].image)
-    assert result.classes == tuple(CLASSES)
+    assert result.classes == tuple(OWN_CLASSES)
     with pytest.raises(UsageError, match="the encoder of the DeconvNet has other layers"):
         start(plan, tmp_path / "other", {"init": tiny_network})
     with pytest.raises(UsageError, match="a network of the kind fcn8s, the recipe is for deconvnet"):
@@ -188,7 +169,7 @@ def test_soft_labels_teach(own: Path, tmp_path: Path) -> None:
         width, height = Image.open(photo.example.image).size
         scores = np.zeros((3, height, width), np.float16)
         scores[1] = 1
-        np.savez(tmp_path / f"scores/{photo.name}.scores.npz", probabilities=scores, classes=[*CLASSES])
+        np.savez(tmp_path / f"scores/{photo.name}.scores.npz", probabilities=scores, classes=[*OWN_CLASSES])
     plan = plan_of(own, tmp_path, (tmp_path / "scores",), **changes)
     stages = {"": replace(plan.stages[""], mask_weight={"own": 0.0})}
     folder = start(replace(plan, stages=stages), tmp_path / "run")
