@@ -6,6 +6,7 @@ import json
 import pwd
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from safetensors import safe_open
@@ -104,10 +105,7 @@ def test_a_damaged_registry_is_one_line(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_without_a_home_directory_shipped_files_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_entry(number: int) -> None:
-        raise KeyError(f"getpwuid(): uid not found: {number}")
-
-    monkeypatch.setattr(pwd, "getpwuid", no_entry)
+    monkeypatch.setattr(pwd, "getpwuid", Mock(side_effect=KeyError("getpwuid(): uid not found: 7")))
     for name in ("HOME", "XDG_CACHE_HOME", "DECONVSEG_HOME"):
         monkeypatch.delenv(name, raising=False)
     assert cache_folder() is None
