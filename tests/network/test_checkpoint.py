@@ -1,7 +1,6 @@
 """Network files: what goes in comes out, and damaged ones are refused in one clear line."""
 
 import dataclasses
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -84,19 +83,10 @@ def test_damaged_tensors(tmp_path: Path, name: str, wrong: torch.Tensor | None, 
 
 
 @pytest.fixture(scope="module")
-def good(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("good") / "n"
     save_network(path, deconvnet(), HEADER)
-    return path.read_bytes()
-
-
-def rewritten(path: Path, good: bytes, **changes: object) -> None:
-    """Write a network file whose JSON header has some entries replaced (None removes one)."""
-    path.write_bytes(good)
-    length = int.from_bytes(good[:8], "little")
-    document = json.loads(json.loads(good[8 : 8 + length])["__metadata__"]["deconvseg"]) | changes
-    document = {key: value for key, value in document.items() if value is not None}
-    save_file(load_file(path), path, {"deconvseg": json.dumps(document)})
+    return path
 
 
 def test_files_of_another_kind(tmp_path: Path) -> None:
@@ -108,11 +98,14 @@ def test_files_of_another_kind(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(2)}, tmp_path / "other")
     with pytest.raises(WeightsError, match="not one of deconvseg's"):
         load_network(tmp_path / "other")
+    save_file({"a": torch.zeros(2)}, tmp_path / "part", {"deconvseg": '{"format": 1}'})
+    with pytest.raises(WeightsError, match="header of this network file is damaged"):
+        load_network(tmp_path / "part")
 
 
 @pytest.mark.parametrize("keep", [0, 4, 100, 5_000, -1])
-def test_truncated_file(tmp_path: Path, good: bytes, keep: int) -> None:
-    (tmp_path / "n").write_bytes(good[:keep])
+def test_truncated_file(tmp_path: Path, good: Path, keep: int) -> None:
+    (tmp_path / "n").write_bytes(good.read_bytes()[:keep])
     with pytest.raises(WeightsError, match="not a readable network file"):
         load_network(tmp_path / "n")
 
@@ -122,7 +115,6 @@ def test_truncated_file(tmp_path: Path, good: bytes, keep: int) -> None:
     [
         ({"format": 99}, "update deconvseg"),
         ({"architecture": "unet"}, "update deconvseg"),
-        ({"classes": None}, "header of this network file is damaged"),
         ({"classes": ["a", "b"]}, "2 names and 3 colours for 3 labels"),
         ({"classes": ["a", "b", "a"]}, "2 names and 3 colours"),
         ({"palette": [1, 2, 3]}, "damaged"),
@@ -136,8 +128,8 @@ def test_truncated_file(tmp_path: Path, good: bytes, keep: int) -> None:
     ],
     ids=str,
 )
-def test_damaged_header(tmp_path: Path, good: bytes, changes: dict[str, object], message: str) -> None:
-    rewritten(tmp_path / "n", good, **changes)
+def test_damaged_header(tmp_path: Path, good: Path, changes: dict[str, object], message: str) -> None:
+    copy_network(good, tmp_path / "n", changes)
     with pytest.raises(WeightsError, match=message):
         load_network(tmp_path / "n")
 
