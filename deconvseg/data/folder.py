@@ -111,8 +111,7 @@ def _folder(parent: Path, table: Mapping[str, Any], key: str) -> Path:
 
 
 def _splits(folder: Path, table: Mapping[str, Any]) -> dict[str, list[str] | tuple[float, float]]:
-    """The lines of a list; or, if drawn, the part of 0..1 into which the places of the photos' names fall:
-    shares come first, in their order, then the rest."""
+    """Of each split the lines of its list, or its part of 0..1: shares in their order, then the rest."""
     given = table.get("splits")
     if not isinstance(given, dict) or not given:
         raise ValueError('has no table [splits]; name at least one split in it, like train = "train.txt"')

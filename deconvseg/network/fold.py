@@ -145,10 +145,7 @@ class _FromOneCell(nn.Module):
 
 
 class _BF16ReLU(nn.Module):
-    """ReLU in place on integers of the same bits: negative numbers are negative integers.
-
-    torch's own for bf16 takes eight times as long on a processor, a fifth of all the network's time.
-    """
+    """ReLU on integers of the same bits: torch's own for bf16 takes eight times as long on a processor."""
 
     def forward(self, features: Tensor) -> Tensor:
         features.view(torch.int16).clamp_(min=0)
