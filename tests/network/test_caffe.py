@@ -92,7 +92,7 @@ def assert_scores(tmp_path: Path, rgb: torch.Tensor, want: torch.Tensor) -> None
 
 @pytest.mark.parametrize("style", STYLES, ids=str)
 def test_deconvnet_gives_the_scores_of_the_prototxt(tmp_path: Path, style: Style) -> None:
-    layers = list(caffemodel.deconvnet(norm_tops=3 if style.new else 1))
+    layers = caffemodel.deconvnet(norm_tops=3 if style.new else 1)
     found = convert(tmp_path, layers, style)
     assert found == "DeconvNet, BatchNorm folded, crops of 64 x 64 pixels, 21 labels"
     rgb = photo(64, 64)
@@ -128,7 +128,7 @@ def test_deconvnet_of_other_sizes(tmp_path: Path) -> None:
     ("options", "folded"), [({"mode": None}, False), ({"mode": 0}, False), ({"mode": 1}, True)], ids=str
 )
 def test_a_training_stage_has_no_statistics(tmp_path: Path, options: dict[str, Any], folded: bool) -> None:
-    layers = list(caffemodel.deconvnet(**options))
+    layers = caffemodel.deconvnet(**options)
     assert ("without statistics" in convert(tmp_path, layers)) != folded
     network, header = load_network(tmp_path / "ours.safetensors")
     assert header.statistics is folded
@@ -142,7 +142,7 @@ def test_a_training_stage_has_no_statistics(tmp_path: Path, options: dict[str, A
 def test_fcn8s_gives_the_scores_of_the_prototxt(
     tmp_path: Path, names: tuple[str, ...], size: tuple[int, int]
 ) -> None:
-    layers = list(caffemodel.fcn8s(names=names, enlarger_bias=names == FCN_OLD_NAMES))
+    layers = caffemodel.fcn8s(names=names, enlarger_bias=names == FCN_OLD_NAMES)
     found = convert(tmp_path, layers, Style(new=names == FCN_NAMES))
     assert found == "FCN-8s, 21 labels"
     rgb = photo(*size)
