@@ -31,9 +31,8 @@ def folder_dataset(root: Path, split: str) -> DataSet:
     no other photo to another split. `rest` takes the photos that are in no other split. A mask has its
     photo's relative path with suffix `.png`, or that of another picture if there is none.
 
-    Raises:
-        DataError: the description, a list or a folder is not as it should be, or the split is unknown or
-            empty. Whether the photos and masks that a list names exist is found when they are read.
+    Raises DataError if the description, a list or a folder is not as it should be, or the split is unknown or
+    empty. Whether the photos and masks that a list names exist is found when they are read.
     """
     path = root / DESCRIPTION
     try:

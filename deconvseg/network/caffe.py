@@ -197,9 +197,7 @@ def read_caffemodel(path: Path) -> tuple[Layers, bool]:
 
     The arrays, in Caffe's order, are float32 views of the file's content by name of the layer. Both lists of
     layers are read, the old one (`layers`) and the new one (`layer`). What else the file says is skipped.
-
-    Raises:
-        WeightsError: missing, unreadable, truncated, damaged, or no layer has numbers.
+    Raises WeightsError if the file is missing, unreadable, truncated or damaged, or no layer has numbers.
     """
     layers: Layers = {}
     folded = False

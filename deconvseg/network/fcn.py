@@ -29,9 +29,6 @@ class FCN(SegmentationNetwork):
         width: channels of the layers at stride 16.
         skip: channels made of conv4_3's; the layers at stride 8 have twice as many.
         dropout: share of the inputs of both layers behind the pooled features that is dropped in training.
-
-    Raises:
-        ValueError: an argument is out of range.
     """
 
     architecture = "fcn"
