@@ -189,10 +189,7 @@ def onnx_session(model: Any) -> Any:
 
 
 def _switches() -> dict[Any, Any]:
-    """Poolings that give switches, and unpoolings by them, as one ONNX operator each.
-
-    The exporter itself has no MaxUnpool: it counts the switches anew for a scatter, in many nodes a stage.
-    """
+    """Poolings with switches, and unpoolings, as one operator each: the exporter itself has no MaxUnpool."""
     from onnxscript import opset18 as op
 
     def pool(

@@ -79,7 +79,9 @@ def registry() -> dict[str, Entry]:
     path = weights_folder() / REGISTRY
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))["weights"]
-        return {name: _entry(name, table) for name, table in tables.items()}
+        for table in tables.values():
+            table |= {key: tuple(value) for key, value in table.items() if isinstance(value, list)}
+        return {name: Entry(name=name, **table) for name, table in tables.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(f"{path}: this registry is damaged ({error}); install deconvseg again") from error
 
@@ -161,11 +163,6 @@ def is_missing(weights: str | Path) -> bool:
     """Whether this is a known name whose file is not on this machine."""
     entry = find(weights)
     return entry is not None and located(entry) is None
-
-
-def _entry(name: str, table: dict[str, Any]) -> Entry:
-    lists = {key: tuple(value) for key, value in table.items() if isinstance(value, list)}
-    return Entry(name=name, **{**table, **lists})
 
 
 def _nearest(name: str) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from deconvseg.proposals.forest_file import Forest
 
 settings.register_profile("patient", deadline=None)  # a busy machine is no fault of ours
 settings.load_profile("patient")
+
+OWN_CLASSES = {"ground": "#101010", "disc": "#ff8000", "square": "#0080ff"}
 
 
 @pytest.fixture(scope="session")
@@ -123,6 +126,17 @@ def make_shapes() -> Callable[..., Path]:
         return root
 
     return make
+
+
+def describe(root: Path, **splits: str | list[str]) -> Path:
+    """Give a folder of shapes three classes of its own: a name and a colour each."""
+    text = 'images = "JPEGImages"\nmasks = "SegmentationClass"\n[splits]\n'
+    text += "".join(f"{split} = {json.dumps(value)}\n" for split, value in splits.items())
+    text += "".join(
+        f'[[classes]]\nname = "{name}"\ncolor = "{color}"\n' for name, color in OWN_CLASSES.items()
+    )
+    (root / "dataset.toml").write_text(text)
+    return root
 
 
 @pytest.fixture(scope="session")

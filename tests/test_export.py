@@ -20,11 +20,10 @@ from deconvseg.images.palette import VOC_CLASSES, palette_for
 from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.checkpoint import NetworkHeader, load_network, save_network
 from deconvseg.network.deconvnet import DeconvNet
-from deconvseg.network.fcn8s import FCN8s
 from deconvseg.network.fold import prepare
 from deconvseg.segmenter import Segmenter
 
-from .network.networks import randomised
+from .network.networks import deconvnet, fcn8s, randomised
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -32,7 +31,7 @@ pytest.importorskip("onnxscript")
 pytestmark = pytest.mark.slow
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-SMALL: dict[str, Any] = {"widths": (4, 5, 6, 7, 8), "encoder_convs": (1, 1, 1, 1, 1), "bottleneck": 9}
+SMALL: dict[str, Any] = {"classes": 21, "encoder_convs": (1,) * 5}
 HEADER = NetworkHeader(VOC_CLASSES, palette_for(21), (120, 110, 100.5), 1 / 64)
 
 
@@ -47,7 +46,7 @@ def photo_like(*shape: int) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def network_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("network") / "lite.safetensors"
-    lite = DeconvNet(crop_size=32, decoder_convs=(1, 1, 1, 1), encoder_norm=False, **SMALL)
+    lite = deconvnet(crop_size=32, decoder_convs=(1, 1, 1, 1), encoder_norm=False, **SMALL)
     save_network(path, randomised(lite), HEADER)
     return path
 
@@ -89,7 +88,7 @@ def test_unpooling_is_by_the_switches_of_the_poolings(
 
 
 def test_an_fcn_answers_as_torch_on_photos_of_all_sizes() -> None:
-    network = ready(randomised(FCN8s(side=64, head_kernel=3, padding=1, norm=True, **SMALL)))
+    network = ready(randomised(fcn8s(**SMALL)))
     session = onnx_session(onnx_model(network, HEADER))
     for size in ((1, 64, 64), (1, 96, 64), (2, 50, 77)):
         photos = photo_like(size[0], 3, *size[1:])

@@ -6,6 +6,7 @@ import json
 import pwd
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from safetensors import safe_open
@@ -13,20 +14,8 @@ from safetensors import safe_open
 from deconvseg import weights
 from deconvseg.errors import OutputError, WeightsError
 from deconvseg.files import digest
-from deconvseg.weights import (
-    Entry,
-    cache_folder,
-    cache_target,
-    fault,
-    forest_file,
-    located,
-    lookup,
-    network_file,
-    registry,
-    weights_folder,
-)
 
-SHIPPED = weights_folder()
+SHIPPED = weights.weights_folder()
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +27,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_registry_agrees_with_the_shipped_files() -> None:
     shipped = {path.name for path in SHIPPED.iterdir() if path.name.endswith((".safetensors", ".gz"))}
-    here = {entry.file: entry for entry in registry().values() if located(entry)}
+    here = {entry.file: entry for entry in weights.registry().values() if weights.located(entry)}
     assert here.keys() == shipped
     for entry in here.values():
         path = SHIPPED / entry.file
@@ -51,33 +40,33 @@ def test_the_registry_agrees_with_the_shipped_files() -> None:
 
 
 def test_nothing_is_claimed_of_files_that_nobody_here_has_seen() -> None:
-    for entry in registry().values():
-        if not located(entry):
+    for entry in weights.registry().values():
+        if not weights.located(entry):
             assert entry.bytes is entry.sha256 is None
             assert entry.obtain and entry.convert_from
 
 
-@pytest.mark.parametrize("ask", [network_file, forest_file])
+@pytest.mark.parametrize("ask", [weights.network_file, weights.forest_file])
 def test_own_files(tmp_path: Path, ask: Any) -> None:
     file = tmp_path / "file"
     file.write_bytes(b"x")
     assert ask(file) == ask(str(file)) == file
     with pytest.raises(WeightsError, match="none"):
         ask(tmp_path / "none")
-    assert network_file("default") == network_file("deconvnet-lite")
-    assert forest_file("edges") == forest_file()
+    assert weights.network_file("default") == weights.network_file("deconvnet-lite")
+    assert weights.forest_file("edges") == weights.forest_file()
 
 
 @pytest.mark.parametrize(
     ("ask", "name", "words"),
     [
-        (network_file, "defualt", "did you mean 'default'?"),
-        (network_file, "xyz", "known are deconvnet-lite"),
-        (network_file, "x" * 5000, "no such network file, nor a network's name"),
-        (network_file, "edges", "is an edge forest, where a network is asked for"),
-        (forest_file, "default", "is a network, where an edge forest is asked for"),
-        (network_file, "deconvnet-voc", "'deconvseg weights pull deconvnet-voc'"),
-        (lookup, "deconvnet-lit", "did you mean 'deconvnet-lite'?"),
+        (weights.network_file, "defualt", "did you mean 'default'?"),
+        (weights.network_file, "xyz", "known are deconvnet-lite"),
+        (weights.network_file, "x" * 5000, "no such network file, nor a network's name"),
+        (weights.network_file, "edges", "is an edge forest, where a network is asked for"),
+        (weights.forest_file, "default", "is a network, where an edge forest is asked for"),
+        (weights.network_file, "deconvnet-voc", "'deconvseg weights pull deconvnet-voc'"),
+        (weights.lookup, "deconvnet-lit", "did you mean 'deconvnet-lite'?"),
     ],
 )
 def test_names_that_lead_to_no_file(ask: Any, name: str, words: str) -> None:
@@ -88,11 +77,11 @@ def test_names_that_lead_to_no_file(ask: Any, name: str, words: str) -> None:
 
 
 def test_a_network_got_by_hand_is_found_in_the_cache(home: Path) -> None:
-    place = cache_target(lookup("deconvnet-voc"))
+    place = weights.cache_target(weights.lookup("deconvnet-voc"))
     assert place == home / "deconvnet-voc.safetensors"
     place.write_bytes(b"converted")
-    assert network_file("deconvnet-voc") == place
-    assert fault(lookup("deconvnet-voc"), place) == ""
+    assert weights.network_file("deconvnet-voc") == place
+    assert weights.fault(weights.lookup("deconvnet-voc"), place) == ""
 
 
 def test_a_damaged_registry_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,31 +89,28 @@ def test_a_damaged_registry_is_one_line(tmp_path: Path, monkeypatch: pytest.Monk
     for text in ("[weights.a", "", "[weights.a]\nsize = 3\n", "weights = 3"):
         (tmp_path / "registry.toml").write_text(text)
         with pytest.raises(WeightsError, match=r"registry\.toml: this registry is damaged .*; install"):
-            registry()
+            weights.registry()
 
 
 def test_without_a_home_directory_shipped_files_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_entry(number: int) -> None:
-        raise KeyError(f"getpwuid(): uid not found: {number}")
-
-    monkeypatch.setattr(pwd, "getpwuid", no_entry)
+    monkeypatch.setattr(pwd, "getpwuid", Mock(side_effect=KeyError("getpwuid(): uid not found: 7")))
     for name in ("HOME", "XDG_CACHE_HOME", "DECONVSEG_HOME"):
         monkeypatch.delenv(name, raising=False)
-    assert cache_folder() is None
-    assert network_file("default").parent == forest_file().parent == SHIPPED
+    assert weights.cache_folder() is None
+    assert weights.network_file("default").parent == weights.forest_file().parent == SHIPPED
     with pytest.raises(WeightsError, match="is not on this machine"):
-        network_file("deconvnet-voc")
+        weights.network_file("deconvnet-voc")
     with pytest.raises(OutputError, match=r"no home directory.*; let DECONVSEG_HOME name another"):
-        cache_target(lookup("deconvnet-voc"))
+        weights.cache_target(weights.lookup("deconvnet-voc"))
 
 
 def test_a_file_that_is_gone_or_cut(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    roads = Entry("roads", "network", "r.st", "Roads", "own", True, 27_000, "0" * 64, obtain="ask us")
+    roads = weights.Entry("roads", "network", "r.st", "Roads", "own", True, 27_000, "0" * 64, obtain="ask us")
     monkeypatch.setattr(weights, "registry", lambda: {"roads": roads})
     file = home / "r.st"
-    assert "cannot be read" in fault(roads, file)
+    assert "cannot be read" in weights.fault(roads, file)
     home.mkdir()
     file.write_bytes(bytes(9))
-    assert f"should have {'0' * 64}" in fault(roads, file)
+    assert f"should have {'0' * 64}" in weights.fault(roads, file)
     with pytest.raises(WeightsError, match="should have 27000 bytes; 'deconvseg weights pull roads'"):
-        network_file("roads")
+        weights.network_file("roads")

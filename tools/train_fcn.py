@@ -192,10 +192,7 @@ def measure(network: FCN, header: NetworkHeader, sets: Sequence[DataSet], folder
 
 
 def _view(side: int, view: int, data: DataSet, example: Example, *, seed: int) -> tuple[Tensor, Tensor]:
-    """A photo float (1, 3, H, W) of 0..255 at the network's size, and its mask uint8 (1, 1, H, W).
-
-    The views after the first are mirrored, of another scale and cropped; the mask is padded to whole cells.
-    """
+    """A photo at the network's size, float (1, 3, H, W) of 0..255; its mask in whole cells, (1, 1, H, W)."""
     photo, labels = data.read(example)
     image, mask = torch.from_numpy(photo).permute(2, 0, 1)[None].float(), torch.from_numpy(labels)[None, None]
     random = np.random.default_rng(seed)

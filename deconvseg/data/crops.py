@@ -34,7 +34,7 @@ class Object(NamedTuple):
     """A connected object of a mask: its class, and its tight box x0 y0 x1 y1 in pixels, half-open."""
 
     label: int
-    box: tuple[int, int, int, int]
+    box: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,7 @@ def find_objects(mask: NDArray[np.uint8]) -> tuple[NDArray[np.int16], list[Objec
     kept = np.flatnonzero(found[:, 5] >= MIN_OBJECT_SHARE * mask.size)
     number = np.zeros(len(found) + 1, np.int16)
     number[kept + 1] = np.arange(1, len(kept) + 1)
-    rows = zip(found[kept, 0].tolist(), found[kept, 1:5].tolist(), strict=True)
-    return number[parts], [Object(label, (x0, y0, x1, y1)) for label, (x0, y0, x1, y1) in rows]
+    return number[parts], [Object(label, tuple(box)) for label, *box in found[kept, :5].tolist()]
 
 
 def _read(canvas: int, reader: Callable[[], Pair]) -> tuple[Tensor, Tensor, list[Object]]:

@@ -31,9 +31,8 @@ def folder_dataset(root: Path, split: str) -> DataSet:
     no other photo to another split. `rest` takes the photos that are in no other split. A mask has its
     photo's relative path with suffix `.png`, or that of another picture if there is none.
 
-    Raises:
-        DataError: the description, a list or a folder is not as it should be, or the split is unknown or
-            empty. Whether the photos and masks that a list names exist is found when they are read.
+    Raises DataError if the description, a list or a folder is not as it should be, or the split is unknown or
+    empty. Whether the photos and masks that a list names exist is found when they are read.
     """
     path = root / DESCRIPTION
     try:
@@ -111,8 +110,7 @@ def _folder(parent: Path, table: Mapping[str, Any], key: str) -> Path:
 
 
 def _splits(folder: Path, table: Mapping[str, Any]) -> dict[str, list[str] | tuple[float, float]]:
-    """The lines of a list; or, if drawn, the part of 0..1 into which the places of the photos' names fall:
-    shares come first, in their order, then the rest."""
+    """Of each split the lines of its list, or its part of 0..1: shares in their order, then the rest."""
     given = table.get("splits")
     if not isinstance(given, dict) or not given:
         raise ValueError('has no table [splits]; name at least one split in it, like train = "train.txt"')

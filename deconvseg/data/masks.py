@@ -117,10 +117,9 @@ def _read_mat(path: Path) -> tuple[NDArray[np.integer], list[int]]:
 def _refuse_other_colors(
     path: Path, pixels: NDArray[np.integer], palette: Sequence[int], masks: MaskFormat
 ) -> None:
-    """Raise a DataError if the palette shows values in use in colours of other classes than they stand for.
+    """Raise a DataError if a tool has dealt the values anew: the palette gives them other classes' colours.
 
-    That is a mask whose values were dealt anew: by a tool that sorts palettes, or makes one for a mask in
-    colours. A palette that says nothing does not count: a grey ramp, or mostly colours of no class.
+    A palette that says nothing does not count: a grey ramp, or mostly colours of no class.
     """
     if not palette or not masks.shown:
         return

@@ -61,11 +61,7 @@ def sbd_dataset(root: Path, split: str) -> DataSet:
 
 
 def _listed(split: str, lists: Sequence[Path], images: Path, masks: Sequence[Path], suffix: str) -> DataSet:
-    """The photos that the first `<split>.txt` of the folders names, with VOC's classes.
-
-    A line is a name; of lines with more, as some published lists have (the paths of photo and mask, a flag),
-    the first word is taken, without folder and suffix.
-    """
+    """The photos that the first `<split>.txt` of the folders names, with VOC's classes."""
     path = next((path for folder in lists if (path := folder / f"{split}.txt").is_file()), None)
     if path is None:
         known = ", ".join(sorted({p.stem for folder in lists for p in folder.glob("[!.]*.txt")})) or "none"
@@ -77,7 +73,7 @@ def _listed(split: str, lists: Sequence[Path], images: Path, masks: Sequence[Pat
     examples = []
     for line in read_lines(path):
         name = photo_name(line, photos)
-        if name not in photos:
+        if name not in photos:  # some published lists have the paths of photo and mask, or a flag
             name = photo_name(line.split()[0].replace("\\", "/").rpartition("/")[2], photos)
         image, mask = images / f"{name}.jpg", masks[0] / f"{name}{suffix}"
         examples.append(Example(name, photos.get(name, image), labels.get(name, mask)))

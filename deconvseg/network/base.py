@@ -20,8 +20,8 @@ Network = TypeVar("Network", bound="SegmentationNetwork")
 class SegmentationNetwork(nn.Module):
     """Base of the networks; they know nothing of photos, files or classes' names.
 
-    Its constructor takes the `locals()` of theirs, and raises ValueError unless counts among them are in
-    range: they may come from a file.
+    Its constructor takes the `locals()` of theirs; all raise ValueError for an argument out of range, as it
+    may come from a file.
 
     Attributes:
         architecture: its name in network files.

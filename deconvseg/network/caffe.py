@@ -159,11 +159,7 @@ def _sizes(layers: Layers, score: str) -> dict[str, Any]:
 
 
 def _tensors(layers: Layers, wanted: Mapping[str, Tensor], theirs: Mapping[str, str]) -> dict[str, Tensor]:
-    """A network's kernels, scales, biases and shifts from the layers of the same names, for RGB input.
-
-    `wanted` are the network's tensors, for names and shapes, `theirs` the names of layers by ours, where
-    they differ. Raises ValueError if layers are missing, left over or of another shape.
-    """
+    """The tensors of these names and shapes, for RGB; `theirs` are names of layers by ours, if others."""
     plan = {}
     for name in wanted:
         *path, kind = name.split(".")
@@ -190,10 +186,7 @@ def _norm(conv: str) -> str:
 
 
 def _fits(found: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
-    """Whether an array holds what the tensor is to hold.
-
-    Caffe writes vectors with axes of 1 around them, and the kernels of an InnerProduct as a matrix.
-    """
+    """Whether shapes agree: Caffe's vectors have axes of 1 around them, kernels of an InnerProduct are 2D."""
     shapes = (found, wanted, (wanted[0], math.prod(wanted[1:])))
     bare, *expected = ([size for size in shape if size > 1] for shape in shapes)
     return bare in expected
@@ -204,9 +197,7 @@ def read_caffemodel(path: Path) -> tuple[Layers, bool]:
 
     The arrays, in Caffe's order, are float32 views of the file's content by name of the layer. Both lists of
     layers are read, the old one (`layers`) and the new one (`layer`). What else the file says is skipped.
-
-    Raises:
-        WeightsError: missing, unreadable, truncated, damaged, or no layer has numbers.
+    Raises WeightsError if the file is missing, unreadable, truncated or damaged, or no layer has numbers.
     """
     layers: Layers = {}
     folded = False

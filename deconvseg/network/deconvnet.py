@@ -33,9 +33,6 @@ class DeconvNet(SegmentationNetwork):
         bottleneck: channels of fc6 and fc7.
         encoder_norm: BatchNorm after each encoder convolution, as in the paper. Without it the pretrained
             features stay as they are and one BatchNorm evens out their scale before fc6.
-
-    Raises:
-        ValueError: an argument is out of range.
     """
 
     architecture = "deconvnet"

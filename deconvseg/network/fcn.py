@@ -29,9 +29,6 @@ class FCN(SegmentationNetwork):
         width: channels of the layers at stride 16.
         skip: channels made of conv4_3's; the layers at stride 8 have twice as many.
         dropout: share of the inputs of both layers behind the pooled features that is dropped in training.
-
-    Raises:
-        ValueError: an argument is out of range.
     """
 
     architecture = "fcn"
@@ -79,7 +76,8 @@ class FCN(SegmentationNetwork):
     def pooled(self, features: Tensor) -> Tensor:
         """Means, maxima and quarters' largest means of pool5, (B, 3W, 1, 1), of conv5_3's features.
 
-        A row or column in the middle is in both halves.
+        As in `adaptive_avg_pool2d`, whose export to ONNX fails where sizes are open, a row or column in the
+        middle is in both halves.
         """
         pool5 = functional.max_pool2d(features, 2)
         height, width = pool5.shape[2:]

@@ -30,9 +30,6 @@ class FCN8s(SegmentationNetwork):
         norm: BatchNorm before fc6 and before the scores of pool3 and pool4, whose scale differs widely, and
             after fc6 and fc7.
         dropout: share of fc6's and fc7's outputs that is dropped in training.
-
-    Raises:
-        ValueError: an argument is out of range.
     """
 
     architecture = "fcn8s"
@@ -121,9 +118,7 @@ def start_from_deconvnet(network: FCN8s, source: DeconvNet) -> None:
     """Copy a trained DeconvNet's encoder, fc6 and fc7, as far as the two networks have them alike.
 
     fc6's kernel is interpolated to the new size and scaled to keep the magnitude of its sum.
-
-    Raises:
-        ValueError: the encoders differ.
+    Raises ValueError if the encoders differ.
     """
     same = ("widths", "encoder_convs")
     if source.arguments["encoder_norm"] or any(source.arguments[k] != network.arguments[k] for k in same):

@@ -25,9 +25,7 @@ def pick_device(name: str) -> torch.device:
     """`auto`, `cpu`, `cuda` or `mps` (an index may follow: `cuda:1`); only `auto` may fall back to the CPU.
 
     `auto` does not take Apple's `mps`, which older torch versions have without max-unpooling: ask for it.
-
-    Raises:
-        UsageError: an unknown name, or a device this machine does not have.
+    Raises UsageError for an unknown name, or a device this machine does not have.
     """
     here = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
     if name == "auto":
@@ -48,10 +46,8 @@ def pick_precision(
 
     On a CPU that is int8 with AVX2 or more, else bf16 where it is faster than fp32. Int8 needs networks whose
     files tell the ranges of what goes through their layers; `uncalibrated` names one that does not, if any.
-
-    Raises:
-        UsageError: an unknown name; fp16 on a CPU, whose convolutions do not have it; int8 elsewhere, where
-            torch does not have it, or with a network without ranges.
+    Raises UsageError for an unknown name; fp16 on a CPU, whose convolutions do not have it; int8 elsewhere,
+    where torch does not have it, or with a network without ranges.
     """
     if name == "auto":
         if device.type == "cuda":
@@ -145,10 +141,7 @@ class _FromOneCell(nn.Module):
 
 
 class _BF16ReLU(nn.Module):
-    """ReLU in place on integers of the same bits: negative numbers are negative integers.
-
-    torch's own for bf16 takes eight times as long on a processor, a fifth of all the network's time.
-    """
+    """ReLU on integers of the same bits: torch's own for bf16 takes eight times as long on a processor."""
 
     def forward(self, features: Tensor) -> Tensor:
         features.view(torch.int16).clamp_(min=0)

@@ -59,8 +59,7 @@ def download_vgg16() -> dict[str, Tensor]:
 def initialise_encoder(network: SegmentationNetwork, convolutions: dict[str, Tensor]) -> None:
     """Copy `read_vgg16`'s convolutions into an encoder of these widths, and into fc6 and fc7 if they fit.
 
-    Raises:
-        WeightsError: VGG-16 lacks a layer of the encoder, or has it in another shape.
+    Raises WeightsError if VGG-16 lacks a layer of the encoder, or has it in another shape.
     """
     state = network.state_dict()
     stages = enumerate(network.encoder)

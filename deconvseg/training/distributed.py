@@ -19,16 +19,13 @@ _PATIENCE = datetime.timedelta(hours=12)
 
 def rank() -> int:
     """Number of this process, from 0; 0 does all writing and talking."""
-    return distributed.get_rank() if _active() else 0
+    return distributed.get_rank() if world_size() > 1 else 0
 
 
 def world_size() -> int:
     """Number of processes."""
-    return distributed.get_world_size() if _active() else 1
-
-
-def _active() -> bool:
-    return distributed.is_available() and distributed.is_initialized()
+    is_one = not distributed.is_available() or not distributed.is_initialized()
+    return 1 if is_one else distributed.get_world_size()
 
 
 @contextmanager
@@ -59,7 +56,7 @@ def process_group(device: str) -> Iterator[str]:
 
 def barrier() -> None:
     """Wait until every process is here."""
-    if _active():
+    if world_size() > 1:
         distributed.barrier()
 
 
@@ -83,7 +80,7 @@ def parallel(module: nn.Module, device: torch.device) -> nn.Module:
     On CUDA its BatchNorms are exchanged for ones that see the crops of all processes. On a processor, where
     torch has none such, each sees those of its own process, and the statistics kept are the first one's.
     """
-    if not _active():
+    if world_size() == 1:
         return module
     if device.type != "cuda":
         return DistributedDataParallel(module)
@@ -93,13 +90,13 @@ def parallel(module: nn.Module, device: torch.device) -> nn.Module:
 
 def share_buffers(module: nn.Module) -> None:
     """Give all processes the first one's BatchNorm statistics."""
-    if _active():
+    if world_size() > 1:
         for buffer in module.buffers():
             distributed.broadcast(buffer, 0)
 
 
 def total(value: Tensor) -> Tensor:
     """The sum of a tensor over all processes, in place; no gradient goes through it."""
-    if _active():
+    if world_size() > 1:
         distributed.all_reduce(value)
     return value

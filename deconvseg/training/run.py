@@ -181,10 +181,7 @@ def _new_network(recipe: Recipe, classes: int) -> SegmentationNetwork:
 
 
 def _prepare_data(plan: Plan, proposals: Path, options: Options, *, keep: bool) -> str:
-    """The hash of the data; DataError if it has faults.
-
-    Makes the file of proposals, or what it lacks, if a stage draws any; one that is to `keep` stays as it is.
-    """
+    """The hash of the data, once it is sound and has the proposals that a stage draws, if any does."""
     with options.reporter.progress(len(plan.photos) + len(plan.validation), "checking") as step:
         reports = check_plan(plan, workers=options.workers, progress=step)
     faults = [fault for _, report in reports for fault in report.faults]

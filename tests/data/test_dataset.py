@@ -14,6 +14,8 @@ from deconvseg.errors import DataError, InputError
 from deconvseg.images.palette import VOC_CLASSES, palette_for
 from deconvseg.images.read import read_image
 
+from ..conftest import OWN_CLASSES, describe
+
 CLASSES = ("background", "thing")
 
 
@@ -99,12 +101,8 @@ def test_the_layout_is_recognised(tmp_path: Path, make_shapes: Callable[..., Pat
     assert open_dataset(tmp_path, "val").examples[0].mask == sbd / "cls" / "x.mat"
 
     # A description goes first: it can give a VOC folder classes of its own.
-    (root / "VOC2012/dataset.toml").write_text(
-        'images = "JPEGImages"\nmasks = "SegmentationClass"\n[splits]\nfew = ["shape001"]\n'
-        '[[classes]]\nname = "ground"\n[[classes]]\nname = "disc"\n[[classes]]\nname = "square"\n'
-    )
-    own = open_dataset(root / "VOC2012", "few")
-    assert own.classes == ("ground", "disc", "square")
+    own = open_dataset(describe(root / "VOC2012", few=["shape001"]), "few")
+    assert own.classes == tuple(OWN_CLASSES)
     for mine, theirs in zip(own.read(own.examples[0]), voc.read(voc.examples[1]), strict=True):
         np.testing.assert_array_equal(mine, theirs)
 

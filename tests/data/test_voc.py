@@ -1,5 +1,7 @@
 """The layouts of VOC and SBD: every way to name the root, the lists as they are published, and mistakes."""
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,72 +12,66 @@ from scipy.sparse import csc_matrix
 from torchvision.datasets import SBDataset
 
 from deconvseg.data.open import open_dataset
-from deconvseg.data.voc import find_voc, sbd_dataset
+from deconvseg.data.voc import sbd_dataset
 from deconvseg.errors import DataError
 from deconvseg.images.palette import VOC_CLASSES, palette_for
 
 
 @pytest.fixture
-def devkit(tmp_path: Path) -> Path:
-    folder = tmp_path / "VOCdevkit" / "VOC2012"
-    for part in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
-        (folder / part).mkdir(parents=True)
-    for name in ("a", "b"):
-        Image.new("RGB", (5, 4)).save(folder / "JPEGImages" / f"{name}.jpg")
-        Image.new("P", (5, 4)).save(folder / "SegmentationClass" / f"{name}.png")
-    (folder / "ImageSets/Segmentation/val.txt").write_text("b\na\n")
-    (folder / "ImageSets/Segmentation/none.txt").write_text("\n")
+def devkit(tmp_path: Path, make_shapes: Callable[..., Path]) -> Path:
+    """Photos `shape000` and `shape001`, both in `val`; `train` is empty."""
+    folder = make_shapes(tmp_path / "VOCdevkit/VOC2012", train=0, val=2)
     (folder / "ImageSets/Segmentation/._val.txt").write_text("x\n")
     return tmp_path / "VOCdevkit"
 
 
-def test_root_may_be_the_devkit_its_year_or_its_parent(devkit: Path) -> None:
-    folder = devkit / "VOC2012"
-    assert find_voc(devkit) == find_voc(folder) == find_voc(devkit.parent) == folder
-
-
-def test_splits(devkit: Path) -> None:
-    val = open_dataset(devkit, "val")
-    assert [example.name for example in val.examples] == ["b", "a"]
+@pytest.mark.parametrize("root", [".", "VOCdevkit", "VOCdevkit/VOC2012"])
+def test_root_may_be_the_devkit_its_year_or_its_parent(devkit: Path, root: str) -> None:
+    val = open_dataset(devkit.parent / root, "val")
+    assert val.examples[0].image == devkit / "VOC2012/JPEGImages/shape000.jpg"
     assert (val.classes, val.palette) == (VOC_CLASSES, palette_for(21))
-    image, mask = val.read(val.examples[0])
-    assert image.shape == (4, 5, 3) and mask.shape == (4, 5)
-    with pytest.raises(DataError, match=r"no split named 'trian'; splits here: none, val$"):
+
+
+def test_splits_that_cannot_be_had(devkit: Path) -> None:
+    with pytest.raises(DataError, match=r"no split named 'trian'; splits here: train, val$"):
         open_dataset(devkit, "trian")
-    with pytest.raises(DataError, match=r"none\.txt: the split is empty"):
-        open_dataset(devkit, "none")
+    with pytest.raises(DataError, match=r"train\.txt: the split is empty"):
+        open_dataset(devkit, "train")
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        "a\nb\nfoo bar",
-        "\ufeffa\r\n\r\nb  \r\nfoo bar.jpg\r\n",
-        "/JPEGImages/a.jpg /SegmentationClassAug/a.png\n\\JPEGImages\\b.jpg \\Aug\\b.png\nfoo bar",
-        "a  1\nb -1\nfoo bar",
+        "shape001\nshape000\nfoo bar",
+        "\ufeffshape001\r\n\r\nshape000  \r\nfoo bar.jpg\r\n",
+        "/JPEGImages/shape001.jpg /Aug/shape001.png\n\\JPEGImages\\shape000.jpg \\Aug\\shape000.png\nfoo bar",
+        "shape001  1\nshape000 -1\nfoo bar",
     ],
     ids=["names", "from Windows", "pairs of paths", "with flags"],
 )
 def test_lists_as_they_are_published(devkit: Path, text: str) -> None:
     (devkit / "VOC2012/JPEGImages/foo bar.jpg").touch()
     (devkit / "VOC2012/ImageSets/Segmentation/some.txt").write_bytes(text.encode())
-    assert [example.name for example in open_dataset(devkit, "some").examples] == ["a", "b", "foo bar"]
+    found = [example.name for example in open_dataset(devkit, "some").examples]
+    assert found == ["shape001", "shape000", "foo bar"]
 
 
 def test_suffixes_may_be_others_and_masks_laid_over_the_folder_fill_gaps(devkit: Path) -> None:
-    folder = devkit / "VOC2012"
-    (folder / "JPEGImages/b.jpg").rename(folder / "JPEGImages/b.JPEG")
-    (folder / "SegmentationClass/b.png").rename(folder / "SegmentationClass/b.PNG")
-    assert open_dataset(devkit, "val").read(open_dataset(devkit, "val").examples[0])[1].shape == (4, 5)
-    (folder / "SegmentationClass/a.png").unlink()
+    photos, masks, more = (
+        devkit / "VOC2012" / part for part in ("JPEGImages", "SegmentationClass", "SegmentationClassAug")
+    )
+    shutil.copytree(masks, more)
+    (photos / "shape001.jpg").rename(photos / "shape001.JPEG")
+    (masks / "shape001.png").rename(masks / "shape001.PNG")
+    (masks / "shape000.png").unlink()
     val = open_dataset(devkit, "val")
-    with pytest.raises(DataError, match=r"SegmentationClass/a\.png: no such mask"):
-        val.read(val.examples[1])
-    (folder / "SegmentationClassAug").mkdir()
-    for name in ("a", "b"):
-        Image.new("P", (5, 4)).save(folder / "SegmentationClassAug" / f"{name}.png")
-    masks = {example.name: example.mask for example in open_dataset(devkit, "val").examples}
-    assert masks == {"a": folder / "SegmentationClassAug/a.png", "b": folder / "SegmentationClass/b.PNG"}
+    assert [example.mask for example in val.examples] == [more / "shape000.png", masks / "shape001.PNG"]
+    for example in val.examples:
+        val.read(example)
+    shutil.rmtree(more)
+    val = open_dataset(devkit, "val")
+    with pytest.raises(DataError, match=r"SegmentationClass/shape000\.png: no such mask"):
+        val.read(val.examples[0])
 
 
 def write_benchmark(folder: Path, names: list[str]) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -86,26 +86,35 @@ def write(path: Path, layers: Iterable[Layer], style: Style = Style()) -> Path:
     return path
 
 
-class Weights:
-    """Random weights that keep the size of what goes through."""
+class Net(list[Layer]):
+    """Layers with random weights that keep the size of what goes through."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.rng = np.random.default_rng(0)
 
-    def conv(self, outputs: int, inputs: int, kernel: int) -> list[Array]:
-        return self._scaled((outputs, inputs, kernel, kernel), inputs * kernel**2, outputs)
+    def random(self, *shape: int, std: float) -> Array:
+        return self.rng.standard_normal(shape, np.float32) * np.float32(std)
 
-    def deconv(self, inputs: int, outputs: int, kernel: int, fan: int) -> list[Array]:
-        return self._scaled((inputs, outputs, kernel, kernel), fan, outputs)
+    def conv(self, name: str, inputs: int, outputs: int, kernel: int) -> None:
+        weights = self.random(outputs, inputs, kernel, kernel, std=(2 / inputs) ** 0.5 / kernel)
+        self.append(Layer(name, "Convolution", [weights, self.random(outputs, std=0.1)]))
 
-    def norm(self, channels: int) -> list[Array]:
+    def deconv(self, name: str, inputs: int, outputs: int, kernel: int, fan: float) -> None:
+        weights = self.random(inputs, outputs, kernel, kernel, std=(2 / fan) ** 0.5)
+        self.append(Layer(name, "Deconvolution", [weights, self.random(outputs, std=0.1)]))
+
+    def norm(self, name: str, channels: int, tops: int, mode: int | None) -> None:
         scale = self.rng.uniform(0.7, 1.3, (1, channels, 1, 1)).astype(np.float32)
-        return [scale, 0.2 * self.rng.standard_normal((1, channels, 1, 1), np.float32)]
+        self.append(Layer(name, "BN", [scale, self.random(1, channels, 1, 1, std=0.2)], tops, mode))
 
-    def _scaled(self, shape: tuple[int, ...], fan: int, outputs: int) -> list[Array]:
-        kernel = self.rng.standard_normal(shape, np.float32)
-        kernel *= np.float32((2 / fan) ** 0.5)
-        return [kernel, 0.1 * self.rng.standard_normal(outputs, np.float32)]
+    def vgg16(self, widths: Sequence[int]) -> None:
+        channels = 3
+        for block, (width, count) in enumerate(zip(widths, (2, 2, 3, 3, 3), strict=True), start=1):
+            for i in range(1, count + 1):
+                self.conv(f"conv{block}_{i}", channels, width, 3)
+                channels = width
+            self.append(Layer(f"pool{block}", "Pooling"))
 
 
 def deconvnet(
@@ -117,83 +126,64 @@ def deconvnet(
     decoder_convs: Sequence[int] = (3, 3, 3, 2, 2),
     mode: int | None = 1,
     norm_tops: int = 1,
-) -> Iterator[Layer]:
+) -> list[Layer]:
     """The layers of `DeconvNet_inference_deploy.prototxt` in its order.
 
     `mode` 1 is INFERENCE, None LEARN (training); `norm_tops` is 3 in the network that the authors fold.
     """
-    weights = Weights()
-
-    def norm(name: str, channels: int) -> Layer:
-        return Layer(name, "BN", weights.norm(channels), norm_tops, mode)
-
-    yield Layer("data", "Data", tops=2)
-    channels = 3
+    net, channels = Net(), 3
     for block, (width, count) in enumerate(zip(widths, encoder_convs, strict=True), start=1):
         for i in range(1, count + 1):
-            yield Layer(f"conv{block}_{i}", "Convolution", weights.conv(width, channels, 3))
-            yield norm(f"bn{block}_{i}", width)
-            yield Layer(f"relu{block}_{i}", "ReLU")
+            net.conv(f"conv{block}_{i}", channels, width, 3)
+            net.norm(f"bn{block}_{i}", width, norm_tops, mode)
             channels = width
-        yield Layer(f"pool{block}", "Pooling", tops=2)
-    yield Layer("fc6", "Convolution", weights.conv(bottleneck, channels, cells))
-    yield norm("bnfc6", bottleneck)
-    yield Layer("fc7", "Convolution", weights.conv(bottleneck, bottleneck, 1))
-    yield norm("bnfc7", bottleneck)
-    yield Layer("fc6-deconv", "Deconvolution", weights.deconv(bottleneck, channels, cells, bottleneck))
-    yield norm("fc6-deconv-bn", channels)
+        net.append(Layer(f"pool{block}", "Pooling", tops=2))
+    net.conv("fc6", channels, bottleneck, cells)
+    net.norm("bnfc6", bottleneck, norm_tops, mode)
+    net.conv("fc7", bottleneck, bottleneck, 1)
+    net.norm("bnfc7", bottleneck, norm_tops, mode)
+    net.deconv("fc6-deconv", bottleneck, channels, cells, bottleneck)
+    net.norm("fc6-deconv-bn", channels, norm_tops, mode)
     for block, count in zip(range(5, 0, -1), decoder_convs, strict=False):
-        yield Layer(f"unpool{block}", "Unpooling")
+        net.append(Layer(f"unpool{block}", "Unpooling"))
         for i in range(1, count + 1):
             width = widths[max(block - 2, 0)] if i == count else widths[block - 1]
             # After unpooling a quarter of the map is filled.
-            fan = channels * 9 / (4 if i == 1 else 1)
-            yield Layer(f"deconv{block}_{i}", "Deconvolution", weights.deconv(channels, width, 3, fan))
-            yield norm(f"debn{block}_{i}", width)
+            net.deconv(f"deconv{block}_{i}", channels, width, 3, channels * 9 / (4 if i == 1 else 1))
+            net.norm(f"debn{block}_{i}", width, norm_tops, mode)
             channels = width
-    yield Layer("seg-score-voc", "Convolution", weights.conv(classes, channels, 1))
-    yield Layer("seg-loss", "SoftmaxWithLoss")
+    net.conv("seg-score-voc", channels, classes, 1)
+    return net
 
 
 FCN_NAMES = ("score_fr", "upscore2", "score_pool4", "upscore_pool4", "score_pool3", "upscore8")
 FCN_OLD_NAMES = ("score-fr", "score2", "score-pool4", "score4", "score-pool3", "upsample")
 
 
-def fcn8s(names: Sequence[str] = FCN_NAMES, enlarger_bias: bool = False) -> Iterator[Layer]:
+def fcn8s(names: Sequence[str] = FCN_NAMES, enlarger_bias: bool = False) -> list[Layer]:
     """The layers of the zoo's `fcn-8s-pascal` with weights, in its order; its enlarging kernels are dense."""
-    weights, widths, bottleneck, classes = Weights(), (2, 3, 4, 5, 6), 7, 21
-    yield Layer("data", "Data", tops=2)
-    yield from vgg16_convolutions(weights, widths)
-    yield Layer("fc6", "Convolution", weights.conv(bottleneck, widths[4], 7))
-    yield Layer("fc7", "Convolution", weights.conv(bottleneck, bottleneck, 1))
+    net, widths, bottleneck, classes = Net(), (2, 3, 4, 5, 6), 7, 21
+    net.vgg16(widths)
+    net.conv("fc6", widths[4], bottleneck, 7)
+    net.conv("fc7", bottleneck, bottleneck, 1)
     score, up2, pool4, up4, pool3, up8 = names
-    for name, kernel, skip, channels in ((up2, 4, pool4, widths[3]), (up4, 4, pool3, widths[2])):
-        if name == up2:
-            yield Layer(score, "Convolution", weights.conv(classes, bottleneck, 1))
-        blobs = weights.deconv(classes, classes, kernel, classes * 4)
-        yield Layer(name, "Deconvolution", blobs if enlarger_bias else blobs[:1])
-        yield Layer(skip, "Convolution", weights.conv(classes, channels, 1))
-        yield Layer(f"{skip}c", "Crop")
-    yield Layer(up8, "Deconvolution", weights.deconv(classes, classes, 16, classes * 4)[:1])
-    yield Layer("loss", "SoftmaxWithLoss")
+    net.conv(score, bottleneck, classes, 1)
+    for name, skip, channels in ((up2, pool4, widths[3]), (up4, pool3, widths[2])):
+        net.deconv(name, classes, classes, 4, classes * 4)
+        net.conv(skip, channels, classes, 1)
+    net.deconv(up8, classes, classes, 16, classes * 4)
+    bare = {up8} if enlarger_bias else {up2, up4, up8}
+    return [replace(layer, blobs=layer.blobs[:1]) if layer.name in bare else layer for layer in net]
 
 
-def vgg16(matrices: bool = False) -> Iterator[Layer]:
+def vgg16(matrices: bool = False) -> list[Layer]:
     """VGG-16 with fc6 to fc8 as convolutions or as matrices (InnerProduct)."""
-    weights, channels = Weights(), 6
-    yield from vgg16_convolutions(weights, (2, 3, 4, 5, channels))
-    for name, kernel, outputs in (("fc6", 3, 8), ("fc7", 1, 8), ("fc8", 1, 10)):
-        kernels, bias = weights.conv(outputs, channels, kernel)
-        shape = (outputs, -1) if matrices else kernels.shape
-        yield Layer(name, "InnerProduct" if matrices else "Convolution", [kernels.reshape(shape), bias])
-        channels = outputs
-
-
-def vgg16_convolutions(weights: Weights, widths: Sequence[int]) -> Iterator[Layer]:
-    channels = 3
-    for block, (width, count) in enumerate(zip(widths, (2, 2, 3, 3, 3), strict=True), start=1):
-        for i in range(1, count + 1):
-            yield Layer(f"conv{block}_{i}", "Convolution", weights.conv(width, channels, 3))
-            yield Layer(f"relu{block}_{i}", "ReLU")
-            channels = width
-        yield Layer(f"pool{block}", "Pooling")
+    net = Net()
+    net.vgg16((2, 3, 4, 5, 6))
+    net.conv("fc6", 6, 8, 3)
+    net.conv("fc7", 8, 8, 1)
+    net.conv("fc8", 8, 10, 1)
+    for i in range(-3, 0) if matrices else ():
+        kernels, bias = net[i].blobs
+        net[i] = replace(net[i], type="InnerProduct", blobs=[kernels.reshape(len(kernels), -1), bias])
+    return net

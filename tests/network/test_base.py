@@ -12,18 +12,11 @@ from deconvseg.network.deconvnet import DeconvNet
 from deconvseg.network.fcn import FCN
 from deconvseg.network.fcn8s import FCN8s
 
-SMALL = {"classes": 4, "widths": (8, 8, 8, 8, 8), "bottleneck": 8}
-
-
-def deconvnet(seed: int) -> DeconvNet:
-    torch.manual_seed(seed)
-    network = DeconvNet(crop_size=32, encoder_norm=False, **SMALL)
-    network.train()(torch.randn(4, 3, 32, 32))  # statistics
-    return network
+from .networks import deconvnet, fcn8s, randomised
 
 
 def test_the_encoders_of_two_kinds() -> None:
-    first, second = deconvnet(0), FCN8s(side=64, **SMALL)
+    first, second = randomised(deconvnet(encoder_norm=False)), fcn8s()
     old = copy.deepcopy(first.state_dict())
     average(first, second, 1.0, encoder_only=True)
     for name, values in first.state_dict().items():
@@ -33,9 +26,8 @@ def test_the_encoders_of_two_kinds() -> None:
 
 @pytest.mark.parametrize("encoder_only", [False, True])
 def test_networks_of_different_layers_are_refused(encoder_only: bool) -> None:
-    other = DeconvNet(crop_size=32, **SMALL)
     with pytest.raises(UsageError, match="different layers"):
-        average(deconvnet(0), other, 0.5, encoder_only=encoder_only)
+        average(deconvnet(), deconvnet(encoder_norm=False), 0.5, encoder_only=encoder_only)
 
 
 @pytest.mark.parametrize(

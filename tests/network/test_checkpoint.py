@@ -1,11 +1,9 @@
 """Network files: what goes in comes out, and damaged ones are refused in one clear line."""
 
 import dataclasses
-import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,11 +12,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from deconvseg.errors import WeightsError
-from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.checkpoint import NetworkHeader, copy_network, load_network, save_network
-from deconvseg.network.deconvnet import DeconvNet
-from deconvseg.network.fcn import FCN
-from deconvseg.network.fcn8s import FCN8s
+
+from .networks import KINDS, deconvnet
 
 HEADER = NetworkHeader(
     classes=("background", "red thing", "Grünes"),
@@ -29,26 +25,13 @@ HEADER = NetworkHeader(
     training={"steps": 3},
 )
 
-
-SMALL: dict[str, Any] = {"classes": 3, "crop_size": 64, "widths": (4, 5, 6, 7, 8), "bottleneck": 9}
-
-
-def tiny(**changes: object) -> DeconvNet:
-    torch.manual_seed(0)
-    return DeconvNet(**{**SMALL, **changes}).eval()
+SMALL = deconvnet().arguments
 
 
-NETWORKS = [
-    tiny(),
-    tiny(encoder_norm=False, decoder_convs=(2, 2, 2, 1)),
-    FCN8s(**{key: value for key, value in SMALL.items() if key != "crop_size"}, norm=True),
-    FCN(3, widths=(8,) * 5, hidden=8, width=8, skip=4),
-]
-
-
-@pytest.mark.parametrize("network", NETWORKS, ids=["paper's", "lite", "fcn8s", "fcn"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("storage", "tolerance"), [("float32", 0.0), ("float16", 1e-3), ("int8", 1 / 127)])
-def test_round_trip(tmp_path: Path, network: SegmentationNetwork, storage: str, tolerance: float) -> None:
+def test_round_trip(tmp_path: Path, kind: str, storage: str, tolerance: float) -> None:
+    network = KINDS[kind]()
     save_network(tmp_path / "n.safetensors", network, HEADER, storage)  # type: ignore[arg-type]
     loaded, header = load_network(tmp_path / "n.safetensors")
     assert header == HEADER
@@ -65,7 +48,7 @@ def test_round_trip(tmp_path: Path, network: SegmentationNetwork, storage: str, 
 
 
 def test_int8_scales_are_per_output_channel(tmp_path: Path) -> None:
-    network = tiny()
+    network = deconvnet()
     with torch.no_grad():  # one tiny output channel beside large ones must keep its precision
         network.encoder[1].conv2_1.conv.weight[2] *= 1e-4
         network.decoder[1].deconv4_1.conv.weight[:, 3] *= 1e-4
@@ -90,7 +73,7 @@ def test_int8_scales_are_per_output_channel(tmp_path: Path) -> None:
 )
 def test_damaged_tensors(tmp_path: Path, name: str, wrong: torch.Tensor | None, message: str) -> None:
     path = tmp_path / "n"
-    save_network(path, tiny(), HEADER, "int8")
+    save_network(path, deconvnet(), HEADER, "int8")
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
     tensors = {key: tensor for key, tensor in {**load_file(path), name: wrong}.items() if tensor is not None}
@@ -100,19 +83,10 @@ def test_damaged_tensors(tmp_path: Path, name: str, wrong: torch.Tensor | None, 
 
 
 @pytest.fixture(scope="module")
-def good(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("good") / "n"
-    save_network(path, tiny(), HEADER)
-    return path.read_bytes()
-
-
-def rewritten(path: Path, good: bytes, **changes: object) -> None:
-    """Write a network file whose JSON header has some entries replaced (None removes one)."""
-    path.write_bytes(good)
-    length = int.from_bytes(good[:8], "little")
-    document = json.loads(json.loads(good[8 : 8 + length])["__metadata__"]["deconvseg"]) | changes
-    document = {key: value for key, value in document.items() if value is not None}
-    save_file(load_file(path), path, {"deconvseg": json.dumps(document)})
+    save_network(path, deconvnet(), HEADER)
+    return path
 
 
 def test_files_of_another_kind(tmp_path: Path) -> None:
@@ -124,11 +98,14 @@ def test_files_of_another_kind(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(2)}, tmp_path / "other")
     with pytest.raises(WeightsError, match="not one of deconvseg's"):
         load_network(tmp_path / "other")
+    save_file({"a": torch.zeros(2)}, tmp_path / "part", {"deconvseg": '{"format": 1}'})
+    with pytest.raises(WeightsError, match="header of this network file is damaged"):
+        load_network(tmp_path / "part")
 
 
 @pytest.mark.parametrize("keep", [0, 4, 100, 5_000, -1])
-def test_truncated_file(tmp_path: Path, good: bytes, keep: int) -> None:
-    (tmp_path / "n").write_bytes(good[:keep])
+def test_truncated_file(tmp_path: Path, good: Path, keep: int) -> None:
+    (tmp_path / "n").write_bytes(good.read_bytes()[:keep])
     with pytest.raises(WeightsError, match="not a readable network file"):
         load_network(tmp_path / "n")
 
@@ -138,7 +115,6 @@ def test_truncated_file(tmp_path: Path, good: bytes, keep: int) -> None:
     [
         ({"format": 99}, "update deconvseg"),
         ({"architecture": "unet"}, "update deconvseg"),
-        ({"classes": None}, "header of this network file is damaged"),
         ({"classes": ["a", "b"]}, "2 names and 3 colours for 3 labels"),
         ({"classes": ["a", "b", "a"]}, "2 names and 3 colours"),
         ({"palette": [1, 2, 3]}, "damaged"),
@@ -146,18 +122,14 @@ def test_truncated_file(tmp_path: Path, good: bytes, keep: int) -> None:
         ({"ranges": {"conv1_1": [0]}}, "damaged"),
         ({"arguments": {**SMALL, "crop_size": 33}}, "multiple of 32"),
         ({"arguments": {**SMALL, "nonsense": 1}}, "nonsense"),
-        ({"arguments": {**SMALL, "encoder_convs": [10**9] * 5}}, "layers at most 200"),
         ({"arguments": {**SMALL, "widths": [10**6] * 5}}, "tensors missing, left over or of the wrong shape"),
         ({"arguments": {**SMALL, "widths": [10**15] * 5}}, "damaged"),
-        (
-            {"arguments": {**SMALL, "bottleneck": 10}},
-            "tensors missing, left over or of the wrong shape: .*fc6",
-        ),
+        ({"arguments": {**SMALL, "bottleneck": 10}}, "left over or of the wrong shape: .*fc6"),
     ],
     ids=str,
 )
-def test_damaged_header(tmp_path: Path, good: bytes, changes: dict[str, object], message: str) -> None:
-    rewritten(tmp_path / "n", good, **changes)
+def test_damaged_header(tmp_path: Path, good: Path, changes: dict[str, object], message: str) -> None:
+    copy_network(good, tmp_path / "n", changes)
     with pytest.raises(WeightsError, match=message):
         load_network(tmp_path / "n")
 

@@ -8,12 +8,12 @@ from torch.nn import functional
 
 from deconvseg.network.fcn import FCN
 
-from .networks import randomised
+from .networks import fcn, randomised
 
 
 @pytest.fixture(scope="module")
 def network() -> FCN:
-    return randomised(FCN(21, side=64, widths=(8,) * 5, hidden=16, width=12, skip=4))
+    return randomised(fcn())
 
 
 @torch.no_grad()
@@ -21,7 +21,7 @@ def test_what_is_no_whole_cell_is_padded_as_the_mean_colour(network: FCN) -> Non
     images = torch.rand(2, 3, 33, 64)
     padded = functional.pad(images, (0, 0, 0, 31))
     scores, presence = network.scores_and_presence(images)
-    assert scores.shape == (2, 21, 33, 64) and presence.shape == (2, 21)
+    assert scores.shape == (2, 3, 33, 64) and presence.shape == (2, 3)
     assert torch.equal(network(images), scores)
     want, same = network.scores_and_presence(padded)
     assert torch.equal(scores, want[:, :, :33]) and torch.equal(presence, same)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -20,43 +21,30 @@ from deconvseg.errors import UsageError
 from deconvseg.evaluation.calibrate import calibrate
 from deconvseg.network import int8
 from deconvseg.network.base import SegmentationNetwork, pool, pool_with_switches, unpool
-from deconvseg.network.deconvnet import DeconvNet
-from deconvseg.network.fcn import FCN
-from deconvseg.network.fcn8s import FCN8s
 from deconvseg.network.fold import pick_precision, prepare
 from deconvseg.segmenter import Segmenter
 
-SMALL = {"classes": 4, "widths": (8, 8, 8, 8, 8)}
+from .networks import KINDS, deconvnet
+
 CPU = torch.device("cpu")
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 needs_int8 = pytest.mark.skipif(not int8.works(), reason="this torch has no 8-bit convolutions")
 
 
-def trained_like(network: SegmentationNetwork) -> SegmentationNetwork:
-    """With weights that keep the size of what comes in, and BatchNorms with statistics."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and module.weight.requires_grad:
-            nn.init.kaiming_normal_(module.weight)
-    for _ in range(3):
-        network.train()(torch.randn(4, 3, 64, 64))
-    return network.eval()
+SHALLOW = {"paper's": partial(deconvnet, decoder_convs=(1, 1))}
 
 
 @needs_int8
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: DeconvNet(**SMALL, crop_size=64, bottleneck=16, decoder_convs=(1, 1)),
-        lambda: DeconvNet(**SMALL, crop_size=64, bottleneck=16, encoder_norm=False, decoder_convs=(2, 2, 1)),
-        lambda: FCN8s(**SMALL, bottleneck=16, head_kernel=3, padding=1, norm=True),
-        lambda: FCN8s(**SMALL, bottleneck=16),
-        lambda: FCN(**SMALL, side=64, hidden=8, width=8, skip=4),
-    ],
-    ids=["deconvnet", "shallow", "fcn8s", "zoo", "fcn"],
-)
+@pytest.mark.parametrize("make", (KINDS | SHALLOW).values(), ids=KINDS)
 def test_scores_are_those_of_rounded_weights_and_inputs(make: Callable[[], SegmentationNetwork]) -> None:
     torch.manual_seed(0)
-    network = trained_like(make())
+    network = make()
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d) and module.weight.requires_grad:
+            nn.init.kaiming_normal_(module.weight)
+    for _ in range(3):  # BatchNorms get statistics that keep the size of what comes in
+        network.train()(torch.randn(4, 3, 64, 64))
+    network.eval()
     photos = functional.interpolate(torch.randn(3, 3, 9, 9), (64, 64), mode="bilinear")
     ranges = int8.observe(network, photos.split(1))
     assert all(low <= 0 < high for low, high in ranges.values())
@@ -101,31 +89,17 @@ def test_pooling_and_unpooling_of_8_bits_are_those_of_floats(size: tuple[int, in
     assert torch.equal(unpool(found, where).float(), unpool(want, indices))
 
 
-@pytest.fixture
-def trial_anew() -> Iterator[None]:
-    int8.works.cache_clear()
-    yield
-    int8.works.cache_clear()
+RIGHT = getattr(torch.ops.onednn, "qconv2d_pointwise", None)
 
 
-def wrong(*arguments: Any) -> Tensor:
-    found: Tensor = RIGHT(*arguments) + 1
-    return found
-
-
-def failing(*_: Any) -> Tensor:
-    raise NotImplementedError
-
-
-RIGHT = getattr(torch.ops.onednn, "qconv2d_pointwise", failing)
-
-
-@pytest.mark.usefixtures("trial_anew")
-@pytest.mark.parametrize("operation", [wrong, failing, None])
-def test_where_8_bits_do_not_work_they_are_refused(
-    operation: Callable[..., Tensor] | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize(
+    "operation",
+    [lambda *given: RIGHT(*given) + 1, Mock(side_effect=NotImplementedError), None],
+    ids=["wrong", "failing", "not there"],
+)
+def test_where_8_bits_do_not_work_they_are_refused(operation: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.ops.onednn, "qconv2d_pointwise", operation, raising=False)
+    monkeypatch.setattr(int8, "works", int8.works.__wrapped__)
     with pytest.raises(UsageError, match=r"int8 needs oneDNN's 8-bit .* computes wrongly; use auto$"):
         pick_precision("int8", CPU, lambda: None)
 

@@ -8,26 +8,20 @@ from safetensors.torch import save_file
 from torch import nn
 
 from deconvseg.errors import WeightsError
-from deconvseg.network.deconvnet import DeconvNet
 from deconvseg.network.vgg16 import calibrate_encoder_norm, initialise_encoder, read_vgg16
 
+from .networks import deconvnet, randomised
 
-def vgg_like(widths: tuple[int, ...] = (8, 8, 8, 8, 8)) -> dict[str, torch.Tensor]:
-    torch.manual_seed(3)
-    tensors, channels = {}, 3
-    for block, (width, convs) in enumerate(zip(widths, (2, 2, 3, 3, 3), strict=True), start=1):
-        for i in range(1, convs + 1):
-            tensors[f"conv{block}_{i}.weight"] = torch.randn(width, channels, 3, 3) * 0.3
-            tensors[f"conv{block}_{i}.bias"] = torch.randn(width)
-            channels = width
-    return tensors
+
+def vgg_like() -> dict[str, torch.Tensor]:
+    layers = randomised(deconvnet(encoder_norm=False)).encoder.state_dict().items()
+    return {name.partition(".")[2].replace(".conv.", "."): tensor for name, tensor in layers}
 
 
 @torch.no_grad()
 def test_batchnorm_after_pretrained_convolutions_keeps_their_features() -> None:
     convolutions = vgg_like()
-    small = {"classes": 3, "crop_size": 64, "widths": (8, 8, 8, 8, 8), "bottleneck": 4}
-    plain, normed = DeconvNet(**small, encoder_norm=False), DeconvNet(**small)
+    plain, normed = deconvnet(encoder_norm=False), deconvnet()
     for network in (plain, normed):
         initialise_encoder(network, convolutions)
     crops = torch.randn(16, 3, 64, 64) * 50
@@ -58,6 +52,5 @@ def test_other_pretrained_files_are_refused(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(1)}, tmp_path / "other")
     with pytest.raises(WeightsError, match="does not hold"):
         read_vgg16(tmp_path / "other")
-    network = DeconvNet(classes=3, crop_size=32, widths=(9, 8, 8, 8, 8), bottleneck=4)
     with pytest.raises(WeightsError, match="conv1_1: VGG-16 lacks"):
-        initialise_encoder(network, vgg_like())
+        initialise_encoder(deconvnet(widths=(9, 8, 8, 8, 8)), vgg_like())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -11,10 +12,9 @@ import pytest
 import train_edges as tool
 from edge_forest import Photo, train_forest
 from numpy.typing import NDArray
-from PIL import Image
 from train_edges import objects_of_mask, write_forest
 
-from deconvseg.errors import DataError, UsageError
+from deconvseg.errors import DataError, DeconvSegError
 from deconvseg.proposals.edges import EdgeDetector
 from deconvseg.proposals.forest_file import Forest, read_forest
 
@@ -96,23 +96,13 @@ def test_objects_of_a_mask_by_hand() -> None:
     assert (objects_of_mask(np.full((5, 5), 255, np.uint8)) == -1).all()
 
 
-@pytest.fixture
-def voc(tmp_path: Path) -> Path:
-    """One photo in VOC's layout."""
-    voc = tmp_path / "voc"
-    for part in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
-        (voc / part).mkdir(parents=True)
-    image, labels = shapes(7)
-    Image.fromarray(image).save(voc / "JPEGImages" / "a.jpg", quality=95)
-    Image.fromarray(labels).save(voc / "SegmentationClass" / "a.png")
-    (voc / "ImageSets" / "Segmentation" / "train.txt").write_text("a\n")
-    return voc
-
-
 def test_the_command(
-    voc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    make_shapes: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    out = tmp_path / "forest.yml.gz"
+    voc, out = make_shapes(tmp_path / "voc", train=1, val=0), tmp_path / "forest.yml.gz"
     monkeypatch.setattr(tool, "train_forest", partial(train_forest, trees=2, windows=200))
     tool.train_edges(voc_root=voc, out=out)
     said = capsys.readouterr()
@@ -121,12 +111,15 @@ def test_the_command(
     assert EdgeDetector(out).detect(shapes(9)[0]).max() > 0
 
 
-def test_the_command_says_at_once_what_cannot_work(voc: Path, tmp_path: Path) -> None:
-    for error, root, out in (
-        (UsageError, voc, tmp_path / "forest.bin"),
-        (UsageError, voc, tmp_path / "none" / "forest.yml.gz"),
-        (DataError, tmp_path / "images", tmp_path / "forest.yml.gz"),
-    ):
-        with pytest.raises(error):
-            tool.train_edges(voc_root=root, out=out)
-    assert not (tmp_path / "forest.yml.gz").exists()
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("forest.bin", r"must end in \.yml\.gz or \.yml"),
+        ("none/forest.yml.gz", "give --out another name"),
+        ("forest.yml.gz", "not a VOC folder"),
+    ],
+)
+def test_the_command_says_at_once_what_cannot_work(tmp_path: Path, out: str, message: str) -> None:
+    with pytest.raises(DeconvSegError, match=message):
+        tool.train_edges(voc_root=tmp_path, out=tmp_path / out)
+    assert not any(tmp_path.iterdir())

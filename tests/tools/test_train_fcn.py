@@ -15,6 +15,8 @@ from deconvseg.errors import UsageError
 from deconvseg.network.checkpoint import load_network
 from deconvseg.network.fcn import FCN
 
+from ..conftest import describe
+
 
 def random_features(network: FCN, convolutions: object) -> None:
     for layer in network.encoder.modules():
@@ -56,14 +58,9 @@ def test_average_precision_by_hand() -> None:
 
 def test_other_classes_are_refused(make_shapes: Callable[..., Path], tmp_path: Path) -> None:
     root = make_shapes(tmp_path / "voc", train=2, val=2)
-    rust = '[splits]\ntrain = "train.txt"\n[[classes]]\nname = "sound"\n[[classes]]\nname = "rust"\n'
-    (tmp_path / "own/images").mkdir(parents=True)
-    (tmp_path / "own/images/a.jpg").touch()
-    (tmp_path / "own/train.txt").write_text("a\n")
-    (tmp_path / "own/masks").mkdir()
-    (tmp_path / "own/dataset.toml").write_text(rust)
+    own = describe(make_shapes(tmp_path / "own", train=1, val=0), train="rest")
     with pytest.raises(UsageError, match="different classes"):
-        tool.train_fcn(voc_root=root, out=tmp_path / "c.safetensors", extra_root=[tmp_path / "own"])
+        tool.train_fcn(voc_root=root, out=tmp_path / "c.safetensors", extra_root=[own])
     report = tmp_path / "report.json"
     report.write_text('{"per_class_iou": {"sound": 0.5, "rust": null}}')
     with pytest.raises(UsageError, match="is of other classes"):  # before anything is trained

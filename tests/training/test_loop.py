@@ -121,10 +121,8 @@ def test_a_full_disk_is_named_and_the_last_checkpoint_stays(stopped: Path, shape
 
 
 def test_used_up_memory_is_told(tmp_path: Path, shapes: Shapes, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
-
-    monkeypatch.setattr(Losses, "forward", fail)
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+    monkeypatch.setattr(Losses, "forward", Mock(side_effect=error))
     with pytest.raises(DeconvSegError, match=r"out of memory; .*Raise accumulate"):
         run(tmp_path, shapes)
 

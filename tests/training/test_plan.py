@@ -11,14 +11,7 @@ from deconvseg.errors import DataError, UsageError
 from deconvseg.images.palette import VOC_CLASSES
 from deconvseg.training.plan import Sources, check_plan, digest, plan_training
 
-from .conftest import recipe_text
-
-
-@pytest.fixture
-def recipe(tmp_path: Path) -> Path:
-    path = tmp_path / "r.toml"
-    path.write_text(recipe_text())
-    return path
+from ..conftest import describe
 
 
 @pytest.fixture
@@ -27,10 +20,10 @@ def voc(tmp_path: Path, make_shapes: Callable[..., Path]) -> Path:
 
 
 def test_a_plan_names_all_photos_and_checks_them(
-    tmp_path: Path, voc: Path, recipe: Path, make_shapes: Callable[..., Path]
+    tmp_path: Path, voc: Path, make_shapes: Callable[..., Path]
 ) -> None:
     extras = [make_shapes(tmp_path / f"{count}/more", train=count, val=1) for count in (2, 1)]
-    plan = plan_training(Sources(voc, extra_roots=extras), recipe, {"steps": 5, "seed": None})
+    plan = plan_training(Sources(voc, extra_roots=extras), "own", {"steps": 5, "seed": None})
     # Folders of the same name are told apart.
     names = ["shape000", "shape001", "shape002", "more/shape000", "more/shape001", "more-2/shape000"]
     assert [photo.name for photo in plan.photos] == names
@@ -49,34 +42,28 @@ def test_a_plan_names_all_photos_and_checks_them(
 
 
 def test_sbd_joins_in_without_the_photos_to_validate_on(
-    tmp_path: Path, recipe: Path, make_shapes: Callable[..., Path]
+    tmp_path: Path, make_shapes: Callable[..., Path]
 ) -> None:
     voc, sbd = make_shapes(tmp_path / "voc", train=2, val=2), make_shapes(tmp_path / "sbd", train=6, val=0)
     (sbd / "SegmentationClass").rename(sbd / "SegmentationClassAug")
     lists = sbd / "ImageSets/Segmentation"
     (lists / "train.txt").rename(lists / "train_aug.txt")
-    plan = plan_training(Sources(voc, sbd_root=sbd), recipe, {})
+    plan = plan_training(Sources(voc, sbd_root=sbd), "own", {})
     # shape000 and 001 are in VOC's train, 002 and 003 in its val.
     names = ["voc shape000", "voc shape001", "sbd shape004", "sbd shape005"]
     assert [f"{photo.group} {photo.name}" for photo in plan.photos] == names
 
 
-def test_mistakes_are_named(
-    tmp_path: Path, voc: Path, recipe: Path, make_shapes: Callable[..., Path]
-) -> None:
+def test_mistakes_are_named(tmp_path: Path, voc: Path, make_shapes: Callable[..., Path]) -> None:
     def plan(sources: Sources) -> None:
-        plan_training(sources, recipe, {})
+        plan_training(sources, "own", {})
 
     lists = voc / "ImageSets/Segmentation"
     (lists / "leaky.txt").write_text("shape003\nshape000\n")
     with pytest.raises(DataError, match=r"shape003\.jpg: both in the split .* \(1 such"):
         plan(Sources(voc, split="leaky"))
     plan(Sources(voc, split="val", val_split="val"))  # asked for: to see whether it can overfit
-    own = make_shapes(tmp_path / "own", train=2, val=1)
-    (own / "dataset.toml").write_text(
-        'images = "JPEGImages"\nmasks = "SegmentationClass"\n[splits]\ntrain = ["shape000"]\n'
-        '[[classes]]\nname = "ground"\n[[classes]]\nname = "disc"\n[[classes]]\nname = "square"\n'
-    )
+    own = describe(make_shapes(tmp_path / "own", train=1, val=0), train="rest")
     with pytest.raises(DataError, match="its classes are not those of"):
         plan(Sources(voc, extra_roots=[own]))
     with pytest.raises(DataError, match=r"shape000\.jpg: named twice"):
@@ -93,14 +80,14 @@ def score(folder: Path, name: str) -> Path:
 
 
 def test_score_files_are_found_by_data_set_and_stand_in_for_masks(
-    tmp_path: Path, voc: Path, recipe: Path, make_shapes: Callable[..., Path]
+    tmp_path: Path, voc: Path, make_shapes: Callable[..., Path]
 ) -> None:
     extra = make_shapes(tmp_path / "more", train=3, val=1)
     beside, anywhere = score(extra / "scores", "shape000"), score(tmp_path / "other", "shape001")
     (extra / "SegmentationClass/shape000.png").unlink()
     folders = [extra / "scores", tmp_path / "other"]
     sources = Sources(voc, extra_roots=[extra], scores=folders)
-    plan = plan_training(sources, recipe, {})
+    plan = plan_training(sources, "own", {})
     # Those beside a data set are for it alone, the others for all of them.
     assert [photo.scores for photo in plan.photos] == [None, anywhere, None, beside, anywhere, None]
     assert [fault for _, report in check_plan(plan) for fault in report.faults] == []
@@ -113,16 +100,15 @@ def test_score_files_are_found_by_data_set_and_stand_in_for_masks(
     ((fault,),) = [report.faults for _, report in check_plan(plan) if report.faults]
     assert (fault.file, fault.problem[:21]) == (beside, "scores cannot be read")
     with pytest.raises(UsageError, match=r"none: holds no NAME\.scores\.npz of any photo to train on"):
-        plan_training(replace(sources, scores=[tmp_path / "none"]), recipe, {})
+        plan_training(replace(sources, scores=[tmp_path / "none"]), "own", {})
 
 
-def test_data_sets_are_weighed_by_name(
-    tmp_path: Path, voc: Path, recipe: Path, make_shapes: Callable[..., Path]
-) -> None:
-    extra = make_shapes(tmp_path / "more", train=1, val=1)
-    recipe.write_text(recipe_text() + "mask_weight = { voc = 0.5 }\nscores_weight = 2\n")
-    plan = plan_training(Sources(voc, extra_roots=[extra]), recipe, {})
+def test_data_sets_are_weighed_by_name(tmp_path: Path, voc: Path, make_shapes: Callable[..., Path]) -> None:
+    sources = Sources(voc, extra_roots=[make_shapes(tmp_path / "more", train=1, val=1)])
+    recipe = tmp_path / "r.toml"
+    recipe.write_text("mask_weight = { voc = 0.5 }\nscores_weight = 2\n")
+    plan = plan_training(sources, recipe, {})
     assert plan.weights(plan.stages[""]).tolist() == [[0.5, 2]] * 3 + [[1, 2]]
-    recipe.write_text(recipe_text() + "mask_weight = { voc12 = 0.5 }\n")
+    recipe.write_text("mask_weight = { voc12 = 0.5 }\n")
     with pytest.raises(UsageError, match=r"no data set 'voc12' to learn from; there is voc, more"):
-        plan_training(Sources(voc, extra_roots=[extra]), recipe, {})
+        plan_training(sources, recipe, {})

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from unittest.mock import patch
 
 import pytest
 from matplotlib.figure import Figure
@@ -12,15 +12,7 @@ from deconvseg.errors import DataError
 from deconvseg.training.plots import draw_curves
 
 
-def test_curves_follow_the_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn: list[Figure] = []
-    save = Figure.savefig
-
-    def keep(figure: Figure, *arguments: Any, **options: Any) -> None:
-        drawn.append(figure)
-        save(figure, *arguments, **options)
-
-    monkeypatch.setattr(Figure, "savefig", keep)
+def test_curves_follow_the_figures(tmp_path: Path) -> None:
     lines: list[dict[str, float]] = [
         {"crops": 320 * n, "loss": 3 / n, "learning_rate": 1e-3} for n in range(1, 5)
     ]
@@ -28,8 +20,9 @@ def test_curves_follow_the_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     lines += [{"crops": 640, "loss": 2.5}]  # made again after a kill
     text = "".join(f"{json.dumps(line)}\n" for line in lines) + '{"crops": 1600, "lo'
     (tmp_path / "metrics.jsonl").write_text(text)
-    draw_curves(tmp_path / "metrics.jsonl", tmp_path / "curves.png")
-    loss, iou, rate = drawn[0].axes
+    with patch.object(Figure, "savefig", autospec=True, side_effect=Figure.savefig) as save:
+        draw_curves(tmp_path / "metrics.jsonl", tmp_path / "curves.png")
+    loss, iou, rate = save.call_args.args[0].axes
     assert loss.lines[0].get_xydata().tolist() == [[320, 3], [640, 2.5], [960, 1], [1280, 0.75]]
     assert iou.lines[0].get_xydata().tolist() == [[640, 40], [1280, 30]]
     assert iou.get_title("right") == "best 40.0 at 640 crops, now 30.0"

@@ -1,16 +1,16 @@
 """Whole runs: own classes, other starts; and the folder they leave. Stages: `cli/test_train.py`."""
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from deconvseg import files
 from deconvseg.errors import DeconvSegError, UsageError
@@ -21,35 +21,14 @@ from deconvseg.training.loop import Options, Reporter
 from deconvseg.training.plan import Plan, Sources, check_plan, digest, plan_training
 from deconvseg.training.run import run_training
 
+from ..conftest import OWN_CLASSES, describe
 from .conftest import CPU, HEADER, metrics, recipe_text, small_network
-
-CLASSES = {"ground": "#101010", "disc": "#ff8000", "square": "#0080ff"}
-
-
-def make_own(root: Path, count: int) -> Path:
-    """Own data: discs and squares in noise, masks in RGB."""
-    for folder in ("images", "masks"):
-        (root / folder).mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    for i in range(count):
-        width, height = rng.integers(60, 90, 2).tolist()
-        photo = Image.fromarray(rng.integers(90, 140, (height, width, 3), dtype=np.uint8))
-        mask = Image.new("RGB", (width, height), CLASSES["ground"])
-        side = int(rng.integers(26, 40))
-        x, y = int(rng.integers(0, width - side)), int(rng.integers(0, height - side))
-        for canvas, fill in ((photo, ("#dc2828", "#283cdc")[i % 2]), (mask, [*CLASSES.values()][i % 2 + 1])):
-            draw = ImageDraw.Draw(canvas)
-            (draw.rectangle if i % 2 else draw.ellipse)((x, y, x + side, y + side), fill=fill)
-        photo.save(root / f"images/{i:02}.png")
-        mask.save(root / f"masks/{i:02}.png")
-    classes = [f'[[classes]]\nname = "{name}"\ncolor = "{color}"' for name, color in CLASSES.items()]
-    (root / "dataset.toml").write_text("\n".join(['[splits]\nval = 0.25\ntrain = "rest"', *classes]))
-    return root
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_own(tmp_path_factory.mktemp("data") / "own", 12)
+def own(tmp_path_factory: pytest.TempPathFactory, make_shapes: Callable[..., Path]) -> Path:
+    root = make_shapes(tmp_path_factory.mktemp("data") / "own", train=36, val=4)
+    return describe(root, val="ImageSets/Segmentation/val.txt", train="rest")
 
 
 def plan_of(root: Path, tmp_path: Path, scores: tuple[Path, ...] = (), **changes: Any) -> Plan:
@@ -58,38 +37,24 @@ def plan_of(root: Path, tmp_path: Path, scores: tuple[Path, ...] = (), **changes
     return plan_training(Sources(root, scores=scores), path, {})
 
 
-class Told(Reporter):
-    """Remembers what it was told, and may refuse to have the data read."""
-
-    def __init__(self, *, reads: bool = True) -> None:
-        self.notes: list[str] = []
-        self.reads = reads
-
-    def note(self, line: str) -> None:
-        self.notes.append(line)
-
-    @contextmanager
-    def progress(self, total: int, what: str) -> Iterator[Callable[[], None]]:
-        assert self.reads, "it should have been found before the data is read"
-        yield lambda: None
-
-
 def start(plan: Plan, out: Path, begin: dict[str, Any] | None = None, **options: Any) -> Path:
     (folder,) = run_training(plan, out, Options(CPU, **options), **(begin or {}))
     return folder
 
 
-def test_own_classes_are_learned_and_the_file_segments_with_their_names_and_colours(tmp_path: Path) -> None:
+def test_own_classes_are_learned_and_the_file_segments_with_their_names_and_colours(
+    own: Path, tmp_path: Path
+) -> None:
     changes = {"steps": 150, "bottleneck": 32, "batch_size": 16, "validate_every": 50}
     changes |= {"widths": (8, 16, 32, 32, 32), "decoder_convs": (1, 1, 1, 1, 1), "object_share": 0.4}
     changes |= {"whole_share": 0.4, "learning_rate": 2e-2, "encoder_learning_rate": 2e-2, "warmup_steps": 20}
-    plan = plan_of(make_own(tmp_path / "own", 40), tmp_path, **changes)
+    plan = plan_of(own, tmp_path, **changes)
     folder = start(plan, tmp_path / "run")
     assert max(line.get("val_whole_image_miou", 0) for line in metrics(folder)) > 0.7
     segmenter = Segmenter(folder / "best.safetensors", proposals=0, crf=False)
     example = plan.validation.examples[0]
     result = segmenter.segment(example.image)
-    assert result.classes == tuple(CLASSES)
+    assert result.classes == tuple(OWN_CLASSES)
     assert result.palette == ((16, 16, 16), (255, 128, 0), (0, 128, 255))
     assert (result.labels == plan.validation.read(example)[1]).mean() > 0.9
 
@@ -103,10 +68,10 @@ def test_own_classes_are_learned_and_the_file_segments_with_their_names_and_colo
 def test_a_network_for_other_classes_keeps_all_but_its_last_layer(
     own: Path, tmp_path: Path, tiny_network: Path
 ) -> None:
-    told = Told()
+    told = Mock(wraps=Reporter())
     plan = plan_of(own, tmp_path, learning_rate=0, encoder_learning_rate=0)
     folder = start(plan, tmp_path / "run", {"init": tiny_network}, reporter=told)
-    assert any("made for other classes" in note for note in told.notes)
+    assert "made for other classes" in str(told.note.mock_calls)
     before, after = (load_network(path)[0] for path in (tiny_network, folder / "last.safetensors"))
     assert after.seg_score.out_channels == 3
     assert torch.equal(after.fc7.conv.weight, before.fc7.conv.weight)
@@ -124,14 +89,14 @@ FCN = {"network": "fcn8s", "photo_side": 96, "head_kernel": 3, "padding": 1, "he
 def test_fcn_is_trained_from_a_deconvnet(own: Path, tmp_path: Path, tiny_network: Path) -> None:
     source = small_network(encoder_norm=False)
     save_network(tmp_path / "n.safetensors", source, HEADER)
-    told = Told()
+    told = Mock(wraps=Reporter())
     plan = plan_of(own, tmp_path, frozen_blocks=5, ema=0, **FCN)
     folder = start(plan, tmp_path / "run", {"init": tmp_path / "n.safetensors"}, reporter=told)
-    assert any("FCN-8s starts from its encoder" in note for note in told.notes)
+    assert "FCN-8s starts from its encoder" in str(told.note.mock_calls)
     network = load_network(folder / "last.safetensors")[0]
     assert torch.equal(network.encoder[0].conv1_1.conv.weight, source.encoder[0].conv1_1.conv.weight)
     result = Segmenter(folder / "last.safetensors").segment(plan.validation.examples[0].image)
-    assert result.classes == tuple(CLASSES)
+    assert result.classes == tuple(OWN_CLASSES)
     with pytest.raises(UsageError, match="the encoder of the DeconvNet has other layers"):
         start(plan, tmp_path / "other", {"init": tiny_network})
     with pytest.raises(UsageError, match="a network of the kind fcn8s, the recipe is for deconvnet"):
@@ -139,9 +104,9 @@ def test_fcn_is_trained_from_a_deconvnet(own: Path, tmp_path: Path, tiny_network
 
 
 def test_a_resumed_run_must_be_the_same_run(own: Path, tmp_path: Path) -> None:
-    plan, out, told = plan_of(own, tmp_path), tmp_path / "run", Told()
+    plan, out, told = plan_of(own, tmp_path), tmp_path / "run", Mock(wraps=Reporter())
     start(plan, out, resume=True, reporter=told)
-    assert any("no checkpoint yet" in note for note in told.notes)
+    assert "no checkpoint yet" in str(told.note.mock_calls)
     with pytest.raises(UsageError, match="it holds a run already; resume it"):
         start(plan, out)
     with pytest.raises(UsageError, match="this run has other seed; resume with the same"):
@@ -175,8 +140,10 @@ def test_what_is_missing_is_found_before_the_data_is_read(
     own: Path, tmp_path: Path, changes: dict[str, Any], begin: dict[str, Any], message: str
 ) -> None:
     plan = plan_of(own, tmp_path, **changes)
+    told = Mock(wraps=Reporter())
     with pytest.raises(DeconvSegError, match=message):
-        start(plan, tmp_path / "run", begin, reporter=Told(reads=False))
+        start(plan, tmp_path / "run", begin, reporter=told)
+    told.progress.assert_not_called()
     assert not (tmp_path / "run").exists()
 
 
@@ -188,7 +155,7 @@ def test_soft_labels_teach(own: Path, tmp_path: Path) -> None:
         width, height = Image.open(photo.example.image).size
         scores = np.zeros((3, height, width), np.float16)
         scores[1] = 1
-        np.savez(tmp_path / f"scores/{photo.name}.scores.npz", probabilities=scores, classes=[*CLASSES])
+        np.savez(tmp_path / f"scores/{photo.name}.scores.npz", probabilities=scores, classes=[*OWN_CLASSES])
     plan = plan_of(own, tmp_path, (tmp_path / "scores",), **changes)
     stages = {"": replace(plan.stages[""], mask_weight={"own": 0.0})}
     folder = start(replace(plan, stages=stages), tmp_path / "run")
