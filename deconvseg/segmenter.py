@@ -7,6 +7,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Collection, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
@@ -70,8 +71,7 @@ class Segmenter:
         batch_size: crops that go through the network together, halved where they do not fit into memory;
             None chooses by device.
         threads: CPU threads; None leaves torch's choice, at most the cores that this process may use.
-        only: names of the classes to keep, all other pixels become background; None keeps all. A string is
-            one name.
+        only: names of the classes to keep, or one name: all other pixels become background; None keeps all.
 
     Attributes:
         weights: the network's name or file, as it was given.
@@ -79,9 +79,8 @@ class Segmenter:
         fcn: name or file of the FCN-8s, should there be an ensemble.
         notes: after `load`, what does not hold as one may think: an ensemble that could not be, say.
 
-    Raises:
-        UsageError: a value that is none of these, or two that exclude each other; names of networks, devices
-            and classes are looked at by `load`.
+    Raises UsageError for a value that is none of these, or two that exclude each other; names of networks,
+    devices and classes are looked at by `load`.
     """
 
     def __init__(
@@ -143,8 +142,7 @@ class Segmenter:
                 grey; or what `images.read.read_photo` gives. Arrays are copied.
             probabilities: keep the class probabilities as well (C x H x W floats).
 
-        Raises:
-            InputError: a file that cannot be read, or anything else that is no photo.
+        Raises InputError for a file that cannot be read, or anything else that is no photo.
         """
         ((prepared, found),) = self.fuse([self.prepare(image)])
         return self.finish(prepared, found, keep_probabilities=probabilities)
@@ -152,15 +150,13 @@ class Segmenter:
     def prepare(self, image: ImageLike | PhotoPixels) -> Prepared:
         """The first step: read a photo, shrink it and find its regions. It needs no network.
 
-        Raises:
-            InputError: as of `segment`.
-            WeightsError: the network's or forest's file is missing or damaged.
+        Raises InputError as `segment` does, and WeightsError for a file that is missing or damaged.
         """
         photo = image if isinstance(image, PhotoPixels) else as_photo(image)
         clock = Clock()
         use_threads()
         small = shrink(photo.image, WORKING_SIDE)
-        if self.settings.proposals and not self.sees_whole_photo:
+        if self._proposes:
             settings = self.settings if self.fcn else replace(self.settings, candidates=0)
             boxes = propose(small, _detector(*self._forest_in_use), settings)
         else:
@@ -183,8 +179,7 @@ class Segmenter:
             Each photo in order, its `boxes` those looked at and its `seconds` completed, with its
             probabilities, float32 (C, h, w) for its `image`.
 
-        Raises:
-            MemoryError: a region, or what a photo needs besides, does not fit into memory.
+        Raises MemoryError if a region, or what a photo needs besides, does not fit into memory.
         """
         use_threads()
         return self.inference.fuse(photos, full_batches=full_batches)
@@ -233,8 +228,7 @@ class Segmenter:
         Photos are taken as they are needed. A photo's result does not depend on the others; from that of
         `segment` scores differ in their last bits.
 
-        Raises:
-            InputError: a photo that is none, after the results of all before it; or one in place of several.
+        Raises InputError for what is no photo, after the results of all before it, and for one photo alone.
         """
         refuse_one(images)
         faults: list[InputError] = []
@@ -268,23 +262,25 @@ class Segmenter:
     def load(self) -> None:
         """Read the network and the forest now rather than at the first photo.
 
-        Raises:
-            WeightsError: a file is missing or damaged.
-            UsageError: a device or precision this machine does not have, or a class the network has not.
+        Raises WeightsError for a file that is missing or damaged, and UsageError for a device or precision
+        that this machine does not have, or a class that the network has not.
         """
-        if not self.inference.sees_whole_photo and self.settings.proposals:
-            _detector(*self._forest_in_use)
+        use_threads()
+        with ThreadPoolExecutor(1) as beside:  # OpenCV reads its file while torch makes networks ready
+            forest = beside.submit(lambda: _detector(*self._forest_in_use)) if self._proposes else None
+            _ = self.inference
+        if forest:
+            forest.result()
 
     def identity(self) -> dict[str, object]:
         """Everything that can change a result, fit for JSON: what is equal in it gives equal masks."""
-        proposes = self.settings.proposals and not self.sees_whole_photo
         settings = asdict(self.inference.settings)
         del settings["crf_parameters"]
         return {
             "device": self.inference.device.type,
             "weights": self._digests["weights"],
             "fcn": self._digests["fcn"] if self.inference.partner else None,
-            "forest": self._forest_in_use[1] if proposes else None,
+            "forest": self._forest_in_use[1] if self._proposes else None,
             **settings,
             "crf": asdict(self.crf_parameters) if self.settings.crf else None,
             "precision": self.inference.precision,
@@ -315,6 +311,10 @@ class Segmenter:
     def sees_whole_photo(self) -> bool:
         """Whether the network is an FCN or FCN-8s, which looks at no regions."""
         return self._description[0]
+
+    @property
+    def _proposes(self) -> bool:
+        return bool(self.settings.proposals) and not self.sees_whole_photo
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ import errno
 import os
 import tomllib
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -76,7 +77,11 @@ def cache_folder() -> Path | None:
 
 def registry() -> dict[str, Entry]:
     """What is known by name, from `registry.toml` beside the shipped files; WeightsError if it is damaged."""
-    path = weights_folder() / REGISTRY
+    return _registry(weights_folder() / REGISTRY)
+
+
+@cache
+def _registry(path: Path) -> dict[str, Entry]:
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))["weights"]
         for table in tables.values():
