@@ -100,7 +100,9 @@ class FolderRun:
         if options.engine == "ray" and find_spec("ray") is None:
             raise MissingDependencyError(NO_RAY)
         shard = Shard.parse(options.shard) if options.shard else None
-        self._tasks = plan.only(shard).tasks if shard else plan.tasks
+        if shard and not plan.folder:
+            raise UsageError("shards are for photos whose results go to one folder; name that")
+        self._tasks = [task for task in plan.tasks if not shard or shard.holds(task.photo.name)]
         self.total = len(self._tasks)
         self._options, self._listener = options, listener
         self._coco = plan.folder.root / "coco.json" if plan.folder and "coco" in options.save else None
