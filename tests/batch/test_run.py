@@ -19,8 +19,8 @@ import deconvseg.batch.run
 from deconvseg.batch import FolderRun, Options, segment_folder
 from deconvseg.batch.plan import make_plan
 from deconvseg.batch.records import Record
-from deconvseg.batch.run import default_workers, describe, run_here
-from deconvseg.batch.work import Done, Job, Work
+from deconvseg.batch.run import default_workers, describe
+from deconvseg.batch.work import Done, Job
 from deconvseg.errors import InputError, OutputError, UsageError
 from deconvseg.segmenter import Segmenter
 
@@ -77,31 +77,35 @@ def test_what_the_report_raises_ends_the_run(segmenter: Segmenter, photos: None,
             raise OutputError("the disk is full")
 
     with pytest.raises(OutputError, match="the disk is full"):
-        run_here(segmenter.inference, Work(segmenter), to("out"), report, workers=0, full_batches=True)
+        run_locally(segmenter, to("out"), report=report)
     assert told[-1] == place
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_jobs_are_taken_as_they_are_needed(segmenter: Segmenter, photos: None, workers: int) -> None:
+@pytest.mark.parametrize(
+    ("workers", "good", "limit"),
+    [(0, True, 2 + 9), (2, True, 10 + 9), (2, False, 6)],  # 8 regions in a batch, and none of bad photos
+)
+def test_jobs_are_taken_as_they_are_needed(
+    segmenter: Segmenter, photos: None, workers: int, good: bool, limit: int
+) -> None:
     """The most that are under way at once; memory follows from it."""
-    taken = ended = most = 0
+    if not good:
+        for path in Path("in").iterdir():
+            path.write_text("no photo")
+    taken, ended, most = 0, [], 0
 
     def supply() -> Iterator[Job]:
         nonlocal taken, most
-        for job in to("out", 30):
+        for job in to("out", 24):
             taken += 1
-            most = max(most, taken - ended)
+            most = max(most, taken - len(ended))
             yield replace(job, outputs={"labels": job.outputs["labels"]})
 
-    def report(job: Job, result: Done | Exception) -> None:
-        nonlocal ended
-        assert isinstance(result, Done)
-        ended += 1
-
-    run_here(segmenter.inference, Work(segmenter), supply(), report, workers=workers, full_batches=True)
-    assert taken == ended == 30
-    in_network = 9  # 8 regions in a batch
-    assert most <= 2 * (2 * workers + 1) + in_network
+    run_locally(
+        segmenter, supply(), workers, report=lambda job, result: ended.append(isinstance(result, Done))
+    )
+    assert ended == [good] * taken == [good] * 24
+    assert most <= limit
 
 
 def test_an_interrupt_keeps_what_is_being_written(segmenter: Segmenter, photos: None) -> None:
@@ -111,14 +115,7 @@ def test_an_interrupt_keeps_what_is_being_written(segmenter: Segmenter, photos: 
 
     told = []
     with pytest.raises(KeyboardInterrupt):
-        run_here(
-            segmenter.inference,
-            Work(segmenter),
-            supply(),
-            lambda job, result: told.append(job.number),
-            workers=2,
-            full_batches=True,
-        )
+        run_locally(segmenter, supply(), 2, report=lambda job, result: told.append(job.number))
     assert {name.partition(".")[0] for name in contents("out")} == set(map(str, told))
 
 
@@ -297,25 +294,3 @@ def test_a_photo_that_crashes_the_process_is_left_out_at_the_third_start(
     Image.new("RGB", (40, 40)).save("in/3.png")
     segment_folder("in", "out", segmenter)
     assert contents("out").keys() == {*(f"{number}.png" for number in range(8)), "segment.jsonl"}
-
-
-def test_prepared_photos_that_fail_are_told_at_once(segmenter: Segmenter, photos: None) -> None:
-    """Not when the next good one is through: there may be none."""
-    for number in range(8):
-        Path(f"in/{number}.png").write_text("no photo")
-    taken = 0
-
-    def supply() -> Iterator[Job]:
-        nonlocal taken
-        for job in to("out", 40):
-            taken += 1
-            yield job
-
-    told: list[Exception | Done] = []
-
-    def report(job: Job, result: Done | Exception) -> None:
-        told.append(result)
-        assert taken - len(told) <= 5
-
-    run_here(segmenter.inference, Work(segmenter), supply(), report, workers=2, full_batches=True)
-    assert len(told) == 40
