@@ -109,9 +109,6 @@ def test_a_cluster_that_is_not_there() -> None:
     pytest.importorskip("ray")
     start = time.monotonic()
     for address in ("127.0.0.1:1", "127.0.0.1:many", "nonsense"):
-        with (
-            pytest.raises(UsageError, match=f"{address}: cannot be joined"),
-            joined(address, 1),
-        ):
+        with pytest.raises(UsageError, match=f"{address}: cannot be joined"), joined(address, 1):
             pass
     assert time.monotonic() - start < 60

@@ -62,24 +62,6 @@ def test_one_photo_every_kind(inside: Run, fast: list[str], tmp_path: Path) -> N
     assert "fp32" in lines(done)[0]
 
 
-def test_scores(inside: Run, fast: list[str], photos: Path, tmp_path: Path) -> None:
-    done = inside("segment", "photos", "-o", "out", "--save", "labels", "--save", "scores", *fast)
-    assert done.returncode == 0, done.stderr
-    out = tmp_path / "out"
-    assert files(out) == {
-        *("cat.png", "cat.scores.npz", "day one/фото [1].png", "day one/фото [1].scores.npz"),
-        "segment.jsonl",
-    }
-    with np.load(out / "cat.scores.npz") as file:
-        probabilities, classes = file["probabilities"].astype(np.float32), file["classes"].tolist()
-    assert probabilities.shape == (len(classes), 60, 90)
-    np.testing.assert_allclose(probabilities.sum(0), 1, atol=0.01)
-    labels = np.asarray(Image.open(out / "cat.png"))
-    chosen = np.take_along_axis(probabilities, labels[None].astype(int), 0)[0]
-    np.testing.assert_allclose(chosen, probabilities.max(0), atol=1e-3)
-    assert classes[:2] == ["background", "aeroplane"]
-
-
 def test_regions_looked_at_are_told(inside: Run, fast: list[str], tmp_path: Path) -> None:
     """With --stop 1 the first round of five, which changes fewer than all pixels, is the last."""
     cat, few = EXAMPLES / "cat.jpg", ["--proposals", "12", "--min-side", "40"]

@@ -18,6 +18,7 @@ from PIL import Image
 
 from deconvseg import Segmenter
 from deconvseg.batch import Options, segment_folder
+from deconvseg.batch.shard import lock_run
 
 from .conftest import COMMAND, Run, files, lines, manifest_lines, results_of, save_blocks
 
@@ -104,17 +105,10 @@ def test_shards_at_once_are_one_run(command: list[str], inside: Run, plain: Path
 
 
 def test_two_runs_into_one_folder(command: list[str], inside: Run, out: Path) -> None:
-    first = start(out.parent, *command, "--workers", "0", "--proposals", "50", "--min-side", "1")
-    while first.poll() is None and not manifest_lines(out / "segment.jsonl"):
-        time.sleep(0.01)
-    first.send_signal(signal.SIGSTOP)
-    second = inside(*command)
+    with lock_run(out, None):
+        second = inside(*command)
     assert lines(second)[-1] == "error: out: another run is at work here; wait for its end, or stop it"
     assert second.returncode == 2
-    first.send_signal(signal.SIGCONT)
-    first.kill()
-    first.communicate()
-    assert inside(*command, "--workers", "0").returncode == 0
 
 
 @pytest.fixture
