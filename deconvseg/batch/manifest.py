@@ -137,10 +137,7 @@ class Manifest:
                 or not self.folder.is_as_written(self.folder.name_of(path), old["digests"].get(kind))
             ):
                 return None
-        return self._again(old, input=now["input"], path=now["path"], status="skipped", error=None)
-
-    def _again(self, old: Record, **changes: Any) -> Record:
-        return {**old, "outputs": self._shown_outputs(old["outputs"]), **changes}  # type: ignore[typeddict-item]
+        return {**old, "input": now["input"], "path": now["path"], "status": "skipped", "error": None}
 
     def start(self, tasks: Sequence[Task], done: Mapping[str, Record]) -> None:
         """Write the lines that stay: of the photos `done` before, by name, and of photos not in this run."""
@@ -157,7 +154,7 @@ class Manifest:
             self._pending.update(map(self.folder.name_of, filter(None, task.outputs.values())))
         self._pending.update(map(self.folder.name_of, self.run_files))
         self._write_journal()
-        self._write([*others, *map(self._relative, done.values())])
+        self._write([*others, *done.values()])
         self._send()
         if not self.shard:
             for pattern in (_OF_SHARDS, _JOURNALS_OF_SHARDS):
@@ -205,7 +202,7 @@ class Manifest:
         record = self._with_old(record, old) if old else record
         try:
             with self.path.open("ab") as stream:
-                stream.write(line_of(self._relative(record)))
+                stream.write(line_of(record))
         except OSError as error:
             raise OutputError(f"{self.path}: cannot be written ({error.strerror}); check the disk") from error
         self._note(ended=record["name"])
@@ -217,7 +214,7 @@ class Manifest:
     def _with_old(self, record: Record, old: Record) -> Record:
         if record["status"] == "failed":
             if is_missing(record) and not is_of_another(old, record["path"]):  # a disk is away for a moment
-                return self._again(old, input=record["input"], status="failed", error=record["error"])
+                return {**old, "input": record["input"], "status": "failed", "error": record["error"]}
             return record
         others = {kind: path for kind, path in old["outputs"].items() if kind not in record["outputs"]}
         if is_missing(record) or is_missing(old):  # of some stores, nobody knows what was and is there
@@ -226,7 +223,7 @@ class Manifest:
             there = {kind: path for kind, path in others.items() if self.folder.exists(path)}
             return {
                 **record,
-                "outputs": record["outputs"] | self._shown_outputs(there),
+                "outputs": record["outputs"] | there,
                 "digests": old["digests"] | record["digests"],
                 "options": old["options"] | record["options"],
             }
@@ -290,11 +287,10 @@ class Manifest:
         self.folder.fetch(name for name in alike if not (root / name).exists())
         return [root / name for name in alike], len(there) - len(alike)
 
-    def _shown_outputs(self, outputs: Mapping[str, str]) -> dict[str, str]:
-        return {kind: self.folder.shown(self.folder.root / path) for kind, path in outputs.items()}
-
-    def _relative(self, record: Record) -> Record:
-        outputs = {kind: self.folder.name_of(path) for kind, path in record["outputs"].items()}
+    def shown(self, record: Record) -> Record:
+        """The same with `outputs` as the user knows them; the manifest itself has paths from its folder."""
+        folder = self.folder
+        outputs = {kind: folder.shown(folder.root / name) for kind, name in record["outputs"].items()}
         return {**record, "outputs": outputs}
 
     def _write(self, records: Iterable[Record]) -> None:

@@ -95,9 +95,6 @@ class RemoteFolder(ResultsFolder):
     def shown(self, text: str | Path) -> str:  # noqa: D102
         return str(text).replace(str(self.root), self.address)
 
-    def name_of(self, path: str | Path) -> str:  # noqa: D102
-        return super().name_of(str(path).replace(self.address, str(self.root), 1))
-
     def refresh(self, patterns: Iterable[str]) -> None:  # noqa: D102
         store, path = store_of(self.address)
         with refused(OutputError, self.address, "listed"):

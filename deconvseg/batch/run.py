@@ -171,7 +171,7 @@ class FolderRun:
         manifest.start(self._tasks, done)
         for place, task in enumerate(self._tasks):
             if task.photo.name in done:
-                self._records[place] = done[task.photo.name]
+                self._records[place] = manifest.shown(done[task.photo.name])
 
     def _segment(self, inference: Inference, work: Work, left: list[int]) -> None:
         full_batches = self.manifest is not None or self.total > 1
@@ -213,16 +213,18 @@ class FolderRun:
             error, record["error"] = result, describe(result, job.title)
         else:
             self._fill_in(record, job, result)
-        self._records[job.number] = self.manifest.add(record) if self.manifest else record
+        if self.manifest:
+            record = self.manifest.shown(self.manifest.add(record))
+        self._records[job.number] = record
         if self._listener:
-            self._listener(self._records[job.number], error)
+            self._listener(record, error)
 
     def _fill_in(self, record: Record, job: Job, done: Done) -> None:
-        shown = self.manifest.folder.shown if self.manifest else str
         outputs = self._tasks[job.number].outputs
+        named = self.manifest.folder.name_of if self.manifest else str
         record |= {
             "status": "done",
-            "outputs": {kind: shown(path or STDOUT) for kind, path in outputs.items()},
+            "outputs": {kind: named(path or STDOUT) for kind, path in outputs.items()},
             "digests": done.digests,
             "options": {kind: self._shaped[kind] for kind in self._shaped.keys() & outputs},
             "width": done.width,

@@ -35,7 +35,7 @@ def finish(manifest: Manifest, task: Task, settings: str = "s1") -> Record:
         assert path is not None
         path.parent.mkdir(exist_ok=True)
         Image.new("L", (4, 3)).save(path)
-        record["outputs"][kind] = str(path)
+        record["outputs"][kind] = path.name
         record["digests"][kind] = digest(path)
     record |= {"status": "done", "width": 4, "height": 3}
     return manifest.add(record)
@@ -81,7 +81,8 @@ def is_done(task: Task, folder: Path, settings: str = "s1") -> bool:
 
 
 def test_done_is_skipped(task: Task, tmp_path: Path) -> None:
-    record = opened(tmp_path).find_done([task], "s1", {})["a"]
+    manifest = opened(tmp_path)
+    record = manifest.shown(manifest.find_done([task], "s1", {})["a"])
     assert record["status"] == "skipped"
     assert record["outputs"] == {kind: str(path) for kind, path in task.outputs.items()}
     assert is_done(make_task(tmp_path, "a", ("labels",)), tmp_path)  # fewer kinds than there are
@@ -90,8 +91,7 @@ def test_done_is_skipped(task: Task, tmp_path: Path) -> None:
 def test_the_folder_may_move(task: Task, tmp_path: Path) -> None:
     (tmp_path / "out").rename(tmp_path / "moved")
     moved = Task(task.photo, {kind: tmp_path / "moved" / f"a.{kind}.png" for kind in task.outputs})
-    record = Manifest(ResultsFolder(tmp_path / "moved")).find_done([moved], "s1", {})["a"]
-    assert record["outputs"] == {kind: str(path) for kind, path in moved.outputs.items()}
+    assert Manifest(ResultsFolder(tmp_path / "moved")).find_done([moved], "s1", {}).keys() == {"a"}
 
 
 def test_other_settings_and_kinds_are_not_done(task: Task, tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def redo(tmp_path: Path, kinds: tuple[str, ...], settings: str) -> Record:
 def test_other_kinds_of_the_same_settings_stay_known(task: Task, tmp_path: Path) -> None:
     record = redo(tmp_path, ("cutout",), "s1")
     assert record["outputs"].keys() == record["digests"].keys() == {"labels", "color", "cutout"}
-    assert record["outputs"]["labels"] == str(tmp_path / "out" / "a.labels.png")
+    assert record["outputs"]["labels"] == "a.labels.png"
     assert is_done(make_task(tmp_path, "a", ("color", "cutout")), tmp_path)
     (tmp_path / "out" / "a.color.png").unlink()
     assert redo(tmp_path, ("scores",), "s1")["outputs"].keys() == {"labels", "cutout", "scores"}
