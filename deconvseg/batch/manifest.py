@@ -93,29 +93,25 @@ class Manifest:
 
     def refuse_foreign(self, tasks: Iterable[Task]) -> None:
         """Raise UsageError if a result would replace a file that is not ours, or another photo's result."""
-        owners = {path: record for record in self._records.values() for path in record["outputs"].values()}
-        for path in self.run_files:
-            self._refuse_foreign_file(path, owners)
+        folder, paths = self.folder, list(self.run_files)
+        owners = {name: record for record in self._records.values() for name in record["outputs"].values()}
         for task in tasks:
-            self._refuse_other_photo(task, self._records.get(task.photo.name))
-            for path in filter(None, task.outputs.values()):
-                self._refuse_other_photo(task, owners.get(self.folder.name_of(path)))
-                self._refuse_foreign_file(path, owners)
-
-    def _refuse_foreign_file(self, path: Path, owners: Mapping[str, Record]) -> None:
-        name, shown = self.folder.name_of(path), self.folder.shown
-        if name not in owners and name not in self._pending and self.folder.exists(name):
-            raise UsageError(
-                f"{shown(path)}: exists, and no line of {shown(self.folder.root / MANIFEST)} says that "
-                "it is a result; give another folder, or overwrite"
-            )
-
-    def _refuse_other_photo(self, task: Task, old: Record | None) -> None:
-        if old and old["outputs"] and is_of_another(old, full_path(task.photo)):
-            raise UsageError(
-                f"{task.photo.shown}: would replace the result of {old['path']} in "
-                f"{self.folder.shown(self.folder.root)}; give another folder, or overwrite"
-            )
+            results = list(filter(None, task.outputs.values()))
+            paths += results
+            before = (self._records.get(task.photo.name), *map(owners.get, map(folder.name_of, results)))
+            for old in filter(None, before):
+                if old["outputs"] and is_of_another(old, full_path(task.photo)):
+                    raise UsageError(
+                        f"{task.photo.shown}: would replace the result of {old['path']} in "
+                        f"{folder.shown(folder.root)}; give another folder, or overwrite"
+                    )
+        for path in paths:
+            name = folder.name_of(path)
+            if name not in owners and name not in self._pending and folder.exists(name):
+                raise UsageError(
+                    f"{folder.shown(path)}: exists, and no line of {folder.shown(folder.root / MANIFEST)} "
+                    "says that it is a result; give another folder, or overwrite"
+                )
 
     def find_done(
         self, tasks: Iterable[Task], settings: str | None, options: Mapping[str, str]

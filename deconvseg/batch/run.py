@@ -117,7 +117,12 @@ class FolderRun:
         self.rate: float | None = None
         self.network_busy: float | None = None
         self._settings: str | None = None
-        self._shaped: dict[str, str] = {}
+        self._shaped = {  # kind of result -> the option that shapes it, besides the settings
+            name: option
+            for name, kind in KINDS.items()
+            for option in kind.options
+            if vars(options).get(option)
+        }
         self._begun: dict[int, Record] = {}
         self._segmented, self._network_seconds, self._start = 0, 0.0, time.perf_counter()
 
@@ -139,12 +144,10 @@ class FolderRun:
             UsageError: another run is at work in the folder, or the cluster cannot be joined or is too small.
             WorkerError: the cluster does not do its work.
         """
-        segmenter = work = None
+        segmenter = None
         if not all(task.photo.missing for task in self._tasks):
             segmenter = load()
-            folder = self.manifest.folder if self.manifest else None
-            work = Work(segmenter, self._options, folder)
-            self._settings, self._shaped = _settings_hash(segmenter), work.shaped()
+            self._settings = _settings_hash(segmenter)
         with self.manifest.locked() if self.manifest else nullcontext():
             if self.manifest:
                 self._skip_done(self.manifest)
@@ -152,8 +155,8 @@ class FolderRun:
                 started(len(self._records))
             self._start = time.perf_counter()
             left = [place for place in range(self.total) if place not in self._records]
-            if segmenter and work and left:
-                self._segment(segmenter.inference, work, left)
+            if segmenter and left:
+                self._segment(segmenter, left)
             else:
                 for job in self._jobs(left):
                     self._report(job, InputError(f"{job.title}: no such file; check the path"))
@@ -173,7 +176,9 @@ class FolderRun:
             if task.photo.name in done:
                 self._records[place] = manifest.shown(done[task.photo.name])
 
-    def _segment(self, inference: Inference, work: Work, left: list[int]) -> None:
+    def _segment(self, segmenter: Segmenter, left: list[int]) -> None:
+        inference = segmenter.inference
+        work = Work(segmenter, self._options, self.manifest.folder if self.manifest else None)
         full_batches = self.manifest is not None or self.total > 1
         if self._options.engine == "ray":
             jobs = self._jobs(left)

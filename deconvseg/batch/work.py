@@ -121,11 +121,6 @@ class Work:
     options: Options = Options()
     folder: ResultsFolder | None = None
 
-    def shaped(self) -> dict[str, str]:
-        """Kind of result -> the option that shapes it, besides the Segmenter's settings, which shape all."""
-        chosen = vars(self.options)
-        return {name: option for name, kind in KINDS.items() for option in kind.options if chosen.get(option)}
-
     def prepare(self, job: Job) -> tuple[Job, Prepared | Exception]:
         """Read a photo and find its regions; the InputError or what else went wrong."""
         return job, _tried(self._prepare, job)
