@@ -132,7 +132,7 @@ def test_workers_fit_into_memory(
 
 
 def test_python_users_get_the_commands_run(segmenter: Segmenter, photos: None) -> None:
-    """Resumable, with other kinds added, bad photos told, and files of others left alone."""
+    """Resumable, with other kinds added, and bad photos told."""
     Path("in/0.png").write_text("no photo")
     heard: list[tuple[str, Exception | None]] = []
 
@@ -158,17 +158,9 @@ def test_python_users_get_the_commands_run(segmenter: Segmenter, photos: None) -
 
     with pytest.raises(InputError, match=r"nothing.*no file matches"):
         segment_folder("nothing/*.jpg", "out", segmenter)
-    Path("other").mkdir()
-    Path("other/1.png").touch()
-    with pytest.raises(UsageError, match=r"other/1\.png: exists"):
-        segment_folder("in", "other", segmenter)
 
 
-def test_shards_share_a_folder(segmenter: Segmenter, photos: None) -> None:
-    shares = [segment_folder("in", "out", segmenter, Options(shard=f"{index}/2")) for index in range(2)]
-    assert sum(share.total for share in shares) == 8 and all(share.total for share in shares)
-    whole = segment_folder("in", "out", segmenter)
-    assert {record["status"] for record in whole.records} == {"skipped"}
+def test_shards(segmenter: Segmenter, photos: None) -> None:
     empty = [segment_folder("in/1.png", "one", segmenter, Options(shard=f"{index}/2")) for index in range(2)]
     assert sorted(share.total for share in empty) == [0, 1]
     with pytest.raises(UsageError, match="give I/N"):
@@ -190,13 +182,6 @@ def test_other_settings_are_done_again(
     assert segment_folder("in/1.png", "out", segmenter).records[0]["status"] == "skipped"
     monkeypatch.setattr("deconvseg.images.write.OPACITY", 0.123, raising=False)  # code that writes, too
     assert segment_folder("in/1.png", "out", segmenter).records[0]["status"] == "done"
-
-
-def test_no_network_is_read_where_no_photo_is(photos: None) -> None:
-    plan = make_plan(["gone.png"], "out/", ["labels"])
-    run = FolderRun(plan, Options())
-    run.work(lambda: pytest.fail("was loaded"))
-    assert [record["error"] for record in run.records] == ["gone.png: no such file; check the path"]
 
 
 def test_unforeseen_errors_are_one_line() -> None:

@@ -42,6 +42,11 @@ def test_help_names_every_option_in_its_group(inside: Run) -> None:
         (["segment", "a.jpg", "--proposals", "-1"], "--proposals"),
         (["segment", "."], "say in which folder"),
         (["segment", "-", "--json"], "standard output"),
+        (
+            ["segment", "a.jpg", "--ray-address", "auto"],
+            "--ray-address is for --engine ray; give both, or none",
+        ),
+        (["segment", "a.jpg", "-o", "-", "--engine", "ray"], "--engine ray writes to files alone"),
         (["nonsense"], "nonsense"),
     ],
 )

@@ -115,16 +115,6 @@ def test_kinds_one_after_the_other(inside: Run, fast: list[str], tmp_path: Path)
     assert files(tmp_path / "out") == {"a.overlay.jpg", "segment.jsonl"}
 
 
-def test_missing_mask_is_made_again(inside: Run, fast: list[str], photos: Path, tmp_path: Path) -> None:
-    command = ("segment", "photos", "-o", "out", "--save", "masks", "--json", *fast)
-    assert inside(*command).returncode == 0
-    masks = sorted((tmp_path / "out" / "cat.masks").iterdir())
-    masks[-1].unlink()
-    statuses = {r["name"]: r["status"] for r in json.loads(inside(*command).stdout)["images"]}
-    assert statuses == {"cat": "done", "day one/фото [1]": "skipped"}
-    assert masks[-1].exists()
-
-
 def test_large_photo_from_a_pipe(inside: Run, fast: list[str], tmp_path: Path) -> None:
     """Labels of a reduced photo, and a cut-out of the whole one."""
     photo = io.BytesIO()
