@@ -38,7 +38,7 @@ def test_stopped_killed_and_the_same(inside: Run, fast: list[str], tmp_path: Pat
     pytest.importorskip("ray")
     save_blocks(tmp_path / "in" / f"{number:02}.png" for number in range(COUNT))
     kinds = ("--save", "labels", "--save", "coco")
-    assert inside("segment", "in", "-o", "plain", *kinds, *fast).returncode == 0
+    inside("segment", "in", "-o", "plain", *kinds, *fast)
     log = tmp_path / "out" / "segment.jsonl"
     command = [COMMAND, "segment", "in", "-o", "out", *kinds, *fast, "--engine", "ray", "--workers", "2"]
 
