@@ -13,6 +13,7 @@ import re
 import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cache
@@ -222,10 +223,9 @@ def _is_photo(path: str) -> bool:
 
 
 def _photo_stems(folder: str) -> set[str]:
-    try:
+    with suppress(OSError):  # a glob can find files in a folder that may not be listed
         return {Path(name).stem for name in filter(_is_photo, os.listdir(folder or "."))}
-    except OSError:  # a glob can find files in a folder that may not be listed
-        return set()
+    return set()
 
 
 def _spelled(path: str) -> str:

@@ -55,11 +55,9 @@ def run_on_ray(
         work: what happens around it; its forest lies at the same place on each machine.
         jobs: taken as they are needed, thousands at a time. Their relative paths are those of this process;
             they mean the same files on each machine.
-        report: called in this process with each job and what became of it, in the order of finishing. What it
-            raises ends the run.
+        report, full_batches: as of `run_here`.
         options: `workers` (networks, an actor each; None is one a GPU, or on CPUs one a machine) and what
             begins with `ray`. If Ray is started here, it is for this run, unless this process has it already.
-        full_batches: fill the last batch of regions up.
 
     Raises:
         MissingDependencyError: no Ray.
