@@ -20,6 +20,7 @@ from deconvseg.batch import FolderRun, Options, segment_folder
 from deconvseg.batch.plan import make_plan
 from deconvseg.batch.records import Record
 from deconvseg.batch.run import default_workers, describe
+from deconvseg.batch.shard import lock_run
 from deconvseg.batch.work import Done, Job
 from deconvseg.errors import InputError, OutputError, UsageError
 from deconvseg.segmenter import Segmenter
@@ -132,11 +133,13 @@ def test_workers_fit_into_memory(
 
 
 def test_python_users_get_the_commands_run(segmenter: Segmenter, photos: None) -> None:
-    """Resumable, with other kinds added, and bad photos told."""
+    """Resumable, with other kinds added, bad photos told, and other runs kept out meanwhile."""
     Path("in/0.png").write_text("no photo")
     heard: list[tuple[str, Exception | None]] = []
 
     def listen(record: Record, error: Exception | None) -> None:
+        with pytest.raises(UsageError, match="another run is at work here"), lock_run(Path("out"), None):
+            pass
         heard.append((record["input"], error))
 
     first = segment_folder("in", "out", segmenter, listener=listen)
