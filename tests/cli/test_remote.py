@@ -11,7 +11,7 @@ from deconvseg.batch.results_folder import ResultsFolder
 from .conftest import Run, files, lines, results_of
 
 
-def contents(out: Path) -> dict[str, bytes]:
+def contents(out: Path) -> dict[str, object]:
     """What does not depend on where the photos are."""
     return results_of(out, "input", "error", "modified")
 
