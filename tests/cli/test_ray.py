@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -24,13 +26,11 @@ COUNT = 12
 
 def networks_of(pid: int) -> list[int]:
     """The processes below `pid` that hold a network."""
-    below = [
-        int(word)
-        for path in Path(f"/proc/{pid}/task").glob("*/children")
-        for word in path.read_text().split()
-    ]
-    found = [each for child in below for each in networks_of(child)]
-    return [*found, *([pid] if b"_Network" in Path(f"/proc/{pid}/cmdline").read_bytes() else [])]
+    with suppress(OSError):  # it may end meanwhile
+        words = [path.read_text().split() for path in Path(f"/proc/{pid}/task").glob("*/children")]
+        found = [each for word in chain(*words) for each in networks_of(int(word))]
+        return [*found, *([pid] if b"_Network" in Path(f"/proc/{pid}/cmdline").read_bytes() else [])]
+    return []
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads /proc")
