@@ -39,21 +39,14 @@ def _limits(controller: str, *versions: list[str]) -> Iterator[tuple[Path, int, 
     """Of each control group that limits this process: its folder, and two numbers of one version's files."""
     for group in _groups(controller):
         for names in versions:
-            try:
-                words = " ".join((group / name).read_text("ascii") for name in names).split()
-                first, second = map(int, words)
-            except (OSError, ValueError):  # no such file, or "max": no limit
-                continue
-            yield group, first, second
+            words = " ".join(_text(group / name) for name in names).split()
+            if len(words) == 2 and words[0] != "max":  # no limit
+                yield group, int(words[0]), int(words[1])
 
 
 def _groups(controller: str) -> Iterator[Path]:
     """Folders of the control groups that this process is in, version 2's first, each with those above it."""
-    try:
-        lines = _OWN_GROUP.read_text("utf-8", "replace").splitlines()
-    except OSError:  # not Linux
-        lines = []
-    for line in lines:
+    for line in _text(_OWN_GROUP).splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers and controller not in controllers.split(","):
             continue
@@ -69,9 +62,7 @@ def available_memory() -> int | None:
     elsewhere the free pages, where they are counted.
     """
     limits = _limits(
-        "memory",
-        ["memory.max", "memory.current"],
-        ["memory.limit_in_bytes", "memory.usage_in_bytes"],
+        "memory", ["memory.max", "memory.current"], ["memory.limit_in_bytes", "memory.usage_in_bytes"]
     )
     left = [
         max(most - used + _droppable(group / "memory.stat"), 0)
@@ -83,8 +74,8 @@ def available_memory() -> int | None:
 
 
 def _of_machine() -> int | None:
-    if _MEMINFO.is_file():
-        found = re.search(r"^MemAvailable:\s+(\d+) kB$", _MEMINFO.read_text(encoding="ascii"), re.MULTILINE)
+    if figures := _text(_MEMINFO):
+        found = re.search(r"^MemAvailable:\s+(\d+) kB$", figures, re.MULTILINE)
         return int(found[1]) * 1024 if found else None
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -94,11 +85,16 @@ def _of_machine() -> int | None:
 
 def _droppable(statistics: Path) -> int:
     """Bytes of files that were read some time ago: they count as used until somebody wants the memory."""
-    try:
-        found = re.findall(r"^(?:total_)?inactive_file (\d+)$", statistics.read_text("ascii"), re.MULTILINE)
-    except OSError:
-        return 0
+    found = re.findall(r"^(?:total_)?inactive_file (\d+)$", _text(statistics), re.MULTILINE)
     return max(map(int, found), default=0)
+
+
+def _text(path: Path) -> str:
+    """The content of a file of Linux, empty where there is none: of another version, or on another system."""
+    try:
+        return path.read_text("utf-8", "replace")
+    except OSError:
+        return ""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -7,7 +7,7 @@ import io
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -58,21 +58,16 @@ def status(place: str) -> tuple[int | None, float | None]:
     Args:
         place: a path or an address.
     """
-    if not is_remote(place):
-        try:
+    size = modified = None
+    with suppress(Exception):  # stores have errors of their own; what the matter is, reading it tells
+        if is_remote(place):
+            store, path = store_of(place)
+            size = store.size(path)
+            modified = store.modified(path).timestamp()  # not all know it
+        else:
             found = Path(place).stat()
-        except OSError:
-            return None, None
-        return found.st_size, found.st_mtime
-    try:
-        store, path = store_of(place)
-        size = store.size(path)
-    except Exception:  # stores have errors of their own; what the matter is, reading it tells
-        return None, None
-    try:
-        return size, store.modified(path).timestamp()
-    except Exception:  # not all know it
-        return size, None
+            size, modified = found.st_size, found.st_mtime
+    return size, modified
 
 
 def opened(source: str | bytes) -> str | BinaryIO:

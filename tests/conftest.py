@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw
 from pycocotools.coco import COCO
 
 from deconvseg.images.palette import VOC_CLASSES, palette_for
+from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.checkpoint import NetworkHeader, save_network
 from deconvseg.network.deconvnet import DeconvNet
 from deconvseg.network.fcn import FCN
@@ -26,6 +27,11 @@ settings.register_profile("patient", deadline=None)  # a busy machine is no faul
 settings.load_profile("patient")
 
 OWN_CLASSES = {"ground": "#101010", "disc": "#ff8000", "square": "#0080ff"}
+
+
+def saved(network: SegmentationNetwork, path: Path) -> Path:
+    save_network(path, network, NetworkHeader(VOC_CLASSES, palette_for(21), scale=1 / 64))
+    return path
 
 
 @pytest.fixture(scope="session")
@@ -40,9 +46,7 @@ def tiny_network(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.no_grad():
         for _ in range(20):  # BatchNorm's statistics
             network.train()(torch.rand(16, 3, 8, 8).repeat_interleave(4, 2).repeat_interleave(4, 3) * 4 - 2)
-    path = tmp_path_factory.mktemp("network") / "tiny.safetensors"
-    save_network(path, network, NetworkHeader(VOC_CLASSES, palette_for(21), scale=1 / 64))
-    return path
+    return saved(network, tmp_path_factory.mktemp("network") / "tiny.safetensors")
 
 
 @pytest.fixture(scope="session")
@@ -53,9 +57,7 @@ def tiny_fcn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, module in network.named_modules():
         if "score" in name and isinstance(module, torch.nn.Conv2d):
             torch.nn.init.normal_(module.weight, std=0.5)
-    path = tmp_path_factory.mktemp("fcn") / "fcn.safetensors"
-    save_network(path, network, NetworkHeader(VOC_CLASSES, palette_for(21), scale=1 / 64))
-    return path
+    return saved(network, tmp_path_factory.mktemp("fcn") / "fcn.safetensors")
 
 
 @pytest.fixture(scope="session")
@@ -67,9 +69,7 @@ def tiny_prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert network.score_presence.bias is not None
     network.score_presence.bias.data[:] = -6
     network.score_presence.bias.data[VOC_CLASSES.index("cat")] = 6
-    path = tmp_path_factory.mktemp("prior") / "fcn.safetensors"
-    save_network(path, network, NetworkHeader(VOC_CLASSES, palette_for(21), scale=1 / 64))
-    return path
+    return saved(network, tmp_path_factory.mktemp("prior") / "fcn.safetensors")
 
 
 def blocks_photo(height: int, width: int) -> NDArray[np.uint8]:

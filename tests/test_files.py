@@ -13,7 +13,6 @@ from deconvseg.files import digest, lock, read_json_lines, replacing, sweep, wal
 
 WRITER = """
 import sys, time
-from contextlib import ExitStack
 from pathlib import Path
 from deconvseg.files import replacing
 with replacing(Path(sys.argv[1])) as stream:

@@ -13,6 +13,7 @@ import re
 import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cache
@@ -97,11 +98,9 @@ def find_photos(inputs: Sequence[str], output: str | None) -> Found:
                 photos.setdefault(os.path.join(real_folder(folder), file), photo)
         except InputError as error:
             search.problems.append(str(error))
-    own = output and os.path.realpath(output)
     notes = [
         f"{folder}: holds results of another run, and is left out; name it among the inputs to take it"
         for folder in sorted(search.left_out)
-        if os.path.realpath(folder) != own
     ]
     return Found(list(photos.values()), search.problems, notes)
 
@@ -111,6 +110,7 @@ class _Search:
 
     def __init__(self, output: str | None) -> None:
         self.output = output
+        self.out = os.path.join(os.path.realpath(output), "") if output else None
         self.problems: list[str] = []
         self.left_out: set[str] = set()
 
@@ -180,8 +180,7 @@ class _Search:
 
     def _below(self, root: str, paths: Iterable[str]) -> list[Photo]:
         """The photos of a search below `root`, without what a run itself writes there."""
-        out = os.path.join(os.path.realpath(self.output), "") if self.output else None
-        photos_in, real_path = cache(_photo_stems), real_paths()
+        out, photos_in, real_path = self.out, cache(_photo_stems), real_paths()
 
         def is_result(path: str, bare: Path) -> bool:
             at, end = os.path.dirname(path), Path(path).suffix.lower()
@@ -207,10 +206,10 @@ class _Search:
                 self.problems.append(f"{path}: {error.strerror}; mend it or remove it")
 
         def holds_results(folder: str, names: list[str]) -> bool:
-            if any(map(_MANIFEST.fullmatch, names)):
+            found = any(map(_MANIFEST.fullmatch, names))
+            if found and os.path.join(os.path.realpath(folder), "") != self.out:
                 self.left_out.add(folder)
-                return True
-            return False
+            return found
 
         return walk(root, hidden=hidden, leave_out=holds_results, refused=refused)
 
@@ -224,10 +223,9 @@ def _is_photo(path: str) -> bool:
 
 
 def _photo_stems(folder: str) -> set[str]:
-    try:
+    with suppress(OSError):  # a glob can find files in a folder that may not be listed
         return {Path(name).stem for name in filter(_is_photo, os.listdir(folder or "."))}
-    except OSError:  # a glob can find files in a folder that may not be listed
-        return set()
+    return set()
 
 
 def _spelled(path: str) -> str:

@@ -93,29 +93,25 @@ class Manifest:
 
     def refuse_foreign(self, tasks: Iterable[Task]) -> None:
         """Raise UsageError if a result would replace a file that is not ours, or another photo's result."""
-        owners = {path: record for record in self._records.values() for path in record["outputs"].values()}
-        for path in self.run_files:
-            self._refuse_foreign_file(path, owners)
+        folder, paths = self.folder, list(self.run_files)
+        owners = {name: record for record in self._records.values() for name in record["outputs"].values()}
         for task in tasks:
-            self._refuse_other_photo(task, self._records.get(task.photo.name))
-            for path in filter(None, task.outputs.values()):
-                self._refuse_other_photo(task, owners.get(self.folder.name_of(path)))
-                self._refuse_foreign_file(path, owners)
-
-    def _refuse_foreign_file(self, path: Path, owners: Mapping[str, Record]) -> None:
-        name, shown = self.folder.name_of(path), self.folder.shown
-        if name not in owners and name not in self._pending and self.folder.exists(name):
-            raise UsageError(
-                f"{shown(path)}: exists, and no line of {shown(self.folder.root / MANIFEST)} says that "
-                "it is a result; give another folder, or overwrite"
-            )
-
-    def _refuse_other_photo(self, task: Task, old: Record | None) -> None:
-        if old and old["outputs"] and is_of_another(old, full_path(task.photo)):
-            raise UsageError(
-                f"{task.photo.shown}: would replace the result of {old['path']} in "
-                f"{self.folder.shown(self.folder.root)}; give another folder, or overwrite"
-            )
+            results = list(filter(None, task.outputs.values()))
+            paths += results
+            before = (self._records.get(task.photo.name), *map(owners.get, map(folder.name_of, results)))
+            for old in filter(None, before):
+                if old["outputs"] and is_of_another(old, full_path(task.photo)):
+                    raise UsageError(
+                        f"{task.photo.shown}: would replace the result of {old['path']} in "
+                        f"{folder.shown(folder.root)}; give another folder, or overwrite"
+                    )
+        for path in paths:
+            name = folder.name_of(path)
+            if name not in owners and name not in self._pending and folder.exists(name):
+                raise UsageError(
+                    f"{folder.shown(path)}: exists, and no line of {folder.shown(folder.root / MANIFEST)} "
+                    "says that it is a result; give another folder, or overwrite"
+                )
 
     def find_done(
         self, tasks: Iterable[Task], settings: str | None, options: Mapping[str, str]
@@ -137,10 +133,7 @@ class Manifest:
                 or not self.folder.is_as_written(self.folder.name_of(path), old["digests"].get(kind))
             ):
                 return None
-        return self._again(old, input=now["input"], path=now["path"], status="skipped", error=None)
-
-    def _again(self, old: Record, **changes: Any) -> Record:
-        return {**old, "outputs": self._shown_outputs(old["outputs"]), **changes}  # type: ignore[typeddict-item]
+        return {**old, "input": now["input"], "path": now["path"], "status": "skipped", "error": None}
 
     def start(self, tasks: Sequence[Task], done: Mapping[str, Record]) -> None:
         """Write the lines that stay: of the photos `done` before, by name, and of photos not in this run."""
@@ -157,7 +150,7 @@ class Manifest:
             self._pending.update(map(self.folder.name_of, filter(None, task.outputs.values())))
         self._pending.update(map(self.folder.name_of, self.run_files))
         self._write_journal()
-        self._write([*others, *map(self._relative, done.values())])
+        self._write([*others, *done.values()])
         self._send()
         if not self.shard:
             for pattern in (_OF_SHARDS, _JOURNALS_OF_SHARDS):
@@ -205,7 +198,7 @@ class Manifest:
         record = self._with_old(record, old) if old else record
         try:
             with self.path.open("ab") as stream:
-                stream.write(line_of(self._relative(record)))
+                stream.write(line_of(record))
         except OSError as error:
             raise OutputError(f"{self.path}: cannot be written ({error.strerror}); check the disk") from error
         self._note(ended=record["name"])
@@ -217,7 +210,7 @@ class Manifest:
     def _with_old(self, record: Record, old: Record) -> Record:
         if record["status"] == "failed":
             if is_missing(record) and not is_of_another(old, record["path"]):  # a disk is away for a moment
-                return self._again(old, input=record["input"], status="failed", error=record["error"])
+                return {**old, "input": record["input"], "status": "failed", "error": record["error"]}
             return record
         others = {kind: path for kind, path in old["outputs"].items() if kind not in record["outputs"]}
         if is_missing(record) or is_missing(old):  # of some stores, nobody knows what was and is there
@@ -226,7 +219,7 @@ class Manifest:
             there = {kind: path for kind, path in others.items() if self.folder.exists(path)}
             return {
                 **record,
-                "outputs": record["outputs"] | self._shown_outputs(there),
+                "outputs": record["outputs"] | there,
                 "digests": old["digests"] | record["digests"],
                 "options": old["options"] | record["options"],
             }
@@ -290,11 +283,10 @@ class Manifest:
         self.folder.fetch(name for name in alike if not (root / name).exists())
         return [root / name for name in alike], len(there) - len(alike)
 
-    def _shown_outputs(self, outputs: Mapping[str, str]) -> dict[str, str]:
-        return {kind: self.folder.shown(self.folder.root / path) for kind, path in outputs.items()}
-
-    def _relative(self, record: Record) -> Record:
-        outputs = {kind: self.folder.name_of(path) for kind, path in record["outputs"].items()}
+    def shown(self, record: Record) -> Record:
+        """The same with `outputs` as the user knows them; the manifest itself has paths from its folder."""
+        folder = self.folder
+        outputs = {kind: folder.shown(folder.root / name) for kind, name in record["outputs"].items()}
         return {**record, "outputs": outputs}
 
     def _write(self, records: Iterable[Record]) -> None:

@@ -9,12 +9,11 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from deconvseg.batch.inputs import STDIN, Photo, find_photos, real_paths
 from deconvseg.batch.results_folder import ResultsFolder
-from deconvseg.batch.shard import Shard
 from deconvseg.errors import UsageError
 from deconvseg.images import PHOTO_SUFFIXES
 from deconvseg.images.kinds import KINDS, refuse_suffix
@@ -53,13 +52,7 @@ class Plan:
     tasks: list[Task]
     folder: ResultsFolder | None
     problems: list[str]
-    notes: Sequence[str] = ()
-
-    def only(self, shard: Shard) -> Plan:
-        """The plan of one shard; UsageError without a folder."""
-        if not self.folder:
-            raise UsageError("shards are for photos whose results go to one folder; name that")
-        return replace(self, tasks=[task for task in self.tasks if shard.holds(task.photo.name)])
+    notes: list[str]
 
 
 def make_plan(inputs: Sequence[str], output: str | None, kinds: Sequence[str]) -> Plan:

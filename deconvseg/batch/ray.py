@@ -55,11 +55,9 @@ def run_on_ray(
         work: what happens around it; its forest lies at the same place on each machine.
         jobs: taken as they are needed, thousands at a time. Their relative paths are those of this process;
             they mean the same files on each machine.
-        report: called in this process with each job and what became of it, in the order of finishing. What it
-            raises ends the run.
+        report, full_batches: as of `run_here`.
         options: `workers` (networks, an actor each; None is one a GPU, or on CPUs one a machine) and what
             begins with `ray`. If Ray is started here, it is for this run, unless this process has it already.
-        full_batches: fill the last batch of regions up.
 
     Raises:
         MissingDependencyError: no Ray.
@@ -73,7 +71,7 @@ def run_on_ray(
         stack.enter_context(redirect_stdout(nowhere))
         least = (workers or 1) * (threads or 1) + 1
         ray = stack.enter_context(joined(options.ray_address, least, options.ray_talks))
-        networks, cores = share_out(ray, inference.device.type, workers, threads)
+        networks, cores = _share_out(ray, inference.device.type, workers, threads)
         # One copy a machine, in its object store: no machine needs the network's file.
         shipped = ray.put(inference), cores, full_batches
         jobs = iter(jobs)
@@ -280,24 +278,14 @@ def joined(address: str | None, cores: int, debug: bool = False) -> Iterator[Any
             ray.shutdown()
 
 
-def share_out(ray: Any, device: str, workers: int | None, threads: int | None) -> tuple[int, int]:
-    """How many networks, and how many cores each has; a core at least is left to reading and writing.
-
-    Args:
-        ray: as of `joined`.
-        device: `cpu`, or what each network has one of.
-        workers: networks; None is one a GPU, or without GPUs one a machine.
-        threads: cores of each; None is 1 beside a device, and on CPUs three quarters of all cores together.
-
-    Raises:
-        UsageError: there is not so much.
-    """
+def _share_out(ray: Any, device: str, workers: int | None, threads: int | None) -> tuple[int, int]:
+    """How many networks, and how many cores each has; a core at least is left to reading and writing."""
     offers = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     machines = [int(offer["CPU"]) for offer in offers if offer.get("CPU")]
     total, gpus = sum(machines), int(sum(offer.get("GPU", 0) for offer in offers))
     networks = workers or (gpus if device == "cuda" else len(machines)) or 1
     cores = threads or 1
-    if device == "cpu" and not threads:
+    if device == "cpu" and not threads:  # three quarters of all cores together
         cores = max(3 * min([*machines, total // networks]) // 4, 1)
     if networks * cores >= total or (device == "cuda" and networks > gpus):
         one = f"{cores} cores and a GPU" if device == "cuda" else f"{cores} cores"

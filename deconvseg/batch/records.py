@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from types import NoneType
-from typing import Any, NotRequired, TypedDict, cast
+from typing import Any, NotRequired, TypedDict, cast, get_origin, get_type_hints
 
 from deconvseg.batch.inputs import STDIN, Photo
 from deconvseg.errors import OutputError
@@ -49,19 +48,15 @@ class Record(TypedDict):
     regions: int | None
     classes: dict[str, float]
     notes: NotRequired[list[str]]
-    seconds: float | None
+    seconds: float | int | None
     settings: str | None
     bytes: int | None
-    modified: float | None
+    modified: float | int | None
 
 
-_TYPES: dict[str, tuple[type, ...]] = {
-    **dict.fromkeys(("input", "path", "name", "status"), (str,)),
-    **dict.fromkeys(("error", "settings"), (str, NoneType)),
-    **dict.fromkeys(("outputs", "digests", "options", "classes"), (dict,)),
-    **dict.fromkeys(("width", "height", "regions", "bytes"), (int, NoneType)),
-    **dict.fromkeys(("seconds", "modified"), (float, int, NoneType)),
-    "notes": (list,),
+_TYPES = {
+    key: get_origin(kind) if get_origin(kind) in (dict, list) else kind
+    for key, kind in get_type_hints(Record).items()
 }
 
 
@@ -141,9 +136,9 @@ def _names_a_result(found: dict[str, Any]) -> bool:
 def _record(known: dict[str, Any]) -> Record:
     """With what is known; the rest as before the photo is looked at."""
     blank: dict[str, Any] = {
-        key: {} if dict in kinds else None if NoneType in kinds else ""
-        for key, kinds in _TYPES.items()
+        key: {} if kind is dict else "" if kind is str else None
+        for key, kind in _TYPES.items()
         if key != "notes"  # there only if there are any
     }
     record = {**blank, "status": "failed", **known}
-    return cast(Record, {key: record[key] for key in Record.__annotations__ if key in record})
+    return cast(Record, {key: record[key] for key in _TYPES if key in record})

@@ -50,10 +50,8 @@ class ResultsFolder:
     def send(self, path: Path, *, keep: bool = False, stale: Iterable[str] = ()) -> None:
         """Put a file, or a folder's files, that was made in `root` where it belongs.
 
-        Args:
-            path: goes afterwards, if it was made elsewhere than it belongs, unless it is to be kept.
-            keep: whether it is.
-            stale: names of files that are removed from a folder there if they are not in it here.
+        What was made elsewhere than it belongs goes afterwards, unless it is to be kept. Of a folder there,
+        files of these `stale` names go if they are not in it here.
         """
 
     def exists(self, name: str) -> bool:
@@ -63,10 +61,9 @@ class ResultsFolder:
 
     def is_as_written(self, name: str, written: str | None) -> bool:
         """Whether a result still has the digest it was written with."""
-        try:
+        with suppress(OSError):
             return digest(self.root / name) == written
-        except OSError:
-            return False
+        return False
 
     def remove(self, name: str) -> None:
         """Remove a file, or a folder's PNGs."""
@@ -94,9 +91,6 @@ class RemoteFolder(ResultsFolder):
 
     def shown(self, text: str | Path) -> str:  # noqa: D102
         return str(text).replace(str(self.root), self.address)
-
-    def name_of(self, path: str | Path) -> str:  # noqa: D102
-        return super().name_of(str(path).replace(self.address, str(self.root), 1))
 
     def refresh(self, patterns: Iterable[str]) -> None:  # noqa: D102
         store, path = store_of(self.address)

@@ -100,7 +100,9 @@ class FolderRun:
         if options.engine == "ray" and find_spec("ray") is None:
             raise MissingDependencyError(NO_RAY)
         shard = Shard.parse(options.shard) if options.shard else None
-        self._tasks = plan.only(shard).tasks if shard else plan.tasks
+        if shard and not plan.folder:
+            raise UsageError("shards are for photos whose results go to one folder; name that")
+        self._tasks = [task for task in plan.tasks if not shard or shard.holds(task.photo.name)]
         self.total = len(self._tasks)
         self._options, self._listener = options, listener
         self._coco = plan.folder.root / "coco.json" if plan.folder and "coco" in options.save else None
@@ -115,7 +117,12 @@ class FolderRun:
         self.rate: float | None = None
         self.network_busy: float | None = None
         self._settings: str | None = None
-        self._shaped: dict[str, str] = {}
+        self._shaped = {  # kind of result -> the option that shapes it, besides the settings
+            name: option
+            for name, kind in KINDS.items()
+            for option in kind.options
+            if vars(options).get(option)
+        }
         self._begun: dict[int, Record] = {}
         self._segmented, self._network_seconds, self._start = 0, 0.0, time.perf_counter()
 
@@ -137,12 +144,10 @@ class FolderRun:
             UsageError: another run is at work in the folder, or the cluster cannot be joined or is too small.
             WorkerError: the cluster does not do its work.
         """
-        segmenter = work = None
+        segmenter = None
         if not all(task.photo.missing for task in self._tasks):
             segmenter = load()
-            folder = self.manifest.folder if self.manifest else None
-            work = Work(segmenter, self._options, folder)
-            self._settings, self._shaped = _settings_hash(segmenter), work.shaped()
+            self._settings = _settings_hash(segmenter)
         with self.manifest.locked() if self.manifest else nullcontext():
             if self.manifest:
                 self._skip_done(self.manifest)
@@ -150,8 +155,8 @@ class FolderRun:
                 started(len(self._records))
             self._start = time.perf_counter()
             left = [place for place in range(self.total) if place not in self._records]
-            if segmenter and work and left:
-                self._segment(segmenter.inference, work, left)
+            if segmenter and left:
+                self._segment(segmenter, left)
             else:
                 for job in self._jobs(left):
                     self._report(job, InputError(f"{job.title}: no such file; check the path"))
@@ -169,9 +174,11 @@ class FolderRun:
         manifest.start(self._tasks, done)
         for place, task in enumerate(self._tasks):
             if task.photo.name in done:
-                self._records[place] = done[task.photo.name]
+                self._records[place] = manifest.shown(done[task.photo.name])
 
-    def _segment(self, inference: Inference, work: Work, left: list[int]) -> None:
+    def _segment(self, segmenter: Segmenter, left: list[int]) -> None:
+        inference = segmenter.inference
+        work = Work(segmenter, self._options, self.manifest.folder if self.manifest else None)
         full_batches = self.manifest is not None or self.total > 1
         if self._options.engine == "ray":
             jobs = self._jobs(left)
@@ -211,16 +218,18 @@ class FolderRun:
             error, record["error"] = result, describe(result, job.title)
         else:
             self._fill_in(record, job, result)
-        self._records[job.number] = self.manifest.add(record) if self.manifest else record
+        if self.manifest:
+            record = self.manifest.shown(self.manifest.add(record))
+        self._records[job.number] = record
         if self._listener:
-            self._listener(self._records[job.number], error)
+            self._listener(record, error)
 
     def _fill_in(self, record: Record, job: Job, done: Done) -> None:
-        shown = self.manifest.folder.shown if self.manifest else str
         outputs = self._tasks[job.number].outputs
+        named = self.manifest.folder.name_of if self.manifest else str
         record |= {
             "status": "done",
-            "outputs": {kind: shown(path or STDOUT) for kind, path in outputs.items()},
+            "outputs": {kind: named(path or STDOUT) for kind, path in outputs.items()},
             "digests": done.digests,
             "options": {kind: self._shaped[kind] for kind in self._shaped.keys() & outputs},
             "width": done.width,

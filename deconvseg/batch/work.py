@@ -16,7 +16,7 @@ from deconvseg.batch.results_folder import ResultsFolder
 from deconvseg.errors import InputError
 from deconvseg.files import digest
 from deconvseg.images.kinds import KINDS
-from deconvseg.images.read import MAX_PIXELS, STREAM, PhotoPixels, read_image, read_photo
+from deconvseg.images.read import MAX_PIXELS, STREAM, read_image, read_photo
 from deconvseg.images.write import mask_names
 from deconvseg.remote import opened, without_query
 from deconvseg.segmentation import Segmentation
@@ -121,11 +121,6 @@ class Work:
     options: Options = Options()
     folder: ResultsFolder | None = None
 
-    def shaped(self) -> dict[str, str]:
-        """Kind of result -> the option that shapes it, besides the Segmenter's settings, which shape all."""
-        chosen = vars(self.options)
-        return {name: option for name, kind in KINDS.items() for option in kind.options if chosen.get(option)}
-
     def prepare(self, job: Job) -> tuple[Job, Prepared | Exception]:
         """Read a photo and find its regions; the InputError or what else went wrong."""
         return job, _tried(self._prepare, job)
@@ -138,8 +133,13 @@ class Work:
     def _prepare(self, job: Job) -> Prepared:
         start = time.perf_counter()
         photo = read_photo(opened(job.source), max_pixels=self.options.max_pixels, name=job.title)
-        if "scores" in job.outputs:
-            self._refuse_large(job, photo)
+        pixels = photo.height * photo.width
+        needed = 6 * len(self.segmenter.classes) * pixels
+        if "scores" in job.outputs and needed > SCORES_BYTES:
+            raise InputError(
+                f"{job.title}: scores of {pixels / 1e6:,.0f} megapixels would take {needed / 1e9:,.0f} GB of "
+                "memory; make it smaller, or leave scores out"
+            )
         seconds = {"read": time.perf_counter() - start}
         prepared = self.segmenter.prepare(photo)
         return replace(prepared, seconds=seconds | prepared.seconds)
@@ -161,23 +161,14 @@ class Work:
             for path in files.values():
                 self.folder.send(path, stale=masks)
         return Done(
-            result.height,
-            result.width,
-            len(result.boxes),
-            result.class_shares(),
-            {**result.seconds, "write": time.perf_counter() - start},
-            digests,
-            list(result.notes),
+            height=result.height,
+            width=result.width,
+            regions=len(result.boxes),
+            classes=result.class_shares(),
+            seconds={**result.seconds, "write": time.perf_counter() - start},
+            digests=digests,
+            notes=list(result.notes),
         )
-
-    def _refuse_large(self, job: Job, photo: PhotoPixels) -> None:
-        pixels = photo.height * photo.width
-        needed = 6 * len(self.segmenter.classes) * pixels
-        if needed > SCORES_BYTES:
-            raise InputError(
-                f"{job.title}: scores of {pixels / 1e6:,.0f} megapixels would take {needed / 1e9:,.0f} GB of "
-                "memory; make it smaller, or leave scores out"
-            )
 
     def _read_whole(self, job: Job, result: Segmentation) -> NDArray[np.uint8]:
         """The photo at its own size, read again: meanwhile it would fill the memory."""

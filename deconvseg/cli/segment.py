@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from deconvseg.batch.records import Record
 
 Save = StrEnum("Save", [(kind, kind) for kind in KINDS])  # type: ignore[misc]  # Typer has no list of Literals
-Engine = Literal["local", "ray"]
 EPILOG = epilog(
     "deconvseg segment cat.jpg",
     "deconvseg segment cat.jpg -o cut.png --save cutout --classes cat,dog",
@@ -89,7 +88,7 @@ def segment(
         "With --engine ray: networks; if omitted, one a GPU or, without any, a machine.",
         min=0,
     ),
-    engine: Engine = _run(
+    engine: Literal["local", "ray"] = _run(
         None,
         "local: threads of this process. ray: Ray Data, here or on a cluster, with the same results.",
         default="local",

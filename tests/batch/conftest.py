@@ -10,12 +10,20 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from deconvseg.batch.run import run_here
+from deconvseg.batch.run import Report, run_here
 from deconvseg.batch.work import Done, Job, Work
 from deconvseg.regions import Inference, Prepared
 from deconvseg.segmenter import Segmenter
 
-Outcomes = dict[int, Done | Exception]
+
+class Outcomes(dict[int, Done | Exception]):
+    """What became of each job, by number; none is reported twice."""
+
+    def report(self, job: Job, result: Done | Exception) -> None:
+        assert job.number not in self
+        self[job.number] = result
+
+
 ODD_HEIGHT = 72
 """Of the photo called 3, and of no other."""
 
@@ -54,17 +62,15 @@ def to(out: str, count: int = 8) -> list[Job]:
 
 
 def run_locally(
-    segmenter: Segmenter, jobs: Iterable[Job], workers: int = 0, inference: Inference | None = None
+    segmenter: Segmenter,
+    jobs: Iterable[Job],
+    workers: int = 0,
+    inference: Inference | None = None,
+    report: Report | None = None,
 ) -> Outcomes:
-    """What became of each job; none is reported twice."""
-    outcomes: Outcomes = {}
-
-    def report(job: Job, result: Done | Exception) -> None:
-        assert job.number not in outcomes
-        outcomes[job.number] = result
-
-    network = inference or segmenter.inference
-    run_here(network, Work(segmenter), jobs, report, workers=workers, full_batches=True)
+    outcomes, network = Outcomes(), inference or segmenter.inference
+    told = report or outcomes.report
+    run_here(network, Work(segmenter), jobs, told, workers=workers, full_batches=True)
     return outcomes
 
 

@@ -36,7 +36,7 @@ class Shards:
         image = {"id": 1, "file_name": name, "width": 5, "height": 5}
         part.write_text(json.dumps({"images": [image], "annotations": [], "categories": []}))
         record = new_record(Photo(f"{name}.jpg", name), settings)
-        self._shards[index].add({**record, "status": "done", "outputs": {"coco": str(part)}})
+        self._shards[index].add({**record, "status": "done", "outputs": {"coco": part.name}})
 
     def end(self, index: int) -> int:
         """The shard is through; returns how many photos are left out."""

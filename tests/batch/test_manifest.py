@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,7 @@ def finish(manifest: Manifest, task: Task, settings: str = "s1") -> Record:
         assert path is not None
         path.parent.mkdir(exist_ok=True)
         Image.new("L", (4, 3)).save(path)
-        record["outputs"][kind] = str(path)
+        record["outputs"][kind] = path.name
         record["digests"][kind] = digest(path)
     record |= {"status": "done", "width": 4, "height": 3}
     return manifest.add(record)
@@ -42,6 +43,21 @@ def finish(manifest: Manifest, task: Task, settings: str = "s1") -> Record:
 
 def opened(folder: Path, shard: Shard | None = None) -> Manifest:
     return Manifest(ResultsFolder(folder / "out"), shard=shard)
+
+
+def run(
+    folder: Path, tasks: Sequence[Task], settings: str = "s1", shard: Shard | None = None
+) -> dict[str, Record]:
+    """Do what is not done; returns what was."""
+    manifest = opened(folder, shard)
+    with manifest.locked():
+        done = manifest.find_done(tasks, settings, {})
+        manifest.start(tasks, done)
+        for task in tasks:
+            if task.photo.name not in done:
+                finish(manifest, task, settings)
+        manifest.finish(tasks)
+    return done
 
 
 def reread(folder: Path) -> dict[str, str]:
@@ -56,10 +72,7 @@ def reread(folder: Path) -> dict[str, str]:
 def task(tmp_path: Path) -> Task:
     """A photo that an earlier run has finished."""
     task = make_task(tmp_path, "a", ("labels", "color"))
-    manifest = opened(tmp_path)
-    manifest.start([task], {})
-    finish(manifest, task)
-    manifest.finish([])
+    run(tmp_path, [task])
     return task
 
 
@@ -68,7 +81,8 @@ def is_done(task: Task, folder: Path, settings: str = "s1") -> bool:
 
 
 def test_done_is_skipped(task: Task, tmp_path: Path) -> None:
-    record = opened(tmp_path).find_done([task], "s1", {})["a"]
+    manifest = opened(tmp_path)
+    record = manifest.shown(manifest.find_done([task], "s1", {})["a"])
     assert record["status"] == "skipped"
     assert record["outputs"] == {kind: str(path) for kind, path in task.outputs.items()}
     assert is_done(make_task(tmp_path, "a", ("labels",)), tmp_path)  # fewer kinds than there are
@@ -77,8 +91,7 @@ def test_done_is_skipped(task: Task, tmp_path: Path) -> None:
 def test_the_folder_may_move(task: Task, tmp_path: Path) -> None:
     (tmp_path / "out").rename(tmp_path / "moved")
     moved = Task(task.photo, {kind: tmp_path / "moved" / f"a.{kind}.png" for kind in task.outputs})
-    record = Manifest(ResultsFolder(tmp_path / "moved")).find_done([moved], "s1", {})["a"]
-    assert record["outputs"] == {kind: str(path) for kind, path in moved.outputs.items()}
+    assert Manifest(ResultsFolder(tmp_path / "moved")).find_done([moved], "s1", {}).keys() == {"a"}
 
 
 def test_other_settings_and_kinds_are_not_done(task: Task, tmp_path: Path) -> None:
@@ -169,19 +182,15 @@ def test_what_is_written_whole_is_put_on_the_disk(
 def redo(tmp_path: Path, kinds: tuple[str, ...], settings: str) -> Record:
     """As a run in which the photo `a` is not done."""
     task = make_task(tmp_path, "a", kinds)
-    manifest = opened(tmp_path)
-    manifest.refuse_foreign([task])
-    assert not manifest.find_done([task], settings, {})
-    manifest.start([task], {})
-    record = finish(manifest, task, settings)
-    manifest.finish([task])
-    return record
+    opened(tmp_path).refuse_foreign([task])
+    assert not run(tmp_path, [task], settings)
+    return run(tmp_path, [task], settings)["a"]
 
 
 def test_other_kinds_of_the_same_settings_stay_known(task: Task, tmp_path: Path) -> None:
     record = redo(tmp_path, ("cutout",), "s1")
     assert record["outputs"].keys() == record["digests"].keys() == {"labels", "color", "cutout"}
-    assert record["outputs"]["labels"] == str(tmp_path / "out" / "a.labels.png")
+    assert record["outputs"]["labels"] == "a.labels.png"
     assert is_done(make_task(tmp_path, "a", ("color", "cutout")), tmp_path)
     (tmp_path / "out" / "a.color.png").unlink()
     assert redo(tmp_path, ("scores",), "s1")["outputs"].keys() == {"labels", "cutout", "scores"}
@@ -203,10 +212,7 @@ def test_an_option_counts_for_its_kind_alone(task: Task, tmp_path: Path) -> None
     def done(kinds: tuple[str, ...], options: dict[str, str]) -> bool:
         return bool(opened(tmp_path).find_done([make_task(tmp_path, "a", kinds)], "s1", options))
 
-    manifest = opened(tmp_path)
-    overlay = make_task(tmp_path, "a", ("overlay",))
-    manifest.start([overlay], {})
-    finish(manifest, overlay)
+    run(tmp_path, [make_task(tmp_path, "a", ("overlay",))])
     assert done(("labels", "overlay"), {"coco": "polygons"})
     assert done(("labels",), {"overlay": "legend"})
     assert not done(("labels", "overlay"), {"overlay": "legend"})
@@ -219,15 +225,7 @@ def test_other_numbers_of_shards_know_what_is_done(tmp_path: Path) -> None:
     def work(shard: Shard | None, settings: str = "s1") -> int:
         """Returns how many photos were done before."""
         own = [task for task in tasks if not shard or shard.holds(task.photo.name)]
-        manifest = opened(tmp_path, shard)
-        with manifest.locked():
-            done = manifest.find_done(own, settings, {})
-            manifest.start(own, done)
-            for task in own:
-                if task.photo.name not in done:
-                    finish(manifest, task, settings)
-            manifest.finish(own)
-        return len(done)
+        return len(run(tmp_path, own, settings, shard))
 
     assert work(None) == 0
     assert sum(work(Shard(index, 2)) for index in range(2)) == 12
@@ -265,10 +263,7 @@ def test_results_of_a_stopped_run_are_ours(task: Task, tmp_path: Path) -> None:
     opened(tmp_path).refuse_foreign([task, more])
     assert (tmp_path / "out" / "a.color.png").exists()  # ours, but the stop has cost its line
     assert json.loads((tmp_path / "out" / JOURNAL).read_text())["pending"] == ["a.color.png"]
-    manifest = opened(tmp_path)
-    manifest.start([task], {})
-    finish(manifest, task, "s2")
-    manifest.finish([])
+    run(tmp_path, [task], "s2")
     assert not (tmp_path / "out" / JOURNAL).exists()
 
 
@@ -309,9 +304,7 @@ def test_photo_of_another_folder_by_the_same_words_is_refused(
         (place / "in").mkdir(parents=True, exist_ok=True)
         (place / "in" / "a.jpg").touch()
     monkeypatch.chdir(tmp_path)
-    manifest = opened(tmp_path)
-    manifest.start([one], {})
-    finish(manifest, one)
+    run(tmp_path, [one])
     monkeypatch.chdir(tmp_path / "other")
     with pytest.raises(
         UsageError, match=rf"^in/a\.jpg: would replace the result of {tmp_path}/in/a\.jpg in "

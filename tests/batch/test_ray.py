@@ -18,6 +18,7 @@ from deconvseg.batch import Options
 from deconvseg.batch import ray as engine
 from deconvseg.batch.ray import joined
 from deconvseg.batch.results_folder import ResultsFolder
+from deconvseg.batch.run import Report
 from deconvseg.batch.work import Done, Fused, Job, Work
 from deconvseg.errors import InputError, OutputError, UsageError, WorkerError
 from deconvseg.regions import Inference, Prepared
@@ -51,16 +52,11 @@ def run_on_ray(
     work: Work | None = None,
     inference: Inference | None = None,
     workers: int = 2,
+    report: Report | None = None,
 ) -> Outcomes:
-    """What became of each job; none is reported twice."""
-    outcomes: Outcomes = {}
-
-    def report(job: Job, result: Done | Exception) -> None:
-        assert job.number not in outcomes
-        outcomes[job.number] = result
-
+    outcomes, network = Outcomes(), inference or segmenter.inference
     options = Options(engine="ray", workers=workers)
-    engine.run_on_ray(inference or segmenter.inference, work or Work(segmenter), jobs, report, options)
+    engine.run_on_ray(network, work or Work(segmenter), jobs, report or outcomes.report, options)
     return outcomes
 
 
@@ -163,9 +159,7 @@ def test_what_the_report_raises_ends_the_run(ray: Any, photos: None, segmenter: 
         raise OutputError("the disk is full")
 
     with pytest.raises(OutputError, match="the disk is full"):
-        engine.run_on_ray(
-            segmenter.inference, Work(segmenter), to("out"), report, Options(engine="ray", workers=1)
-        )
+        run_on_ray(segmenter, to("out"), workers=1, report=report)
 
 
 def test_too_many_networks_are_refused(ray: Any, segmenter: Segmenter) -> None:

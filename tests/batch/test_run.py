@@ -19,8 +19,9 @@ import deconvseg.batch.run
 from deconvseg.batch import FolderRun, Options, segment_folder
 from deconvseg.batch.plan import make_plan
 from deconvseg.batch.records import Record
-from deconvseg.batch.run import default_workers, describe, run_here
-from deconvseg.batch.work import Done, Job, Work
+from deconvseg.batch.run import default_workers, describe
+from deconvseg.batch.shard import lock_run
+from deconvseg.batch.work import Done, Job
 from deconvseg.errors import InputError, OutputError, UsageError
 from deconvseg.segmenter import Segmenter
 
@@ -77,31 +78,35 @@ def test_what_the_report_raises_ends_the_run(segmenter: Segmenter, photos: None,
             raise OutputError("the disk is full")
 
     with pytest.raises(OutputError, match="the disk is full"):
-        run_here(segmenter.inference, Work(segmenter), to("out"), report, workers=0, full_batches=True)
+        run_locally(segmenter, to("out"), report=report)
     assert told[-1] == place
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_jobs_are_taken_as_they_are_needed(segmenter: Segmenter, photos: None, workers: int) -> None:
+@pytest.mark.parametrize(
+    ("workers", "good", "limit"),
+    [(0, True, 2 + 9), (2, True, 10 + 9), (2, False, 6)],  # 8 regions in a batch, and none of bad photos
+)
+def test_jobs_are_taken_as_they_are_needed(
+    segmenter: Segmenter, photos: None, workers: int, good: bool, limit: int
+) -> None:
     """The most that are under way at once; memory follows from it."""
-    taken = ended = most = 0
+    if not good:
+        for path in Path("in").iterdir():
+            path.write_text("no photo")
+    taken, ended, most = 0, [], 0
 
     def supply() -> Iterator[Job]:
         nonlocal taken, most
-        for job in to("out", 30):
+        for job in to("out", 24):
             taken += 1
-            most = max(most, taken - ended)
+            most = max(most, taken - len(ended))
             yield replace(job, outputs={"labels": job.outputs["labels"]})
 
-    def report(job: Job, result: Done | Exception) -> None:
-        nonlocal ended
-        assert isinstance(result, Done)
-        ended += 1
-
-    run_here(segmenter.inference, Work(segmenter), supply(), report, workers=workers, full_batches=True)
-    assert taken == ended == 30
-    in_network = 9  # 8 regions in a batch
-    assert most <= 2 * (2 * workers + 1) + in_network
+    run_locally(
+        segmenter, supply(), workers, report=lambda job, result: ended.append(isinstance(result, Done))
+    )
+    assert ended == [good] * taken == [good] * 24
+    assert most <= limit
 
 
 def test_an_interrupt_keeps_what_is_being_written(segmenter: Segmenter, photos: None) -> None:
@@ -111,14 +116,7 @@ def test_an_interrupt_keeps_what_is_being_written(segmenter: Segmenter, photos: 
 
     told = []
     with pytest.raises(KeyboardInterrupt):
-        run_here(
-            segmenter.inference,
-            Work(segmenter),
-            supply(),
-            lambda job, result: told.append(job.number),
-            workers=2,
-            full_batches=True,
-        )
+        run_locally(segmenter, supply(), 2, report=lambda job, result: told.append(job.number))
     assert {name.partition(".")[0] for name in contents("out")} == set(map(str, told))
 
 
@@ -135,11 +133,13 @@ def test_workers_fit_into_memory(
 
 
 def test_python_users_get_the_commands_run(segmenter: Segmenter, photos: None) -> None:
-    """Resumable, with other kinds added, bad photos told, and files of others left alone."""
+    """Resumable, with other kinds added, bad photos told, and other runs kept out meanwhile."""
     Path("in/0.png").write_text("no photo")
     heard: list[tuple[str, Exception | None]] = []
 
     def listen(record: Record, error: Exception | None) -> None:
+        with pytest.raises(UsageError, match="another run is at work here"), lock_run(Path("out"), None):
+            pass
         heard.append((record["input"], error))
 
     first = segment_folder("in", "out", segmenter, listener=listen)
@@ -161,17 +161,9 @@ def test_python_users_get_the_commands_run(segmenter: Segmenter, photos: None) -
 
     with pytest.raises(InputError, match=r"nothing.*no file matches"):
         segment_folder("nothing/*.jpg", "out", segmenter)
-    Path("other").mkdir()
-    Path("other/1.png").touch()
-    with pytest.raises(UsageError, match=r"other/1\.png: exists"):
-        segment_folder("in", "other", segmenter)
 
 
-def test_shards_share_a_folder(segmenter: Segmenter, photos: None) -> None:
-    shares = [segment_folder("in", "out", segmenter, Options(shard=f"{index}/2")) for index in range(2)]
-    assert sum(share.total for share in shares) == 8 and all(share.total for share in shares)
-    whole = segment_folder("in", "out", segmenter)
-    assert {record["status"] for record in whole.records} == {"skipped"}
+def test_shards(segmenter: Segmenter, photos: None) -> None:
     empty = [segment_folder("in/1.png", "one", segmenter, Options(shard=f"{index}/2")) for index in range(2)]
     assert sorted(share.total for share in empty) == [0, 1]
     with pytest.raises(UsageError, match="give I/N"):
@@ -193,13 +185,6 @@ def test_other_settings_are_done_again(
     assert segment_folder("in/1.png", "out", segmenter).records[0]["status"] == "skipped"
     monkeypatch.setattr("deconvseg.images.write.OPACITY", 0.123, raising=False)  # code that writes, too
     assert segment_folder("in/1.png", "out", segmenter).records[0]["status"] == "done"
-
-
-def test_no_network_is_read_where_no_photo_is(photos: None) -> None:
-    plan = make_plan(["gone.png"], "out/", ["labels"])
-    run = FolderRun(plan, Options())
-    run.work(lambda: pytest.fail("was loaded"))
-    assert [record["error"] for record in run.records] == ["gone.png: no such file; check the path"]
 
 
 def test_unforeseen_errors_are_one_line() -> None:
@@ -297,25 +282,3 @@ def test_a_photo_that_crashes_the_process_is_left_out_at_the_third_start(
     Image.new("RGB", (40, 40)).save("in/3.png")
     segment_folder("in", "out", segmenter)
     assert contents("out").keys() == {*(f"{number}.png" for number in range(8)), "segment.jsonl"}
-
-
-def test_prepared_photos_that_fail_are_told_at_once(segmenter: Segmenter, photos: None) -> None:
-    """Not when the next good one is through: there may be none."""
-    for number in range(8):
-        Path(f"in/{number}.png").write_text("no photo")
-    taken = 0
-
-    def supply() -> Iterator[Job]:
-        nonlocal taken
-        for job in to("out", 40):
-            taken += 1
-            yield job
-
-    told: list[Exception | Done] = []
-
-    def report(job: Job, result: Done | Exception) -> None:
-        told.append(result)
-        assert taken - len(told) <= 5
-
-    run_here(segmenter.inference, Work(segmenter), supply(), report, workers=2, full_batches=True)
-    assert len(told) == 40

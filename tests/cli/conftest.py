@@ -19,15 +19,21 @@ COMMAND = Path(sys.executable).with_name("deconvseg")
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 Run = Callable[..., subprocess.CompletedProcess[bytes]]
+Refused = Callable[..., str]
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """Run `deconvseg ARGUMENTS...` in `tmp_path`, as a user with pipes for stdin, stdout and stderr would."""
+    """Run `deconvseg ARGUMENTS...` in `tmp_path`, as a user with pipes for stdin, stdout and stderr would.
 
-    def run(*arguments: str | Path, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    It has to exit with this code.
+    """
+
+    def run(*arguments: str | Path, stdin: bytes = b"", code: int = 0) -> subprocess.CompletedProcess[bytes]:
         command = [COMMAND, *map(str, arguments)]
-        return subprocess.run(command, cwd=tmp_path, input=stdin, capture_output=True, timeout=300)
+        done = subprocess.run(command, cwd=tmp_path, input=stdin, capture_output=True, timeout=300)
+        assert done.returncode == code, done.stderr.decode()
+        return done
 
     return run
 
@@ -36,16 +42,32 @@ def run(tmp_path: Path) -> Run:
 def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]) -> Run:
     """As `run`, but within this process: for tests to which a process of its own does not matter."""
 
-    def run(*arguments: str | Path, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    def run(*arguments: str | Path, stdin: bytes = b"", code: int = 0) -> subprocess.CompletedProcess[bytes]:
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", ["deconvseg", *map(str, arguments)])
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
         capfdbinary.readouterr()
-        code = console.run(app)
+        found = console.run(app)
         sys.stdout.flush()
-        return subprocess.CompletedProcess(sys.argv, code, *capfdbinary.readouterr())
+        done = subprocess.CompletedProcess(sys.argv, found, *capfdbinary.readouterr())
+        assert found == code, done.stderr.decode()
+        return done
 
     return run
+
+
+@pytest.fixture
+def refused(inside: Run) -> Refused:
+    """As `inside`, for a command that does nothing but say in one line what is wrong: that line."""
+
+    def refused(*arguments: str | Path, code: int = 2) -> str:
+        done = inside(*arguments, code=code)
+        assert done.stdout == b""
+        (line,) = lines(done)
+        assert line.startswith("error: ")
+        return line.removeprefix("error: ")
+
+    return refused
 
 
 @pytest.fixture
@@ -93,13 +115,15 @@ def manifest_lines(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def results_of(out: Path) -> dict[str, bytes]:
-    """All files but manifests, hidden ones too; and of their lines what stays the same."""
+def results_of(out: Path, *without: str) -> dict[str, object]:
+    """All files but manifests, hidden ones too; and of their lines all that does not depend on stops."""
     kept = {name for name in files(out) if not name.endswith(".jsonl")}
-    contents = {name: (out / name).read_bytes() for name in kept}
+    contents: dict[str, object] = {name: (out / name).read_bytes() for name in kept}
     records = [json.loads(line) for path in out.glob("segment*.jsonl") for line in path.open("rb")]
-    for record in sorted(records, key=lambda record: record["name"]):
+    for record in records:
         name = f"line of {record['name']}"
-        assert record["status"] in ("done", "skipped") and name not in contents
-        contents[name] = json.dumps({**record, "status": "", "seconds": 0, "path": ""}).encode()
+        assert name not in contents
+        record["status"] = record["status"].replace("skipped", "done")
+        changing = {"seconds", "path", *without}
+        contents[name] = {key: record[key] for key in record.keys() - changing}
     return contents

@@ -68,10 +68,6 @@ def make(folder: Path) -> dict[str, str]:
         b"random.jpg": (no_image, rng.bytes(10_000)),
         b"text.jpg": (no_image, b"hello"),
         b"page.jpg": (no_image, b"<!DOCTYPE html><html><title>404 Not Found</title></html>"),
-        b"program.jpg": (
-            no_image,
-            b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n",
-        ),
         b"film.jpg": (no_image, b"\0\0\0\x20ftypisom\0\0\x02\0isomiso2avc1mp41" + bytes(200)),
         b"start.jpg": (no_image, b"\xff\xd8\xff\xd9"),
         b"crc.png": (no_image, patched(encoded("PNG"), 29, b"\0\0\0\0")),

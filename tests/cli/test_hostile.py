@@ -49,8 +49,7 @@ def test_hostile_files_beside_good_photos(run: Run, fast: list[str], tmp_path: P
     (folder / "itself.jpg").symlink_to("itself.jpg")
     os.mkfifo(folder / "pipe.jpg")
 
-    done = run("segment", "in", "-o", "out", "--json", *fast)
-    assert done.returncode == 1, done.stderr
+    done = run("segment", "in", "-o", "out", "--json", *fast, code=1)
     told = lines(done)
     assert told[-1].startswith(f"{len(good) + len(bad)} photos: 10 done, 0 skipped, {len(bad)} failed")
     links = [line for line in told if line.endswith("the link leads nowhere; mend it or remove it")]
@@ -86,8 +85,7 @@ def test_name_too_long_for_its_results(inside: Run, fast: list[str], tmp_path: P
     (tmp_path / "in").mkdir()
     Image.new("RGB", (9, 9)).save(tmp_path / "in" / f"{'n' * 251}.jpg")
     Image.new("RGB", (9, 9)).save(tmp_path / "in" / "short.jpg")
-    done = inside("segment", "in", "-o", "out", "--save", "overlay", *fast)
-    assert done.returncode == 1
+    done = inside("segment", "in", "-o", "out", "--save", "overlay", *fast, code=1)
     assert any("nnn.overlay.jpg: cannot be written (File name too long)" in line for line in lines(done))
     assert files(tmp_path / "out") == {"short.overlay.jpg", "segment.jsonl"}
 
@@ -95,6 +93,5 @@ def test_name_too_long_for_its_results(inside: Run, fast: list[str], tmp_path: P
 @pytest.mark.skipif(not os.geteuid(), reason="root may write everywhere")
 def test_output_that_may_not_be_written(inside: Run, fast: list[str], photos: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir(mode=0o500)
-    refused = inside("segment", "photos", "-o", "out", *fast)
-    assert refused.returncode == 2
+    refused = inside("segment", "photos", "-o", "out", *fast, code=2)
     assert "cannot be written (Permission denied)" in lines(refused)[-1]

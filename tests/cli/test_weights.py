@@ -10,7 +10,7 @@ import pytest
 
 from deconvseg import weights
 
-from .conftest import EXAMPLES, Run, lines
+from .conftest import EXAMPLES, Refused, Run, lines
 
 SHIPPED = weights.weights_folder()
 CONTENT = b"no real network, but a file"
@@ -35,7 +35,6 @@ def test_list(inside: Run, home: Path) -> None:
     home.mkdir()
     (home / "roads.st").write_bytes(CONTENT)
     listed = inside("weights", "list")
-    assert listed.returncode == 0
     rows = {row.split()[0]: row for row in listed.stdout.decode().splitlines()}
     shipped = ["deconvnet-lite", "fcn-lite", "edges"]
     known = [*shipped, "deconvnet-voc", "fcn8s-voc", "roads"]
@@ -83,46 +82,45 @@ def test_verify(inside: Run, home: Path) -> None:
         f"edges: {SHIPPED / 'edges.yml.gz'} ok",
     ]
     checked = inside("weights", "verify")
-    assert (checked.returncode, checked.stdout.decode().splitlines()) == (0, right)
+    assert checked.stdout.decode().splitlines() == right
     home.mkdir()
     (home / "deconvnet-voc.safetensors").write_bytes(b"by hand")
     assert b"not checked: its hash is not known" in inside("weights", "verify", "deconvnet-voc").stdout
 
     (home / "deconvnet-voc.safetensors").unlink()
     (home / "roads.st").write_bytes(CONTENT[:-1] + b"!")
-    checked = inside("weights", "verify")
-    assert (checked.returncode, checked.stdout.decode().splitlines()) == (1, right)
+    checked = inside("weights", "verify", code=1)
+    assert checked.stdout.decode().splitlines() == right
     (line,) = lines(checked)
     assert line.startswith(f"error: roads: {home / 'roads.st'} has sha256 ")
-    document = json.loads(inside("weights", "verify", "--json", "roads", "fcn8s-voc").stdout)
+    document = json.loads(inside("weights", "verify", "--json", "roads", "fcn8s-voc", code=1).stdout)
     assert [entry["name"] for entry in document["weights"]] == ["roads", "fcn8s-voc"]
     assert document["weights"][1]["status"] == "is not here"
 
 
-def test_pull_of_what_is_here_checks_it_and_goes_on_after_a_fault(inside: Run, home: Path) -> None:
+def test_pull_of_what_is_here_checks_it_and_goes_on_after_a_fault(
+    inside: Run, refused: Refused, home: Path
+) -> None:
     home.mkdir()
     for content, code in ((CONTENT, 0), (CONTENT[:-1] + b"!", 1)):
         (home / "roads.st").write_bytes(content)
-        pulled = inside("weights", "pull", "roads", "default")
-        assert pulled.returncode == code
+        pulled = inside("weights", "pull", "roads", "default", code=code)
         assert pulled.stdout.decode().splitlines()[-1] == str(SHIPPED / "deconvnet-lite.safetensors")
     (line,) = lines(pulled)
     assert line.startswith(f"error: {home / 'roads.st'}: has sha256 ") and "install deconvseg again" in line
     (home / "roads.st").unlink()
-    assert lines(inside("weights", "pull", "roads"))[0].startswith("error: roads: was shipped and is missing")
-    refused = inside("weights", "pull", "roads", "defualt")
-    assert (refused.returncode, refused.stdout) == (2, b"")
-    assert lines(refused) == ["error: defualt: no network of this name; did you mean 'default'?"]
+    assert refused("weights", "pull", "roads", code=1).startswith("roads: was shipped and is missing")
+    told = refused("weights", "pull", "roads", "defualt")
+    assert told == "defualt: no network of this name; did you mean 'default'?"
 
 
 def test_pull_says_how_to_get_the_authors_network(inside: Run, home: Path) -> None:
-    explained = inside("weights", "pull", "deconvnet-voc")
-    assert (explained.returncode, explained.stdout) == (1, b"")
+    explained = inside("weights", "pull", "deconvnet-voc", code=1)
+    assert explained.stdout == b""
     said = "\n".join(lines(explained))
     place = home / "deconvnet-voc.safetensors"
     assert "research only" in said
     assert f"deconvseg weights convert DeconvNet_trainval_inference.caffemodel -o {place}" in said
     assert home.is_dir()
-    refused = inside("segment", EXAMPLES / "cat.jpg", "-o", "mask.png", "--weights", "deconvnet-voc")
-    assert refused.returncode == 2
+    refused = inside("segment", EXAMPLES / "cat.jpg", "-o", "mask.png", "--weights", "deconvnet-voc", code=2)
     assert "'deconvseg weights pull deconvnet-voc'" in lines(refused)[-1]
