@@ -88,14 +88,16 @@ def test_16_bit_grey_with_a_profile_keeps_its_shades() -> None:
     assert len(np.unique(photo.image)) > 200  # of 8 bits, linear, the conversion makes 184
 
 
-def test_cmyk_with_a_profile() -> None:
+def test_cmyk_with_a_profile_and_without() -> None:
     inks = np.zeros((16, 16, 4), np.uint8)
     inks[:8, 8:] = (0, 0, 0, 255)
     inks[8:, :8] = (128, 0, 0, 0)
-    photo = read(Image.fromarray(inks, "CMYK"), "JPEG", icc_profile=icc.cmyk_profile())
+    image = Image.fromarray(inks, "CMYK")
+    photo = read(image, "JPEG", icc_profile=icc.cmyk_profile())
     assert photo.notes == ()
     assert photo.image[2, 2].min() > 252 and photo.image[2, 12].max() < 3
-    assert np.abs(photo.image[12, 2] - 118.0).max() < 4  # L* of 50, grey; without the profile it is cyan
+    assert np.abs(photo.image[12, 2] - 118.0).max() < 4  # L* of 50, grey
+    assert np.abs(read(image, "JPEG").image[12, 2] - (127.0, 255, 255)).max() < 4  # without: pale cyan
 
 
 def test_srgb_of_any_maker_is_left_alone() -> None:

@@ -12,10 +12,10 @@ from typing import Any
 import fsspec
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from deconvseg.errors import InputError
-from deconvseg.images.read import as_photo, read_image, read_photo
+from deconvseg.images.read import as_photo, read_image
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 RGB = np.stack([RAMP, RAMP[::-1], RAMP.T], axis=2)
@@ -29,29 +29,14 @@ def save(path: Path, image: Image.Image, **options: object) -> Path:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation(tmp_path: Path, orientation: int) -> None:
-    stored = np.zeros((24, 40, 3), np.uint8)
-    stored[:12, :20] = 255  # white in the stored picture's top left quarter
     exif = Image.Exif()
     exif[0x0112] = orientation
-    path = save(tmp_path / "a.png", Image.fromarray(stored), exif=exif)
-    read = read_image(path)
-    # Where the EXIF standard puts the stored row 0 and column 0 on the display.
-    top = orientation in (1, 2, 5, 6)
-    left = orientation in (1, 4, 5, 8)
-    assert read.shape == ((24, 40, 3) if orientation < 5 else (40, 24, 3))
-    height, width = read.shape[:2]
-    row, column = (0 if top else height - 1), (0 if left else width - 1)
-    assert read[row, column].min() == 255
-    assert read[height - 1 - row, column].max() == read[row, width - 1 - column].max() == 0
+    path = save(tmp_path / "a.png", Image.fromarray(NOISE[:40]), exif=exif)
     with Image.open(path) as opened:
-        np.testing.assert_array_equal(as_photo(opened).image, read)
-        assert opened.size == (40, 24)  # the user's image stays as it is
-
-
-def test_cmyk_jpeg(tmp_path: Path) -> None:
-    cyan = Image.new("CMYK", (8, 8), (255, 0, 0, 0))
-    red, green, blue = read_image(save(tmp_path / "a.jpg", cyan, quality=95))[4, 4]
-    assert red < 20 and green > 235 and blue > 235
+        upright = np.asarray(ImageOps.exif_transpose(opened))
+        np.testing.assert_array_equal(as_photo(opened).image, upright)
+        assert opened.size == (99, 40)  # the user's image stays as it is
+    np.testing.assert_array_equal(read_image(path), upright)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
@@ -148,13 +133,6 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     assert "is empty (0 bytes)" in refused(tmp_path / "a.jpg")
     (tmp_path / "a.jpg").write_text("hello")
     assert "not an image" in refused(tmp_path / "a.jpg")
-
-
-def test_limit_of_pixels(tmp_path: Path) -> None:
-    path = save(tmp_path / "a.png", Image.new("1", (300, 100)))
-    assert read_image(path, max_pixels=30_000).shape == (100, 300, 3)
-    with pytest.raises(InputError, match=r"has 0\.03 megapixels, and 0\.03 are the limit"):
-        read_photo(path, max_pixels=29_999)
 
 
 def test_postscript_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
