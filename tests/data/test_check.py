@@ -15,23 +15,16 @@ from deconvseg.data.masks import MaskFormat
 from deconvseg.data.voc import voc_dataset
 from deconvseg.images.palette import palette_for
 
-Add = Callable[..., Example]
 
-
-@pytest.fixture
-def add(tmp_path: Path) -> Add:
+def add(folder: Path, name: str, mask: list[list[int]], suffix: str = "jpg", exif: int = 1) -> Example:
     """Writes a photo and a mask."""
-
-    def add(name: str, mask: list[list[int]], suffix: str = "jpg", exif: int = 1) -> Example:
-        example = Example(name, tmp_path / f"{name}.{suffix}", tmp_path / f"{name}.mask.png")
-        values = np.array(mask, np.uint8)
-        tags = Image.Exif()
-        tags[0x0112] = exif
-        Image.new("RGB", values.shape[::-1]).save(example.image, exif=tags)
-        Image.fromarray(values).save(example.mask)
-        return example
-
-    return add
+    example = Example(name, folder / f"{name}.{suffix}", folder / f"{name}.mask.png")
+    values = np.array(mask, np.uint8)
+    tags = Image.Exif()
+    tags[0x0112] = exif
+    Image.new("RGB", values.shape[::-1]).save(example.image, exif=tags)
+    Image.fromarray(values).save(example.mask)
+    return example
 
 
 def dataset(*examples: Example) -> DataSet:
@@ -39,8 +32,8 @@ def dataset(*examples: Example) -> DataSet:
     return DataSet(classes, palette, MaskFormat.indexed(classes, palette), examples, Path("list.txt"))
 
 
-def test_counts(add: Add) -> None:
-    report = check_dataset(dataset(add("a", [[0, 1, 255]]), add("b", [[1, 1], [0, 0]])))
+def test_counts(tmp_path: Path) -> None:
+    report = check_dataset(dataset(add(tmp_path, "a", [[0, 1, 255]]), add(tmp_path, "b", [[1, 1], [0, 0]])))
     assert (report.faults, report.examples) == ((), 2)
     assert report.pixels == {"background": 3, "cat": 3, "dog": 0}
     assert report.photos == {"background": 2, "cat": 2, "dog": 0}
@@ -48,14 +41,14 @@ def test_counts(add: Add) -> None:
     assert report.warnings == ("never found: dog",)
 
 
-def test_every_fault_is_found_and_named_by_its_file(add: Add) -> None:
-    twice, gone, cut = add("twice", [[0, 1]]), add("gone", [[0, 1]]), add("cut", [[0, 2]])
+def test_every_fault_is_found_and_named_by_its_file(tmp_path: Path) -> None:
+    twice, gone, cut = (add(tmp_path, name, [[0, 1]]) for name in ("twice", "gone", "cut"))
     for path in (gone.image, gone.mask):
         path.unlink()
     cut.image.write_bytes(cut.image.read_bytes()[:-40])
     cut.mask.write_bytes(b"nothing")
-    turned, unknown = add("turned", [[0, 1]], exif=8), add("unknown", [[0, 5]], "png")
-    void = add("void", [[255, 255]])
+    turned, unknown = add(tmp_path, "turned", [[0, 1]], exif=8), add(tmp_path, "unknown", [[0, 5]], "png")
+    void = add(tmp_path, "void", [[255, 255]])
     report = check_dataset(dataset(twice, gone, cut, turned, unknown, void, twice))
     want = [
         (Path("list.txt"), "names twice 2 times"),
@@ -72,33 +65,33 @@ def test_every_fault_is_found_and_named_by_its_file(add: Add) -> None:
         assert fault.problem.startswith(problem)
 
 
-def test_what_is_hardly_meant_is_warned_of(add: Add) -> None:
-    report = check_dataset(dataset(add("a", [[1, 1, 255]])))
+def test_what_is_hardly_meant_is_warned_of(tmp_path: Path) -> None:
+    report = check_dataset(dataset(add(tmp_path, "a", [[1, 1, 255]])))
     assert report.warnings[0] == "every labelled pixel is cat: there is nothing to tell apart"
-    dark = add("dark", [[0, 1, 2]], "png")
+    dark = add(tmp_path, "dark", [[0, 1, 2]], "png")
     Image.fromarray(np.full((1, 3), 900, np.uint16)).save(dark.image)
     (warning,) = check_dataset(dataset(dark, dark)).warnings
     assert warning.startswith(f"{dark.image}: its values are 900 to 900;")
     assert warning.endswith("(and 1 such notes)")
 
 
-def test_the_digest_follows_names_masks_and_photo_sizes(add: Add) -> None:
+def test_the_digest_follows_names_masks_and_photo_sizes(tmp_path: Path) -> None:
     def digest(*examples: Example) -> str:
         return check_dataset(dataset(*examples)).digest
 
-    a, b = add("a", [[0, 1]]), add("b", [[0, 2]])
+    a, b = add(tmp_path, "a", [[0, 1]]), add(tmp_path, "b", [[0, 2]])
     first = digest(a, b)
     assert digest(a, b) == first
     others = {digest(b, a), digest(a), digest(replace(a, name="c"), b)}
     b.image.write_bytes(b.image.read_bytes() + b"\0")
     others.add(digest(a, b))
-    add("b", [[0, 1]])
+    add(tmp_path, "b", [[0, 1]])
     others.add(digest(a, b))
     assert len(others | {first}) == 6
 
 
-def test_the_report_is_json_and_lines(add: Add) -> None:
-    gone = replace(add("a", [[0, 1]]), image=Path("gone.jpg"))
+def test_the_report_is_json_and_lines(tmp_path: Path) -> None:
+    gone = replace(add(tmp_path, "a", [[0, 1]]), image=Path("gone.jpg"))
     report = check_dataset(dataset(gone, *(replace(gone, name=f"{i}") for i in range(30))))
     as_json = json.loads(json.dumps(report.as_dict()))
     assert as_json["faults"][0]["file"] == "gone.jpg" and as_json["pixels"]["cat"] == 31

@@ -1,6 +1,6 @@
 """Own data: what `dataset.toml` means, one clear line for every mistake in it, and what a split takes."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 from unicodedata import normalize
@@ -15,8 +15,6 @@ from deconvseg.data.masks import VOID, read_mask
 from deconvseg.errors import DataError
 from deconvseg.images.palette import voc_color
 
-Make = Callable[..., Path]
-
 CLASSES = '[[classes]]\nname = "background"\n[[classes]]\nname = "road"\n'
 SPLITS = '[splits]\ntrain = "train.txt"\n'
 MANY = "".join(f'[[classes]]\nname = "{i}"\n' for i in range(256))
@@ -29,21 +27,16 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "dataset.toml"
 
 
-@pytest.fixture
-def make(tmp_path: Path) -> Make:
+def make(root: Path, photos: Iterable[str], splits: str, head: str = "", images: str = "images") -> Path:
     """Writes empty photo files (their content is not looked at) and a description."""
-
-    def make(photos: Iterable[str], splits: str, head: str = "", images: str = "images") -> Path:
-        for folder in (images, "masks"):
-            (tmp_path / folder).mkdir(exist_ok=True)
-        for photo in photos:
-            path = tmp_path / images / photo
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
-        (tmp_path / "dataset.toml").write_text(f"{head}\n[splits]\n{splits}\n{CLASSES}")
-        return tmp_path
-
-    return make
+    for folder in (images, "masks"):
+        (root / folder).mkdir(exist_ok=True)
+    for photo in photos:
+        path = root / images / photo
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (root / "dataset.toml").write_text(f"{head}\n[splits]\n{splits}\n{CLASSES}")
+    return root
 
 
 def names(dataset: DataSet) -> list[str]:
@@ -99,6 +92,8 @@ def test_255_is_void_unless_something_else_is_said(path: Path, text: str, ids: d
         ("images = 3\n" + SPLITS + CLASSES, "images = 3 should be the name of a folder"),
         (CLASSES, "has no table [splits]"),
         ("[splits]\nval = 1.0\n" + CLASSES, "split val = 1.0 should be a list file"),
+        ('[splits]\nb = 0.1\na = ["a"]\n' + CLASSES, "there is no split named 'train'; splits here: a, b"),
+        ('[splits]\ntrain = "rest"\n' + CLASSES, "split 'train' is empty; 0 photos are in"),
         ("[splits]\na = 0.6\nb = 0.5\n" + CLASSES, "the splits' shares add up to 1.1"),
         ('[splits]\na = "rest"\nb = "rest"\n' + CLASSES, 'two splits are "rest"; only one can be'),
         (SPLITS, "has no [[classes]]"),
@@ -121,20 +116,6 @@ def test_mistakes_are_one_line_that_names_the_file(path: Path, text: str, messag
     assert "\n" not in str(caught.value)
 
 
-def test_photos_and_masks_of_every_kind_are_read(make: Make) -> None:
-    root = make([], 'train = ["indexed", "sub/colored", "capitals", "tif"]')
-    (root / "images/sub").mkdir()
-    (root / "masks/sub").mkdir()
-    for photo in ("indexed.jpg", "sub/colored.tif", "capitals.JPG", "tif.png"):
-        Image.new("RGB", (3, 2)).save(root / "images" / photo)
-    for mask in ("indexed.png", "capitals.PNG", "tif.tif"):
-        Image.new("L", (3, 2), 1).save(root / "masks" / mask)
-    Image.new("RGB", (3, 2), "#800000").save(root / "masks/sub/colored.png")
-    dataset = folder_dataset(root, "train")
-    for example in dataset.examples:
-        np.testing.assert_array_equal(dataset.read(example)[1], np.ones((2, 3)))
-
-
 @pytest.mark.parametrize(
     ("road", "bird", "values", "palette", "is_fault"),
     [
@@ -147,9 +128,9 @@ def test_photos_and_masks_of_every_kind_are_read(make: Make) -> None:
     ids=["swapped", "by id", "by id, swapped", "as said, swapped", "of no class"],
 )
 def test_palettes_are_held_against_what_the_description_says(
-    make: Make, road: str, bird: str, values: list[int], palette: list[int], is_fault: bool
+    tmp_path: Path, road: str, bird: str, values: list[int], palette: list[int], is_fault: bool
 ) -> None:
-    root = make(["a.jpg"], 'train = ["a"]')
+    root = make(tmp_path, ["a.jpg"], 'train = ["a"]')
     with (root / "dataset.toml").open("a") as file:
         file.write(f'{road}\n[[classes]]\nname = "bird"\n{bird}\n')
     mask = Image.fromarray(np.array([values], np.uint8))
@@ -163,20 +144,24 @@ def test_palettes_are_held_against_what_the_description_says(
         assert read_mask(example.mask, data.masks).tolist() == [[0, 1, 2]]
 
 
-def test_a_list_file_names_photos_in_its_order(make: Make) -> None:
-    root = make(["b.JPG", "a b.png", "sub/c.jpg", "other.jpg"], 'train = "lists/train.txt"')
+def test_a_list_file_names_photos_in_its_order_and_masks_may_be_of_other_kinds(tmp_path: Path) -> None:
+    root = make(tmp_path, ["b.JPG", "a b.tif", "sub/c.jpg", "other.jpg"], 'train = "lists/train.txt"')
+    for mask in ("b.PNG", "a b.bmp"):
+        (root / "masks" / mask).touch()
     (root / "lists").mkdir()
     (root / "lists/train.txt").write_text("sub\\c.jpg\n\na b\nb.JPG\n")
     assert [(e.name, e.image, e.mask) for e in folder_dataset(root, "train").examples] == [
         ("sub/c", root / "images/sub/c.jpg", root / "masks/sub/c.png"),
-        ("a b", root / "images/a b.png", root / "masks/a b.png"),
-        ("b", root / "images/b.JPG", root / "masks/b.png"),
+        ("a b", root / "images/a b.tif", root / "masks/a b.bmp"),
+        ("b", root / "images/b.JPG", root / "masks/b.PNG"),
     ]
 
 
 @pytest.mark.parametrize(("photo", "listed"), [("NFC", "NFD"), ("NFD", "NFC")])
-def test_lists_and_masks_may_be_composed_otherwise_than_photos(make: Make, photo: str, listed: str) -> None:
-    root = make([normalize(photo, "é.jpg"), "b.jpg"], 'val = "val.txt"\ntrain = "rest"')
+def test_lists_and_masks_may_be_composed_otherwise_than_photos(
+    tmp_path: Path, photo: str, listed: str
+) -> None:
+    root = make(tmp_path, [normalize(photo, "é.jpg"), "b.jpg"], 'val = "val.txt"\ntrain = "rest"')
     (root / "masks" / normalize(listed, "é.png")).touch()
     (root / "val.txt").write_text(normalize(listed, "é"))
     (example,) = folder_dataset(root, "val").examples
@@ -184,8 +169,8 @@ def test_lists_and_masks_may_be_composed_otherwise_than_photos(make: Make, photo
     assert names(folder_dataset(root, "train")) == ["b"]
 
 
-def test_linked_folders_of_photos_and_masks_belong_to_the_data(make: Make, tmp_path: Path) -> None:
-    root = make(["a.jpg", ".ipynb_checkpoints/a-checkpoint.jpg"], 'train = "rest"')
+def test_linked_folders_of_photos_and_masks_belong_to_the_data(tmp_path: Path) -> None:
+    root = make(tmp_path, ["a.jpg", ".ipynb_checkpoints/a-checkpoint.jpg"], 'train = "rest"')
     for folder, file in (("images", "p.jpg"), ("masks", "p.png")):
         (tmp_path / f"more {folder}").mkdir()
         (tmp_path / f"more {folder}" / file).touch()
@@ -196,25 +181,25 @@ def test_linked_folders_of_photos_and_masks_belong_to_the_data(make: Make, tmp_p
     assert dataset.examples[1].mask.is_file()
 
 
-def test_a_listed_photo_that_is_missing_is_found_when_it_is_read(make: Make) -> None:
-    root = make(["a.jpg"], 'train = ["a", "gone.jpg"]\nval = "rest"')
+def test_a_listed_photo_that_is_missing_is_found_when_it_is_read(tmp_path: Path) -> None:
+    root = make(tmp_path, ["a.jpg"], 'train = ["a", "gone.jpg"]\nval = "rest"')
     dataset = folder_dataset(root, "train")
     assert dataset.examples[1].image == root / "images/gone.jpg"
     with pytest.raises(DataError, match=r"dataset\.toml: split 'train' names gone\.jpg, which is no photo"):
         folder_dataset(root, "val")
 
 
-def test_shares_and_the_rest_divide_the_photos_no_list_names(make: Make) -> None:
+def test_shares_and_the_rest_divide_the_photos_no_list_names(tmp_path: Path) -> None:
     photos = [f"{i:03}.jpg" for i in range(200)]
     splits = 'train = "rest"\nval = 0.1\ntest = 0.2\nextra = ["003", "007.jpg"]'
-    root = make(photos, splits)
+    root = make(tmp_path, photos, splits)
     parts = {split: names(folder_dataset(root, split)) for split in ("train", "val", "test", "extra")}
     assert sorted(chain(*parts.values())) == [photo[:3] for photo in photos]  # disjoint and complete
     assert parts["extra"] == ["003", "007"]
     assert 10 < len(parts["val"]) < 30
     assert 25 < len(parts["test"]) < 55
     # They keep their split when others come and go.
-    make([f"new{i}.jpg" for i in range(60)], splits)
+    make(tmp_path, [f"new{i}.jpg" for i in range(60)], splits)
     (root / "images/000.jpg").unlink()
     for split in ("train", "val", "test"):
         after = names(folder_dataset(root, split))
@@ -230,21 +215,8 @@ def test_shares_and_the_rest_divide_the_photos_no_list_names(make: Make) -> None
     ],
     ids=["side by side", "masks below photos", "photos below masks"],
 )
-def test_masks_are_no_photos(make: Make, head: str, files: list[str]) -> None:
-    root = make(files, 'train = "rest"', head, ".")
+def test_masks_are_no_photos(tmp_path: Path, head: str, files: list[str]) -> None:
+    root = make(tmp_path, files, 'train = "rest"', head, ".")
     if not files:
-        make(["a.png", "sub/b.png"], 'train = "rest"', head, "masks/photos")
+        make(tmp_path, ["a.png", "sub/b.png"], 'train = "rest"', head, "masks/photos")
     assert names(folder_dataset(root, "train")) == ["a", "sub/b"]
-
-
-@pytest.mark.parametrize(
-    ("splits", "split", "message"),
-    [
-        ('train = "rest"\nval = ["a"]', "test", "no split named 'test'; splits here: train, val"),
-        ('train = ["a"]\nval = "rest"', "val", "split 'val' is empty; 1 photos are in"),
-        ('train = "none.txt"', "train", r"none\.txt: list cannot be read \(No such file or directory\)"),
-    ],
-)
-def test_splits_that_cannot_be_had(make: Make, splits: str, split: str, message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        folder_dataset(make(["a.jpg"], splits), split)

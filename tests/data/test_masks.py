@@ -1,6 +1,6 @@
 """Mask files of every kind that data sets come with, and what is said of those that cannot be used."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +9,13 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from deconvseg.data.masks import VOID, MaskFormat, read_mask
+from deconvseg.data.masks import VOID, Color, MaskFormat, read_mask
 from deconvseg.errors import DataError
 
 VALUES = np.array([[0, 1, 255], [2, 2, 0]], np.uint8)
 BLACK, RED, GREEN, WHITE, CLAY = (0, 0, 0), (128, 0, 0), (0, 128, 0), (255, 255, 255), (224, 224, 192)
 THREE = MaskFormat.indexed(("ground", "red", "green"), (BLACK, RED, GREEN))
 STREETS = MaskFormat({0: 0, 7: 1, 255: VOID}, {BLACK: 0, (128, 64, 128): 1, (128, 64, 129): 2, CLAY: VOID})
-Save = Callable[..., None]
 
 
 @pytest.fixture
@@ -24,16 +23,11 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "mask.png"
 
 
-@pytest.fixture
-def save(path: Path) -> Save:
+def save(path: Path, values: Any, palette: Sequence[Color], kind: str = "PNG", **more: Any) -> None:
     """Writes a palette mask."""
-
-    def save(values: Any, palette: Sequence[tuple[int, int, int]], kind: str = "PNG", **more: Any) -> None:
-        image = Image.fromarray(np.array(values, np.uint8))
-        image.putpalette([channel for color in palette for channel in color])
-        image.save(path, kind, **more)
-
-    return save
+    image = Image.fromarray(np.array(values, np.uint8))
+    image.putpalette([channel for color in palette for channel in color])
+    image.save(path, kind, **more)
 
 
 def test_grey_masks_and_those_of_one_bit_are_their_values(path: Path) -> None:
@@ -72,8 +66,8 @@ def test_masks_are_turned_as_photos_are(path: Path, kind: str) -> None:
     ],
     ids=["right", "grey ramp", "void in colour", "black", "foreign", "filled up with black", "by chance"],
 )
-def test_palettes_that_agree_or_say_nothing_leave_the_ids(path: Path, save: Save, palette: Any) -> None:
-    save(VALUES, palette)
+def test_palettes_that_agree_or_say_nothing_leave_the_ids(path: Path, palette: Any) -> None:
+    save(path, VALUES, palette)
     assert Image.open(path).mode == "P"
     np.testing.assert_array_equal(read_mask(path, THREE), VALUES)
 
@@ -99,15 +93,15 @@ def test_palettes_that_agree_or_say_nothing_leave_the_ids(path: Path, save: Save
     ],
 )
 def test_palettes_that_show_other_classes_are_a_fault(
-    path: Path, save: Save, values: Any, palette: Any, kind: str
+    path: Path, values: Any, palette: Any, kind: str
 ) -> None:
-    save(values, palette, kind)
+    save(path, values, palette, kind)
     with pytest.raises(DataError, match=r"mask\.png: the mask's ids and the colours of its palette do not"):
         read_mask(path, THREE)
 
 
-def test_both_readings_of_a_palette_mask_are_named(path: Path, save: Save) -> None:
-    save([[1, 1, 2]], [BLACK, GREEN, RED], transparency=bytes([0, 9, 255]))  # opacity changes nothing
+def test_both_readings_of_a_palette_mask_are_named(path: Path) -> None:
+    save(path, [[1, 1, 2]], [BLACK, GREEN, RED], transparency=bytes([0, 9, 255]))  # opacity changes nothing
     both = r"id 1 \(2 pixels\) stands for 'red', its colour #008000 for 'green', id 2 \(1 pixels\)"
     with pytest.raises(DataError, match=both) as caught:
         read_mask(path, THREE)

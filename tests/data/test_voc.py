@@ -96,7 +96,7 @@ def test_sbd_is_read_as_torchvision_reads_it(tmp_path: Path, depth: str) -> None
     folder = tmp_path / depth
     write_benchmark(folder, ["2008_a", "2008_b", "2008_c"])
     for split, names in (("train", ["2008_a", "2008_b"]), ("val", ["2008_c"])):
-        dataset = sbd_dataset(tmp_path, split)
+        dataset = open_dataset(tmp_path, split)
         theirs = SBDataset(str(folder), image_set=split, mode="segmentation")
         assert [example.name for example in dataset.examples] == names
         for example, (image, mask) in zip(dataset.examples, theirs, strict=True):
@@ -112,7 +112,7 @@ def test_sbd_as_png(tmp_path: Path, place: str) -> None:
     (tmp_path / place).write_text("x\n")
     Image.new("RGB", (3, 2)).save(tmp_path / "JPEGImages/x.jpg")
     Image.new("L", (3, 2), 20).save(tmp_path / "SegmentationClassAug/x.png")
-    dataset = sbd_dataset(tmp_path, "train_aug")
+    dataset = open_dataset(tmp_path, "train_aug")
     np.testing.assert_array_equal(dataset.read(dataset.examples[0])[1], np.full((2, 3), 20))
     assert dataset.source == tmp_path / place
 
