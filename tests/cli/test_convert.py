@@ -14,7 +14,6 @@ from deconvseg.network import int8
 from deconvseg.network.checkpoint import load_network, save_network
 
 from ..network import caffemodel
-from ..network.caffemodel import Style
 from .conftest import EXAMPLES, Refused, Run, lines
 
 PLAIN = ("--proposals", "0", "--no-crf", "--device", "cpu", "--precision", "fp32")
@@ -37,7 +36,7 @@ def test_a_training_stage_is_refused_for_photos_and_trained_further(
     inside: Run, refused: Refused, tmp_path: Path, make_shapes: Callable[..., Path]
 ) -> None:
     make_shapes(tmp_path / "voc", train=6, val=2)
-    caffemodel.write(tmp_path / "s.caffemodel", caffemodel.deconvnet(cells=1, mode=None), Style(new=True))
+    caffemodel.write(tmp_path / "s.caffemodel", caffemodel.deconvnet(cells=1, mode=None), new=True)
     done = inside("weights", "convert", "s.caffemodel", "-o", "s.safetensors", "--storage", "float32")
     assert "BatchNorm without statistics" in lines(done)[0]
     line = refused("segment", EXAMPLES / "cat.jpg", "-o", "m.png", "--weights", "s.safetensors", *PLAIN)

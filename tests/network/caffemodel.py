@@ -24,14 +24,6 @@ class Layer:
     mode: int | None = None
 
 
-@dataclass(frozen=True)
-class Style:
-    """How a file is written: new or old list of layers, new or old shapes."""
-
-    new: bool = False
-    old_shape: bool = True
-
-
 def varint(number: int) -> bytes:
     parts = []
     while True:
@@ -53,19 +45,19 @@ def integer(field: int, value: int) -> bytes:
     return tag(field, 0) + varint(value)
 
 
-def blob(array: NDArray[np.floating], style: Style = Style()) -> bytes:
-    if style.old_shape:
+def blob(array: NDArray[np.floating], new: bool) -> bytes:
+    if new:
+        head = message(7, message(1, b"".join(map(varint, array.shape))))
+    else:
         sizes = (1,) * (4 - array.ndim) + array.shape
         head = b"".join(integer(i, size) for i, size in enumerate(sizes, start=1))
-    else:
-        head = message(7, message(1, b"".join(map(varint, array.shape))))
     return head + message(5, np.ascontiguousarray(array, "<f4").tobytes())
 
 
-def layer(content: Layer, style: Style = Style()) -> bytes:
-    name, blobs = content.name.encode(), [blob(array, style) for array in content.blobs]
+def layer(content: Layer, new: bool) -> bytes:
+    name, blobs = content.name.encode(), [blob(array, new) for array in content.blobs]
     tops = [f"{content.name}{i}".encode() for i in range(content.tops)]
-    if style.new:
+    if new:
         parts = [message(1, name), message(2, content.type.encode()), message(3, b"below")]
         parts += [message(4, top) for top in tops] + [message(7, one) for one in blobs]
         return message(100, b"".join(parts))
@@ -78,11 +70,9 @@ def layer(content: Layer, style: Style = Style()) -> bytes:
     return message(2, b"".join(parts))
 
 
-def write(path: Path, layers: Iterable[Layer], style: Style = Style()) -> Path:
-    with path.open("wb") as file:
-        file.write(message(1, b"a network"))
-        for one in layers:
-            file.write(layer(one, style))
+def write(path: Path, layers: Iterable[Layer], new: bool = False) -> Path:
+    """With the list of layers and the shapes of arrays as Caffe wrote them up to 2014, or the new ones."""
+    path.write_bytes(message(1, b"a network") + b"".join(layer(one, new) for one in layers))
     return path
 
 

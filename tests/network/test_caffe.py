@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,10 +20,9 @@ from deconvseg.network.fcn8s import FCN8s
 from deconvseg.network.vgg16 import initialise_encoder, read_vgg16
 
 from . import caffe_reference, caffemodel
-from .caffemodel import FCN_NAMES, FCN_OLD_NAMES, Layer, Style, integer, message, tag, varint
+from .caffemodel import FCN_NAMES, FCN_OLD_NAMES, Layer, integer, message, tag, varint
 
 MANY = 30_000
-STYLES = [Style(), Style(new=True, old_shape=False), Style(new=True)]
 
 
 def blob(content: bytes) -> bytes:
@@ -66,10 +64,8 @@ def test_no_file(tmp_path: Path) -> None:
         read_caffemodel(tmp_path / "none")
 
 
-def convert(
-    tmp_path: Path, layers: Iterable[Layer], style: Style | None = None, storage: Storage = "float32"
-) -> str:
-    source = caffemodel.write(tmp_path / "theirs.caffemodel", layers, style or Style())
+def convert(tmp_path: Path, layers: Iterable[Layer], new: bool = False, storage: Storage = "float32") -> str:
+    source = caffemodel.write(tmp_path / "theirs.caffemodel", layers, new)
     return convert_caffemodel(source, tmp_path / "ours.safetensors", storage)
 
 
@@ -90,10 +86,10 @@ def assert_scores(tmp_path: Path, rgb: torch.Tensor, want: torch.Tensor) -> None
     torch.testing.assert_close(got, want, rtol=0, atol=1e-4 * float(want.abs().max()))
 
 
-@pytest.mark.parametrize("style", STYLES, ids=str)
-def test_deconvnet_gives_the_scores_of_the_prototxt(tmp_path: Path, style: Style) -> None:
-    layers = caffemodel.deconvnet(norm_tops=3 if style.new else 1)
-    found = convert(tmp_path, layers, style)
+@pytest.mark.parametrize("new", [False, True])
+def test_deconvnet_gives_the_scores_of_the_prototxt(tmp_path: Path, new: bool) -> None:
+    layers = caffemodel.deconvnet(norm_tops=3 if new else 1)
+    found = convert(tmp_path, layers, new)
     assert found == "DeconvNet, BatchNorm folded, crops of 64 x 64 pixels, 21 labels"
     rgb = photo(64, 64)
     assert_scores(tmp_path, rgb, caffe_reference.deconvnet(layers, in_caffe(rgb)))
@@ -124,14 +120,12 @@ def test_deconvnet_of_other_sizes(tmp_path: Path) -> None:
     assert_scores(tmp_path, rgb, caffe_reference.deconvnet(layers, in_caffe(rgb)))
 
 
-@pytest.mark.parametrize(
-    ("options", "folded"), [({"mode": None}, False), ({"mode": 0}, False), ({"mode": 1}, True)], ids=str
-)
-def test_a_training_stage_has_no_statistics(tmp_path: Path, options: dict[str, Any], folded: bool) -> None:
-    layers = caffemodel.deconvnet(**options)
-    assert ("without statistics" in convert(tmp_path, layers)) != folded
+@pytest.mark.parametrize("mode", [None, 0])
+def test_a_training_stage_has_no_statistics(tmp_path: Path, mode: int | None) -> None:
+    layers = caffemodel.deconvnet(mode=mode)
+    assert "without statistics" in convert(tmp_path, layers)
     network, header = load_network(tmp_path / "ours.safetensors")
-    assert header.statistics is folded
+    assert not header.statistics
     gamma = next(layer.blobs[0] for layer in layers if layer.name == "bn3_2")
     np.testing.assert_array_equal(network.encoder[2].conv3_2.norm.weight.detach(), gamma.ravel())
 
@@ -143,7 +137,7 @@ def test_fcn8s_gives_the_scores_of_the_prototxt(
     tmp_path: Path, names: tuple[str, ...], size: tuple[int, int]
 ) -> None:
     layers = caffemodel.fcn8s(names=names, enlarger_bias=names == FCN_OLD_NAMES)
-    found = convert(tmp_path, layers, Style(new=names == FCN_NAMES))
+    found = convert(tmp_path, layers, new=names == FCN_NAMES)
     assert found == "FCN-8s, 21 labels"
     rgb = photo(*size)
     assert_scores(tmp_path, rgb, caffe_reference.fcn8s(layers, names, in_caffe(rgb)))
@@ -153,12 +147,10 @@ def test_fcn8s_gives_the_scores_of_the_prototxt(
     assert header.classes == VOC_CLASSES
 
 
-@pytest.mark.parametrize(
-    ("matrices", "style"), [(True, STYLES[0]), (True, STYLES[1]), (False, STYLES[1])], ids=str
-)
-def test_vgg16_starts_an_encoder_and_its_bottleneck(tmp_path: Path, matrices: bool, style: Style) -> None:
+@pytest.mark.parametrize(("matrices", "new"), [(True, False), (True, True), (False, True)])
+def test_vgg16_starts_an_encoder_and_its_bottleneck(tmp_path: Path, matrices: bool, new: bool) -> None:
     layers = {layer.name: layer for layer in caffemodel.vgg16(matrices=matrices)}
-    found = convert(tmp_path, layers.values(), style, storage="float16")
+    found = convert(tmp_path, layers.values(), new, storage="float16")
     assert found.startswith("VGG-16 with fc6 and fc7")
     tensors = read_vgg16((tmp_path / "ours.safetensors").rename(tmp_path / "vgg_bgr.safetensors"))
     kernel = layers["conv1_1"].blobs[0]

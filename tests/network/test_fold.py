@@ -17,7 +17,7 @@ from deconvseg.network import int8
 from deconvseg.network.checkpoint import load_network
 from deconvseg.network.deconvnet import DeconvNet
 from deconvseg.network.fcn import FCN
-from deconvseg.network.fold import Precision, _BF16ReLU, pick_device, pick_precision, prepare
+from deconvseg.network.fold import Precision, pick_device, pick_precision, prepare
 from deconvseg.weights import network_file
 
 from .networks import KINDS, randomised
@@ -63,13 +63,6 @@ def test_the_shipped_network_scores_as_before() -> None:
             error = (got - want).abs() / want.abs().max()
             assert float(error.max()) < largest and float(error.mean()) < mean
             assert float((got.argmax(1) == want.argmax(1)).float().mean()) > labels
-
-
-def test_relu_on_bits_is_relu() -> None:
-    every = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)
-    numbers = every[~every.isnan()]
-    want = numbers.float().clamp_min(0).bfloat16()
-    assert torch.equal(_BF16ReLU()(numbers.clone()), want)
 
 
 def test_devices_and_precisions_that_are_not_there_are_refused() -> None:
