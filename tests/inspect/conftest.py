@@ -1,6 +1,5 @@
 """Photos and segmenters that the tests of looking into them share."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,10 +10,9 @@ from deconvseg.segmenter import Segmenter
 from ..conftest import blocks_photo
 
 
-@pytest.fixture(scope="session")
-def make_photo() -> Callable[[int, int], PhotoPixels]:
+def make_photo(height: int, width: int) -> PhotoPixels:
     """As `blocks_photo`, read."""
-    return lambda height, width: PhotoPixels(blocks_photo(height, width), height, width)
+    return PhotoPixels(blocks_photo(height, width), height, width)
 
 
 @pytest.fixture(scope="session")

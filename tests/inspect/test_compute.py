@@ -2,29 +2,20 @@
 
 import itertools
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from deconvseg.errors import UsageError
 from deconvseg.images.read import PhotoPixels
-from deconvseg.inspect.compute import (
-    CORNERS,
-    follow,
-    inspect_layers,
-    inspect_proposals,
-    inspect_switches,
-    trace,
-)
-from deconvseg.network.deconvnet import DeconvNet
+from deconvseg.inspect.compute import CORNERS, inspect_layers, inspect_proposals, inspect_switches, trace
 from deconvseg.segmenter import Segmenter
 
-Make = Callable[[int, int], PhotoPixels]
+from .conftest import make_photo
+
 OPTIONS: dict[str, Any] = {"min_side": 20, "precision": "fp32", "device": "cpu", "batch_size": 1}
 
 
@@ -35,21 +26,28 @@ def cells(large: np.ndarray) -> np.ndarray:
     return np.moveaxis(split, -3, -2).reshape(*large.shape[:-2], rows, columns, 4)
 
 
-def test_layers_are_the_most_active_maps_inside_the_photo(exact: Segmenter, make_photo: Make) -> None:
+def test_layers_are_the_most_active_maps_inside_the_photo(exact: Segmenter) -> None:
     found, traced = inspect_layers(exact, make_photo(30, 90)), trace(exact, make_photo(30, 90), None, None)
-    numbers = json.loads(json.dumps(found.numbers))
-    assert [layer["name"] for layer in numbers["layers"]] == list(traced.decoded)
-    (told,) = (layer for layer in numbers["layers"] if layer["name"] == "deconv3_2")
+    layers = json.loads(json.dumps(found.numbers))["layers"]
+    names = ["fc6_deconv"]
+    for block, convs in ((5, 3), (4, 3), (3, 3), (2, 2), (1, 2)):
+        names += [f"unpool{block}", *(f"deconv{block}_{i}" for i in range(1, convs + 1))]
+    assert [layer["name"] for layer in layers] == names
+    sides = [1] + [2] * 4 + [4] * 4 + [8] * 4 + [16] * 3 + [32] * 3
+    assert [layer["size"] for layer in layers] == [[side] * 2 for side in sides]
+    (told,) = (layer for layer in layers if layer["name"] == "deconv3_2")
     maps = traced.decoded["deconv3_2"].numpy()
     channel = maps[:, 2:6].mean((1, 2)).argmax()  # the photo's 30 rows of 90 are cells 2.67 to 5.33 of 8
     shown = maps[channel]
     np.testing.assert_array_equal(found.pictures["deconv3_2"], shown)
     want = {"channel": channel, "channels": 8, "max": shown.max(), "mean": shown.mean()}
     want |= {"active": (shown > 0).mean(), "active_of_all": (maps > 0).mean()}
+    left = [module for module in exact.inference.network.modules() if module._forward_hooks]
+    assert not left  # of what listened to the layers
     assert told == {"name": "deconv3_2", "size": [8, 8]} | {k: pytest.approx(v) for k, v in want.items()}
 
 
-def test_class_picks_the_channel_whose_loss_would_cost_it_most(exact: Segmenter, make_photo: Make) -> None:
+def test_class_picks_the_channel_whose_loss_would_cost_it_most(exact: Segmenter) -> None:
     """Behind the last layer only a 1x1 convolution follows, so that a map's part in the score is exact."""
     photo, weights = make_photo(32, 32), exact.inference.network.seg_score.weight.detach()  # type: ignore[union-attr]
     picked = set()
@@ -68,7 +66,7 @@ def test_class_picks_the_channel_whose_loss_would_cost_it_most(exact: Segmenter,
     assert len(picked) > 1
 
 
-def test_labelling_is_the_segmenters(exact: Segmenter, make_photo: Make) -> None:
+def test_labelling_is_the_segmenters(exact: Segmenter) -> None:
     photo = make_photo(32, 32)
     found = inspect_layers(exact, photo)
     want = exact.segment(photo.image)
@@ -80,7 +78,7 @@ def test_labelling_is_the_segmenters(exact: Segmenter, make_photo: Make) -> None
     assert inspect_layers(exact, make_photo(60, 90)).labellings["labelling"].labels.shape == (22, 32)
 
 
-def test_values_go_back_where_maxima_were_taken(exact: Segmenter, make_photo: Make) -> None:
+def test_values_go_back_where_maxima_were_taken(exact: Segmenter) -> None:
     found = inspect_switches(exact, make_photo(60, 90))
     assert [stage["size"] for stage in found.numbers["stages"]] == [[side] * 2 for side in (32, 16, 8, 4, 2)]
     for n in range(1, 6):
@@ -94,7 +92,7 @@ def test_values_go_back_where_maxima_were_taken(exact: Segmenter, make_photo: Ma
         assert np.array_equal(np.take_along_axis(after, at, -1)[..., 0], decoded)
 
 
-def test_corners_are_counted_over_all_channels_inside_the_photo(exact: Segmenter, make_photo: Make) -> None:
+def test_corners_are_counted_over_all_channels_inside_the_photo(exact: Segmenter) -> None:
     found = inspect_switches(exact, make_photo(40, 80))
     encoded = trace(exact, make_photo(40, 80), None, None).encoded[1].numpy()
     inside = cells(encoded)[:, 2:6]  # half as high as wide: rows 2 to 6 of 8
@@ -104,7 +102,7 @@ def test_corners_are_counted_over_all_channels_inside_the_photo(exact: Segmenter
     assert told["corners"] == pytest.approx(want) and told["empty"] == pytest.approx(1 - filled.mean())
 
 
-def test_window_is_where_most_happens(exact: Segmenter, make_photo: Make) -> None:
+def test_window_is_where_most_happens(exact: Segmenter) -> None:
     found = inspect_switches(exact, make_photo(64, 64))
     for number, stage in enumerate(found.numbers["stages"], 1):
         x0, y0, x1, y1 = stage["window"]
@@ -116,7 +114,7 @@ def test_window_is_where_most_happens(exact: Segmenter, make_photo: Make) -> Non
         assert sums[x0, y0] == pytest.approx(max(sums.values()))
 
 
-def test_each_labelling_is_a_segmenters(tiny_network: Path, tiny_fcn: Path, make_photo: Make) -> None:
+def test_each_labelling_is_a_segmenters(tiny_network: Path, tiny_fcn: Path) -> None:
     options = OPTIONS | {"ensemble": "mean", "fcn": tiny_fcn}
     photo = make_photo(90, 140)
     found = inspect_proposals(Segmenter(tiny_network, **options), photo, 7)
@@ -133,7 +131,7 @@ def test_each_labelling_is_a_segmenters(tiny_network: Path, tiny_fcn: Path, make
     assert numbers["crf"]["classes"] == found.labellings["after the CRF"].class_shares()
 
 
-def test_what_each_box_changed(tiny_network: Path, make_photo: Make) -> None:
+def test_what_each_box_changed(tiny_network: Path) -> None:
     photo = make_photo(90, 140)
     found = inspect_proposals(Segmenter(tiny_network, crf=False, **OPTIONS), photo, 3)
     labels = [np.zeros((90, 140), np.uint8)]
@@ -152,7 +150,7 @@ def test_what_each_box_changed(tiny_network: Path, make_photo: Make) -> None:
         np.testing.assert_allclose(other["box"], 10 * np.array(one["box"]), rtol=1e-5)
 
 
-def test_no_proposals_and_networks_without(tiny_network: Path, tiny_fcn: Path, make_photo: Make) -> None:
+def test_no_proposals_and_networks_without(tiny_network: Path, tiny_fcn: Path) -> None:
     tiny = inspect_proposals(Segmenter(tiny_network, crf=False), make_photo(10, 20))
     assert tiny.numbers["proposals"] == 0 and list(tiny.labellings) == ["no proposals"]
     assert len(tiny.numbers["boxes"]) == 1 and tiny.pictures["edges"].shape == (10, 20)
@@ -160,7 +158,7 @@ def test_no_proposals_and_networks_without(tiny_network: Path, tiny_fcn: Path, m
         inspect_proposals(Segmenter(tiny_fcn), make_photo(30, 30))
 
 
-def test_whole_photo_is_the_square_around_it(exact: Segmenter, make_photo: Make) -> None:
+def test_whole_photo_is_the_square_around_it(exact: Segmenter) -> None:
     found = trace(exact, make_photo(60, 90), None, None)
     assert found.numbers == {"width": 90, "height": 60, "box": [0, -15, 90, 75], "class": None}
     assert found.crop.shape == (32, 32, 3)
@@ -170,7 +168,7 @@ def test_whole_photo_is_the_square_around_it(exact: Segmenter, make_photo: Make)
     assert not found.crop[:4].any() and not found.crop[28:].any() and found.crop[6:26].any()
 
 
-def test_box_is_squared_and_counts_in_pixels_of_the_whole_photo(exact: Segmenter, make_photo: Make) -> None:
+def test_box_is_squared_and_counts_in_pixels_of_the_whole_photo(exact: Segmenter) -> None:
     photo = make_photo(60, 90)
     pixel_by_pixel = trace(exact, photo, (10, 20, 42, 52), None)
     assert np.array_equal(pixel_by_pixel.crop, photo.image[20:52, 10:42])
@@ -182,7 +180,7 @@ def test_box_is_squared_and_counts_in_pixels_of_the_whole_photo(exact: Segmenter
         assert all(0 <= part.start < part.stop <= n for n in (32, 16, 1) for part in found.cells(n))
 
 
-def test_boxes_that_show_nothing_are_refused(exact: Segmenter, make_photo: Make) -> None:
+def test_boxes_that_show_nothing_are_refused(exact: Segmenter) -> None:
     boxes = "0,0,nan,10 0,0,inf,10 10,0,10,10 0,20,10,10 90,0,100,10 -20,0,0,10 0,0,1e9,10"
     for box in boxes.split():
         with pytest.raises(UsageError, match="of 90 x 60 pixels, or is over 2 times as long; give"):
@@ -190,7 +188,7 @@ def test_boxes_that_show_nothing_are_refused(exact: Segmenter, make_photo: Make)
 
 
 def test_classes_networks_and_precisions_that_cannot_be_are_refused(
-    exact: Segmenter, tiny_network: Path, tiny_fcn: Path, make_photo: Make
+    exact: Segmenter, tiny_network: Path, tiny_fcn: Path
 ) -> None:
     for segmenter, name, words in (
         (exact, "persn", "did you mean person"),
@@ -200,19 +198,3 @@ def test_classes_networks_and_precisions_that_cannot_be_are_refused(
     ):
         with pytest.raises(UsageError, match=words):
             trace(segmenter, make_photo(30, 30), None, name)
-
-
-def test_maps_come_in_order_and_are_the_networks_own(exact: Segmenter) -> None:
-    network, image = exact.inference.network, torch.rand(1, 3, 32, 32)
-    assert isinstance(network, DeconvNet)
-    maps, _, scores = follow(network, image)
-    torch.testing.assert_close(scores.detach(), network(image)[0])
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
-    encoded = [maps.pop(f"pool{number}") for number in range(1, 6)]
-    assert [before.shape[-1] for before in encoded] == [32, 16, 8, 4, 2]
-    names = ["fc6_deconv"]
-    for block, convs in ((5, 3), (4, 3), (3, 3), (2, 2), (1, 2)):
-        names += [f"unpool{block}", *(f"deconv{block}_{i}" for i in range(1, convs + 1))]
-    assert list(maps) == names
-    sides = [found.shape[-1] for found in maps.values()]
-    assert sides == [1] + [2] * 4 + [4] * 4 + [8] * 4 + [16] * 3 + [32] * 3

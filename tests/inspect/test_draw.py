@@ -2,7 +2,6 @@
 
 import io
 import xml.etree.ElementTree
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from PIL import Image
 
 from deconvseg.errors import OutputError, UsageError
 from deconvseg.images.palette import VOC_CLASSES, palette_for
-from deconvseg.images.read import PhotoPixels
 from deconvseg.inspect.compute import inspect_layers, inspect_proposals, inspect_switches
 from deconvseg.inspect.draw import (
     draw_layers,
@@ -31,7 +29,8 @@ from deconvseg.network.deconvnet import DeconvNet
 from deconvseg.segmentation import Segmentation
 from deconvseg.segmenter import Segmenter
 
-Make = Callable[[int, int], PhotoPixels]
+from .conftest import make_photo
+
 HOSTILE = "$\\frac{\n\u202e\x1b[0m 猫 %s"
 
 
@@ -63,7 +62,7 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> Segmenter:
     return Segmenter(path, proposals=0, precision="fp32")
 
 
-def test_layers(exact: Segmenter, short: Segmenter, make_photo: Make) -> None:
+def test_layers(exact: Segmenter, short: Segmenter) -> None:
     found = inspect_layers(exact, make_photo(90, 140), class_name="cat")
     names = [one.get_title(loc="left") for one in shown(draw_layers(found, "Title"))]
     maps = {layer["name"].replace("fc6_", "fc6-") for layer in found.numbers["layers"]}
@@ -72,9 +71,7 @@ def test_layers(exact: Segmenter, short: Segmenter, make_photo: Make) -> None:
     assert len(shown(figure)) == 6 + 3
 
 
-def test_switches_and_the_corners_that_were_taken(
-    exact: Segmenter, short: Segmenter, make_photo: Make
-) -> None:
+def test_switches_and_the_corners_that_were_taken(exact: Segmenter, short: Segmenter) -> None:
     found = inspect_switches(exact, make_photo(90, 140))
     figure = draw_switches(found, "Title")
     assert len(shown(figure)) == 1 + 5 * 6
@@ -95,14 +92,12 @@ def test_switches_and_the_corners_that_were_taken(
 
 
 @pytest.mark.parametrize("size", [(1, 1), (900, 12), (12, 900)], ids=str)
-def test_proposals_of_photos_of_any_shape(
-    tiny_network: Path, make_photo: Make, size: tuple[int, int]
-) -> None:
+def test_proposals_of_photos_of_any_shape(tiny_network: Path, size: tuple[int, int]) -> None:
     found = inspect_proposals(Segmenter(tiny_network, min_side=20), make_photo(*size), 6)
     assert len(shown(draw_proposals(found, "Title"))) == 3 + len(found.labellings)
 
 
-def test_proposals_in_order_with_their_boxes_and_many_classes(tiny_network: Path, make_photo: Make) -> None:
+def test_proposals_in_order_with_their_boxes_and_many_classes(tiny_network: Path) -> None:
     found = inspect_proposals(Segmenter(tiny_network, min_side=20, crf=False), make_photo(200, 60), 6)
     labels = (np.arange(12000) % 8).astype(np.uint8).reshape(200, 60)
     labels[:100, :50] = 9
@@ -140,12 +135,10 @@ def test_the_same_figure_gives_the_same_bytes_whatever_the_users_style(
         xml.etree.ElementTree.parse(path)
 
 
-def test_formats_names_and_places(tmp_path: Path) -> None:
+def test_formats_names_and_places() -> None:
     for name in ("a.gif", "a", "png", "a.png.exe"):
         with pytest.raises(UsageError, match=r"\.png, \.pdf, \.svg"):
             save(sample(""), Path(name))
     assert printable("Käse $5, 猫\x1b\udc80") == "Käse $5, 猫??"
-    (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="is not a folder"):
-        save(sample(""), tmp_path / "file" / "a.png")
-    assert {path.name for path in tmp_path.iterdir()} == {"file"}
+        save(sample(""), Path(__file__) / "a.png")
