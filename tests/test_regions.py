@@ -13,7 +13,6 @@ import pytest
 import torch
 
 import deconvseg.regions
-from deconvseg.network import fold
 from deconvseg.network.inputs import whole_pixels
 from deconvseg.postprocess.fusion import least_certain
 from deconvseg.proposals.boxes import around_objects, distinct
@@ -36,32 +35,20 @@ def prepare_all(segmenter: Segmenter) -> list[Prepared]:
     return photos
 
 
-@pytest.fixture
-def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The sizes of the batches that went through the network."""
+def batches_of(segmenter: Segmenter) -> list[int]:
+    """A list to which the size of every batch is added that goes through its network."""
     sizes: list[int] = []
-
-    def count(network: torch.nn.Module, inputs: Any) -> None:
-        sizes.append(len(inputs[0]))
-
-    def prepare(network: torch.nn.Module, *arguments: Any) -> torch.nn.Module:
-        network = original(network, *arguments)
-        network.register_forward_pre_hook(count)
-        return network
-
-    original = fold.prepare
-    monkeypatch.setattr(fold, "prepare", prepare)
+    network = segmenter.inference.network
+    network.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     return sizes
 
 
 @pytest.mark.parametrize(("rule", "stop"), [("max", 0.0), ("mean", 0.0), ("max", 0.15)])
-def test_full_batches_make_a_photo_independent_of_others(
-    tiny_network: Path, batches: list[int], rule: Any, stop: float
-) -> None:
+def test_full_batches_make_a_photo_independent_of_others(tiny_network: Path, rule: Any, stop: float) -> None:
     """In float32, where the size of a batch can change the last bits of its scores."""
     options: dict[str, Any] = {**EXACT, "proposals": 30 if stop else 6, "fusion": rule, "stop": stop}
     segmenter = Segmenter(tiny_network, batch_size=4, **options)
-    photos = prepare_all(segmenter)
+    photos, batches = prepare_all(segmenter), batches_of(segmenter)
     together = list(segmenter.fuse(photos, full_batches=True))
     counts = [len(photo.boxes) for photo, _ in together]
     assert len({*counts}) > 1
@@ -218,16 +205,14 @@ def too_small_for(network: torch.nn.Module, most: int) -> None:
     network.register_forward_pre_hook(refuse)
 
 
-def test_batches_that_do_not_fit_into_memory_are_halved_and_no_region_is_lost(
-    tiny_network: Path, batches: list[int]
-) -> None:
+def test_batches_that_do_not_fit_into_memory_are_halved_and_no_region_is_lost(tiny_network: Path) -> None:
     options: dict[str, Any] = {**EXACT, "proposals": 6, "stop": 0}
     roomy, tight = Segmenter(tiny_network, batch_size=7, **options), Segmenter(tiny_network, **options)
     photos = prepare_all(roomy)
     want = [fused for _, fused in roomy.fuse(photos)]
+    batches = batches_of(tight)
     too_small_for(tight.inference.network, 3)
     assert tight.inference.batch_size == 16
-    batches.clear()
     got = [fused for _, fused in tight.fuse(photos, full_batches=True)]
     assert tight.inference.batch_size == 2
     assert batches[:3] == [16, 8, 4]

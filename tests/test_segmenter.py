@@ -24,7 +24,7 @@ from deconvseg.network.checkpoint import copy_network, load_network, save_networ
 from deconvseg.proposals.boxes import shrink
 from deconvseg.proposals.forest_file import Forest
 from deconvseg.segmenter import WORKING_SIDE, Segmenter
-from deconvseg.settings import CRFParameters
+from deconvseg.settings import PRESETS, CRFParameters
 
 from .conftest import blocks_photo as photo
 
@@ -300,20 +300,15 @@ def test_ensemble_is_the_mean_of_what_both_networks_say_alone(tiny_network: Path
 
 
 def test_protocols_set_what_is_not_given(tiny_network: Path, tiny_fcn: Path) -> None:
-    image = photo(140, 200)
+    """What comes of each setting: `proposals/test_boxes.py`."""
     paper = Segmenter(tiny_network, protocol="paper", fcn=tiny_fcn)
-    boxes = paper.prepare(image).boxes
-    sides = boxes[:, 2:] - boxes[:, :2]
-    assert len(boxes) and not np.allclose(sides[:, 0], sides[:, 1])  # not squared
-    assert not (sides >= 200).all(1).any()  # without the whole photo
+    assert paper.settings == PRESETS["paper"]
     assert paper.identity()["ensemble"] == "mean"
     assert paper.crf_parameters == CRFParameters(10, 3, 3, 20, 3, 5, normalise=False)
     assert (paper.settings.proposals, paper.settings.stop) == (50, 0)
     code = Segmenter(tiny_network, protocol="released-code", proposals=3, ensemble="off")
-    boxes = code.prepare(image).boxes
-    sides = boxes[:, 2:] - boxes[:, :2]
-    np.testing.assert_allclose(sides[:, 0], sides[:, 1], atol=1e-3)
-    assert sides.min() >= 112 and len(boxes) <= 3
+    assert code.settings == replace(PRESETS["released-code"], proposals=3, ensemble="off")
+    assert len(code.prepare(photo(140, 200)).boxes) <= 3
 
 
 def test_fast_is_the_fcn_alone_or_the_whole_photo(tiny_network: Path, tiny_prior: Path) -> None:

@@ -23,12 +23,6 @@ KERNELS = {
 }
 
 
-def two_tone() -> np.ndarray:
-    image = np.full((40, 60, 3), 40, np.uint8)
-    image[:, 30:] = 210
-    return image
-
-
 def scene(height: int, width: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Blobs of colours with noise, and probabilities that follow them roughly."""
     rng = np.random.default_rng(seed)
@@ -88,7 +82,8 @@ def exact(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_border_moves_to_the_edge_and_noise_goes() -> None:
-    image = two_tone()
+    image = np.full((40, 60, 3), 40, np.uint8)
+    image[:, 30:] = 210
     truth = image[:, :, 0] > 128
     probabilities = np.full((3, 40, 60), 0.05, np.float32)
     guess = np.roll(truth, 4, axis=1)  # four pixels off the edge
