@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -98,34 +97,29 @@ def coco_labels(path: Path) -> dict[str, NDArray[np.uint8]]:
     return drawn
 
 
-@pytest.fixture(scope="session")
-def make_shapes() -> Callable[..., Path]:
+def make_shapes(root: Path, train: int = 24, val: int = 8) -> Path:
     """Writes a VOC folder of photos with discs (class 1) and squares (class 2) on grey noise."""
-
-    def make(root: Path, train: int = 24, val: int = 8) -> Path:
-        for part in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
-            (root / part).mkdir(parents=True)
-        rng = np.random.default_rng(0)
-        names = [f"shape{i:03}" for i in range(train + val)]
-        for name in names:
-            width, height = rng.integers(60, 90, 2).tolist()
-            noise = rng.integers(90, 140, (height, width, 3), dtype=np.uint8)
-            photo, mask = Image.fromarray(noise), Image.new("P", (width, height))
-            mask.putpalette([channel for colour in palette_for(21) for channel in colour])
-            x, y = rng.integers(2, 25, 2).tolist()
-            side = int(rng.integers(20, 34))
-            label = int(rng.integers(1, 3))
-            box, colour = (x, y, x + side, y + side), ((220, 40, 40), (40, 60, 220))[label - 1]
-            for canvas, fill in ((photo, colour), (mask, label)):
-                draw = ImageDraw.Draw(canvas)
-                (draw.ellipse if label == 1 else draw.rectangle)(box, fill=fill)
-            photo.save(root / "JPEGImages" / f"{name}.jpg", quality=95)
-            mask.save(root / "SegmentationClass" / f"{name}.png")
-        for split, members in (("train", names[:train]), ("val", names[train:])):
-            (root / "ImageSets/Segmentation" / f"{split}.txt").write_text("\n".join(members) + "\n")
-        return root
-
-    return make
+    for part in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (root / part).mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    names = [f"shape{i:03}" for i in range(train + val)]
+    for name in names:
+        width, height = rng.integers(60, 90, 2).tolist()
+        noise = rng.integers(90, 140, (height, width, 3), dtype=np.uint8)
+        photo, mask = Image.fromarray(noise), Image.new("P", (width, height))
+        mask.putpalette([channel for colour in palette_for(21) for channel in colour])
+        x, y = rng.integers(2, 25, 2).tolist()
+        side = int(rng.integers(20, 34))
+        label = int(rng.integers(1, 3))
+        box, colour = (x, y, x + side, y + side), ((220, 40, 40), (40, 60, 220))[label - 1]
+        for canvas, fill in ((photo, colour), (mask, label)):
+            draw = ImageDraw.Draw(canvas)
+            (draw.ellipse if label == 1 else draw.rectangle)(box, fill=fill)
+        photo.save(root / "JPEGImages" / f"{name}.jpg", quality=95)
+        mask.save(root / "SegmentationClass" / f"{name}.png")
+    for split, members in (("train", names[:train]), ("val", names[train:])):
+        (root / "ImageSets/Segmentation" / f"{split}.txt").write_text("\n".join(members) + "\n")
+    return root
 
 
 def describe(root: Path, **splits: str | list[str]) -> Path:

@@ -7,7 +7,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,8 @@ import deconvseg.weights
 from deconvseg.cli import app, console
 from deconvseg.data.folder import folder_dataset
 from deconvseg.data.masks import read_mask
+
+from .conftest import make_shapes
 
 ROOT = Path(__file__).resolve().parent.parent
 SHELL = re.compile(r"^( *)```sh\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
@@ -60,7 +61,7 @@ def anchors(document: Path) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, make_shapes: Callable[..., Path]) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`cat.jpg`, `photo.jpg`, `photos/`, `more.txt`, `VOC2012/` and a data set `mine/`, all small."""
     folder = tmp_path_factory.mktemp("reader")
     for source, target in (("cat", "cat.jpg"), ("person", "photo.jpg"), ("motorbike", "photos/a/bike.jpg")):

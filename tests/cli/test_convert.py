@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from torch import nn
 from deconvseg.network import int8
 from deconvseg.network.checkpoint import load_network, save_network
 
+from ..conftest import make_shapes
 from ..network import caffemodel
 from .conftest import EXAMPLES, Refused, Run, lines
 
@@ -33,7 +33,7 @@ def test_deconvnet_from_caffe_segments(inside: Run, tmp_path: Path) -> None:
 
 
 def test_a_training_stage_is_refused_for_photos_and_trained_further(
-    inside: Run, refused: Refused, tmp_path: Path, make_shapes: Callable[..., Path]
+    inside: Run, refused: Refused, tmp_path: Path
 ) -> None:
     make_shapes(tmp_path / "voc", train=6, val=2)
     caffemodel.write(tmp_path / "s.caffemodel", caffemodel.deconvnet(cells=1, mode=None), new=True)

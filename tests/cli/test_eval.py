@@ -3,7 +3,6 @@
 import json
 import shutil
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +14,12 @@ from deconvseg.evaluation import run
 from deconvseg.evaluation.run import Measured
 from deconvseg.network.checkpoint import load_network
 
+from ..conftest import make_shapes
 from .conftest import Refused, Run, files, lines
 
 
 @pytest.fixture
-def voc(tmp_path: Path, make_shapes: Callable[..., Path]) -> Path:
+def voc(tmp_path: Path) -> Path:
     return make_shapes(tmp_path / "voc", train=1, val=4)
 
 

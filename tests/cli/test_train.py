@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from safetensors.torch import load_file
 from deconvseg.files import read_json_lines
 from deconvseg.proposals.cache import read_proposals
 
+from ..conftest import make_shapes
 from ..training.conftest import recipe_text
 from .conftest import COMMAND, Refused, Run, files, lines
 
@@ -33,7 +33,7 @@ crop_size = 64
 
 
 @pytest.fixture
-def voc(tmp_path: Path, make_shapes: Callable[..., Path]) -> Path:
+def voc(tmp_path: Path) -> Path:
     (tmp_path / "r.toml").write_text(RECIPE)
     return make_shapes(tmp_path / "voc", train=6, val=2)
 

@@ -1,7 +1,6 @@
 """The check of a data set: every fault is found and named, and what is there is counted."""
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +13,8 @@ from deconvseg.data.dataset import DataSet, Example
 from deconvseg.data.masks import MaskFormat
 from deconvseg.data.voc import voc_dataset
 from deconvseg.images.palette import palette_for
+
+from ..conftest import make_shapes
 
 
 def add(folder: Path, name: str, mask: list[list[int]], suffix: str = "jpg", exif: int = 1) -> Example:
@@ -102,7 +103,7 @@ def test_the_report_is_json_and_lines(tmp_path: Path) -> None:
     assert any(line.split() == ["cat", "in", "31", "photos", "50.00%", "of", "pixels"] for line in lines)
 
 
-def test_threads_and_progress_change_nothing(make_shapes: Callable[..., Path], tmp_path: Path) -> None:
+def test_threads_and_progress_change_nothing(tmp_path: Path) -> None:
     data = voc_dataset(make_shapes(tmp_path / "voc", train=4, val=1), "train")
     data.examples[2].mask.unlink()
     calls: list[None] = []

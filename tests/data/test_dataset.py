@@ -1,6 +1,5 @@
 """Data sets: recognised by what their folder holds; their pictures and lists are found and read."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ from deconvseg.data.open import open_dataset
 from deconvseg.errors import DataError, InputError
 from deconvseg.images.read import read_image
 
-from ..conftest import OWN_CLASSES, describe
+from ..conftest import OWN_CLASSES, describe, make_shapes
 
 
 def test_links_that_lead_nowhere_are_named(tmp_path: Path) -> None:
@@ -49,9 +48,7 @@ def test_lists_are_read_as_any_editor_saves_them(tmp_path: Path, encoding: str) 
             read_lines(tmp_path / name)
 
 
-def test_a_description_goes_first_and_folders_of_no_layout_are_refused(
-    tmp_path: Path, make_shapes: Callable[..., Path]
-) -> None:
+def test_a_description_goes_first_and_folders_of_no_layout_are_refused(tmp_path: Path) -> None:
     root = make_shapes(tmp_path / "devkit" / "VOC2012", train=2, val=1).parent
     voc = open_dataset(root, "train")
     # A description goes first: it can give a VOC folder classes of its own.

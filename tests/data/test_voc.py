@@ -1,7 +1,6 @@
 """The layouts of VOC and SBD: every way to name the root, the lists as they are published, and mistakes."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +15,11 @@ from deconvseg.data.voc import sbd_dataset
 from deconvseg.errors import DataError
 from deconvseg.images.palette import VOC_CLASSES, palette_for
 
+from ..conftest import make_shapes
+
 
 @pytest.fixture
-def devkit(tmp_path: Path, make_shapes: Callable[..., Path]) -> Path:
+def devkit(tmp_path: Path) -> Path:
     """Photos `shape000` and `shape001`, both in `val`; `train` is empty."""
     folder = make_shapes(tmp_path / "VOCdevkit/VOC2012", train=0, val=2)
     (folder / "ImageSets/Segmentation/._val.txt").write_text("x\n")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +16,13 @@ from deconvseg.evaluation.report import write_report
 from deconvseg.evaluation.run import Truth, evaluate, open_truth
 from deconvseg.evaluation.summary import summarise
 
+from ..conftest import make_shapes
+
 FULL = Row(50, True)
 
 
 @pytest.fixture(scope="session")
-def shapes(tmp_path_factory: pytest.TempPathFactory, make_shapes: Callable[..., Path]) -> Path:
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_shapes(tmp_path_factory.mktemp("shapes") / "voc", train=1, val=6)
 
 

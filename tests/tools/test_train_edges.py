@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +15,8 @@ from train_edges import objects_of_mask, write_forest
 from deconvseg.errors import DataError, DeconvSegError
 from deconvseg.proposals.edges import EdgeDetector
 from deconvseg.proposals.forest_file import Forest, read_forest
+
+from ..conftest import make_shapes
 
 
 def shapes(seed: int) -> Photo:
@@ -89,7 +90,6 @@ def test_objects_of_a_mask_by_hand() -> None:
 
 
 def test_the_command(
-    make_shapes: Callable[..., Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

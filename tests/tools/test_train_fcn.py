@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from deconvseg.errors import UsageError
 from deconvseg.network.checkpoint import load_network
 from deconvseg.network.fcn import FCN
 
-from ..conftest import describe
+from ..conftest import describe, make_shapes
 
 
 def random_features(network: FCN, convolutions: object) -> None:
@@ -24,9 +23,7 @@ def random_features(network: FCN, convolutions: object) -> None:
             torch.nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
 
 
-def test_discs_and_squares(
-    make_shapes: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_discs_and_squares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = make_shapes(tmp_path / "voc", train=64, val=16)
     small = partial(FCN, widths=(16,) * 5, hidden=32, width=16, skip=8)
     monkeypatch.setattr(tool, "FCN", small)
@@ -56,7 +53,7 @@ def test_average_precision_by_hand() -> None:
     assert found.item() == pytest.approx((1 + 2 / 3) / 2)
 
 
-def test_other_classes_are_refused(make_shapes: Callable[..., Path], tmp_path: Path) -> None:
+def test_other_classes_are_refused(tmp_path: Path) -> None:
     root = make_shapes(tmp_path / "voc", train=2, val=2)
     own = describe(make_shapes(tmp_path / "own", train=1, val=0), train="rest")
     with pytest.raises(UsageError, match="different classes"):

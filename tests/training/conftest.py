@@ -1,7 +1,6 @@
 """A tiny network, a recipe that trains it in seconds, and shapes to train it on."""
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,10 +20,13 @@ from deconvseg.training.loop import Options, Training
 from deconvseg.training.recipe import Recipe
 from deconvseg.training.sampler import CropSampler
 
+from ..conftest import make_shapes
+
 CPU = torch.device("cpu")
 HEADER = NetworkHeader(
     ("background", "disc", "square"), ((0, 0, 0), (255, 0, 0), (0, 0, 255)), (115.0, 115.0, 115.0), 1 / 64
 )
+
 TINY: dict[str, Any] = {
     "crop_size": 32,
     "widths": (4, 8, 8, 8, 8),
@@ -61,7 +63,7 @@ class Shapes:
 
 
 @pytest.fixture(scope="session")
-def shapes(tmp_path_factory: pytest.TempPathFactory, make_shapes: Callable[..., Path]) -> Shapes:
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Shapes:
     root = make_shapes(tmp_path_factory.mktemp("shapes") / "voc")
     sets = [voc_dataset(root, split) for split in ("train", "val")]
     stores = [ImageStore.load([partial(d.read, example) for example in d.examples], 96) for d in sets]

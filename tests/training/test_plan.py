@@ -1,6 +1,5 @@
 """What a run is made of: data sets that fit together, and clear words when they do not."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,17 +10,15 @@ from deconvseg.errors import DataError, UsageError
 from deconvseg.images.palette import VOC_CLASSES
 from deconvseg.training.plan import Sources, check_plan, digest, plan_training
 
-from ..conftest import describe
+from ..conftest import describe, make_shapes
 
 
 @pytest.fixture
-def voc(tmp_path: Path, make_shapes: Callable[..., Path]) -> Path:
+def voc(tmp_path: Path) -> Path:
     return make_shapes(tmp_path / "voc", train=3, val=2)
 
 
-def test_a_plan_names_all_photos_and_checks_them(
-    tmp_path: Path, voc: Path, make_shapes: Callable[..., Path]
-) -> None:
+def test_a_plan_names_all_photos_and_checks_them(tmp_path: Path, voc: Path) -> None:
     extras = [make_shapes(tmp_path / f"{count}/more", train=count, val=1) for count in (2, 1)]
     plan = plan_training(Sources(voc, extra_roots=extras), "own", {"steps": 5, "seed": None})
     # Folders of the same name are told apart.
@@ -41,9 +38,7 @@ def test_a_plan_names_all_photos_and_checks_them(
     assert digest(replace(plan, validation=swapped), reports) != before
 
 
-def test_sbd_joins_in_without_the_photos_to_validate_on(
-    tmp_path: Path, make_shapes: Callable[..., Path]
-) -> None:
+def test_sbd_joins_in_without_the_photos_to_validate_on(tmp_path: Path) -> None:
     voc, sbd = make_shapes(tmp_path / "voc", train=2, val=2), make_shapes(tmp_path / "sbd", train=6, val=0)
     (sbd / "SegmentationClass").rename(sbd / "SegmentationClassAug")
     lists = sbd / "ImageSets/Segmentation"
@@ -54,7 +49,7 @@ def test_sbd_joins_in_without_the_photos_to_validate_on(
     assert [f"{photo.group} {photo.name}" for photo in plan.photos] == names
 
 
-def test_mistakes_are_named(tmp_path: Path, voc: Path, make_shapes: Callable[..., Path]) -> None:
+def test_mistakes_are_named(tmp_path: Path, voc: Path) -> None:
     def plan(sources: Sources) -> None:
         plan_training(sources, "own", {})
 
@@ -79,9 +74,7 @@ def score(folder: Path, name: str) -> Path:
     return folder / f"{name}.scores.npz"
 
 
-def test_score_files_are_found_by_data_set_and_stand_in_for_masks(
-    tmp_path: Path, voc: Path, make_shapes: Callable[..., Path]
-) -> None:
+def test_score_files_are_found_by_data_set_and_stand_in_for_masks(tmp_path: Path, voc: Path) -> None:
     extra = make_shapes(tmp_path / "more", train=3, val=1)
     beside, anywhere = score(extra / "scores", "shape000"), score(tmp_path / "other", "shape001")
     (extra / "SegmentationClass/shape000.png").unlink()
@@ -103,7 +96,7 @@ def test_score_files_are_found_by_data_set_and_stand_in_for_masks(
         plan_training(replace(sources, scores=[tmp_path / "none"]), "own", {})
 
 
-def test_data_sets_are_weighed_by_name(tmp_path: Path, voc: Path, make_shapes: Callable[..., Path]) -> None:
+def test_data_sets_are_weighed_by_name(tmp_path: Path, voc: Path) -> None:
     sources = Sources(voc, extra_roots=[make_shapes(tmp_path / "more", train=1, val=1)])
     recipe = tmp_path / "r.toml"
     recipe.write_text("mask_weight = { voc = 0.5 }\nscores_weight = 2\n")

@@ -1,7 +1,6 @@
 """Whole runs: own classes, other starts; and the folder they leave. Stages: `cli/test_train.py`."""
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,12 +20,12 @@ from deconvseg.training.loop import Options, Reporter
 from deconvseg.training.plan import Plan, Sources, check_plan, digest, plan_training
 from deconvseg.training.run import run_training
 
-from ..conftest import OWN_CLASSES, describe
+from ..conftest import OWN_CLASSES, describe, make_shapes
 from .conftest import CPU, HEADER, metrics, recipe_text, small_network
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory, make_shapes: Callable[..., Path]) -> Path:
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = make_shapes(tmp_path_factory.mktemp("data") / "own", train=36, val=4)
     return describe(root, val="ImageSets/Segmentation/val.txt", train="rest")
 
