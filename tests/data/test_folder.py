@@ -29,7 +29,7 @@ def path(tmp_path: Path) -> Path:
 
 def make(root: Path, photos: Iterable[str], splits: str, head: str = "", images: str = "images") -> Path:
     """Writes empty photo files (their content is not looked at) and a description."""
-    for folder in (images, "masks"):
+    for folder in ("masks", images):
         (root / folder).mkdir(exist_ok=True)
     for photo in photos:
         path = root / images / photo
@@ -207,16 +207,15 @@ def test_shares_and_the_rest_divide_the_photos_no_list_names(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("head", "files"),
+    ("images", "masks", "files"),
     [
-        ('images = "."\nmasks = "."', ["a.jpg", "a.png", "sub/b.jpg", "sub/b.png"]),
-        ('images = "."\nmasks = "masks"', ["a.png", "masks/a.png", "sub/b.png", "masks/sub/b.png"]),
-        ('images = "masks/photos"\nmasks = "masks"', []),
+        (".", ".", ["a.jpg", "a.png", "sub/b.jpg", "sub/b.png"]),
+        (".", "masks", ["a.png", "masks/a.png", "sub/b.png", "masks/sub/b.png"]),
+        ("masks/photos", "masks", ["a.png", "sub/b.png", "../a.png"]),
     ],
     ids=["side by side", "masks below photos", "photos below masks"],
 )
-def test_masks_are_no_photos(tmp_path: Path, head: str, files: list[str]) -> None:
-    root = make(tmp_path, files, 'train = "rest"', head, ".")
-    if not files:
-        make(tmp_path, ["a.png", "sub/b.png"], 'train = "rest"', head, "masks/photos")
+def test_masks_are_no_photos(tmp_path: Path, images: str, masks: str, files: list[str]) -> None:
+    head = f'images = "{images}"\nmasks = "{masks}"'
+    root = make(tmp_path, files, 'train = "rest"', head, images)
     assert names(folder_dataset(root, "train")) == ["a", "sub/b"]

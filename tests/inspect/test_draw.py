@@ -78,12 +78,10 @@ def test_switches_and_the_corners_that_were_taken(exact: Segmenter, short: Segme
     pooled, corners = found.pictures["pooled2"], found.pictures["corners2"]
     enlarged = figure.axes[2 * 8 + 2]
     x0, y0, x1, y1 = found.numbers["stages"][1]["window"]
-    want = set()
-    for row in range(y0 // 2, y1 // 2):
-        for column in range(x0 // 2, x1 // 2):
-            if pooled[row, column] > 0:
-                corner = int(corners[row, column])
-                want.add((2 * column - x0 + corner % 2, 2 * row - y0 + corner // 2))
+    part = np.s_[y0 // 2 : y1 // 2, x0 // 2 : x1 // 2]
+    rows, columns = pooled[part].nonzero()
+    corner = corners[part][rows, columns]
+    want = {*zip(2 * columns + corner % 2, 2 * rows + corner // 2, strict=True)}
     assert {(round(p.get_x() + 0.36), round(p.get_y() + 0.36)) for p in enlarged.patches} == want and want
 
     early = draw_switches(inspect_switches(short, make_photo(90, 140)), HOSTILE)

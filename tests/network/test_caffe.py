@@ -100,22 +100,13 @@ def test_deconvnet_gives_the_scores_of_the_prototxt(tmp_path: Path, new: bool) -
 
 
 def test_deconvnet_of_other_sizes(tmp_path: Path) -> None:
-    sizes = {
-        "widths": (4, 4, 5, 5, 6),
-        "cells": 1,
-        "bottleneck": 3,
-        "classes": 4,
-        "encoder_convs": (1, 2, 1, 2, 1),
-        "decoder_convs": (2, 1, 1, 1, 3),
-    }
-    layers = [
-        replace(layer, name="seg-score-own") if layer.name == "seg-score-voc" else layer
-        for layer in caffemodel.deconvnet(**sizes)  # type: ignore[arg-type]
-    ]
+    convs = {"encoder_convs": (1, 2, 1, 2, 1), "decoder_convs": (2, 1, 1, 1, 3)}
+    *layers, score = caffemodel.deconvnet((4, 4, 5, 5, 6), cells=1, bottleneck=3, classes=4, **convs)
+    layers.append(replace(score, name="seg-score-own"))
     convert(tmp_path, layers)
     network, header = load_network(tmp_path / "ours.safetensors")
     assert header.classes == ("background", "class1", "class2", "class3")
-    assert network.arguments["decoder_convs"] == sizes["decoder_convs"] and network.side == 32
+    assert network.arguments["decoder_convs"] == convs["decoder_convs"] and network.side == 32
     rgb = photo(32, 32)
     assert_scores(tmp_path, rgb, caffe_reference.deconvnet(layers, in_caffe(rgb)))
 

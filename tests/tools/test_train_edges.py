@@ -90,9 +90,7 @@ def test_objects_of_a_mask_by_hand() -> None:
 
 
 def test_the_command(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     voc, out = make_shapes(tmp_path / "voc", train=1, val=0), tmp_path / "forest.yml.gz"
     monkeypatch.setattr(tool, "train_forest", partial(train_forest, trees=2, windows=200))
