@@ -23,6 +23,7 @@ from deconvseg.batch.run import default_workers, describe
 from deconvseg.batch.shard import lock_run
 from deconvseg.batch.work import Done, Job
 from deconvseg.errors import InputError, OutputError, UsageError
+from deconvseg.images import coco
 from deconvseg.segmenter import Segmenter
 
 from .conftest import Faulty, changed, contents, run_locally, to
@@ -170,6 +171,30 @@ def test_shards(segmenter: Segmenter, photos: None) -> None:
         segment_folder("in", "out", segmenter, Options(shard="2/2"))
     with pytest.raises(UsageError, match="shards are for photos whose results go to one folder"):
         FolderRun(make_plan(["in/1.png"], None, ["labels"]), Options(shard="0/2"))
+
+
+def test_shards_that_end_together_miss_nothing_in_their_coco_file(
+    segmenter: Segmenter, photos: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one ends while the first merges; a photo of other settings is left out."""
+
+    def work(index: int) -> list[str]:
+        return segment_folder("in/[0-6].png", "out", segmenter, Options(("coco",), shard=f"{index}/2")).notes
+
+    def merge(parts: list[Path], target: Path) -> list[str]:
+        if not other.ident:
+            other.start()
+            other.join(2)  # it gets through to its end now, or waits
+        return merge_coco(parts, target)
+
+    segment_folder("in/7.png", "out", segmenter.with_settings(crf=False), Options(("coco",)))
+    other, merge_coco = threading.Thread(target=work, args=(1,)), coco.merge_coco
+    monkeypatch.setattr(coco, "merge_coco", merge)
+    notes = work(0)
+    other.join()
+    assert notes == ["out/coco.json: without 1 photos that were done with other settings"]
+    images = json.loads(Path("out/coco.json").read_text())["images"]
+    assert [image["file_name"] for image in images] == [f"{number}.png" for number in range(7)]
 
 
 def test_other_settings_are_done_again(
