@@ -110,12 +110,6 @@ def test_masks_of_an_earlier_run_are_no_photos() -> None:
     assert found("in/a.masks") == ["in/a.masks/cat.png"]
 
 
-def test_file_name_is_the_place_below_the_folder() -> None:
-    Path("in/sub/b.PNG").rename("in/sub/b.c.PNG")
-    photos, *_ = find_photos(["in"], "out")
-    assert [photo.file_name for photo in photos] == ["a.jpg", "sub/a.jpg", "sub/b.c.PNG"]
-
-
 @pytest.mark.parametrize("manifest", ["segment.jsonl", "segment.0-of-2.jsonl"])
 def test_results_of_another_run_are_no_photos(manifest: str) -> None:
     for name in ("in/m1/a.png", "in/m1/below/a.png", f"in/m1/{manifest}", "in/m2/a.png", f"in/m2/{manifest}"):

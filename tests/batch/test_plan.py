@@ -40,6 +40,9 @@ def named(plan: Plan) -> dict[str, list[str]]:
         ("c.jpg", "c.json", ["coco"], ["c.json"]),
         ("c.jpg", None, ["masks"], ["c.masks"]),
         ("c.jpg", "out", ["labels", "masks"], ["out/c.png", "out/c.masks"]),
+        ("c.jpg", "out/", KINDS, ["out/c.png", "out/c.overlay.jpg"]),
+        ("a.b.jpg", "in/sub", ["labels"], ["in/sub/a.b.png"]),
+        ("c.jpg", "file://out", ["labels"], ["out/c.png"]),
         ("c.jpg", "m.png", ["labels", "masks"], ["m.png", "m.masks"]),
         ("-", "m.png", ["labels"], ["m.png"]),
         ("-", "out/", ["labels"], ["out/stdin.png"]),
@@ -51,15 +54,11 @@ def test_one_photo(photo: str, output: str | None, kinds: list[str], results: li
     assert named(make_plan([photo], output, kinds)) == {photo: results}
 
 
-@pytest.mark.parametrize("out", ["out/", "out", "in/sub"])
-def test_one_photo_into_a_folder(out: str) -> None:
-    plan = make_plan(["c.jpg"], out, KINDS)
-    assert named(plan) == {"c.jpg": [f"{out.rstrip('/')}/c.png", f"{out.rstrip('/')}/c.overlay.jpg"]}
-    assert plan.folder and plan.folder.root == Path(out)
-
-
-def test_folder_is_mirrored() -> None:
-    assert named(make_plan(["in"], "out", ["labels"])) == {
+@pytest.mark.parametrize("folder", ["in", "file://in"])
+def test_folder_is_mirrored(folder: str) -> None:
+    plan = make_plan([folder], "out", ["labels"])
+    assert plan.folder and plan.folder.root == Path("out")
+    assert named(plan) == {
         "in/a.jpg": ["out/a.png"],
         "in/sub/a.jpg": ["out/sub/a.png"],
         "in/sub/b.PNG": ["out/sub/b.png"],
