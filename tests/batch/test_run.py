@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -222,12 +223,8 @@ def test_a_run_needs_no_processes_and_no_shared_memory(
     segmenter: Segmenter, photos: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where /dev/shm is missing or read-only, no semaphore can be made, and so no pool of processes."""
-    multiprocessing = pytest.importorskip("_multiprocessing")
-
-    def refuse(*arguments: object) -> None:
-        raise OSError(30, "Read-only file system")
-
-    monkeypatch.setattr(multiprocessing, "SemLock", refuse)
+    refused = Mock(side_effect=OSError(30, "Read-only file system"))
+    monkeypatch.setattr("_multiprocessing.SemLock", refused)
     done = segment_folder("in", "out", segmenter, Options(workers=2))
     assert [record["status"] for record in done.records] == ["done"] * 8
 
