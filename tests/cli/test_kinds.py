@@ -108,6 +108,7 @@ def test_kinds_one_after_the_other(inside: Run, fast: list[str], tmp_path: Path)
         return record["status"], set(record["outputs"])
 
     assert segment() == ("done", {"labels"})
+    assert segment("--legend") == ("skipped", {"labels"})
     assert segment("--save", "overlay", "--legend") == ("done", {"labels", "overlay"})
     assert segment(*saving("labels", "overlay"), "--legend") == ("skipped", {"labels", "overlay"})
     assert segment("--save", "overlay") == ("done", {"labels", "overlay"})  # without the legend
