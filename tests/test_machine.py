@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import cv2
 import pytest
@@ -36,11 +37,7 @@ def test_elsewhere_free_pages_are_counted_if_they_can_be(
     figures = {"SC_AVPHYS_PAGES": 7, "SC_PAGE_SIZE": 4096}
     monkeypatch.setattr(os, "sysconf", figures.__getitem__, raising=False)
     assert machine.available_memory() == 7 * 4096
-
-    def unknown(name: str) -> int:
-        raise ValueError("unrecognized configuration name")
-
-    monkeypatch.setattr(os, "sysconf", unknown)
+    monkeypatch.setattr(os, "sysconf", Mock(side_effect=ValueError("unrecognized configuration name")))
     assert machine.available_memory() is None
 
 

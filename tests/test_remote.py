@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import fsspec
 import pytest
@@ -63,11 +64,7 @@ def test_stores_that_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="nosuch://a: is no address that fsspec knows"):
         opened("nosuch://a")
     assert status("nosuch://a") == (None, None)
-
-    def missing(address: str) -> None:
-        raise ImportError("Install s3fs to access S3")
-
-    monkeypatch.setattr(fsspec, "url_to_fs", missing)
+    monkeypatch.setattr(fsspec, "url_to_fs", Mock(side_effect=ImportError("Install s3fs to access S3")))
     with pytest.raises(MissingDependencyError, match=r"^s3://a: .*Install s3fs to access S3"):
         find("s3://a")
 
@@ -88,9 +85,8 @@ def test_a_folder_sends_and_fetches(store: Any, folder: ResultsFolder) -> None:
     assert folder.shown(f"{sent}: is damaged") == "memory:///out/below/a.png: is damaged"
 
 
-def test_a_folder_knows_what_is_there(store: Any) -> None:
+def test_a_folder_knows_what_is_there(store: Any, folder: ResultsFolder) -> None:
     store.pipe({"/out/segment.jsonl": b"lines", "/out/a.png": b"", "/out/below/segment.jsonl": b"theirs"})
-    folder = ResultsFolder.at("memory://out")
     folder.refresh(["segment*.jsonl"])
     assert (folder.root / "segment.jsonl").read_bytes() == b"lines"
     assert not (folder.root / "below").exists()
@@ -132,12 +128,8 @@ def test_signatures_of_addresses_are_told_to_nobody(monkeypatch: pytest.MonkeyPa
     assert without_query(signed + "#part") == "https://h/a.jpg"
     assert without_query("in/a?b#c.jpg") == "in/a?b#c.jpg"
     assert without_query("s3://bucket/a#b.jpg") == "s3://bucket/a#b.jpg"
-
-    class Store:
-        def cat_file(self, path: str) -> bytes:
-            raise OSError(f"403, url={path}")
-
-    monkeypatch.setattr(fsspec, "url_to_fs", lambda address: (Store(), address))
+    store = Mock(cat_file=Mock(side_effect=OSError(f"403, url={signed}")))
+    monkeypatch.setattr(fsspec, "url_to_fs", lambda address: (store, address))
     with pytest.raises(InputError) as refused:
         opened(signed)
     assert "abc" not in str(refused.value) and "https://h/a.jpg" in str(refused.value)

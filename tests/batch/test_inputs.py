@@ -110,12 +110,6 @@ def test_masks_of_an_earlier_run_are_no_photos() -> None:
     assert found("in/a.masks") == ["in/a.masks/cat.png"]
 
 
-def test_file_name_is_the_place_below_the_folder() -> None:
-    Path("in/sub/b.PNG").rename("in/sub/b.c.PNG")
-    photos, *_ = find_photos(["in"], "out")
-    assert [photo.file_name for photo in photos] == ["a.jpg", "sub/a.jpg", "sub/b.c.PNG"]
-
-
 @pytest.mark.parametrize("manifest", ["segment.jsonl", "segment.0-of-2.jsonl"])
 def test_results_of_another_run_are_no_photos(manifest: str) -> None:
     for name in ("in/m1/a.png", "in/m1/below/a.png", f"in/m1/{manifest}", "in/m2/a.png", f"in/m2/{manifest}"):
@@ -131,12 +125,15 @@ def test_results_of_another_run_are_no_photos(manifest: str) -> None:
     assert found("in/m1") == ["in/m1/a.png", "in/m1/below/a.png"]
 
 
-def test_results_of_another_run_in_a_store() -> None:
+def test_results_of_another_run_and_a_file_without_suffix_in_a_store() -> None:
     store = fsspec.filesystem("memory")
-    for name in ("a.jpg", "m1/a.png", "m1/segment.jsonl", "m2/a.png", "m2/segment.jsonl", "m11/a.png"):
+    for name in ("a.jpg", "photo", "m1/a.png", "m1/segment.jsonl", "m2/segment.jsonl", "m11/a.png"):
         store.pipe(f"/inputs/{name}", b"")
+    store.pipe("/inputs/m2/a.png", b"")
     photos, problems, notes = find_photos(["memory://inputs"], "memory://inputs/m2/")
+    (one,) = find_photos(["memory://inputs/photo"], "out").photos
     store.rm("/inputs", recursive=True)
+    assert one.name == "photo"
     assert [photo.name for photo in photos] == ["a", "m11/a"]
     assert not problems
     (note,) = notes
@@ -170,15 +167,6 @@ def test_addresses_of_the_web_are_photos_by_whatever_name(address: str, name: st
     Path("list.txt").write_text(address)
     (listed,) = find_photos(["@list.txt"], "out").photos
     assert listed.path == address and listed.name.endswith(name)
-
-
-def test_a_file_without_suffix_in_a_store() -> None:
-    store = fsspec.filesystem("memory")
-    store.pipe("/bucket/photo", b"1")
-    try:
-        assert [photo.name for photo in find_photos(["memory://bucket/photo"], "out").photos] == ["photo"]
-    finally:
-        store.rm("/bucket", recursive=True)
 
 
 def test_brackets_of_a_name_are_explained() -> None:

@@ -40,6 +40,9 @@ def named(plan: Plan) -> dict[str, list[str]]:
         ("c.jpg", "c.json", ["coco"], ["c.json"]),
         ("c.jpg", None, ["masks"], ["c.masks"]),
         ("c.jpg", "out", ["labels", "masks"], ["out/c.png", "out/c.masks"]),
+        ("c.jpg", "out/", KINDS, ["out/c.png", "out/c.overlay.jpg"]),
+        ("a.b.jpg", "in/sub", ["labels"], ["in/sub/a.b.png"]),
+        ("c.jpg", "file://out", ["labels"], ["out/c.png"]),
         ("c.jpg", "m.png", ["labels", "masks"], ["m.png", "m.masks"]),
         ("-", "m.png", ["labels"], ["m.png"]),
         ("-", "out/", ["labels"], ["out/stdin.png"]),
@@ -51,15 +54,11 @@ def test_one_photo(photo: str, output: str | None, kinds: list[str], results: li
     assert named(make_plan([photo], output, kinds)) == {photo: results}
 
 
-@pytest.mark.parametrize("out", ["out/", "out", "in/sub"])
-def test_one_photo_into_a_folder(out: str) -> None:
-    plan = make_plan(["c.jpg"], out, KINDS)
-    assert named(plan) == {"c.jpg": [f"{out.rstrip('/')}/c.png", f"{out.rstrip('/')}/c.overlay.jpg"]}
-    assert plan.folder and plan.folder.root == Path(out)
-
-
-def test_folder_is_mirrored() -> None:
-    assert named(make_plan(["in"], "out", ["labels"])) == {
+@pytest.mark.parametrize("folder", ["in", "file://in"])
+def test_folder_is_mirrored(folder: str) -> None:
+    plan = make_plan([folder], "out", ["labels"])
+    assert plan.folder and plan.folder.root == Path("out")
+    assert named(plan) == {
         "in/a.jpg": ["out/a.png"],
         "in/sub/a.jpg": ["out/sub/a.png"],
         "in/sub/b.PNG": ["out/sub/b.png"],
@@ -77,10 +76,11 @@ def test_folders_are_resolved_once_and_not_for_each_photo(monkeypatch: pytest.Mo
     assert len(asked) == 2 * few
 
 
-def test_results_below_the_photos_are_no_photos() -> None:
+def test_results_below_the_photos_and_pipes_are_no_photos() -> None:
     Path("in/out").mkdir()
     Path("in/out/a.png").touch()
-    assert len(make_plan(["in"], "in/out", ["labels"]).tasks) == 3
+    os.mkfifo("in/p.jpg")
+    assert len(make_plan(["in", "in/*.jpg"], "in/out", ["labels"]).tasks) == 3
 
 
 def test_glob_mirrors_what_is_below_its_plain_part() -> None:
@@ -125,11 +125,6 @@ def test_only_results_beside_their_photo_are_no_photos() -> None:
         assert {Path(path).name for path in named(make_plan(inputs, "out", ["labels"]))} == {
             *("a.jpg", "b.PNG", "hair.color.jpg", "hair.jpg", "alone.mask.png", "x.JPEG"),
         }
-
-
-def test_pipes_in_a_folder_are_no_photos() -> None:
-    os.mkfifo("in/p.jpg")
-    assert "in/p.jpg" not in named(make_plan(["in", "in/*.jpg"], "out", ["labels"]))
 
 
 @pytest.mark.parametrize(

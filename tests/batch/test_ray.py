@@ -124,7 +124,9 @@ def test_bad_photos_fail_alone(ray: Any, photos: None, segmenter: Segmenter) -> 
     assert str(failed[3]) == "out of luck"
 
 
-def test_killed_workers(ray: Any, photos: None, segmenter: Segmenter, tmp_path: Path) -> None:
+def test_killed_workers(
+    ray: Any, photos: None, segmenter: Segmenter, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     want = run_locally(segmenter, to("plain"))
     work = _Deadly(segmenter, once=tmp_path / "once")
     network = changed(segmenter.inference, _DeadlyNetwork, once=tmp_path / "network once")
@@ -137,6 +139,7 @@ def test_killed_workers(ray: Any, photos: None, segmenter: Segmenter, tmp_path: 
     assert all(isinstance(result, Done) for result in outcomes.values())
     plain = {name: content for name, content in contents("plain").items() if name[0] != "1"}
     assert contents("out") == plain
+    assert "".join(capfd.readouterr()) == ""  # Ray says nothing of them
 
 
 def test_a_photo_that_always_kills_its_network(ray: Any, photos: None, segmenter: Segmenter) -> None:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from deconvseg.batch.run import default_workers, describe
 from deconvseg.batch.shard import lock_run
 from deconvseg.batch.work import Done, Job
 from deconvseg.errors import InputError, OutputError, UsageError
+from deconvseg.images import coco
 from deconvseg.segmenter import Segmenter
 
 from .conftest import Faulty, changed, contents, run_locally, to
@@ -172,6 +174,30 @@ def test_shards(segmenter: Segmenter, photos: None) -> None:
         FolderRun(make_plan(["in/1.png"], None, ["labels"]), Options(shard="0/2"))
 
 
+def test_shards_that_end_together_miss_nothing_in_their_coco_file(
+    segmenter: Segmenter, photos: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one ends while the first merges; a photo of other settings is left out."""
+
+    def work(index: int) -> list[str]:
+        return segment_folder("in/[0-6].png", "out", segmenter, Options(("coco",), shard=f"{index}/2")).notes
+
+    def merge(parts: list[Path], target: Path) -> list[str]:
+        if not other.ident:
+            other.start()
+            other.join(2)  # it gets through to its end now, or waits
+        return merge_coco(parts, target)
+
+    segment_folder("in/7.png", "out", segmenter.with_settings(crf=False), Options(("coco",)))
+    other, merge_coco = threading.Thread(target=work, args=(1,)), coco.merge_coco
+    monkeypatch.setattr(coco, "merge_coco", merge)
+    notes = work(0)
+    other.join()
+    assert notes == ["out/coco.json: without 1 photos that were done with other settings"]
+    images = json.loads(Path("out/coco.json").read_text())["images"]
+    assert [image["file_name"] for image in images] == [f"{number}.png" for number in range(7)]
+
+
 def test_other_settings_are_done_again(
     segmenter: Segmenter, photos: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -197,12 +223,8 @@ def test_a_run_needs_no_processes_and_no_shared_memory(
     segmenter: Segmenter, photos: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where /dev/shm is missing or read-only, no semaphore can be made, and so no pool of processes."""
-    multiprocessing = pytest.importorskip("_multiprocessing")
-
-    def refuse(*arguments: object) -> None:
-        raise OSError(30, "Read-only file system")
-
-    monkeypatch.setattr(multiprocessing, "SemLock", refuse)
+    refused = Mock(side_effect=OSError(30, "Read-only file system"))
+    monkeypatch.setattr("_multiprocessing.SemLock", refused)
     done = segment_folder("in", "out", segmenter, Options(workers=2))
     assert [record["status"] for record in done.records] == ["done"] * 8
 

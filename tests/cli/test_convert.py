@@ -1,4 +1,4 @@
-"""`deconvseg weights convert`, networks from Caffe, and ensembles."""
+"""`deconvseg weights convert`, and networks from Caffe."""
 
 from __future__ import annotations
 
@@ -73,18 +73,6 @@ def test_what_is_there_is_not_overwritten(
     assert (tmp_path / "n.safetensors").read_text() == "mine"
     inside("weights", "convert", tiny_fcn, *side)
     assert load_network(tmp_path / "n.safetensors")[0].side == 96
-
-
-def test_an_ensemble_from_the_shell(
-    inside: Run, refused: Refused, tmp_path: Path, tiny_network: Path, tiny_fcn: Path
-) -> None:
-    common = ("segment", EXAMPLES / "cat.jpg", "--weights", tiny_network, *PLAIN)
-    inside(*common, "-o", "a.png")
-    done = inside(*common, "-o", "m.png", "--fcn", tiny_fcn)
-    assert f"mean with {tiny_fcn}" in lines(done)[0]
-    assert (tmp_path / "m.png").read_bytes() != (tmp_path / "a.png").read_bytes()
-    told = refused(*common, "-o", "r.png", "--fcn", tiny_fcn, "--ensemble", "off")
-    assert "is for ensembles, and there is none" in told
 
 
 def test_average(inside: Run, tmp_path: Path, tiny_network: Path) -> None:

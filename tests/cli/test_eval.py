@@ -112,6 +112,7 @@ def test_tuned_parameters_are_in_a_copy_of_the_network(
         (("--predictions", "some", "--ablate"), "leave out --ablate"),
         (("--tune-crf",), "--tune-crf needs -o FILE"),
         (("--tune-crf", "-o", "a.safetensors", "--report", "r"), "leave out --ablate and --report"),
+        (("--tune-crf", "-o", "a.safetensors", "--limit", "3"), "3 photos are too few to tune on"),
         (("--limit", "0"), "--limit"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -39,10 +40,13 @@ def test_chosen_classes_in_every_kind(inside: Run, fast: list[str], tmp_path: Pa
         *("--classes", f"{first}, {second}", *fast),
     )
     (record,) = json.loads(chosen.stdout)["images"]
+    assert lines(chosen)[0].startswith("deconvseg ") and (record["width"], record["height"]) == (120, 80)
     kept = labels * np.isin(labels, [VOC_CLASSES.index(first), VOC_CLASSES.index(second)])
     some = tmp_path / "some"
     np.testing.assert_array_equal(labels_of(some / "cat.png"), kept)
-    assert set(record["classes"]) == {"background", first, second}
+    assert record["classes"].keys() == {"background", first, second}
+    counts = np.unique(kept, return_counts=True)[1]
+    assert sorted(record["classes"].values()) == pytest.approx(sorted(counts / kept.size), abs=1e-6)
     np.testing.assert_array_equal(labels_of(some / "cat.cutout.png")[:, :, 3] > 0, kept > 0)
     assert files(some / "cat.masks") == {f"{name}.png" for name in record["classes"]}
     assert list(coco_labels(some / "coco.json")) == ["cat.png"]
@@ -51,7 +55,9 @@ def test_chosen_classes_in_every_kind(inside: Run, fast: list[str], tmp_path: Pa
         scores = file["probabilities"].astype(np.float32)
     np.testing.assert_allclose(scores.sum(0), 1, atol=0.01)
     assert {VOC_CLASSES[i] for i in np.flatnonzero(scores.any((1, 2)))} <= {"background", first, second}
-    assert Image.open(some / "cat.overlay.jpg").size == (120, 80)
+    for name, mode in (("overlay.jpg", "RGB"), ("color.png", "RGB"), ("cutout.png", "RGBA"), ("png", "P")):
+        picture = Image.open(some / f"cat.{name}")
+        assert (picture.mode, picture.size) == (mode, (120, 80))
 
     # Other classes are other settings.
     again = inside(
@@ -102,6 +108,7 @@ def test_kinds_one_after_the_other(inside: Run, fast: list[str], tmp_path: Path)
         return record["status"], set(record["outputs"])
 
     assert segment() == ("done", {"labels"})
+    assert segment("--legend") == ("skipped", {"labels"})
     assert segment("--save", "overlay", "--legend") == ("done", {"labels", "overlay"})
     assert segment(*saving("labels", "overlay"), "--legend") == ("skipped", {"labels", "overlay"})
     assert segment("--save", "overlay") == ("done", {"labels", "overlay"})  # without the legend

@@ -5,9 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from deconvseg.batch.plan import make_plan
-from deconvseg.batch.results_folder import ResultsFolder
-
 from .conftest import Run, files, lines, results_of
 
 
@@ -66,9 +63,3 @@ def test_remote_photos_to_this_machine(inside: Run, photos: Path, fast: list[str
     assert one.read_bytes() == other.read_bytes()
     inside("segment", f"local://{photos}/cat.jpg", "-o", "cat.png", *fast)
     assert (tmp_path / "cat.png").exists()
-
-
-def test_file_addresses_are_paths(photos: Path, tmp_path: Path) -> None:
-    plan = make_plan([f"file://{photos}"], f"file://{tmp_path}/out", ["labels"])
-    assert type(plan.folder) is ResultsFolder
-    assert plan.tasks[0].outputs == {"labels": tmp_path / "out" / "cat.png"}

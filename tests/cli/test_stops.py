@@ -18,7 +18,6 @@ from PIL import Image
 
 from deconvseg import Segmenter
 from deconvseg.batch import Options, segment_folder
-from deconvseg.batch.shard import lock_run
 
 from .conftest import COMMAND, Run, files, lines, manifest_lines, results_of, save_blocks
 
@@ -49,18 +48,13 @@ def command(plain: Path, tmp_path: Path, tiny_network: Path) -> list[str]:
     return ["segment", "in", "-o", "out", "--weights", str(tiny_network), *options.split()]
 
 
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    return tmp_path / "out"
-
-
 def start(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen([COMMAND, *arguments], cwd=folder, stderr=subprocess.PIPE)
 
 
-def test_killed_and_finished(command: list[str], inside: Run, plain: Path, out: Path) -> None:
-    log = out / "segment.jsonl"
-    process = start(out.parent, *command, "--workers", "2")
+def test_killed_and_finished(command: list[str], inside: Run, plain: Path, tmp_path: Path) -> None:
+    out, log = tmp_path / "out", tmp_path / "out" / "segment.jsonl"
+    process = start(tmp_path, *command, "--workers", "2")
     while process.poll() is None and manifest_lines(log) < 3:
         time.sleep(0.001)
     process.kill()
@@ -78,35 +72,20 @@ def test_killed_and_finished(command: list[str], inside: Run, plain: Path, out: 
     assert f"0 done, {COUNT} skipped, 0 failed; see" in lines(inside(*command))[-1]
 
 
-def test_shards_at_once_are_one_run(command: list[str], inside: Run, plain: Path, out: Path) -> None:
-    processes = [start(out.parent, *command, "--workers", "0", "--shard", f"{index}/2") for index in range(2)]
+def test_shards_at_once_are_one_run(command: list[str], plain: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    processes = [start(tmp_path, *command, "--workers", "0", "--shard", f"{index}/2") for index in range(2)]
     told = [process.communicate(timeout=240)[1].decode().splitlines()[-1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], told
     assert all(line.endswith(f"see out/segment.{index}-of-2.jsonl") for index, line in enumerate(told))
     counts = [manifest_lines(out / f"segment.{index}-of-2.jsonl") for index in range(2)]
     assert sum(counts) == COUNT and min(counts) > 0
     assert not (out / "segment.jsonl").exists()
-    shards, want = results_of(out), results_of(plain / "out")
-    assert {name: content for name, content in shards.items() if not name.startswith(".segment")} == {
-        name: content for name, content in want.items() if not name.startswith(".segment")
-    }
-
-    # A run of the whole knows what they did, and takes their lines over.
-    (out / "1" / "1.png").unlink()
-    whole = inside(*command, "--workers", "0")
-    assert f"{COUNT} photos: 1 done, {COUNT - 1} skipped, 0 failed" in lines(whole)[-1]
-    assert results_of(out) == want
-    assert [path.name for path in out.glob("*.jsonl")] == ["segment.jsonl"]
-
-    # And a shard knows what the run did.
-    shard = inside(*command, "--shard", "1/2")
-    assert f"{counts[1]} photos: 0 done, {counts[1]} skipped" in lines(shard)[-1]
-
-
-def test_two_runs_into_one_folder(command: list[str], inside: Run, out: Path) -> None:
-    with lock_run(out, None):
-        second = inside(*command, code=2)
-    assert lines(second)[-1] == "error: out: another run is at work here; wait for its end, or stop it"
+    shards, want = (
+        {name: content for name, content in results_of(folder).items() if not name.startswith(".segment")}
+        for folder in (out, plain / "out")
+    )
+    assert shards == want
 
 
 @pytest.fixture

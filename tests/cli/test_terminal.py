@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import COMMAND, Run
+from .conftest import COMMAND
 
 COLOUR = re.compile(rb"\x1b\[[0-9;]*[34][0-9][0-9;]*m|\x1b\[9[0-9]m")
 # Nothing of it is there, so that no network need be read; one name is no UTF-8, one would be an emoji.
@@ -57,13 +57,6 @@ def test_result_does_not_go_to_a_terminal(tmp_path: Path) -> None:
     code, output = on_terminal(tmp_path, "segment", "none.jpg", "-o", "-")
     assert code == 2
     assert output.startswith(b"error: this result is not for a terminal")
-
-
-def test_pipe_gets_lines_alone(run: Run) -> None:
-    done = run("segment", "none.jpg", "none too.jpg", "-o", "out")
-    assert b"\x1b" not in done.stderr
-    assert b"\r" not in done.stderr
-    assert len(done.stderr.splitlines()) == 3
 
 
 def test_help_fits_80_columns(tmp_path: Path) -> None:

