@@ -111,16 +111,15 @@ class Segmenter:
         self.settings = replace(PRESETS[protocol], **given, crf=crf)
         refuse_below(1, batch_size=batch_size, threads=threads)
         if fcn is not None and self.settings.ensemble == "off" and not self.settings.prior:
-            raise UsageError(
-                f"{fcn}: an FCN is for an ensemble or a prior, and there is neither; ask for one"
-            )
+            raise UsageError(f"{fcn}: an FCN is for an ensemble or a prior; ask for one of them")
         self._must_ensemble = fcn is not None or ensemble not in (None, "off")
         self._must_have_prior = bool(prior)
         # Our own protocols pair only networks that are known to belong together.
         others = protocol in ("paper", "released-code")
-        self.fcn = fcn or partner_of(weights) or (FCN if self._must_ensemble or prior or others else None)
-        if self.fcn and self.settings.ensemble == "mean" and self.settings.share == 0:
-            weights, self.fcn = self.fcn, None
+        partner = fcn or partner_of(weights)
+        self.fcn = partner or (FCN if self._must_ensemble or prior or others else None)
+        if partner and self.settings.ensemble == "mean" and self.settings.share == 0:
+            weights, self.fcn = partner, None
         self.weights, self._file, self._forest = str(weights), weights, forest
         self._device, self._precision = device, precision
         self._batch_size, self._threads = batch_size, threads

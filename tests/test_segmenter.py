@@ -310,6 +310,7 @@ def test_fast_is_the_fcn_alone_or_the_whole_photo(tiny_network: Path, tiny_prior
     assert np.array_equal(fast.segment(image).labels, Segmenter(tiny_prior).segment(image).labels)
     assert (fast.weights, fast.ensemble) == (str(tiny_prior), "off")
     assert len(Segmenter(tiny_network, protocol="fast").segment(image).boxes) == 1
+    assert Segmenter(tiny_network, protocol="fast", prior=0.3).weights == str(tiny_network)  # none of its own
     assert Segmenter(tiny_network, protocol="best").settings.proposals == 50
 
 
