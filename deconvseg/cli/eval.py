@@ -48,7 +48,7 @@ def evaluate(
         "DIR", "Run nothing: score the label PNGs there (NAME.png, class numbers)."
     ),
     ablate: bool = switch(
-        IO, "Score 0 to 100 proposals, with and without CRF and ensembles, as well.", "--ablate"
+        IO, "Score 0 to 50 proposals, with and without CRF and ensembles, as well.", "--ablate"
     ),
     tune_crf: bool = switch(
         IO, f"Search the CRF's parameters on {TUNING_SAMPLE} photos (or --limit).", "--tune-crf"

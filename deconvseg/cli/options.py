@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from functools import partial, wraps
 from inspect import Parameter, Signature, signature
@@ -159,8 +160,12 @@ def segmenter_options(*without: str) -> Callable[[Callable[..., int]], Callable[
 def load_segmenter(arguments: dict[str, Any], *, quiet: bool) -> Segmenter:
     """Make a Segmenter, read its networks and, unless `quiet`, say which run where, with their notes."""
     from deconvseg.machine import reuse_freed_memory
+
+    gc.disable()  # else it looks through torch's many objects again and again: a fifth of the start
     from deconvseg.segmenter import Segmenter
 
+    gc.enable()
+    gc.freeze()  # nor when the command ends
     reuse_freed_memory()
     segmenter = Segmenter(**arguments)
     segmenter.load()

@@ -19,7 +19,7 @@ from deconvseg.regions import Clock
 from deconvseg.segmenter import Segmenter
 from deconvseg.settings import EnsembleRule
 
-ABLATION = (0, 10, 25, 50, 100)
+ABLATION = (0, 10, 25, 50)
 """Numbers of proposals besides the whole photo that an ablation scores."""
 SHARPENED = (0, 10, 50)
 """Those also scored with the CRF, which takes about as long as the network itself."""
@@ -91,7 +91,7 @@ def network(segmenter: Segmenter, data: DataSet, *, ablate: bool = False) -> Sub
     Args:
         segmenter: the full setting.
         data: what it will be measured on; DataError if it has other classes than the network.
-        ablate: score 0, 10, 25, 50 and 100 proposals as well, all of them looked at exactly, some also with
+        ablate: score 0, 10, 25 and 50 proposals as well, all of them looked at exactly, some also with
             the CRF (if the segmenter has one); and, if the segmenter has an ensemble, the FCN alone and both
             ensembles with the segmenter's number of proposals and with 50. For all these rows together, or
             for those without and those with the FCN, each region goes through the network once.
