@@ -24,7 +24,7 @@ from deconvseg.network.deconvnet import DeconvNet
 from deconvseg.network.inputs import crop, normalise, on_device, whole_pixels
 from deconvseg.segmenter import Segmenter
 
-OPSET = 18
+OPSET, OPSETS = 18, range(16, 26)
 """The exporter's own; others are made from it."""
 INPUT, OUTPUT = "crops", "scores"
 CROPS = 20
@@ -130,8 +130,10 @@ def onnx_model(network: SegmentationNetwork, header: NetworkHeader, opset: int =
     Args:
         network: made ready by `network.fold.prepare` for the CPU, in fp32.
         header: of its file.
-        opset: version of the ONNX operators; UsageError if the exporter cannot write it.
+        opset: version of the ONNX operators, 16 to 25; UsageError if the exporter cannot write it.
     """
+    if opset not in OPSETS:
+        raise UsageError(f"opset {opset}: take {OPSETS[0]} to {OPSETS[-1]}")
     sizes = {0: "batch"} if isinstance(network, DeconvNet) else {0: "batch", 2: "height", 3: "width"}
     with warnings.catch_warnings(action="ignore"):  # the exporter's remarks on itself
         program = torch.onnx.export(

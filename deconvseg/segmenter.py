@@ -76,7 +76,7 @@ class Segmenter:
     Attributes:
         weights: the network's name or file, as it was given.
         settings: all settings of the method.
-        fcn: name or file of the FCN-8s, should there be an ensemble.
+        fcn: name or file of the FCN, should there be an ensemble or a prior.
         notes: after `load`, what does not hold as one may think: an ensemble that could not be, say.
 
     Raises UsageError for a value that is none of these, or two that exclude each other; names of networks,
@@ -114,11 +114,11 @@ class Segmenter:
             raise UsageError(f"{fcn}: an FCN is for an ensemble or a prior; ask for one of them")
         self._must_ensemble = fcn is not None or ensemble not in (None, "off")
         self._must_have_prior = bool(prior)
-        # Our own protocols pair only networks that are known to belong together.
-        others = protocol in ("paper", "released-code")
-        partner = fcn or partner_of(weights)
-        self.fcn = partner or (FCN if self._must_ensemble or prior or others else None)
-        if partner and self.settings.ensemble == "mean" and self.settings.share == 0:
+        partner, is_ours = fcn or partner_of(weights), protocol not in ("paper", "released-code")
+        if is_ours and not partner and ensemble is None:  # only what is known to belong together is paired
+            self.settings = replace(self.settings, ensemble="off")
+        self.fcn = partner or (FCN if self._must_ensemble or prior or not is_ours else None)
+        if partner and protocol == "fast" and not proposals and self.settings.ensemble == "mean":
             weights, self.fcn = partner, None
         self.weights, self._file, self._forest = str(weights), weights, forest
         self._device, self._precision = device, precision
@@ -128,9 +128,8 @@ class Segmenter:
         self._inference: Inference | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {**self.__dict__, "_inference": None}
-        state.pop("_forest_in_use", None)
-        return state
+        kept = {name: value for name, value in vars(self).items() if name != "_forest_in_use"}
+        return {**kept, "_inference": None}
 
     def segment(self, image: ImageLike | PhotoPixels, *, probabilities: bool = False) -> Segmentation:
         """Label every pixel of one photo.
@@ -264,7 +263,6 @@ class Segmenter:
         Raises WeightsError for a file that is missing or damaged, and UsageError for a device or precision
         that this machine does not have, or a class that the network has not.
         """
-        use_threads()
         with ThreadPoolExecutor(1) as beside:  # OpenCV reads its file while torch makes networks ready
             forest = beside.submit(lambda: _detector(*self._forest_in_use)) if self._proposes else None
             _ = self.inference
@@ -273,8 +271,9 @@ class Segmenter:
 
     def identity(self) -> dict[str, object]:
         """Everything that can change a result, fit for JSON: what is equal in it gives equal masks."""
-        settings = asdict(self.inference.settings)
-        del settings["crf_parameters"]
+        settings = asdict(replace(self.inference.settings, crf_parameters=None))
+        if self.sees_whole_photo:  # no other setting shapes what an FCN says
+            settings = {"prior": settings["prior"]}
         return {
             "device": self.inference.device.type,
             "weights": self._digests["weights"],
@@ -370,6 +369,8 @@ class Segmenter:
     def _with_partner(self, inference: Inference) -> Inference:
         """The same with the FCN that the settings need besides; without one, without ensemble and prior."""
         settings, partner = self.settings, inference.partner
+        if inference.sees_whole_photo and not self._must_ensemble:
+            self.fcn = None
         if self.fcn is None or (settings.ensemble == "off" and not settings.prior):
             partner = None
         elif partner is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
 from deconvseg.errors import UsageError, WeightsError
@@ -81,7 +81,7 @@ class Settings:
         fusion: `max` of the regions' scores (the paper), or `mean` of their probabilities by area.
         ensemble: `mean` of the probabilities with an FCN's (the paper), `product` of both networks' clipped
             scores (the released code), or `off`.
-        share: the regions' in the ensemble's mean, 0 to 1; at 0 the FCN segments alone.
+        share: the regions' in the ensemble's mean, 0 to 1.
         prior: exponent of the image-level prior, from the FCN if it tells which classes a photo shows.
         crf: sharpen with the dense CRF.
         crf_parameters: of that; None takes those of the network's file.
@@ -112,12 +112,10 @@ class Settings:
             if (value := getattr(self, name)) not in rules:
                 raise UsageError(f"{value}: no such {name}; take one of {', '.join(rules)}")
         refuse_below(0, proposals=self.proposals, candidates=self.candidates, min_side=self.min_side)
-        if not 0 <= self.stop <= 1:
+        if not isinstance(self.stop, Real) or not 0 <= self.stop <= 1:
             raise UsageError(f"stop {self.stop}: is a share of pixels; give 0 (look at all) to 1")
-        if not 0 <= self.prior <= 10:
+        if not isinstance(self.prior, Real) or not 0 <= self.prior <= 10:
             raise UsageError(f"prior {self.prior}: is an exponent; give 0 (none) to 10")
-        if self.ensemble == "mean" and self.share == 0 and self.proposals:
-            raise UsageError("regions have no share in the mean, so none are looked at; leave proposals out")
         if self.ensemble == "product" and self.fusion != "max":
             raise UsageError("the ensemble by product multiplies raw scores; it needs the fusion rule max")
 
@@ -137,7 +135,7 @@ AUTHORS_CRF = CRFParameters(
 _OURS = Settings(proposals=10, objects=True, candidates=20, stop=0.02, share=0.7, prior=0.3)
 PRESETS: dict[str, Settings] = {
     "default": _OURS,
-    "fast": replace(_OURS, proposals=0, share=0.0),
+    "fast": replace(_OURS, proposals=0),
     "best": replace(_OURS, proposals=50, stop=0.0),
     "paper": Settings(whole_photo=False, min_side=0, squared=False, same=1.0, crf_parameters=AUTHORS_CRF),
     "released-code": Settings(

@@ -170,9 +170,10 @@ def is_missing(weights: str | Path) -> bool:
     return entry is not None and located(entry) is None
 
 
-def _nearest(name: str) -> str:
-    """The known name that was meant, or all there are."""
-    known = sorted(known for entry in registry().values() for known in (entry.name, *entry.aliases))
+def _nearest(name: str, kind: str | None = None) -> str:
+    """The known name, of this kind, that was meant, or all there are."""
+    entries = [entry for entry in registry().values() if kind in (None, entry.kind)]
+    known = sorted(known for entry in entries for known in (entry.name, *entry.aliases))
     close = difflib.get_close_matches(name, known, n=1)
     return f"did you mean '{close[0]}'?" if close else f"known are {', '.join(known)}"
 
@@ -182,7 +183,9 @@ def _file(given: str | Path, kind: str) -> Path:
     if entry is None:
         if os.path.isfile(given):  # noqa: PTH113
             return Path(given)
-        raise WeightsError(f"{given}: no such {kind} file, nor {_KINDS[kind]}'s name; {_nearest(str(given))}")
+        raise WeightsError(
+            f"{given}: no such {kind} file, nor {_KINDS[kind]}'s name; {_nearest(str(given), kind)}"
+        )
     if entry.kind != kind:
         raise WeightsError(f"{given}: is {_KINDS[entry.kind]}, where {_KINDS[kind]} is asked for")
     found = located(entry)

@@ -115,11 +115,11 @@ def test_a_bad_photo_among_many_comes_after_those_before_it(tiny_network: Path, 
         ({"threads": -1}, "threads -1: give a whole number, 1 or more"),
         ({"stop": 1.5}, "is a share of pixels"),
         ({"stop": float("nan")}, "is a share of pixels"),
+        ({"prior": "0.3"}, "prior 0.3: is an exponent"),
         ({"protocol": "mine"}, "no such protocol"),
         ({"ensemble": "product", "fusion": "mean"}, "needs the fusion rule max"),
         ({"ensemble": "off", "prior": 0.0, "fcn": "x"}, "an FCN is for an ensemble or a prior"),
         ({"protocol": "paper", "ensemble": "off", "fcn": "x"}, "an FCN is for an ensemble or a prior"),
-        ({"protocol": "fast", "proposals": 3}, "regions have no share"),
     ],
     ids=str,
 )
@@ -310,7 +310,10 @@ def test_fast_is_the_fcn_alone_or_the_whole_photo(tiny_network: Path, tiny_prior
     assert np.array_equal(fast.segment(image).labels, Segmenter(tiny_prior).segment(image).labels)
     assert (fast.weights, fast.ensemble) == (str(tiny_prior), "off")
     assert len(Segmenter(tiny_network, protocol="fast").segment(image).boxes) == 1
-    assert Segmenter(tiny_network, protocol="fast", prior=0.3).weights == str(tiny_network)  # none of its own
+    own = Segmenter(tiny_network, protocol="fast", prior=0.3)  # a file keeps to itself but for what is asked
+    assert (own.weights, own.ensemble) == (str(tiny_network), "off")
+    assert Segmenter(tiny_network, protocol="fast", fcn=tiny_prior, proposals=3).weights == str(tiny_network)
+    assert fast.settings_hash() == Segmenter(tiny_prior).settings_hash()
     assert Segmenter(tiny_network, protocol="best").settings.proposals == 50
 
 

@@ -51,7 +51,8 @@ CALIBRATED = 24
 """Photos that tell how large features get, which are stored in 8 bits."""
 DOUBT_OF_IOU = 2.7
 """Exponent: the doubt of a class from its IoU. To have the best IoU, a class that is found to IoU v should
-take pixels from a probability of v / (1 + v) on, not from half; with a prior of 0.2 this is half of that."""
+take pixels from a probability of v / (1 + v) on, not from half; with a prior of 0.2, which was
+the default, this is half of that."""
 
 
 def train_fcn(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,6 +30,8 @@ from deconvseg.remote import status
 MANIFEST, JOURNAL = "segment.jsonl", ".segment-journal"
 _OF_SHARDS, _JOURNALS_OF_SHARDS = "segment.*-of-*.jsonl", ".segment-journal.*-of-*"
 _ALL = (MANIFEST, JOURNAL, _OF_SHARDS, _JOURNALS_OF_SHARDS)
+COCO = "coco.json"
+"""File of a results folder that holds the `coco` results of all photos."""
 _SEND_INTERVAL = 30.0
 _CRASHES = 2
 
@@ -43,7 +46,8 @@ class Manifest:
     A journal beside it names pending files: our results that have no line, of a run under way or stopped, or
     of another choice of kinds, and `run_files`, those of the run as a whole. It has a line, too, as a photo
     begins and ends: those that have not ended were under way as a run ended without cleaning up. `crashed`
-    are those of earlier runs, by name, and the number of such runs.
+    are those of earlier runs, by name, and the number of such runs. `redone` counts photos that were done and
+    are not as they are wanted now: other `settings`, or `results` that are not as they were written.
 
     In a remote folder both are sent now and then: a kill can lose the lines of the last seconds, whose photos
     are then done again. No lock keeps another machine away from it.
@@ -57,6 +61,7 @@ class Manifest:
         self.path = folder.root / f"segment{part}.jsonl"
         self._journal = folder.root / f"{JOURNAL}{part}"
         self._sent = time.monotonic()
+        self.redone: Counter[str] = Counter()
         self._read_all()
 
     @contextmanager
@@ -124,14 +129,17 @@ class Manifest:
 
     def _done(self, task: Task, settings: str | None, options: Mapping[str, str]) -> Record | None:
         old, now = self._records.get(task.photo.name), new_record(task.photo, settings)
-        if old is None or now["bytes"] is None or not is_alike(old, now):
+        if old is None or now["bytes"] is None or not old["outputs"]:
+            return None
+        if not is_alike(old, now):
+            self.redone["settings"] += old["settings"] != now["settings"]
             return None
         for kind, path in task.outputs.items():
-            if (
-                path is None
-                or old["options"].get(kind) != options.get(kind)
-                or not self.folder.is_as_written(self.folder.name_of(path), old["digests"].get(kind))
-            ):
+            if path is None or kind not in old["outputs"] or old["options"].get(kind) != options.get(kind):
+                return None
+            name = self.folder.name_of(path)
+            if not self.folder.is_as_written(name, old["digests"].get(kind)):
+                self.redone["results"] += self.folder.exists(name)
                 return None
         return {**old, "input": now["input"], "path": now["path"], "status": "skipped", "error": None}
 
@@ -220,12 +228,15 @@ class Manifest:
             return {
                 **record,
                 "outputs": record["outputs"] | there,
-                "digests": old["digests"] | record["digests"],
-                "options": old["options"] | record["options"],
+                "digests": {kind: old["digests"].get(kind, "") for kind in there} | record["digests"],
+                "options": {kind: old["options"][kind] for kind in there.keys() & old["options"]}
+                | record["options"],
             }
         for kind, path in others.items():
             if self.folder.is_as_written(path, old["digests"].get(kind)):
                 self.folder.remove(path)
+        if "coco" in others and COCO in self._pending:  # it holds what has just been removed
+            self.folder.remove(COCO)
         return record
 
     def finish(self, tasks: Sequence[Task]) -> None:

@@ -103,7 +103,7 @@ def _result_folder(
     if not os.path.isdir(output) and not output.endswith(("/", os.sep)):
         if os.path.exists(output) and (folders or len(photos) > 1):
             raise UsageError(f"{output}: is a file, and there are several photos; give a folder")
-        if Path(output).suffix.lower() in FILE_SUFFIXES:
+        if Path(output).suffix.lower() in FILE_SUFFIXES or os.path.exists(output):
             if folders or len(photos) > 1:
                 raise UsageError(f"{output}: is the name of one file; give a folder")
             return None

@@ -14,7 +14,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from deconvseg.batch.inputs import STDIN
-from deconvseg.batch.manifest import Manifest
+from deconvseg.batch.manifest import COCO, Manifest
 from deconvseg.batch.plan import STDOUT, Plan, make_plan
 from deconvseg.batch.ray import NO_RAY, run_on_ray
 from deconvseg.batch.records import Record, new_record
@@ -105,7 +105,7 @@ class FolderRun:
         self._tasks = [task for task in plan.tasks if not shard or shard.holds(task.photo.name)]
         self.total = len(self._tasks)
         self._options, self._listener = options, listener
-        self._coco = plan.folder.root / "coco.json" if plan.folder and "coco" in options.save else None
+        self._coco = plan.folder.root / COCO if plan.folder and "coco" in options.save else None
         self.manifest = None
         if plan.folder:
             self.manifest = Manifest(plan.folder, [self._coco] if self._coco else [], shard)
@@ -171,6 +171,13 @@ class FolderRun:
             manifest.crashed.clear()
         else:
             done = manifest.find_done(self._tasks, self._settings, self._shaped)
+            if count := manifest.redone["settings"]:
+                self.notes.append(
+                    f"{count} of the photos were done with other settings or by another version: they are "
+                    "done again, and what else was saved of them is removed"
+                )
+            if count := manifest.redone["results"]:
+                self.notes.append(f"{count} results are not as they were written, and are made again")
         manifest.start(self._tasks, done)
         for place, task in enumerate(self._tasks):
             if task.photo.name in done:

@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deconvseg.batch.results_folder import ResultsFolder
-from deconvseg.errors import InputError
+from deconvseg.errors import InputError, UsageError
 from deconvseg.files import digest
 from deconvseg.images.kinds import KINDS
 from deconvseg.images.read import MAX_PIXELS, STREAM, read_image, read_photo
 from deconvseg.images.write import mask_names
 from deconvseg.remote import opened, without_query
 from deconvseg.segmentation import Segmentation
+from deconvseg.settings import refuse_below
 
 if TYPE_CHECKING:  # torch takes its time, and a mistyped name is told at once
     from deconvseg.regions import Inference, Prepared
@@ -49,6 +50,8 @@ class Options:
         ray_address: HOST:PORT of a cluster, or `auto` for the one this machine is in; None starts Ray here.
         ray_threads: cores of each network on Ray's CPUs; None leaves a quarter of all to the rest.
         ray_talks: show what Ray says.
+
+    Raises UsageError for a value that is none of these.
     """
 
     save: Sequence[str] = ("labels",)
@@ -62,6 +65,13 @@ class Options:
     ray_address: str | None = None
     ray_threads: int | None = None
     ray_talks: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.save, str) or not self.save or not KINDS.keys() >= set(self.save):
+            raise UsageError(f"save {self.save!r}: give a list of {', '.join(KINDS)}")
+        if self.engine not in ("local", "ray"):
+            raise UsageError(f"engine {self.engine}: there are local and ray")
+        refuse_below(0, workers=self.workers)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import sys
 import threading
@@ -67,18 +68,21 @@ def _exit_code(problem: Exception) -> int:
         failure(problem)
         return NOTHING_DONE
     if hasattr(problem, "format_message"):  # click's usage errors, a private class in newer Typer
-        message = problem.format_message().rstrip(".")
+        message = problem.format_message().rstrip(".").replace("Value error, ", "")  # of Typer's own checks
         if message:  # empty when the help page has just been shown instead
             context = getattr(problem, "ctx", None)
             error(f"{message}; see {context.command_path if context else 'deconvseg'} --help")
         return NOTHING_DONE
-    if isinstance(problem, OSError) and problem.errno in _UNWRITABLE and problem.filename is None:
+    if _is_of_stdout(problem):
         streams.drop_stdout()
-        if not isinstance(problem, BrokenPipeError):  # else its reader has left, as `| head` does
-            error(f"standard output: {problem.strerror}")
-        return SOME_FAILED
+        if isinstance(problem, BrokenPipeError):  # its reader has left, as `| head` does
+            return SOME_FAILED
     failure(problem)
     return SOME_FAILED
+
+
+def _is_of_stdout(problem: Exception) -> bool:
+    return isinstance(problem, OSError) and problem.errno in _UNWRITABLE and problem.filename is None
 
 
 def needs_stdin() -> None:
@@ -109,6 +113,8 @@ def failure(problem: Exception, about: str = "") -> None:
     text = " ".join(str(problem).split())
     if isinstance(problem, DeconvSegError):
         about, text = "", str(problem)
+    elif _is_of_stdout(problem):
+        about, text = "", f"standard output: {os.strerror(problem.errno)}"
     elif is_out_of_memory(problem):
         text = "out of memory; try a smaller photo, --batch-size 1 or fewer --proposals"
     elif isinstance(problem, ImportError) and re.search("map segment|allocate memory", text):

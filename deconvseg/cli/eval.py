@@ -87,6 +87,7 @@ def evaluate(
     truth = run.open_truth(root, split, limit or (TUNING_SAMPLE if tune_crf else None))
     if len(truth.examples) < truth.photos:
         say(f"a sample: {len(truth.examples)} of the {truth.photos} photos of {split}, evenly spread")
+    weights = None
     if predictions:
         subject = ablation.finished(predictions, truth)
         if any(truth.masks.ids.get(i) != i for i in range(len(truth.classes))):
@@ -99,7 +100,7 @@ def evaluate(
             tuned = tune.tune_crf(segmenter, source, truth, output, workers=workers, progress=say)
             print(json.dumps(tuned, indent=2))
             return console.DONE
-        subject = ablation.network(segmenter, truth, ablate=ablate)
+        subject, weights = ablation.network(segmenter, truth, ablate=ablate), segmenter.weights
     began = False
     try:
         with console.Progress(len(truth.examples), wanted=not quiet) as bar:
@@ -119,7 +120,7 @@ def evaluate(
     except KeyboardInterrupt:
         kept = "finished photos are kept, run the same again to go on" if report else "nothing is kept"
         return console.interrupted(kept)
-    summary = summarise(evaluation, None if predictions else segmenter_arguments["weights"])
+    summary = summarise(evaluation, weights)
     if report:
         write_report(evaluation, summary, report)
         say(f"report: {report / 'report.html'}")

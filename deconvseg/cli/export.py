@@ -23,7 +23,7 @@ def export(
         None, metavar="[PHOTO]...", help="Compare on regions of these, else of one that comes along."
     ),
     weights: str = WEIGHTS,
-    opset: int = option(None, "N", "Version of the ONNX operators.", default=18, min=16),
+    opset: int = option(None, "N", "Version of the ONNX operators.", default=18),
     overwrite: bool = OVERWRITE,
     as_json: bool = JSON,
     quiet: bool = QUIET,

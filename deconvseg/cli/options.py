@@ -32,7 +32,7 @@ def option(
 
 def switch(panel: str | None, text: str, *names: str, default: bool = False, **more: Any) -> Any:
     """An option without a value, by its names such as `--quiet`."""
-    return option(panel, None, text, *names, default=default, **more)
+    return option(panel, "", text, *names, default=default, **more)
 
 
 def epilog(*examples: str, exit_codes: str = "") -> str:

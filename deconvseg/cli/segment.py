@@ -61,7 +61,7 @@ def segment(
     ),
     output: str | None = _io(
         "OUT",
-        "A file for one photo. A folder for several: it gets the same tree of results, and segment.jsonl "
+        "A file for one photo, replaced if it exists. A folder for several: it gets the same tree of results, and segment.jsonl "
         "with a line a photo; it can be remote (s3://...). - is stdout. Without it: NAME.mask.png beside "
         "each photo.",
         "--output",
@@ -158,8 +158,7 @@ def segment(
         finally:
             for problem in run.problems:
                 console.error(problem)
-            for note in () if quiet else run.notes:
-                console.say(note)
+            display.tell(run)
     if as_json:
         speed = {"photos_per_second": run.rate, "network_busy": run.network_busy}
         print(json.dumps({"images": run.records, **speed}, indent=2))
@@ -182,11 +181,18 @@ class _Display(ExitStack):
 
     def __init__(self, quiet: bool) -> None:
         super().__init__()
-        self.quiet, self.started = quiet, False
+        self.quiet, self.started, self._told = quiet, False, 0
+
+    def tell(self, run: FolderRun) -> None:
+        """Say what notes there are since the last call."""
+        for note in () if self.quiet else run.notes[self._told :]:
+            console.say(f"note: {note}")
+        self._told = len(run.notes)
 
     def start(self, run: FolderRun, skipped: int) -> None:
         """The run begins, and so many photos are done already."""
         self._run, self.started = run, True
+        self.tell(run)
         self._bar = self.enter_context(console.Progress(run.total, done=skipped, wanted=not self.quiet))
 
     def show(self, record: Record, error: Exception | None) -> None:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
@@ -196,6 +197,35 @@ def test_shards_that_end_together_miss_nothing_in_their_coco_file(
     assert notes == ["out/coco.json: without 1 photos that were done with other settings"]
     images = json.loads(Path("out/coco.json").read_text())["images"]
     assert [image["file_name"] for image in images] == [f"{number}.png" for number in range(7)]
+
+
+def test_results_of_other_options_settings_or_hands_are_told_and_made_again(
+    segmenter: Segmenter, photos: None
+) -> None:
+    both, once = Options(("labels", "coco"), polygons=True), Options(("labels", "coco"))
+    segment_folder(["in/1.png", "in/2.png"], "out", segmenter, both)
+    for status in ("done", "skipped"):  # without polygons the files are others, and the manifest says so
+        run = segment_folder(["in/1.png", "in/2.png"], "out", segmenter, once)
+        assert [record["status"] for record in run.records] == [status] * 2
+        assert len(json.loads(Path("out/coco.json").read_text())["images"]) == 2
+        assert not run.notes
+    Path("out/1.png").write_bytes(Path("out/2.png").read_bytes())
+    run = segment_folder(["in/1.png", "in/2.png"], "out", segmenter, once)
+    assert run.notes == ["1 results are not as they were written, and are made again"]
+    other = segmenter.with_settings(crf=not segmenter.settings.crf)
+    run = segment_folder(["in/1.png", "in/2.png"], "out", other)
+    assert run.notes[0].startswith("2 of the photos were done with other settings")
+    assert not Path("out/1.coco.json").exists() and not Path("out/coco.json").exists()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"save": "labels"}, {"save": ("mask",)}, {"save": ()}, {"engine": "spark"}, {"workers": -1}],
+    ids=str,
+)
+def test_options_that_mean_nothing(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=next(iter(wrong))):
+        Options(**wrong)
 
 
 def test_other_settings_are_done_again(
