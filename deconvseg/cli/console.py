@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import re
 import sys
 import threading
@@ -11,7 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import PurePath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 import typer
 
@@ -81,7 +80,7 @@ def _exit_code(problem: Exception) -> int:
     return SOME_FAILED
 
 
-def _is_of_stdout(problem: Exception) -> bool:
+def _is_of_stdout(problem: Exception) -> TypeGuard[OSError]:
     return isinstance(problem, OSError) and problem.errno in _UNWRITABLE and problem.filename is None
 
 
@@ -114,7 +113,7 @@ def failure(problem: Exception, about: str = "") -> None:
     if isinstance(problem, DeconvSegError):
         about, text = "", str(problem)
     elif _is_of_stdout(problem):
-        about, text = "", f"standard output: {os.strerror(problem.errno)}"
+        about, text = "", f"standard output: {problem.strerror}"
     elif is_out_of_memory(problem):
         text = "out of memory; try a smaller photo, --batch-size 1 or fewer --proposals"
     elif isinstance(problem, ImportError) and re.search("map segment|allocate memory", text):
