@@ -62,8 +62,8 @@ def segment(
     output: str | None = _io(
         "OUT",
         "A file for one photo, replaced if it exists. A folder for several: it gets the same tree of "
-        "results, and segment.jsonl with a line a photo; it can be remote (s3://...). - is stdout. Without it: NAME.mask.png beside "
-        "each photo.",
+        "results, and segment.jsonl with a line a photo; it can be remote (s3://...). - is "
+        "stdout. Without it: NAME.mask.png beside each photo.",
         "--output",
         "-o",
     ),
