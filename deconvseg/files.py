@@ -16,8 +16,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from filelock import FileLock
-
 from deconvseg.errors import OutputError
 
 _DAY = 86400
@@ -100,6 +98,8 @@ def lock(path: Path, *, patience: float = 0) -> Iterator[None]:
         TimeoutError: another process, or this one, still holds it.
         OSError: the file cannot be made.
     """
+    from filelock import FileLock  # a tenth of what a command's start takes
+
     with FileLock(path, timeout=patience, poll_interval=0.02):
         try:
             yield

@@ -9,11 +9,13 @@ import re
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
 
@@ -142,6 +144,8 @@ def pool(workers: int, *, torch_threads: int | None = None) -> Iterator[Map]:
     if not workers:
         yield map
         return
+    from concurrent.futures import ThreadPoolExecutor
+
     import cv2
 
     with ThreadPoolExecutor(workers, "worker") as executor, ExitStack() as settings:
