@@ -37,12 +37,15 @@ from deconvseg.network.fcn import FCN
 from deconvseg.network.inputs import normalise, resized
 from deconvseg.network.vgg16 import download_vgg16, initialise_encoder, read_vgg16
 from deconvseg.training.loop import update_average
+from deconvseg.training.scores import SUFFIX, read_scores
 
 PRESENT_SHARE = 0.003
 """A class is present from this share of a photo's pixels on; a smaller one is neither present nor absent."""
-LEARNING_RATE, ENCODER_RATE, WEIGHT_DECAY, WARM_UP, AVERAGED = 4e-4, 3e-5, 0.05, 60, 0.997
-PRESENCE_WEIGHT = 0.1
-"""Of the loss of the classes that there are, besides that of where they are."""
+LEARNING_RATES = {"VGG-16": (4e-4, 3e-5), "an FCN": (5e-5, 8e-6)}
+"""Of new layers and of conv5, by what they start from: the higher ones throw a trained FCN back."""
+WEIGHT_DECAY, WARM_UP, AVERAGED = 0.05, 60, 0.997
+PRESENCE_WEIGHT, LOVASZ_WEIGHT = 0.1, 0.5
+"""Of the loss of the classes that there are, and of Lovasz-softmax, besides the cross-entropy of pixels."""
 RARE = 20
 """Photos with rare classes are drawn more often, as if every class had at least this many photos."""
 SCALES = 0.6, 1.5
@@ -65,6 +68,10 @@ def train_fcn(
     ] = None,
     val_split: Annotated[
         str | None, typer.Option(help="Split of --voc-root on which to measure the mean average precision.")
+    ] = None,
+    scores: Annotated[
+        Path | None,
+        typer.Option(help="Folder of NAME.scores.npz: these photos learn from another network's labels."),
     ] = None,
     report: Annotated[
         Path | None,
@@ -102,9 +109,10 @@ def train_fcn(
         network = FCN(len(header.classes), side)
         initialise_encoder(network, read_vgg16(vgg16) if vgg16 else download_vgg16())
     with TemporaryDirectory(prefix="deconvseg-") as folder:
-        photos = measure(network, header, sets, Path(folder), views)
+        photos = measure(network, header, sets, Path(folder), views, scores)
         summary: dict[str, float] = {"photos": len(photos.shares) // views, "views": views, "seed": seed}
-        summary |= {"epochs": epochs, "loss": round(train(network, photos, epochs, seed), 4)}
+        rates = LEARNING_RATES["an FCN" if start else "VGG-16"]
+        summary |= {"epochs": epochs, "loss": round(train(network, photos, epochs, seed, rates), 4)}
         if val_split:
             photos = measure(network, header, [open_dataset(voc_root, val_split)], Path(folder), 1)
             summary["mean_average_precision"] = round(mean_average_precision(network, photos), 4)
@@ -122,6 +130,8 @@ class Photos(NamedTuple):
         features: uint8 (N, M, W) in a file, conv4_3's of the h * w cells of each photo.
         step: what a step of those stands for.
         masks: uint8 (N, 4M), of its 2h * 2w places.
+        soft: by number of a photo, class probabilities of its cells, uint8 (C, h, w), 255 is certain; a photo
+            that has them learns from them instead of its mask.
         shares: float32 (N, C - 1), of each object class in the photo's pixels.
         chances: (N,), of being drawn: more for photos with rare classes.
     """
@@ -130,6 +140,7 @@ class Photos(NamedTuple):
     features: NDArray[np.uint8]
     step: float
     masks: NDArray[np.uint8]
+    soft: dict[int, Tensor]
     shares: Tensor
     chances: NDArray[np.float64]
 
@@ -156,7 +167,14 @@ class Photos(NamedTuple):
 
 
 @torch.no_grad()
-def measure(network: FCN, header: NetworkHeader, sets: Sequence[DataSet], folder: Path, views: int) -> Photos:
+def measure(
+    network: FCN,
+    header: NetworkHeader,
+    sets: Sequence[DataSet],
+    folder: Path,
+    views: int,
+    scores: Path | None = None,
+) -> Photos:
     """Features of all photos, which go into new files in a folder, and what their masks say."""
     examples = [(data, example) for data in sets for example in data.examples]
     rows = [(view, *each) for view in range(views) for each in examples]
@@ -173,13 +191,16 @@ def measure(network: FCN, header: NetworkHeader, sets: Sequence[DataSet], folder
     step = ranges["skip"][1] / 127
     masks = np.full((len(rows), 4 * most), VOID, np.uint8)
     shares, cells = np.zeros((len(rows), len(header.classes) - 1), np.float32), []
+    soft: dict[int, Tensor] = {}
     for row, (view, data, example) in enumerate(rows):
-        image, mask = _view(network.side, view, data, example, seed=row)
+        image, mask, labels = _view(network.side, view, data, example, scores, seed=row)
         found = ready.fine_features(normalise(image, header))
         if found.is_floating_point():
             found = (found / step).round_().clamp_(0, 255)
         high, wide = found.shape[2:]
         cells.append((high, wide))
+        if labels is not None:
+            soft[row] = (functional.interpolate(labels, (high, wide), mode="area")[0] * 255).round_().byte()
         features[row, : high * wide] = found[0].permute(1, 2, 0).flatten(0, 1).numpy()
         places = functional.interpolate(mask, (2 * high, 2 * wide), mode="nearest-exact").flatten()
         masks[row, : len(places)] = places.numpy()
@@ -189,32 +210,47 @@ def measure(network: FCN, header: NetworkHeader, sets: Sequence[DataSet], folder
     present = shares > PRESENT_SHARE
     rarity = present.sum(0).clip(RARE) ** -0.5
     chances = (present * rarity).sum(1) + rarity.min()
-    return Photos(np.array(cells), features, step, masks, torch.from_numpy(shares), chances)
+    return Photos(np.array(cells), features, step, masks, soft, torch.from_numpy(shares), chances)
 
 
-def _view(side: int, view: int, data: DataSet, example: Example, *, seed: int) -> tuple[Tensor, Tensor]:
-    """A photo at the network's size, float (1, 3, H, W) of 0..255; its mask in whole cells, (1, 1, H, W)."""
+def _view(
+    side: int, view: int, data: DataSet, example: Example, scores: Path | None = None, *, seed: int
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """A photo at the network's size, float (1, 3, H, W) of 0..255; its mask in whole cells, (1, 1, H, W); and
+    its soft labels there, float (1, C, H, W), 0 beyond the photo, or None."""
     photo, labels = data.read(example)
+    file = scores / f"{example.name}{SUFFIX}" if scores else None
+    soft = read_scores(file, labels.shape, data.classes)[None] if file and file.is_file() else None
     image, mask = torch.from_numpy(photo).permute(2, 0, 1)[None].float(), torch.from_numpy(labels)[None, None]
     random = np.random.default_rng(seed)
     height, width = labels.shape
     scale = side / max(height, width) * (np.exp(random.uniform(*np.log(SCALES))) if view else 1)
     size = max(round(height * scale), 1), max(round(width * scale), 1)
     image, mask = resized(image, size), functional.interpolate(mask, size, mode="nearest-exact")
+    parts = [image, mask] if soft is None else [image, mask, resized(soft, size)]
     if view:
-        image, mask = image.flip(3), mask.flip(3)
+        parts = [part.flip(3) for part in parts]
     longest = [side, side * 3 // 4] if size[0] > size[1] else [side * 3 // 4, side]
     kept = [min(now, most if view else side) for now, most in zip(size, longest, strict=True)]
     top, left = (int(random.integers(now - most + 1)) for now, most in zip(size, kept, strict=True))
-    image, mask = (part[..., top : top + kept[0], left : left + kept[1]] for part in (image, mask))
-    return image, functional.pad(mask, (0, -kept[1] % STRIDE, 0, -kept[0] % STRIDE), value=VOID)
+    image, mask, *rest = (part[..., top : top + kept[0], left : left + kept[1]] for part in parts)
+    border = 0, -kept[1] % STRIDE, 0, -kept[0] % STRIDE
+    mask = functional.pad(mask, border, value=VOID)
+    return image, mask, functional.pad(rest[0], border) if rest else None
 
 
-def train(network: FCN, photos: Photos, epochs: int, seed: int) -> float:
+def train(
+    network: FCN,
+    photos: Photos,
+    epochs: int,
+    seed: int,
+    rates: tuple[float, float] = LEARNING_RATES["VGG-16"],
+) -> float:
     """Train all but VGG-16's first ten convolutions; returns the mean of the last tenth of losses.
 
-    The loss is the cross-entropy of pixels, and the binary one of the classes that the photo shows. AdamW,
-    its rate falling as a cosine; what comes out is an average of the weights on the way.
+    The loss is that of `place_loss`, and the binary cross-entropy of the classes that the photo shows. AdamW,
+    its rate falling as a cosine from `rates`, of new layers and of conv5; what comes out is an average of the
+    weights on the way.
     """
     present = photos.shares > PRESENT_SHARE
     certain = present | (photos.shares == 0)
@@ -224,17 +260,19 @@ def train(network: FCN, photos: Photos, epochs: int, seed: int) -> float:
         features, masks = photos.load(batch)
         with torch.autocast("cpu", torch.bfloat16, enabled=halved):
             cells, scores = network.cells_and_presence(features)
-        finer = functional.interpolate(cells.float(), masks.shape[1:], mode="bilinear")
+        of_places = [
+            place_loss(scores_of_one, mask, photos.soft.get(number))
+            for scores_of_one, mask, number in zip(cells.float(), masks, batch.tolist(), strict=True)
+        ]
         shown, sure = present[batch].float(), certain[batch]
         each = functional.binary_cross_entropy_with_logits(scores[:, 1:].float(), shown, reduction="none")
-        of_places = functional.cross_entropy(finer, masks, ignore_index=VOID)
-        return of_places + PRESENCE_WEIGHT * (each * sure).sum(1).mean()
+        return torch.stack(of_places).mean() + PRESENCE_WEIGHT * (each * sure).sum(1).mean()
 
     network.encoder[:4].requires_grad_(False)
     trained = nn.ModuleDict(dict(network.named_children()) | {"encoder": network.encoder[4]})
     encoder = list(network.encoder[4].parameters())
     others = [layer for name, layer in trained.named_parameters() if not name.startswith("encoder")]
-    groups = [{"params": encoder, "peak": ENCODER_RATE}, {"params": others, "peak": LEARNING_RATE}]
+    groups = [{"params": some, "peak": rate} for some, rate in zip((others, encoder), rates, strict=True)]
     optimizer = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY)
     average, losses = copy.deepcopy(trained), []
     batches = list(photos.draw(12, epochs, seed))
@@ -252,6 +290,42 @@ def train(network: FCN, photos: Photos, epochs: int, seed: int) -> float:
     trained.load_state_dict(average.state_dict())
     network.eval()
     return float(np.mean(losses[-len(losses) // 10 :]))
+
+
+def place_loss(cells: Tensor, mask: Tensor, soft: Tensor | None) -> Tensor:
+    """What the raw scores (C, h, w) of a photo's cells cost.
+
+    With a mask, int64 (2h, 2w), that is their cross-entropy and Lovasz-softmax; with soft labels instead, of
+    0..255 (C, h, w), the cross-entropy with these.
+    """
+    if soft is not None:
+        shares = soft.float() / soft.float().sum().clamp_min(1)
+        return -(shares * cells.log_softmax(0)).sum()
+    scores = functional.interpolate(cells[None], mask.shape, mode="bilinear")[0]
+    known = mask != VOID
+    if not known.any():
+        return scores.sum() * 0
+    scores, mask = scores[:, known], mask[known]
+    hard = functional.cross_entropy(scores.T, mask)
+    return hard + LOVASZ_WEIGHT * lovasz_softmax(scores.softmax(0), mask)
+
+
+def lovasz_softmax(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """One minus the IoU of N pixels as a function of probabilities (C, N), the mean over the classes of their
+    labels, int64 (N,).
+
+    Where the probabilities are 0 and 1 it is exact, in between the Lovasz extension of it (Berman, Triki,
+    Blaschko 2018, arXiv 1705.08790).
+    """
+    losses = []
+    for label in torch.unique(labels).tolist():
+        own = (labels == label).float()
+        errors, order = (own - probabilities[label]).abs().sort(descending=True)
+        own = own[order]
+        # One minus the IoU if the pixels up to this one, those with the largest errors, are wrong.
+        lost = 1 - (own.sum() - own.cumsum(0)) / (own.sum() + (1 - own).cumsum(0))
+        losses.append((errors * lost.diff(prepend=lost.new_zeros(1))).sum())
+    return torch.stack(losses).mean()
 
 
 @torch.no_grad()

@@ -87,7 +87,7 @@ def mask_from_scores(image: Path, scores: Path, classes: Sequence[str]) -> Pair:
     """
     photo = read_image(image)
     height, width = photo.shape[:2]
-    values = _read(scores, (height, width), classes)
+    values = read_scores(scores, (height, width), classes)
     values = functional.interpolate(values[None], (height, width), mode="bilinear", align_corners=False)[0]
     share, label = values.max(0)
     return photo, label.masked_fill_(share < SURE, VOID).byte().numpy()
@@ -97,14 +97,17 @@ def _read_small(classes: Sequence[str], pair: tuple[Path | None, list[int]]) -> 
     file, size = pair
     if file is None:
         return None
-    values = _read(file, size, classes)
+    values = read_scores(file, size, classes)
     small = [min(have, -(-side // _SHRINK)) for have, side in zip(values.shape[1:], size, strict=True)]
     values = functional.interpolate(values[None], small, mode="area")[0]
     return (values.clamp(0, 1) * 255).round_().byte()
 
 
-def _read(path: Path, size: Sequence[int], classes: Sequence[str]) -> Tensor:
-    """Probabilities float32 (C, h, w) of a score file of a photo of this height and width."""
+def read_scores(path: Path, size: Sequence[int], classes: Sequence[str]) -> Tensor:
+    """Probabilities float32 (C, h, w) of a score file of a photo of this height and width.
+
+    Raises DataError if the file cannot be read, or is of other classes or of a photo of another shape.
+    """
     try:
         with np.load(path, allow_pickle=False) as file:
             found, names = np.asarray(file["probabilities"]), [str(name) for name in file["classes"]]

@@ -5,9 +5,11 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import train_fcn as tool
+from torch.nn import functional
 
 from deconvseg.data.open import open_dataset
 from deconvseg.errors import UsageError
@@ -30,7 +32,7 @@ def test_discs_and_squares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(tool, "read_vgg16", lambda path: None)
     monkeypatch.setattr(tool, "initialise_encoder", random_features)
     out = tmp_path / "c.safetensors"
-    tool.train_fcn(voc_root=root, out=out, vgg16=root, side=64, views=2, epochs=60, val_split="val")
+    tool.train_fcn(voc_root=root, out=out, vgg16=root, side=64, views=2, epochs=30, val_split="val")
     network, header = load_network(out)
     assert isinstance(network, FCN)
     (tmp_path / "val").mkdir()
@@ -51,6 +53,39 @@ def test_discs_and_squares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_average_precision_by_hand() -> None:
     found = tool.average_precision(torch.tensor([0.1, 0.9, 0.5]), torch.tensor([True, True, False]))
     assert found.item() == pytest.approx((1 + 2 / 3) / 2)
+
+
+def test_lovasz_softmax_of_certain_pixels_is_what_the_iou_lacks() -> None:
+    labels, found = torch.tensor([0, 0, 0, 1, 1, 2]), torch.tensor([0, 0, 1, 1, 2, 2])
+    certain = functional.one_hot(found, 4).T.float()
+    ious = torch.tensor([2 / 3, 1 / 3, 1 / 2])
+    assert tool.lovasz_softmax(certain, labels).item() == pytest.approx(1 - ious.mean().item())
+    assert tool.lovasz_softmax(functional.one_hot(labels, 4).T.float(), labels).item() == 0
+
+
+def test_void_costs_nothing_and_soft_labels_least_where_they_are_met() -> None:
+    torch.manual_seed(1)
+    cells, mask = torch.randn(3, 2, 2), torch.full((4, 4), 255)
+    assert tool.place_loss(cells, mask, None).item() == 0
+    soft = (cells.softmax(0) * 255).round().byte()
+    entropy = -(cells.softmax(0) * cells.log_softmax(0)).sum(0).mean()
+    assert tool.place_loss(cells, mask, soft).item() == pytest.approx(entropy.item(), abs=0.02)
+    assert tool.place_loss(cells.flip(0), mask, soft) > entropy + 0.02
+
+
+@pytest.mark.parametrize("view", [0, 1, 2])
+def test_soft_labels_follow_the_view(tmp_path: Path, view: int) -> None:
+    data = open_dataset(make_shapes(tmp_path / "voc", train=1, val=0), "train")
+    example = data.examples[0]
+    _, mask = data.read(example)
+    certain = (mask[None] == np.arange(len(data.classes))[:, None, None]).astype(np.float16)
+    np.savez(tmp_path / f"{example.name}.scores.npz", probabilities=certain, classes=data.classes)
+    _, mask, soft = tool._view(96, view, data, example, tmp_path, seed=7)
+    assert soft is not None
+    assert mask.shape[2:] == soft.shape[2:]
+    known = mask[0, 0] != 255
+    same = soft[0].argmax(0)[known] == mask[0, 0][known]
+    assert same.float().mean() > 0.9
 
 
 def test_other_classes_are_refused(tmp_path: Path) -> None:
