@@ -2,9 +2,9 @@
 
     python tools/train_fcn.py --voc-root VOC2012 --split train_aug --out fcn.safetensors
 
-The result goes straight into `deconvseg segment --fcn`. Features of the convolutions that stay are computed
-once, so that a core learns from some 4 photos a second in bf16; they take 1.6 MB a photo and view in the
-folder for temporary files.
+The result goes straight into `deconvseg segment --fcn`; `deconvseg eval --weights` measures it. Features of
+the convolutions that stay are computed once, so that a core learns from some 4 photos a second in bf16; they
+take 1.6 MB a photo and view in the folder for temporary files.
 """
 
 from __future__ import annotations
@@ -66,9 +66,6 @@ def train_fcn(
         list[Path] | None,
         typer.Option(help="More data sets of the same classes; their train splits join in."),
     ] = None,
-    val_split: Annotated[
-        str | None, typer.Option(help="Split of --voc-root on which to measure the mean average precision.")
-    ] = None,
     scores: Annotated[
         Path | None,
         typer.Option(help="Folder of NAME.scores.npz: these photos learn from another network's labels."),
@@ -113,9 +110,6 @@ def train_fcn(
         summary: dict[str, float] = {"photos": len(photos.shares) // views, "views": views, "seed": seed}
         rates = LEARNING_RATES["an FCN" if start else "VGG-16"]
         summary |= {"epochs": epochs, "loss": round(train(network, photos, epochs, seed, rates), 4)}
-        if val_split:
-            photos = measure(network, header, [open_dataset(voc_root, val_split)], Path(folder), 1)
-            summary["mean_average_precision"] = round(mean_average_precision(network, photos), 4)
     for place, name in enumerate(header.classes if report else ()):
         network.doubt[place] = max(ious[name] or 0, 0.05) ** DOUBT_OF_IOU
     save_network(out, network, NetworkHeader(header.classes, header.palette, training=summary), "int8")
@@ -326,20 +320,6 @@ def lovasz_softmax(probabilities: Tensor, labels: Tensor) -> Tensor:
         lost = 1 - (own.sum() - own.cumsum(0)) / (own.sum() + (1 - own).cumsum(0))
         losses.append((errors * lost.diff(prepend=lost.new_zeros(1))).sum())
     return torch.stack(losses).mean()
-
-
-@torch.no_grad()
-def mean_average_precision(network: FCN, photos: Photos) -> float:
-    """How well the network tells which classes are in each photo, 0..1."""
-    scores = [network.cells_and_presence(photos.load([n])[0])[1] for n in range(len(photos.shares))]
-    columns = zip(torch.cat(scores).T[1:], photos.shares.T > PRESENT_SHARE, strict=True)
-    return torch.stack([average_precision(*column) for column in columns]).nanmean().item()
-
-
-def average_precision(scores: Tensor, present: Tensor) -> Tensor:
-    """Mean of the precision at each photo that shows a class, the surest first; NaN if there is none."""
-    ranked = present[scores.argsort(descending=True)].float()
-    return (ranked * ranked.cumsum(0) / torch.arange(1, len(ranked) + 1)).sum() / ranked.sum()
 
 
 if __name__ == "__main__":
