@@ -132,11 +132,11 @@ AUTHORS_CRF = CRFParameters(
 )
 """As the released code sets them (generate_EDeconvNet_CRF_results.m), made for its networks' scores."""
 
-_OURS = Settings(proposals=10, objects=True, candidates=20, stop=0.02, share=0.7, prior=0.3)
+_OURS = Settings(proposals=5, objects=True, candidates=20, share=0.7, prior=0.3)
 PRESETS: dict[str, Settings] = {
     "default": _OURS,
     "fast": replace(_OURS, proposals=0),
-    "best": replace(_OURS, proposals=50, stop=0.0),
+    "best": replace(_OURS, proposals=50),
     "paper": Settings(whole_photo=False, min_side=0, squared=False, same=1.0, crf_parameters=AUTHORS_CRF),
     "released-code": Settings(
         whole_photo=False, measure_squares=True, same=1.0, ensemble="product", crf_parameters=AUTHORS_CRF

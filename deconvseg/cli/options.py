@@ -93,7 +93,7 @@ def _segmenter_options(
         default="default",
     ),
     proposals: int | None = _step(
-        "N", "Regions besides the whole photo; fewer are faster.", min=0, show_default="10"
+        "N", "Regions besides the whole photo; fewer are faster.", min=0, show_default="5"
     ),
     min_side: int | None = _step(
         "PX", "Shortest side of EdgeBoxes' regions, on a photo of at most 640 px.", min=0, show_default="112"
@@ -103,7 +103,7 @@ def _segmenter_options(
         "Look at no more regions once 5 changed fewer of the pixels; 0 looks at all.",
         min=0,
         max=1,
-        show_default="0.02",
+        show_default="0",
     ),
     fusion: FusionRule | None = _step(
         None, "Put regions together by max of scores or mean of probabilities.", show_default="max"
