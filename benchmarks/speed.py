@@ -194,7 +194,7 @@ def crf_rows(photos: Sequence[Path]) -> Iterator[Row]:
     """Our mean field against pydensecrf2's, on the network's own answers; labels in common."""
     from deconvseg.postprocess.crf import dense_crf
 
-    segmenter = Segmenter(proposals=10)
+    segmenter = Segmenter()
     parameters = segmenter.crf_parameters
     for photo in photos[:3]:
         image = read_image(photo)
@@ -254,8 +254,8 @@ def proposal_rows(photos: Sequence[Path]) -> Iterator[Row]:
 
 
 def photo_rows(photos: Sequence[Path]) -> Iterator[Row]:
-    """One photo with the default settings, and with 50 proposals that are all looked at."""
-    for what, segmenter in (("default", Segmenter()), ("all of 50", Segmenter(proposals=50, stop=0))):
+    """One photo with the default settings, and with 50 proposals."""
+    for what, segmenter in (("default", Segmenter()), ("all of 50", Segmenter(proposals=50))):
         segmenter.load()
         segmenter.segment(photos[0])
         runs = [segmenter.segment(photos[0]).seconds for _ in range(3)]

@@ -28,9 +28,9 @@ from deconvseg.segmenter import Segmenter
 SETTINGS: dict[str, dict[str, Any]] = {
     "fast": {"protocol": "fast"},
     "whole photo": {"proposals": 0},
-    "3 proposals": {"proposals": 3},
     "default": {},
-    "25 proposals": {"proposals": 25, "stop": 0.0},
+    "10 proposals": {"proposals": 10},
+    "20 proposals": {"proposals": 20},
     "best": {"protocol": "best"},
 }
 PROTOCOLS = ("fast", "default", "best")
