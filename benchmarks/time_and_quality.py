@@ -27,12 +27,13 @@ from deconvseg.segmenter import Segmenter
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "fast": {"protocol": "fast"},
-    "whole photo": {"proposals": 0},
+    "0": {"proposals": 0},
     "default": {},
-    "10 proposals": {"proposals": 10},
-    "20 proposals": {"proposals": 20},
+    "10": {"proposals": 10},
+    "20": {"proposals": 20},
     "best": {"protocol": "best"},
 }
+"""Protocols, and numbers of proposals between them."""
 PROTOCOLS = ("fast", "default", "best")
 
 
@@ -103,7 +104,7 @@ def draw(rows: list[tuple[Any, ...]], photos: int, target: Path) -> None:
     ticks = [0.5, 1, 2, 4]
     panels[1].set_xticks(ticks, [str(tick) for tick in ticks])
     panels[1].minorticks_off()
-    panels[1].set_xlabel(f"seconds a photo, one core; {photos} photos, with the CRF")
+    panels[1].set_xlabel(f"seconds a photo, one core; {photos} photos; numbers: proposals")
     with replacing(target) as stream:
         figure.savefig(stream, format=target.suffix[1:])
 
