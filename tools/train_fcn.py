@@ -3,8 +3,8 @@
     python tools/train_fcn.py --voc-root VOC2012 --split train_aug --out fcn.safetensors
 
 The result goes straight into `deconvseg segment --fcn`; `deconvseg eval --weights` measures it. Features of
-the convolutions that stay are computed once, so that a core learns from some 4 photos a second in bf16; they
-take 1.6 MB a photo and view in the folder for temporary files.
+the convolutions that stay are computed once: at 512 pixels a core then learns from some 4 photos a second in
+bf16, and a photo or view takes 2.1 MB in the folder for temporary files.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import copy
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -37,6 +38,7 @@ from deconvseg.network.fcn import FCN
 from deconvseg.network.inputs import normalise, resized
 from deconvseg.network.vgg16 import download_vgg16, initialise_encoder, read_vgg16
 from deconvseg.training.loop import update_average
+from deconvseg.training.losses import lovasz_softmax
 from deconvseg.training.scores import SUFFIX, read_scores
 
 PRESENT_SHARE = 0.003
@@ -80,7 +82,9 @@ def train_fcn(
     start: Annotated[
         Path | None, typer.Option(help="FCN of the same classes to go on from, instead of VGG-16.")
     ] = None,
-    side: Annotated[int, typer.Option(min=64, help="Pixels of a photo's longer side.")] = 512,
+    side: Annotated[
+        int | None, typer.Option(min=64, help="Pixels of a photo's longer side. [default: --start's, or 512]")
+    ] = None,
     views: Annotated[
         int, typer.Option(min=1, help="Of each photo: itself, then mirrored ones of another scale.")
     ] = 2,
@@ -96,23 +100,28 @@ def train_fcn(
     ious = json.loads(report.read_bytes())["per_class_iou"] if report else {}
     if report and set(ious) != set(sets[0].classes):
         raise UsageError(f"{report}: is of other classes than the data sets; give one of the same")
+    names = (example.name for data in sets for example in data.examples)
+    if scores and not any((scores / f"{name}{SUFFIX}").is_file() for name in names):
+        raise UsageError(f"{scores}: no soft labels of these photos, NAME{SUFFIX}; give their folder")
     torch.manual_seed(seed)
     header = NetworkHeader(sets[0].classes, sets[0].palette)
     if start:
-        network, found = load_network(start)
-        if not isinstance(network, FCN) or found.classes != header.classes:
+        network, header = load_network(start)
+        if not isinstance(network, FCN) or header.classes != sets[0].classes:
             raise UsageError(f"{start}: is no FCN of the data sets' classes; give --start one")
+        network.side = network.arguments["side"] = side or network.side
     else:
-        network = FCN(len(header.classes), side)
+        network = FCN(len(header.classes), side or 512)
         initialise_encoder(network, read_vgg16(vgg16) if vgg16 else download_vgg16())
     with TemporaryDirectory(prefix="deconvseg-") as folder:
         photos = measure(network, header, sets, Path(folder), views, scores)
         summary: dict[str, float] = {"photos": len(photos.shares) // views, "views": views, "seed": seed}
-        rates = LEARNING_RATES["an FCN" if start else "VGG-16"]
-        summary |= {"epochs": epochs, "loss": round(train(network, photos, epochs, seed, rates), 4)}
+        summary |= {"views with soft labels": len(photos.soft), "epochs": epochs}
+        loss = train(network, photos, epochs, seed, "an FCN" if start else "VGG-16")
+        summary |= {"loss": round(loss, 4)}
     for place, name in enumerate(header.classes if report else ()):
         network.doubt[place] = max(ious[name] or 0, 0.05) ** DOUBT_OF_IOU
-    save_network(out, network, NetworkHeader(header.classes, header.palette, training=summary), "int8")
+    save_network(out, network, replace(header, training=summary, ranges={}), "int8")
     console.say(", ".join(f"{name.replace('_', ' ')} {value}" for name, value in summary.items()))
 
 
@@ -194,7 +203,8 @@ def measure(
         high, wide = found.shape[2:]
         cells.append((high, wide))
         if labels is not None:
-            soft[row] = (functional.interpolate(labels, (high, wide), mode="area")[0] * 255).round_().byte()
+            labels = functional.interpolate(labels, (high, wide), mode="area")[0]
+            soft[row] = (labels.clamp(0, 1) * 255).round_().byte()
         features[row, : high * wide] = found[0].permute(1, 2, 0).flatten(0, 1).numpy()
         places = functional.interpolate(mask, (2 * high, 2 * wide), mode="nearest-exact").flatten()
         masks[row, : len(places)] = places.numpy()
@@ -238,13 +248,13 @@ def train(
     photos: Photos,
     epochs: int,
     seed: int,
-    rates: tuple[float, float] = LEARNING_RATES["VGG-16"],
+    start: Literal["VGG-16", "an FCN"],
 ) -> float:
     """Train all but VGG-16's first ten convolutions; returns the mean of the last tenth of losses.
 
-    The loss is that of `place_loss`, and the binary cross-entropy of the classes that the photo shows. AdamW,
-    its rate falling as a cosine from `rates`, of new layers and of conv5; what comes out is an average of the
-    weights on the way.
+    The loss is that of `place_loss`, and the binary cross-entropy of the classes that the photo's mask shows.
+    AdamW, its rate falling as a cosine; what comes out is an average of the weights on the way. An FCN that
+    goes on keeps BatchNorm's statistics.
     """
     present = photos.shares > PRESENT_SHARE
     certain = present | (photos.shares == 0)
@@ -266,11 +276,15 @@ def train(
     trained = nn.ModuleDict(dict(network.named_children()) | {"encoder": network.encoder[4]})
     encoder = list(network.encoder[4].parameters())
     others = [layer for name, layer in trained.named_parameters() if not name.startswith("encoder")]
-    groups = [{"params": some, "peak": rate} for some, rate in zip((others, encoder), rates, strict=True)]
+    rates = zip((others, encoder), LEARNING_RATES[start], strict=True)
+    groups = [{"params": some, "peak": rate} for some, rate in rates]
     optimizer = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY)
     average, losses = copy.deepcopy(trained), []
     batches = list(photos.draw(12, epochs, seed))
     network.train()
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d) and start == "an FCN":
+            layer.eval()
     for step, batch in enumerate(batches):
         fall = 0.5 * (1 + np.cos(np.pi * step / len(batches))) * min(1, step / WARM_UP)
         for group in optimizer.param_groups:
@@ -295,31 +309,12 @@ def place_loss(cells: Tensor, mask: Tensor, soft: Tensor | None) -> Tensor:
     if soft is not None:
         shares = soft.float() / soft.float().sum().clamp_min(1)
         return -(shares * cells.log_softmax(0)).sum()
-    scores = functional.interpolate(cells[None], mask.shape, mode="bilinear")[0]
-    known = mask != VOID
-    if not known.any():
-        return scores.sum() * 0
-    scores, mask = scores[:, known], mask[known]
-    hard = functional.cross_entropy(scores.T, mask)
-    return hard + LOVASZ_WEIGHT * lovasz_softmax(scores.softmax(0), mask)
-
-
-def lovasz_softmax(probabilities: Tensor, labels: Tensor) -> Tensor:
-    """One minus the IoU of N pixels as a function of probabilities (C, N), the mean over the classes of their
-    labels, int64 (N,).
-
-    Where the probabilities are 0 and 1 it is exact, in between the Lovasz extension of it (Berman, Triki,
-    Blaschko 2018, arXiv 1705.08790).
-    """
-    losses = []
-    for label in torch.unique(labels).tolist():
-        own = (labels == label).float()
-        errors, order = (own - probabilities[label]).abs().sort(descending=True)
-        own = own[order]
-        # One minus the IoU if the pixels up to this one, those with the largest errors, are wrong.
-        lost = 1 - (own.sum() - own.cumsum(0)) / (own.sum() + (1 - own).cumsum(0))
-        losses.append((errors * lost.diff(prepend=lost.new_zeros(1))).sum())
-    return torch.stack(losses).mean()
+    scores = functional.interpolate(cells[None], mask.shape, mode="bilinear")[0].flatten(1)
+    labels = mask.flatten()
+    hard = functional.cross_entropy(scores.T, labels, ignore_index=VOID, reduction="sum")
+    return hard / (labels != VOID).sum().clamp_min(1) + LOVASZ_WEIGHT * lovasz_softmax(
+        scores.softmax(0), labels
+    )
 
 
 if __name__ == "__main__":

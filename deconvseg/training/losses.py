@@ -1,4 +1,5 @@
-"""What crops cost: cross-entropy of masks and of soft labels, and the question which classes are there."""
+"""What crops cost: cross-entropy and Lovasz-softmax of masks, cross-entropy of soft labels, and which classes
+are there."""
 
 from __future__ import annotations
 
@@ -34,13 +35,17 @@ class Losses(nn.Module):
     def forward(
         self, inputs: Tensor, labels: Tensor, own: Tensor, weights: Tensor, soft: Tensor | None
     ) -> Tensor:
-        """Weighted sums over crops (3,): cross-entropy of labels, presence, cross-entropy of soft labels.
+        """Weighted sums over crops (3,): the cost of labels, presence, cross-entropy of soft labels.
 
         Inputs are normalised crops, soft labels float32 (B, C, S, S), the rest is as in `sampler.Batch`.
         """
         scores, code = self.network.scores_and_code(inputs)
         scores = scores.float()
-        hard = functional.cross_entropy(scores, labels, ignore_index=VOID, reduction="none")
+        hard = functional.cross_entropy(scores, labels, ignore_index=VOID, reduction="none").sum((1, 2))
+        if self.recipe.lovasz_weight:
+            each = zip(scores.softmax(1).flatten(2), labels.flatten(1), strict=True)
+            overlap = torch.stack([lovasz_softmax(*crop) for crop in each])
+            hard = hard + self.recipe.lovasz_weight * overlap * (labels != VOID).sum((1, 2))
         present = soft_sum = hard.new_zeros(len(labels))
         if self.recipe.presence_weight:
             flat = labels.flatten(1)
@@ -52,8 +57,29 @@ class Losses(nn.Module):
                 present = functional.binary_cross_entropy_with_logits(guess, target, reduction="none").sum(1)
         if soft is not None:
             temperature = self.recipe.temperature
-            each = -(soft * (scores / temperature).log_softmax(1)).sum(1)
-            soft_sum = temperature**2 * (each * own).sum((1, 2))
+            entropy = -(soft * (scores / temperature).log_softmax(1)).sum(1)
+            soft_sum = temperature**2 * (entropy * own).sum((1, 2))
         of_masks, of_scores = weights.T
-        sums = (hard.sum((1, 2)) * of_masks, present * of_masks, soft_sum * of_scores)
+        sums = (hard * of_masks, present * of_masks, soft_sum * of_scores)
         return torch.stack([values.sum() for values in sums])
+
+
+def lovasz_softmax(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """One minus the IoU as a function of probabilities (C, N) of N pixels, the mean over the classes of their
+    labels, int64 (N,). Void ones do not count; 0 if all are.
+
+    Where the probabilities are 0 and 1 it is exact, in between the Lovasz extension of it (Berman, Triki,
+    Blaschko 2018, arXiv 1705.08790).
+    """
+    known = labels != VOID
+    probabilities, labels = probabilities[:, known], labels[known]
+    losses = [probabilities.new_zeros(())]
+    classes = torch.unique(labels).tolist()
+    for label in classes:
+        own = (labels == label).float()
+        errors, order = (own - probabilities[label]).abs().sort(descending=True)
+        own = own[order]
+        # One minus the IoU if the pixels up to this one, those with the largest errors, are wrong.
+        lost = 1 - (own.sum() - own.cumsum(0)) / (own.sum() + (1 - own).cumsum(0))
+        losses.append((errors * lost.diff(prepend=lost.new_zeros(1))).sum())
+    return torch.stack(losses).sum() / max(len(classes), 1)

@@ -82,6 +82,8 @@ class Recipe:
     warmup_steps: Count = 100  # linear rise to the peak, at most a quarter of the run
     ema: Share = 0.998  # decay of the averaged network that is validated and kept; 0 switches it off
     presence_weight: Amount = 1.0  # of a loss on fc7 that asks which classes the crop holds
+    # Of Lovasz-softmax, one minus a crop's IoU, beside the cross-entropy of its mask.
+    lovasz_weight: Amount = 0.0
     mask_weight: Weight = 1.0  # of masks ...
     scores_weight: Weight = 1.0  # ... and of the soft labels of score files (distillation)
     # Of soft labels and what they are compared with (Hinton et al., arXiv 1503.02531).

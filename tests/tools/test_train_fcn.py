@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 import torch
 import train_fcn as tool
-from torch.nn import functional
 
 from deconvseg.data.open import open_dataset
 from deconvseg.errors import UsageError
-from deconvseg.network.checkpoint import load_network
+from deconvseg.network.checkpoint import NetworkHeader, load_network, save_network
 from deconvseg.network.fcn import FCN
 
 from ..conftest import describe, make_shapes
@@ -54,14 +53,6 @@ def test_discs_and_squares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert header.training["photos"] == 64
 
 
-def test_lovasz_softmax_of_certain_pixels_is_what_the_iou_lacks() -> None:
-    labels, found = torch.tensor([0, 0, 0, 1, 1, 2]), torch.tensor([0, 0, 1, 1, 2, 2])
-    certain = functional.one_hot(found, 4).T.float()
-    ious = torch.tensor([2 / 3, 1 / 3, 1 / 2])
-    assert tool.lovasz_softmax(certain, labels).item() == pytest.approx(1 - ious.mean().item())
-    assert tool.lovasz_softmax(functional.one_hot(labels, 4).T.float(), labels).item() == 0
-
-
 def test_void_costs_nothing_and_soft_labels_least_where_they_are_met() -> None:
     torch.manual_seed(1)
     cells, mask = torch.randn(3, 2, 2), torch.full((4, 4), 255)
@@ -72,19 +63,51 @@ def test_void_costs_nothing_and_soft_labels_least_where_they_are_met() -> None:
     assert tool.place_loss(cells.flip(0), mask, soft) > entropy + 0.02
 
 
-@pytest.mark.parametrize("view", [0, 1, 2])
-def test_soft_labels_follow_the_view(tmp_path: Path, view: int) -> None:
+@pytest.mark.parametrize(("view", "seed"), [(0, 7), (1, 7), (1, 8), (1, 9)])
+def test_soft_labels_follow_the_view(tmp_path: Path, view: int, seed: int) -> None:
     data = open_dataset(make_shapes(tmp_path / "voc", train=1, val=0), "train")
     example = data.examples[0]
     _, mask = data.read(example)
-    certain = (mask[None] == np.arange(len(data.classes))[:, None, None]).astype(np.float16)
+    half = mask[::2, ::2]
+    certain = (half[None] == np.arange(len(data.classes))[:, None, None]).astype(np.float16)
     np.savez(tmp_path / f"{example.name}.scores.npz", probabilities=certain, classes=data.classes)
-    _, mask, soft = tool._view(96, view, data, example, tmp_path, seed=7)
+    _, mask, soft = tool._view(96, view, data, example, tmp_path, seed=seed)
     assert soft is not None
     assert mask.shape[2:] == soft.shape[2:]
-    known = mask[0, 0] != 255
-    same = soft[0].argmax(0)[known] == mask[0, 0][known]
-    assert same.float().mean() > 0.9
+    found, known = soft[0].argmax(0), mask[0, 0] != 255
+    assert found[known].any()
+    assert (found == mask[0, 0])[known].float().mean() > 0.9
+    outside = torch.ones_like(known)
+    outside[torch.meshgrid(known.any(1).nonzero()[:, 0], known.any(0).nonzero()[:, 0], indexing="ij")] = False
+    assert soft[0, :, outside].sum() == 0
+
+
+def test_an_fcn_goes_on_from_what_it_was(tmp_path: Path) -> None:
+    root = make_shapes(tmp_path / "voc", train=24, val=0)
+    data = open_dataset(root, "train")
+    torch.manual_seed(1)
+    first = FCN(len(data.classes), 64, widths=(16,) * 5, hidden=32, width=16, skip=8)
+    random_features(first, None)
+    header = NetworkHeader(data.classes, data.palette, crf={"colour_weight": 3.5}, training={"seed": 5})
+    save_network(tmp_path / "first.safetensors", first, header)
+    labels = tmp_path / "scores"
+    labels.mkdir()
+    go_on = partial(tool.train_fcn, voc_root=root, out=tmp_path / "c.safetensors", views=1, epochs=3, seed=2)
+    with pytest.raises(UsageError, match="no soft labels of these photos"):
+        go_on(start=tmp_path / "first.safetensors", scores=labels)
+    for example in data.examples[:8]:
+        certain = np.zeros((len(data.classes), 8, 8), np.float16)
+        certain[0] = 1.01  # what reading allows
+        np.savez(labels / f"{example.name}.scores.npz", probabilities=certain, classes=data.classes)
+    go_on(start=tmp_path / "first.safetensors", scores=labels, side=96)
+    network, now = load_network(tmp_path / "c.safetensors")
+    assert isinstance(network, FCN)
+    assert (network.side, network.arguments["side"], now.crf) == (96, 96, header.crf)
+    assert (now.training["views with soft labels"], now.training["seed"]) == (8, 2)
+    before, after = first.state_dict(), network.state_dict()
+    moved = {name for name in after if not torch.equal(after[name], before[name])}
+    assert {"score_coarse.bias", "encoder.4.conv5_1.conv.bias"} <= moved
+    assert not {"norm.running_mean", "encoder.3.conv4_3.conv.bias"} & moved
 
 
 def test_other_classes_are_refused(tmp_path: Path) -> None:
