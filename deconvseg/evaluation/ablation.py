@@ -19,10 +19,8 @@ from deconvseg.regions import Clock
 from deconvseg.segmenter import Segmenter
 from deconvseg.settings import EnsembleRule
 
-ABLATION = (0, 10, 25, 50)
-"""Numbers of proposals besides the whole photo that an ablation scores."""
-SHARPENED = (0, 10, 50)
-"""Those also scored with the CRF, which takes about as long as the network itself."""
+ABLATION = (0, 10, 50)
+"""Numbers of proposals besides the whole photo that an ablation scores, beside that of the segmenter."""
 PAIRED = 50
 """Proposals with which ensembles are scored, beside those of the segmenter: the paper's."""
 
@@ -91,10 +89,10 @@ def network(segmenter: Segmenter, data: DataSet, *, ablate: bool = False) -> Sub
     Args:
         segmenter: the full setting.
         data: what it will be measured on; DataError if it has other classes than the network.
-        ablate: score 0, 10, 25 and 50 proposals as well, all of them looked at exactly, some also with
-            the CRF (if the segmenter has one); and, if the segmenter has an ensemble, the FCN alone and both
-            ensembles with the segmenter's number of proposals and with 50. For all these rows together, or
-            for those without and those with the FCN, each region goes through the network once.
+        ablate: score 0, 10 and 50 proposals as well, all of them looked at exactly; and, if the segmenter
+            has an ensemble, the FCN alone and both ensembles with the segmenter's number of proposals and
+            with 50. All that without and, if the segmenter has one, with the CRF. For all these rows
+            together, or for those without and those with the FCN, each region goes through the network once.
     """
     refuse_other_classes(data, segmenter.classes)
     full, ablated = _rows(segmenter)
@@ -133,8 +131,7 @@ def _rows(segmenter: Segmenter) -> tuple[Row, set[Row]]:
     if segmenter.sees_whole_photo:
         return row(None, chosen.crf, "alone"), alone
     full = row(count, chosen.crf, segmenter.ensemble, bool(chosen.stop and count))
-    others = {row(number) for number in (count, *ABLATION)}
-    others |= {row(number, True) for number in SHARPENED if chosen.crf}
+    others = {row(number, crf) for number in (count, *ABLATION) for crf in sharpens}
     if segmenter.ensemble == "off":
         return full, others
     # The product is one of raw scores, which only the fusion rule max keeps.

@@ -72,7 +72,7 @@ def test_which_rows_an_ablation_has(
     segmenter = Segmenter(tiny_network, fusion="mean", ensemble="mean", fcn=tiny_fcn)
     assert {row.ensemble for row in network(segmenter, truth, ablate=True).rows} == {"off", "mean", "alone"}
     subject = network(Segmenter(tiny_network, proposals=0, crf=False), truth, ablate=True)
-    assert [row.proposals for row in subject.rows] == [0, 10, 25, 50]
+    assert [row.proposals for row in subject.rows] == [0, 10, 50]
     assert subject.full == Row(0)
     weighed = network(Segmenter(tiny_network, proposals=0, fcn=tiny_prior), truth, ablate=True)
     assert weighed.full.name == "whole photo + FCN (mean) + prior + CRF"
