@@ -132,7 +132,7 @@ AUTHORS_CRF = CRFParameters(
 )
 """As the released code sets them (generate_EDeconvNet_CRF_results.m), made for its networks' scores."""
 
-_OURS = Settings(proposals=5, objects=True, candidates=20, share=0.7, prior=0.3)
+_OURS = Settings(proposals=5, objects=True, candidates=20, share=0.6, prior=0.3)
 PRESETS: dict[str, Settings] = {
     "default": _OURS,
     "fast": replace(_OURS, proposals=0),
