@@ -189,7 +189,7 @@ def measure(
     ranges = int8.observe(network, calibrated)
     precision: fold.Precision = "int8" if int8.works() else "fp32"
     ready = fold.prepare(copy.deepcopy(network), torch.device("cpu"), precision, ranges)
-    most, width = (network.side // 8) ** 2, network.arguments["widths"][3]
+    most, width = (-(-network.side // STRIDE) * STRIDE // 8) ** 2, network.arguments["widths"][3]
     features = np.memmap(folder / "features", np.uint8, "w+", shape=(len(rows), most, width))
     step = ranges["skip"][1] / 127
     masks = np.full((len(rows), 4 * most), VOID, np.uint8)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from deconvseg import files
 from deconvseg.errors import DeconvSegError, OutputError, UsageError
 from deconvseg.machine import is_out_of_memory
 from deconvseg.training import distributed
-from deconvseg.training.recipe import FREE_ON_RESUME
+from deconvseg.training.recipe import FREE_ON_RESUME, Recipe
 
 STATE, METRICS = "state.pt", "metrics.jsonl"
 """The checkpoint: a folder that has one holds a run; and a line of figures now and then."""
@@ -74,7 +75,9 @@ def begin(folder: Path, description: dict[str, Any], *, resume: bool) -> None:
 
 def _fixed(description: dict[str, Any]) -> dict[str, Any]:
     """What a resumed run must share."""
-    recipe = {key: value for key, value in description["recipe"].items() if key not in FREE_ON_RESUME}
+    # Keys that came since a run was begun are as if it had had their defaults.
+    recipe = json.loads(json.dumps(asdict(Recipe()))) | description["recipe"]
+    recipe = {key: value for key, value in recipe.items() if key not in FREE_ON_RESUME}
     return recipe | {
         "photos, masks, scores or classes": description["data"]["sha256"],
         "object proposals": description["proposals"],

@@ -12,6 +12,7 @@ import train_fcn as tool
 
 from deconvseg.data.open import open_dataset
 from deconvseg.errors import UsageError
+from deconvseg.network import int8
 from deconvseg.network.checkpoint import NetworkHeader, load_network, save_network
 from deconvseg.network.fcn import FCN
 
@@ -86,9 +87,16 @@ def test_an_fcn_goes_on_from_what_it_was(tmp_path: Path) -> None:
     root = make_shapes(tmp_path / "voc", train=24, val=0)
     data = open_dataset(root, "train")
     torch.manual_seed(1)
-    first = FCN(len(data.classes), 64, widths=(16,) * 5, hidden=32, width=16, skip=8)
+    first = FCN(len(data.classes), 64, widths=(16,) * 5, hidden=32, width=16, skip=8).eval()
     random_features(first, None)
-    header = NetworkHeader(data.classes, data.palette, crf={"colour_weight": 3.5}, training={"seed": 5})
+    header = NetworkHeader(
+        data.classes,
+        data.palette,
+        mean=(100, 110, 120),
+        scale=0.5,
+        crf={"colour_weight": 3.5},
+        ranges=int8.observe(first, [torch.rand(1, 3, 64, 64)]),
+    )
     save_network(tmp_path / "first.safetensors", first, header)
     labels = tmp_path / "scores"
     labels.mkdir()
@@ -99,10 +107,13 @@ def test_an_fcn_goes_on_from_what_it_was(tmp_path: Path) -> None:
         certain = np.zeros((len(data.classes), 8, 8), np.float16)
         certain[0] = 1.01  # what reading allows
         np.savez(labels / f"{example.name}.scores.npz", probabilities=certain, classes=data.classes)
-    go_on(start=tmp_path / "first.safetensors", scores=labels, side=96)
+    go_on(start=tmp_path / "first.safetensors", scores=labels, side=100)  # no multiple of the stride
+    soft = tool.measure(first, header, [data], tmp_path, 1, labels).soft
+    assert all(values.max() == 255 for values in soft.values())
     network, now = load_network(tmp_path / "c.safetensors")
     assert isinstance(network, FCN)
-    assert (network.side, network.arguments["side"], now.crf) == (96, 96, header.crf)
+    assert (network.side, network.arguments["side"]) == (100, 100)
+    assert (now.crf, now.mean, now.scale, now.ranges) == (header.crf, header.mean, header.scale, {})
     assert (now.training["views with soft labels"], now.training["seed"]) == (8, 2)
     before, after = first.state_dict(), network.state_dict()
     moved = {name for name in after if not torch.equal(after[name], before[name])}

@@ -106,6 +106,10 @@ def test_a_resumed_run_must_be_the_same_run(own: Path, tmp_path: Path) -> None:
     plan, out, told = plan_of(own, tmp_path), tmp_path / "run", Mock(wraps=Reporter())
     start(plan, out, resume=True, reporter=told)
     assert "no checkpoint yet" in str(told.note.mock_calls)
+    run = json.loads((out / "run.json").read_text())
+    del run["recipe"]["lovasz_weight"]  # as a version wrote it that had no such thing
+    (out / "run.json").write_text(json.dumps(run))
+    start(plan, out, resume=True)
     with pytest.raises(UsageError, match="it holds a run already; resume it"):
         start(plan, out)
     with pytest.raises(UsageError, match="this run has other seed; resume with the same"):
