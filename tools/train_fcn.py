@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
@@ -43,8 +43,8 @@ from deconvseg.training.scores import SUFFIX, read_scores
 
 PRESENT_SHARE = 0.003
 """A class is present from this share of a photo's pixels on; a smaller one is neither present nor absent."""
-LEARNING_RATES = {"VGG-16": (4e-4, 3e-5), "an FCN": (5e-5, 8e-6)}
-"""Of new layers and of conv5, by what they start from: the higher ones throw a trained FCN back."""
+LEARNING_RATES, GENTLE_RATES = (4e-4, 3e-5), (5e-5, 8e-6)
+"""Of new layers and of conv5, from VGG-16 and from an FCN, which the higher ones would throw back."""
 WEIGHT_DECAY, WARM_UP, AVERAGED = 0.05, 60, 0.997
 PRESENCE_WEIGHT, LOVASZ_WEIGHT = 0.1, 0.5
 """Of the loss of the classes that there are, and of Lovasz-softmax, besides the cross-entropy of pixels."""
@@ -117,7 +117,7 @@ def train_fcn(
         photos = measure(network, header, sets, Path(folder), views, scores)
         summary: dict[str, float] = {"photos": len(photos.shares) // views, "views": views, "seed": seed}
         summary |= {"views with soft labels": len(photos.soft), "epochs": epochs}
-        loss = train(network, photos, epochs, seed, "an FCN" if start else "VGG-16")
+        loss = train(network, photos, epochs, seed, goes_on=bool(start))
         summary |= {"loss": round(loss, 4)}
     for place, name in enumerate(header.classes if report else ()):
         network.doubt[place] = max(ious[name] or 0, 0.05) ** DOUBT_OF_IOU
@@ -248,7 +248,8 @@ def train(
     photos: Photos,
     epochs: int,
     seed: int,
-    start: Literal["VGG-16", "an FCN"],
+    *,
+    goes_on: bool,
 ) -> float:
     """Train all but VGG-16's first ten convolutions; returns the mean of the last tenth of losses.
 
@@ -276,14 +277,14 @@ def train(
     trained = nn.ModuleDict(dict(network.named_children()) | {"encoder": network.encoder[4]})
     encoder = list(network.encoder[4].parameters())
     others = [layer for name, layer in trained.named_parameters() if not name.startswith("encoder")]
-    rates = zip((others, encoder), LEARNING_RATES[start], strict=True)
-    groups = [{"params": some, "peak": rate} for some, rate in rates]
+    rates = GENTLE_RATES if goes_on else LEARNING_RATES
+    groups = [{"params": some, "peak": rate} for some, rate in zip((others, encoder), rates, strict=True)]
     optimizer = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY)
     average, losses = copy.deepcopy(trained), []
     batches = list(photos.draw(12, epochs, seed))
     network.train()
     for layer in network.modules():
-        if isinstance(layer, nn.BatchNorm2d) and start == "an FCN":
+        if goes_on and isinstance(layer, nn.BatchNorm2d):
             layer.eval()
     for step, batch in enumerate(batches):
         fall = 0.5 * (1 + np.cos(np.pi * step / len(batches))) * min(1, step / WARM_UP)
@@ -311,10 +312,9 @@ def place_loss(cells: Tensor, mask: Tensor, soft: Tensor | None) -> Tensor:
         return -(shares * cells.log_softmax(0)).sum()
     scores = functional.interpolate(cells[None], mask.shape, mode="bilinear")[0].flatten(1)
     labels = mask.flatten()
-    hard = functional.cross_entropy(scores.T, labels, ignore_index=VOID, reduction="sum")
-    return hard / (labels != VOID).sum().clamp_min(1) + LOVASZ_WEIGHT * lovasz_softmax(
-        scores.softmax(0), labels
-    )
+    known = (labels != VOID).sum().clamp_min(1)
+    hard = functional.cross_entropy(scores.T, labels, ignore_index=VOID, reduction="sum") / known
+    return hard + LOVASZ_WEIGHT * lovasz_softmax(scores.softmax(0), labels)
 
 
 if __name__ == "__main__":
