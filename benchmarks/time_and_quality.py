@@ -101,7 +101,7 @@ def draw(rows: list[tuple[Any, ...]], photos: int, target: Path) -> None:
         panel.margins(0.08, 0.3)
         panel.grid(color="0.9")
     panels[1].set_xscale("log")
-    ticks = [0.5, 1, 2, 4]
+    ticks = [0.2, 0.5, 1, 2]
     panels[1].set_xticks(ticks, [str(tick) for tick in ticks])
     panels[1].minorticks_off()
     panels[1].set_xlabel(f"seconds a photo, one core; {photos} photos; numbers: proposals")

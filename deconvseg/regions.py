@@ -177,7 +177,10 @@ class Inference:
                 yield begun.popleft().finish()
 
     def step_by_step(self, prepared: Prepared) -> Iterator[PartialResult]:
-        """A photo, whatever `stop` is: the same object after no region, the first, ..., the last."""
+        """A photo, whatever `stop` is: the same object after no region, the first, ..., the last.
+
+        An FCN alone has said all before the first.
+        """
         use_threads()
         photo, most = PartialResult(self, prepared), self.batch_size
         yield photo
@@ -237,8 +240,9 @@ class Inference:
         with torch.inference_mode():
             found, presence = network.scores_and_presence(_input(network, header, photo))
         found = found.float()[..., top : top + rows, left : left + columns]
-        found = functional.interpolate(found, (height, width), mode="bilinear", align_corners=False)[0]
-        return found, None if presence is None else presence[0].float()
+        if (rows, columns) != (height, width):
+            found = functional.interpolate(found, (height, width), mode="bilinear", align_corners=False)
+        return found[0], None if presence is None else presence[0].float()
 
 
 class PartialResult:
@@ -261,10 +265,6 @@ class PartialResult:
         self.prepared, self._inference, self._settings = prepared, inference, inference.settings
         self.submitted = self.done = 0
         self.pixels = on_device(inference.device, prepared.image)
-        # An FCN's one region needs no floor of 0 under its scores.
-        rule = "mean" if inference.sees_whole_photo else self._settings.fusion
-        height, width = prepared.image.shape[:2]
-        self._fusion = Fusion(len(inference.header.classes), height, width, rule, inference.device)
         self._choose_regions()
         self.boxes = whole_pixels(self.prepared.boxes)
         self._last_labels: Tensor | None = None
@@ -310,7 +310,8 @@ class PartialResult:
     def add(self, scores: Tensor) -> None:
         """Take in the raw scores (C, S, S) of the next region."""
         start = time.perf_counter()
-        self._fusion.add(scores, self.boxes[self.done])
+        if not self._inference.sees_whole_photo:
+            self._fusion.add(scores, self.boxes[self.done])
         self.done += 1
         ends_round = self.done < len(self.boxes) and (self.done - 1) % self._settings.round_size == 0
         if self._settings.stop and ends_round:
@@ -339,6 +340,11 @@ class PartialResult:
         return replace(self.prepared, boxes=boxes, scores=scores, seconds=seconds), found
 
     @cached_property
+    def _fusion(self) -> Fusion:
+        classes, (height, width) = len(self._inference.header.classes), self.prepared.image.shape[:2]
+        return Fusion(classes, height, width, self._settings.fusion, self._inference.device)
+
+    @cached_property
     def whole(self) -> tuple[Tensor, Tensor | None] | None:
         """What the FCN says of the photo, be it the ensemble's or the network itself; see `whole_scores`."""
         found = self._inference.whole_photo_network
@@ -346,14 +352,15 @@ class PartialResult:
 
     def _combine(self, step: int = 1, rule: EnsembleRule | Literal["alone"] | None = None) -> Tensor:
         """Class probabilities of every `step`-th pixel of every `step`-th row."""
-        fusion, inference = self._fusion.thinned(step), self._inference
-        if inference.partner is None or self.whole is None:
-            found = fusion.probabilities()
-        elif rule == "alone":
-            found = self.whole[0][:, ::step, ::step].softmax(0)
+        inference = self._inference
+        whole = None if self.whole is None else self.whole[0][:, ::step, ::step]
+        if whole is None:
+            found = self._fusion.thinned(step).probabilities()
+        elif rule == "alone" or inference.sees_whole_photo:
+            found = whole.softmax(0)
         else:
-            scores = self.whole[0][:, ::step, ::step]
-            found = ensemble(fusion, scores, rule or self._settings.ensemble, self._settings.share)
+            fusion, rule = self._fusion.thinned(step), rule or self._settings.ensemble
+            found = ensemble(fusion, whole, rule, self._settings.share)
         if not self._settings.prior:
             return found
         assert self.whole and self.whole[1] is not None and inference.prior_doubt is not None

@@ -153,7 +153,8 @@ class Segmenter:
         photo = image if isinstance(image, PhotoPixels) else as_photo(image)
         clock = Clock()
         use_threads()
-        small = shrink(photo.image, WORKING_SIDE)
+        as_seen = self.settings.at_network_side and self.sees_whole_photo
+        small = shrink(photo.image, self._description[1] if as_seen else WORKING_SIDE)
         if self._proposes:
             settings = self.settings if self.fcn else replace(self.settings, candidates=0)
             boxes = propose(small, _detector(*self._forest_in_use), settings)
@@ -247,10 +248,8 @@ class Segmenter:
         return _detector(*self._forest_in_use).detect(shrink(image, EDGES_SIDE))
 
     def with_settings(self, **changes: Any) -> Segmenter:
-        """A copy with some of the settings changed (names as in `Settings`) that shares what is loaded.
-
-        The FCN that it needs besides is read; without one, it has no ensemble or prior.
-        """
+        """A copy with some of the settings changed (names as in `Settings`) that shares what is loaded, and
+        reads the FCN that it needs besides; without one, it has no ensemble or prior."""
         other = copy.copy(self)
         other.settings = replace(self.settings, **changes)
         if self._inference:
@@ -273,7 +272,7 @@ class Segmenter:
         """Everything that can change a result, fit for JSON: what is equal in it gives equal masks."""
         settings = asdict(replace(self.inference.settings, crf_parameters=None))
         if self.sees_whole_photo:  # no other setting shapes what an FCN says
-            settings = {"prior": settings["prior"]}
+            settings = {name: settings[name] for name in ("prior", "at_network_side")}
         return {
             "device": self.inference.device.type,
             "weights": self._digests["weights"],
@@ -303,7 +302,7 @@ class Segmenter:
     @property
     def header(self) -> NetworkHeader:
         """What the network's file says of itself; read without its tensors, as `sees_whole_photo` is."""
-        return self._description[1]
+        return self._description[2]
 
     @property
     def sees_whole_photo(self) -> bool:
@@ -333,9 +332,9 @@ class Segmenter:
             return self._inference
 
     @cached_property
-    def _description(self) -> tuple[bool, NetworkHeader]:
+    def _description(self) -> tuple[bool, int, NetworkHeader]:
         network, header = describe_network(network_file(self._file))
-        return isinstance(network, WholePhotoNetwork), header
+        return isinstance(network, WholePhotoNetwork), network.side, header
 
     @cached_property
     def _forest_in_use(self) -> tuple[Path, str]:

@@ -83,6 +83,8 @@ class Settings:
             scores (the released code), or `off`.
         share: the regions' in the ensemble's mean, 0 to 1.
         prior: exponent of the image-level prior, from the FCN if it tells which classes a photo shows.
+        at_network_side: an FCN alone works on the photo as it sees it, shrunk to its side; all else on up to
+            1,024 pixels.
         crf: sharpen with the dense CRF.
         crf_parameters: of that; None takes those of the network's file.
 
@@ -104,6 +106,7 @@ class Settings:
     ensemble: EnsembleRule = "mean"
     share: float = 0.5
     prior: float = 0.0
+    at_network_side: bool = False
     crf: bool = True
     crf_parameters: CRFParameters | None = None
 
@@ -135,7 +138,7 @@ AUTHORS_CRF = CRFParameters(
 _OURS = Settings(proposals=5, objects=True, candidates=20, share=0.6, prior=0.3)
 PRESETS: dict[str, Settings] = {
     "default": _OURS,
-    "fast": replace(_OURS, proposals=0),
+    "fast": replace(_OURS, proposals=0, at_network_side=True),
     "best": replace(_OURS, proposals=50),
     "paper": Settings(whole_photo=False, min_side=0, squared=False, same=1.0, crf_parameters=AUTHORS_CRF),
     "released-code": Settings(

@@ -306,14 +306,19 @@ def test_protocols_set_what_is_not_given(tiny_network: Path, tiny_fcn: Path) -> 
 
 def test_fast_is_the_fcn_alone_or_the_whole_photo(tiny_network: Path, tiny_prior: Path) -> None:
     fast = Segmenter(tiny_network, protocol="fast", fcn=tiny_prior)
-    image = photo(90, 140)
-    assert np.array_equal(fast.segment(image).labels, Segmenter(tiny_prior).segment(image).labels)
+    image, alone = photo(90, 140), Segmenter(tiny_prior, protocol="fast")
+    assert np.array_equal(fast.segment(image).labels, alone.segment(image).labels)
     assert (fast.weights, fast.ensemble) == (str(tiny_prior), "off")
     assert len(Segmenter(tiny_network, protocol="fast").segment(image).boxes) == 1
     own = Segmenter(tiny_network, protocol="fast", prior=0.3)  # a file keeps to itself but for what is asked
     assert (own.weights, own.ensemble) == (str(tiny_network), "off")
     assert Segmenter(tiny_network, protocol="fast", fcn=tiny_prior, proposals=3).weights == str(tiny_network)
-    assert fast.settings_hash() == Segmenter(tiny_prior).settings_hash()
+    assert fast.settings_hash() == alone.settings_hash() != Segmenter(tiny_prior).settings_hash()
+    side, large = load_network(tiny_prior)[0].side, photo(200, 800)
+    assert fast.prepare(large).image.shape == (side // 4, side, 3)
+    assert fast.segment(large).labels.shape == (200, 800)
+    for other in (Segmenter(tiny_prior), Segmenter(tiny_network, protocol="fast", proposals=1)):
+        assert other.prepare(large).image.shape == large.shape  # regions need all of it
     assert Segmenter(tiny_network, protocol="best").settings.proposals == 50
 
 
