@@ -12,7 +12,7 @@ from PIL import Image
 from deconvseg.batch.inputs import Photo
 from deconvseg.batch.manifest import JOURNAL, MANIFEST, Manifest
 from deconvseg.batch.plan import Task
-from deconvseg.batch.records import Record, new_record
+from deconvseg.batch.records import Record, line_of, new_record, read_records
 from deconvseg.batch.results_folder import ResultsFolder
 from deconvseg.batch.shard import Shard
 from deconvseg.errors import UsageError
@@ -292,3 +292,39 @@ def test_a_line_of_an_older_version_costs_its_photo_alone(task: Task, tmp_path: 
     manifest.write_bytes(b"\xff\n" + json.dumps(record | {"notes": None, "more": 1}).encode())
     opened(tmp_path).refuse_foreign([task])
     assert is_done(task, tmp_path) is (lacking != "digests")
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    photo = tmp_path / os.fsdecode(b"\xff.jpg")
+    photo.write_text("four")
+    record = new_record(Photo(str(photo), "a"), "s1")
+    assert (record["bytes"], record["modified"]) == (4, photo.stat().st_mtime)
+    record["outputs"] = {"labels": "a.png"}
+    record["notes"] = ["its colour profile is broken"]
+    other = new_record(Photo("gone.jpg", "b"), None)
+    assert (other["bytes"], other["modified"]) == (None, None)
+    manifest = tmp_path / "segment.jsonl"
+    assert read_records(manifest) == {}
+    manifest.write_bytes(line_of(other) + line_of(record) + line_of({**record, "name": "b"}))
+    assert read_records(manifest) == {"a": record, "b": {**record, "name": "b"}}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"input": 5},
+        {"name": [1]},
+        {"name": None},
+        {"name": "\ud800"},
+        {"outputs": None},
+        {"outputs": {"labels": 5}},
+        {"outputs": {"labels": "../a.png"}},
+        {"outputs": {"labels": "/a.png"}},
+        {"outputs": {"labels": "\0"}},
+    ],
+)
+def test_a_damaged_line_costs_no_other(tmp_path: Path, wrong: dict[str, object]) -> None:
+    damage = json.dumps({"input": "a.jpg", "name": "a", "outputs": {}, **wrong}).encode()
+    record = new_record(Photo("b.jpg", "b"), "s1")
+    (tmp_path / "segment.jsonl").write_bytes(damage + b"\n" + line_of(record) + damage[:20])
+    assert read_records(tmp_path / "segment.jsonl") == {"b": record}

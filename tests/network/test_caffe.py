@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+from torch.nn import functional
 
 from deconvseg.errors import WeightsError
 from deconvseg.images.palette import VOC_CLASSES
@@ -19,7 +21,7 @@ from deconvseg.network.deconvnet import DeconvNet
 from deconvseg.network.fcn8s import FCN8s
 from deconvseg.network.vgg16 import initialise_encoder, read_vgg16
 
-from . import caffe_reference, caffemodel
+from . import caffemodel
 from .caffemodel import FCN_NAMES, FCN_OLD_NAMES, Layer, integer, message, tag, varint
 
 MANY = 30_000
@@ -92,7 +94,7 @@ def test_deconvnet_gives_the_scores_of_the_prototxt(tmp_path: Path, new: bool) -
     found = convert(tmp_path, layers, new)
     assert found == "DeconvNet, BatchNorm folded, crops of 64 x 64 pixels, 21 labels"
     rgb = photo(64, 64)
-    assert_scores(tmp_path, rgb, caffe_reference.deconvnet(layers, in_caffe(rgb)))
+    assert_scores(tmp_path, rgb, in_caffe_deconvnet(layers, in_caffe(rgb)))
     _, header = load_network(tmp_path / "ours.safetensors")
     assert header.classes == VOC_CLASSES
     assert header.statistics
@@ -108,7 +110,7 @@ def test_deconvnet_of_other_sizes(tmp_path: Path) -> None:
     assert header.classes == ("background", "class1", "class2", "class3")
     assert network.arguments["decoder_convs"] == convs["decoder_convs"] and network.side == 32
     rgb = photo(32, 32)
-    assert_scores(tmp_path, rgb, caffe_reference.deconvnet(layers, in_caffe(rgb)))
+    assert_scores(tmp_path, rgb, in_caffe_deconvnet(layers, in_caffe(rgb)))
 
 
 @pytest.mark.parametrize("mode", [None, 0])
@@ -131,7 +133,7 @@ def test_fcn8s_gives_the_scores_of_the_prototxt(
     found = convert(tmp_path, layers, new=names == FCN_NAMES)
     assert found == "FCN-8s, 21 labels"
     rgb = photo(*size)
-    assert_scores(tmp_path, rgb, caffe_reference.fcn8s(layers, names, in_caffe(rgb)))
+    assert_scores(tmp_path, rgb, in_caffe_fcn8s(layers, names, in_caffe(rgb)))
     network, header = load_network(tmp_path / "ours.safetensors")
     assert isinstance(network, FCN8s)
     assert network.side == 500
@@ -210,3 +212,50 @@ def test_what_does_not_fit_is_told_and_nothing_is_written(
 def test_vgg16_has_no_int8(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="not as int8"):
         convert(tmp_path, caffemodel.vgg16(), storage="int8")
+
+
+def blobs_of(layer: Layer) -> list[Tensor]:
+    return [torch.from_numpy(blob) for blob in layer.blobs]
+
+
+def in_caffe_deconvnet(layers: Iterable[Layer], image: Tensor) -> Tensor:
+    """What Caffe computes from the authors' deploy prototxt; images are (1, 3, H, W), BGR less the mean."""
+    x, masks = image, []
+    for layer in layers:
+        blobs = blobs_of(layer)
+        if layer.type == "BN":
+            x = (blobs[0] * x + blobs[1]).relu()
+        elif layer.type == "Convolution":
+            x = functional.conv2d(x, *blobs, padding=int(layer.name.startswith("conv")))
+        elif layer.type == "Deconvolution":
+            x = functional.conv_transpose2d(x, *blobs, padding=int(layer.name.startswith("deconv")))
+        elif layer.type == "Pooling":
+            x, mask = functional.max_pool2d(x, 2, return_indices=True)
+            masks.append(mask)
+        elif layer.type == "Unpooling":
+            x = functional.max_unpool2d(x, masks.pop(), [2, 2])
+    return x
+
+
+def in_caffe_fcn8s(layers: Iterable[Layer], names: Sequence[str], image: Tensor) -> Tensor:
+    """The same of `fcn-8s-pascal`, with its own crops of 5, 9 and 31."""
+    blobs = {layer.name: blobs_of(layer) for layer in layers}
+    x, pools = image, []
+    for block, count in enumerate((2, 2, 3, 3, 3), start=1):
+        for i in range(1, count + 1):
+            padding = 100 if block == i == 1 else 1
+            x = functional.conv2d(x, *blobs[f"conv{block}_{i}"], padding=padding).relu()
+        x = functional.max_pool2d(x, 2, ceil_mode=True)
+        pools.append(x)
+    x = functional.conv2d(functional.conv2d(x, *blobs["fc6"]).relu(), *blobs["fc7"]).relu()
+    score, up2, pool4, up4, pool3, up8 = names
+    x = functional.conv_transpose2d(functional.conv2d(x, *blobs[score]), *blobs[up2], stride=2)
+    x = x + cropped(functional.conv2d(pools[3], *blobs[pool4]), x, 5)
+    x = functional.conv_transpose2d(x, *blobs[up4], stride=2)
+    x = x + cropped(functional.conv2d(pools[2], *blobs[pool3]), x, 9)
+    return cropped(functional.conv_transpose2d(x, *blobs[up8], stride=8), image, 31)
+
+
+def cropped(x: Tensor, like: Tensor, offset: int) -> Tensor:
+    height, width = like.shape[2:]
+    return x[:, :, offset : offset + height, offset : offset + width]
