@@ -153,8 +153,8 @@ class Segmenter:
         photo = image if isinstance(image, PhotoPixels) else as_photo(image)
         clock = Clock()
         use_threads()
-        as_seen = self.settings.at_network_side and self.sees_whole_photo
-        small = shrink(photo.image, self._description[1] if as_seen else WORKING_SIDE)
+        is_fcn, side, _ = self._description
+        small = shrink(photo.image, side if is_fcn and self.settings.at_network_side else WORKING_SIDE)
         if self._proposes:
             settings = self.settings if self.fcn else replace(self.settings, candidates=0)
             boxes = propose(small, _detector(*self._forest_in_use), settings)
