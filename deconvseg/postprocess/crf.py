@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from functools import lru_cache, reduce
+from functools import reduce
 from operator import iadd
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from deconvseg.postprocess.gaussian import Gaussian
 from deconvseg.postprocess.lattice import Floats, Lattice
 from deconvseg.settings import CRFParameters
+
+Kernel = Gaussian | Lattice
 
 LEAST_PROBABILITY = 1e-5  # probabilities are raised to it, so that no label is out of the question anywhere
 LEAST_SHARE = 0.05  # labels that the CRF could give this probability at no pixel may be left out
@@ -28,11 +31,12 @@ _BLOCK = 65536  # numbers that fit into a core's cache together
 def dense_crf(
     image: NDArray[np.uint8], probabilities: NDArray[np.float32], parameters: CRFParameters
 ) -> NDArray[np.float32]:
-    """Refine class probabilities by the photo's colours: mean field, filtered on permutohedral lattices.
+    """Refine class probabilities by the photo's colours: mean field.
 
     After Kraehenbuehl and Koltun, "Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials"
-    (2011). Labels that no pixel could take are left out (`least_peak`), and what no longer changes is not
-    worked on (STILL, GONE). Results have the same bits whatever the number of threads.
+    (2011); the kernel of colours is on the permutohedral lattice. Labels that no pixel could take are left
+    out (`least_peak`), and what no longer changes is not worked on (STILL, GONE). Results have the same bits
+    whatever the number of threads.
 
     The image is uint8 (H, W, 3) RGB. Probabilities, given and returned, are float32 (C, H, W), summing to 1
     over C; 0 for labels left out. They come back as they are if there is nothing to do: no iterations, no
@@ -73,41 +77,30 @@ def least_peak(pull: float, classes: int) -> float:
     return share * math.exp(-pull * share)
 
 
-def _kernels(image: NDArray[np.uint8], parameters: CRFParameters) -> Iterator[Lattice]:
+def _kernels(image: NDArray[np.uint8], parameters: CRFParameters) -> Iterator[Kernel]:
     """The pairwise terms of a weight above 0."""
     height, width, channels = image.shape
     if parameters.smooth_weight > 0:
-        yield _smooth_kernel(
-            height, width, parameters.smooth_sigma, parameters.smooth_weight, parameters.normalise
-        )
+        place = Gaussian(height, width, parameters.smooth_sigma)
+        yield _scaled(place, height * width, parameters.smooth_weight, parameters.normalise)
     if parameters.colour_weight > 0:
         features = np.empty((2 + channels, height * width), np.float32)
-        features[:2] = _positions(height, width)
+        features[:2] = np.indices((height, width), np.float32).reshape(2, -1)[::-1]
         features[2:] = image.reshape(-1, channels).T
         sigmas = [parameters.colour_sigma_xy] * 2 + [parameters.colour_sigma_rgb] * channels
         features /= np.array(sigmas, np.float32)[:, None]
-        yield _kernel(features, parameters.colour_weight, parameters.normalise)
+        colour = Lattice(features)
+        yield _scaled(colour, height * width, parameters.colour_weight, parameters.normalise)
 
 
-@lru_cache(maxsize=1)  # photos of one camera have one size
-def _smooth_kernel(height: int, width: int, sigma: float, weight: float, normalise: bool) -> Lattice:
-    return _kernel(_positions(height, width) / np.float32(sigma), weight, normalise)
-
-
-def _positions(height: int, width: int) -> Floats:
-    """Of all pixels, column and row (2, N)."""
-    return np.indices((height, width), np.float32).reshape(2, -1)[::-1]
-
-
-def _kernel(features: Floats, weight: float, normalise: bool) -> Lattice:
-    kernel = Lattice(features)
-    one = np.ones((features.shape[1], 1), np.float32)
+def _scaled(kernel: Kernel, pixels: int, weight: float, normalise: bool) -> Kernel:
+    one = np.ones((pixels, 1), np.float32)
     mass = kernel.filter(one) if normalise else one
     kernel.scale(((np.float32(weight) / mass) ** 0.5).astype(np.float32, copy=False))
     return kernel
 
 
-def _refine(given: Floats, kernels: list[Lattice], iterations: int, pull: float) -> Floats:
+def _refine(given: Floats, kernels: list[Kernel], iterations: int, pull: float) -> Floats:
     """Refined probabilities (C, N) of those given, which are above 0."""
     # Rows are made contiguous wherever the array is turned: both halves of the work go along rows.
     scores, beliefs = np.log(given).T.copy(), (given / given.sum(0)).T.copy()
@@ -122,7 +115,7 @@ def _refine(given: Floats, kernels: list[Lattice], iterations: int, pull: float)
 
 
 def _mean_field(
-    scores: Floats, beliefs: Floats, kernels: list[Lattice], iterations: int, still: float
+    scores: Floats, beliefs: Floats, kernels: list[Kernel], iterations: int, still: float
 ) -> Floats:
     """Probabilities (N, C) after some iterations from `beliefs`, which are overwritten.
 
@@ -141,7 +134,8 @@ def _mean_field(
         if len(where) == 0:
             break
         totals = [total + kernel.spread(steps) for total, kernel in zip(totals, kernels, strict=True)]
-        pulled = reduce(iadd, map(Lattice.gather, kernels, totals))
+        gathered = (kernel.gather(total) for kernel, total in zip(kernels, totals, strict=True))
+        pulled = reduce(iadd, gathered)
         pulled += scores
         moving = np.flatnonzero(_update(beliefs, pulled, still))
         steps = pulled

@@ -35,25 +35,33 @@ class Lattice:
     def __init__(self, features: Floats) -> None:
         base, rank, self._weights = _simplices(features)
         self._corners, keys, strides = _numbered(base, rank)
-        self._blurs = _blurs(keys, strides)
+        self._neighbours = _neighbours(keys, strides)
         self._update()
 
     def _update(self) -> None:
-        self._matrix = _matrix(self._corners, self._weights, self._blurs[0].shape[0])
+        """One row for each point; the column after the corners' is nothing's, see `_neighbours`."""
+        rows, count = self._corners.shape
+        starts = np.arange(0, rows * count + 1, count, dtype=np.int32)
+        size = rows, self._neighbours.shape[2]
+        self._matrix = csr_matrix((self._weights.ravel(), self._corners.ravel(), starts), size)
 
     def filter(self, values: Floats) -> Floats:
         """Sums over all points, weighted by the kernel: float32 (N, C) to (N, C)."""
         return self.gather(self.spread(values))
 
     def spread(self, values: Floats) -> Floats:
-        """The first half of `filter`: float32 (N, C) to (M, C). What parts of the points spread adds up."""
+        """The first half of `filter`: float32 (N, C) to (M + 1, C), the last row 0; parts add up."""
         spread: Floats = self._matrix.T @ values
         return spread
 
     def gather(self, corners: Floats) -> Floats:
-        """The second half of `filter`: float32 (M, C) to (N, C)."""
-        for blur in self._blurs:
-            corners = blur @ corners
+        """The second half of `filter`: float32 (M + 1, C) to (N, C)."""
+        for before, after in self._neighbours:
+            blurred = np.take(corners, before, 0)
+            blurred += np.take(corners, after, 0)
+            blurred *= np.float32(0.5)
+            blurred += corners
+            corners = blurred
         gathered: Floats = self._matrix @ corners
         return gathered
 
@@ -181,31 +189,22 @@ def _sorted(keys: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     return pairs[first], which
 
 
-def _blurs(keys: NDArray[np.int64], strides: list[int]) -> list[csr_matrix]:
-    """One matrix (M, M) for each direction; it adds half of both neighbours to each corner."""
+def _neighbours(keys: NDArray[np.int64], strides: list[int]) -> NDArray[np.int64]:
+    """The corners before and after each one in each direction, (d + 1, 2, M + 1).
+
+    M stands for corners that are not in use, and is its own neighbour: zeros.
+    """
     *strides, remainder = strides
     # A step adds 1 to all coordinates and takes d + 1 off one of them; remainder d becomes 0 and carries.
     carries = keys >= len(strides) * remainder
     step = np.where(carries, sum(strides) - len(strides) * remainder, remainder)
-    own = np.arange(len(keys), dtype=np.int32)
-    matrices = []
-    for stride in (0, *strides):
+    size = len(keys)
+    neighbours = np.full((len(strides) + 1, 2, size + 1), size)
+    for (before, after), stride in zip(neighbours, (0, *strides), strict=True):
         wanted = keys + (step - stride)
         place = np.searchsorted(keys, wanted)
-        place[place == len(keys)] = 0
-        before = np.flatnonzero(keys[place] == wanted)
-        after = place[before]
-        members = np.stack([own] * 3, 1)
-        weights = np.zeros(members.shape, np.float32)
-        weights[:, 1] = 1
-        members[before, 2], weights[before, 2] = own[after], 0.5
-        members[after, 0], weights[after, 0] = own[before], 0.5
-        matrices.append(_matrix(members, weights, len(keys)))
-    return matrices
-
-
-def _matrix(members: NDArray[np.int32], weights: Floats, columns: int) -> csr_matrix:
-    """The sparse matrix (R, columns) whose row r has weights[r] in the columns members[r], both (R, k)."""
-    rows, count = members.shape
-    starts = np.arange(0, rows * count + 1, count, dtype=np.int32)
-    return csr_matrix((weights.ravel(), members.ravel(), starts), (rows, columns))
+        place[place == size] = 0
+        own = np.flatnonzero(keys[place] == wanted)
+        after[own] = place[own]
+        before[place[own]] = own
+    return neighbours
