@@ -22,7 +22,10 @@ from deconvseg.images.read import read_image
 
 @dataclass(frozen=True)
 class Example:
-    """One photo of a data set and its mask; neither need exist before it is read."""
+    """One photo of a data set and its mask; neither need exist before it is read.
+
+    `name` is the photo's place below the folder of photos, without suffix, by which lists and scores know it.
+    """
 
     name: str
     image: Path

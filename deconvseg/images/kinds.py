@@ -61,7 +61,9 @@ KINDS = {
         paints=True,
         options=("legend",),
     ),
-    "cutout": Kind("cutout", (".png",), "write:write_cutout", "the objects alone, transparent PNG", True),
+    "cutout": Kind(
+        "cutout", (".png",), "write:write_cutout", "the objects alone, transparent PNG", paints=True
+    ),
     "masks": Kind("masks", ("",), "write:write_masks", "a folder with a black and white PNG a class"),
     "scores": Kind("scores", (".npz",), "write:write_scores", "the probability of every class, NPZ"),
     "coco": Kind(

@@ -95,9 +95,9 @@ def propose(image: NDArray[np.uint8], detector: EdgeDetector, settings: Settings
     same crop twice. `min_side` counts in pixels of the image shrunk to WORKING_SIDE.
 
     Returns:
-        1 to `proposals` + 1 squares in pixels of `image` (without the whole image, 0 to `proposals`), which
-        may reach outside it; of `candidates`, if these are more. The whole image's score is 1, or the best
-        box's if higher.
+        1 to `proposals` + 1 squares in pixels of `image` (without the whole image, which then stands in for
+        boxes where there are none, 1 to `proposals`), which may reach outside it; of `candidates`, if these
+        are more. The whole image's score is 1, or the best box's if higher.
     """
     height, width = image.shape[:2]
     scale = max(1.0, max(height, width) / WORKING_SIDE)
@@ -109,7 +109,7 @@ def propose(image: NDArray[np.uint8], detector: EdgeDetector, settings: Settings
     measured = regions if settings.measure_squares else larger
     long_enough = (measured[:, 2:] - measured[:, :2]).min(1) >= settings.min_side * scale
     regions, scores = regions[long_enough], boxes.scores[long_enough]
-    if settings.whole_photo:
+    if settings.whole_photo or len(regions) == 0:
         whole = squared(np.array([[0, 0, width, height]], np.float32))
         regions = np.concatenate((whole, regions))
         scores = np.concatenate(([scores.max(initial=1)], scores)).astype(np.float32)

@@ -123,16 +123,16 @@ def test_proposals_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_protocols_select_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The paper's boxes keep their shape, copies included; the released code measures the squares."""
+    """The paper's boxes keep their shape, copies included; the released code measures the squares. Where no
+    box is large enough, the photo itself is looked at."""
     kept, narrow, copy, small = (101, 101, 99, 79), (301, 1, 30, 300), (101, 101, 99, 79), (301, 201, 59, 59)
     fake_search(monkeypatch, narrow, kept, copy, small)
-    image = np.zeros((400, 600, 3), np.uint8)
-    paper = propose(image, BlindDetector(), PRESETS["paper"])
-    sides = paper.xyxy[:, 2:] - paper.xyxy[:, :2]
-    np.testing.assert_allclose(sides, 1.2 * np.array([[30, 300], [100, 80], [100, 80], [60, 60]]), rtol=0.05)
-    code = propose(image, BlindDetector(), replace(PRESETS["released-code"], min_side=96))
-    squares = code.xyxy[:, 2:] - code.xyxy[:, :2]
-    np.testing.assert_allclose(squares, 1.2 * np.array([[300, 300], [100, 100], [100, 100]]), rtol=0.05)
+    presets = PRESETS["paper"], *(replace(PRESETS["released-code"], min_side=side) for side in (96, 999))
+    found = [propose(np.zeros((400, 600, 3), np.uint8), BlindDetector(), preset).xyxy for preset in presets]
+    paper, code, whole = (boxes[:, 2:] - boxes[:, :2] for boxes in found)
+    np.testing.assert_allclose(paper, 1.2 * np.array([[30, 300], [100, 80], [100, 80], [60, 60]]), rtol=0.05)
+    np.testing.assert_allclose(code, 1.2 * np.array([[300, 300], [100, 100], [100, 100]]), rtol=0.05)
+    assert whole.tolist() == [[600, 600]]
 
 
 def test_a_large_photo_is_worked_on_small_and_its_boxes_are_scaled_back(
