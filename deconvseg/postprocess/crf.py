@@ -124,7 +124,7 @@ def _mean_field(
     """
     refined, steps = np.empty_like(beliefs), beliefs
     where = moving = np.arange(len(scores))  # the pixels that are worked on: all of them
-    totals: list[Any] = [0] * len(kernels)  # what all pixels have spread over the lattices' corners
+    totals: list[Any] = [None] * len(kernels)  # what all pixels have spread
     for _ in range(iterations):
         if len(moving) < 0.6 * len(where):  # else it is not worth the trouble
             refined[where] = beliefs
@@ -133,7 +133,7 @@ def _mean_field(
             kernels = [kernel.part(moving) for kernel in kernels]
         if len(where) == 0:
             break
-        totals = [total + kernel.spread(steps) for total, kernel in zip(totals, kernels, strict=True)]
+        totals = [kernel.spread(steps, total) for kernel, total in zip(kernels, totals, strict=True)]
         gathered = (kernel.gather(total) for kernel, total in zip(kernels, totals, strict=True))
         pulled = reduce(iadd, gathered)
         pulled += scores

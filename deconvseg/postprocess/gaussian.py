@@ -32,17 +32,19 @@ class Gaussian:
         """Sums over all pixels, weighted by the kernel: float32 (N, C) to (N, C)."""
         return self.gather(self.spread(values))
 
-    def spread(self, values: Floats) -> Floats:
-        """The first half of `filter`: float32 (N, C) to (H * W, C)."""
-        spread = np.zeros((math.prod(self._size), values.shape[1]), np.float32)
-        spread[self._points] = values * self._factors
-        return spread
+    def spread(self, values: Floats, total: Floats | None = None) -> Floats:
+        """The first half of `filter`: float32 (N, C) to (H * W, C), added to `total`."""
+        if total is None:
+            total = np.zeros((math.prod(self._size), values.shape[1]), np.float32)
+        total[self._points] += values * self._factors
+        return total
 
     def gather(self, spread: Floats) -> Floats:
         """The second half of `filter`: float32 (H * W, C) to (N, C)."""
         image = spread.reshape(*self._size, -1)
         blurred = cv2.sepFilter2D(image, -1, self._taps, self._taps, borderType=cv2.BORDER_CONSTANT)
-        gathered: Floats = blurred.reshape(spread.shape)[self._points] * self._factors
+        gathered: Floats = blurred.reshape(spread.shape)[self._points]
+        gathered *= self._factors
         return gathered
 
     def scale(self, factors: Floats) -> None:

@@ -49,10 +49,10 @@ class Lattice:
         """Sums over all points, weighted by the kernel: float32 (N, C) to (N, C)."""
         return self.gather(self.spread(values))
 
-    def spread(self, values: Floats) -> Floats:
-        """The first half of `filter`: float32 (N, C) to (M + 1, C), the last row 0; parts add up."""
+    def spread(self, values: Floats, total: Floats | None = None) -> Floats:
+        """The first half of `filter`: float32 (N, C) to (M + 1, C), the last row 0, added to `total`."""
         spread: Floats = self._matrix.T @ values
-        return spread
+        return spread if total is None else np.add(total, spread, out=total)
 
     def gather(self, corners: Floats) -> Floats:
         """The second half of `filter`: float32 (M + 1, C) to (N, C)."""
