@@ -128,9 +128,7 @@ def test_settings_that_mean_nothing(options: dict[str, Any], words: str) -> None
         Segmenter(**options)
 
 
-def test_without_threads_given_there_are_no_more_than_cores(
-    tiny_network: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_more_threads_than_cores_unless_given(tiny_network: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     threads = torch.get_num_threads(), cv2.getNumThreads()
     try:
         torch.set_num_threads(3)
@@ -179,9 +177,7 @@ def test_what_does_not_fit_is_found_on_load(
     assert "no ensemble" in segmenter.notes[0]
 
 
-def test_identity_names_everything_that_changes_a_result(
-    tiny_network: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_identity_names_what_changes_a_result(tiny_network: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def identity(**options: Any) -> str:
         return Segmenter(tiny_network, **{"proposals": 5, "precision": "fp32", **options}).settings_hash()
 
@@ -204,7 +200,7 @@ def test_identity_names_everything_that_changes_a_result(
     assert len(hashes) == 4 + len(changes)
 
 
-def test_every_forest_but_the_shipped_one_is_checked(
+def test_forests_but_the_shipped_are_checked(
     tiny_network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checked: list[Path] = []
@@ -242,9 +238,7 @@ def test_networks_and_forests_are_known_by_their_content(
     assert pickle.loads(pickle.dumps(segmenter)).settings_hash() == later.settings_hash()
 
 
-def test_identity_knows_the_source_of_all_that_a_photo_passes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_identity_knows_the_code_of_a_photos_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a copy of the package: a change in the CRF's code is seen, one in the training's is not."""
     copy = Path(shutil.copytree(Path(deconvseg.__file__).parent, tmp_path / "deconvseg"))
     monkeypatch.setattr(deconvseg, "__file__", str(copy / "__init__.py"))

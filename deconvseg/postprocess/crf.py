@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deconvseg.postprocess.gaussian import Gaussian
+from deconvseg.postprocess.gaussian import WIDEST, Gaussian
 from deconvseg.postprocess.lattice import Floats, Lattice
 from deconvseg.settings import CRFParameters
 
@@ -80,12 +80,14 @@ def least_peak(pull: float, classes: int) -> float:
 def _kernels(image: NDArray[np.uint8], parameters: CRFParameters) -> Iterator[Kernel]:
     """The pairwise terms of a weight above 0."""
     height, width, channels = image.shape
+    places, sigma = np.indices((height, width), np.float32).reshape(2, -1)[::-1], parameters.smooth_sigma
     if parameters.smooth_weight > 0:
-        place = Gaussian(height, width, parameters.smooth_sigma)
+        narrow = sigma <= WIDEST
+        place = Gaussian(height, width, sigma) if narrow else Lattice(places / np.float32(sigma))
         yield _scaled(place, height * width, parameters.smooth_weight, parameters.normalise)
     if parameters.colour_weight > 0:
         features = np.empty((2 + channels, height * width), np.float32)
-        features[:2] = np.indices((height, width), np.float32).reshape(2, -1)[::-1]
+        features[:2] = places
         features[2:] = image.reshape(-1, channels).T
         sigmas = [parameters.colour_sigma_xy] * 2 + [parameters.colour_sigma_rgb] * channels
         features /= np.array(sigmas, np.float32)[:, None]

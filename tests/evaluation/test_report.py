@@ -72,9 +72,7 @@ def test_the_page_is_well_formed_and_needs_nothing(report: Path) -> None:
         assert shown.width > 2.5 * shown.height  # four views, side by side
 
 
-def test_a_page_without_kept_predictions_has_no_gallery(
-    truth: Truth, subject: Subject, tmp_path: Path
-) -> None:
+def test_without_predictions_there_is_no_gallery(truth: Truth, subject: Subject, tmp_path: Path) -> None:
     evaluation = evaluate(subject, truth)
     write_report(evaluation, summarise(evaluation, "shifted"), tmp_path)
     assert not Page((tmp_path / "report.html").read_text()).images

@@ -189,9 +189,7 @@ def test_a_network_of_other_classes_is_refused(truth: Truth, tiny_network: Path)
         network(Segmenter(tiny_network, proposals=0, crf=False), renamed)
 
 
-def test_labels_never_replace_the_masks_they_are_measured_against(
-    truth: Truth, subject: Subject, tmp_path: Path
-) -> None:
+def test_labels_never_replace_the_true_masks(truth: Truth, subject: Subject, tmp_path: Path) -> None:
     shutil.copytree(truth.examples[0].mask.parent, tmp_path / PREDICTIONS)
     moved = tuple(replace(e, mask=tmp_path / PREDICTIONS / e.mask.name) for e in truth.examples)
     with pytest.raises(UsageError, match="holds files of the data set"):

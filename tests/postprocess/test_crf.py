@@ -21,6 +21,7 @@ KERNELS = {
     "place alone": CRFParameters(colour_weight=0),
     "colour alone": CRFParameters(smooth_weight=0),
     "once": CRFParameters(iterations=1),
+    "wide": CRFParameters(smooth_sigma=5),
 }
 
 
@@ -169,6 +170,14 @@ def test_odd_sizes_and_deviations(size: tuple[int, int], normalise: bool, sigma:
     refined = dense_crf(image, probabilities, parameters)
     np.testing.assert_allclose(refined.sum(0), 1, atol=1e-5)
     assert refined.min() >= 0
+
+
+@pytest.mark.parametrize("classes", [3, 140])
+def test_labels_that_are_as_likely_stay_so(classes: int) -> None:
+    image, probabilities = scene(21, 37, classes)
+    probabilities[1:] = probabilities[1]
+    refined = dense_crf(image, probabilities / probabilities.sum(0), CRFParameters())
+    assert (refined[1:] == refined[1]).all() and (refined[0] != probabilities[0]).any()
 
 
 def test_memory() -> None:

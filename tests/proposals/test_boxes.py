@@ -135,9 +135,7 @@ def test_protocols_select_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert whole.tolist() == [[600, 600]]
 
 
-def test_a_large_photo_is_worked_on_small_and_its_boxes_are_scaled_back(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_boxes_of_a_photo_shrunk_are_scaled_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """min_side is in pixels of the working image: a photo at four times the size gives the same crops."""
     fake_search(monkeypatch, (101, 101, 99, 79), (301, 1, 99, 19))
     blind = BlindDetector()

@@ -41,9 +41,7 @@ def start(plan: Plan, out: Path, begin: dict[str, Any] | None = None, **options:
     return folder
 
 
-def test_own_classes_are_learned_and_the_file_segments_with_their_names_and_colours(
-    own: Path, tmp_path: Path
-) -> None:
+def test_own_classes_are_learned_and_stand_in_the_file(own: Path, tmp_path: Path) -> None:
     changes = {"steps": 150, "bottleneck": 32, "batch_size": 16, "validate_every": 50}
     changes |= {"widths": (8, 16, 32, 32, 32), "decoder_convs": (1, 1, 1, 1, 1), "object_share": 0.4}
     changes |= {"whole_share": 0.4, "learning_rate": 2e-2, "encoder_learning_rate": 2e-2, "warmup_steps": 20}
@@ -64,9 +62,7 @@ def test_own_classes_are_learned_and_the_file_segments_with_their_names_and_colo
     assert document["versions"]["torch"] == torch.__version__
 
 
-def test_a_network_for_other_classes_keeps_all_but_its_last_layer(
-    own: Path, tmp_path: Path, tiny_network: Path
-) -> None:
+def test_other_classes_keep_all_but_the_last_layer(own: Path, tmp_path: Path, tiny_network: Path) -> None:
     told = Mock(wraps=Reporter())
     plan = plan_of(own, tmp_path, learning_rate=0, encoder_learning_rate=0)
     folder = start(plan, tmp_path / "run", {"init": tiny_network}, reporter=told)

@@ -58,9 +58,7 @@ def two_dogs() -> ImageStore:
 
 
 @pytest.mark.parametrize("changes", [{"label": "object"}, {"copy_paste": 0.7}], ids=str)
-def test_a_steps_batch_is_always_the_same_and_its_parts_are_it(
-    shapes: Shapes, changes: dict[str, object]
-) -> None:
+def test_a_steps_batch_is_the_same_in_parts(shapes: Shapes, changes: dict[str, object]) -> None:
     sampler, again = (sampler_of(shapes.training, replace(RECIPE, **changes)) for _ in range(2))
     whole, parts = sampler.batch(3), [again.batch(3, slice(k, k + 4)) for k in (0, 4)]
     assert not torch.equal(whole.crops, sampler.batch(4).crops)
