@@ -28,7 +28,7 @@ from deconvseg.network.checkpoint import NetworkHeader, describe_network, load_n
 from deconvseg.network.fcn import FCN
 from deconvseg.network.fcn8s import FCN8s
 from deconvseg.network.inputs import crop, normalise, on_device, resized, whole_pixels
-from deconvseg.postprocess.fusion import Fusion, ensemble, least_certain, with_prior
+from deconvseg.postprocess.fusion import Fusion, ensemble, least_certain, log_prior, with_prior
 from deconvseg.proposals.boxes import around_objects, distinct
 from deconvseg.settings import EnsembleRule, Settings
 from deconvseg.weights import network_file
@@ -352,19 +352,17 @@ class PartialResult:
 
     def _combine(self, step: int = 1, rule: EnsembleRule | Literal["alone"] | None = None) -> Tensor:
         """Class probabilities of every `step`-th pixel of every `step`-th row."""
-        inference = self._inference
-        whole = None if self.whole is None else self.whole[0][:, ::step, ::step]
-        if whole is None:
-            found = self._fusion.thinned(step).probabilities()
-        elif rule == "alone" or inference.sees_whole_photo:
-            found = whole.softmax(0)
-        else:
-            fusion, rule = self._fusion.thinned(step), rule or self._settings.ensemble
-            found = ensemble(fusion, whole, rule, self._settings.share)
-        if not self._settings.prior:
-            return found
-        assert self.whole and self.whole[1] is not None and inference.prior_doubt is not None
-        return with_prior(found, self.whole[1], inference.prior_doubt, self._settings.prior)
+        inference, settings, prior = self._inference, self._settings, None
+        if self.whole is None:
+            return self._fusion.thinned(step).probabilities()
+        whole, presence = self.whole[0][:, ::step, ::step], self.whole[1]
+        if settings.prior:
+            assert presence is not None and inference.prior_doubt is not None
+            prior = log_prior(presence, inference.prior_doubt, settings.prior)
+        if rule == "alone" or inference.sees_whole_photo:
+            return (whole if prior is None else whole + prior).softmax(0)
+        found = ensemble(self._fusion.thinned(step), whole, rule or settings.ensemble, settings.share)
+        return found if prior is None else with_prior(found, prior)
 
 
 def _submit(

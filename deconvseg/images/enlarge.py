@@ -25,26 +25,29 @@ def enlarge(
     In strips, so that large photos fit. Among four neighbours of one label every mixture has that label, so
     the classes are only compared near borders: 400 megapixels take seconds in place of minutes.
     """
-    best = probabilities.argmax(0).astype(np.uint8)
-    if best.shape == (height, width):
+    classes, *size = probabilities.shape
+    present = np.flatnonzero(probabilities.reshape(classes, -1).max(1) != 0)  # the CRF leaves many out
+    some, present = probabilities[present], present.astype(np.uint8)
+    best = present[some.argmax(0)]
+    if size == [height, width]:
         return best, probabilities if keep else None
     down, across = _places(best.shape[0], height), _places(best.shape[1], width)
     # Where a pixel and those to the right of it and below it are not all of one label.
     border = cv2.morphologyEx(best, cv2.MORPH_GRADIENT, np.ones((2, 2), np.uint8), anchor=(0, 0)) > 0
-    values = np.ascontiguousarray(probabilities.transpose(1, 2, 0))
+    values = np.ascontiguousarray(some.transpose(1, 2, 0))
     labels = np.empty((height, width), np.uint8)
-    kept = np.empty((len(probabilities), height, width), np.float32) if keep else None
+    kept = np.zeros((classes, height, width), np.float32) if keep else None
     rows = max(_STRIP_PIXELS // width, 1)
     for top in range(0, height, rows):
         part = labels[top : top + rows]
         near = down[0][top : top + rows]
         part[:] = np.take(best[near], across[0], 1)
         row, column = np.nonzero(np.take(border[near], across[0], 1))
-        part[row, column] = _mix(values, down, row + top, across, column).argmax(1)
+        part[row, column] = present[_mix(values, down, row + top, across, column).argmax(1)]
         if kept is not None:
             row, column = np.indices(part.shape).reshape(2, -1)
             mixture = _mix(values, down, row + top, across, column)
-            kept[:, top : top + rows] = mixture.T.reshape(-1, *part.shape)
+            kept[present, top : top + rows] = mixture.T.reshape(-1, *part.shape)
     return labels, kept
 
 

@@ -90,18 +90,23 @@ def ensemble(fusion: Fusion, scores: Tensor, rule: EnsembleRule, share: float = 
     return (fusion.total * scores.float().clamp_min(0)).softmax(0)
 
 
-def with_prior(probabilities: Tensor, scores: Tensor, doubt: Tensor, exponent: float) -> Tensor:
-    """Probabilities of pixels with an image-level prior (Pinheiro and Collobert 2015).
+def log_prior(scores: Tensor, doubt: Tensor, exponent: float) -> Tensor:
+    """An image-level prior (Pinheiro and Collobert 2015): what pixels' raw scores get before softmax.
 
     Each object class is weighed by (p / doubt) ** exponent, where p is the chance that the photo shows it: a
     class that the network holds for absent has to be much more certain to win a pixel, and a hard class
     that it sees wins more of them from the background. An exponent of 1 believes it as much as the pixels.
 
-    Probabilities are float (C, H, W), background first; `scores` float (C,), raw, of presence, and `doubt`
-    float (C,) of the network that they are from. Returns float32 (C, H, W), summing to 1 over C.
+    `scores` are float (C,), raw, of presence, background first, and `doubt` float (C,) of the network that
+    they are from. Returns the weights' logarithms, float32 (C, 1, 1).
     """
     weights = exponent * (functional.logsigmoid(scores.float()) - doubt.float().log())
     weights[0] = 0
     # A pixel without a chance of background would have none of anything if e ** weight were 0.
-    found = probabilities.float() * weights.clamp_min(-80).exp()[:, None, None]
+    return weights.clamp_min(-80)[:, None, None]
+
+
+def with_prior(probabilities: Tensor, prior: Tensor) -> Tensor:
+    """Probabilities of pixels, float32 (C, H, W) summing to 1 over C, weighed by a `log_prior`."""
+    found = probabilities.float() * prior.exp()
     return found.div_(found.sum(0))

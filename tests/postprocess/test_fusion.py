@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from deconvseg.postprocess.fusion import Fusion, ensemble, least_certain, with_prior
+from deconvseg.postprocess.fusion import Fusion, ensemble, least_certain, log_prior, with_prior
 
 
 def test_max_by_hand() -> None:
@@ -68,12 +68,12 @@ def test_the_prior_by_hand() -> None:
     pixel = torch.tensor([0.5, 0.2, 0.3]).reshape(3, 1, 1)
     doubt = torch.tensor([0.1, 0.5, 0.2])
     weighted = torch.tensor([0.5, 0.2 * (0.9 / 0.5) ** 0.5, 0.3 * (0.1 / 0.2) ** 0.5])
-    found = with_prior(pixel, scores, doubt, 0.5)
+    found = with_prior(pixel, log_prior(scores, doubt, 0.5))
     torch.testing.assert_close(found.flatten(), weighted / weighted.sum())
-    torch.testing.assert_close(with_prior(pixel, scores, doubt, 0), pixel)
+    torch.testing.assert_close(with_prior(pixel, log_prior(scores, doubt, 0)), pixel)
     absent = torch.tensor([0.0, -200.0, -200.0])
     for chances in (pixel, torch.tensor([0.0, 1.0, 0.0]).reshape(3, 1, 1)):  # with and without background
-        sure = with_prior(chances, absent, doubt, 10).flatten()
+        sure = with_prior(chances, log_prior(absent, doubt, 10)).flatten()
         assert sure.isfinite().all() and sure.sum() == 1 and sure.argmax() == (chances[0] == 0)
 
 
