@@ -197,7 +197,8 @@ def measure(
     soft: dict[int, Tensor] = {}
     for row, (view, data, example) in enumerate(rows):
         image, mask, labels = _view(network.side, view, data, example, scores, seed=row)
-        found = ready.fine_features(normalise(image, header))
+        high, wide = (now - before for now, before in zip(mask.shape[2:], image.shape[2:], strict=True))
+        found = ready.fine_features(functional.pad(normalise(image, header), (0, wide, 0, high)))
         if found.is_floating_point():
             found = (found / step).round_().clamp_(0, 255)
         high, wide = found.shape[2:]

@@ -6,7 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deconvseg.network.base import STRIDE, SegmentationNetwork, pool, unit, vgg_encoder
+from deconvseg.network.base import SegmentationNetwork, pool, unit, vgg_encoder
+
+CELL = 16
+"""Pixels a cell of conv5_3; photos get a border of the mean colour up to whole cells."""
 
 
 class FCN(SegmentationNetwork):
@@ -65,9 +68,9 @@ class FCN(SegmentationNetwork):
         self.register_buffer("doubt", torch.full((classes,), 0.5))
 
     def fine_features(self, images: Tensor) -> Tensor:
-        """conv4_3's (B, W, 4h, 4w) of images (B, 3, H, W) in h x w cells."""
+        """conv4_3's (B, W, 2h, 2w) of images (B, 3, H, W) in h x w cells."""
         height, width = images.shape[-2:]
-        features = functional.pad(images, (0, -width % STRIDE, 0, -height % STRIDE))
+        features = functional.pad(images, (0, -width % CELL, 0, -height % CELL))
         for stage in self.encoder[:3]:
             features = pool(stage(features))
         found: Tensor = self.encoder[3](features)
@@ -79,7 +82,7 @@ class FCN(SegmentationNetwork):
         As in `adaptive_avg_pool2d`, whose export to ONNX fails where sizes are open, a row or column in the
         middle is in both halves.
         """
-        pool5 = functional.max_pool2d(features, 2)
+        pool5 = functional.max_pool2d(features, 2, ceil_mode=True)
         height, width = pool5.shape[2:]
         halves = pool5[:, :, : (height + 1) // 2], pool5[:, :, height // 2 :]
         quarters = torch.stack(
@@ -100,7 +103,7 @@ class FCN(SegmentationNetwork):
         return self.score_presence(self.drop(hidden)), hidden
 
     def cells(self, skip: Tensor, features: Tensor, hidden: Tensor) -> Tensor:
-        """Raw scores (B, classes, 4h, 4w) of both `features` and the hidden units."""
+        """Raw scores (B, classes, 2h, 2w) of both `features` and the hidden units."""
         places = self.conv6(functional.dropout2d(self.norm(features), 0.1, self.training))
         places = self.conv7(places + self.context(self.drop(hidden)))
         places = places + self.conv8(functional.dropout2d(places, 0.1, self.training))
@@ -114,7 +117,7 @@ class FCN(SegmentationNetwork):
         return found
 
     def cells_and_presence(self, fine: Tensor) -> tuple[Tensor, Tensor]:
-        """Raw scores (B, classes, 4h, 4w) and of presence (B, classes), both of `fine_features`."""
+        """Raw scores (B, classes, 2h, 2w) and of presence (B, classes), both of `fine_features`."""
         coarse = self.encoder[4](pool(fine))
         presence, hidden = self.presence(self.pooled(coarse))
         return self.cells(fine, coarse, hidden), presence[:, :, 0, 0]
