@@ -26,7 +26,7 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
     """A binary stream whose content becomes the file `path` at once, and only if the block ends well.
 
     Missing folders are made. Its `name` is the path of the temporary file, for libraries that write to a path
-    themselves. A `durable` file survives a power cut, which takes milliseconds.
+    themselves. After a power cut, a `durable` file is whole or as before, which takes milliseconds.
     Raises OutputError for whatever the system refuses.
     """
     beside = path.parent / f".deconvseg-{_here()}-{os.getpid()}-{secrets.token_hex(4)}.tmp"
@@ -40,8 +40,6 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
                     stream.flush()
                     os.fsync(stream.fileno())
             beside.replace(path)
-            if durable:
-                _sync_folder(path.parent)
         finally:
             beside.unlink(missing_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
@@ -51,23 +49,12 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
         raise OutputError(f"{path}: cannot be written ({reason}); check the folder and its space") from error
 
 
-def _sync_folder(folder: Path) -> None:
-    with suppress(OSError):  # Windows and some network disks cannot
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
 def sweep(folder: Path) -> None:
     """Removes what killed processes have left half written in a folder, if of this machine or a day old."""
-    if not os.path.isdir(folder):  # noqa: PTH112 (pathlib's question, and its glob, raise if a name is too long)
-        return
     for path in folder.glob(".deconvseg-*.tmp"):
         with suppress(OSError):  # another run may sweep as well
             made = re.fullmatch(rf"\.deconvseg-{_here()}-(\d+)-\w+\.tmp", path.name)
-            gone = made and _here() != "elsewhere" and not _runs(int(made[1]))
+            gone = made and _here() != "elsewhere" and not Path("/proc", made[1]).exists()
             if gone or path.stat().st_mtime < time.time() - _DAY:
                 path.unlink()
 
@@ -88,15 +75,8 @@ def digest(path: Path) -> str:
 def lock(path: Path, *, patience: float = 0) -> Iterator[None]:
     """Holds the lock file `path` for the block; a process that is killed lets go of it.
 
-    The file is made if need be and goes with the lock; its folder exists.
-
-    Args:
-        path: the same for all who share the lock.
-        patience: seconds to wait for another holder; below 0 without end.
-
-    Raises:
-        TimeoutError: another process, or this one, still holds it.
-        OSError: the file cannot be made.
+    The file goes with the lock; its folder exists. Raises TimeoutError if another process, or this one, still
+    holds it after `patience` seconds (below 0: never), OSError if it cannot be made.
     """
     from filelock import FileLock  # a tenth of what a command's start takes
 
@@ -113,11 +93,10 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
 
     Without a file there are none. Raises OSError if it cannot be read.
     """
-    found = []
-    try:
+    lines: list[bytes] = []
+    with suppress(FileNotFoundError):
         lines = path.read_bytes().splitlines()
-    except FileNotFoundError:
-        return []
+    found = []
     for line in lines:
         with suppress(ValueError, RecursionError):
             found.append(json.loads(line))
@@ -127,18 +106,16 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
 def walk(
     root: str,
     *,
-    hidden: bool = False,
     leave_out: Callable[[str, list[str]], bool] | None = None,
     refused: Callable[[OSError], None] | None = None,
 ) -> Iterator[str]:
-    """Paths of all regular files below `root`, in no particular order.
+    """Paths of all regular files below `root` that are not hidden by a dot, in no particular order.
 
     Links are followed. Each real folder is entered once: by its own name if that is below `root`, and else
     by the first link to it.
 
     Args:
         root: a folder; paths start with it as it is written.
-        hidden: take files and folders whose names start with a dot, too.
         leave_out: asked with each folder below `root` and the names in it; True leaves out all of it.
         refused: called for each folder that cannot be listed, and each link that leads nowhere; if omitted,
             such a folder raises its error.
@@ -163,7 +140,7 @@ def walk(
             continue
         for name in names:
             path = os.path.join(folder, name)  # noqa: PTH118
-            if name.startswith(".") and not hidden:
+            if name.startswith("."):
                 continue
             if os.path.isfile(path):  # noqa: PTH113
                 yield path
@@ -181,13 +158,3 @@ def _here() -> str:
         return f"{boot}{Path('/proc/self/ns/pid').stat().st_ino:x}"
     except OSError:  # not Linux
         return "elsewhere"
-
-
-def _runs(number: int) -> bool:
-    try:
-        os.kill(number, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -31,7 +31,7 @@ def test_failure_keeps_the_old_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_a_durable_file_and_its_name_are_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_durable_file_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: dict[int, int] = {}
 
     def note(handle: int) -> None:
@@ -45,7 +45,6 @@ def test_a_durable_file_and_its_name_are_on_the_disk(tmp_path: Path, monkeypatch
     with replacing(tmp_path / "file", durable=True) as stream:
         stream.write(b"four")
     assert synced[(tmp_path / "file").stat().st_ino] == 4
-    assert tmp_path.stat().st_ino in synced
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process's number does not tell whose it is")
@@ -149,11 +148,7 @@ def test_a_walk_leaves_out_what_is_hidden_and_enters_each_real_folder_once(tmp_p
     (tmp_path / "in" / "6.jpg").symlink_to(tmp_path / "in" / "2.jpg")
     (tmp_path / "in" / "gone.jpg").symlink_to("nothing")
 
-    def names(**options: bool) -> list[str]:
-        found = walk(str(tmp_path / "in"), **options)
-        return sorted(os.path.relpath(path, tmp_path / "in") for path in found)
-
-    assert names() == ["2.jpg", "6.jpg", "b/1.jpg", "more/deep/5.jpg"]
-    assert names(hidden=True) == [".4.jpg", ".hidden/3.jpg", *names()]
+    found = sorted(os.path.relpath(path, tmp_path / "in") for path in walk(str(tmp_path / "in")))
+    assert found == ["2.jpg", "6.jpg", "b/1.jpg", "more/deep/5.jpg"]
     with pytest.raises(FileNotFoundError):
         list(walk(str(tmp_path / "none")))

@@ -34,12 +34,7 @@ _MANIFEST = re.compile(r"segment(\.\d+-of-\d+)?\.jsonl")
 
 @dataclass(frozen=True)
 class Photo:
-    """A photo.
-
-    Attributes:
-        path: as the user would write it, or its address.
-        name: its place in the folder of results, without suffix.
-    """
+    """A photo: its path or address as the user would write it, and its place in results, without suffix."""
 
     path: str
     name: str
@@ -53,11 +48,6 @@ class Photo:
     def missing(self) -> bool:
         """Whether there is nothing at the path; of an address only reading tells."""
         return self.path != STDIN and not is_remote(self.path) and not os.path.exists(self.path)
-
-    @property
-    def file_name(self) -> str:
-        """Its place below the folder of photos, with suffix."""
-        return self.name + Path(self.shown).suffix
 
 
 def real_paths() -> Callable[[str], str]:
@@ -73,13 +63,7 @@ def real_paths() -> Callable[[str], str]:
 
 
 class Found(NamedTuple):
-    """What `find_photos` has found.
-
-    Attributes:
-        photos: each once; a link to a photo is one of its own.
-        problems: a line for every input without photos and every folder that cannot be listed.
-        notes: a line for every folder that is left out, as it holds another run's results.
-    """
+    """Photos, each once; a line for each input without any or folder that fails, and each one left out."""
 
     photos: list[Photo]
     problems: list[str]
@@ -143,9 +127,9 @@ class _Search:
             is_one = "*" not in bare and not bare.endswith("/")
         else:
             is_one = _is_photo(address) and not glob.has_magic(address)
-        files = [] if is_one else find(address)
-        if is_one or [place for _, place in files] == ["."]:  # a file without suffix
+        if is_one:
             return [Photo(address, Path(bare).stem)]
+        files = find(address)
         out = [f"{normal(self.output)}/"] if self.output and is_remote(self.output) else []
         manifests = [(file, Path(name)) for file, name in files if _MANIFEST.fullmatch(Path(name).name)]
         results = {file.removesuffix(name.name) for file, name in manifests if len(name.parts) > 1}
@@ -167,9 +151,8 @@ class _Search:
         root = os.path.join("", *plain)
         files: Iterable[str] = filter(os.path.isfile, glob.iglob(pattern))
         if "**" in parts:  # Python's own glob would go through every way that circles of links allow
+            names = (os.path.relpath(path, root or ".") for path in self._walk(root or "."))
             patterns = parts[len(plain) :]
-            found = self._walk(root or ".", hidden=any(part.startswith(".") for part in patterns))
-            names = (os.path.relpath(path, root or ".") for path in found)
             files = (os.path.join(root, name) for name in names if _fits(Path(name).parts, patterns))
         photos = self._below(root, files)
         if not photos:
@@ -195,7 +178,7 @@ class _Search:
                 photos.append(Photo(path, bare.as_posix()))
         return photos
 
-    def _walk(self, root: str, *, hidden: bool = False) -> Iterator[str]:
+    def _walk(self, root: str) -> Iterator[str]:
         """All regular files below `root` but those of other runs' results."""
 
         def refused(error: OSError) -> None:
@@ -211,7 +194,7 @@ class _Search:
                 self.left_out.add(folder)
             return found
 
-        return walk(root, hidden=hidden, leave_out=holds_results, refused=refused)
+        return walk(root, leave_out=holds_results, refused=refused)
 
 
 _RESULT_ENDS = {(f".{kind.word}", suffix) for kind in KINDS.values() for suffix in kind.suffixes}
@@ -237,14 +220,9 @@ def _spelled(path: str) -> str:
 def _fits(parts: Sequence[str], patterns: Sequence[str]) -> bool:
     if not patterns or not parts:
         return not parts and all(pattern == "**" for pattern in patterns)
-    hidden = parts[0].startswith(".")
     if patterns[0] == "**":
-        return _fits(parts, patterns[1:]) or (not hidden and _fits(parts[1:], patterns))
-    return (
-        fnmatch(parts[0], patterns[0])
-        and hidden <= patterns[0].startswith(".")
-        and _fits(parts[1:], patterns[1:])
-    )
+        return _fits(parts, patterns[1:]) or _fits(parts[1:], patterns)
+    return fnmatch(parts[0], patterns[0]) and _fits(parts[1:], patterns[1:])
 
 
 def _listed(path: str) -> list[Photo]:
@@ -264,10 +242,7 @@ def _listed(path: str) -> list[Photo]:
 
 
 def _paths_in(content: bytes) -> list[str]:
-    """The paths of a list: a line each, or ended by NUL each, as `find -print0` writes them; of any bytes.
-
-    A line that starts with # is a comment, unless there is a file of this name.
-    """
+    """The paths of a list, of any bytes; a line from # on is a comment, unless it is a file's name."""
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         content = content.decode("utf-16").encode()
     content = content.removeprefix(codecs.BOM_UTF8)

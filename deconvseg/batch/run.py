@@ -211,7 +211,7 @@ class FolderRun:
             job = Job(
                 number=place,
                 source=sys.stdin.buffer.read() if photo.path == STDIN else photo.path,
-                file_name=photo.file_name,
+                file_name=photo.name + Path(photo.shown).suffix,
                 outputs={kind: target or sys.stdout.buffer for kind, target in outputs.items()},
             )
             if self._options.engine == "ray" or not self.manifest or self.manifest.begin(record):
