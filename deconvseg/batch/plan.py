@@ -2,7 +2,7 @@
 
 # os.path rather than pathlib: its questions answer False where pathlib's may raise (no permission, too long a
 # name), and paths stay as the user wrote them.
-# ruff: noqa: PTH110, PTH112, PTH113, PTH120
+# ruff: noqa: PTH110, PTH112
 
 from __future__ import annotations
 
@@ -16,18 +16,12 @@ from deconvseg.batch.inputs import STDIN, Photo, find_photos, real_paths
 from deconvseg.batch.results_folder import ResultsFolder
 from deconvseg.errors import UsageError
 from deconvseg.images import PHOTO_SUFFIXES
-from deconvseg.images.kinds import KINDS, refuse_suffix
+from deconvseg.images.kinds import FILE_SUFFIXES, KINDS, refuse_suffix
 from deconvseg.remote import is_remote, normal
 
 STDOUT = "-"
 _AMONG_PHOTOS = "results would lie among the photos; give another folder"
 LOCAL = "file://"
-# What -o NAME.SUFFIX takes for the name of a file, not of a folder.
-FILE_SUFFIXES = (
-    *PHOTO_SUFFIXES,
-    *(".tga", ".jxl", ".apng", ".pnm", ".j2k", ".jpx", ".ico", ".psd", ".exr", ".hdr"),
-    *(".svg", ".pdf", ".npy", ".npz", ".json"),
-)
 
 
 @dataclass(frozen=True)
@@ -40,14 +34,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that a run has to do.
-
-    Attributes:
-        tasks: one a photo, in order.
-        folder: what holds the results and their manifest, or None when the photos' own folders do.
-        problems: a line for each input that stands for no photo and each folder that cannot be listed.
-        notes: a line for each folder of the inputs that is left out on purpose.
-    """
+    """All that a run has to do; without a `folder`, results lie beside their photos, with no manifest."""
 
     tasks: list[Task]
     folder: ResultsFolder | None
@@ -58,10 +45,7 @@ class Plan:
 def make_plan(inputs: Sequence[str], output: str | None, kinds: Sequence[str]) -> Plan:
     """Find the photos of the inputs and name their results, which are the `kinds` (keys of KINDS).
 
-    Raises:
-        UsageError: the inputs and the output do not go together, or two results or a result and a photo would
-            be the same file.
-        MissingDependencyError: an address needs a library that is not there.
+    Raises UsageError if the inputs and the output do not go together, or two files would be the same.
     """
     inputs = [argument.removeprefix(LOCAL) for argument in inputs]
     output = output and output.removeprefix(LOCAL)
@@ -100,18 +84,13 @@ def _result_folder(
         if folders or len(photos) > 1:
             raise UsageError("standard output takes one photo; give a folder")
         return None
-    if not os.path.isdir(output) and not output.endswith(("/", os.sep)):
-        if os.path.exists(output) and (folders or len(photos) > 1):
-            raise UsageError(f"{output}: is a file, and there are several photos; give a folder")
-        if Path(output).suffix.lower() in FILE_SUFFIXES or os.path.exists(output):
-            if folders or len(photos) > 1:
-                raise UsageError(f"{output}: is the name of one file; give a folder")
-            return None
+    is_file = Path(output).suffix.lower() in (*PHOTO_SUFFIXES, *FILE_SUFFIXES) or os.path.exists(output)
+    if is_file and not os.path.isdir(output) and not output.endswith(("/", os.sep)):
+        if folders or len(photos) > 1:
+            raise UsageError(f"{output}: is the name of one file; give a folder")
+        return None
     if any(os.path.realpath(argument) == os.path.realpath(output) for argument in folders):
         raise UsageError(f"{output}: {_AMONG_PHOTOS}")
-    for above in Path(output).parents:
-        if os.path.isfile(above):
-            raise UsageError(f"{output}: {above} is a file, not a folder; give another folder")
     return ResultsFolder.at(output)
 
 
@@ -133,8 +112,6 @@ def _result_paths(
         kind: base.with_name(f"{base.stem}.{KINDS[kind].word}{KINDS[kind].suffixes[0]}") for kind in kinds
     }
     if output:
-        if kinds[0] == "masks":
-            raise UsageError(f"{output}: masks are several files; give a folder")
         refuse_suffix(kinds[0], base)
         paths[kinds[0]] = base
     return paths
@@ -147,15 +124,13 @@ def _refuse_clashes(tasks: Sequence[Task], shown: Callable[[str | Path], str]) -
         """The same for all names of one file; folded, as the disks of most Macs and PCs do."""
         return unicodedata.normalize("NFC", real_path(os.fspath(path))).casefold()
 
-    photos = {file_key(task.photo.path): task.photo.shown for task in tasks}
+    photos = {file_key(task.photo.path) for task in tasks}
+    kept = photos.union(map(os.path.dirname, photos))  # a folder for masks could have photos
     owners: dict[str, str] = {}
-    folders: dict[str, Path] = {}
     for task in tasks:
-        for kind, path in task.outputs.items():
-            if path is None:
-                continue
+        for path in filter(None, task.outputs.values()):
             key = file_key(path)
-            if key in photos:
+            if key in kept:
                 raise UsageError(
                     f"{shown(path)}: is a photo of this run and would be overwritten; choose another output"
                 )
@@ -164,13 +139,4 @@ def _refuse_clashes(tasks: Sequence[Task], shown: Callable[[str | Path], str]) -
                 raise UsageError(
                     f"{shown(path)}: would be the result of both {owner} and {task.photo.shown}; "
                     "rename one, or give them different outputs in two runs"
-                )
-            if kind == "masks":
-                folders[key] = path
-    if folders:  # what lies in them is written and removed without asking
-        for key, photo in (photos | owners).items():
-            if folder := folders.get(os.path.dirname(key)):
-                raise UsageError(
-                    f"{shown(folder)}: would hold masks, and {photo} or its result; "
-                    "rename it, or choose another output"
                 )
