@@ -44,19 +44,14 @@ class Manifest:
     counts. A run of the whole takes the lines of all shards.
 
     A journal beside it names pending files: our results that have no line, of a run under way or stopped, or
-    of another choice of kinds, and `run_files`, those of the run as a whole. It has a line, too, as a photo
-    begins and ends: those that have not ended were under way as a run ended without cleaning up. `crashed`
-    are those of earlier runs, by name, and the number of such runs. `redone` counts photos that were done and
-    are not as they are wanted now: other `settings`, or `results` that are not as they were written.
-
-    In a remote folder both are sent now and then: a kill can lose the lines of the last seconds, whose photos
-    are then done again. No lock keeps another machine away from it.
+    of another choice of kinds, and the file of all `coco` results. It has a line, too, as a photo begins and
+    ends. `crashed` are photos that were under way as earlier runs were killed, by name. `redone` counts
+    photos that were done and are not as they are wanted now, for their `settings` or changed `results`.
     """
 
-    def __init__(
-        self, folder: ResultsFolder, run_files: Sequence[Path] = (), shard: Shard | None = None
-    ) -> None:
-        self.folder, self.run_files, self.shard = folder, run_files, shard
+    def __init__(self, folder: ResultsFolder, shard: Shard | None = None, *, with_coco: bool = False) -> None:
+        self.folder, self.shard = folder, shard
+        self._of_run = {COCO} if with_coco else set()
         part = f".{shard}" if shard else ""
         self.path = folder.root / f"segment{part}.jsonl"
         self._journal = folder.root / f"{JOURNAL}{part}"
@@ -66,10 +61,7 @@ class Manifest:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """No other process runs this shard, or anything if this is no shard, for the time of the block.
-
-        Raises UsageError or OutputError as `shard.lock_run`.
-        """
+        """No other process runs this shard, or anything if this is no shard, for the time of the block."""
         with lock_run(self.folder.root, self.shard):
             self._read_all()  # what others have done meanwhile
             try:
@@ -98,25 +90,28 @@ class Manifest:
 
     def refuse_foreign(self, tasks: Iterable[Task]) -> None:
         """Raise UsageError if a result would replace a file that is not ours, or another photo's result."""
-        folder, paths = self.folder, list(self.run_files)
+        folder, names = self.folder, set(self._of_run)
         owners = {name: record for record in self._records.values() for name in record["outputs"].values()}
         for task in tasks:
-            results = list(filter(None, task.outputs.values()))
-            paths += results
-            before = (self._records.get(task.photo.name), *map(owners.get, map(folder.name_of, results)))
+            results = self._names(task)
+            names.update(results)
+            before = (self._records.get(task.photo.name), *map(owners.get, results))
             for old in filter(None, before):
                 if old["outputs"] and is_of_another(old, full_path(task.photo)):
                     raise UsageError(
                         f"{task.photo.shown}: would replace the result of {old['path']} in "
                         f"{folder.shown(folder.root)}; give another folder, or overwrite"
                     )
-        for path in paths:
-            name = folder.name_of(path)
-            if name not in owners and name not in self._pending and folder.exists(name):
+        for name in sorted(names - owners.keys() - self._pending):
+            if folder.exists(name):
                 raise UsageError(
-                    f"{folder.shown(path)}: exists, and no line of {folder.shown(folder.root / MANIFEST)} "
-                    "says that it is a result; give another folder, or overwrite"
+                    f"{folder.shown(folder.root / name)}: exists, and no line of "
+                    f"{folder.shown(folder.root / MANIFEST)} says that it is a result; "
+                    "give another folder, or overwrite"
                 )
+
+    def _names(self, task: Task) -> list[str]:
+        return [self.folder.name_of(path) for path in task.outputs.values() if path]
 
     def find_done(
         self, tasks: Iterable[Task], settings: str | None, options: Mapping[str, str]
@@ -155,8 +150,8 @@ class Manifest:
         for task in tasks:
             old = self._records.get(task.photo.name)
             self._pending.update(old["outputs"].values() if old else ())
-            self._pending.update(map(self.folder.name_of, filter(None, task.outputs.values())))
-        self._pending.update(map(self.folder.name_of, self.run_files))
+            self._pending.update(self._names(task))
+        self._pending |= self._of_run
         self._write_journal()
         self._write([*others, *done.values()])
         self._send()
@@ -197,11 +192,7 @@ class Manifest:
                 self.folder.send(path, keep=True)
 
     def add(self, record: Record) -> Record:
-        """Append the final line of a photo; returns its record with what stays of that of an earlier run.
-
-        That is all if the photo is missing now, and else the other kinds of result if they go together with
-        the new ones. If they do not, they are removed.
-        """
+        """Append the final line of a photo; returns its record with what stays of that of an earlier run."""
         old = self._records.get(record["name"])
         record = self._with_old(record, old) if old else record
         try:
@@ -216,6 +207,7 @@ class Manifest:
         return record
 
     def _with_old(self, record: Record, old: Record) -> Record:
+        """All stays if the photo is missing now, and else other kinds of result that go with the new ones."""
         if record["status"] == "failed":
             if is_missing(record) and not is_of_another(old, record["path"]):  # a disk is away for a moment
                 return {**old, "input": record["input"], "status": "failed", "error": record["error"]}
@@ -224,14 +216,10 @@ class Manifest:
         if is_missing(record) or is_missing(old):  # of some stores, nobody knows what was and is there
             return record
         if is_alike(old, record):
-            there = {kind: path for kind, path in others.items() if self.folder.exists(path)}
-            return {
-                **record,
-                "outputs": record["outputs"] | there,
-                "digests": {kind: old["digests"].get(kind, "") for kind in there} | record["digests"],
-                "options": {kind: old["options"][kind] for kind in there.keys() & old["options"]}
-                | record["options"],
-            }
+            there = [kind for kind, path in others.items() if self.folder.exists(path)]
+            for key in ("outputs", "digests", "options"):
+                record[key] |= {kind: old[key][kind] for kind in there if kind in old[key]}
+            return record
         for kind, path in others.items():
             if self.folder.is_as_written(path, old["digests"].get(kind)):
                 self.folder.remove(path)
@@ -240,59 +228,40 @@ class Manifest:
         return record
 
     def finish(self, tasks: Sequence[Task]) -> None:
-        """Put the lines into the order of the tasks, after those of photos not in this run.
-
-        Pending files that have a line by now, or do not exist, are forgotten. After a stop it is not called.
-        """
+        """Put the lines into the order of the tasks, after those of photos not in this run."""
         places = {task.photo.name: place for place, task in enumerate(tasks)}
         records = read_records(self.path)
         self._write(sorted(records.values(), key=lambda record: places.get(record["name"], -1)))
         named = {path for record in records.values() for path in record["outputs"].values()}
         self.folder.refresh(())  # other processes may have made results
-        self._pending = {name for name in self._pending - named if self.folder.exists(name)}
-        self._pending.update(map(self.folder.name_of, self.run_files))
+        self._pending = {name for name in self._pending - named if self.folder.exists(name)} | self._of_run
         self._write_journal()
 
-    def write_coco(
-        self, target: Path, settings: str | None, options: Mapping[str, str]
-    ) -> tuple[list[str], int]:
+    def write_coco(self, settings: str, option: str | None) -> tuple[list[str], int]:
         """Put the `coco` results of all photos that are done with these settings into one file, by name.
 
-        So it depends on what is done alone: not on stops, on the order of finishing, or on how the photos
-        were shared out. Shards do it one after the other: the last one sees what all have done.
-
-        Returns:
-            A line for each result that cannot be used, and how many were made with other settings.
-
-        Raises:
-            OutputError: the file cannot be written.
+        Shards do it one after the other: the last one sees what all have done. Returns a line for each result
+        that cannot be used, and how many were made with other settings.
         """
         from deconvseg.images.coco import merge_coco
 
-        wanted, merged = (settings, options.get("coco")), None
-        for _ in range(2):  # stores have no locks: another shard may have ended meanwhile
-            with lock_moment(self.folder.root, "coco"):
-                parts, others = self._coco_files(wanted)
-                if parts == merged:
-                    break
-                problems, merged = merge_coco(parts, target), parts
-                self.folder.send(target)
-        return [self.folder.shown(problem) for problem in problems], others
-
-    def _coco_files(self, wanted: tuple[str | None, str | None]) -> tuple[list[Path], int]:
-        """Those of these settings and option that are there by now; and how many others there are."""
-        self._send()
-        self.folder.refresh(_ALL)
-        records = sorted(self._lines_of_all().values(), key=lambda record: record["name"])
-        there = [record for record in records if record["status"] != "failed" and "coco" in record["outputs"]]
-        alike = [
-            record["outputs"]["coco"]
-            for record in there
-            if (record["settings"], record["options"].get("coco")) == wanted
-        ]
-        root = self.folder.root
-        self.folder.fetch(name for name in alike if not (root / name).exists())
-        return [root / name for name in alike], len(there) - len(alike)
+        root, wanted = self.folder.root, (settings, option)
+        with lock_moment(root, "coco"):
+            self._send()
+            self.folder.refresh(_ALL)
+            records = sorted(self._lines_of_all().values(), key=lambda record: record["name"])
+            made = [
+                record for record in records if record["status"] != "failed" and "coco" in record["outputs"]
+            ]
+            alike = [
+                record["outputs"]["coco"]
+                for record in made
+                if (record["settings"], record["options"].get("coco")) == wanted
+            ]
+            self.folder.fetch(name for name in alike if not (root / name).exists())
+            problems = merge_coco([root / name for name in alike], root / COCO)
+            self.folder.send(root / COCO)
+        return [self.folder.shown(problem) for problem in problems], len(made) - len(alike)
 
     def shown(self, record: Record) -> Record:
         """The same with `outputs` as the user knows them; the manifest itself has paths from its folder."""

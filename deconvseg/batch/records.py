@@ -17,13 +17,13 @@ class Record(TypedDict):
     """What became of one photo: a line of the manifest, an entry of `--json`.
 
     Keys:
-        input: path of the photo as given, or as found below the folder that was given.
-        path: the same from the root, or the address, without its query; `-` is standard input.
+        input: path or address of the photo as given or found, without a query; `-` is standard input.
+        path: the same from the root.
         name: its place in the results folder, without suffix; unique in a manifest.
         status: "done", "skipped" (done by an earlier run with the same settings) or "failed".
         error: one line, when failed.
-        outputs: kind of result -> its file or address, in the manifest relative to the manifest's folder. If
-            the photo was not there, this and all that follows are as of the last run that found it.
+        outputs: kind of result -> its file or address, in the manifest relative to the manifest's folder; as
+            all that follows, of the last run that found the photo.
         digests: kind of result -> SHA-256 of its file, by which a later run knows it again.
         options: kind of result -> the option that shaped it, and no other kind.
         width, height: of the photo as displayed, in pixels.
@@ -102,10 +102,9 @@ def line_of(record: Record) -> bytes:
 
 
 def read_records(path: Path) -> dict[str, Record]:
-    """By name, the records of a manifest, none if there is no such file; the last of several of a name.
+    """By name, the records of a manifest, if there is one; the last of several of a name.
 
-    Lines that are cut or of another shape are left out. What an old line lacks is as in a photo that failed,
-    which is done again. Raises OutputError if the file cannot be read.
+    Lines of another shape are left out. What an old line lacks is as in a photo that failed.
     """
     try:
         lines = read_json_lines(path)
@@ -123,14 +122,10 @@ def _names_a_result(found: dict[str, Any]) -> bool:
     name, photo, outputs = (found.get(key) for key in ("name", "input", "outputs"))
     if not isinstance(photo, str) or not isinstance(outputs, dict):
         return False
-    places = [name, *outputs.values()]
-    if not all(isinstance(place, str) and "\0" not in place for place in places):
-        return False
-    try:
-        os.fsencode("".join(places))
-    except UnicodeEncodeError:
-        return False
-    return not any(place.startswith("/") or ".." in place.split("/") for place in places)
+    return all(
+        isinstance(place, str) and not place.startswith("/") and ".." not in place.split("/")
+        for place in (name, *outputs.values())
+    )
 
 
 def _record(known: dict[str, Any]) -> Record:

@@ -105,12 +105,11 @@ class FolderRun:
         self._tasks = [task for task in plan.tasks if not shard or shard.holds(task.photo.name)]
         self.total = len(self._tasks)
         self._options, self._listener = options, listener
-        self._coco = plan.folder.root / COCO if plan.folder and "coco" in options.save else None
         self.manifest = None
         if plan.folder:
-            self.manifest = Manifest(plan.folder, [self._coco] if self._coco else [], shard)
-        if self.manifest and not options.overwrite:
-            self.manifest.refuse_foreign(self._tasks)
+            self.manifest = Manifest(plan.folder, shard, with_coco="coco" in options.save)
+            if not options.overwrite:
+                self.manifest.refuse_foreign(self._tasks)
         self._records: dict[int, Record] = {}
         self.problems: list[str] = []
         self.notes: list[str] = []
@@ -162,8 +161,8 @@ class FolderRun:
                     self._report(job, InputError(f"{job.title}: no such file; check the path"))
             if self.manifest:
                 self.manifest.finish(self._tasks)
-                if self._coco and self._settings:
-                    self._write_coco(self.manifest, self._coco)
+                if "coco" in self._options.save and self._settings:
+                    self._write_coco(self.manifest, self._settings)
 
     def _skip_done(self, manifest: Manifest) -> None:
         done = {}
@@ -254,14 +253,14 @@ class FolderRun:
         if self._options.engine == "local":
             self.network_busy = self._network_seconds / passed
 
-    def _write_coco(self, manifest: Manifest, target: Path) -> None:
+    def _write_coco(self, manifest: Manifest, settings: str) -> None:
         try:
-            problems, others = manifest.write_coco(target, self._settings, self._shaped)
+            problems, others = manifest.write_coco(settings, self._shaped.get("coco"))
         except DeconvSegError as error:
             problems, others = [str(error)], 0
         self.problems += problems
         if others:
-            where = manifest.folder.shown(target)
+            where = manifest.folder.shown(manifest.folder.root / COCO)
             self.notes.append(f"{where}: without {others} photos that were done with other settings")
 
 

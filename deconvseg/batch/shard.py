@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +15,7 @@ from deconvseg.files import lock
 
 @dataclass(frozen=True)
 class Shard:
-    """The photos of shard `index` of 0 to `count` - 1.
-
-    Which one a photo is in follows from its name alone: it stays the same when photos come and go, and when
-    machines that list the folder at different times do not see the same ones.
-    """
+    """The photos of shard `index` of 0 to `count` - 1; a photo's name alone tells which it is in."""
 
     index: int
     count: int
@@ -35,11 +30,7 @@ class Shard:
 
     def holds(self, name: str) -> bool:
         """Whether the photo with this name is in the shard."""
-        try:  # as the disk has it, so the same whatever the machine's encoding of file names is
-            encoded = os.fsencode(name)
-        except UnicodeEncodeError:  # of a remote store
-            encoded = name.encode("utf-8", "surrogatepass")
-        digest = hashlib.sha256(encoded).digest()
+        digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()
         return int.from_bytes(digest[:8], "big") % self.count == self.index
 
     def __str__(self) -> str:
@@ -50,39 +41,38 @@ class Shard:
 def lock_run(folder: Path, shard: Shard | None) -> Iterator[None]:
     """Hold a results folder, made if need be, for a whole run or for one shard; a killed run lets go of it.
 
-    Raises:
-        UsageError: another run holds it. Shards of the same number do not mind each other.
-        OutputError: the folder cannot be written.
+    Raises UsageError if another run holds it; shards of the same number do not mind each other.
     """
     with ExitStack() as held:
         with lock_moment(folder, "start"):  # one after the other looks who is at work
             for path in folder.glob(".segment.*.lock"):
                 if not shard or not path.name.endswith(f"-of-{shard.count}.lock"):
-                    with ExitStack() as moment:
-                        _hold(moment, path)
-            _hold(held, folder / f".segment.{shard or 'whole'}.lock")
+                    with _locked(path):
+                        pass
+            held.enter_context(_locked(folder / f".segment.{shard or 'whole'}.lock"))
         yield
+
+
+def lock_moment(folder: Path, what: str) -> AbstractContextManager[None]:
+    """Have `what` of a results folder alone, for a moment; a shard that comes meanwhile waits."""
+    return _locked(folder / f".segment-{what}.lock", patience=-1)
 
 
 @contextmanager
-def lock_moment(folder: Path, what: str) -> Iterator[None]:
-    """Have `what` of a results folder alone, for a moment; a shard that comes meanwhile waits.
-
-    Raises OutputError if the folder cannot be written.
-    """
+def _locked(path: Path, patience: float = 0) -> Iterator[None]:
     with ExitStack() as held:
-        _hold(held, folder / f".segment-{what}.lock", patience=-1)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            held.enter_context(lock(path, patience=patience))
+        except TimeoutError as error:
+            at_work = path.name.split(".")[2]
+            whose = "another run" if at_work == "whole" else f"shard {at_work}"
+            raise UsageError(
+                f"{path.parent}: {whose} is at work here; wait for its end, or stop it"
+            ) from error
+        except OSError as error:
+            reason = error.strerror or error
+            raise OutputError(
+                f"{path.parent}: cannot be written ({reason}); choose another folder"
+            ) from error
         yield
-
-
-def _hold(held: ExitStack, path: Path, patience: float = 0) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        held.enter_context(lock(path, patience=patience))
-    except TimeoutError as error:
-        at_work = path.name.split(".")[2]
-        whose = "another run" if at_work == "whole" else f"shard {at_work}"
-        raise UsageError(f"{path.parent}: {whose} is at work here; wait for its end, or stop it") from error
-    except OSError as error:
-        reason = error.strerror or error
-        raise OutputError(f"{path.parent}: cannot be written ({reason}); choose another folder") from error

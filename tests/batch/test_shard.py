@@ -1,8 +1,5 @@
 """Shares of a plan, and locks on a results folder."""
 
-import os
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -24,21 +21,6 @@ def test_shares_are_about_equal() -> None:
     counts = Counter(str(shard) for number in range(4000) for shard in shards if shard.holds(f"a/{number}"))
     assert counts.keys() == {"0-of-4", "1-of-4", "2-of-4", "3-of-4"}
     assert all(900 < count < 1100 for count in counts.values())
-
-
-def test_share_does_not_depend_on_the_encoding_of_file_names() -> None:
-    """Machines with a C locale and one with UTF-8 have different strings for one file."""
-    code = (
-        "import os; from deconvseg.batch.shard import Shard;"
-        "names = [os.fsdecode(bytes([195, 169, 1 + number])) for number in range(250)];"
-        "print(list(map(Shard(0, 4).holds, names)))"
-    )
-    c_locale = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    told = {
-        subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True).stdout
-        for environment in ({**os.environ, "PYTHONUTF8": "1"}, c_locale)
-    }
-    assert len(told) == 1 and b"True" in told.pop()
 
 
 def test_parse() -> None:
