@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from deconvseg.batch.work import Job, Options, Work, through_network
+from deconvseg.batch.work import Job, Work, through_network
 from deconvseg.errors import InputError, MissingDependencyError, UsageError, WorkerError
 from deconvseg.machine import cores as own_cores
 from deconvseg.remote import is_remote
@@ -37,33 +37,14 @@ Row = dict[str, bytes]
 Batch = dict[str, Any]
 
 
-def run_on_ray(
-    inference: Inference,
-    work: Work,
-    jobs: Iterable[Job],
-    report: Report,
-    options: Options,
-    *,
-    full_batches: bool = True,
-) -> None:
+def run_on_ray(inference: Inference, work: Work, jobs: Iterable[Job], report: Report) -> None:
     """Segment photos and write their results, as `run.run_here` does, which gives the same files.
 
-    A worker that dies is replaced, and its photo tried once more.
-
-    Args:
-        inference: shipped to the actors; it needs its device there.
-        work: what happens around it; its forest lies at the same place on each machine.
-        jobs: taken as they are needed, thousands at a time. Their relative paths are those of this process;
-            they mean the same files on each machine.
-        report, full_batches: as of `run_here`.
-        options: `workers` (networks, an actor each; None is one a GPU, or on CPUs one a machine) and what
-            begins with `ray`. If Ray is started here, it is for this run, unless this process has it already.
-
-    Raises:
-        MissingDependencyError: no Ray.
-        UsageError: the cluster cannot be joined, or is too small.
-        WorkerError: the cluster does not do its work.
+    A worker that dies is replaced, and its photo tried once more. Jobs are taken thousands at a time.
+    Raises MissingDependencyError without Ray, UsageError if the cluster cannot be joined or is too small,
+    WorkerError if it does not do its work.
     """
+    options = work.options
     workers, threads = options.workers, options.ray_threads
     with ExitStack() as stack:
         # Ray tells of workers that died on standard output, which is for data.
@@ -73,7 +54,7 @@ def run_on_ray(
         ray = stack.enter_context(joined(options.ray_address, least, options.ray_talks))
         networks, cores = _share_out(ray, inference.device.type, workers, threads)
         # One copy a machine, in its object store: no machine needs the network's file.
-        shipped = ray.put(inference), cores, full_batches
+        shipped = ray.put(inference), cores, work.full_batches
         jobs = iter(jobs)
         while some := list(islice(jobs, _DATASET)):
             try:
@@ -116,10 +97,7 @@ def _rows(
 
 
 class _Watch:
-    """Knows of each photo at each step how often it was begun and not ended: so often it killed its worker.
-
-    Ray Data itself would try it for ever.
-    """
+    """Knows how often each piece of work was begun and not ended: so often it killed its worker."""
 
     def __init__(self) -> None:
         self._open: Counter[str] = Counter()
@@ -138,8 +116,6 @@ def _killed(job: Job) -> WorkerError:
 
 
 class _Tasks:
-    """What tasks do."""
-
     def __init__(self, work: Work, watch: Any, folder: str) -> None:
         self._work, self._watch, self._folder = work, watch, folder
 
@@ -167,8 +143,6 @@ class _Tasks:
 
 
 class _Network:
-    """What an actor does."""
-
     def __init__(self, watch: Any, inference: Any, threads: int, full_batches: bool) -> None:
         import ray
         import torch
@@ -230,16 +204,8 @@ def _content(row: Row) -> tuple[Job, Any]:
 def joined(address: str | None, cores: int, debug: bool = False) -> Iterator[Any]:
     """The module `ray`, joined or started for the time of the block; as it is if this process has it already.
 
-    A Ray started here is reached from this machine alone, sends nothing, and leaves no file.
-
-    Args:
-        address: HOST:PORT of a cluster, `auto` for the one this machine is in, None to start Ray here.
-        cores: as many as it offers at least, if it is started here.
-        debug: show what Ray says.
-
-    Raises:
-        MissingDependencyError: no Ray.
-        UsageError: the cluster cannot be joined.
+    A Ray started here offers so many `cores` at least, is reached from this machine alone, sends nothing, and
+    leaves no file. With `debug` it says what it does.
     """
     settings = {  # Ray reads them when it is imported or started
         "RAY_USAGE_STATS_ENABLED": "0",

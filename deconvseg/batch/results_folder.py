@@ -19,10 +19,7 @@ from deconvseg.remote import is_remote, normal, refused, status, store_of
 class ResultsFolder:
     """A folder on this machine, or on a disk that all machines of a run see. Can be pickled.
 
-    Names of results are paths from the folder, with `/`.
-
-    Attributes:
-        root: where files are made.
+    Files are made in its `root`. Names of results are paths from there, with `/`.
     """
 
     def __init__(self, root: Path) -> None:
@@ -50,8 +47,7 @@ class ResultsFolder:
     def send(self, path: Path, *, keep: bool = False, stale: Iterable[str] = ()) -> None:
         """Put a file, or a folder's files, that was made in `root` where it belongs.
 
-        What was made elsewhere than it belongs goes afterwards, unless it is to be kept. Of a folder there,
-        files of these `stale` names go if they are not in it here.
+        What was made elsewhere goes then, unless to `keep`. In a folder, `stale` names that are not new go.
         """
 
     def exists(self, name: str) -> bool:

@@ -184,23 +184,20 @@ class FolderRun:
 
     def _segment(self, segmenter: Segmenter, left: list[int]) -> None:
         inference = segmenter.inference
-        work = Work(segmenter, self._options, self.manifest.folder if self.manifest else None)
-        full_batches = self.manifest is not None or self.total > 1
+        folder = self.manifest.folder if self.manifest else None
+        work = Work(segmenter, self._options, folder, full_batches=bool(folder) or self.total > 1)
         if self._options.engine == "ray":
-            jobs = self._jobs(left)
-            run_on_ray(inference, work, jobs, self._report, self._options, full_batches=full_batches)
+            run_on_ray(inference, work, self._jobs(left), self._report)
             return
         crashed = self.manifest.crashed if self.manifest else {}
         alone = [place for place in left if self._tasks[place].photo.name in crashed]
-        left = [place for place in left if place not in set(alone)]
-        to_stdout = any(None in task.outputs.values() for task in self._tasks)
-        # One photo goes its way without detours, and standard output is this thread's.
+        left = [place for place in left if self._tasks[place].photo.name not in crashed]
         wanted = default_workers() if self._options.workers is None else self._options.workers
-        workers = 0 if len(left) <= 1 or to_stdout else min(wanted, len(left))
         # What ran into a crash comes last, one by one: so the next crash has one photo to blame.
         for places in (left, *([place] for place in alone)):
-            jobs, workers = self._jobs(places), workers if places is left else 0
-            run_here(inference, work, jobs, self._report, workers=workers, full_batches=full_batches)
+            # One photo goes its way without detours.
+            workers = min(wanted, len(places)) if len(places) > 1 else 0
+            run_here(inference, work, self._jobs(places), self._report, workers=workers)
 
     def _jobs(self, places: Sequence[int]) -> Iterator[Job]:
         for place in places:
@@ -264,24 +261,11 @@ class FolderRun:
             self.notes.append(f"{where}: without {others} photos that were done with other settings")
 
 
-def run_here(
-    inference: Inference, work: Work, jobs: Iterable[Job], report: Report, *, workers: int, full_batches: bool
-) -> None:
+def run_here(inference: Inference, work: Work, jobs: Iterable[Job], report: Report, *, workers: int) -> None:
     """Segment photos and write their results: worker threads prepare and finish, this one runs the network.
 
-    A result is the same whatever the number of workers and the other photos are.
-
-    Args:
-        inference, work: the network, and what happens around it.
-        jobs: taken as they are needed; so many are under way at once that memory does not grow with them.
-        report: called in this thread with each job and what became of it, in the order of finishing. What it
-            raises ends the run.
-        workers: threads beside this one; 0 does all in this one.
-        full_batches: fill the last batch of regions up; without, a photo alone is faster, but its result may
-            differ in the last bits from that among others.
-
-    Raises:
-        KeyboardInterrupt: what is being written then is finished and reported first.
+    Jobs are taken as they are needed. `report` is called in this thread as they end, and what it raises ends
+    the run. At a KeyboardInterrupt, what is being written is finished and reported first.
     """
     ended: SimpleQueue[tuple[Job, Done | Exception]] = SimpleQueue()
 
@@ -300,7 +284,7 @@ def run_here(
     try:
         with pool(workers) as call_each:
             photos = prepared(call_each(work.prepare, jobs))
-            fused = through_network(inference, photos, full_batches=full_batches)
+            fused = through_network(inference, photos, full_batches=work.full_batches)
             for _ in call_each(lambda item: ended.put(work.finish(item)), fused):
                 report_ended()
     except KeyboardInterrupt:

@@ -76,14 +76,11 @@ class Options:
 
 @dataclass(frozen=True)
 class Job:
-    """A photo, and what is to become of it.
+    """A photo, and what is to become of it: kind of result -> its file, for `masks` its folder, or a stream.
 
     Attributes:
-        number: its place in the run.
         source: its file, its address (`remote`), or a file's content.
         file_name: what COCO files call it.
-        outputs: kind of result -> its file, for `masks` its folder. An open binary stream only where the job
-            stays in one process.
     """
 
     number: int
@@ -99,15 +96,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Done:
-    """What became of a job.
+    """What became of a job, as a `Record` has it.
 
     Attributes:
-        height, width: of the photo as displayed, in pixels.
-        regions: of the photo that went through the network; an FCN's is the photo itself.
-        classes: name -> share of the pixels (0..1) of every class that occurs, largest first.
         seconds: wall-clock seconds by step: `read`, `proposals`, `network`, `crf`, `enlarge`, `write`.
-        digests: kind of result -> `files.digest` of what was written.
-        notes: what there is to know about how the photo was read.
     """
 
     height: int
@@ -123,13 +115,14 @@ class Done:
 class Work:
     """What happens to a photo before and after the network; can be pickled. Errors are results, not raised.
 
-    The segmenter is pickled without its network, which neither step needs. Results go to the `folder`, if it
-    is one.
+    The segmenter is pickled without its network, which neither step needs. Without `full_batches`, a photo
+    alone is faster, but its scores may differ in the last bits from those among others.
     """
 
     segmenter: Segmenter
     options: Options = Options()
     folder: ResultsFolder | None = None
+    full_batches: bool = True
 
     def prepare(self, job: Job) -> tuple[Job, Prepared | Exception]:
         """Read a photo and find its regions; the InputError or what else went wrong."""
@@ -193,12 +186,7 @@ def through_network(
 ) -> Iterator[tuple[Job, Fused | Exception]]:
     """Each photo with its probabilities, in order; one that the network fails on costs no other.
 
-    Photos share the network's batches. If it raises, those that are in it are tried again, each alone.
-
-    Args:
-        inference: the network.
-        photos: taken as they are needed; what they raise is raised here.
-        full_batches: as of `Inference.fuse`.
+    If it raises, the photos that share its batches are tried again, each alone. Errors of `photos` pass.
     """
     supply = iter(photos)
     inside: deque[tuple[Job, Prepared]] = deque()

@@ -70,7 +70,7 @@ def run_locally(
 ) -> Outcomes:
     outcomes, network = Outcomes(), inference or segmenter.inference
     told = report or outcomes.report
-    run_here(network, Work(segmenter), jobs, told, workers=workers, full_batches=True)
+    run_here(network, Work(segmenter), jobs, told, workers=workers)
     return outcomes
 
 

@@ -55,8 +55,8 @@ def run_on_ray(
     report: Report | None = None,
 ) -> Outcomes:
     outcomes, network = Outcomes(), inference or segmenter.inference
-    options = Options(engine="ray", workers=workers)
-    engine.run_on_ray(network, work or Work(segmenter), jobs, report or outcomes.report, options)
+    work = replace(work or Work(segmenter), options=Options(engine="ray", workers=workers))
+    engine.run_on_ray(network, work, jobs, report or outcomes.report)
     return outcomes
 
 
