@@ -112,13 +112,9 @@ def walk(
     """Paths of all regular files below `root` that are not hidden by a dot, in no particular order.
 
     Links are followed. Each real folder is entered once: by its own name if that is below `root`, and else
-    by the first link to it.
-
-    Args:
-        root: a folder; paths start with it as it is written.
-        leave_out: asked with each folder below `root` and the names in it; True leaves out all of it.
-        refused: called for each folder that cannot be listed, and each link that leads nowhere; if omitted,
-            such a folder raises its error.
+    by the first link to it. Folders for which `leave_out` is true, of their path and the names in them, are
+    not entered. Those that cannot be listed, and links that lead nowhere, are told to `refused`; without it,
+    such a folder raises its error.
     """
     # os.path rather than pathlib, whose questions raise where a name is too long or access is denied.
     seen: set[str] = set()

@@ -33,7 +33,6 @@ def without_query(place: str) -> str:
 def find(address: str) -> list[tuple[str, str]]:
     """The files of a folder, with all below it, or of a glob, sorted: each one's address and place below.
 
-    Of an address that is one file itself, that one, and its place is `.`.
     Raises InputError, MissingDependencyError or UsageError as all functions here that read.
     """
     store, path = store_of(address)
@@ -53,11 +52,7 @@ def normal(address: str) -> str:
 
 
 def status(place: str) -> tuple[int | None, float | None]:
-    """Size in bytes and time of change of a file, in seconds since 1970; None what cannot be known.
-
-    Args:
-        place: a path or an address.
-    """
+    """Size in bytes and time of change of a path or an address, in seconds since 1970; None if unknown."""
     size = modified = None
     with suppress(Exception):  # stores have errors of their own; what the matter is, reading it tells
         if is_remote(place):

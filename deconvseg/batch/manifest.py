@@ -75,10 +75,9 @@ class Manifest:
         self.folder.refresh(_ALL)
         self._records: dict[str, Record] = {}  # of a large folder it is not held twice
         self._records = self._lines_of_all()
-        root = self.folder.root
-        self._own_pending, self.crashed = _read_journal(self._journal)
-        journals = (root / JOURNAL, *root.glob(_JOURNALS_OF_SHARDS))
-        self._pending = self._own_pending.union(*(_read_journal(path)[0] for path in journals))
+        _, self.crashed = _read_journal(self._journal)
+        journals = self.folder.root / JOURNAL, *self.folder.root.glob(_JOURNALS_OF_SHARDS)
+        self._pending = set[str]().union(*(_read_journal(path)[0] for path in journals))
 
     def _lines_of_all(self) -> dict[str, Record]:
         """By name, each photo's line; of several that of the manifest that was written last."""
@@ -105,8 +104,7 @@ class Manifest:
         for name in sorted(names - owners.keys() - self._pending):
             if folder.exists(name):
                 raise UsageError(
-                    f"{folder.shown(folder.root / name)}: exists, and no line of "
-                    f"{folder.shown(folder.root / MANIFEST)} says that it is a result; "
+                    f"{folder.shown(folder.root / name)}: exists, and is no result that {MANIFEST} knows; "
                     "give another folder, or overwrite"
                 )
 
@@ -116,10 +114,7 @@ class Manifest:
     def find_done(
         self, tasks: Iterable[Task], settings: str | None, options: Mapping[str, str]
     ) -> dict[str, Record]:
-        """By name, the records of photos whose results were made as they are wanted now, and are all there.
-
-        `settings` and `options` are as in a Record.
-        """
+        """By name, the records of photos whose results were made as wanted now, and are all there."""
         return {task.photo.name: record for task in tasks if (record := self._done(task, settings, options))}
 
     def _done(self, task: Task, settings: str | None, options: Mapping[str, str]) -> Record | None:
@@ -146,7 +141,7 @@ class Manifest:
         others = [record for name, record in self._records.items() if name not in names]
         if self.shard:
             others = [record for record in others if self.shard.holds(record["name"])]
-            self._pending = self._own_pending
+            self._pending, _ = _read_journal(self._journal)
         for task in tasks:
             old = self._records.get(task.photo.name)
             self._pending.update(old["outputs"].values() if old else ())
@@ -161,10 +156,7 @@ class Manifest:
                     self.folder.remove(path.name)
 
     def begin(self, record: Record) -> bool:
-        """Note that a photo is under way until `add`, unless it was as two runs ended without cleaning up.
-
-        Returns whether it may be. One that has changed since, or gets other settings, may.
-        """
+        """Note that a photo is under way until `add`; false if it was, unchanged, as two runs were killed."""
         name, photo = record["name"], [record[key] for key in ("settings", "bytes", "modified")]
         before, crashes = self.crashed.get(name, [None, 0])
         if before == photo and crashes >= _CRASHES:
@@ -237,11 +229,11 @@ class Manifest:
         self._pending = {name for name in self._pending - named if self.folder.exists(name)} | self._of_run
         self._write_journal()
 
-    def write_coco(self, settings: str, option: str | None) -> tuple[list[str], int]:
+    def write_coco(self, settings: str, option: str | None) -> tuple[list[str], list[str]]:
         """Put the `coco` results of all photos that are done with these settings into one file, by name.
 
         Shards do it one after the other: the last one sees what all have done. Returns a line for each result
-        that cannot be used, and how many were made with other settings.
+        that cannot be used, and a note if others were made with other settings.
         """
         from deconvseg.images.coco import merge_coco
 
@@ -261,7 +253,9 @@ class Manifest:
             self.folder.fetch(name for name in alike if not (root / name).exists())
             problems = merge_coco([root / name for name in alike], root / COCO)
             self.folder.send(root / COCO)
-        return [self.folder.shown(problem) for problem in problems], len(made) - len(alike)
+        others = len(made) - len(alike)
+        note = f"{self.folder.shown(root / COCO)}: without {others} photos that were done with other settings"
+        return [self.folder.shown(problem) for problem in problems], [note] if others else []
 
     def shown(self, record: Record) -> Record:
         """The same with `outputs` as the user knows them; the manifest itself has paths from its folder."""

@@ -11,8 +11,9 @@ import socket
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, chdir, contextmanager, redirect_stdout
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -41,8 +42,6 @@ def run_on_ray(inference: Inference, work: Work, jobs: Iterable[Job], report: Re
     """Segment photos and write their results, as `run.run_here` does, which gives the same files.
 
     A worker that dies is replaced, and its photo tried once more. Jobs are taken thousands at a time.
-    Raises MissingDependencyError without Ray, UsageError if the cluster cannot be joined or is too small,
-    WorkerError if it does not do its work.
     """
     options = work.options
     workers, threads = options.workers, options.ray_threads
@@ -53,47 +52,38 @@ def run_on_ray(inference: Inference, work: Work, jobs: Iterable[Job], report: Re
         least = (workers or 1) * (threads or 1) + 1
         ray = stack.enter_context(joined(options.ray_address, least, options.ray_talks))
         networks, cores = _share_out(ray, inference.device.type, workers, threads)
+        # Beside this process: it must not leave with another machine.
+        node = ray.get_runtime_context().get_node_id()
+        here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=False)
+        watch = ray.remote(num_cpus=0, scheduling_strategy=here)(_Watch).remote()
+        step = partial(_step, work, watch, os.getcwd())  # noqa: PTH109 (pickled for all systems)
         # One copy a machine, in its object store: no machine needs the network's file.
-        shipped = ray.put(inference), cores, work.full_batches
+        network = watch, ray.put(inference), cores, work.full_batches
         jobs = iter(jobs)
         while some := list(islice(jobs, _DATASET)):
+            photos = ray.data.from_items([_row(job, None) for job in some], override_num_blocks=len(some))
+            photos.context.enable_progress_bars = photos.context.print_on_execution_start = False
+            photos.context.target_max_block_size = 1  # a photo a block: it can be 90 MB behind the network
+            # flat_map, as Ray Data would move a map that gives a row for a row into the network's actor.
+            prepared = photos.flat_map(lambda row: [step("prepare", row)])
+            fused = prepared.map_batches(
+                _Network,
+                fn_constructor_args=network,
+                # As many photos as there are regions in a batch fill whole batches, however many each has.
+                batch_size=min(-(-len(some) // (2 * networks)), inference.batch_size),
+                batch_format="numpy",
+                concurrency=networks,
+                num_cpus=cores,
+                num_gpus=int(inference.device.type == "cuda"),
+            )
             try:
-                for row in _rows(ray, inference, work, some, networks, shipped).iter_rows():
+                for row in fused.map(lambda row: step("finish", row)).iter_rows():
                     report(*_content(row))
             except ray.exceptions.RayError as error:
                 reason = str(error).strip().rpartition("\n")[2]
                 raise WorkerError(
                     f"Ray cannot go on ({reason}); look whether all its machines have deconvseg"
                 ) from error
-
-
-def _rows(
-    ray: Any, inference: Inference, work: Work, jobs: list[Job], networks: int, shipped: tuple[Any, int, bool]
-) -> Any:
-    """A dataset of what became of each job; `shipped` is what `_Network` is made of."""
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    # Beside this process: it must not leave with another machine.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    watch = ray.remote(num_cpus=0, scheduling_strategy=here)(_Watch).remote()
-    tasks = _Tasks(work, watch, os.getcwd())  # noqa: PTH109 (pickled for all systems)
-    # As many photos as there are regions in a batch fill whole batches, however many regions each has.
-    together = min(-(-len(jobs) // (2 * networks)), inference.batch_size)
-    photos = ray.data.from_items([_row(job, None) for job in jobs], override_num_blocks=len(jobs))
-    photos.context.enable_progress_bars = photos.context.print_on_execution_start = False
-    photos.context.target_max_block_size = 1  # a photo a block: it can be 90 MB behind the network
-    # flat_map, as Ray Data would move a map that gives a row for a row into the network's actor.
-    prepared = photos.flat_map(tasks.prepare)
-    fused = prepared.map_batches(
-        _Network,
-        fn_constructor_args=(watch, *shipped),
-        batch_size=together,
-        batch_format="numpy",
-        concurrency=networks,
-        num_cpus=shipped[1],
-        num_gpus=int(inference.device.type == "cuda"),
-    )
-    return fused.map(tasks.finish)
 
 
 class _Watch:
@@ -115,31 +105,21 @@ def _killed(job: Job) -> WorkerError:
     return WorkerError(f"{job.title}: its worker process was killed, and so was the next one; {cure}")
 
 
-class _Tasks:
-    def __init__(self, work: Work, watch: Any, folder: str) -> None:
-        self._work, self._watch, self._folder = work, watch, folder
-
-    def prepare(self, row: Row) -> list[Row]:
-        job, _ = _content(row)
-        return [self._try("prepare", job, lambda: self._work.prepare(job))]
-
-    def finish(self, row: Row) -> Row:
-        job, fused = _content(row)
-        return self._try("finish", job, lambda: self._work.finish((job, fused)))
-
-    def _try(self, step: str, job: Job, call: Callable[[], tuple[Job, object]]) -> Row:
-        with _watched(self._watch, _TRIES, step, job) as is_safe:
-            if not is_safe:
-                return _row(job, _killed(job))
-            places = map(str, (job.source, *job.outputs.values()))
-            if not all(is_remote(place) or Path(place).is_absolute() for place in places):
-                try:
-                    os.chdir(self._folder)
-                except OSError:
-                    cause = f"{self._folder} is not on {platform.node()}"
-                    cure = "put photos and results where all machines see them"
-                    return _row(job, InputError(f"{job.title}: {cause}; {cure}"))
-            return _row(*call())
+def _step(work: Work, watch: Any, folder: str, step: str, row: Row) -> Row:
+    """Prepare or finish a photo on any machine; relative paths start at the `folder`."""
+    job, fused = _content(row)
+    with _watched(watch, _TRIES, step, job) as is_safe:
+        if not is_safe:
+            return _row(job, _killed(job))
+        places = map(str, (job.source, *job.outputs.values()))
+        if not all(is_remote(place) or Path(place).is_absolute() for place in places):
+            try:
+                os.chdir(folder)
+            except OSError:
+                cause = f"{folder} is not on {platform.node()}"
+                cure = "put photos and results where all machines see them"
+                return _row(job, InputError(f"{job.title}: {cause}; {cure}"))
+        return _row(*(work.prepare(job) if step == "prepare" else work.finish((job, fused))))
 
 
 class _Network:
@@ -164,12 +144,11 @@ class _Network:
         with _watched(self._watch, _TRIES if alone else 1, "network", *(job for job, _ in photos)) as is_safe:
             if is_safe:
                 yield from through_network(self._inference, photos, full_batches=self._full_batches)
-                return
-        if alone:
-            yield photos[0][0], _killed(photos[0][0])
-            return
-        for photo in photos:
-            yield from self._fuse([photo])
+            elif alone:
+                yield photos[0][0], _killed(photos[0][0])
+            else:
+                for photo in photos:
+                    yield from self._fuse([photo])
 
 
 @contextmanager
@@ -277,10 +256,7 @@ def _join(ray: Any, address: str, says: dict[str, Any]) -> None:
 
 @contextmanager
 def _as_before(debug: bool) -> Iterator[None]:
-    """Leave standard error and what SIGTERM does alone.
-
-    Ray's core writes as it starts, whatever its level of logging, and makes this process exit at once.
-    """
+    """Leave standard error and SIGTERM as they are: Ray's core writes as it starts, and exits at once."""
     before = signal.getsignal(signal.SIGTERM)
     sys.stderr.flush()
     kept = os.dup(2)

@@ -16,41 +16,25 @@ from deconvseg.remote import is_remote, status
 class Record(TypedDict):
     """What became of one photo: a line of the manifest, an entry of `--json`.
 
-    Keys:
-        input: path or address of the photo as given or found, without a query; `-` is standard input.
-        path: the same from the root.
-        name: its place in the results folder, without suffix; unique in a manifest.
-        status: "done", "skipped" (done by an earlier run with the same settings) or "failed".
-        error: one line, when failed.
-        outputs: kind of result -> its file or address, in the manifest relative to the manifest's folder; as
-            all that follows, of the last run that found the photo.
-        digests: kind of result -> SHA-256 of its file, by which a later run knows it again.
-        options: kind of result -> the option that shaped it, and no other kind.
-        width, height: of the photo as displayed, in pixels.
-        regions: that went through the network.
-        classes: name -> share of the pixels (0..1), largest first.
-        notes: what there is to know about how the photo was read, a line each; only if there is any.
-        seconds: of work for this photo, from reading to writing, without waiting.
-        settings: hash of all that changes every result, the network's content included.
-        bytes, modified: size and time of change of the photo's file, by which a later run knows it again.
+    If the photo was not there, `outputs` and all that follows is as of the last run that found it.
     """
 
-    input: str
-    path: str
-    name: str
-    status: str
-    error: str | None
-    outputs: dict[str, str]
-    digests: dict[str, str]
-    options: dict[str, str]
-    width: int | None
+    input: str  # as given, or as found below the folder that was given
+    path: str  # the same from the root, or the address, without its query; `-` is standard input
+    name: str  # its place in the results folder, without suffix; unique in a manifest
+    status: str  # "done", "skipped" (done by an earlier run with the same settings) or "failed"
+    error: str | None  # one line, when failed
+    outputs: dict[str, str]  # by kind, its file or address; in the manifest relative to the manifest's folder
+    digests: dict[str, str]  # by kind, SHA-256 of its file, by which a later run knows it again
+    options: dict[str, str]  # by kind, the option that shaped it, and no other kind
+    width: int | None  # of the photo as displayed, in pixels
     height: int | None
-    regions: int | None
-    classes: dict[str, float]
-    notes: NotRequired[list[str]]
-    seconds: float | int | None
-    settings: str | None
-    bytes: int | None
+    regions: int | None  # that went through the network
+    classes: dict[str, float]  # share of the pixels (0..1), largest first
+    notes: NotRequired[list[str]]  # on how the photo was read, a line each; only if there are any
+    seconds: float | int | None  # of work for this photo, from reading to writing, without waiting
+    settings: str | None  # hash of all that changes every result, the network's content included
+    bytes: int | None  # size and time of change of the photo's file, by which a later run knows it again
     modified: float | int | None
 
 

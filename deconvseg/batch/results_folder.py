@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import atexit
+import fnmatch
 import os
 import shutil
 import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
-from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
 from deconvseg.errors import OutputError
@@ -45,10 +45,7 @@ class ResultsFolder:
         """Have these files in `root`."""
 
     def send(self, path: Path, *, keep: bool = False, stale: Iterable[str] = ()) -> None:
-        """Put a file, or a folder's files, that was made in `root` where it belongs.
-
-        What was made elsewhere goes then, unless to `keep`. In a folder, `stale` names that are not new go.
-        """
+        """Move a file or a folder's files where they belong; `stale` ones there go, one to `keep` stays."""
 
     def exists(self, name: str) -> bool:
         """Whether there is such a result."""
@@ -74,10 +71,7 @@ class ResultsFolder:
 
 
 class RemoteFolder(ResultsFolder):
-    """A folder in a store: results are made in a local folder and sent when they are complete.
-
-    A result counts as written where the store lists it, as stores take files whole.
-    """
+    """A folder in a store: results are made in a local one and sent whole; what is listed is as written."""
 
     def __init__(self, address: str) -> None:
         super().__init__(Path(tempfile.mkdtemp(prefix="deconvseg-")))
@@ -94,9 +88,7 @@ class RemoteFolder(ResultsFolder):
             store.invalidate_cache()
             files = [PurePosixPath(os.path.relpath(file, path)) for file in store.find(path)]
         self._there |= {str(place) for file in files for place in (file, *file.parents)}
-        patterns = tuple(patterns)
-        here = (name for name in sorted(self._there) if "/" not in name)
-        self.fetch(name for name in here if any(fnmatch(name, pattern) for pattern in patterns))
+        self.fetch(name for pattern in patterns for name in fnmatch.filter(self._there, pattern))
 
     def fetch(self, names: Iterable[str]) -> None:  # noqa: D102
         for name in names:

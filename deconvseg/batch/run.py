@@ -14,7 +14,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from deconvseg.batch.inputs import STDIN
-from deconvseg.batch.manifest import COCO, Manifest
+from deconvseg.batch.manifest import Manifest
 from deconvseg.batch.plan import STDOUT, Plan, make_plan
 from deconvseg.batch.ray import NO_RAY, run_on_ray
 from deconvseg.batch.records import Record, new_record
@@ -138,8 +138,7 @@ class FolderRun:
             started: called with the number of photos that are skipped, before the first is segmented.
 
         Raises:
-            KeyboardInterrupt: `records` tells what was done until then.
-            OutputError: the manifest cannot be written.
+            OutputError: the manifest or the file of all `coco` results cannot be written.
             UsageError: another run is at work in the folder, or the cluster cannot be joined or is too small.
             WorkerError: the cluster does not do its work.
         """
@@ -162,7 +161,9 @@ class FolderRun:
             if self.manifest:
                 self.manifest.finish(self._tasks)
                 if "coco" in self._options.save and self._settings:
-                    self._write_coco(self.manifest, self._settings)
+                    problems, notes = self.manifest.write_coco(self._settings, self._shaped.get("coco"))
+                    self.problems += problems
+                    self.notes += notes
 
     def _skip_done(self, manifest: Manifest) -> None:
         done = {}
@@ -249,16 +250,6 @@ class FolderRun:
         self.rate = self._segmented / passed
         if self._options.engine == "local":
             self.network_busy = self._network_seconds / passed
-
-    def _write_coco(self, manifest: Manifest, settings: str) -> None:
-        try:
-            problems, others = manifest.write_coco(settings, self._shaped.get("coco"))
-        except DeconvSegError as error:
-            problems, others = [str(error)], 0
-        self.problems += problems
-        if others:
-            where = manifest.folder.shown(manifest.folder.root / COCO)
-            self.notes.append(f"{where}: without {others} photos that were done with other settings")
 
 
 def run_here(inference: Inference, work: Work, jobs: Iterable[Job], report: Report, *, workers: int) -> None:

@@ -60,19 +60,16 @@ def lock_moment(folder: Path, what: str) -> AbstractContextManager[None]:
 
 @contextmanager
 def _locked(path: Path, patience: float = 0) -> Iterator[None]:
+    folder = path.parent
     with ExitStack() as held:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
             held.enter_context(lock(path, patience=patience))
         except TimeoutError as error:
             at_work = path.name.split(".")[2]
             whose = "another run" if at_work == "whole" else f"shard {at_work}"
-            raise UsageError(
-                f"{path.parent}: {whose} is at work here; wait for its end, or stop it"
-            ) from error
+            raise UsageError(f"{folder}: {whose} is at work here; wait for its end, or stop it") from error
         except OSError as error:
             reason = error.strerror or error
-            raise OutputError(
-                f"{path.parent}: cannot be written ({reason}); choose another folder"
-            ) from error
+            raise OutputError(f"{folder}: cannot be written ({reason}); choose another folder") from error
         yield

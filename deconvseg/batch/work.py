@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias
 
@@ -76,17 +76,12 @@ class Options:
 
 @dataclass(frozen=True)
 class Job:
-    """A photo, and what is to become of it: kind of result -> its file, for `masks` its folder, or a stream.
-
-    Attributes:
-        source: its file, its address (`remote`), or a file's content.
-        file_name: what COCO files call it.
-    """
+    """A photo, and what is to become of it."""
 
     number: int
-    source: str | bytes
-    file_name: str
-    outputs: dict[str, Path | BinaryIO]
+    source: str | bytes  # its file, its address (`remote`), or a file's content
+    file_name: str  # what COCO files call it
+    outputs: dict[str, Path | BinaryIO]  # by kind, its file, for `masks` its folder; a stream in one process
 
     @property
     def title(self) -> str:
@@ -96,19 +91,15 @@ class Job:
 
 @dataclass(frozen=True)
 class Done:
-    """What became of a job, as a `Record` has it.
-
-    Attributes:
-        seconds: wall-clock seconds by step: `read`, `proposals`, `network`, `crf`, `enlarge`, `write`.
-    """
+    """What became of a job, as a `Record` has it."""
 
     height: int
     width: int
     regions: int
     classes: dict[str, float]
-    seconds: dict[str, float]
+    seconds: dict[str, float]  # by step: `read`, `proposals`, `network`, `crf`, `enlarge`, `write`
     digests: dict[str, str]
-    notes: list[str] = field(default_factory=list)
+    notes: list[str]
 
 
 @dataclass(frozen=True)
@@ -150,9 +141,8 @@ class Work:
     def _finish(self, job: Job, prepared: Prepared, probabilities: NDArray[np.float32]) -> Done:
         result = self.segmenter.finish(prepared, probabilities, keep_probabilities="scores" in job.outputs)
         start = time.perf_counter()
-        if prepared.photo.image.shape[:2] != result.labels.shape and any(
-            KINDS[kind].paints for kind in job.outputs
-        ):
+        is_painted = any(KINDS[kind].paints for kind in job.outputs)
+        if is_painted and prepared.photo.image.shape[:2] != result.labels.shape:
             result = replace(result, pixels=self._read_whole(job, result))
         options = vars(self.options) | {"file_name": job.file_name}
         for kind, target in job.outputs.items():

@@ -46,7 +46,7 @@ def test_strangers_and_shards(inside: Run, photos: Path, fast: list[str], tmp_pa
     (tmp_path / "out" / "cat.png").write_text("not ours")
     to = ("-o", f"local://{tmp_path}/out", *fast)
     refused = inside("segment", "photos", *to, code=2)
-    assert lines(refused)[-1].startswith(f"error: file://{tmp_path}/out/cat.png: exists, and no line of")
+    assert lines(refused)[-1].startswith(f"error: file://{tmp_path}/out/cat.png: exists, and is no result")
     (tmp_path / "out" / "cat.png").unlink()
     for index in range(2):
         inside("segment", "photos", *to, "--shard", f"{index}/2")
