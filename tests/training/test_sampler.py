@@ -10,7 +10,6 @@ from torch.nn import functional
 
 from deconvseg.data.crops import ImageStore
 from deconvseg.errors import DataError
-from deconvseg.proposals.boxes import Boxes
 from deconvseg.proposals.cache import PhotoBoxes, ProposalFile
 from deconvseg.training.recipe import Recipe
 from deconvseg.training.sampler import CropSampler, jitter_colours, proposal_regions
@@ -40,8 +39,7 @@ def sampler_of(
 
 def proposals(boxes: list[list[float]], side: int) -> ProposalFile:
     """Of the photo `a`, of this height and width."""
-    of_photo = PhotoBoxes((side, side), "", Boxes(np.array(boxes, np.float32), np.ones(len(boxes))))
-    return ProposalFile(Path("p.npz"), {"a": of_photo})
+    return ProposalFile(Path("p.npz"), {"a": PhotoBoxes((side, side), "", np.array(boxes, np.float32))})
 
 
 @pytest.fixture
