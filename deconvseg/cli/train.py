@@ -107,11 +107,11 @@ def train(
     workers = workers or cores()
     with process_group(device) as own:
         first = rank() == 0
-        with TrainingDisplay(quiet=quiet or not first) as display:
-            if check or out is None:
-                return _check(plan, workers, display, as_json=as_json) if first else console.DONE
-            options = Options(pick_device(own), resume, limit_steps, workers, display, signals.asked_to_stop)
-            folders = run_training(plan, out, options, init=init, vgg16=vgg16, proposals=proposals)
+        display = TrainingDisplay(quiet=quiet or not first)
+        if check or out is None:
+            return _check(plan, workers, display, as_json=as_json) if first else console.DONE
+        options = Options(pick_device(own), resume, limit_steps, workers, display, signals.asked_to_stop)
+        folders = run_training(plan, out, options, init=init, vgg16=vgg16, proposals=proposals)
         if first:
             _tell_end(folders, as_json=as_json, quiet=quiet)
     return console.DONE

@@ -40,12 +40,12 @@ class Reporter:
     def note(self, line: str) -> None:
         """Something a person should know."""
 
-    def figures(self, folder: Path, recipe: Recipe, figures: dict[str, float]) -> None:
-        """A line of a run folder's `metrics.jsonl`: figures of some steps, or of a validation."""
+    def figures(self, figures: dict[str, float]) -> None:
+        """Loss and speed of the last steps, as in a line of `metrics.jsonl`, during `progress`."""
 
     @contextmanager
     def progress(self, total: int, what: str) -> Iterator[Callable[[], None]]:
-        """A long preparation of `total` parts; what it yields is called once a part."""
+        """Something long of `total` parts; what it yields may be called once a part."""
         yield lambda: None
 
 
@@ -63,12 +63,11 @@ class Options:
 
 
 class Training:
-    """Trains a network into a folder that exists: `last.safetensors`, `best.safetensors`, `metrics.jsonl`.
+    """Trains a network by the sampler's recipe into a folder that exists.
 
     Every crop, and every random number in it, follows from the recipe's seed and the number of the step, so
-    a run that was stopped or killed at any moment and taken up again ends with the same network; on a
-    processor, with the same number of threads, bit by bit. Raises DeconvSegError if the folder's checkpoint
-    cannot be resumed. The sampler draws what to learn from, on the options' device, and has the recipe.
+    a run that was stopped or killed at any moment and taken up again ends with the same network. Raises
+    DeconvSegError if the folder's checkpoint cannot be resumed.
     """
 
     def __init__(
@@ -122,9 +121,10 @@ class Training:
         self.options.reporter.note(f"{self.folder}: {length}, {self.options.device}")
         stop = min(recipe.steps, self.step + (self.options.limit_steps or recipe.steps))
         try:
-            while self.step < stop and not self._is_out_of_patience():
-                self._train_step()
-                self._follow_up(stop)
+            with self.options.reporter.progress(recipe.steps, "step"):
+                while self.step < stop and not self._is_out_of_patience():
+                    self._train_step()
+                    self._follow_up(stop)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -189,8 +189,9 @@ class Training:
         saves = validates or interrupted or is_due or self.step == stop
         if saves or self.step % REPORT_EVERY == 0:
             self._report()
-        if saves:
-            self._refuse_broken()
+        # The last update may have broken a network whose loss before it was a number.
+        if saves and not all(tensor.isfinite().all() for tensor in self.averaged.state_dict().values()):
+            self._refuse(f"step {self.step} left weights that are not numbers")
         if validates:
             self._validate()
         self.progress |= {"step": self.step, "seconds": time.monotonic() - self.started}
@@ -216,13 +217,8 @@ class Training:
         self.reported = now
         rate = self.recipe.learning_rate * schedule(self.step - 1, self.recipe)
         loss = round(float(losses.mean()), 5)
-        self._tell(loss=loss, learning_rate=rate, images_per_second=round(speed, 2))
-
-    def _refuse_broken(self) -> None:
-        """The last update may have broken a network whose loss before it was a number."""
-        tensors = [*self.network.state_dict().values(), *self.averaged.state_dict().values()]
-        if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
-            self._refuse(f"step {self.step} left weights that are not numbers")
+        figures = self._tell(loss=loss, learning_rate=rate, images_per_second=round(speed, 2))
+        self.options.reporter.figures(figures)
 
     def _refuse(self, fault: str) -> NoReturn:
         raise DeconvSegError(
@@ -238,6 +234,8 @@ class Training:
             self.progress |= {"best": iou, "best_step": self.step}
             self._save_network("best", val_whole_image_miou=round(iou, 4))
         self._tell(val_whole_image_miou=round(iou, 4), seconds=round(time.monotonic() - self.started, 1))
+        figures = f"mean IoU {iou:.4f} on whole validation photos (best {self.progress['best']:.4f})"
+        self.options.reporter.note(f"step {self.step}: {figures}")
 
     def _save_network(self, name: str, **figures: float) -> None:
         """Writes the averaged network, with how it was trained so far in its header."""
@@ -246,11 +244,12 @@ class Training:
             header = replace(self.header, training=training)
             save_network(self.folder / f"{name}.safetensors", self.averaged, header)
 
-    def _tell(self, **figures: float) -> None:
+    def _tell(self, **figures: float) -> dict[str, float]:
+        """Adds a line to `metrics.jsonl`, which it returns."""
+        figures = self._counted(figures)
         if distributed.rank() == 0:
-            figures = self._counted(figures)
             run_folder.append_metrics(self.folder / METRICS, figures)
-            self.options.reporter.figures(self.folder, self.recipe, figures)
+        return figures
 
     def _counted(self, figures: dict[str, float]) -> dict[str, float]:
         return {"step": self.step, "crops": self.step * self.recipe.batch_size, **figures}
