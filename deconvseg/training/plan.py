@@ -70,11 +70,6 @@ class Plan:
     photos: Sequence[Photo]  # to learn from, data set by data set, all of the same classes
     validation: DataSet
 
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names, background first."""
-        return self.validation.classes
-
     def weights(self, recipe: Recipe) -> Tensor:
         """Weights of each photo's mask and soft labels, float32 (N, 2).
 
@@ -109,7 +104,6 @@ def plan_training(
         held_out = {example.name for example in (*validation.examples, *first.examples)}
         for sbd in _sbd(sources.sbd_root):
             added = tuple(example for example in sbd.examples if example.name not in held_out)
-            held_out |= {example.name for example in added}
             datasets.append((sources.sbd_root, replace(sbd, examples=added)))
     extra = len(datasets)
     datasets += [(more, open_dataset(more, "train")) for more in sources.extra_roots]
@@ -155,7 +149,7 @@ def _owner(folder: Path, roots: Sequence[Path]) -> Path | None:
 def _refuse_mixtures(plan: Plan, may_share: bool) -> None:
     """Raise a DataError if data sets differ in their classes, or a photo is there twice."""
     for photo in plan.photos:
-        if photo.dataset.classes != plan.classes:
+        if photo.dataset.classes != plan.validation.classes:
             raise DataError(
                 f"{photo.dataset.source}: its classes are not those of {plan.validation.source}; data sets "
                 "that are trained on together must have the same classes in the same order"

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch.optim.swa_utils import update_bn
 
@@ -29,7 +27,7 @@ from deconvseg.training.plan import Plan, check_plan, digest
 from deconvseg.training.plots import draw_curves
 from deconvseg.training.recipe import Recipe
 from deconvseg.training.run_folder import METRICS, STATE, begin, hold
-from deconvseg.training.sampler import CropSampler
+from deconvseg.training.sampler import CropSampler, proposal_regions
 from deconvseg.training.scores import SoftLabels
 from deconvseg.weights import network_file
 
@@ -84,9 +82,12 @@ def run_training(
             if recipe.canvas != canvas:
                 canvas = recipe.canvas
                 photos, validation, soft = _load(plan, canvas, options)
-            boxes = read_proposals(target) if recipe.proposal_share else None
-            names, weights = [photo.name for photo in plan.photos], plan.weights(recipe)
-            sampler = CropSampler(photos, names, recipe, options.device, boxes, soft, weights)
+            regions = None
+            if recipe.proposal_share:
+                names = [photo.name for photo in plan.photos]
+                regions = proposal_regions(photos, names, read_proposals(target), recipe.overlap)
+            weights = plan.weights(recipe)
+            sampler = CropSampler(photos, recipe, options.device, weights, soft, regions)
             header = _with_statistics(network, header, sampler, is_new=source is None)
             is_through = Training(network, header, sampler, validation, folder, options).run()
             if distributed.rank() == 0:
@@ -124,7 +125,7 @@ def first_network(
         WeightsError: a file cannot be read, or VGG-16 not be downloaded.
     """
     torch.manual_seed(recipe.seed)
-    classes, palette = plan.classes, plan.validation.palette
+    classes, palette = plan.validation.classes, plan.validation.palette
     if init is None:
         if recipe.pretrained == "init":
             raise UsageError(
@@ -213,19 +214,14 @@ def _describe(
             "sha256": data_digest,
             "photos": len(plan.photos),
             "validation_photos": len(plan.validation),
-            "classes": plan.classes,
+            "classes": plan.validation.classes,
             "sources": [str(source) for source in (*sources, plan.validation.source)],
             "photos_with_scores": sum(photo.scores is not None for photo in plan.photos),
         },
         "init": {"file": str(init), "sha256": files.digest(init)} if init else None,
         "proposals": files.digest(proposals) if recipe.proposal_share else None,
         "processes": distributed.world_size(),
-        "versions": {
-            "deconvseg": __version__,
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
+        "versions": {"deconvseg": __version__, "torch": torch.__version__},
     }
 
 
@@ -235,8 +231,8 @@ def _load(plan: Plan, canvas: int, options: Options) -> tuple[ImageStore, ImageS
     readers = [partial(plan.validation.read, example) for example in plan.validation.examples]
     validation = ImageStore.load(readers, canvas, workers=options.workers)
     training = ImageStore.load([photo.read for photo in plan.photos], canvas, workers=options.workers)
-    scores = [photo.scores for photo in plan.photos]
-    soft = SoftLabels.load(scores, training.sizes, plan.classes, workers=options.workers)
+    scores, classes = [photo.scores for photo in plan.photos], plan.validation.classes
+    soft = SoftLabels.load(scores, training.sizes, classes, workers=options.workers)
     return training, validation, soft if any(scores) else None
 
 
