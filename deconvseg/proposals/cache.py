@@ -25,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from deconvseg.errors import DataError
+from deconvseg.errors import DataError, reason
 from deconvseg.files import digest, replacing
 from deconvseg.identity import code_digest
 from deconvseg.images.read import read_image
@@ -75,8 +75,8 @@ def read_proposals(path: Path) -> ProposalFile:
         with np.load(path, allow_pickle=False) as file:
             return ProposalFile(path, _photos(file), str(file["settings"]))
     except Exception as error:  # numpy raises whatever the damage happens to cause
-        fault = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{path}: is no whole proposal file ({fault}); remove it and try again") from error
+        fault = f"is no whole proposal file ({reason(error)})"
+        raise DataError(f"{path}: {fault}; remove it and try again") from error
 
 
 def _photos(file: Mapping[str, NDArray[np.generic]]) -> dict[str, PhotoBoxes]:
@@ -104,9 +104,8 @@ def cache_proposals(
 ) -> None:
     """Make plain EdgeBoxes (see `find_boxes`) of every photo, COUNT at most, and keep them in one file.
 
-    What the file holds already, made by the shipped forest and the same code of photos of this name and
-    content, is kept, and so are photos it holds besides; made by others, it is replaced. After a stop, by an
-    error or an interrupt, it holds what was done, and the same call goes on from there.
+    What the file holds already of photos of this name and content, and of others, is kept, unless other code
+    or another forest made it. After an error or an interrupt, the same call goes on from there.
 
     Args:
         photos: (name, file) of each; DataError if a name occurs twice, InputError if a photo cannot be read.

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,8 +29,7 @@ from deconvseg.training.recipe import Recipe
 from deconvseg.training.run_folder import METRICS, STATE
 from deconvseg.training.sampler import Batch, CropSampler
 
-REPORT_EVERY = 10
-"""Steps between two lines of figures."""
+REPORT_EVERY = 10  # steps between two lines of figures
 CHECKPOINT_SECONDS = 300
 
 
@@ -111,10 +110,8 @@ class Training:
     def run(self) -> bool:
         """Makes all steps, or as many as are wanted; whether all are done or patience is at an end.
 
-        Raises:
-            KeyboardInterrupt: `options.interrupted` was true; the checkpoint is written.
-            DeconvSegError: the loss is no longer a number, or memory is used up; the last checkpoint is kept.
-            OutputError: a file cannot be written; the files before it are kept.
+        Raises KeyboardInterrupt, after a checkpoint, if `options.interrupted` was true, and DeconvSegError if
+        the loss is no number, memory is used up or a file cannot be written; the last checkpoint is kept.
         """
         recipe = self.recipe
         length = f"{recipe.steps} steps of {recipe.batch_size} crops of {recipe.crop_size} px"
@@ -164,12 +161,12 @@ class Training:
         size = len(inputs) // recipe.accumulate
         for start in range(0, len(inputs), size):
             part = slice(start, start + size)
+            teaching = (batch.labels[part], batch.own[part], batch.weights[part])
             soft = self.sampler.soft_labels(batch, part)
             # The processes exchange gradients once a step, not once a part.
             waits = isinstance(losses, DistributedDataParallel) and start + size < len(inputs)
             with losses.no_sync() if waits else nullcontext():  # type: ignore[operator]
                 with autocast(recipe, inputs.device):
-                    teaching = (batch.labels[part], batch.own[part], batch.weights[part])
                     sums = losses(inputs[part], *teaching, soft)
                 share = (sums[0] + sums[2]) / pixels + recipe.presence_weight * sums[1] / answers
                 # Processes take the mean of their gradients, and want the sum.
@@ -189,9 +186,6 @@ class Training:
         saves = validates or interrupted or is_due or self.step == stop
         if saves or self.step % REPORT_EVERY == 0:
             self._report()
-        # The last update may have broken a network whose loss before it was a number.
-        if saves and not all(tensor.isfinite().all() for tensor in self.averaged.state_dict().values()):
-            self._refuse(f"step {self.step} left weights that are not numbers")
         if validates:
             self._validate()
         self.progress |= {"step": self.step, "seconds": time.monotonic() - self.started}
@@ -207,8 +201,12 @@ class Training:
     def _report(self) -> None:
         """The mean loss of the last steps and all processes."""
         losses, now = distributed.total(torch.stack(self.recent)), time.monotonic()
-        if not losses.isfinite().all():
-            self._refuse(f"the loss is not a number before step {self.step}")
+        # The last update may have broken a network whose loss before it was a number.
+        if not all(values.isfinite().all() for values in (losses, *self.averaged.state_dict().values())):
+            raise DeconvSegError(
+                f"{self.folder}: by step {self.step} the loss or the weights are not numbers; the last "
+                "checkpoint is kept. Lower learning_rate or use precision fp32, then resume"
+            )
         speed = len(losses) * self.recipe.batch_size / (now - self.reported)
         self.recent.clear()
         self.reported = now
@@ -216,12 +214,6 @@ class Training:
         loss = round(float(losses.mean()), 5)
         figures = self._tell(loss=loss, learning_rate=rate, images_per_second=round(speed, 2))
         self.options.reporter.figures(figures)
-
-    def _refuse(self, fault: str) -> NoReturn:
-        raise DeconvSegError(
-            f"{self.folder}: {fault}; the last checkpoint is kept. Lower learning_rate or use precision "
-            "fp32, then resume"
-        )
 
     def _validate(self) -> None:
         distributed.share_buffers(self.averaged)
@@ -305,10 +297,9 @@ def validate(
 ) -> Tensor:
     """Confusion matrix int64 (C, C), row = truth, of whole photos as single crops, at the crop's size.
 
-    A fast figure to steer a run by, neither at the photos' own size nor with proposals: `deconvseg eval`
-    gives those that count. Every process takes each K-th photo and the counts are summed. Batches are filled
-    up to one size, so that a photo's scores do not depend on how many processes there are. The network and
-    the store are on one device; the network is in evaluation mode afterwards.
+    Every process takes each K-th photo and the counts are summed. Batches are filled up to one size, so that
+    a photo's scores do not depend on how many processes there are. The network, which is on the store's
+    device, is in evaluation mode afterwards.
     """
     classes, device = len(header.classes), store.device
     batch = min(batch, max(1, batch * 256**2 // network.side**2))  # large photos need much memory

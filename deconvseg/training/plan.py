@@ -92,10 +92,8 @@ def plan_training(
 ) -> Plan:
     """Read the recipe, as `read_recipes` does, and the lists of the data sets.
 
-    Raises:
-        UsageError: recipe, stage or choice of data makes no sense.
-        DataError: a folder or list is not as it should be, the data sets differ in their classes, or a photo
-            is there twice.
+    Raises UsageError if recipe, stage or choice of data makes no sense, and DataError if a folder or list is
+    not as it should be, the data sets differ in their classes, or a photo is there twice.
     """
     stages = read_recipes(recipe, overrides, stage)
     first, validation = (open_dataset(sources.root, name) for name in (sources.split, sources.val_split))

@@ -31,8 +31,7 @@ from deconvseg.training.sampler import CropSampler, proposal_regions
 from deconvseg.training.scores import SoftLabels
 from deconvseg.weights import network_file
 
-MOST_FAULTS = 50
-"""Faults of the data that are listed before training is refused."""
+MOST_FAULTS = 50  # of the data that are listed before training is refused
 STATISTICS_BATCHES = 10
 
 
@@ -51,7 +50,7 @@ def run_training(
     folder are not right, and KeyboardInterrupt, after a checkpoint, if `options.interrupted` was true.
 
     Args:
-        plan, options: what to train, and how to go about it.
+        plan, options: what to train, and how.
         out: folder of the run; stages with names get folders of these names in it.
         init: network file or name that the first stage starts from; it decides all but crop size and classes.
         vgg16: file of VGG-16's ImageNet convolutions; downloaded if omitted.
@@ -117,12 +116,8 @@ def first_network(
 ) -> tuple[SegmentationNetwork, NetworkHeader]:
     """The network that a stage starts from, in training mode, and its header.
 
-    Of the network file `init` all layers are kept that fit, and `note` is told what is not; random weights
-    follow from the recipe's seed.
-
-    Raises:
-        UsageError: the recipe describes no network, or none that can start from `init`, or insists on one.
-        WeightsError: a file cannot be read, or VGG-16 not be downloaded.
+    Of the network file `init` all layers are kept that fit, and `note` is told what is not. Raises UsageError
+    if the recipe describes no network, or none that can start so, and WeightsError for files.
     """
     torch.manual_seed(recipe.seed)
     classes, palette = plan.validation.classes, plan.validation.palette

@@ -16,19 +16,16 @@ from deconvseg.proposals.cache import ProposalFile
 from deconvseg.training.recipe import Recipe
 from deconvseg.training.scores import SoftLabels
 
-PASTED_SIZE = (0.3, 0.9)
-"""Longer sides of pasted objects as shares of the crop's side."""
-RANDOM_SIDE = (0.35, 1.0)
-"""Sides of random squares as shares of the photo's longer side."""
+PASTED_SIZE = (0.3, 0.9)  # longer sides of pasted objects as shares of the crop's side
+RANDOM_SIDE = (0.35, 1.0)  # sides of random squares as shares of the photo's longer side
 _PASTE_SEED = 1 << 41
 
 
 class Regions:
     """Boxes to learn from, sorted by class so that every class can be drawn equally often.
 
-    Args:
-        rows: of each, which photo of the store; class; which object of that photo, from 1, as `find_objects`
-            numbers them; and tight box x0 y0 x1 y1 in pixels of the store.
+    A row of a box: which photo of the store; class; which object of that photo, from 1, as `find_objects`
+    numbers them; x0 y0 x1 y1 in pixels of the store.
     """
 
     def __init__(self, rows: Sequence[tuple[float, ...]]) -> None:
