@@ -57,8 +57,7 @@ class Options:
     limit_steps: int | None = None  # stop, with a checkpoint, after so many of this call
     workers: int = 1  # threads that prepare the data
     reporter: Reporter = field(default_factory=Reporter)
-    # Asked after every step; once it is true, a checkpoint is written and the run ends.
-    interrupted: Callable[[], bool] = lambda: False
+    interrupted: Callable[[], bool] = lambda: False  # asked after every step; once true, the run ends
 
 
 class Training:
