@@ -65,8 +65,7 @@ def train_forest(
         seed: the same one and the same photos give the same forest.
         progress: told a line a tree.
 
-    Raises:
-        DataError: the photos hold no window with an edge, or none without.
+    Raises DataError if the photos hold no window with an edge, or none without.
     """
     grown: list[list[_Node]] = []
     for number, own_seed in enumerate(np.random.SeedSequence(seed).spawn(trees), start=1):

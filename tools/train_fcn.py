@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryFile
 from typing import Annotated, NamedTuple
 
 import numpy as np
@@ -48,16 +48,12 @@ LEARNING_RATES, GENTLE_RATES = (4e-4, 3e-5), (5e-5, 8e-6)
 WEIGHT_DECAY, WARM_UP, AVERAGED = 0.05, 60, 0.997
 PRESENCE_WEIGHT, LOVASZ_WEIGHT = 0.1, 0.5
 """Of the loss of the classes that there are, and of Lovasz-softmax, besides the cross-entropy of pixels."""
-RARE = 20
-"""Photos with rare classes are drawn more often, as if every class had at least this many photos."""
-SCALES = 0.6, 1.5
-"""Of the views after the first, which are mirrored and cropped to its area."""
-CALIBRATED = 24
-"""Photos that tell how large features get, which are stored in 8 bits."""
+RARE = 20  # photos with rare classes are drawn more often, as if every class had at least this many
+SCALES = 0.6, 1.5  # of the views after the first, which are mirrored and cropped to its area
+CALIBRATED = 24  # photos that tell how large features get, which are stored in 8 bits
 DOUBT_OF_IOU = 2.7
 """Exponent: the doubt of a class from its IoU. To have the best IoU, a class that is found to IoU v should
-take pixels from a probability of v / (1 + v) on, not from half; with a prior of 0.2, which was
-the default, this is half of that."""
+take pixels from a probability of v / (1 + v) on, not from half; with a prior of 0.2 this is half of that."""
 
 
 def train_fcn(
@@ -113,12 +109,10 @@ def train_fcn(
     else:
         network = FCN(len(header.classes), side or 512)
         initialise_encoder(network, read_vgg16(vgg16) if vgg16 else download_vgg16())
-    with TemporaryDirectory(prefix="deconvseg-") as folder:
-        photos = measure(network, header, sets, Path(folder), views, scores)
-        summary: dict[str, float] = {"photos": len(photos.shares) // views, "views": views, "seed": seed}
-        summary |= {"views with soft labels": len(photos.soft), "epochs": epochs}
-        loss = train(network, photos, epochs, seed, goes_on=bool(start))
-        summary |= {"loss": round(loss, 4)}
+    photos = measure(network, header, sets, views, scores)
+    loss = round(train(network, photos, epochs, seed, goes_on=bool(start)), 4)
+    summary: dict[str, float] = {"photos": len(photos.shares) // views, "views": views, "seed": seed}
+    summary |= {"views with soft labels": len(photos.soft), "epochs": epochs, "loss": loss}
     for place, name in enumerate(header.classes if report else ()):
         network.doubt[place] = max(ious[name] or 0, 0.05) ** DOUBT_OF_IOU
     save_network(out, network, replace(header, training=summary, ranges={}), "int8")
@@ -126,26 +120,17 @@ def train_fcn(
 
 
 class Photos(NamedTuple):
-    """What the layers learn from: N photos, or views of them.
+    """What the layers learn from: N photos, or views of them."""
 
-    Attributes:
-        cells: int64 (N, 2), height and width in cells of 8 pixels, h and w.
-        features: uint8 (N, M, W) in a file, conv4_3's of the h * w cells of each photo.
-        step: what a step of those stands for.
-        masks: uint8 (N, 4M), of its 2h * 2w places.
-        soft: by number of a photo, class probabilities of its cells, uint8 (C, h, w), 255 is certain; a photo
-            that has them learns from them instead of its mask.
-        shares: float32 (N, C - 1), of each object class in the photo's pixels.
-        chances: (N,), of being drawn: more for photos with rare classes.
-    """
-
-    cells: NDArray[np.int64]
-    features: NDArray[np.uint8]
-    step: float
-    masks: NDArray[np.uint8]
+    cells: NDArray[np.int64]  # (N, 2), height and width in cells of 8 pixels, h and w
+    features: NDArray[np.uint8]  # (N, M, W) in a file, conv4_3's of the h * w cells of each photo
+    step: float  # what a step of those stands for
+    masks: NDArray[np.uint8]  # (N, 4M), of its 2h * 2w places
+    # By number of a photo, class probabilities of its cells, uint8 (C, h, w), 255 is certain; they stand in
+    # for its mask.
     soft: dict[int, Tensor]
-    shares: Tensor
-    chances: NDArray[np.float64]
+    shares: Tensor  # float32 (N, C - 1), of each object class in the photo's pixels
+    chances: NDArray[np.float64]  # (N,), of being drawn: more for photos with rare classes
 
     def draw(self, size: int, epochs: int, seed: int) -> Iterator[NDArray[np.int64]]:
         """Numbers of the photos of each batch, which are of one shape."""
@@ -171,14 +156,9 @@ class Photos(NamedTuple):
 
 @torch.no_grad()
 def measure(
-    network: FCN,
-    header: NetworkHeader,
-    sets: Sequence[DataSet],
-    folder: Path,
-    views: int,
-    scores: Path | None = None,
+    network: FCN, header: NetworkHeader, sets: Sequence[DataSet], views: int, scores: Path | None = None
 ) -> Photos:
-    """Features of all photos, which go into new files in a folder, and what their masks say."""
+    """Features of all photos, which go into a temporary file, and what their masks say."""
     examples = [(data, example) for data in sets for example in data.examples]
     rows = [(view, *each) for view in range(views) for each in examples]
     network.eval()
@@ -190,7 +170,8 @@ def measure(
     precision: fold.Precision = "int8" if int8.works() else "fp32"
     ready = fold.prepare(copy.deepcopy(network), torch.device("cpu"), precision, ranges)
     most, width = (-(-network.side // STRIDE) * STRIDE // 8) ** 2, network.arguments["widths"][3]
-    features = np.memmap(folder / "features", np.uint8, "w+", shape=(len(rows), most, width))
+    with TemporaryFile() as file:  # it stays as long as it is mapped
+        features = np.memmap(file, np.uint8, "w+", shape=(len(rows), most, width))
     step = ranges["skip"][1] / 127
     masks = np.full((len(rows), 4 * most), VOID, np.uint8)
     shares, cells = np.zeros((len(rows), len(header.classes) - 1), np.float32), []
@@ -244,19 +225,10 @@ def _view(
     return image, mask, functional.pad(rest[0], border) if rest else None
 
 
-def train(
-    network: FCN,
-    photos: Photos,
-    epochs: int,
-    seed: int,
-    *,
-    goes_on: bool,
-) -> float:
+def train(network: FCN, photos: Photos, epochs: int, seed: int, *, goes_on: bool) -> float:
     """Train all but VGG-16's first ten convolutions; returns the mean of the last tenth of losses.
 
-    The loss is that of `place_loss`, and the binary cross-entropy of the classes that the photo's mask shows.
-    AdamW, its rate falling as a cosine; what comes out is an average of the weights on the way. An FCN that
-    goes on keeps BatchNorm's statistics.
+    The network becomes an average of its weights on the way. One that goes on keeps BatchNorm's statistics.
     """
     present = photos.shares > PRESENT_SHARE
     certain = present | (photos.shares == 0)

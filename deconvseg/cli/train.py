@@ -36,34 +36,24 @@ def train(
     data: Path | None = _data("DIR", "Your own photos and masks, and a dataset.toml that says what is what."),
     voc_root: Path | None = _data("DIR", "Folder with JPEGImages, SegmentationClass, ImageSets."),
     sbd_root: Path | None = _data("DIR", "Semantic Boundaries Dataset: joins in, but what is validated on."),
-    extra_root: list[Path] | None = _data(
-        "DIR", "Data set of the same classes; its [b]train[/b] split joins in."
-    ),
+    extra_root: list[Path] | None = _data("DIR", "Data set of the same classes; its train split joins in."),
     split: str = _data("NAME", "Split to train on.", default="train"),
     val_split: str = _data("NAME", "Split to validate on.", default="val"),
     check: bool = switch(DATA, "Look at all photos and masks, report, and stop.", "--check"),
-    proposals: Path | None = _data(
-        "FILE.npz", "For stage 2; made if not there. Left out: OUT/proposals.npz."
-    ),
+    proposals: Path | None = _data("FILE.npz", "For stage 2; made if need be. Left out: OUT/proposals.npz."),
     scores: list[Path] | None = _data(
         "DIR", "Learn from another network's NAME.scores.npz (segment --save scores) as well."
     ),
     network: Literal["deconvnet", "fcn8s"] | None = _training(
         "deconvnet|fcn8s", "For regions, or for whole photos. Left out: the recipe's."
     ),
-    recipe: str | None = _training(
-        "NAME|FILE", "Shipped recipe or .toml file. Left out: lite, or fcn8s-lite."
-    ),
+    recipe: str | None = _training("NAME|FILE", "Shipped recipe, or .toml. Left out: lite, or fcn8s-lite."),
     stage: Literal["1", "2", "both"] | None = _training(None, "Of a recipe with two. Left out: both."),
     init: str | None = _training(
         "NAME|FILE", "Network to start from; it decides all but crop size and classes."
     ),
-    vgg16: Path | None = _training(
-        "FILE", "ImageNet VGG-16 convolutions (.safetensors); downloaded when not given."
-    ),
-    crop_size: int | None = _training(
-        "N", "Side of a crop in pixels; like the next ones, overrides the recipe."
-    ),
+    vgg16: Path | None = _training("FILE.safetensors", "ImageNet VGG-16. Left out: downloaded."),
+    crop_size: int | None = _training("N", "Side of a crop in pixels; like the next, overrides the recipe."),
     steps: int | None = _training("N", "Length of each stage."),
     batch_size: int | None = _training("N", "Crops a step."),
     accumulate: int | None = _training("N", "Parts a batch is computed in: more need less memory."),
@@ -107,11 +97,11 @@ def train(
     workers = workers or cores()
     with process_group(device) as own:
         first = rank() == 0
-        with TrainingDisplay(quiet=quiet or not first) as display:
-            if check or out is None:
-                return _check(plan, workers, display, as_json=as_json) if first else console.DONE
-            options = Options(pick_device(own), resume, limit_steps, workers, display, signals.asked_to_stop)
-            folders = run_training(plan, out, options, init=init, vgg16=vgg16, proposals=proposals)
+        display = TrainingDisplay(quiet=quiet or not first)
+        if check or out is None:
+            return _check(plan, workers, display, as_json=as_json) if first else console.DONE
+        options = Options(pick_device(own), resume, limit_steps, workers, display, signals.asked_to_stop)
+        folders = run_training(plan, out, options, init=init, vgg16=vgg16, proposals=proposals)
         if first:
             _tell_end(folders, as_json=as_json, quiet=quiet)
     return console.DONE

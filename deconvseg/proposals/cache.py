@@ -5,11 +5,9 @@ contrib modules. Its arrays, for N photos with M boxes in all:
 
     names     unicode (N,)
     sizes     int32 (N, 2), height and width of the photo as read
-    digests   unicode (N,), SHA-256 of the photo's file, by which a changed photo is noticed; before November
-              2026 int64 `lengths`, bytes of the file
+    digests   unicode (N,), SHA-256 of the photo's file, by which a changed photo is noticed
     offsets   int64 (N + 1,), photo i has the boxes offsets[i] to offsets[i + 1]
     boxes     float32 (M, 4), x0 y0 x1 y1 in pixels, half-open, inside the photo, best first within it
-    scores    float32 (M,)
     settings  JSON: digests of the code and the forest that made them
 """
 
@@ -27,12 +25,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from deconvseg.errors import DataError, OutputError
+from deconvseg.errors import DataError, reason
 from deconvseg.files import digest, replacing
 from deconvseg.identity import code_digest
 from deconvseg.images.read import read_image
 from deconvseg.machine import pool
-from deconvseg.proposals.boxes import Boxes, find_boxes
+from deconvseg.proposals.boxes import find_boxes
 from deconvseg.proposals.edges import EdgeDetector
 from deconvseg.weights import forest_file
 
@@ -45,11 +43,11 @@ _SAVED_EVERY = 200  # photos: 34 s of CPU to lose; saving takes up to 5 s at 4,6
 
 
 class PhotoBoxes(NamedTuple):
-    """What the file says of one photo: height and width as it was read, SHA-256 of its file, and boxes."""
+    """What the file says of one photo."""
 
-    size: tuple[int, int]
-    digest: str
-    boxes: Boxes
+    size: tuple[int, int]  # height and width as it was read
+    digest: str  # SHA-256 of its file
+    boxes: NDArray[np.float32]  # (n, 4), best first, n may be 0
 
 
 @dataclass(frozen=True)
@@ -61,17 +59,14 @@ class ProposalFile:
     settings: str = ""
 
     def of(self, name: str) -> tuple[NDArray[np.float32], tuple[int, int]]:
-        """Boxes of one photo, float32 (n, 4), best first, n may be 0; and the (height, width) they refer to.
-
-        Raises a DataError if the file does not know the photo.
-        """
+        """Boxes of one photo, and the (height, width) they refer to; DataError if it is not in the file."""
         if name not in self.photos:
             raise DataError(
                 f"{self.path}: holds no proposals of {name}; "
                 "make the file again from these photos, with OpenCV's contrib modules installed"
             )
         photo = self.photos[name]
-        return photo.boxes.xyxy, photo.size
+        return photo.boxes, photo.size
 
 
 def read_proposals(path: Path) -> ProposalFile:
@@ -79,19 +74,14 @@ def read_proposals(path: Path) -> ProposalFile:
     try:
         with np.load(path, allow_pickle=False) as file:
             return ProposalFile(path, _photos(file), str(file["settings"]))
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such proposal file; check the path") from error
     except Exception as error:  # numpy raises whatever the damage happens to cause
-        fault = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(
-            f"{path}: is no whole proposal file ({fault}); remove it and make it again"
-        ) from error
+        fault = f"is no whole proposal file ({reason(error)})"
+        raise DataError(f"{path}: {fault}; remove it and try again") from error
 
 
 def _photos(file: Mapping[str, NDArray[np.generic]]) -> dict[str, PhotoBoxes]:
     boxes, offsets = file["boxes"].astype(np.float32).reshape(-1, 4), file["offsets"].astype(np.int64)
-    scores = file["scores"].astype(np.float32).reshape(len(boxes))
-    digests = file["digests" if "digests" in file else "lengths"].astype(np.str_).tolist()
+    digests = file["digests"].astype(np.str_).tolist()
     names, sizes = file["names"].astype(np.str_).tolist(), file["sizes"].astype(np.int32).reshape(-1, 2)
     if offsets[0] != 0 or offsets[-1] != len(boxes) or (offsets[1:] < offsets[:-1]).any():
         raise ValueError("offsets do not divide the boxes")
@@ -100,7 +90,7 @@ def _photos(file: Mapping[str, NDArray[np.generic]]) -> dict[str, PhotoBoxes]:
     # Written so that a NaN fails; half a pixel covers the rounding of photos that were shrunk for the search.
     if not ((low > -0.5) & (low < high) & (high < limits + 0.5)).all():
         raise ValueError("boxes are empty or outside their photo")
-    parts = [Boxes(boxes[start:end], scores[start:end]) for start, end in pairwise(offsets)]
+    parts = [boxes[start:end] for start, end in pairwise(offsets)]
     rows = zip(names, sizes.tolist(), digests, parts, strict=True)
     return {name: PhotoBoxes((height, width), content, part) for name, (height, width), content, part in rows}
 
@@ -114,13 +104,12 @@ def cache_proposals(
 ) -> None:
     """Make plain EdgeBoxes (see `find_boxes`) of every photo, COUNT at most, and keep them in one file.
 
-    What the file holds already, made by the shipped forest and the same code of photos of this name and
-    content, is kept, and so are photos it holds besides; made by others, it is replaced. After a stop, by an
-    error or an interrupt, it holds what was done, and the same call goes on from there.
+    What the file holds already of photos of this name and content, and of others, is kept, unless other code
+    or another forest made it. After an error or an interrupt, the same call goes on from there.
 
     Args:
         photos: (name, file) of each; DataError if a name occurs twice, InputError if a photo cannot be read.
-        target: the `.npz`; OutputError if it cannot be written, or is a file of another kind.
+        target: the `.npz`; OutputError if it cannot be written, DataError if it is a file of another kind.
         workers: threads; 0 works in the calling one.
         progress: called once a photo, those done before included.
     """
@@ -129,8 +118,10 @@ def cache_proposals(
             raise DataError(f"{name}: there are {times} photos of this name; rename all but one")
     forest = forest_file(None)
     settings = json.dumps({"code": code_digest("deconvseg.proposals.cache"), "forest": digest(forest)})
-    found = _kept(target, settings)
-    todo = [photo for photo in photos if not _is_known(found, *photo)]
+    found: dict[str, PhotoBoxes] = {}
+    if target.exists() and (before := read_proposals(target)).settings == settings:
+        found.update(before.photos)
+    todo = [(name, path) for name, path in photos if name not in found or found[name].digest != digest(path)]
     for _ in range(len(photos) - len(todo)):
         progress()
     if not todo:
@@ -151,38 +142,18 @@ def cache_proposals(
 def _find(detector: EdgeDetector, photo: Path) -> PhotoBoxes:
     image = read_image(photo)
     height, width = image.shape[:2]
-    return PhotoBoxes((height, width), digest(photo), find_boxes(image, detector, count=COUNT))
-
-
-def _is_known(found: Mapping[str, PhotoBoxes], name: str, photo: Path) -> bool:
-    try:
-        return name in found and found[name].digest == digest(photo)
-    except OSError:  # it is told when the photo is read
-        return False
-
-
-def _kept(path: Path, settings: str) -> dict[str, PhotoBoxes]:
-    """What a file of ours holds; nothing if there is none or it was made with other settings."""
-    if not path.exists():
-        return {}
-    try:
-        file = read_proposals(path)
-    except DataError as error:
-        raise OutputError(f"{error}, or choose another name") from error
-    return dict(file.photos) if file.settings == settings else {}
+    return PhotoBoxes((height, width), digest(photo), find_boxes(image, detector, count=COUNT).xyxy)
 
 
 def _write(path: Path, settings: str, found: Mapping[str, PhotoBoxes]) -> None:
-    none = Boxes(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
-    boxes = [none, *(photo.boxes for photo in found.values())]
+    boxes = [np.zeros((0, 4), np.float32), *(photo.boxes for photo in found.values())]
     with replacing(path) as stream:
         np.savez_compressed(
             stream,
             names=np.array(list(found), np.str_),
             sizes=np.array([photo.size for photo in found.values()], np.int32).reshape(-1, 2),
             digests=np.array([photo.digest for photo in found.values()], np.str_),
-            offsets=np.cumsum([len(part.scores) for part in boxes], dtype=np.int64),
-            boxes=np.concatenate([part.xyxy for part in boxes]),
-            scores=np.concatenate([part.scores for part in boxes]),
+            offsets=np.cumsum([len(part) for part in boxes], dtype=np.int64),
+            boxes=np.concatenate(boxes),
             settings=np.array(settings),
         )

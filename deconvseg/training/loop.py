@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,8 +29,7 @@ from deconvseg.training.recipe import Recipe
 from deconvseg.training.run_folder import METRICS, STATE
 from deconvseg.training.sampler import Batch, CropSampler
 
-REPORT_EVERY = 10
-"""Steps between two lines of figures."""
+REPORT_EVERY = 10  # steps between two lines of figures
 CHECKPOINT_SECONDS = 300
 
 
@@ -40,12 +39,12 @@ class Reporter:
     def note(self, line: str) -> None:
         """Something a person should know."""
 
-    def figures(self, folder: Path, recipe: Recipe, figures: dict[str, float]) -> None:
-        """A line of a run folder's `metrics.jsonl`: figures of some steps, or of a validation."""
+    def figures(self, figures: dict[str, float]) -> None:
+        """Loss and speed of the last steps, as in a line of `metrics.jsonl`, during `progress`."""
 
     @contextmanager
     def progress(self, total: int, what: str) -> Iterator[Callable[[], None]]:
-        """A long preparation of `total` parts; what it yields is called once a part."""
+        """Something long of `total` parts; what it yields may be called once a part."""
         yield lambda: None
 
 
@@ -58,17 +57,15 @@ class Options:
     limit_steps: int | None = None  # stop, with a checkpoint, after so many of this call
     workers: int = 1  # threads that prepare the data
     reporter: Reporter = field(default_factory=Reporter)
-    # Asked after every step; once it is true, a checkpoint is written and the run ends.
-    interrupted: Callable[[], bool] = lambda: False
+    interrupted: Callable[[], bool] = lambda: False  # asked after every step; once true, the run ends
 
 
 class Training:
-    """Trains a network into a folder that exists: `last.safetensors`, `best.safetensors`, `metrics.jsonl`.
+    """Trains a network by the sampler's recipe into a folder that exists.
 
     Every crop, and every random number in it, follows from the recipe's seed and the number of the step, so
-    a run that was stopped or killed at any moment and taken up again ends with the same network; on a
-    processor, with the same number of threads, bit by bit. Raises DeconvSegError if the folder's checkpoint
-    cannot be resumed. The sampler draws what to learn from, on the options' device, and has the recipe.
+    a run that was stopped or killed at any moment and taken up again ends with the same network. Raises
+    DeconvSegError if the folder's checkpoint cannot be resumed.
     """
 
     def __init__(
@@ -112,19 +109,18 @@ class Training:
     def run(self) -> bool:
         """Makes all steps, or as many as are wanted; whether all are done or patience is at an end.
 
-        Raises:
-            KeyboardInterrupt: `options.interrupted` was true; the checkpoint is written.
-            DeconvSegError: the loss is no longer a number, or memory is used up; the last checkpoint is kept.
-            OutputError: a file cannot be written; the files before it are kept.
+        Raises KeyboardInterrupt, after a checkpoint, if `options.interrupted` was true, and DeconvSegError if
+        the loss is no number, memory is used up or a file cannot be written; the last checkpoint is kept.
         """
         recipe = self.recipe
         length = f"{recipe.steps} steps of {recipe.batch_size} crops of {recipe.crop_size} px"
         self.options.reporter.note(f"{self.folder}: {length}, {self.options.device}")
         stop = min(recipe.steps, self.step + (self.options.limit_steps or recipe.steps))
         try:
-            while self.step < stop and not self._is_out_of_patience():
-                self._train_step()
-                self._follow_up(stop)
+            with self.options.reporter.progress(recipe.steps, "step"):
+                while self.step < stop and not self._is_out_of_patience():
+                    self._train_step()
+                    self._follow_up(stop)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -164,12 +160,12 @@ class Training:
         size = len(inputs) // recipe.accumulate
         for start in range(0, len(inputs), size):
             part = slice(start, start + size)
+            teaching = (batch.labels[part], batch.own[part], batch.weights[part])
             soft = self.sampler.soft_labels(batch, part)
             # The processes exchange gradients once a step, not once a part.
             waits = isinstance(losses, DistributedDataParallel) and start + size < len(inputs)
             with losses.no_sync() if waits else nullcontext():  # type: ignore[operator]
                 with autocast(recipe, inputs.device):
-                    teaching = (batch.labels[part], batch.own[part], batch.weights[part])
                     sums = losses(inputs[part], *teaching, soft)
                 share = (sums[0] + sums[2]) / pixels + recipe.presence_weight * sums[1] / answers
                 # Processes take the mean of their gradients, and want the sum.
@@ -189,8 +185,6 @@ class Training:
         saves = validates or interrupted or is_due or self.step == stop
         if saves or self.step % REPORT_EVERY == 0:
             self._report()
-        if saves:
-            self._refuse_broken()
         if validates:
             self._validate()
         self.progress |= {"step": self.step, "seconds": time.monotonic() - self.started}
@@ -206,29 +200,19 @@ class Training:
     def _report(self) -> None:
         """The mean loss of the last steps and all processes."""
         losses, now = distributed.total(torch.stack(self.recent)), time.monotonic()
-        wrong = torch.nonzero(~torch.isfinite(losses))
-        if len(wrong):
-            at = self.step - len(losses) + int(wrong[0])
-            names = ", ".join(self.sampler.photos(at)[:8])
-            self._refuse(f"the loss is not a number at step {at} (photos: {names})")
+        # The last update may have broken a network whose loss before it was a number.
+        if not all(values.isfinite().all() for values in (losses, *self.averaged.state_dict().values())):
+            raise DeconvSegError(
+                f"{self.folder}: by step {self.step} the loss or the weights are not numbers; the last "
+                "checkpoint is kept. Lower learning_rate or use precision fp32, then resume"
+            )
         speed = len(losses) * self.recipe.batch_size / (now - self.reported)
         self.recent.clear()
         self.reported = now
         rate = self.recipe.learning_rate * schedule(self.step - 1, self.recipe)
         loss = round(float(losses.mean()), 5)
-        self._tell(loss=loss, learning_rate=rate, images_per_second=round(speed, 2))
-
-    def _refuse_broken(self) -> None:
-        """The last update may have broken a network whose loss before it was a number."""
-        tensors = [*self.network.state_dict().values(), *self.averaged.state_dict().values()]
-        if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
-            self._refuse(f"step {self.step} left weights that are not numbers")
-
-    def _refuse(self, fault: str) -> NoReturn:
-        raise DeconvSegError(
-            f"{self.folder}: {fault}; the last checkpoint is kept. Lower learning_rate or use precision "
-            "fp32, then resume"
-        )
+        figures = self._tell(loss=loss, learning_rate=rate, images_per_second=round(speed, 2))
+        self.options.reporter.figures(figures)
 
     def _validate(self) -> None:
         distributed.share_buffers(self.averaged)
@@ -238,6 +222,8 @@ class Training:
             self.progress |= {"best": iou, "best_step": self.step}
             self._save_network("best", val_whole_image_miou=round(iou, 4))
         self._tell(val_whole_image_miou=round(iou, 4), seconds=round(time.monotonic() - self.started, 1))
+        figures = f"mean IoU {iou:.4f} on whole validation photos (best {self.progress['best']:.4f})"
+        self.options.reporter.note(f"step {self.step}: {figures}")
 
     def _save_network(self, name: str, **figures: float) -> None:
         """Writes the averaged network, with how it was trained so far in its header."""
@@ -246,11 +232,12 @@ class Training:
             header = replace(self.header, training=training)
             save_network(self.folder / f"{name}.safetensors", self.averaged, header)
 
-    def _tell(self, **figures: float) -> None:
+    def _tell(self, **figures: float) -> dict[str, float]:
+        """Adds a line to `metrics.jsonl`, which it returns."""
+        figures = self._counted(figures)
         if distributed.rank() == 0:
-            figures = self._counted(figures)
             run_folder.append_metrics(self.folder / METRICS, figures)
-            self.options.reporter.figures(self.folder, self.recipe, figures)
+        return figures
 
     def _counted(self, figures: dict[str, float]) -> dict[str, float]:
         return {"step": self.step, "crops": self.step * self.recipe.batch_size, **figures}
@@ -309,10 +296,9 @@ def validate(
 ) -> Tensor:
     """Confusion matrix int64 (C, C), row = truth, of whole photos as single crops, at the crop's size.
 
-    A fast figure to steer a run by, neither at the photos' own size nor with proposals: `deconvseg eval`
-    gives those that count. Every process takes each K-th photo and the counts are summed. Batches are filled
-    up to one size, so that a photo's scores do not depend on how many processes there are. The network and
-    the store are on one device; the network is in evaluation mode afterwards.
+    Every process takes each K-th photo and the counts are summed. Batches are filled up to one size, so that
+    a photo's scores do not depend on how many processes there are. The network, which is on the store's
+    device, is in evaluation mode afterwards.
     """
     classes, device = len(header.classes), store.device
     batch = min(batch, max(1, batch * 256**2 // network.side**2))  # large photos need much memory

@@ -11,8 +11,7 @@ from deconvseg.data.masks import VOID
 from deconvseg.network.base import SegmentationNetwork
 from deconvseg.training.recipe import Recipe
 
-PRESENT_SHARE = 0.005
-"""A class counts as present in a crop from this share of its pixels on."""
+PRESENT_SHARE = 0.005  # of a crop's pixels, from which on a class counts as present
 
 
 def autocast(recipe: Recipe, device: torch.device) -> torch.autocast:

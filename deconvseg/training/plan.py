@@ -70,11 +70,6 @@ class Plan:
     photos: Sequence[Photo]  # to learn from, data set by data set, all of the same classes
     validation: DataSet
 
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names, background first."""
-        return self.validation.classes
-
     def weights(self, recipe: Recipe) -> Tensor:
         """Weights of each photo's mask and soft labels, float32 (N, 2).
 
@@ -97,10 +92,8 @@ def plan_training(
 ) -> Plan:
     """Read the recipe, as `read_recipes` does, and the lists of the data sets.
 
-    Raises:
-        UsageError: recipe, stage or choice of data makes no sense.
-        DataError: a folder or list is not as it should be, the data sets differ in their classes, or a photo
-            is there twice.
+    Raises UsageError if recipe, stage or choice of data makes no sense, and DataError if a folder or list is
+    not as it should be, the data sets differ in their classes, or a photo is there twice.
     """
     stages = read_recipes(recipe, overrides, stage)
     first, validation = (open_dataset(sources.root, name) for name in (sources.split, sources.val_split))
@@ -109,7 +102,6 @@ def plan_training(
         held_out = {example.name for example in (*validation.examples, *first.examples)}
         for sbd in _sbd(sources.sbd_root):
             added = tuple(example for example in sbd.examples if example.name not in held_out)
-            held_out |= {example.name for example in added}
             datasets.append((sources.sbd_root, replace(sbd, examples=added)))
     extra = len(datasets)
     datasets += [(more, open_dataset(more, "train")) for more in sources.extra_roots]
@@ -155,7 +147,7 @@ def _owner(folder: Path, roots: Sequence[Path]) -> Path | None:
 def _refuse_mixtures(plan: Plan, may_share: bool) -> None:
     """Raise a DataError if data sets differ in their classes, or a photo is there twice."""
     for photo in plan.photos:
-        if photo.dataset.classes != plan.classes:
+        if photo.dataset.classes != plan.validation.classes:
             raise DataError(
                 f"{photo.dataset.source}: its classes are not those of {plan.validation.source}; data sets "
                 "that are trained on together must have the same classes in the same order"

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from deconvseg.errors import DataError
 from deconvseg.files import read_json_lines, replacing
 
 # Okabe and Ito's colours, which people with any kind of colour blindness tell apart.
@@ -17,17 +16,13 @@ _BLUE, _ORANGE, _GREEN = "#0072B2", "#D55E00", "#009E73"
 def draw_curves(metrics: Path, target: Path) -> None:
     """Draw loss, validation mean IoU and learning rate of a `metrics.jsonl` over the crops seen, as PNG.
 
-    Of two figures with the same `crops` the later counts, as after a resumed run. Raises DataError if there
-    are none yet, and OutputError if the PNG cannot be written.
+    Raises OutputError if the PNG cannot be written.
     """
     lines = read_json_lines(metrics)
-    points = [
-        sorted({line["crops"]: line[key] for line in lines if key in line}.items())
+    (crops, loss), (at, iou), rate = (
+        np.array([(line["crops"], line[key]) for line in lines if key in line], float).reshape(-1, 2).T
         for key in ("loss", "val_whole_image_miou", "learning_rate")
-    ]
-    (crops, loss), (at, iou), rate = (np.array(some, float).reshape(-1, 2).T for some in points)
-    if not len(loss) and not len(iou):
-        raise DataError(f"{metrics}: has neither a loss nor a validation yet; draw it later in the run")
+    )
     figure = Figure(figsize=(9, 7.5), dpi=120, layout="constrained")
     panels = figure.subplots(3, 1, sharex=True, gridspec_kw={"height_ratios": (5, 5, 2)})
     panels[0].plot(crops, loss, color=_BLUE, alpha=0.25, linewidth=0.8)

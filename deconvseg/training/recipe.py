@@ -54,8 +54,8 @@ class Recipe:
     # background (the paper's stage 1).
     label: Literal["all", "object"] = "all"
     overlap: Share = 0.5  # least IoU of a proposal with an object's box (stage 2)
-    enlarge: Annotated[float, 0.1, 10] = 1.2  # context around a box, a factor on both sides
-    square: bool = True  # boxes are widened to squares, as in the released lists; else stretched to the crop
+    # Boxes are widened to squares, as in the released lists, with context around: a factor on both sides.
+    enlarge: Annotated[float, 0.1, 10] = 1.2
     window: Annotated[float, 0.1, 1] = 1.0  # share of a box's sides that a crop covers, anywhere inside it
     scale_jitter: Annotated[float, 1, 10] = 1.4  # boxes and squares are scaled by a factor of 1/x to x ...
     shift_jitter: Share = 0.1  # ... and moved by up to this share of their side
@@ -105,21 +105,18 @@ _STAGES = ("stage1", "stage2")
 def read_recipes(
     recipe: str | Path, overrides: Mapping[str, Any] | None = None, stage: str | None = None
 ) -> dict[str, Recipe]:
-    """The stages of a recipe file over the defaults, and overrides over the file.
+    """The stages of a TOML file, or of a shipped recipe by its name: by name, in order.
+
+    Keys at the top are `Recipe`'s. Tables `[stage1]` and `[stage2]` make it a recipe of two stages, each of
+    them over the top; else the only stage has the name "". A table `[about]` is for people and is not read.
 
     Args:
-        recipe: a TOML file, or the name of a shipped one. Keys at the top are `Recipe`'s; tables `[stage1]`
-            and `[stage2]` make it a recipe of two stages, each of them over the top; a table `[about]` is for
-            people and is not read.
+        recipe: that file or name.
         overrides: values that win over the file's, in every stage; None entries are ignored.
         stage: `1`, `2` or `both`, of a recipe that has stages; None takes all it has.
 
-    Returns:
-        Recipes by name, in order: `stage1` and `stage2`, one of these, or one without a name.
-
     Raises:
-        UsageError: the file cannot be read, has an unknown key, a value of another type or out of range, or
-            not this stage.
+        UsageError: the file cannot be read, or has a key or value that makes no sense, or not this stage.
     """
     path = _file(recipe)
     try:

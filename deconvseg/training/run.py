@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch.optim.swa_utils import update_bn
 
@@ -29,12 +27,11 @@ from deconvseg.training.plan import Plan, check_plan, digest
 from deconvseg.training.plots import draw_curves
 from deconvseg.training.recipe import Recipe
 from deconvseg.training.run_folder import METRICS, STATE, begin, hold
-from deconvseg.training.sampler import CropSampler
+from deconvseg.training.sampler import CropSampler, proposal_regions
 from deconvseg.training.scores import SoftLabels
 from deconvseg.weights import network_file
 
-MOST_FAULTS = 50
-"""Faults of the data that are listed before training is refused."""
+MOST_FAULTS = 50  # of the data that are listed before training is refused
 STATISTICS_BATCHES = 10
 
 
@@ -53,7 +50,7 @@ def run_training(
     folder are not right, and KeyboardInterrupt, after a checkpoint, if `options.interrupted` was true.
 
     Args:
-        plan, options: what to train, and how to go about it.
+        plan, options: what to train, and how.
         out: folder of the run; stages with names get folders of these names in it.
         init: network file or name that the first stage starts from; it decides all but crop size and classes.
         vgg16: file of VGG-16's ImageNet convolutions; downloaded if omitted.
@@ -84,9 +81,12 @@ def run_training(
             if recipe.canvas != canvas:
                 canvas = recipe.canvas
                 photos, validation, soft = _load(plan, canvas, options)
-            boxes = read_proposals(target) if recipe.proposal_share else None
-            names, weights = [photo.name for photo in plan.photos], plan.weights(recipe)
-            sampler = CropSampler(photos, names, recipe, options.device, boxes, soft, weights)
+            regions = None
+            if recipe.proposal_share:
+                names = [photo.name for photo in plan.photos]
+                regions = proposal_regions(photos, names, read_proposals(target), recipe.overlap)
+            weights = plan.weights(recipe)
+            sampler = CropSampler(photos, recipe, options.device, weights, soft, regions)
             header = _with_statistics(network, header, sampler, is_new=source is None)
             is_through = Training(network, header, sampler, validation, folder, options).run()
             if distributed.rank() == 0:
@@ -116,15 +116,11 @@ def first_network(
 ) -> tuple[SegmentationNetwork, NetworkHeader]:
     """The network that a stage starts from, in training mode, and its header.
 
-    Of the network file `init` all layers are kept that fit, and `note` is told what is not; random weights
-    follow from the recipe's seed.
-
-    Raises:
-        UsageError: the recipe describes no network, or none that can start from `init`, or insists on one.
-        WeightsError: a file cannot be read, or VGG-16 not be downloaded.
+    Of the network file `init` all layers are kept that fit, and `note` is told what is not. Raises UsageError
+    if the recipe describes no network, or none that can start so, and WeightsError for files.
     """
     torch.manual_seed(recipe.seed)
-    classes, palette = plan.classes, plan.validation.palette
+    classes, palette = plan.validation.classes, plan.validation.palette
     if init is None:
         if recipe.pretrained == "init":
             raise UsageError(
@@ -213,19 +209,14 @@ def _describe(
             "sha256": data_digest,
             "photos": len(plan.photos),
             "validation_photos": len(plan.validation),
-            "classes": plan.classes,
+            "classes": plan.validation.classes,
             "sources": [str(source) for source in (*sources, plan.validation.source)],
             "photos_with_scores": sum(photo.scores is not None for photo in plan.photos),
         },
         "init": {"file": str(init), "sha256": files.digest(init)} if init else None,
         "proposals": files.digest(proposals) if recipe.proposal_share else None,
         "processes": distributed.world_size(),
-        "versions": {
-            "deconvseg": __version__,
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
+        "versions": {"deconvseg": __version__, "torch": torch.__version__},
     }
 
 
@@ -235,8 +226,8 @@ def _load(plan: Plan, canvas: int, options: Options) -> tuple[ImageStore, ImageS
     readers = [partial(plan.validation.read, example) for example in plan.validation.examples]
     validation = ImageStore.load(readers, canvas, workers=options.workers)
     training = ImageStore.load([photo.read for photo in plan.photos], canvas, workers=options.workers)
-    scores = [photo.scores for photo in plan.photos]
-    soft = SoftLabels.load(scores, training.sizes, plan.classes, workers=options.workers)
+    scores, classes = [photo.scores for photo in plan.photos], plan.validation.classes
+    soft = SoftLabels.load(scores, training.sizes, classes, workers=options.workers)
     return training, validation, soft if any(scores) else None
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from deconvseg import files
-from deconvseg.errors import DeconvSegError, OutputError, UsageError
+from deconvseg.errors import DeconvSegError, OutputError, UsageError, reason
 from deconvseg.machine import is_out_of_memory
 from deconvseg.training import distributed
 from deconvseg.training.recipe import FREE_ON_RESUME, Recipe
@@ -126,5 +126,5 @@ def load_state(path: Path, modules: dict[str, Any]) -> dict[str, float]:
     except Exception as error:  # a damaged file can fail in any way
         if is_out_of_memory(error):
             raise
-        reason = " ".join(repr(error).split())[:200]
-        raise DeconvSegError(f"{path}: this checkpoint cannot be read ({reason}); {_ANOTHER}") from error
+        fault = f"this checkpoint cannot be read ({reason(error)[:200]})"
+        raise DeconvSegError(f"{path}: {fault}; {_ANOTHER}") from error

@@ -16,19 +16,16 @@ from deconvseg.proposals.cache import ProposalFile
 from deconvseg.training.recipe import Recipe
 from deconvseg.training.scores import SoftLabels
 
-PASTED_SIZE = (0.3, 0.9)
-"""Longer sides of pasted objects as shares of the crop's side."""
-RANDOM_SIDE = (0.35, 1.0)
-"""Sides of random squares as shares of the photo's longer side."""
+PASTED_SIZE = (0.3, 0.9)  # longer sides of pasted objects as shares of the crop's side
+RANDOM_SIDE = (0.35, 1.0)  # sides of random squares as shares of the photo's longer side
 _PASTE_SEED = 1 << 41
 
 
 class Regions:
     """Boxes to learn from, sorted by class so that every class can be drawn equally often.
 
-    Args:
-        rows: of each, which photo of the store; class; which object of that photo, from 1, as `find_objects`
-            numbers them; and tight box x0 y0 x1 y1 in pixels of the store.
+    A row of a box: which photo of the store; class; which object of that photo, from 1, as `find_objects`
+    numbers them; x0 y0 x1 y1 in pixels of the store.
     """
 
     def __init__(self, rows: Sequence[tuple[float, ...]]) -> None:
@@ -89,23 +86,21 @@ class CropSampler:
 
     Args:
         store: photos and masks, in main memory; crops are cut on the `device`.
-        names: the photos' names, for messages and for the proposal file.
         recipe: decides what is drawn.
-        proposals, soft: boxes of the photos, for recipes that draw proposals, and their soft labels.
-        weights: float32 (N, 2), weight of each photo's mask and of its soft labels; 1 if omitted.
+        weights: float32 (N, 2), weight of each photo's mask and of its soft labels.
+        soft, proposals: the photos' soft labels, and regions for recipes that draw proposals.
     """
 
     def __init__(
         self,
         store: ImageStore,
-        names: Sequence[str],
         recipe: Recipe,
         device: torch.device,
-        proposals: ProposalFile | None = None,
+        weights: Tensor,
         soft: SoftLabels | None = None,
-        weights: Tensor | None = None,
+        proposals: Regions | None = None,
     ) -> None:
-        self.recipe, self.names, self.sizes, self.store = recipe, names, store.sizes, store.to(device)
+        self.recipe, self.sizes, self.store, self.weights = recipe, store.sizes, store.to(device), weights
         # Stage 1 draws every object of every photo (paper, section 4.1).
         objects = [(i, k, found) for i, some in enumerate(store.objects) for k, found in enumerate(some, 1)]
         self.objects = Regions([(photo, label, number, *box) for photo, number, (label, box) in objects])
@@ -114,13 +109,10 @@ class CropSampler:
                 f"the masks of the {len(store)} photos to train on hold no object of any class: there is "
                 "nothing to learn; check the data"
             )
-        self.proposals = Regions([])
-        if recipe.proposal_share and proposals:
-            self.proposals = proposal_regions(store, names, proposals, recipe.overlap)
+        self.proposals = proposals or Regions([])
         self.parts: list[Tensor] | None = None
         if recipe.label == "object":
             self.parts = [torch.from_numpy(find_objects(mask.numpy())[0]).to(device) for mask in store.labels]
-        self.weights = torch.ones(len(store), 2) if weights is None else weights
         # Crops of one object alone call the others background, which soft labels know nothing of.
         self.soft = soft.to(device) if soft and recipe.label == "all" else None
 
@@ -176,10 +168,6 @@ class CropSampler:
     def _generator(self, step: int) -> torch.Generator:
         return torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + step)
 
-    def photos(self, step: int) -> list[str]:
-        """Names of the photos in a step's batch."""
-        return [self.names[i] for i in sorted(set(self._draw(step)[0].tolist()))]
-
     def _draw(self, step: int) -> tuple[Tensor, ...]:
         """Photo, object's number, box, mirror and colour factors (B, 3) of each crop."""
         recipe, size, generator = self.recipe, self.recipe.batch_size, self._generator(step)
@@ -203,9 +191,7 @@ class CropSampler:
             chosen = regions.pick(uniform[drawn, 3:5])
             photo[drawn], number[drawn] = regions.photo[chosen], regions.number[chosen]
             boxes = regions.boxes[chosen]
-            tight = boxes[:, 2:] - boxes[:, :2]
-            if recipe.square:
-                tight = tight.amax(1, keepdim=True).expand(-1, 2)
+            tight = (boxes[:, 2:] - boxes[:, :2]).amax(1, keepdim=True)
             within = uniform[drawn, 5:7] - 0.5
             sides[drawn] = recipe.enlarge * recipe.window * tight
             centre[drawn] = (boxes[:, :2] + boxes[:, 2:]) / 2

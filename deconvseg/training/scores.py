@@ -19,12 +19,9 @@ from deconvseg.errors import DataError
 from deconvseg.images.read import read_image
 from deconvseg.machine import pool
 
-SUFFIX = ".scores.npz"
-"""What follows a photo's name in that of its score file."""
-SURE = 0.5
-"""A pixel whose best class has less is void in a mask made of scores."""
-_SHRINK = 4
-"""Soft labels are held at a quarter of the photos' resolution at most: they are smooth, and many a photo."""
+SUFFIX = ".scores.npz"  # after a photo's name in that of its score file
+SURE = 0.5  # a pixel whose best class has less is void in a mask made of scores
+_SHRINK = 4  # of photos' sides, at least: soft labels are smooth, and many a photo
 
 
 @dataclass(frozen=True)
@@ -55,15 +52,10 @@ class SoftLabels:
     def cut(
         self, photo: Tensor, boxes: Tensor, mirror: Tensor, size: int, temperature: float = 1.0
     ) -> Tensor:
-        """Soft labels of crops.
+        """Soft labels float32 (B, C, size, size) of crops, which are given as to `data.crops.cut_crops`.
 
-        Args:
-            photo, boxes, mirror, size: as in `data.crops.cut_crops`.
-            temperature: probabilities are raised to its inverse: over 1 makes them softer.
-
-        Returns:
-            float32 (B, C, size, size), on the boxes' device, which sum to 1 over the classes and go on beyond
-            the photo's borders as at them; all 0 where the photo has none.
+        They sum to 1 over the classes and go on beyond the photo's borders as at them; all are 0 where the
+        photo has none. Probabilities are raised to the inverse of the temperature: over 1 makes them softer.
         """
         height, width = self.sizes[photo].to(boxes.device, torch.float32).T[:, :, None]
         grid = sampling_grid(boxes, mirror, size, width, height)

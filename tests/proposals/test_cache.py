@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deconvseg.errors import DataError, InputError, OutputError
+from deconvseg.errors import DataError, InputError
 from deconvseg.images.read import read_image
 from deconvseg.proposals import cache as cache_module
 from deconvseg.proposals.boxes import find_boxes
@@ -145,7 +145,7 @@ def test_photo_that_cannot_be_read_is_named(photos: Photos, tmp_path: Path, done
 
 def test_file_of_another_kind_is_not_replaced(photos: Photos, tmp_path: Path) -> None:
     (tmp_path / "p.npz").write_bytes(b"precious")
-    with pytest.raises(OutputError, match=r"p\.npz: is no whole proposal file .* or choose another name"):
+    with pytest.raises(DataError, match=r"p\.npz: is no whole proposal file .* remove it"):
         cache_proposals(photos, tmp_path / "p.npz")
     assert (tmp_path / "p.npz").read_bytes() == b"precious"
 
@@ -158,7 +158,6 @@ def arrays() -> dict[str, Any]:
         "offsets": np.array([0, 2, 3, 3], np.int64),
         "boxes": np.array([[0, 0, 60, 40], [5, 6, 7.5, 8], [0, 10, 20, 30]], np.float32),
         "digests": np.array(["1", "2", "3"]),
-        "scores": np.array([0.5, 0.25, 0.75], np.float32),
         "settings": np.array("{}"),
     }
 
@@ -169,9 +168,7 @@ def write(path: Path, **changed: Any) -> Path:
 
 
 def test_boxes_and_size_of_each_photo(tmp_path: Path) -> None:
-    of_before = {"digests": None, "lengths": np.array([1, 2, 3])}
-    file = read_proposals(write(tmp_path / "p.npz", **of_before))
-    assert file.photos.keys() == read_proposals(write(tmp_path / "p.npz")).photos.keys()
+    file = read_proposals(write(tmp_path / "p.npz", scores=np.zeros(3)))  # as files had them before
     boxes, size = file.of("a")
     assert (boxes.dtype, size) == (np.float32, (40, 60))
     np.testing.assert_array_equal(boxes, [[0, 0, 60, 40], [5, 6, 7.5, 8]])
@@ -188,7 +185,6 @@ def test_boxes_and_size_of_each_photo(tmp_path: Path) -> None:
     [
         ({"boxes": None}, "boxes"),
         ({"names": np.array(["a", "b"])}, "longer"),
-        ({"scores": np.zeros(2, np.float32)}, "reshape"),
         ({"sizes": np.array([[40, 60], [30, 0], [8, 8]], np.int32)}, "outside"),
         ({"offsets": np.array([0, 2, 1, 3], np.int64)}, "offsets"),
         ({"offsets": np.array([0, 2, 3, 9], np.int64)}, "offsets"),
@@ -214,7 +210,7 @@ def test_other_files(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"p\.npz: is no whole proposal file"):
             read_proposals(path)
     path.unlink()
-    with pytest.raises(DataError, match=r"p\.npz: no such proposal file"):
+    with pytest.raises(DataError, match=r"p\.npz: .*No such file"):
         read_proposals(path)
 
 

@@ -35,8 +35,7 @@ def test_discs_and_squares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     tool.train_fcn(voc_root=root, out=out, vgg16=root, side=64, views=2, epochs=60)
     network, header = load_network(out)
     assert isinstance(network, FCN)
-    (tmp_path / "val").mkdir()
-    photos = tool.measure(network, header, [open_dataset(root, "val")], tmp_path / "val", 1)
+    photos = tool.measure(network, header, [open_dataset(root, "val")], 1)
     right, total, said, order = 0, 0, [], np.arange(16)
     with torch.no_grad():
         for batch in order[:, None]:
@@ -108,7 +107,7 @@ def test_an_fcn_goes_on_from_what_it_was(tmp_path: Path) -> None:
         certain[0] = 1.01  # what reading allows
         np.savez(labels / f"{example.name}.scores.npz", probabilities=certain, classes=data.classes)
     go_on(start=tmp_path / "first.safetensors", scores=labels, side=100)  # no multiple of the stride
-    soft = tool.measure(first, header, [data], tmp_path, 1, labels).soft
+    soft = tool.measure(first, header, [data], 1, labels).soft
     assert all(values.max() == 255 for values in soft.values())
     network, now = load_network(tmp_path / "c.safetensors")
     assert isinstance(network, FCN)

@@ -55,10 +55,9 @@ def recipe_text(**changes: Any) -> str:
 
 @dataclass(frozen=True)
 class Shapes:
-    """Photos of discs and squares to learn from, with their names, and others to validate on."""
+    """Photos of discs and squares to learn from, and others to validate on."""
 
     training: ImageStore
-    names: list[str]
     validation: ImageStore
 
 
@@ -67,7 +66,7 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Shapes:
     root = make_shapes(tmp_path_factory.mktemp("shapes") / "voc")
     sets = [voc_dataset(root, split) for split in ("train", "val")]
     stores = [ImageStore.load([partial(d.read, example) for example in d.examples], 96) for d in sets]
-    return Shapes(stores[0], [example.name for example in sets[0].examples], stores[1])
+    return Shapes(*stores)
 
 
 def small_network(recipe: Recipe = RECIPE, *, encoder_norm: bool = True) -> DeconvNet:
@@ -93,7 +92,7 @@ def run(
     folder.mkdir(exist_ok=True)
     recipe = replace(RECIPE, **changes)
     network = network or small_network(recipe)
-    sampler = CropSampler(data.training, data.names, recipe, CPU)
+    sampler = CropSampler(data.training, recipe, CPU, torch.ones(len(data.training), 2))
     Training(network, HEADER, sampler, data.validation, folder, Options(CPU, **(options or {}))).run()
     return network
 

@@ -82,18 +82,12 @@ def test_metrics_have_each_step_once_after_a_kill_and_more_steps_may_be_asked_fo
     assert [line["step"] for line in metrics(stopped) if "loss" in line] == [3, 4, 6, 8]
 
 
-@pytest.mark.parametrize(
-    ("rate", "limit", "message"),
-    [
-        (float("inf"), 1, "weights that are not numbers"),
-        (1e38, None, r"not (a number at step \d+ \(photos: shape0|numbers)"),
-    ],
-)
+@pytest.mark.parametrize(("rate", "limit"), [(float("inf"), 1), (1e38, None)])
 def test_a_run_that_explodes_keeps_its_checkpoint(
-    stopped: Path, shapes: Shapes, rate: float, limit: int | None, message: str
+    stopped: Path, shapes: Shapes, rate: float, limit: int | None
 ) -> None:
     kept, options = (stopped / "state.pt").read_bytes(), {"resume": True, "limit_steps": limit}
-    with pytest.raises(DeconvSegError, match=f"{message}.*the last checkpoint is kept"):
+    with pytest.raises(DeconvSegError, match="the loss or the weights are not numbers; the last checkpoint"):
         run(stopped, shapes, options, learning_rate=rate, encoder_learning_rate=rate)
     assert (stopped / "state.pt").read_bytes() == kept
 
