@@ -12,10 +12,7 @@ PHOTO_SUFFIXES = (
 
 
 def example_photo() -> Path:
-    """`cat.jpg` of `examples/` in a checkout, or its copy inside the installed package; 451 x 300 pixels.
-
-    Raises InputError if the installation is incomplete.
-    """
+    """`cat.jpg` of `examples/` in a checkout, or its copy inside the installed package; 451 x 300 pixels."""
     package = Path(__file__).resolve().parents[1]
     for folder in (package / "_examples", package.parent / "examples"):
         if (folder / "cat.jpg").is_file():

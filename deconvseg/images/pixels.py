@@ -17,10 +17,8 @@ from deconvseg.errors import reason
 Convert: TypeAlias = Callable[[Image.Image], Image.Image]
 
 STRIP_PIXELS = 1 << 22
-_WHITES = (255, 1023, 4095, 16383, 65535)
-"""What white is in 8, 10, 12, 14 and 16 bits."""
-_FLAT = 1 / 16
-"""Whole numbers that use less than this share of their bits' range are stretched."""
+_WHITES = (255, 1023, 4095, 16383, 65535)  # in 8, 10, 12, 14 and 16 bits
+_FLAT = 1 / 16  # whole numbers that use less than this share of their bits' range are stretched
 DEEP = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 _GREY = (*DEEP, "1", "L", "LA")
 _RAMP = np.arange(256, dtype=np.uint8)[None]

@@ -77,8 +77,7 @@ def overlay_image(segmentation: Segmentation, *, legend: str = "") -> Image.Imag
 def draw_legend(image: Image.Image, entries: Sequence[Entry], busy: NDArray[np.bool_]) -> None:
     """Draw a panel of colours and names onto an RGB image, where it covers the fewest `busy` pixels, (H, W).
 
-    `entries` start with the most important; on an image too small for all of them at a size that can be read,
-    the last are left out.
+    On an image too small for all of them at a size that can be read, the last entries are left out.
     """
     text, panel = min(max(min(image.size) // 22, 11), _LARGEST_TEXT), None
     while entries:
