@@ -20,8 +20,7 @@ from deconvseg.errors import DataError, InputError
 from deconvseg.images.read import read_photo
 from deconvseg.machine import pool
 
-_SHOWN = 20
-"""Faults that `lines` lists."""
+_SHOWN = 20  # faults that `lines` lists
 
 
 class Fault(NamedTuple):
@@ -36,28 +35,16 @@ class Fault(NamedTuple):
 
 @dataclass(frozen=True)
 class DataReport:
-    """What a data set holds.
+    """What a data set holds."""
 
-    Attributes:
-        source: the file or folder that names the photos.
-        examples: photos with their masks that were looked at.
-        faults: everything that must be mended, in the order of the list.
-        warnings: what can be trained on but is hardly meant.
-        pixels: pixels of each class, by name, in all readable masks.
-        photos: masks in which each class occurs, by name.
-        void_share: share (0..1) of pixels that are void.
-        digest: SHA-256, in hex, of every name, the content of every mask and the size in bytes of every
-            photo, in the list's order; the content of photos is left out, for speed.
-    """
-
-    source: Path
-    examples: int
-    faults: tuple[Fault, ...]
-    warnings: tuple[str, ...]
-    pixels: dict[str, int]
-    photos: dict[str, int]
-    void_share: float
-    digest: str
+    source: Path  # the file or folder that names the photos
+    examples: int  # photos with their masks that were looked at
+    faults: tuple[Fault, ...]  # everything that must be mended, in the order of the list
+    warnings: tuple[str, ...]  # what can be trained on but is hardly meant
+    pixels: dict[str, int]  # of each class, by name, in all readable masks
+    photos: dict[str, int]  # masks in which each class occurs, by name
+    void_share: float  # 0 to 1, of the pixels
+    digest: str  # SHA-256, in hex, of names, contents of masks and, for speed, sizes of photos' files
 
     def as_dict(self) -> dict[str, Any]:
         """Everything as JSON-able values."""

@@ -33,24 +33,20 @@ def _first(folders: Sequence[Path], parts: Sequence[str]) -> Path | None:
 
 
 def voc_dataset(folder: Path, split: str) -> DataSet:
-    """A split of VOC's segmentation set: 20 classes and background.
+    """A split of VOC's segmentation set in a folder that `find_voc` found; DataError if its list is missing.
 
-    `folder` is one that `find_voc` found, `split` the name of a list in its `ImageSets/Segmentation`. A name
-    without a mask in `SegmentationClass` takes the one in `SegmentationClassAug`, if it is there.
-    Raises DataError if the list is missing or empty.
+    A name without a mask in `SegmentationClass` takes the one in `SegmentationClassAug`, if it is there.
     """
     masks = [folder / "SegmentationClass", folder / AUGMENTED]
     return _listed(split, [folder / _LISTS], folder / "JPEGImages", masks, ".png")
 
 
 def sbd_dataset(root: Path, split: str) -> DataSet:
-    """A split of SBD, in its authors' form or in the usual form as PNG: VOC's classes on some 11,000 photos.
+    """A split of SBD: VOC's classes on some 11,000 photos, some of them of VOC's `val`.
 
-    `root` is the folder with `img/*.jpg`, `cls/*.mat` and lists (`train.txt`, `val.txt`), or one of those
-    above it in the published archive (`benchmark_RELEASE/dataset`); or a folder with `JPEGImages` and
-    `SegmentationClassAug/*.png`, and lists in `ImageSets/Segmentation` or in the folder itself. Beware that
-    SBD's photos and those of VOC's `val` overlap.
-    Raises DataError if the layout is another, or the list is missing or empty.
+    The folder, or one below it in the published archive, has `img/*.jpg`, `cls/*.mat` and lists; or
+    `JPEGImages` and `SegmentationClassAug/*.png`, with lists in `ImageSets/Segmentation` or beside them.
+    DataError if the layout is another, or the list is missing or empty.
     """
     folder = find_sbd(root)
     if folder is None:
