@@ -28,10 +28,8 @@ from deconvseg.evaluation.run import Evaluation
 from deconvseg.files import replacing
 from deconvseg.images.write import overlay
 
-SIDE = 320
-"""Longer side of a picture in pixels: four side by side, and 18 photos weigh about 2 MB."""
-EACH = 6
-"""Photos of the best, the median and the worst ones."""
+SIDE = 320  # pixels of a picture's longer side: four side by side, and 18 photos weigh about 2 MB
+EACH = 6  # photos of the best, the median and the worst ones
 ORANGE, BLUE, PURPLE = (230, 159, 0), (0, 114, 178), (204, 121, 167)
 """Told apart by the colour-blind, too. In pictures: objects missed, falsely found, and of another class."""
 STYLE = """
@@ -68,9 +66,7 @@ style="color:rgb{PURPLE}">■</b>&nbsp;other class.</p>"""
 def write_report(evaluation: Evaluation, summary: dict[str, Any], folder: Path) -> None:
     """Write `report.json`, `per_class.csv`, `per_image.csv` and, last, `report.html` of an evaluation.
 
-    Raises:
-        OutputError: a file cannot be written.
-        InputError, DataError: a photo or prediction of the gallery cannot be read, or fits no mask.
+    OutputError if one cannot be; InputError or DataError if a photo or prediction of the gallery is unfit.
     """
     photos, confusion = _per_image(evaluation), np.array(summary["confusion"])
     classes = [
@@ -131,10 +127,8 @@ def _page(evaluation: Evaluation, summary: dict[str, Any], ious: Mapping[str, fl
     for row in summary["rows"]:
         interval = "–".join(map(_percent, row["mean_iou_interval"]))
         others = map(_percent, (row["pixel_accuracy"], row["boundary_f"], *row["sizes"].values()))
-        colour = ORANGE if row["crf"] else BLUE
-        rows += _row(
-            row["name"], row["mean_iou"], interval, *others, colour=colour, full=row["name"] == setting
-        )
+        colour, full = ORANGE if row["crf"] else BLUE, row["name"] == setting
+        rows += _row(row["name"], row["mean_iou"], interval, *others, colour=colour, full=full)
     head = "Setting", "", "mean IoU", "interval", "pixels", "boundary F", *summary["sizes"]
     parts["What each step brings"] = _table(ROWS, head, rows)
     caption, rows = "Per cent. A dash: the class occurs neither in truth nor in prediction.", ""
@@ -168,9 +162,7 @@ def _table(caption: str, head: Sequence[str], rows: str, kind: str = "bars") -> 
 <thead><tr>{titles}</tr></thead><tbody>{rows}</tbody></table></div>"""
 
 
-def _row(
-    name: str, value: float | None, *cells: str, colour: Sequence[int] = BLUE, full: bool = False
-) -> str:
+def _row(name: str, value: float | None, *cells: str, colour: Sequence[int], full: bool = False) -> str:
     """A row of a table with a share, 0 to 1, as a bar and in per cent."""
     bar = f'<i style="width:{100 * (value or 0):.1f}%;background:rgb{tuple(colour)}"></i>'
     texts = "".join(f"<td>{text}</td>" for text in (_percent(value, 2), *cells))

@@ -27,24 +27,17 @@ from deconvseg.images.write import write_labels
 from deconvseg.segmentation import Segmentation
 from deconvseg.settings import refuse_below
 
-PREDICTIONS = "predictions"
-"""Folder, in the report's, of the full setting's labels."""
-JOURNAL = "per_image.jsonl"
-"""File of the counts of each photo done, in the report's folder."""
+PREDICTIONS = "predictions"  # folder, in the report's, of the full setting's labels
+JOURNAL = "per_image.jsonl"  # file of the counts of each photo done, in the report's folder
 REPORT_FILES = ("report.html", "report.json", "per_class.csv", "per_image.csv", PREDICTIONS)
 
 
 @dataclass(frozen=True)
 class Truth(DataSet):
-    """The photos to score.
+    """The photos to score: `examples`."""
 
-    Attributes:
-        split: name of the list they come from.
-        photos: how many the list names; `examples` are those scored.
-    """
-
-    split: str
-    photos: int
+    split: str  # name of the list they come from
+    photos: int  # how many it names
 
     def mask(self, example: Example) -> NDArray[np.uint8]:
         """The true mask, uint8 (H, W): class indices, 255 for void; DataError if it cannot be used."""
@@ -81,37 +74,25 @@ def open_truth(root: Path, split: str, limit: int | None = None) -> Truth:
 
 @dataclass(frozen=True)
 class Measured:
-    """What was counted of one photo, as a line of the journal has it.
-
-    Attributes:
-        stamp: size and time of change of the files the counts come from.
-        seconds: by part of the work, of the full setting.
-        rows: by the name of the row, where what `counts.count` gives is not 0, and what it is there.
-    """
+    """What was counted of one photo, as a line of the journal has it."""
 
     name: str
-    stamp: list[int]
+    stamp: list[int]  # size and time of change of the files the counts come from
     width: int
     height: int
-    seconds: dict[str, float]
-    rows: dict[str, list[list[int]]]
+    seconds: dict[str, float]  # by part of the work, of the full setting
+    rows: dict[str, list[list[int]]]  # by row, where what `counts.count` gives is not 0, and what it is there
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured.
-
-    Attributes:
-        settings: everything that can change a figure, fit for JSON.
-        photos: in the truth's order.
-        predictions: files of the full setting's labels by the photo's name; empty if they were not kept.
-    """
+    """What was measured."""
 
     truth: Truth
     subject: Subject
-    settings: Mapping[str, Any]
-    photos: tuple[Measured, ...]
-    predictions: Mapping[str, Path]
+    settings: Mapping[str, Any]  # everything that can change a figure, fit for JSON
+    photos: tuple[Measured, ...]  # in the truth's order
+    predictions: Mapping[str, Path]  # labels of the full setting by the photo's name, if kept
 
     def counts(self, row: Row) -> NDArray[np.int64]:
         """What was counted for a row, int64 (N, C * (C + 13)), see `counts.count`."""
@@ -134,18 +115,13 @@ def evaluate(
 ) -> Evaluation:
     """Label and count every photo: in whole numbers, which depend neither on `workers` nor on stops.
 
-    Args:
-        folder: keep the counts of each photo in `per_image.jsonl` there, and the labels of a network in
-            `predictions`; photos found in it, unchanged and of the same settings, are not done again.
-        overwrite: begin anew, whatever is in the folder.
-        workers: photos at a time, in threads.
-        progress: called with the photos done and their total, first with those that were done before.
+    A `folder` keeps the counts of each photo in `per_image.jsonl`, and the labels of a network in
+    `predictions`; photos found in it, unchanged and of the same settings, are not done again, unless
+    `overwrite` begins anew. So many `workers` are threads with a photo each. `progress` is called with the
+    photos done and their total, first with those that were done before.
 
-    Raises:
-        DataError: a mask or prediction cannot be used, or all pixels are void.
-        InputError: a photo cannot be read.
-        UsageError: the folder holds something else, or `workers` is not positive.
-        OutputError: the folder cannot be written to.
+    Raises DataError if a mask or prediction cannot be used or all pixels are void, InputError for a photo,
+    UsageError if the folder holds something else, OutputError if it cannot be written to.
     """
     labels, settings = subject.predictions, {**subject.settings, **truth.settings()}
     if folder and not labels:

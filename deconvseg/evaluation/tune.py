@@ -26,10 +26,8 @@ from deconvseg.settings import CRFParameters
 
 SEARCHED = ("colour_weight", "colour_sigma_rgb", "colour_sigma_xy", "smooth_weight", "smooth_sigma")
 """The parameters, in the order in which they are tried: what matters most comes first."""
-FACTORS = (2.0, 2**0.5)
-"""A parameter is multiplied and divided by the first factor as long as it helps, later by the second."""
-LEAST_GAIN = 5e-4
-"""Mean IoU by which a step must help: smaller gains are chance and lead to extremes."""
+FACTORS = (2.0, 2**0.5)  # a parameter goes up and down by the first as long as it helps, later by the second
+LEAST_GAIN = 5e-4  # mean IoU by which a step must help: smaller gains are chance and lead to extremes
 MOST_TRIALS = 40
 
 
@@ -46,18 +44,10 @@ def tune_crf(
 
     The network runs once over the photos; its probabilities are kept in a temporary folder (some megabytes a
     photo). Every second photo is used to search, and the others decide: unless the new parameters are better
-    on them as well, the copy keeps the old ones.
+    on them as well, the copy keeps the old ones. `workers` are photos at a time, in threads; `progress` is
+    told in words how far it is. UsageError if there are fewer than 4 photos.
 
-    Args:
-        segmenter: network, proposals and fusion; its CRF is not used.
-        network: its file, of which `target` will be the copy.
-        truth: photos and masks, at least 4, else UsageError; best of a split that was not trained on.
-        workers: photos at a time, in threads.
-        progress: told in words how far it is.
-
-    Returns:
-        Fit for JSON: `before` and `after`, each with `crf` (the parameters), `mean_iou_searched` and
-        `mean_iou_held_out`; `improved`, whether the copy has those of `after`; and what they are of.
+    Returns what docs/evaluation.md tells, fit for JSON.
     """
     if len(truth.examples) < 4:
         raise UsageError(f"{len(truth.examples)} photos are too few to tune on; take at least 4, better 60")
