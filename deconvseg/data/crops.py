@@ -19,8 +19,7 @@ from deconvseg.errors import DataError
 from deconvseg.images.components import components
 from deconvseg.machine import available_memory, pool
 
-OVERSAMPLE = 2
-"""Samples per output pixel and axis; their mean is what keeps shrunk crops free of aliasing."""
+OVERSAMPLE = 2  # samples per output pixel and axis, whose mean keeps shrunk crops free of aliasing
 MIN_OBJECT_SHARE = 0.002
 """Components smaller than this share of the photo are slivers cut off by a void border, not objects."""
 _BETWEEN_CHECKS = 256  # photos between two looks at the memory that is left
@@ -47,10 +46,7 @@ class ImageStore:
 
     @classmethod
     def load(cls, readers: Sequence[Callable[[], Pair]], canvas: int, *, workers: int = 0) -> ImageStore:
-        """Reads photos with their masks, by threads; longer sides than the canvas are shrunk to it.
-
-        Raises what a reader raises, and DataError if the photos need more memory than there is.
-        """
+        """Reads photos and shrinks large ones to the canvas; DataError if they do not fit into memory."""
         store = cls([], [], [], canvas)
         with pool(workers) as call_each:
             for image, labels, objects in call_each(partial(_read, canvas), readers):

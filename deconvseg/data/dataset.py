@@ -74,28 +74,24 @@ def find_pictures(
     """
     if not folder.is_dir():
         return {}
-    found: dict[str, list[Path]] = {}
-
-    def add(path: Path) -> None:
-        if path.suffix.lower() in suffixes:
-            name = normalize("NFC", path.relative_to(folder).with_suffix("").as_posix())
-            found.setdefault(name, []).append(path)
+    found: list[Path] = []
 
     def refuse(error: OSError) -> None:
         path = Path(error.filename)
         if path.suffix.lower() not in suffixes:  # of a picture it is told when that is read
             raise DataError(f"{path}: cannot be read ({error.strerror}); mend or remove it")
-        add(path)
+        found.append(path)
 
     closed = leave_out and os.path.realpath(leave_out)
     for file in walk(str(folder), leave_out=lambda at, _: os.path.realpath(at) == closed, refused=refuse):
-        add(Path(file))
+        found.append(Path(file))
     pictures: dict[str, Path] = {}
-    for name, paths in sorted(found.items()):
-        first, *others = [path for path in paths if path.suffix.lower() == prefer] or sorted(paths)
-        if others:
-            raise DataError(f"{others[0]}: {first.name} has the same name without suffix; rename one of them")
-        pictures[name] = first
+    for path in sorted(found, key=lambda path: (path.suffix.lower() != prefer, path)):
+        if path.suffix.lower() in suffixes:
+            name = normalize("NFC", path.relative_to(folder).with_suffix("").as_posix())
+            first = pictures.setdefault(name, path)
+            if first != path and (path.suffix.lower() == prefer or first.suffix.lower() != prefer):
+                raise DataError(f"{path}: {first.name} has the same name without suffix; rename one of them")
     return pictures
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +14,9 @@ from deconvseg.errors import DataError
 from deconvseg.images.palette import Palette, voc_color
 from deconvseg.images.pixels import loaded, turned
 
-VOID = 255
-"""Label of pixels that count neither in training nor in evaluation."""
+VOID = 255  # label of pixels that count neither in training nor in evaluation
 
-Color: TypeAlias = tuple[int, int, int]
+Color = tuple[int, int, int]
 
 _UNKNOWN = -1
 _NAMED = 5  # how many values a message lists
@@ -102,10 +100,8 @@ def _read_mat(path: Path) -> tuple[NDArray[np.integer], list[int]]:
 def _refuse_other_colors(
     path: Path, pixels: NDArray[np.integer], palette: Sequence[int], masks: MaskFormat
 ) -> None:
-    """Raise a DataError if a tool has dealt the values anew: the palette gives them other classes' colours.
-
-    A palette that says nothing does not count: a grey ramp, or mostly colours of no class.
-    """
+    """Raise a DataError if a tool has dealt values anew: the palette gives them other classes' colours."""
+    # A palette that says nothing does not count: a grey ramp, or mostly colours of no class.
     if not palette or not masks.shown:
         return
     colors = np.array(palette).reshape(-1, 3)

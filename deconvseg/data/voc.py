@@ -11,8 +11,7 @@ from deconvseg.errors import DataError
 from deconvseg.images import PHOTO_SUFFIXES
 from deconvseg.images.palette import VOC_CLASSES, palette_for
 
-AUGMENTED = "SegmentationClassAug"
-"""Where SBD's masks, turned into PNG, are usually laid over a VOC folder."""
+AUGMENTED = "SegmentationClassAug"  # where SBD's masks, turned into PNG, are usually laid over a VOC folder
 _LISTS = "ImageSets/Segmentation"
 
 
@@ -23,7 +22,7 @@ def find_voc(root: Path) -> Path | None:
 
 
 def find_sbd(root: Path) -> Path | None:
-    """The folder of one of SBD's layouts: `root`, or one below it in the published archive; None if none."""
+    """The folder of SBD's layout, its authors' or with PNGs: `root`, or one below it in the archive."""
     folders = (root, root / "dataset", root / "benchmark_RELEASE/dataset")
     return _first(folders, ("img", "cls")) or _first(folders, ("JPEGImages", AUGMENTED))
 
@@ -42,12 +41,7 @@ def voc_dataset(folder: Path, split: str) -> DataSet:
 
 
 def sbd_dataset(root: Path, split: str) -> DataSet:
-    """A split of SBD: VOC's classes on some 11,000 photos, some of them of VOC's `val`.
-
-    The folder, or one below it in the published archive, has `img/*.jpg`, `cls/*.mat` and lists; or
-    `JPEGImages` and `SegmentationClassAug/*.png`, with lists in `ImageSets/Segmentation` or beside them.
-    DataError if the layout is another, or the list is missing or empty.
-    """
+    """A split of SBD: VOC's classes on 11,000 photos, some of VOC's `val`; DataError if it is not there."""
     folder = find_sbd(root)
     if folder is None:
         raise DataError(f"{root}: not an SBD folder; it must hold img and cls, or JPEGImages and {AUGMENTED}")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-_Indices: TypeAlias = NDArray[np.int64]
-_Places: TypeAlias = tuple[_Indices, _Indices, NDArray[np.float32]]
-"""Where the pixels along a side of a large image lie on a small one: low, high, and what of the way to it."""
+_Indices = NDArray[np.int64]
+# Where the pixels along a side of a large image lie on a small one: low, high, and what of the way to it.
+_Places = tuple[_Indices, _Indices, NDArray[np.float32]]
 _STRIP_PIXELS = 1 << 17
 
 

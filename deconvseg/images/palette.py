@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
-
-Palette: TypeAlias = tuple[tuple[int, int, int], ...]
+Palette = tuple[tuple[int, int, int], ...]
 
 VOC_CLASSES: tuple[str, ...] = (
     *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),

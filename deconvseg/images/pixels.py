@@ -36,10 +36,7 @@ def loaded(image: Image.Image) -> int:
 
 
 def orientation_of(image: Image.Image) -> int:
-    """How the stored picture is turned: 1 to 8 as in the EXIF standard; 1, upright, for all that is not.
-
-    This decides for all readers. XMP data is not asked, as browsers do not.
-    """
+    """How the picture is turned, by EXIF and not XMP data: 1 to 8 as in the standard, 1 for all else."""
     value: object = 1
     if image.format == "PNG":
         image.load()  # its EXIF data can come last; damage must not pass for damaged EXIF data

@@ -230,11 +230,9 @@ def _photo(image: Image.Image, note: str, side: int | None = None) -> PhotoPixel
 
 @contextmanager
 def _opened(stream: BinaryIO) -> Iterator[Image.Image]:
-    """The image in a stream, not decoded yet.
-
-    While any thread reads, Pillow's limits, which are the whole process's, are lifted: our own of pixels is
-    higher, and a PNG may hold a colour profile or XMP data of more than 1 MiB.
-    """
+    """The image in a stream, not decoded yet."""
+    # While any thread reads, Pillow's limits, which are the whole process's, are lifted: our own of pixels is
+    # higher, and a PNG may hold a colour profile or XMP data of more than 1 MiB.
     global _readers, _limits
     Image.init()
     with _lock:
