@@ -36,11 +36,10 @@ class Row:
     @property
     def name(self) -> str:
         """As the table shows it."""
+        regions = f"{self.proposals} proposals" if self.proposals else "whole photo"
+        parts = [f"up to {regions}" if self.stops else regions]
         if self.proposals is None:
             parts = ["FCN" if self.ensemble == "alone" else "predictions"]
-        else:
-            regions = f"{self.proposals} proposals" if self.proposals else "whole photo"
-            parts = [f"up to {regions}" if self.stops else regions]
         if self.ensemble in ("mean", "product"):
             parts.append(f"FCN ({self.ensemble})")
         if self.prior:
@@ -140,10 +139,7 @@ def _label_others(segmenter: Segmenter, others: list[Row], photo: PhotoPixels) -
 
 
 def finished(folder: Path, data: DataSet) -> Subject:
-    """A folder of label PNGs, `NAME.png` for the photo NAME: ours or another tool's.
-
-    Raises DataError if there is no such folder, or a photo of the data set has no prediction in it.
-    """
+    """A folder of label PNGs, ours or another tool's; DataError if one is missing, and when one is unfit."""
     if not folder.is_dir():
         raise DataError(f"{folder}: there is no such folder of predictions; check the path")
     pictures = find_pictures(folder, ".png", suffixes=(".png",))
@@ -153,17 +149,15 @@ def finished(folder: Path, data: DataSet) -> Subject:
             f"{missing[0]}: the prediction is missing ({len(missing)} of {len(data.examples)} are); "
             "every photo of the split needs one, named like the photo"
         )
-    row = Row(None)
+    row, indexed = Row(None), MaskFormat.indexed(data.classes, data.palette)
 
     def label(example: Example, mask: NDArray[np.uint8]) -> Iterator[Labelling]:
         path = predictions[example.name]
-        labels = read_prediction(path, data)
-        (height, width), (rows, columns) = labels.shape, mask.shape
+        labels = read_mask(path, indexed)
         if labels.shape != mask.shape:
-            raise DataError(
-                f"{path}: is {width}x{height} pixels, its true mask {example.mask.name} {columns}x{rows}; "
-                "make them one size"
-            )
+            (height, width), (rows, columns) = labels.shape, mask.shape
+            truth = f"its true mask {example.mask.name} {columns}x{rows}"
+            raise DataError(f"{path}: is {width}x{height} pixels, {truth}; make them one size")
         if nowhere := int(np.count_nonzero((labels == VOID) & (mask != VOID))):
             raise DataError(
                 f"{path}: {nowhere} pixels that count are {VOID}; a prediction names a class for every pixel"
@@ -171,11 +165,6 @@ def finished(folder: Path, data: DataSet) -> Subject:
         yield row, labels, {}
 
     return Subject((row,), row, {"predictions": str(folder.resolve())}, label, predictions)
-
-
-def read_prediction(path: Path, data: DataSet) -> NDArray[np.uint8]:
-    """A palette or grey PNG of class indices (and 255) as uint8 (H, W); DataError if it is not one."""
-    return read_mask(path, MaskFormat.indexed(data.classes, data.palette))
 
 
 def refuse_other_classes(data: DataSet, classes: Sequence[str]) -> None:

@@ -18,10 +18,8 @@ TOLERANCE = 0.0075
 BORDER = 3.0
 """Pixels. Void nowhere deeper than this (or the tolerance) is a border around objects: VOC's is 5 wide."""
 SIZES = ("small", "medium", "large")
-MEDIUM, LARGE = 0.02, 0.15
-"""From which share of the photo's area on an object is medium or large."""
-SURROUNDINGS = 0.5
-"""How far around an object's box wrong pixels are blamed on it, as a share of the box's sides."""
+MEDIUM, LARGE = 0.02, 0.15  # from which share of the photo's area on an object is medium or large
+SURROUNDINGS = 0.5  # how far around an object's box wrong pixels are blamed on it, as a share of its sides
 
 
 def count(truth: NDArray[np.uint8], found: NDArray[np.uint8], classes: int) -> NDArray[np.int64]:

@@ -20,8 +20,7 @@ from PIL import Image
 
 from deconvseg import __version__
 from deconvseg.data.dataset import Example
-from deconvseg.data.masks import VOID
-from deconvseg.evaluation.ablation import read_prediction
+from deconvseg.data.masks import VOID, MaskFormat, read_mask
 from deconvseg.evaluation.counts import LARGE, MEDIUM, TOLERANCE, confusion_of
 from deconvseg.evaluation.metrics import figures, share
 from deconvseg.evaluation.run import Evaluation
@@ -64,10 +63,7 @@ style="color:rgb{PURPLE}">■</b>&nbsp;other class.</p>"""
 
 
 def write_report(evaluation: Evaluation, summary: dict[str, Any], folder: Path) -> None:
-    """Write `report.json`, `per_class.csv`, `per_image.csv` and, last, `report.html` of an evaluation.
-
-    OutputError if one cannot be; InputError or DataError if a photo or prediction of the gallery is unfit.
-    """
+    """Write `report.json`, `per_class.csv`, `per_image.csv` and, last, `report.html` with its photos."""
     photos, confusion = _per_image(evaluation), np.array(summary["confusion"])
     classes = [
         {
@@ -183,18 +179,20 @@ def _matrix(confusion: NDArray[np.int64], names: Sequence[str]) -> str:
 
 def _pictures(evaluation: Evaluation, ious: Mapping[str, float]) -> Iterable[str]:
     """The best, the median and the worst photos, and where they are wrong."""
-    truth = evaluation.truth
+    truth, indexed = evaluation.truth, MaskFormat.indexed(evaluation.truth.classes, evaluation.truth.palette)
     ranking = sorted((e for e in truth.examples if e.name in ious), key=lambda e: (-ious[e.name], e.name))
     palette = (*truth.palette, *((255, 255, 255),) * (256 - len(truth.palette)))  # void is shown in white
     for title, examples in choose(ranking).items():
         yield f"<h3>{title}</h3>"
         for example in examples:
             photo, mask = map(_small, truth.read(example))
-            found = _small(read_prediction(evaluation.predictions[example.name], truth))
+            found = _small(read_mask(evaluation.predictions[example.name], indexed))
             views = (photo, overlay(mask, palette, photo), overlay(found, palette, photo))
-            picture = np.concatenate([*views, difference(photo, mask, found)], axis=1)
+            picture, encoded = np.concatenate([*views, difference(photo, mask, found)], axis=1), io.BytesIO()
+            Image.fromarray(picture).save(encoded, "JPEG", quality=85)
+            url = f"data:image/jpeg;base64,{base64.b64encode(encoded.getvalue()).decode()}"
             name, score = escape(example.name), f"<small>mean IoU {_percent(ious[example.name])} %</small>"
-            yield f'<h4>{name} {score}</h4><img src="{_url(picture)}" alt="{name} and its labels">\n'
+            yield f'<h4>{name} {score}</h4><img src="{url}" alt="{name} and its labels">\n'
 
 
 def choose(ranking: Sequence[Example]) -> dict[str, Sequence[Example]]:
@@ -221,12 +219,6 @@ def _small(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
     image = Image.fromarray(array)
     image.thumbnail((SIDE, SIDE), Image.Resampling.BOX if array.ndim == 3 else Image.Resampling.NEAREST)
     return np.array(image)
-
-
-def _url(pixels: NDArray[np.uint8]) -> str:
-    encoded = io.BytesIO()
-    Image.fromarray(pixels).save(encoded, "JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(encoded.getvalue()).decode()
 
 
 def _percent(value: float | None, digits: int = 1) -> str:

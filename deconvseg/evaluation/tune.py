@@ -115,10 +115,7 @@ def _searched(
 def search(
     start: CRFParameters, score: Callable[[CRFParameters], float], most: int
 ) -> tuple[CRFParameters, dict[CRFParameters, float]]:
-    """Coordinate search with at most so many scores, which are the better the higher.
-
-    Returns parameters that are never worse than the start, and the score of everything tried.
-    """
+    """Coordinate search with at most so many scores: parameters no worse than the start, and all scores."""
     best, tried = start, {start: score(start)}
     for factor, name in product(FACTORS, SEARCHED):
         for step in (factor, 1 / factor):
