@@ -20,8 +20,7 @@ from deconvseg.images.components import components
 from deconvseg.machine import available_memory, pool
 
 OVERSAMPLE = 2  # samples per output pixel and axis, whose mean keeps shrunk crops free of aliasing
-MIN_OBJECT_SHARE = 0.002
-"""Components smaller than this share of the photo are slivers cut off by a void border, not objects."""
+MIN_OBJECT_SHARE = 0.002  # of the photo; smaller components are slivers cut off by a void border, not objects
 _BETWEEN_CHECKS = 256  # photos between two looks at the memory that is left
 
 Pair: TypeAlias = tuple[NDArray[np.uint8], NDArray[np.uint8]]
@@ -77,10 +76,7 @@ class ImageStore:
 
 
 def find_objects(mask: NDArray[np.uint8]) -> tuple[NDArray[np.int16], list[Object]]:
-    """The connected objects (8 neighbours) of a mask, by class, then in reading order, but for slivers.
-
-    The first result is the 1-based number of each pixel's object, int16 (H, W), 0 for none.
-    """
+    """Each pixel's object, int16 (H, W), from 1, 0 for none; and the objects of `components` but slivers."""
     parts, found = components(mask)
     kept = np.flatnonzero(found[:, 5] >= MIN_OBJECT_SHARE * mask.size)
     number = np.zeros(len(found) + 1, np.int16)

@@ -43,10 +43,7 @@ class DataSet:
         return len(self.examples)
 
     def read(self, example: Example) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """The photo, uint8 (H, W, 3) RGB, and its mask, uint8 (H, W): class indices and 255 for void.
-
-        InputError if the photo cannot be read, DataError if the mask cannot, or has another size.
-        """
+        """The photo, uint8 (H, W, 3) RGB, and its mask as of `read_mask`; InputError, DataError if unfit."""
         image = read_image(example.image)
         mask = read_mask(example.mask, self.masks)
         refuse_other_size(example, image.shape[:2], mask.shape)

@@ -20,11 +20,7 @@ _REST = "rest"
 
 
 def folder_dataset(root: Path, split: str) -> DataSet:
-    """A split of the data that `root/dataset.toml` describes, as docs/training.md says.
-
-    DataError if the description, a list or a folder is not as it should be, or the split is unknown or empty.
-    Whether the photos and masks that a list names exist is found when they are read.
-    """
+    """A split of the data that `root/dataset.toml` describes (docs/training.md); DataError if it is wrong."""
     path = root / DESCRIPTION
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8-sig"))

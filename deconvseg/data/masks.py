@@ -20,8 +20,7 @@ Color = tuple[int, int, int]
 
 _UNKNOWN = -1
 _NAMED = 5  # how many values a message lists
-_NEAR = 16
-"""A palette's colour no further than this from a class's, of 255, is meant as it: tools average colours."""
+_NEAR = 16  # a palette's colour no further from a class's, of 255, is meant as it: tools average colours
 
 
 @dataclass(frozen=True)

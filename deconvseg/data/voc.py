@@ -32,10 +32,7 @@ def _first(folders: Sequence[Path], parts: Sequence[str]) -> Path | None:
 
 
 def voc_dataset(folder: Path, split: str) -> DataSet:
-    """A split of VOC's segmentation set in a folder that `find_voc` found; DataError if its list is missing.
-
-    A name without a mask in `SegmentationClass` takes the one in `SegmentationClassAug`, if it is there.
-    """
+    """A split of VOC in a folder of `find_voc`, SBD's masks for those missing; DataError without a list."""
     masks = [folder / "SegmentationClass", folder / AUGMENTED]
     return _listed(split, [folder / _LISTS], folder / "JPEGImages", masks, ".png")
 
