@@ -68,9 +68,8 @@ class Subject:
 def network(segmenter: Segmenter, data: DataSet, *, ablate: bool = False) -> Subject:
     """A network with its proposals, fusion, ensemble and CRF; DataError if the data has other classes.
 
-    With `ablate`, 0, 10 and 50 proposals are scored as well, all of them looked at exactly; and, if the
-    segmenter has an ensemble, the FCN alone and both ensembles; all that without and, if the segmenter has
-    one, with the CRF. For the rows without the FCN, as for those with it, each region is computed once.
+    With `ablate`, 0, 10 and 50 proposals are scored as well, without early stops; if the segmenter has an
+    ensemble, the FCN alone and both ensembles; all that without and, if the segmenter has one, with the CRF.
     """
     refuse_other_classes(data, segmenter.classes)
     full, ablated = _rows(segmenter)
@@ -140,8 +139,6 @@ def _label_others(segmenter: Segmenter, others: list[Row], photo: PhotoPixels) -
 
 def finished(folder: Path, data: DataSet) -> Subject:
     """A folder of label PNGs, ours or another tool's; DataError if one is missing, and when one is unfit."""
-    if not folder.is_dir():
-        raise DataError(f"{folder}: there is no such folder of predictions; check the path")
     pictures = find_pictures(folder, ".png", suffixes=(".png",))
     predictions = {e.name: pictures.get(e.name, folder / f"{e.name}.png") for e in data.examples}
     if missing := [path for path in predictions.values() if not path.is_file()]:

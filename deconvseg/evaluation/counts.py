@@ -13,10 +13,8 @@ from deconvseg.data.crops import find_objects
 from deconvseg.data.masks import VOID
 from deconvseg.images.components import outline
 
-TOLERANCE = 0.0075
-"""Distance up to which two outlines agree, as a share of the photo's diagonal: 4.7 pixels at 500x375."""
-BORDER = 3.0
-"""Pixels. Void nowhere deeper than this (or the tolerance) is a border around objects: VOC's is 5 wide."""
+TOLERANCE = 0.0075  # up to which two outlines agree, of the photo's diagonal: 4.7 pixels at 500x375
+BORDER = 3.0  # pixels; void nowhere deeper (or than the tolerance) is a border of objects: VOC's is 5 wide
 SIZES = ("small", "medium", "large")
 MEDIUM, LARGE = 0.02, 0.15  # from which share of the photo's area on an object is medium or large
 SURROUNDINGS = 0.5  # how far around an object's box wrong pixels are blamed on it, as a share of its sides
@@ -25,8 +23,7 @@ SURROUNDINGS = 0.5  # how far around an object's box wrong pixels are blamed on 
 def count(truth: NDArray[np.uint8], found: NDArray[np.uint8], classes: int) -> NDArray[np.int64]:
     """Everything counted of a photo, int64 (C * (C + 13),): the three counts below, one after the other.
 
-    `truth` and `found` are uint8 (H, W), class indices below `classes`, and 255 for void in the truth, where
-    any value will do in `found`.
+    `truth` and `found` are uint8 (H, W), class indices; where the truth is 255, void, `found` does not count.
     """
     parts = (confusion_matrix, count_outlines, count_objects)
     return np.concatenate([part(truth, found, classes).ravel() for part in parts])

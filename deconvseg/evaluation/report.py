@@ -1,7 +1,4 @@
-"""A report of an evaluation: a page, and its figures as JSON and as tables.
-
-The page is one HTML file that asks nothing of the network: no script, pictures and styles inside.
-"""
+"""A report of an evaluation: a page that asks nothing of the network, and its figures as JSON and tables."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ import base64
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -64,7 +61,7 @@ style="color:rgb{PURPLE}">■</b>&nbsp;other class.</p>"""
 
 def write_report(evaluation: Evaluation, summary: dict[str, Any], folder: Path) -> None:
     """Write `report.json`, `per_class.csv`, `per_image.csv` and, last, `report.html` with its photos."""
-    photos, confusion = _per_image(evaluation), np.array(summary["confusion"])
+    photos, confusion = list(_per_image(evaluation)), np.array(summary["confusion"])
     classes = [
         {
             "class": name,
@@ -98,20 +95,17 @@ def _csv(rows: Sequence[Mapping[str, object]]) -> str:
     return text.getvalue()
 
 
-def _per_image(evaluation: Evaluation) -> list[dict[str, Any]]:
-    classes, rows = evaluation.truth.classes, []
+def _per_image(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
+    classes = evaluation.truth.classes
     for photo, counts in zip(evaluation.photos, evaluation.counts(evaluation.subject.full), strict=True):
         counted = int(confusion_of(counts, len(classes)).sum())
         found = figures(counts, classes) if counted else {}
-        rows.append(
-            {
-                **{key: getattr(photo, key) for key in ("name", "width", "height")},
-                **{key: found.get(key) for key in ("mean_iou", "pixel_accuracy", "boundary_f")},
-                "pixels_counted": counted,
-                "seconds": round(sum(photo.seconds.values()), 3) if photo.seconds else None,
-            }
-        )
-    return rows
+        yield {
+            **{key: getattr(photo, key) for key in ("name", "width", "height")},
+            **{key: found.get(key) for key in ("mean_iou", "pixel_accuracy", "boundary_f")},
+            "pixels_counted": counted,
+            "seconds": round(sum(photo.seconds.values()), 3) if photo.seconds else None,
+        }
 
 
 def _page(evaluation: Evaluation, summary: dict[str, Any], ious: Mapping[str, float]) -> str:
@@ -177,7 +171,7 @@ def _matrix(confusion: NDArray[np.int64], names: Sequence[str]) -> str:
     return _table(caption, ["", *(f"<span>{escape(name)}</span>" for name in names)], rows, "matrix")
 
 
-def _pictures(evaluation: Evaluation, ious: Mapping[str, float]) -> Iterable[str]:
+def _pictures(evaluation: Evaluation, ious: Mapping[str, float]) -> Iterator[str]:
     """The best, the median and the worst photos, and where they are wrong."""
     truth, indexed = evaluation.truth, MaskFormat.indexed(evaluation.truth.classes, evaluation.truth.palette)
     ranking = sorted((e for e in truth.examples if e.name in ious), key=lambda e: (-ious[e.name], e.name))

@@ -112,11 +112,8 @@ def evaluate(
 
     A `folder` keeps the counts of each photo in `per_image.jsonl`, and the labels of a network in
     `predictions`; photos found in it, unchanged and of the same settings, are not done again, unless
-    `overwrite` begins anew. So many `workers` are threads with a photo each. `progress` is called with the
-    photos done and their total, first with those that were done before.
-
-    Raises DataError if a mask or prediction cannot be used or all pixels are void, InputError for a photo,
-    UsageError if the folder holds something else, OutputError if it cannot be written to.
+    `overwrite` begins anew; UsageError if it holds something else. `workers` are threads with a photo each.
+    `progress` is called with the photos done and their total, first with those that were done before.
     """
     labels, settings = subject.predictions, {**subject.settings, **truth.settings()}
     if folder and not labels:

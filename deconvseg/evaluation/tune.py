@@ -30,24 +30,18 @@ FACTORS = (2.0, 2**0.5)  # a parameter goes up and down by the first as long as 
 LEAST_GAIN = 5e-4  # mean IoU by which a step must help: smaller gains are chance and lead to extremes
 MOST_TRIALS = 40
 
+Progress = Callable[[str], None]  # told in words how far it is
+
 
 def tune_crf(
-    segmenter: Segmenter,
-    network: Path,
-    truth: Truth,
-    target: Path,
-    *,
-    workers: int = 1,
-    progress: Callable[[str], None] = lambda text: None,
+    segmenter: Segmenter, network: Path, truth: Truth, target: Path, workers: int, progress: Progress
 ) -> dict[str, Any]:
     """Search the CRF's parameters and write them into a copy of the network's file.
 
     The network runs once over the photos; its probabilities are kept in a temporary folder (some megabytes a
     photo). Every second photo is used to search, and the others decide: unless the new parameters are better
-    on them as well, the copy keeps the old ones. `workers` are photos at a time, in threads; `progress` is
-    told in words how far it is. UsageError if there are fewer than 4 photos.
-
-    Returns what docs/evaluation.md tells, fit for JSON.
+    on them as well, the copy keeps the old ones. `workers` are photos at a time, in threads. Returns both,
+    with their mean IoU, fit for JSON. UsageError if there are fewer than 4 photos.
     """
     if len(truth.examples) < 4:
         raise UsageError(f"{len(truth.examples)} photos are too few to tune on; take at least 4, better 60")
@@ -75,7 +69,7 @@ def tune_crf(
 
 
 def _searched(
-    segmenter: Segmenter, truth: Truth, old: CRFParameters, workers: int, progress: Callable[[str], None]
+    segmenter: Segmenter, truth: Truth, old: CRFParameters, workers: int, progress: Progress
 ) -> tuple[CRFParameters, dict[CRFParameters, float], dict[CRFParameters, float]]:
     """Better parameters, the score of all that were tried, and that of old and new on the photos held out."""
     every = range(len(truth.examples))
