@@ -25,11 +25,7 @@ Document = dict[str, Any]
 def write_coco(
     segmentation: Segmentation, target: Path | BinaryIO, *, file_name: str, polygons: bool = False
 ) -> None:
-    """Write a COCO data set of one photo, as docs/results.md says; OutputError if it cannot be written.
-
-    The pixels of a class that touch at a side or a corner are one annotation: the class is known here, not
-    which of two touching objects a pixel is of.
-    """
+    """Write a COCO data set of one photo as docs/results.md says; OutputError if it cannot be written."""
     labels = segmentation.labels
     annotations: list[Document] = []
     for label in range(1, len(segmentation.classes)):
@@ -81,10 +77,7 @@ def _polygons(inside: NDArray[np.bool_], box: list[int]) -> list[list[int]]:
 
 
 def merge_coco(parts: Sequence[Path], target: Path) -> list[str]:
-    """Write the files of single photos as one, its ids from 1 in their order; OutputError if it cannot be.
-
-    Returns a line for each file that is left out: it is damaged, or of other categories than the first.
-    """
+    """Write photos' files as one; returns a line for each left out: damaged, or of other categories."""
     problems: list[str] = []
     images: list[Document] = []
     categories: list[Document] = []

@@ -14,8 +14,7 @@ VOID = 255
 def connected(inside: NDArray[np.bool_]) -> tuple[NDArray[np.int32], list[tuple[int, ...]]]:
     """Groups of pixels that touch at a side or a corner, ordered by their first pixel in reading order.
 
-    Returns int32 (H, W), the number of the group or 0; and of each its number, tight box x0, y0, x1, y1 in
-    pixels, half-open, and area.
+    Returns int32 (H, W), the group's number or 0; and number, half-open box x0, y0, x1, y1 and area of each.
     """
     mask = np.ascontiguousarray(inside).view(np.uint8)
     count, numbers, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)

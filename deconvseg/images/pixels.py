@@ -22,8 +22,7 @@ _FLAT = 1 / 16  # whole numbers that use less than this share of their bits' ran
 DEEP = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 _GREY = (*DEEP, "1", "L", "LA")
 _RAMP = np.arange(256, dtype=np.uint8)[None]
-_SAME = 2
-"""A profile that moves no colour by more than this, of 255, is taken for sRGB; its photos stay untouched."""
+_SAME = 2  # a profile that moves no colour by more, of 255, is taken for sRGB; its photos stay untouched
 
 
 def loaded(image: Image.Image) -> int:
@@ -54,14 +53,11 @@ def orientation_of(image: Image.Image) -> int:
 def image_of(
     values: NDArray[np.generic], convert: Convert | None = None, *, white_is_zero: bool = False
 ) -> tuple[Image.Image, str]:
-    """Whole numbers or floats of any range, (H, W) grey or (H, W, 3) RGB, as an 8-bit image; and a note.
-
-    NaN and infinity do not count in the range; NaN is black. Levels of grey go through `convert` to be sRGB.
-    If `white_is_zero`, the smallest value is white.
-    """
+    """Whole numbers or floats of any range, (H, W) grey or (H, W, 3) RGB, as an 8-bit image; and a note."""
     black, white, note = _levels(values)
     if white_is_zero:
         black, white = white, black
+    # Levels of grey become those of sRGB.
     curve = np.asarray(convert(Image.fromarray(_RAMP)))[0, :, 1] if convert else None
     levels = np.empty(values.shape, np.uint8)
     rows = max(STRIP_PIXELS // values.shape[1], 1)

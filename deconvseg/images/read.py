@@ -28,11 +28,9 @@ from deconvseg.remote import is_remote, opened
 ImageLike: TypeAlias = "str | os.PathLike[str] | Image.Image | NDArray[Any]"
 """A file or its address, a Pillow image, or an array as `as_photo` takes it."""
 
-MAX_PIXELS = 500_000_000
-"""Larger photos are refused unless asked for: reading one takes up to 4 bytes of memory a pixel."""
+MAX_PIXELS = 500_000_000  # what is larger is refused unless asked for: a pixel takes up to 4 bytes of memory
 STREAM = "standard input"  # what messages call it
-REDUCED_SIDE = 1536
-"""`read_photo` leaves the longer side no shorter: half as much again as is looked at, so still sharp."""
+REDUCED_SIDE = 1536  # no longer side gets shorter: half as much again as is looked at, so still sharp
 
 _FORMATS = ["JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "AVIF", "HEIF", "JPEG2000", "PPM"]
 """Not all that Pillow knows: its EPS reader starts another program on what the file says."""
@@ -62,10 +60,9 @@ class PhotoPixels:
 def as_photo(photo: ImageLike) -> PhotoPixels:
     """Any photo ready to be segmented; a large file is reduced while it is decoded, see `read_photo`.
 
-    It is a path or an address; a `PIL.Image.Image`, which is read as its file would be; a uint8 array
-    (H, W, 3) RGB or (H, W, 4) RGBA, laid on white; or an array (H, W) of grey, uint8 or any other numbers,
-    which become 8 bits as those of files do. Raises InputError if it is none of these or cannot be decoded,
-    and MissingDependencyError for an address whose library is not installed.
+    It is a path or an address; a `PIL.Image.Image`; a uint8 array (H, W, 3) RGB or (H, W, 4) RGBA, laid on
+    white; or an array (H, W) of grey, uint8 or any other numbers, which become 8 bits as those of files do.
+    InputError for all else, MissingDependencyError for an address whose library is not installed.
     """
     if isinstance(photo, str) and is_remote(photo):
         return read_photo(opened(photo), name=photo)
@@ -109,13 +106,10 @@ def read_photo(
 ) -> PhotoPixels:
     """Read a photo as 8-bit sRGB, turned upright by its EXIF orientation; docs/results.md says how each kind.
 
-    Args:
-        source: a path, or a binary stream, which is read to its end.
-        side: a large photo is reduced by a whole number while it is decoded, so that its longer side is this
-            to twice this. A grey or palette photo takes 1 byte of memory a pixel meanwhile, one in colour 4,
-            a JPEG less, as its decoder reduces by 2, 4 or 8 itself. If None, it is read whole.
-        max_pixels: what has more is refused before it is decoded.
-        name: what messages call a stream.
+    Unless `side` is None, a large photo is reduced by a whole number while it is decoded, so that its longer
+    side is this to twice this. A grey or palette photo takes 1 byte of memory a pixel meanwhile, one in
+    colour 4, a JPEG less, as its decoder reduces by 2, 4 or 8 itself. What has more than `max_pixels` is
+    refused before it is decoded. A stream is read to its end; messages call it by its `name`.
 
     InputError if the file is missing, no regular file, empty, cut short, too large, or not an image.
     """
@@ -127,8 +121,7 @@ def read_photo(
         if stat.S_ISDIR(mode):
             raise InputError(f"{name}: is a folder; give a photo in it")
         if not stat.S_ISREG(mode):  # a pipe can block for ever, a device has no end
-            cure = "copy it to one, or send it to standard input (-)"
-            raise InputError(f"{name}: is not a regular file; {cure}")
+            raise InputError(f"{name}: is not a regular file; copy it to one, or send it to stdin (-)")
         with path.open("rb") as stream:
             return replace(_decode(stream, name, side, max_pixels), source=path)
     except FileNotFoundError as error:

@@ -33,10 +33,7 @@ _DEVICE = re.compile("con|prn|aux|nul|com[0-9]|lpt[0-9]", re.IGNORECASE)
 
 
 def write_labels(segmentation: Segmentation, target: Target) -> None:
-    """Write the labels as an 8-bit palette PNG: pixel values are class ids, shown in the class colours.
-
-    All writers raise OutputError when the file cannot be written; then nothing is left behind.
-    """
+    """Write the labels as an 8-bit palette PNG: pixel values are class ids, shown in the class colours."""
     _save(_in_colors(segmentation), target)
 
 
@@ -150,10 +147,7 @@ def mask_names(classes: Sequence[str]) -> list[str]:
 
 
 def write_scores(segmentation: Segmentation, target: Target) -> None:
-    """Write an `.npz` of `probabilities` float16 (C, H, W) and `classes` unicode (C,), background first.
-
-    Raises UsageError if the segmentation was made without its probabilities.
-    """
+    """Write an `.npz` of `probabilities` float16 (C, H, W) and `classes` unicode (C,), background first."""
     if segmentation.probabilities is None:
         raise UsageError("there are no probabilities to save; ask for segment(..., probabilities=True)")
     with opened(target) as stream:
@@ -163,8 +157,7 @@ def write_scores(segmentation: Segmentation, target: Target) -> None:
 
 
 def overlay(labels: NDArray[np.uint8], palette: Palette, photo: Photo) -> Photo:
-    """The photo, uint8 (H, W, 3), objects tinted and outlined in the palette's colours by their labels, uint8
-    (H, W); background, which is 0, dimmed and paler."""
+    """The photo, uint8 (H, W, 3), objects tinted and outlined by labels (H, W), the rest dimmed and paler."""
     return np.array(_overlay(labels, palette, photo))
 
 
