@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,8 +19,7 @@ from deconvseg.errors import DataError, InputError
 from deconvseg.images.read import read_photo
 from deconvseg.machine import pool
 
-_SHOWN = 20
-"""Faults that `lines` lists."""
+_SHOWN = 20  # faults that `lines` lists
 
 
 class Fault(NamedTuple):
@@ -36,28 +34,16 @@ class Fault(NamedTuple):
 
 @dataclass(frozen=True)
 class DataReport:
-    """What a data set holds.
+    """What a data set holds."""
 
-    Attributes:
-        source: the file or folder that names the photos.
-        examples: photos with their masks that were looked at.
-        faults: everything that must be mended, in the order of the list.
-        warnings: what can be trained on but is hardly meant.
-        pixels: pixels of each class, by name, in all readable masks.
-        photos: masks in which each class occurs, by name.
-        void_share: share (0..1) of pixels that are void.
-        digest: SHA-256, in hex, of every name, the content of every mask and the size in bytes of every
-            photo, in the list's order; the content of photos is left out, for speed.
-    """
-
-    source: Path
-    examples: int
-    faults: tuple[Fault, ...]
-    warnings: tuple[str, ...]
-    pixels: dict[str, int]
-    photos: dict[str, int]
-    void_share: float
-    digest: str
+    source: Path  # the file or folder that names the photos
+    examples: int  # photos with their masks that were looked at
+    faults: tuple[Fault, ...]  # everything that must be mended, in the order of the list
+    warnings: tuple[str, ...]  # what can be trained on but is hardly meant
+    pixels: dict[str, int]  # of each class, by name, in all readable masks
+    photos: dict[str, int]  # masks in which each class occurs, by name
+    void_share: float  # 0 to 1, of the pixels
+    digest: str  # SHA-256, in hex, of names, contents of masks and, for speed, sizes of photos' files
 
     def as_dict(self) -> dict[str, Any]:
         """Everything as JSON-able values."""
@@ -79,19 +65,12 @@ class DataReport:
 def check_dataset(
     dataset: DataSet, *, workers: int = 0, progress: Callable[[], None] = lambda: None
 ) -> DataReport:
-    """Read every photo and mask of a data set and say what is wrong, all of it.
+    """Read every photo and mask of a data set, by `workers` threads, and say what is wrong, all of it.
 
-    Faults are photos and masks that are missing, unreadable or of two sizes, masks that `read_mask` refuses
-    or with nothing but void, and names that come twice. The report does not depend on the number of threads,
-    `workers`, 0 or more; `progress` is called once a photo.
+    Faults are photos and masks that are missing, unreadable or of two sizes, and masks that `read_mask`
+    refuses or with nothing but void. `progress` is called once a photo.
     """
-    counted = Counter(example.name for example in dataset.examples)
-    faults = [
-        Fault(dataset.source, f"names {name} {count} times; take it out {count - 1} times")
-        for name, count in counted.items()
-        if count > 1
-    ]
-    notes: list[str] = []
+    faults, notes = list[Fault](), list[str]()
     pixels, photos = np.zeros((2, 256), np.int64)
     digest = hashlib.sha256()
     with pool(workers) as call_each:
@@ -103,26 +82,21 @@ def check_dataset(
             digest.update(content)
             progress()
     by_name = dict(zip(dataset.classes, pixels.tolist(), strict=False))
+    warnings = []
+    if absent := [name for name, count in by_name.items() if not count]:
+        warnings.append(f"never found: {', '.join(absent)}")
+    if notes:
+        warnings.append(notes[0] + (f" (and {len(notes) - 1} such notes)" if len(notes) > 1 else ""))
     return DataReport(
         source=dataset.source,
         examples=len(dataset.examples),
         faults=tuple(faults),
-        warnings=tuple(_warnings(by_name, notes)),
+        warnings=tuple(warnings),
         pixels=by_name,
         photos=dict(zip(dataset.classes, photos.tolist(), strict=False)),
         void_share=float(pixels[VOID] / max(pixels.sum(), 1)),
         digest=digest.hexdigest(),
     )
-
-
-def _warnings(pixels: dict[str, int], notes: list[str]) -> Iterator[str]:
-    found = [name for name, count in pixels.items() if count]
-    if len(found) == 1:
-        yield f"every labelled pixel is {found[0]}: there is nothing to tell apart"
-    if 0 < len(found) < len(pixels):
-        yield f"never found: {', '.join(name for name, count in pixels.items() if not count)}"
-    if notes:
-        yield notes[0] + (f" (and {len(notes) - 1} such notes)" if len(notes) > 1 else "")
 
 
 def _look(masks: MaskFormat, example: Example) -> tuple[list[Fault], list[str], NDArray[np.int64], bytes]:

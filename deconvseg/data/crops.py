@@ -19,12 +19,9 @@ from deconvseg.errors import DataError
 from deconvseg.images.components import components
 from deconvseg.machine import available_memory, pool
 
-OVERSAMPLE = 2
-"""Samples per output pixel and axis; their mean is what keeps shrunk crops free of aliasing."""
-MIN_OBJECT_SHARE = 0.002
-"""Components smaller than this share of the photo are slivers cut off by a void border, not objects."""
-_BETWEEN_CHECKS = 256
-"""Photos between two looks at the memory that is left."""
+OVERSAMPLE = 2  # samples per output pixel and axis, whose mean keeps shrunk crops free of aliasing
+MIN_OBJECT_SHARE = 0.002  # of the photo; smaller components are slivers cut off by a void border, not objects
+_BETWEEN_CHECKS = 256  # photos between two looks at the memory that is left
 
 Pair: TypeAlias = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 """A photo, uint8 (H, W, 3) RGB, and its mask, uint8 (H, W): class indices, 255 for void."""
@@ -48,11 +45,7 @@ class ImageStore:
 
     @classmethod
     def load(cls, readers: Sequence[Callable[[], Pair]], canvas: int, *, workers: int = 0) -> ImageStore:
-        """Reads photos with their masks by as many threads; longer sides than the canvas are shrunk to it.
-
-        Each reader returns a photo with its mask, or raises what is wrong with them. Raises DataError if the
-        photos need more memory than there is.
-        """
+        """Reads photos and shrinks large ones to the canvas; DataError if they do not fit into memory."""
         store = cls([], [], [], canvas)
         with pool(workers) as call_each:
             for image, labels, objects in call_each(partial(_read, canvas), readers):
@@ -83,11 +76,7 @@ class ImageStore:
 
 
 def find_objects(mask: NDArray[np.uint8]) -> tuple[NDArray[np.int16], list[Object]]:
-    """The connected objects (8 neighbours) of a mask (H, W), by class, then in reading order.
-
-    The first result is the 1-based number of each pixel's object, int16 (H, W), 0 for none. Components under
-    0.2 % of the photo are left out.
-    """
+    """Each pixel's object, int16 (H, W), from 1, 0 for none; and the objects of `components` but slivers."""
     parts, found = components(mask)
     kept = np.flatnonzero(found[:, 5] >= MIN_OBJECT_SHARE * mask.size)
     number = np.zeros(len(found) + 1, np.int16)
@@ -121,13 +110,8 @@ def cut_crops(
 ) -> tuple[Tensor, Tensor]:
     """Cut, scale and mirror a batch of regions on the store's device, all at once.
 
-    Args:
-        store: photos and masks.
-        index: int64 (B,), which photo; best in main memory.
-        boxes, mirror, size: as for `sampling_grid`; parts outside the photo become black and void.
-
-    Returns:
-        Crops float32 (B, 3, size, size) of 0..255, labels int64 (B, size, size).
+    `index`, int64 (B,), says which photo, best in main memory; the others are as for `sampling_grid`. Returns
+    crops float32 (B, 3, size, size) of 0..255 and labels int64 (B, size, size), black and void outside.
     """
     canvas = store.canvas
     fine = sampling_grid(boxes, mirror, size * OVERSAMPLE, canvas, canvas)
@@ -168,14 +152,9 @@ def sampling_grid(
 ) -> Tensor:
     """Where the pixels of crops lie on a map, as `torch.nn.functional.grid_sample` wants it.
 
-    Args:
-        boxes: float (B, 4), x0 y0 x1 y1 in pixels.
-        mirror: bool (B,), flip left and right.
-        size: side of a crop in pixels.
-        width, height: of the map in the boxes' pixels, whatever number of cells it has; a number, or (B, 1).
-
-    Returns:
-        float32 (B, size, size, 2), x and y; -1 to 1 is the map from border to border.
+    `boxes` are float (B, 4), x0 y0 x1 y1 in pixels; `mirror`, bool (B,), flips left and right; `width` and
+    `height` (numbers, or (B, 1)) are the map's in the boxes' pixels, whatever number of cells it has. Returns
+    float32 (B, size, size, 2), x and y, where -1 to 1 is the map from border to border.
     """
     steps = (torch.arange(size, device=boxes.device, dtype=torch.float32) + 0.5) / size
     x = torch.where(mirror[:, None], 1 - steps, steps.expand(len(boxes), -1))

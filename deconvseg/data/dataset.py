@@ -22,44 +22,28 @@ from deconvseg.images.read import read_image
 
 @dataclass(frozen=True)
 class Example:
-    """One photo of a data set and its mask; neither need exist before it is read.
+    """One photo of a data set and its mask; neither need exist before it is read."""
 
-    `name` is the photo's place below the folder of photos, without suffix, by which lists and scores know it.
-    """
-
-    name: str
+    name: str  # place below the folder of photos, without suffix, by which lists and scores know it
     image: Path
     mask: Path
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """One split of a data set.
+    """One split of a data set."""
 
-    Attributes:
-        classes: class names; the first is background, what no region covers.
-        palette: one (R, G, B) of 0..255 a class.
-        masks: what the masks' pixels mean.
-        examples: at least one, in the list's order.
-        source: the file or folder that named the examples, for messages.
-    """
-
-    classes: tuple[str, ...]
-    palette: Palette
-    masks: MaskFormat
-    examples: tuple[Example, ...]
-    source: Path
+    classes: tuple[str, ...]  # names; the first is background, what no region covers
+    palette: Palette  # one (R, G, B) of 0..255 a class
+    masks: MaskFormat  # what the masks' pixels mean
+    examples: tuple[Example, ...]  # at least one, in the list's order
+    source: Path  # the file or folder that named the examples, for messages
 
     def __len__(self) -> int:
         return len(self.examples)
 
     def read(self, example: Example) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """The photo, uint8 (H, W, 3) RGB, and its mask, uint8 (H, W): class indices and 255 for void.
-
-        Raises:
-            InputError: the photo is missing or cannot be read.
-            DataError: as of `read_mask`, or the mask has another size than the photo turned upright.
-        """
+        """The photo, uint8 (H, W, 3) RGB, and its mask as of `read_mask`; InputError, DataError if unfit."""
         image = read_image(example.image)
         mask = read_mask(example.mask, self.masks)
         refuse_other_size(example, image.shape[:2], mask.shape)
@@ -77,52 +61,39 @@ def refuse_other_size(example: Example, photo: tuple[int, ...], mask: tuple[int,
 
 
 def find_pictures(
-    folder: Path,
-    prefer: str = "",
-    *,
-    suffixes: Collection[str] = PHOTO_SUFFIXES,
-    leave_out: Path | None = None,
+    folder: Path, prefer: str = "", suffixes: Collection[str] = PHOTO_SUFFIXES, leave_out: Path | None = None
 ) -> dict[str, Path]:
-    """The pictures below a folder by name: its path there without suffix, in Unicode's composed form (NFC).
+    """The pictures below a folder, if it is there, by name: the path without suffix, composed (NFC).
 
-    Hidden files and folders are left out and links followed, as `files.walk` does. There need be no folder;
-    `leave_out` is one that is not entered, by whatever name. `suffixes` are in small letters; the one that is
+    Files are those of `files.walk`; `leave_out` is a folder that is not entered, by whatever name. The suffix
     `prefer` wins where several pictures have one name.
     Raises DataError if a folder cannot be listed, a link to one leads nowhere, or two pictures have one name.
     """
     if not folder.is_dir():
         return {}
-    found: dict[str, list[Path]] = {}
-
-    def add(path: Path) -> None:
-        if path.suffix.lower() in suffixes:
-            name = normalize("NFC", path.relative_to(folder).with_suffix("").as_posix())
-            found.setdefault(name, []).append(path)
+    found: list[Path] = []
 
     def refuse(error: OSError) -> None:
         path = Path(error.filename)
         if path.suffix.lower() not in suffixes:  # of a picture it is told when that is read
             raise DataError(f"{path}: cannot be read ({error.strerror}); mend or remove it")
-        add(path)
+        found.append(path)
 
     closed = leave_out and os.path.realpath(leave_out)
     for file in walk(str(folder), leave_out=lambda at, _: os.path.realpath(at) == closed, refused=refuse):
-        add(Path(file))
+        found.append(Path(file))
     pictures: dict[str, Path] = {}
-    for name, paths in sorted(found.items()):
-        first, *others = [path for path in paths if path.suffix.lower() == prefer] or sorted(paths)
-        if others:
-            same = f"{first.name} has the same name without suffix"
-            raise DataError(f"{others[0]}: {same}; rename one of them")
-        pictures[name] = first
+    for path in sorted(found, key=lambda path: (path.suffix.lower() != prefer, path)):
+        if path.suffix.lower() in suffixes:
+            name = normalize("NFC", path.relative_to(folder).with_suffix("").as_posix())
+            first = pictures.setdefault(name, path)
+            if first != path and (path.suffix.lower() == prefer or first.suffix.lower() != prefer):
+                raise DataError(f"{path}: {first.name} has the same name without suffix; rename one of them")
     return pictures
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a list that are not blank, without space around; UTF-8, or UTF-16 with its mark.
-
-    Raises DataError if the list is missing or no text.
-    """
+    """The lines of a list that are not blank, UTF-8, or UTF-16 with its mark; DataError if it is no text."""
     try:
         content = path.read_bytes()
         is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))

@@ -20,20 +20,7 @@ _REST = "rest"
 
 
 def folder_dataset(root: Path, split: str) -> DataSet:
-    """A split of the data that `root/dataset.toml` describes.
-
-    Keys: `images` and `masks` (folders; these words by default), `ignore` (id or colour of void pixels; by
-    default id 255, unless a class has it), `[splits]`, and for each class one `[[classes]]` with `name`,
-    `color` (by default VOC's of that position) and `id` (by default the position).
-
-    A list file holds one photo name a line: its path below the folder of photos, with or without suffix. A
-    share takes, of the photos that no list names, those whose name's hash falls into it: adding photos moves
-    no other photo to another split. `rest` takes the photos that are in no other split. A mask has its
-    photo's relative path with suffix `.png`, or that of another picture if there is none.
-
-    Raises DataError if the description, a list or a folder is not as it should be, or the split is unknown or
-    empty. Whether the photos and masks that a list names exist is found when they are read.
-    """
+    """A split of the data that `root/dataset.toml` describes (docs/training.md); DataError if it is wrong."""
     path = root / DESCRIPTION
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
@@ -44,25 +31,16 @@ def folder_dataset(root: Path, split: str) -> DataSet:
         splits = _splits(root, table)
         known = ", ".join(sorted(splits))
         _check(split in splits, f"there is no split named '{split}'; splits here: {known}")
+        photo_suffixes, mask_suffixes = set(PHOTO_SUFFIXES), set(PHOTO_SUFFIXES)
+        if images.samefile(masks):
+            photo_suffixes, mask_suffixes = photo_suffixes - {".png"}, {".png"}
+        photos = find_pictures(images, suffixes=photo_suffixes, leave_out=masks)
+        labels = find_pictures(masks, ".png", suffixes=mask_suffixes, leave_out=images)
+        chosen = _chosen(split, splits, photos)
+        cure = f"{len(photos)} photos are in {images}, give it names or a larger share of them"
+        _check(chosen, f"split '{split}' is empty; {cure}")
     except (OSError, ValueError) as error:  # text that is no UTF-8 or no TOML is a ValueError, too
         raise DataError(f"{path}: {error}") from error
-    photo_suffixes, mask_suffixes = set(PHOTO_SUFFIXES), set(PHOTO_SUFFIXES)
-    if images.samefile(masks):
-        photo_suffixes, mask_suffixes = photo_suffixes - {".png"}, {".png"}
-    photos = find_pictures(images, suffixes=photo_suffixes, leave_out=masks)
-    labels = find_pictures(masks, ".png", suffixes=mask_suffixes, leave_out=images)
-    lists = {
-        name: [(photo_name(line, photos), line) for line in part]
-        for name, part in splits.items()
-        if isinstance(part, list)
-    }
-    part = splits[split]
-    chosen = lists[split] if isinstance(part, list) else _drawn(path, split, lists, photos, part)
-    if not chosen:
-        raise DataError(
-            f"{path}: split '{split}' is empty; {len(photos)} photos are in {images}, "
-            "give it names or a larger share of them"
-        )
     examples = tuple(
         Example(name, photos.get(name, images / entry), labels.get(name, masks / f"{name}.png"))
         for name, entry in chosen
@@ -70,29 +48,29 @@ def folder_dataset(root: Path, split: str) -> DataSet:
     return DataSet(names, palette, form, examples, path)
 
 
-def _drawn(
-    path: Path,
-    split: str,
-    lists: Mapping[str, list[tuple[str, str]]],
-    photos: Collection[str],
-    part: tuple[float, float],
+def _chosen(
+    split: str, splits: Mapping[str, list[str] | tuple[float, float]], photos: Collection[str]
 ) -> list[tuple[str, str]]:
-    """The photos that no list names and whose place, 0 to 1 by the name alone, is in this part."""
-    for name, entries in lists.items():
-        missing = [entry for photo, entry in entries if photo not in photos]
-        # Under the name it has, the photo would be drawn, and so be in two splits.
-        if missing:
-            raise DataError(
-                f"{path}: split '{name}' names {missing[0]}, which is no photo ({len(missing)} such "
-                f"names), so split '{split}' may hold it; mend the list"
-            )
-    named = {photo for entries in lists.values() for photo, _ in entries}
-    place = {name: int.from_bytes(sha256(name.encode()).digest()[:6]) / 2**48 for name in {*photos} - named}
-    return [(name, name) for name in sorted(place) if part[0] <= place[name] < part[1]]
+    """Names of a split's photos and its list's entries; of a part, the photos in it that no list names."""
+    part = splits[split]
+    if isinstance(part, list):
+        return [(photo_name(line, photos), line) for line in part]
+    free = {*photos}
+    for name, lines in splits.items():
+        if isinstance(lines, list):
+            # Under the name it has, a photo that is not found would be drawn, and so be in two splits.
+            if missing := [line for line in lines if photo_name(line, photos) not in photos]:
+                raise ValueError(
+                    f"split '{name}' names {missing[0]}, which is no photo ({len(missing)} such names), so "
+                    f"split '{split}' may hold it; mend the list"
+                )
+            free -= {photo_name(line, photos) for line in lines}
+    place = {name: int.from_bytes(sha256(name.encode()).digest()[:6]) / 2**48 for name in free}
+    return [(name, name) for name in sorted(free) if part[0] <= place[name] < part[1]]
 
 
-def _check(is_right: bool, fault: str) -> None:
-    """Raise a ValueError, which does not name the file yet, unless all is right."""
+def _check(is_right: object, fault: str) -> None:
+    """Raise a ValueError, which does not name the file yet, unless it is right."""
     if not is_right:
         raise ValueError(fault)
 
@@ -124,7 +102,7 @@ def _splits(folder: Path, table: Mapping[str, Any]) -> dict[str, list[str] | tup
             words = [value] if isinstance(value, str) else value
             is_right = isinstance(words, list) and words and all(isinstance(v, str) and v for v in words)
             wanted = f'a list file, "{_REST}", a list of names, or a share like 0.1'
-            _check(bool(is_right), f"split {name} = {value!r} should be {wanted}")
+            _check(is_right, f"split {name} = {value!r} should be {wanted}")
             splits[name] = read_lines(folder / value) if isinstance(value, str) else value
     rest = [name for name, value in given.items() if value == _REST]
     _check(total <= 1 + 1e-9, f"the splits' shares add up to {total:g}; they may add up to 1 at most")
@@ -141,8 +119,7 @@ def _classes(table: Mapping[str, Any]) -> tuple[tuple[str, ...], Palette, list[i
     for label, entry in enumerate(given):
         where, name, value = f"class {label}: ", entry.get("name"), entry.get("id", label)
         _check_keys(entry, ("name", "color", "id"), where)
-        is_right = isinstance(name, str) and bool(name.strip())
-        _check(is_right, f"{where}name = {name!r} should be text")
+        _check(isinstance(name, str) and name.strip(), f"{where}name = {name!r} should be text")
         _check(_is_byte(value), f"{where}id = {value!r} should be a whole number from 0 to 255")
         names.append(name)
         ids.append(value)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,35 +14,23 @@ from deconvseg.errors import DataError
 from deconvseg.images.palette import Palette, voc_color
 from deconvseg.images.pixels import loaded, turned
 
-VOID = 255
-"""Label of pixels that count neither in training nor in evaluation."""
+VOID = 255  # label of pixels that count neither in training nor in evaluation
 
-Color: TypeAlias = tuple[int, int, int]
+Color = tuple[int, int, int]
 
 _UNKNOWN = -1
-_NAMED = 5
-"""How many values a message lists."""
-_NEAR = 16
-"""A palette's colour no further than this from a class's, of 255, is meant as it: tools average colours."""
+_NAMED = 5  # how many values a message lists
+_NEAR = 16  # a palette's colour no further from a class's, of 255, is meant as it: tools average colours
 
 
 @dataclass(frozen=True)
 class MaskFormat:
-    """Which class a mask file's pixels stand for; the mode of the file decides which of the maps counts.
+    """Which class index, or VOID, a mask's pixels stand for; the file's mode decides which map counts."""
 
-    Attributes:
-        ids: value (0..255) in palette and grey masks (1-bit ones: 0 and 1) and in SBD's `.mat` -> class
-            index, or VOID.
-        colors: (R, G, B) of 0..255 in RGB and RGBA masks -> class index, or VOID; empty: such masks are
-            refused.
-        shown: (R, G, B) -> class index, or VOID, of the colours that a palette gives the classes.
-        classes: names, for messages; of every label in `shown`.
-    """
-
-    ids: Mapping[int, int]
-    colors: Mapping[Color, int] = field(default_factory=dict)
-    shown: Mapping[Color, int] = field(default_factory=dict)
-    classes: Sequence[str] = ()
+    ids: Mapping[int, int]  # of values in palette and grey masks (1-bit ones: 0 and 1) and in SBD's `.mat`
+    colors: Mapping[Color, int] = field(default_factory=dict)  # of RGB and RGBA masks, refused if it is empty
+    shown: Mapping[Color, int] = field(default_factory=dict)  # of the colours that a palette gives them
+    classes: Sequence[str] = ()  # names, for messages; of every label in `shown`
 
     @classmethod
     def indexed(cls, classes: Sequence[str], palette: Palette) -> MaskFormat:
@@ -56,14 +43,9 @@ class MaskFormat:
 def read_mask(path: Path, masks: MaskFormat) -> NDArray[np.uint8]:
     """A mask file as class indices, uint8 (H, W), and 255 for void.
 
-    Args:
-        path: palette, grey, RGB or RGBA picture that is no JPEG, or a `.mat` of SBD (struct `GTcls`, field
-            `Segmentation`). Opacity is not looked at.
-        masks: what the pixels mean.
-
-    Raises:
-        DataError: missing, unreadable, of a mode that holds no labels, with values that are no class, or with
-            a palette whose colours are those of other classes than the values'.
+    It is a palette, grey, RGB or RGBA picture, but no JPEG, or a `.mat` of SBD (struct `GTcls`, field
+    `Segmentation`). DataError if it is missing, unreadable, of a mode that holds no labels, with values that
+    are no class, or with a palette of other classes' colours.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such mask; add it, or take its photo out")
@@ -117,10 +99,8 @@ def _read_mat(path: Path) -> tuple[NDArray[np.integer], list[int]]:
 def _refuse_other_colors(
     path: Path, pixels: NDArray[np.integer], palette: Sequence[int], masks: MaskFormat
 ) -> None:
-    """Raise a DataError if a tool has dealt the values anew: the palette gives them other classes' colours.
-
-    A palette that says nothing does not count: a grey ramp, or mostly colours of no class.
-    """
+    """Raise a DataError if a tool has dealt values anew: the palette gives them other classes' colours."""
+    # A palette that says nothing does not count: a grey ramp, or mostly colours of no class.
     if not palette or not masks.shown:
         return
     colors = np.array(palette).reshape(-1, 3)

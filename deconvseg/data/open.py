@@ -11,12 +11,7 @@ from deconvseg.errors import DataError
 
 
 def open_dataset(root: Path, split: str) -> DataSet:
-    """A split of the data set in a folder: own data with a `dataset.toml`, or of VOC's or SBD's layout.
-
-    `split` is the name of a list, or of a split in `dataset.toml`.
-    Raises DataError if the folder has none of the layouts, its description or list is broken, or the split is
-    unknown or empty. Photos and masks are not looked at.
-    """
+    """A split of own data with a `dataset.toml`, or of VOC's or SBD's layout; DataError if there is none."""
     if (root / DESCRIPTION).is_file():
         return folder_dataset(root, split)
     if folder := find_voc(root):

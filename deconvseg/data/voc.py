@@ -11,8 +11,7 @@ from deconvseg.errors import DataError
 from deconvseg.images import PHOTO_SUFFIXES
 from deconvseg.images.palette import VOC_CLASSES, palette_for
 
-AUGMENTED = "SegmentationClassAug"
-"""Where SBD's masks, turned into PNG, are usually laid over a VOC folder."""
+AUGMENTED = "SegmentationClassAug"  # where SBD's masks, turned into PNG, are usually laid over a VOC folder
 _LISTS = "ImageSets/Segmentation"
 
 
@@ -23,7 +22,7 @@ def find_voc(root: Path) -> Path | None:
 
 
 def find_sbd(root: Path) -> Path | None:
-    """The folder of one of SBD's layouts: `root`, or one below it in the published archive; None if none."""
+    """The folder of SBD's layout, its authors' or with PNGs: `root`, or one below it in the archive."""
     folders = (root, root / "dataset", root / "benchmark_RELEASE/dataset")
     return _first(folders, ("img", "cls")) or _first(folders, ("JPEGImages", AUGMENTED))
 
@@ -33,25 +32,13 @@ def _first(folders: Sequence[Path], parts: Sequence[str]) -> Path | None:
 
 
 def voc_dataset(folder: Path, split: str) -> DataSet:
-    """A split of VOC's segmentation set: 20 classes and background.
-
-    `folder` is one that `find_voc` found, `split` the name of a list in its `ImageSets/Segmentation`. A name
-    without a mask in `SegmentationClass` takes the one in `SegmentationClassAug`, if it is there.
-    Raises DataError if the list is missing or empty.
-    """
+    """A split of VOC in a folder of `find_voc`, SBD's masks for those missing; DataError without a list."""
     masks = [folder / "SegmentationClass", folder / AUGMENTED]
     return _listed(split, [folder / _LISTS], folder / "JPEGImages", masks, ".png")
 
 
 def sbd_dataset(root: Path, split: str) -> DataSet:
-    """A split of SBD, in its authors' form or in the usual form as PNG: VOC's classes on some 11,000 photos.
-
-    `root` is the folder with `img/*.jpg`, `cls/*.mat` and lists (`train.txt`, `val.txt`), or one of those
-    above it in the published archive (`benchmark_RELEASE/dataset`); or a folder with `JPEGImages` and
-    `SegmentationClassAug/*.png`, and lists in `ImageSets/Segmentation` or in the folder itself. Beware that
-    SBD's photos and those of VOC's `val` overlap.
-    Raises DataError if the layout is another, or the list is missing or empty.
-    """
+    """A split of SBD: VOC's classes on 11,000 photos, some of VOC's `val`; DataError if it is not there."""
     folder = find_sbd(root)
     if folder is None:
         raise DataError(f"{root}: not an SBD folder; it must hold img and cls, or JPEGImages and {AUGMENTED}")

@@ -20,37 +20,26 @@ from deconvseg.segmenter import Segmenter
 from deconvseg.settings import EnsembleRule
 
 ABLATION = (0, 10, 50)
-"""Numbers of proposals besides the whole photo that an ablation scores, beside that of the segmenter."""
-PAIRED = 50
-"""Proposals with which ensembles are scored, beside those of the segmenter: the paper's."""
+"""Proposals besides the whole photo that an ablation scores beside the segmenter's; ensembles: the last."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the table: a setting of the way from photo to labels.
+    """One row of the table: a setting of the way from photo to labels."""
 
-    Attributes:
-        proposals: regions besides the whole photo; None for predictions made elsewhere and the FCN alone.
-        crf: whether the dense CRF follows.
-        ensemble: how the FCN joins in; `alone` leaves the regions out.
-        stops: photos stop early (`Settings.stop`): `proposals` are the most.
-        prior: an image-level prior weighs the classes.
-    """
-
-    proposals: int | None
+    proposals: int | None  # besides the whole photo; None for predictions made elsewhere and the FCN alone
     crf: bool = False
-    ensemble: EnsembleRule | Literal["alone"] = "off"
-    stops: bool = False
-    prior: bool = False
+    ensemble: EnsembleRule | Literal["alone"] = "off"  # how the FCN joins in; `alone` leaves the regions out
+    stops: bool = False  # photos stop early (`Settings.stop`): `proposals` are the most
+    prior: bool = False  # an image-level prior weighs the classes
 
     @property
     def name(self) -> str:
         """As the table shows it."""
+        regions = f"{self.proposals} proposals" if self.proposals else "whole photo"
+        parts = [f"up to {regions}" if self.stops else regions]
         if self.proposals is None:
             parts = ["FCN" if self.ensemble == "alone" else "predictions"]
-        else:
-            regions = f"{self.proposals} proposals" if self.proposals else "whole photo"
-            parts = [f"up to {regions}" if self.stops else regions]
         if self.ensemble in ("mean", "product"):
             parts.append(f"FCN ({self.ensemble})")
         if self.prior:
@@ -66,33 +55,21 @@ Labelling = tuple[Row, NDArray[np.uint8], dict[str, float]]
 
 @dataclass(frozen=True)
 class Subject:
-    """What `evaluate` measures.
-
-    Attributes:
-        full: the one of the rows that the headline figures are of.
-        settings: everything that can change a label, fit for JSON.
-        label: labels one photo, whose true mask uint8 (H, W) it is given, at every row; may be called from
-            several threads. Raises DataError if the labels do not fit the mask.
-        predictions: files of finished predictions by the name of the photo; empty for a network.
-    """
+    """What `evaluate` measures."""
 
     rows: tuple[Row, ...]
-    full: Row
-    settings: Mapping[str, Any]
+    full: Row  # the one that the headline figures are of
+    settings: Mapping[str, Any]  # everything that can change a label, fit for JSON
+    # Labels a photo at every row, in any thread, given its true mask; DataError if the two do not fit.
     label: Callable[[Example, NDArray[np.uint8]], Iterator[Labelling]]
-    predictions: Mapping[str, Path]
+    predictions: Mapping[str, Path]  # finished ones by the name of the photo; empty for a network
 
 
 def network(segmenter: Segmenter, data: DataSet, *, ablate: bool = False) -> Subject:
-    """A network with its proposals, fusion, ensemble and CRF.
+    """A network with its proposals, fusion, ensemble and CRF; DataError if the data has other classes.
 
-    Args:
-        segmenter: the full setting.
-        data: what it will be measured on; DataError if it has other classes than the network.
-        ablate: score 0, 10 and 50 proposals as well, all of them looked at exactly; and, if the segmenter
-            has an ensemble, the FCN alone and both ensembles with the segmenter's number of proposals and
-            with 50. All that without and, if the segmenter has one, with the CRF. For all these rows
-            together, or for those without and those with the FCN, each region goes through the network once.
+    With `ablate`, 0, 10 and 50 proposals are scored as well, without early stops; if the segmenter has an
+    ensemble, the FCN alone and both ensembles; all that without and, if the segmenter has one, with the CRF.
     """
     refuse_other_classes(data, segmenter.classes)
     full, ablated = _rows(segmenter)
@@ -136,7 +113,8 @@ def _rows(segmenter: Segmenter) -> tuple[Row, set[Row]]:
         return full, others
     # The product is one of raw scores, which only the fusion rule max keeps.
     rules: list[EnsembleRule] = ["mean", "product"] if chosen.fusion == "max" else ["mean"]
-    pairs = {row(number, crf, rule) for number in (count, PAIRED) for rule in rules for crf in sharpens}
+    numbers = count, ABLATION[-1]
+    pairs = {row(number, crf, rule) for number in numbers for rule in rules for crf in sharpens}
     return full, others | alone | pairs
 
 
@@ -160,12 +138,7 @@ def _label_others(segmenter: Segmenter, others: list[Row], photo: PhotoPixels) -
 
 
 def finished(folder: Path, data: DataSet) -> Subject:
-    """A folder of label PNGs, `NAME.png` for the photo NAME: ours or another tool's.
-
-    Raises DataError if there is no such folder, or a photo of the data set has no prediction in it.
-    """
-    if not folder.is_dir():
-        raise DataError(f"{folder}: there is no such folder of predictions; check the path")
+    """A folder of label PNGs, ours or another tool's; DataError if one is missing, and when one is unfit."""
     pictures = find_pictures(folder, ".png", suffixes=(".png",))
     predictions = {e.name: pictures.get(e.name, folder / f"{e.name}.png") for e in data.examples}
     if missing := [path for path in predictions.values() if not path.is_file()]:
@@ -173,17 +146,15 @@ def finished(folder: Path, data: DataSet) -> Subject:
             f"{missing[0]}: the prediction is missing ({len(missing)} of {len(data.examples)} are); "
             "every photo of the split needs one, named like the photo"
         )
-    row = Row(None)
+    row, indexed = Row(None), MaskFormat.indexed(data.classes, data.palette)
 
     def label(example: Example, mask: NDArray[np.uint8]) -> Iterator[Labelling]:
         path = predictions[example.name]
-        labels = read_prediction(path, data)
-        (height, width), (rows, columns) = labels.shape, mask.shape
+        labels = read_mask(path, indexed)
         if labels.shape != mask.shape:
-            raise DataError(
-                f"{path}: is {width}x{height} pixels, its true mask {example.mask.name} {columns}x{rows}; "
-                "make them one size"
-            )
+            (height, width), (rows, columns) = labels.shape, mask.shape
+            truth = f"its true mask {example.mask.name} {columns}x{rows}"
+            raise DataError(f"{path}: is {width}x{height} pixels, {truth}; make them one size")
         if nowhere := int(np.count_nonzero((labels == VOID) & (mask != VOID))):
             raise DataError(
                 f"{path}: {nowhere} pixels that count are {VOID}; a prediction names a class for every pixel"
@@ -191,11 +162,6 @@ def finished(folder: Path, data: DataSet) -> Subject:
         yield row, labels, {}
 
     return Subject((row,), row, {"predictions": str(folder.resolve())}, label, predictions)
-
-
-def read_prediction(path: Path, data: DataSet) -> NDArray[np.uint8]:
-    """A palette or grey PNG of class indices (and 255) as uint8 (H, W); DataError if it is not one."""
-    return read_mask(path, MaskFormat.indexed(data.classes, data.palette))
 
 
 def refuse_other_classes(data: DataSet, classes: Sequence[str]) -> None:

@@ -22,9 +22,8 @@ from deconvseg.segmenter import WORKING_SIDE
 def calibrate(source: Path, photos: Sequence[str], target: Path) -> int:
     """Write a copy of a network's file that tells the ranges of what goes through its layers on these photos.
 
-    A few dozen photos of what the network is for are enough; each is looked at as a whole, and its middle.
-    Returns how many layers there are ranges of. Raises InputError for a photo, OutputError for the copy, and
-    WeightsError if the source is no network file, or of a training stage without statistics.
+    A few dozen photos are enough; each is looked at as a whole, and its middle. Returns the number of layers
+    that there are ranges of; WeightsError if the network has no statistics yet.
     """
     network, header = load_network(source)
     if not header.statistics:

@@ -9,26 +9,21 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
-from deconvseg.data.crops import MIN_OBJECT_SHARE
+from deconvseg.data.crops import find_objects
 from deconvseg.data.masks import VOID
-from deconvseg.images.components import components, outline
+from deconvseg.images.components import outline
 
-TOLERANCE = 0.0075
-"""Distance up to which two outlines agree, as a share of the photo's diagonal: 4.7 pixels at 500x375."""
-BORDER = 3.0
-"""Pixels. Void nowhere deeper than this (or the tolerance) is a border around objects: VOC's is 5 wide."""
+TOLERANCE = 0.0075  # up to which two outlines agree, of the photo's diagonal: 4.7 pixels at 500x375
+BORDER = 3.0  # pixels; void nowhere deeper (or than the tolerance) is a border of objects: VOC's is 5 wide
 SIZES = ("small", "medium", "large")
-MEDIUM, LARGE = 0.02, 0.15
-"""From which share of the photo's area on an object is medium or large."""
-SURROUNDINGS = 0.5
-"""How far around an object's box wrong pixels are blamed on it, as a share of the box's sides."""
+MEDIUM, LARGE = 0.02, 0.15  # from which share of the photo's area on an object is medium or large
+SURROUNDINGS = 0.5  # how far around an object's box wrong pixels are blamed on it, as a share of its sides
 
 
 def count(truth: NDArray[np.uint8], found: NDArray[np.uint8], classes: int) -> NDArray[np.int64]:
-    """Everything counted of a photo: whole numbers (C * (C + 13),), which add up alike in any order.
+    """Everything counted of a photo, int64 (C * (C + 13),): the three counts below, one after the other.
 
-    They are those of `confusion_matrix`, whose arguments and errors it has, `count_outlines` and
-    `count_objects`, one after the other.
+    `truth` and `found` are uint8 (H, W), class indices; where the truth is 255, void, `found` does not count.
     """
     parts = (confusion_matrix, count_outlines, count_objects)
     return np.concatenate([part(truth, found, classes).ravel() for part in parts])
@@ -40,33 +35,23 @@ def confusion_of(counts: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
 
 
 def confusion_matrix(truth: NDArray[np.uint8], found: NDArray[np.uint8], classes: int) -> NDArray[np.int64]:
-    """Pixel counts (C, C): row = true class, column = predicted class; void (255) truth is dropped.
-
-    Both maps are uint8 of one shape, class indices and, in the truth, 255. Where the truth is void any value
-    will do in `found`; ValueError if another pixel of it is no class.
-    """
+    """Pixels int64 (C, C): row = true class, column = predicted class; void truth is dropped."""
     valid = truth != VOID
-    predicted = found[valid]
-    if predicted.size and predicted.max() >= classes:
-        raise ValueError(f"prediction holds {predicted.max()}; the classes are 0..{classes - 1}")
-    pairs = truth[valid].astype(np.int64) * classes + predicted
+    pairs = truth[valid].astype(np.int64) * classes + found[valid]
     return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 
 
 def count_outlines(truth: NDArray[np.uint8], found: NDArray[np.uint8], classes: int) -> NDArray[np.int64]:
-    """Returns outline pixels int64 (C, 4): predicted and right, predicted, true and found, true.
+    """Outline pixels int64 (C, 4): predicted and right, predicted, true and found, true.
 
-    The outline of a class are its pixels with a pixel of another class above, below, left or right; the
-    photo's frame is no outline. A pixel of the predicted outline is right if the true outline of the class is
-    at most the tolerance away (Euclidean, `TOLERANCE` of the diagonal and at least 1 pixel), and a pixel of
-    the true outline is found if the predicted one is.
+    The outline of a class are its pixels with a pixel of another class above, below, left or right. A pixel
+    of the predicted outline is right if the true outline of the class is at most the tolerance away
+    (Euclidean, `TOLERANCE` of the diagonal and at least 1 pixel), and the other way round.
 
-    Void is first given to the nearest labelled pixel's class, so that the true outline runs in the middle of
-    the border that VOC draws around objects. Where void is more than a border (a pixel of it is further than
-    both the tolerance and `BORDER` from every label) nobody knows an outline: no outline pixel of either side
-    counts there, nor within the tolerance around.
-
-    Arguments as of `confusion_matrix`, uint8 (H, W); 255 in a prediction is filled as in the truth.
+    Void, of either side, is first given to the nearest labelled pixel's class, so that the true outline runs
+    in the middle of the border that VOC draws around objects. Where void is more than a border (a pixel of it
+    is further than both the tolerance and `BORDER` from every label) nobody knows an outline: no outline
+    pixel of either side counts there, nor within the tolerance around.
     """
     counts = np.zeros((classes, 4), np.int64)
     if (truth == VOID).all():
@@ -85,27 +70,21 @@ def count_outlines(truth: NDArray[np.uint8], found: NDArray[np.uint8], classes: 
 
 
 def count_objects(truth: NDArray[np.uint8], found: NDArray[np.uint8], classes: int) -> NDArray[np.int64]:
-    """Returns counts int64 (3, C, 3) by size and class: objects, intersection, union.
+    """Counts int64 (3, C, 3) by size and class of what `find_objects` finds: objects, intersection, union.
 
-    An object is a connected part (8 neighbours) of a class other than background, as in the crops that
-    training draws; parts under 0.2 % of the photo are slivers cut off by void borders and left out. It is
-    small under 2 % of the photo's area, large from 15 % on, and medium between.
-
-    Its intersection are its pixels that are predicted as its class; its union are its pixels and those that
-    are wrongly predicted as its class in its surroundings: its box with half its width and height added on
-    each side. Pixels of void, or of another object of the class, are not blamed on it.
-
-    Arguments as of `confusion_matrix`, uint8 (H, W).
+    An object is small under 2 % of the photo's area, large from 15 % on, and medium between. Its intersection
+    are its pixels that are predicted as its class; its union are its pixels and those that are wrongly
+    predicted as its class in its surroundings: its box with half its width and height added on each side.
+    Pixels of void, or of another object of the class, are not blamed on it.
     """
     counts = np.zeros((len(SIZES), classes, 3), np.int64)
-    numbers, objects = components(truth)
-    for number, (label, x0, y0, x1, y1, area) in enumerate(objects.tolist(), 1):
-        if area < MIN_OBJECT_SHARE * truth.size:
-            continue
+    numbers, objects = find_objects(truth)
+    for number, (label, (x0, y0, x1, y1)) in enumerate(objects, 1):
         aside, above = round(SURROUNDINGS * (x1 - x0)), round(SURROUNDINGS * (y1 - y0))
         window = np.s_[max(y0 - above, 0) : y1 + above, max(x0 - aside, 0) : x1 + aside]
         inside, hit = numbers[window] == number, found[window] == label
         blamed = hit & (truth[window] != label) & (truth[window] != VOID)
+        area = np.count_nonzero(inside)
         size = int(area >= MEDIUM * truth.size) + int(area >= LARGE * truth.size)
         counts[size, label] += (1, np.count_nonzero(hit & inside), np.count_nonzero(inside | blamed))
     return counts

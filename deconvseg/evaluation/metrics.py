@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from deconvseg.evaluation.counts import SIZES, confusion_of
 
-RESAMPLES = 1000
-"""Samples of photos that an interval is drawn from."""
+RESAMPLES = 1000  # samples of photos that an interval is drawn from
 
 
 def share(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
@@ -27,10 +26,7 @@ def iou(confusions: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def boundary_f(counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Returns F (C,) of precision and recall, 0 to 1, from counts (C, 4) of outlines pooled over a set.
-
-    0 where only one side has an outline, NaN for a class of which neither has any.
-    """
+    """F (C,) of precision and recall, 0 to 1, from outlines' counts (C, 4); NaN for a class without any."""
     precision = np.nan_to_num(share(counts[:, 0], counts[:, 1]))
     recall = np.nan_to_num(share(counts[:, 2], counts[:, 3]))
     either = (counts[:, 1] > 0) | (counts[:, 3] > 0)
@@ -38,11 +34,10 @@ def boundary_f(counts: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def mean_iou_interval(confusions: NDArray[np.int64]) -> tuple[float, float]:
-    """The mean IoU's 95 % interval: where it would lie with other photos of the same kind (bootstrap).
+    """The mean IoU's 95 % interval, 0 to 1: where it would lie with other photos of the same kind.
 
-    Of confusions int64 (N, C, C), one matrix a photo and not all zero, as many are drawn as there are, with
-    replacement, a thousand times. Returns the percentiles, 0 to 1, of the mean IoU of these samples (Efron's
-    percentile method). The draws are the same in every call: rows of a table are drawn alike.
+    Efron's percentile method: of confusions int64 (N, C, C), one matrix a photo and not all zero, N are drawn
+    with replacement, a thousand times. The draws are the same in every call: rows of a table are drawn alike.
     """
     count, classes, _ = confusions.shape
     draws = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), RESAMPLES)
@@ -55,16 +50,11 @@ def mean_iou_interval(confusions: NDArray[np.int64]) -> tuple[float, float]:
 def figures(counts: NDArray[np.int64], classes: Sequence[str]) -> dict[str, Any]:
     """Every figure of the sum of what `count` gives, of one photo or of many, not all of them void alone.
 
-    Returns:
-        Fit for JSON, shares from 0 to 1, None where there is nothing of a kind.
-        `per_class_iou`: as of `iou`. `mean_iou`: mean over the classes that occur in truth or prediction.
-        `voc_mean_iou`: mean over all classes, one that occurs in neither counting 0, as the VOC 2012
-        development kit (`VOCevalseg.m`) has it; equals `mean_iou` on sets where every class occurs.
-        `pixel_accuracy`: right pixels over counted pixels. `mean_accuracy`: mean over the classes in the
-        truth of the share of their pixels found. `frequency_weighted_iou`: mean IoU, each class weighted by
-        its share of the true pixels. `boundary_f`: mean over the classes of which truth or prediction has an
-        outline, of `per_class_boundary_f`. `sizes`: by size the `objects`, and IoU as above, the mean over
-        the classes with an object of that size.
+    Shares from 0 to 1, fit for JSON, None where there is nothing of a kind. `mean_iou` is the mean over the
+    classes that occur in truth or prediction, `voc_mean_iou` over all, one that occurs in neither counting 0,
+    as the VOC 2012 development kit (`VOCevalseg.m`) has it. `mean_accuracy` is the mean over the classes in
+    the truth of the share of their pixels found; `frequency_weighted_iou` weighs each class by its share of
+    the true pixels; `boundary_f` and the mean IoU of `sizes` are means over the classes that have any.
     """
     number = len(classes)
     confusion = confusion_of(counts, number)

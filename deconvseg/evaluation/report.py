@@ -1,7 +1,4 @@
-"""A report of an evaluation: a page, and its figures as JSON and as tables.
-
-The page is one HTML file that asks nothing of the network: no script, pictures and styles inside.
-"""
+"""A report of an evaluation: a page that asks nothing of the network, and its figures as JSON and tables."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ import base64
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -20,18 +17,15 @@ from PIL import Image
 
 from deconvseg import __version__
 from deconvseg.data.dataset import Example
-from deconvseg.data.masks import VOID
-from deconvseg.evaluation.ablation import read_prediction
+from deconvseg.data.masks import VOID, MaskFormat, read_mask
 from deconvseg.evaluation.counts import LARGE, MEDIUM, TOLERANCE, confusion_of
 from deconvseg.evaluation.metrics import figures, share
 from deconvseg.evaluation.run import Evaluation
 from deconvseg.files import replacing
 from deconvseg.images.write import overlay
 
-SIDE = 320
-"""Longer side of a picture in pixels: four side by side, and 18 photos weigh about 2 MB."""
-EACH = 6
-"""Photos of the best, the median and the worst ones."""
+SIDE = 320  # pixels of a picture's longer side: four side by side, and 18 photos weigh about 2 MB
+EACH = 6  # photos of the best, the median and the worst ones
 ORANGE, BLUE, PURPLE = (230, 159, 0), (0, 114, 178), (204, 121, 167)
 """Told apart by the colour-blind, too. In pictures: objects missed, falsely found, and of another class."""
 STYLE = """
@@ -66,13 +60,8 @@ style="color:rgb{PURPLE}">■</b>&nbsp;other class.</p>"""
 
 
 def write_report(evaluation: Evaluation, summary: dict[str, Any], folder: Path) -> None:
-    """Write `report.json`, `per_class.csv`, `per_image.csv` and, last, `report.html` of an evaluation.
-
-    Raises:
-        OutputError: a file cannot be written.
-        InputError, DataError: a photo or prediction of the gallery cannot be read, or fits no mask.
-    """
-    photos, confusion = _per_image(evaluation), np.array(summary["confusion"])
+    """Write `report.json`, `per_class.csv`, `per_image.csv` and, last, `report.html` with its photos."""
+    photos, confusion = list(_per_image(evaluation)), np.array(summary["confusion"])
     classes = [
         {
             "class": name,
@@ -106,20 +95,17 @@ def _csv(rows: Sequence[Mapping[str, object]]) -> str:
     return text.getvalue()
 
 
-def _per_image(evaluation: Evaluation) -> list[dict[str, Any]]:
-    classes, rows = evaluation.truth.classes, []
+def _per_image(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
+    classes = evaluation.truth.classes
     for photo, counts in zip(evaluation.photos, evaluation.counts(evaluation.subject.full), strict=True):
         counted = int(confusion_of(counts, len(classes)).sum())
         found = figures(counts, classes) if counted else {}
-        rows.append(
-            {
-                **{key: getattr(photo, key) for key in ("name", "width", "height")},
-                **{key: found.get(key) for key in ("mean_iou", "pixel_accuracy", "boundary_f")},
-                "pixels_counted": counted,
-                "seconds": round(sum(photo.seconds.values()), 3) if photo.seconds else None,
-            }
-        )
-    return rows
+        yield {
+            **{key: getattr(photo, key) for key in ("name", "width", "height")},
+            **{key: found.get(key) for key in ("mean_iou", "pixel_accuracy", "boundary_f")},
+            "pixels_counted": counted,
+            "seconds": round(sum(photo.seconds.values()), 3) if photo.seconds else None,
+        }
 
 
 def _page(evaluation: Evaluation, summary: dict[str, Any], ious: Mapping[str, float]) -> str:
@@ -131,10 +117,8 @@ def _page(evaluation: Evaluation, summary: dict[str, Any], ious: Mapping[str, fl
     for row in summary["rows"]:
         interval = "–".join(map(_percent, row["mean_iou_interval"]))
         others = map(_percent, (row["pixel_accuracy"], row["boundary_f"], *row["sizes"].values()))
-        colour = ORANGE if row["crf"] else BLUE
-        rows += _row(
-            row["name"], row["mean_iou"], interval, *others, colour=colour, full=row["name"] == setting
-        )
+        colour, full = ORANGE if row["crf"] else BLUE, row["name"] == setting
+        rows += _row(row["name"], row["mean_iou"], interval, *others, colour=colour, full=full)
     head = "Setting", "", "mean IoU", "interval", "pixels", "boundary F", *summary["sizes"]
     parts["What each step brings"] = _table(ROWS, head, rows)
     caption, rows = "Per cent. A dash: the class occurs neither in truth nor in prediction.", ""
@@ -168,9 +152,7 @@ def _table(caption: str, head: Sequence[str], rows: str, kind: str = "bars") -> 
 <thead><tr>{titles}</tr></thead><tbody>{rows}</tbody></table></div>"""
 
 
-def _row(
-    name: str, value: float | None, *cells: str, colour: Sequence[int] = BLUE, full: bool = False
-) -> str:
+def _row(name: str, value: float | None, *cells: str, colour: Sequence[int], full: bool = False) -> str:
     """A row of a table with a share, 0 to 1, as a bar and in per cent."""
     bar = f'<i style="width:{100 * (value or 0):.1f}%;background:rgb{tuple(colour)}"></i>'
     texts = "".join(f"<td>{text}</td>" for text in (_percent(value, 2), *cells))
@@ -189,20 +171,22 @@ def _matrix(confusion: NDArray[np.int64], names: Sequence[str]) -> str:
     return _table(caption, ["", *(f"<span>{escape(name)}</span>" for name in names)], rows, "matrix")
 
 
-def _pictures(evaluation: Evaluation, ious: Mapping[str, float]) -> Iterable[str]:
+def _pictures(evaluation: Evaluation, ious: Mapping[str, float]) -> Iterator[str]:
     """The best, the median and the worst photos, and where they are wrong."""
-    truth = evaluation.truth
+    truth, indexed = evaluation.truth, MaskFormat.indexed(evaluation.truth.classes, evaluation.truth.palette)
     ranking = sorted((e for e in truth.examples if e.name in ious), key=lambda e: (-ious[e.name], e.name))
     palette = (*truth.palette, *((255, 255, 255),) * (256 - len(truth.palette)))  # void is shown in white
     for title, examples in choose(ranking).items():
         yield f"<h3>{title}</h3>"
         for example in examples:
             photo, mask = map(_small, truth.read(example))
-            found = _small(read_prediction(evaluation.predictions[example.name], truth))
+            found = _small(read_mask(evaluation.predictions[example.name], indexed))
             views = (photo, overlay(mask, palette, photo), overlay(found, palette, photo))
-            picture = np.concatenate([*views, difference(photo, mask, found)], axis=1)
+            picture, encoded = np.concatenate([*views, difference(photo, mask, found)], axis=1), io.BytesIO()
+            Image.fromarray(picture).save(encoded, "JPEG", quality=85)
+            url = f"data:image/jpeg;base64,{base64.b64encode(encoded.getvalue()).decode()}"
             name, score = escape(example.name), f"<small>mean IoU {_percent(ious[example.name])} %</small>"
-            yield f'<h4>{name} {score}</h4><img src="{_url(picture)}" alt="{name} and its labels">\n'
+            yield f'<h4>{name} {score}</h4><img src="{url}" alt="{name} and its labels">\n'
 
 
 def choose(ranking: Sequence[Example]) -> dict[str, Sequence[Example]]:
@@ -229,12 +213,6 @@ def _small(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
     image = Image.fromarray(array)
     image.thumbnail((SIDE, SIDE), Image.Resampling.BOX if array.ndim == 3 else Image.Resampling.NEAREST)
     return np.array(image)
-
-
-def _url(pixels: NDArray[np.uint8]) -> str:
-    encoded = io.BytesIO()
-    Image.fromarray(pixels).save(encoded, "JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(encoded.getvalue()).decode()
 
 
 def _percent(value: float | None, digits: int = 1) -> str:

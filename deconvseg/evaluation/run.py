@@ -25,26 +25,18 @@ from deconvseg.files import read_json_lines, replacing
 from deconvseg.identity import code_digest
 from deconvseg.images.write import write_labels
 from deconvseg.segmentation import Segmentation
-from deconvseg.settings import refuse_below
 
-PREDICTIONS = "predictions"
-"""Folder, in the report's, of the full setting's labels."""
-JOURNAL = "per_image.jsonl"
-"""File of the counts of each photo done, in the report's folder."""
+PREDICTIONS = "predictions"  # folder, in the report's, of the full setting's labels
+JOURNAL = "per_image.jsonl"  # file of the counts of each photo done, in the report's folder
 REPORT_FILES = ("report.html", "report.json", "per_class.csv", "per_image.csv", PREDICTIONS)
 
 
 @dataclass(frozen=True)
 class Truth(DataSet):
-    """The photos to score.
+    """The photos to score: `examples`."""
 
-    Attributes:
-        split: name of the list they come from.
-        photos: how many the list names; `examples` are those scored.
-    """
-
-    split: str
-    photos: int
+    split: str  # name of the list they come from
+    photos: int  # how many it names
 
     def mask(self, example: Example) -> NDArray[np.uint8]:
         """The true mask, uint8 (H, W): class indices, 255 for void; DataError if it cannot be used."""
@@ -62,11 +54,7 @@ class Truth(DataSet):
 
 
 def open_truth(root: Path, split: str, limit: int | None = None) -> Truth:
-    """A split of a data set as of `open_dataset`, or an evenly spread, fixed sample of `limit` of its photos.
-
-    Raises DataError as that does, and if files are missing; UsageError if `limit` is not positive.
-    """
-    refuse_below(1, limit=limit)
+    """A split, or an evenly spread, fixed sample of `limit` of its photos; DataError if files are missing."""
     data = open_dataset(root, split)
     photos = len(data)
     count = min(limit or photos, photos)
@@ -81,37 +69,25 @@ def open_truth(root: Path, split: str, limit: int | None = None) -> Truth:
 
 @dataclass(frozen=True)
 class Measured:
-    """What was counted of one photo, as a line of the journal has it.
-
-    Attributes:
-        stamp: size and time of change of the files the counts come from.
-        seconds: by part of the work, of the full setting.
-        rows: by the name of the row, where what `counts.count` gives is not 0, and what it is there.
-    """
+    """What was counted of one photo, as a line of the journal has it."""
 
     name: str
-    stamp: list[int]
+    stamp: list[int]  # size and time of change of the files the counts come from
     width: int
     height: int
-    seconds: dict[str, float]
-    rows: dict[str, list[list[int]]]
+    seconds: dict[str, float]  # by part of the work, of the full setting
+    rows: dict[str, list[list[int]]]  # by row, where what `counts.count` gives is not 0, and what it is there
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured.
-
-    Attributes:
-        settings: everything that can change a figure, fit for JSON.
-        photos: in the truth's order.
-        predictions: files of the full setting's labels by the photo's name; empty if they were not kept.
-    """
+    """What was measured."""
 
     truth: Truth
     subject: Subject
-    settings: Mapping[str, Any]
-    photos: tuple[Measured, ...]
-    predictions: Mapping[str, Path]
+    settings: Mapping[str, Any]  # everything that can change a figure, fit for JSON
+    photos: tuple[Measured, ...]  # in the truth's order
+    predictions: Mapping[str, Path]  # labels of the full setting by the photo's name, if kept
 
     def counts(self, row: Row) -> NDArray[np.int64]:
         """What was counted for a row, int64 (N, C * (C + 13)), see `counts.count`."""
@@ -134,18 +110,10 @@ def evaluate(
 ) -> Evaluation:
     """Label and count every photo: in whole numbers, which depend neither on `workers` nor on stops.
 
-    Args:
-        folder: keep the counts of each photo in `per_image.jsonl` there, and the labels of a network in
-            `predictions`; photos found in it, unchanged and of the same settings, are not done again.
-        overwrite: begin anew, whatever is in the folder.
-        workers: photos at a time, in threads.
-        progress: called with the photos done and their total, first with those that were done before.
-
-    Raises:
-        DataError: a mask or prediction cannot be used, or all pixels are void.
-        InputError: a photo cannot be read.
-        UsageError: the folder holds something else, or `workers` is not positive.
-        OutputError: the folder cannot be written to.
+    A `folder` keeps the counts of each photo in `per_image.jsonl`, and the labels of a network in
+    `predictions`; photos found in it, unchanged and of the same settings, are not done again, unless
+    `overwrite` begins anew; UsageError if it holds something else. `workers` are threads with a photo each.
+    `progress` is called with the photos done and their total, first with those that were done before.
     """
     labels, settings = subject.predictions, {**subject.settings, **truth.settings()}
     if folder and not labels:
@@ -182,7 +150,6 @@ def evaluate(
 
 def workers_for(workers: int) -> AbstractContextManager[machine.Map]:
     """A pool of threads that share torch's threads and the cores; one worker is the calling thread."""
-    refuse_below(1, workers=workers)
     each = max(min(torch.get_num_threads(), machine.cores()) // workers, 1)
     return machine.pool(workers if workers > 1 else 0, torch_threads=each)
 

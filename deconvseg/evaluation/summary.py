@@ -27,14 +27,10 @@ def summarise(evaluation: Evaluation, weights: str | None) -> dict[str, Any]:
     """All figures, fit for JSON: shares from 0 to 1, seconds, pixels.
 
     The keys are those of `metrics.figures` for the full setting, and: `images` (scored) of `split_images` in
-    `split`, `mean_iou_interval` (95 %, by bootstrap over photos), `weights`, `settings`, `confusion` (pixels,
-    true class by predicted class), `rows` (a list: the figures of every row), `published` and
-    `published_on`, `seconds_per_image` and `seconds` by part of the work (means; None and empty for
-    predictions made elsewhere). Nothing but the seconds differs between two runs at the same settings.
-
-    Args:
-        evaluation: what was measured.
-        weights: the network's name or file; None for predictions made elsewhere.
+    `split`, `mean_iou_interval` (95 %, by bootstrap over photos), `weights` (None for predictions made
+    elsewhere), `settings`, `confusion` (pixels, true class by predicted class), `rows` (the figures of every
+    row), `published` and `published_on`, `seconds_per_image` and `seconds` by part of the work (means; None
+    and empty for predictions). Nothing but the seconds differs between two runs at the same settings.
     """
     truth, photos, full = evaluation.truth, evaluation.photos, evaluation.subject.full
     counts = evaluation.counts(full).sum(0)

@@ -26,38 +26,22 @@ from deconvseg.settings import CRFParameters
 
 SEARCHED = ("colour_weight", "colour_sigma_rgb", "colour_sigma_xy", "smooth_weight", "smooth_sigma")
 """The parameters, in the order in which they are tried: what matters most comes first."""
-FACTORS = (2.0, 2**0.5)
-"""A parameter is multiplied and divided by the first factor as long as it helps, later by the second."""
-LEAST_GAIN = 5e-4
-"""Mean IoU by which a step must help: smaller gains are chance and lead to extremes."""
+FACTORS = (2.0, 2**0.5)  # a parameter goes up and down by the first as long as it helps, later by the second
+LEAST_GAIN = 5e-4  # mean IoU by which a step must help: smaller gains are chance and lead to extremes
 MOST_TRIALS = 40
+
+Progress = Callable[[str], None]  # told in words how far it is
 
 
 def tune_crf(
-    segmenter: Segmenter,
-    network: Path,
-    truth: Truth,
-    target: Path,
-    *,
-    workers: int = 1,
-    progress: Callable[[str], None] = lambda text: None,
+    segmenter: Segmenter, network: Path, truth: Truth, target: Path, workers: int, progress: Progress
 ) -> dict[str, Any]:
     """Search the CRF's parameters and write them into a copy of the network's file.
 
     The network runs once over the photos; its probabilities are kept in a temporary folder (some megabytes a
     photo). Every second photo is used to search, and the others decide: unless the new parameters are better
-    on them as well, the copy keeps the old ones.
-
-    Args:
-        segmenter: network, proposals and fusion; its CRF is not used.
-        network: its file, of which `target` will be the copy.
-        truth: photos and masks, at least 4, else UsageError; best of a split that was not trained on.
-        workers: photos at a time, in threads.
-        progress: told in words how far it is.
-
-    Returns:
-        Fit for JSON: `before` and `after`, each with `crf` (the parameters), `mean_iou_searched` and
-        `mean_iou_held_out`; `improved`, whether the copy has those of `after`; and what they are of.
+    on them as well, the copy keeps the old ones. `workers` are photos at a time, in threads. Returns both,
+    with their mean IoU, fit for JSON. UsageError if there are fewer than 4 photos.
     """
     if len(truth.examples) < 4:
         raise UsageError(f"{len(truth.examples)} photos are too few to tune on; take at least 4, better 60")
@@ -85,7 +69,7 @@ def tune_crf(
 
 
 def _searched(
-    segmenter: Segmenter, truth: Truth, old: CRFParameters, workers: int, progress: Callable[[str], None]
+    segmenter: Segmenter, truth: Truth, old: CRFParameters, workers: int, progress: Progress
 ) -> tuple[CRFParameters, dict[CRFParameters, float], dict[CRFParameters, float]]:
     """Better parameters, the score of all that were tried, and that of old and new on the photos held out."""
     every = range(len(truth.examples))
@@ -125,10 +109,7 @@ def _searched(
 def search(
     start: CRFParameters, score: Callable[[CRFParameters], float], most: int
 ) -> tuple[CRFParameters, dict[CRFParameters, float]]:
-    """Coordinate search with at most so many scores, which are the better the higher.
-
-    Returns parameters that are never worse than the start, and the score of everything tried.
-    """
+    """Coordinate search with at most so many scores: parameters no worse than the start, and all scores."""
     best, tried = start, {start: score(start)}
     for factor, name in product(FACTORS, SEARCHED):
         for step in (factor, 1 / factor):

@@ -25,19 +25,7 @@ Document = dict[str, Any]
 def write_coco(
     segmentation: Segmentation, target: Path | BinaryIO, *, file_name: str, polygons: bool = False
 ) -> None:
-    """Write one photo's COCO file (see `coco_document`); OutputError if it cannot be written."""
-    with opened(target) as stream:
-        stream.write(json.dumps(coco_document(segmentation, file_name, polygons=polygons)).encode() + b"\n")
-
-
-def coco_document(segmentation: Segmentation, file_name: str, *, polygons: bool = False) -> Document:
-    """A COCO data set of one photo, fit for JSON, that `pycocotools.coco.COCO` reads.
-
-    The pixels of a class that touch at a side or a corner are one annotation: the class is known here, not
-    which of two touching objects a pixel is of. `category_id` is the label, background has none, `iscrowd` is
-    0. `segmentation` is compressed RLE or, on request, a polygon along the pixels' sides, its holes joined to
-    it by a line there and back; both give back the labels exactly.
-    """
+    """Write a COCO data set of one photo as docs/results.md says; OutputError if it cannot be written."""
     labels = segmentation.labels
     annotations: list[Document] = []
     for label in range(1, len(segmentation.classes)):
@@ -54,12 +42,14 @@ def coco_document(segmentation: Segmentation, file_name: str, *, polygons: bool 
             annotations.append({**annotation, "segmentation": shape, "area": area, "iscrowd": 0})
     categories = [{"id": i, "name": name, "supercategory": ""} for i, name in enumerate(segmentation.classes)]
     height, width = labels.shape
-    return {
+    document = {
         "info": {"description": "made by deconvseg segment"},
         "images": [{"id": 1, "file_name": file_name, "width": width, "height": height}],
         "annotations": annotations,
         "categories": categories[1:],
     }
+    with opened(target) as stream:
+        stream.write(json.dumps(document).encode() + b"\n")
 
 
 def _rle(inside: NDArray[np.bool_], box: list[int], shape: tuple[int, ...]) -> Document:
@@ -72,13 +62,10 @@ def _rle(inside: NDArray[np.bool_], box: list[int], shape: tuple[int, ...]) -> D
 
 
 def _polygons(inside: NDArray[np.bool_], box: list[int]) -> list[list[int]]:
-    """The one outline x0, y0, x1, y1, ... of an object `inside` its box (x, y, w, h), in pixel corners.
-
-    What does not hang together, a hole above all, is joined to the first point by a line there and back:
-    filled by the even-odd rule, as COCO's programs do, the polygon gives the object's very pixels.
-    """
+    """The one outline x0, y0, x1, y1, ... of an object `inside` its box (x, y, w, h), in pixel corners."""
     # OpenCV's contours go through the middles of pixels: those of the four quarters of each lie beside its
-    # corners, and round to them.
+    # corners, and round to them. Other loops, holes above all, are joined to the first point by a line there
+    # and back: filled by the even-odd rule, as COCO's programs do, that gives the object's very pixels.
     quarters = np.pad(inside, 1).repeat(2, 0).repeat(2, 1).view(np.uint8)
     contours, _ = cv2.findContours(quarters, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     corners = [(contour[:, 0] + 1) // 2 - 1 + box[:2] for contour in contours]
@@ -90,11 +77,7 @@ def _polygons(inside: NDArray[np.bool_], box: list[int]) -> list[list[int]]:
 
 
 def merge_coco(parts: Sequence[Path], target: Path) -> list[str]:
-    """Write the files of single photos as one; ids count from 1 in the order of `parts`.
-
-    Returns a line for each file that is left out: it is damaged, or of other categories than the first.
-    Raises OutputError if the file cannot be written.
-    """
+    """Write photos' files as one; returns a line for each left out: damaged, or of other categories."""
     problems: list[str] = []
     images: list[Document] = []
     categories: list[Document] = []

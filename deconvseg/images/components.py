@@ -14,8 +14,7 @@ VOID = 255
 def connected(inside: NDArray[np.bool_]) -> tuple[NDArray[np.int32], list[tuple[int, ...]]]:
     """Groups of pixels that touch at a side or a corner, ordered by their first pixel in reading order.
 
-    Returns int32 (H, W), 0 outside or the number of the group; and of each group its number, its tight box
-    x0, y0, x1, y1 in pixels, half-open, and its area.
+    Returns int32 (H, W), the group's number or 0; and number, half-open box x0, y0, x1, y1 and area of each.
     """
     mask = np.ascontiguousarray(inside).view(np.uint8)
     count, numbers, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
@@ -27,11 +26,9 @@ def connected(inside: NDArray[np.bool_]) -> tuple[NDArray[np.int32], list[tuple[
 
 
 def components(labels: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Connected objects (8 neighbours) of every class but background and void.
+    """Connected objects (8 neighbours) of every class but background and void, by class and first pixel.
 
-    Returns int32 (H, W), 0 or the 1-based number of the object a pixel belongs to; and int64 (K, 6), the
-    objects by class, then by their first pixel in reading order: class, tight box x0, y0, x1, y1 in pixels,
-    half-open, and area.
+    Returns int32 (H, W), the 1-based number of the object or 0; and int64 (K, 6): class, box and area.
     """
     numbers = np.zeros(labels.shape, np.int32)
     rows: list[tuple[int, ...]] = []

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-_Indices: TypeAlias = NDArray[np.int64]
-_Places: TypeAlias = tuple[_Indices, _Indices, NDArray[np.float32]]
-"""Where the pixels along a side of a large image lie on a small one: low, high, and what of the way to it."""
+_Indices = NDArray[np.int64]
+# Where the pixels along a side of a large image lie on a small one: low, high, and what of the way to it.
+_Places = tuple[_Indices, _Indices, NDArray[np.float32]]
 _STRIP_PIXELS = 1 << 17
 
 
 def enlarge(
     probabilities: NDArray[np.float32], height: int, width: int, keep: bool
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
-    """Labels (and probabilities, if kept) at another size, by bilinear interpolation.
+    """Labels uint8 (height, width) of probabilities float32 (C, h, w) at another size, bilinear.
 
-    `probabilities` are float32 (C, h, w), of at most 256 classes. Returns uint8 (height, width), the most
-    probable class, and float32 (C, height, width), or None unless `keep`.
-
-    In strips, so that large photos fit. Among four neighbours of one label every mixture has that label, so
-    the classes are only compared near borders: 400 megapixels take seconds in place of minutes.
+    The second result are the probabilities at that size, or None unless `keep`. In strips, so that large
+    photos fit. Among four neighbours of one label every mixture has that label, so the classes are only
+    compared near borders: 400 megapixels take seconds in place of minutes.
     """
     classes, *size = probabilities.shape
     present = np.flatnonzero(probabilities.reshape(classes, -1).max(1) != 0)  # the CRF leaves many out

@@ -19,23 +19,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of result.
+    """A kind of result."""
 
-    Attributes:
-        word: stands in the names of its files: `cat.WORD.png`.
-        suffixes: how its files can end, the usual one first; one empty one if it is a folder.
-        writer: module of this package and function, which takes a Segmentation, a path or open binary stream,
-            and the `options`, keywords of `Segmentation.save`.
-        help: what it is, for the command line.
-        paints: whether it shows the photo, which then has to be read at its full size.
-    """
-
-    word: str
-    suffixes: tuple[str, ...]
-    writer: str
-    help: str
-    paints: bool = False
-    options: tuple[str, ...] = ()
+    word: str  # stands in the names of its files: `cat.WORD.png`
+    suffixes: tuple[str, ...]  # how its files can end, the usual one first; one empty one if it is a folder
+    writer: str  # module of this package and function of a Segmentation, a path or stream, and the options
+    help: str  # what it is, for the command line
+    paints: bool = False  # whether it shows the photo, which then has to be read at its full size
+    options: tuple[str, ...] = ()  # keywords of `Segmentation.save`
 
     @property
     def is_folder(self) -> bool:
@@ -75,7 +66,6 @@ KINDS = {
     ),
 }
 FILE_SUFFIXES = {suffix for kind in KINDS.values() for suffix in kind.suffixes} - {""}
-"""Of all kinds that are files."""
 
 
 def refuse_suffix(kind: str, path: PurePath) -> None:

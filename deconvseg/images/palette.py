@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
-
-Palette: TypeAlias = tuple[tuple[int, int, int], ...]
+Palette = tuple[tuple[int, int, int], ...]
 
 VOC_CLASSES: tuple[str, ...] = (
     *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -14,10 +12,9 @@ VOC_CLASSES: tuple[str, ...] = (
 
 
 def voc_color(label: int) -> tuple[int, int, int]:
-    """The (R, G, B) of 0..255 that VOC gives `label` (0..255).
+    """The (R, G, B) of 0..255 that VOC gives `label` (0..255), as `VOClabelcolormap.m` of its kit does.
 
-    VOC deals the bits of the label to the three channels in turn, lowest bit first, and fills each channel
-    from its highest bit down (`VOClabelcolormap.m` of the VOC development kit).
+    The bits of the label go to the three channels in turn, lowest first, and fill each from its highest down.
     """
     bits = [label >> place & 1 for place in range(8)] + [0]
     red, green, blue = (bits[i] << 7 | bits[i + 3] << 6 | bits[i + 6] << 5 for i in range(3))

@@ -17,15 +17,12 @@ from deconvseg.errors import reason
 Convert: TypeAlias = Callable[[Image.Image], Image.Image]
 
 STRIP_PIXELS = 1 << 22
-_WHITES = (255, 1023, 4095, 16383, 65535)
-"""What white is in 8, 10, 12, 14 and 16 bits."""
-_FLAT = 1 / 16
-"""Whole numbers that use less than this share of their bits' range are stretched."""
+_WHITES = (255, 1023, 4095, 16383, 65535)  # in 8, 10, 12, 14 and 16 bits
+_FLAT = 1 / 16  # whole numbers that use less than this share of their bits' range are stretched
 DEEP = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 _GREY = (*DEEP, "1", "L", "LA")
 _RAMP = np.arange(256, dtype=np.uint8)[None]
-_SAME = 2
-"""A profile that moves no colour by more than this, of 255, is taken for sRGB; its photos stay untouched."""
+_SAME = 2  # a profile that moves no colour by more, of 255, is taken for sRGB; its photos stay untouched
 
 
 def loaded(image: Image.Image) -> int:
@@ -38,10 +35,7 @@ def loaded(image: Image.Image) -> int:
 
 
 def orientation_of(image: Image.Image) -> int:
-    """How the stored picture is turned: 1 to 8 as in the EXIF standard; 1, upright, for all that is not.
-
-    This decides for all readers. XMP data is not asked, as browsers do not.
-    """
+    """How the picture is turned, by EXIF and not XMP data: 1 to 8 as in the standard, 1 for all else."""
     value: object = 1
     if image.format == "PNG":
         image.load()  # its EXIF data can come last; damage must not pass for damaged EXIF data
@@ -59,14 +53,11 @@ def orientation_of(image: Image.Image) -> int:
 def image_of(
     values: NDArray[np.generic], convert: Convert | None = None, *, white_is_zero: bool = False
 ) -> tuple[Image.Image, str]:
-    """Whole numbers or floats of any range, (H, W) grey or (H, W, 3) RGB, as an 8-bit image; and a note.
-
-    NaN and infinity do not count in the range; NaN is black. Levels of grey go through `convert` to be sRGB.
-    If `white_is_zero`, the smallest value is white.
-    """
+    """Whole numbers or floats of any range, (H, W) grey or (H, W, 3) RGB, as an 8-bit image; and a note."""
     black, white, note = _levels(values)
     if white_is_zero:
         black, white = white, black
+    # Levels of grey become those of sRGB.
     curve = np.asarray(convert(Image.fromarray(_RAMP)))[0, :, 1] if convert else None
     levels = np.empty(values.shape, np.uint8)
     rows = max(STRIP_PIXELS // values.shape[1], 1)

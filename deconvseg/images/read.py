@@ -28,15 +28,12 @@ from deconvseg.remote import is_remote, opened
 ImageLike: TypeAlias = "str | os.PathLike[str] | Image.Image | NDArray[Any]"
 """A file or its address, a Pillow image, or an array as `as_photo` takes it."""
 
-MAX_PIXELS = 500_000_000
-"""Larger photos are refused unless asked for: reading one takes up to 4 bytes of memory a pixel."""
-STREAM = "standard input"
-REDUCED_SIDE = 1536
-"""`read_photo` leaves the longer side no shorter: half as much again as is looked at, so still sharp."""
+MAX_PIXELS = 500_000_000  # what is larger is refused unless asked for: a pixel takes up to 4 bytes of memory
+STREAM = "standard input"  # what messages call it
+REDUCED_SIDE = 1536  # no longer side gets shorter: half as much again as is looked at, so still sharp
 
 _FORMATS = ["JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "AVIF", "HEIF", "JPEG2000", "PPM"]
 """Not all that Pillow knows: its EPS reader starts another program on what the file says."""
-_TIFF_STARTS = (b"II*\0", b"MM\0*")
 _ARRAYS = (
     "give a file's path, a PIL.Image (PIL.Image.open takes open files), a uint8 array (H, W, 3) RGB or "
     "(H, W, 4) RGBA, or an array (H, W) of grey numbers"
@@ -51,33 +48,21 @@ getattr(cv2.utils, "logging", cv2).setLogLevel(0)
 
 @dataclass(frozen=True)
 class PhotoPixels:
-    """A photo as it was read.
+    """A photo as it was read."""
 
-    Attributes:
-        image: uint8 (h, w, 3) sRGB, upright; the whole photo, or the same view reduced.
-        height, width: of the whole photo as displayed, in pixels.
-        source: its file, if it came from one.
-        notes: a line for each thing a user should know: a profile that cannot be used, stretched grey.
-    """
-
-    image: NDArray[np.uint8]
-    height: int
+    image: NDArray[np.uint8]  # (h, w, 3) sRGB, upright; the whole photo, or the same view reduced
+    height: int  # with the width: of the whole photo as displayed, in pixels
     width: int
-    source: Path | None = None
-    notes: tuple[str, ...] = ()
+    source: Path | None = None  # its file, if it came from one
+    notes: tuple[str, ...] = ()  # what a user should know, a line each: a profile that cannot be used, ...
 
 
 def as_photo(photo: ImageLike) -> PhotoPixels:
     """Any photo ready to be segmented; a large file is reduced while it is decoded, see `read_photo`.
 
-    Args:
-        photo: a path or an address; a `PIL.Image.Image`, which is read as its file would be; a uint8 array
-            (H, W, 3) RGB or (H, W, 4) RGBA, laid on white; or an array (H, W) of grey, uint8 or any other
-            numbers, which become 8 bits as those of files do.
-
-    Raises:
-        InputError: what cannot be read or decoded, an array without pixels or of another form, anything else.
-        MissingDependencyError: an address whose library is not installed.
+    It is a path or an address; a `PIL.Image.Image`; a uint8 array (H, W, 3) RGB or (H, W, 4) RGBA, laid on
+    white; or an array (H, W) of grey, uint8 or any other numbers, which become 8 bits as those of files do.
+    InputError for all else, MissingDependencyError for an address whose library is not installed.
     """
     if isinstance(photo, str) and is_remote(photo):
         return read_photo(opened(photo), name=photo)
@@ -121,17 +106,12 @@ def read_photo(
 ) -> PhotoPixels:
     """Read a photo as 8-bit sRGB, turned upright by its EXIF orientation; docs/results.md says how each kind.
 
-    Args:
-        source: a path, or a binary stream, which is read to its end. Of several frames or pages the first is
-            taken.
-        side: a large photo is reduced by a whole number while it is decoded, so that its longer side is this
-            to twice this. A grey or palette photo takes 1 byte of memory a pixel meanwhile, one in colour 4,
-            a JPEG less, as its decoder reduces by 2, 4 or 8 itself. If None, it is read whole.
-        max_pixels: what has more is refused before it is decoded.
-        name: what messages call a stream.
+    Unless `side` is None, a large photo is reduced by a whole number while it is decoded, so that its longer
+    side is this to twice this. A grey or palette photo takes 1 byte of memory a pixel meanwhile, one in
+    colour 4, a JPEG less, as its decoder reduces by 2, 4 or 8 itself. What has more than `max_pixels` is
+    refused before it is decoded. A stream is read to its end; messages call it by its `name`.
 
-    Raises:
-        InputError: the file is missing, no regular file, empty, cut short, too large, or not an image.
+    InputError if the file is missing, no regular file, empty, cut short, too large, or not an image.
     """
     if not isinstance(source, (str, Path)):
         return _decode(io.BytesIO(source.read()), name, side, max_pixels)
@@ -141,8 +121,7 @@ def read_photo(
         if stat.S_ISDIR(mode):
             raise InputError(f"{name}: is a folder; give a photo in it")
         if not stat.S_ISREG(mode):  # a pipe can block for ever, a device has no end
-            cure = "copy it to one, or send it to standard input (-)"
-            raise InputError(f"{name}: is not a regular file; {cure}")
+            raise InputError(f"{name}: is not a regular file; copy it to one, or send it to stdin (-)")
         with path.open("rb") as stream:
             return replace(_decode(stream, name, side, max_pixels), source=path)
     except FileNotFoundError as error:
@@ -163,14 +142,6 @@ def _of_pillow(image: Image.Image) -> PhotoPixels:
         raise InputError(f"{name}: cannot be decoded ({reason(error)}); {cure}") from error
 
 
-def _refuse_large(size: tuple[int, int], max_pixels: int, name: str) -> None:
-    count = size[0] * size[1]
-    if count > max_pixels:
-        has, most = (round(n / 1e6, 2 if n < 1e7 else 0) for n in (count, max_pixels))
-        cure = "make it smaller, or raise the limit"
-        raise InputError(f"{name}: has {has:,.15g} megapixels, and {most:,.15g} are the limit; {cure}")
-
-
 def _decode(stream: BinaryIO, name: str, side: int | None, max_pixels: int) -> PhotoPixels:
     start = stream.read(12)
     stream.seek(0)
@@ -180,16 +151,17 @@ def _decode(stream: BinaryIO, name: str, side: int | None, max_pixels: int) -> P
         _register_heif()
     try:
         with _opened(stream) as image:
-            _refuse_large(image.size, max_pixels, name)
+            if (count := image.width * image.height) > max_pixels:
+                has, most = (round(n / 1e6, 2 if n < 1e7 else 0) for n in (count, max_pixels))
+                fault = f"has {has:,.15g} megapixels, and {most:,.15g} are the limit"
+                raise InputError(f"{name}: {fault}; make it smaller, or raise the limit")
             if image.mode == "LAB":  # of TIFFs, which Pillow cannot convert
                 raise UnidentifiedImageError
             return _of_open(image, stream, side)
     except InputError:
         raise
     except UnidentifiedImageError:
-        kinds = "a JPEG, PNG, WebP, TIFF, BMP or GIF (for HEIF, pip install 'deconvseg[heif]')"
-        if start.startswith(_TIFF_STARTS):
-            kinds = "a sound TIFF of grey or RGB, 8 or 16 bits each, or a PNG"
+        kinds = "a JPEG, PNG, WebP, BMP, GIF or TIFF of grey or RGB (for HEIF, pip install 'deconvseg[heif]')"
         raise InputError(f"{name}: is not an image of a known kind; give {kinds}") from None
     except MemoryError as error:
         raise InputError(f"{name}: does not fit into memory; make it smaller") from error
@@ -251,11 +223,9 @@ def _photo(image: Image.Image, note: str, side: int | None = None) -> PhotoPixel
 
 @contextmanager
 def _opened(stream: BinaryIO) -> Iterator[Image.Image]:
-    """The image in a stream, not decoded yet.
-
-    While any thread reads, Pillow's limits, which are the whole process's, are lifted: our own of pixels is
-    higher, and a PNG may hold a colour profile or XMP data of more than 1 MiB.
-    """
+    """The image in a stream, not decoded yet."""
+    # While any thread reads, Pillow's limits, which are the whole process's, are lifted: our own of pixels is
+    # higher, and a PNG may hold a colour profile or XMP data of more than 1 MiB.
     global _readers, _limits
     Image.init()
     with _lock:

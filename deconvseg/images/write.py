@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 
 Photo: TypeAlias = NDArray[np.uint8]
 Target: TypeAlias = Path | BinaryIO
-Entry: TypeAlias = tuple[str, tuple[int, int, int]]
-"""Of a legend: a name and its colour."""
+Entry: TypeAlias = tuple[str, tuple[int, int, int]]  # of a legend: a name and its colour
 
 _STRIP_PIXELS = 1 << 20
 _LONGEST_JPEG = 65_500
@@ -34,11 +33,7 @@ _DEVICE = re.compile("con|prn|aux|nul|com[0-9]|lpt[0-9]", re.IGNORECASE)
 
 
 def write_labels(segmentation: Segmentation, target: Target) -> None:
-    """Write the labels as an 8-bit palette PNG: pixel values are class ids, shown in the class colours.
-
-    All writers write to a path or an open binary stream. They raise OutputError when the file cannot be
-    written; then nothing is left behind. Those that show the photo raise what `Segmentation.photo` raises.
-    """
+    """Write the labels as an 8-bit palette PNG: pixel values are class ids, shown in the class colours."""
     _save(_in_colors(segmentation), target)
 
 
@@ -56,10 +51,7 @@ def _in_colors(segmentation: Segmentation) -> Image.Image:
 
 
 def write_overlay(segmentation: Segmentation, target: Target, *, legend: bool = False) -> None:
-    """Write the photo, objects tinted and outlined, background dimmed and paler (JPEG, or PNG by name).
-
-    With `legend`, a panel names the colours of the objects that occur.
-    """
+    """Write the photo tinted as by `overlay`, JPEG, or PNG by name; `legend` names the objects' colours."""
     _save(overlay_image(segmentation, legend="{name}" if legend else ""), target, format_="JPEG")
 
 
@@ -77,8 +69,7 @@ def overlay_image(segmentation: Segmentation, *, legend: str = "") -> Image.Imag
 def draw_legend(image: Image.Image, entries: Sequence[Entry], busy: NDArray[np.bool_]) -> None:
     """Draw a panel of colours and names onto an RGB image, where it covers the fewest `busy` pixels, (H, W).
 
-    `entries` start with the most important; on an image too small for all of them at a size that can be read,
-    the last are left out.
+    On an image too small for all of them at a size that can be read, the last entries are left out.
     """
     text, panel = min(max(min(image.size) // 22, 11), _LARGEST_TEXT), None
     while entries:
@@ -126,16 +117,12 @@ def write_cutout(segmentation: Segmentation, target: Target) -> None:
 
 
 def write_masks(segmentation: Segmentation, target: Path) -> None:
-    """Write a folder with a PNG for each class that occurs, background as well: 255 where it is, 0 elsewhere.
-
-    The files are called as `mask_names` says. Masks of classes that do not occur, of an earlier run, are
-    removed; whatever else is in the folder stays.
-    """
+    """Write a folder with a PNG for each class that occurs, background too: 255 where it is, 0 elsewhere."""
     present = [segmentation.classes.index(name) for name in segmentation.class_shares()]
     names = mask_names(segmentation.classes)
     for label in present:
         _save(Image.fromarray((segmentation.labels == label) * np.uint8(255)), target / f"{names[label]}.png")
-    for label in set(range(len(names))).difference(present):
+    for label in set(range(len(names))).difference(present):  # of an earlier run; other files stay
         (target / f"{names[label]}.png").unlink(missing_ok=True)
 
 
@@ -160,24 +147,17 @@ def mask_names(classes: Sequence[str]) -> list[str]:
 
 
 def write_scores(segmentation: Segmentation, target: Target) -> None:
-    """Write the class probabilities as `.npz` for programs; `numpy.load` reads it without pickle.
-
-    The arrays: `probabilities` float16 (C, H, W), 0 to 1, after the CRF if it is on; `classes` unicode (C,),
-    background first. Raises UsageError if the segmentation was made without its probabilities.
-    """
+    """Write an `.npz` of `probabilities` float16 (C, H, W) and `classes` unicode (C,), background first."""
     if segmentation.probabilities is None:
         raise UsageError("there are no probabilities to save; ask for segment(..., probabilities=True)")
     with opened(target) as stream:
-        # Not compressed: deflate takes 0.25 s for a photo of 500 x 335, longer than the network on the whole
-        # photo, and saves a quarter of 7 MB.
+        # Not compressed: deflate takes longer than the network on the whole photo, and saves a quarter.
         scores = segmentation.probabilities.astype(np.float16)
         np.savez(stream, probabilities=scores, classes=np.array(segmentation.classes, np.str_))
 
 
 def overlay(labels: NDArray[np.uint8], palette: Palette, photo: Photo) -> Photo:
-    """The photo, uint8 (H, W, 3), objects tinted and outlined in the colours of `palette` by their labels,
-    uint8 (H, W); background, which is 0, dimmed and paler.
-    """
+    """The photo, uint8 (H, W, 3), objects tinted and outlined by labels (H, W), the rest dimmed and paler."""
     return np.array(_overlay(labels, palette, photo))
 
 

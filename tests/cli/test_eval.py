@@ -107,7 +107,7 @@ def test_tuned_parameters_are_in_a_copy_of_the_network(
     [
         (("--split", "test"), "no split named 'test'"),
         (("--split", "empty"), "empty.txt: the split is empty"),
-        (("--predictions", "none"), "none: there is no such folder of predictions"),
+        (("--predictions", "none"), ".png: the prediction is missing (4 of 4 are)"),
         (("--predictions", "some"), ".png: the prediction is missing (1 of 4 are)"),
         (("--predictions", "some", "--ablate"), "leave out --ablate"),
         (("--tune-crf",), "--tune-crf needs -o FILE"),

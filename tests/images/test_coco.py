@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from deconvseg.images.coco import coco_document, merge_coco, write_coco
+from deconvseg.images.coco import merge_coco, write_coco
 from deconvseg.images.palette import palette_for
 from deconvseg.segmentation import Segmentation
 
@@ -37,8 +37,9 @@ def segmentation(
     return Segmentation(labels, classes, palette_for(len(classes)))
 
 
-def test_by_hand() -> None:
-    document = coco_document(segmentation(LABELS), "x/y.jpg")
+def test_by_hand(tmp_path: Path) -> None:
+    write_coco(segmentation(LABELS), tmp_path / "a.json", file_name="x/y.jpg")
+    document = json.loads((tmp_path / "a.json").read_bytes())
     assert document["images"] == [{"id": 1, "file_name": "x/y.jpg", "width": 5, "height": 4}]
     assert [(c["id"], c["name"]) for c in document["categories"]] == [(1, "a"), (2, "b")]
     found = [(a["category_id"], a["area"], a["bbox"], a["iscrowd"]) for a in document["annotations"]]

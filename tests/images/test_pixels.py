@@ -309,7 +309,7 @@ def test_unknown_tiffs_are_refused_and_libraries_add_no_lines(
     assert cv2.imwrite(str(tmp_path / "floats.tif"), COLOURS.astype(np.float32))
     Image.new("LAB", (3, 4)).save(tmp_path / "lab.tif")
     for name in ("floats", "lab"):
-        with pytest.raises(InputError, match=rf"{name}\.tif: is not an image .*; give a sound TIFF of grey"):
+        with pytest.raises(InputError, match=rf"{name}\.tif: is not an image .*; give a .* TIFF of grey"):
             read_photo(tmp_path / f"{name}.tif")
     assert capfd.readouterr() == ("", "")
 
