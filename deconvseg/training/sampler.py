@@ -191,7 +191,9 @@ class CropSampler:
             chosen = regions.pick(uniform[drawn, 3:5])
             photo[drawn], number[drawn] = regions.photo[chosen], regions.number[chosen]
             boxes = regions.boxes[chosen]
-            tight = (boxes[:, 2:] - boxes[:, :2]).amax(1, keepdim=True)
+            tight = boxes[:, 2:] - boxes[:, :2]
+            if recipe.square:
+                tight = tight.amax(1, keepdim=True).expand(-1, 2)
             within = uniform[drawn, 5:7] - 0.5
             sides[drawn] = recipe.enlarge * recipe.window * tight
             centre[drawn] = (boxes[:, :2] + boxes[:, 2:]) / 2
