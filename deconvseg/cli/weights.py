@@ -60,8 +60,7 @@ def verify(
 
     results, code = [], console.DONE
     for entry in [lookup(name) for name in names] if names else filter(located, registry().values()):
-        path = located(entry)
-        wrong = fault(entry, path) if path else "is not here"
+        path, wrong = located(entry), fault(entry)
         status = wrong or ("ok" if entry.sha256 else "not checked: its hash is not known")
         results.append({"name": entry.name, "path": path and str(path), "status": status})
         code = console.SOME_FAILED if wrong else code
@@ -211,12 +210,11 @@ def _pulled(entry: Entry) -> Path:
     """The verified file of an entry."""
     from deconvseg.weights import cache_target, cure, fault, located
 
-    if path := located(entry):
-        if wrong := fault(entry, path):
-            raise WeightsError(f"{path}: {wrong}; {cure(entry)}")
+    path = located(entry)
+    if path or not entry.obtain:
+        if wrong := fault(entry):
+            raise WeightsError(f"{path or entry.name}: {wrong}; {cure(entry)}")
         return path
-    if not entry.obtain:
-        raise WeightsError(f"{entry.name}: was shipped and is missing; {cure(entry)}")
     target = cache_target(entry)
     for line in (entry.description, f"licence: {entry.licence}. {entry.terms}", entry.obtain):
         console.say(f"{entry.name}: {line}")
