@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import errno
-import re
 import sys
-import threading
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import PurePath
+from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeGuard
 
 import typer
@@ -21,7 +17,6 @@ from deconvseg.machine import is_out_of_memory
 if TYPE_CHECKING:
     from rich.console import Console
 
-PATIENCE = 2.0
 DONE, SOME_FAILED, NOTHING_DONE = 0, 1, 2
 _UNWRITABLE = {errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF, errno.EIO}
 """Of an error without a file's name: results are written by `files.replacing`, so it is standard output's."""
@@ -84,21 +79,8 @@ def _is_of_stdout(problem: Exception) -> TypeGuard[OSError]:
     return isinstance(problem, OSError) and problem.errno in _UNWRITABLE and problem.filename is None
 
 
-def needs_stdin() -> None:
-    """Raise a UsageError if standard input, which is to be read, is closed."""
-    if "stdin" in streams.missing:
-        raise UsageError("standard input is closed; name a file instead of -")
-
-
-def needs_stdout() -> None:
-    """Raise a UsageError if standard output, where the result is to go, is closed."""
-    if "stdout" in streams.missing:
-        raise UsageError("standard output is closed, and the result would go there; open it, or name a file")
-
-
 def needs_stdout_alone(*, as_json: bool) -> None:
-    """Raise a UsageError if standard output cannot take a result in bytes: closed, JSON's, or a terminal."""
-    needs_stdout()
+    """Raise a UsageError if standard output cannot take a result in bytes: JSON's, or a terminal."""
     if as_json:
         raise UsageError("--json and the result both go to standard output; name the result's file with -o")
     if sys.stdout.isatty():
@@ -116,10 +98,6 @@ def failure(problem: Exception, about: str = "") -> None:
         about, text = "", f"standard output: {problem.strerror}"
     elif is_out_of_memory(problem):
         text = "out of memory; try a smaller photo, --batch-size 1 or fewer --proposals"
-    elif isinstance(problem, ImportError) and re.search("map segment|allocate memory", text):
-        library = PurePath(text.partition(":")[0]).name
-        text = f"{library} does not fit into the memory that this process may use; allow it 6 GB or more "
-        text += "(ulimit -v, or the limit of the container or job)"
     elif isinstance(problem, ImportError):
         text = f"{problem.name or 'a library'} does not load ({text}); see what 'deconvseg doctor' says"
     else:
@@ -140,19 +118,6 @@ def say(message: str) -> None:
         _bar_console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
     else:
         print(line, file=sys.stderr, flush=True)
-
-
-@contextmanager
-def slow(message: str, *, wanted: bool) -> Iterator[None]:
-    """Say so, if it is wanted and the block takes longer than PATIENCE seconds."""
-    timer = threading.Timer(PATIENCE, say, [message])
-    timer.daemon = True
-    if wanted:
-        timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 class Progress:

@@ -13,20 +13,8 @@ import typer
 
 from deconvseg.batch.plan import make_plan
 from deconvseg.cli import console
-from deconvseg.cli.options import (
-    DEBUG,
-    JSON,
-    MAX_MEGAPIXELS,
-    OVERWRITE,
-    QUIET,
-    RUN,
-    complete_class,
-    epilog,
-    load_segmenter,
-    option,
-    segmenter_options,
-    switch,
-)
+from deconvseg.cli import options as shared
+from deconvseg.cli.options import option, switch
 from deconvseg.errors import DeconvSegError, OutputError, UsageError, WorkerError
 from deconvseg.images.kinds import KINDS
 
@@ -35,7 +23,7 @@ if TYPE_CHECKING:
     from deconvseg.batch.records import Record
 
 Save = StrEnum("Save", [(kind, kind) for kind in KINDS])  # type: ignore[misc]  # Typer has no list of Literals
-EPILOG = epilog(
+EPILOG = shared.epilog(
     "deconvseg segment cat.jpg",
     "deconvseg segment cat.jpg -o cut.png --save cutout --classes cat,dog",
     "deconvseg segment cat.jpg -o cat/ --save overlay --legend --save masks",
@@ -49,10 +37,10 @@ EPILOG = epilog(
     "130 interrupted (143 by SIGTERM, 129 by SIGHUP)",
 )
 IO = "Input and output"
-_io, _run = partial(option, IO), partial(option, RUN)
+_io, _run = partial(option, IO), partial(option, shared.RUN)
 
 
-@segmenter_options()
+@shared.segmenter_options()
 def segment(
     inputs: list[str] = typer.Argument(
         metavar="INPUT",
@@ -76,7 +64,7 @@ def segment(
     classes: str | None = _io(
         "NAME,...",
         "Keep these classes alone; in all results the others are background.",
-        autocompletion=complete_class,
+        autocompletion=shared.complete_class,
     ),
     legend: bool = switch(IO, "Name the colours on overlays.", "--legend"),
     coco_polygons: bool = switch(IO, "Outlines as polygons in COCO files, not as RLE.", "--coco-polygons"),
@@ -103,20 +91,17 @@ def segment(
         "Do one of N shares of the photos, I from 0 to N - 1. Several processes or machines can do "
         "theirs at once into one folder OUT; each writes segment.I-of-N.jsonl.",
     ),
-    max_megapixels: int = MAX_MEGAPIXELS,
-    overwrite: bool = OVERWRITE,
-    as_json: bool = JSON,
-    quiet: bool = QUIET,
-    debug: bool = DEBUG,
+    max_megapixels: int = shared.MAX_MEGAPIXELS,
+    overwrite: bool = shared.OVERWRITE,
+    as_json: bool = shared.JSON,
+    quiet: bool = shared.QUIET,
+    debug: bool = shared.DEBUG,
 ) -> int:
     """Segment photos: say for every pixel which class it belongs to."""
-    if any(text in ("-", "@-") for text in inputs):
-        console.needs_stdin()
     if ray_address is not None and engine != "ray":
         raise UsageError("--ray-address is for --engine ray; give both, or none")
     kinds = [kind.value for kind in save]
-    with console.slow("looking for photos", wanted=not quiet):
-        plan = make_plan(inputs, output, kinds)
+    plan = make_plan(inputs, output, kinds)
     if any(None in task.outputs.values() for task in plan.tasks):
         console.needs_stdout_alone(as_json=as_json)
         if engine == "ray":
@@ -129,7 +114,7 @@ def segment(
         return console.NOTHING_DONE
 
     only = None if classes is None else [name.strip() for name in classes.split(",")]
-    load = partial(load_segmenter, {**segmenter_arguments, "only": only}, quiet=quiet)
+    load = partial(shared.load_segmenter, {**segmenter_arguments, "only": only}, quiet=quiet)
     from deconvseg.batch import FolderRun, Options
 
     options = Options(
@@ -158,7 +143,7 @@ def segment(
         finally:
             for problem in run.problems:
                 console.error(problem)
-            display.tell(run)
+            display.tell(run.notes)
     if as_json:
         speed = {"photos_per_second": run.rate, "network_busy": run.network_busy}
         print(json.dumps({"images": run.records, **speed}, indent=2))
@@ -181,18 +166,19 @@ class _Display(ExitStack):
 
     def __init__(self, quiet: bool) -> None:
         super().__init__()
-        self.quiet, self.started, self._told = quiet, False, 0
+        self.quiet, self.started = quiet, False
 
-    def tell(self, run: FolderRun) -> None:
-        """Say what notes there are since the last call."""
-        for note in () if self.quiet else run.notes[self._told :]:
-            console.say(f"note: {note}")
-        self._told = len(run.notes)
+    def tell(self, notes: list[str]) -> None:
+        """Say the notes, and take them off the list."""
+        while notes:
+            note = notes.pop(0)
+            if not self.quiet:
+                console.say(f"note: {note}")
 
     def start(self, run: FolderRun, skipped: int) -> None:
         """The run begins, and so many photos are done already."""
         self._run, self.started = run, True
-        self.tell(run)
+        self.tell(run.notes)
         self._bar = self.enter_context(console.Progress(run.total, done=skipped, wanted=not self.quiet))
 
     def show(self, record: Record, error: Exception | None) -> None:
