@@ -223,11 +223,7 @@ def panels(rows: int, columns: int, size: tuple[float, float], title: str, **gri
 
 
 def show(axes: Axes, pixels: NDArray[Any], name: str, note: str = "", **colours: Any) -> None:
-    """Show an image in a thin frame, with its name above and a note of one or two lines below.
-
-    `pixels` are uint8 (h, w, 3), or (h, w) of any numbers, in `colours` as matplotlib's `imshow` takes them
-    and, where those are omitted, in HEAT from 0 to the largest there is.
-    """
+    """Show an image in a thin frame: RGB, or numbers in `colours` of `imshow`, in HEAT from 0 if omitted."""
     if pixels.ndim == 2:
         colours = {"cmap": HEAT, "vmin": 0.0, "vmax": float(pixels.max()), **colours}
     axes.set_axis_on()
@@ -244,10 +240,7 @@ def frame(axes: Axes, x: float, y: float, wide: float, high: float, color: Any =
 def key(
     owner: Any, lines: str, colours: dict[str, Any], columns: int, loc: str = "outside lower left"
 ) -> None:
-    """Write lines of text and below them, in columns, what colours mean: in a figure, or on axes.
-
-    `colours` has by meaning a colour, the name of a colour map, or the options of a frame.
-    """
+    """Write lines of text, and below what colours, names of colour maps or options of a frame mean."""
 
     def handle(what: Any) -> Any:
         if isinstance(what, dict):
