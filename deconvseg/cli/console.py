@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeGuard
 import typer
 
 from deconvseg.cli import signals, streams
-from deconvseg.errors import DeconvSegError, UsageError, one_line
+from deconvseg.errors import DeconvSegError, UsageError, one_line, reason
 from deconvseg.machine import is_out_of_memory
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def _exit_code(problem: Exception) -> int:
         failure(problem)
         return NOTHING_DONE
     if hasattr(problem, "format_message"):  # click's usage errors, a private class in newer Typer
-        message = problem.format_message().rstrip(".").replace("Value error, ", "")  # of Typer's own checks
+        message = problem.format_message().rstrip(".")
         if message:  # empty when the help page has just been shown instead
             context = getattr(problem, "ctx", None)
             error(f"{message}; see {context.command_path if context else 'deconvseg'} --help")
@@ -87,23 +87,25 @@ def needs_stdout_alone(*, as_json: bool) -> None:
         raise UsageError("this result is not for a terminal; name its file with -o, or send it on with >")
 
 
-def failure(problem: Exception, about: str = "") -> None:
-    """Print `problem` as one line, if it is not ours with what it is `about`; with --debug its traceback."""
+def failure(problem: Exception, line: str = "") -> None:
+    """Print what went wrong as one line, `line` if that is given; with --debug the traceback."""
     if debugging():
         traceback.print_exception(problem)
-    text = " ".join(str(problem).split())
+    error(line or _described(problem))
+
+
+def _described(problem: Exception) -> str:
     if isinstance(problem, DeconvSegError):
-        about, text = "", str(problem)
-    elif _is_of_stdout(problem):
-        about, text = "", f"standard output: {problem.strerror}"
-    elif is_out_of_memory(problem):
-        text = "out of memory; try a smaller photo, --batch-size 1 or fewer --proposals"
-    elif isinstance(problem, ImportError):
-        text = f"{problem.name or 'a library'} does not load ({text}); see what 'deconvseg doctor' says"
-    else:
-        first = str(problem).strip().partition("\n")[0]
-        text = f"{type(problem).__name__}: {first}; --debug shows where"
-    error(f"{about}: {text}" if about else text)
+        return str(problem)
+    if _is_of_stdout(problem):
+        return f"standard output: {problem.strerror}"
+    if is_out_of_memory(problem):
+        return "out of memory; try a smaller photo, --batch-size 1 or fewer --proposals"
+    if isinstance(problem, ImportError):
+        library = problem.name or "a library"
+        return f"{library} does not load ({reason(problem)}); see what 'deconvseg doctor' says"
+    first = str(problem).strip().partition("\n")[0]
+    return f"{type(problem).__name__}: {first}; --debug shows where"
 
 
 def error(message: str) -> None:
@@ -121,33 +123,29 @@ def say(message: str) -> None:
 
 
 class Progress:
-    """A bar on stderr, from the start to the end of a `with` block, if wanted and stderr is a terminal.
+    """A bar on stderr for a `with` block, if wanted and stderr is a terminal; `what` is said before it."""
 
-    Of `total`, so many are `done` before the start and do not count for the speed; `what` is said before it.
-    """
-
-    def __init__(self, total: int, *, done: int = 0, wanted: bool, what: str = "") -> None:
-        self.total, self.done, self.what = total, done, what
+    def __init__(self, total: int, *, wanted: bool, what: str = "") -> None:
+        self.total, self.done, self.what = total, 0, what
         self.visible = wanted and total > 1 and sys.stderr.isatty()
 
     def __enter__(self) -> Progress:
         global _bar_console
         if self.visible:
+            from rich import progress
             from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-            from rich.progress import Progress as Bar
 
-            columns = (
-                *([TextColumn(self.what)] if self.what else []),
-                BarColumn(bar_width=20),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(compact=True),
-                TextColumn("left"),
-                TextColumn("{task.fields[text]}"),
-            )
             _bar_console = Console(stderr=True)
-            self._bar = Bar(*columns, console=_bar_console, transient=True)
-            self._task = self._bar.add_task("", total=self.total, completed=self.done, text="")
+            self._bar = progress.Progress(
+                progress.TextColumn("{task.description}"),
+                progress.BarColumn(bar_width=20),
+                progress.MofNCompleteColumn(),
+                progress.TimeRemainingColumn(compact=True),
+                progress.TextColumn("left {task.fields[text]}"),
+                console=_bar_console,
+                transient=True,
+            )
+            self._task = self._bar.add_task(self.what, total=self.total, text="")
             self._bar.start()
         return self
 
@@ -161,7 +159,7 @@ class Progress:
         """One more of the total is done, and this is to be said of it."""
         self.move(self.done + 1, text)
 
-    def move(self, done: int, text: str) -> None:
+    def move(self, done: int, text: str = "") -> None:
         """So many of the total are done, and this is to be said of it."""
         self.done = done
         if self.visible:

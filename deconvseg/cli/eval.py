@@ -93,7 +93,7 @@ def evaluate(
                 elif began and not bar.visible and done * 10 % total < 10:  # each tenth of the way
                     say(f"[{done}/{total}]")
                 began = True
-                bar.move(done, "")
+                bar.move(done)
 
             evaluation = run.evaluate(
                 subject, truth, folder=report, overwrite=overwrite, workers=workers, progress=progress

@@ -76,13 +76,9 @@ def _segmenter_options(
     batch_size: int | None = _network("N", "Regions at a time. If omitted, what suits the device.", min=1),
     threads: int | None = _network("N", "CPU threads. If omitted, all cores.", min=1),
     protocol: Preset = _step(
-        None,
-        "Values of what is not given: ours, ours for speed, for the best masks, the paper's, its code's.",
-        default="default",
+        None, "What is not given: ours, for speed, for quality, the paper's, its code's.", default="default"
     ),
-    proposals: int | None = _step(
-        "N", "Regions besides the whole photo; fewer are faster.", min=0, show_default="5"
-    ),
+    proposals: int | None = _step("N", "Regions besides the whole photo.", min=0, show_default="5"),
     min_side: int | None = _step(
         "PX", "Shortest side of EdgeBoxes' regions, on a photo of at most 640 px.", min=0, show_default="112"
     ),
@@ -101,13 +97,9 @@ def _segmenter_options(
         "NAME|FILE", "That FCN.", autocompletion=complete_network, show_default="the network's partner"
     ),
     prior: float | None = _step(
-        "EXPONENT",
-        "Doubt classes that the FCN does not see in the photo as a whole, up to 10; 0 is off.",
-        show_default="0.3 where the FCN tells that",
+        "EXPONENT", "Doubt classes the FCN does not see, up to 10; 0: off.", show_default="0.3 where it tells"
     ),
-    crf: bool = switch(
-        STEPS, "Draw the mask to the photo's edges with the dense CRF.", "--crf/--no-crf", default=True
-    ),
+    crf: bool = switch(STEPS, "Draw masks to the edges by a dense CRF.", "--crf/--no-crf", default=True),
     forest: Path | None = _step("FILE", "Edge forest for the proposals, instead of the shipped one."),
 ) -> None:
     """The options that are arguments of a `Segmenter`, by the same names."""
@@ -128,8 +120,6 @@ def segmenter_options(*without: str) -> Callable[[Callable[..., int]], Callable[
         parameters: list[Parameter] = []
         for name, parameter in signature(command, eval_str=True).parameters.items():
             parameters += shared.values() if name == "segmenter_arguments" else [parameter]
-        parameters = [parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in parameters]
-        wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         wrapped.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
         return wrapped
 

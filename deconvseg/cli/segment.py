@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from contextlib import ExitStack
 from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -62,9 +61,7 @@ def segment(
         default=["labels"],
     ),
     classes: str | None = _io(
-        "NAME,...",
-        "Keep these classes alone; in all results the others are background.",
-        autocompletion=shared.complete_class,
+        "NAME,...", "Keep these alone; the others become background.", autocompletion=shared.complete_class
     ),
     legend: bool = switch(IO, "Name the colours on overlays.", "--legend"),
     coco_polygons: bool = switch(IO, "Outlines as polygons in COCO files, not as RLE.", "--coco-polygons"),
@@ -77,14 +74,10 @@ def segment(
         min=0,
     ),
     engine: Literal["local", "ray"] = _run(
-        None,
-        "local: threads of this process. ray: Ray Data, here or on a cluster, with the same results.",
-        default="local",
+        None, "local: threads. ray: Ray Data, on a cluster, with the same results.", default="local"
     ),
     ray_address: str | None = _run(
-        "HOST:PORT|auto",
-        "With --engine ray: the cluster to join; auto: the one this machine is in. If omitted, Ray is "
-        "started here for this run.",
+        "HOST:PORT|auto", "Ray cluster; auto: this machine's. If omitted, Ray is started here."
     ),
     shard: str | None = _run(
         "I/N",
@@ -133,17 +126,16 @@ def segment(
     display = _Display(quiet)
     run = FolderRun(plan, options, display.show)
     fault: BaseException | None = None
-    with display:
+    with console.Progress(run.total, wanted=not quiet) as bar:
         try:
-            run.work(load, partial(display.start, run))
+            run.work(load, partial(display.start, run, bar))
         except (KeyboardInterrupt, OutputError, WorkerError) as error:
-            if not display.started:
+            if not run.records:
                 raise
             fault = error
-        finally:
-            for problem in run.problems:
-                console.error(problem)
-            display.tell(run.notes)
+    for problem in run.problems:
+        console.error(problem)
+    display.tell(run.notes)
     if as_json:
         speed = {"photos_per_second": run.rate, "network_busy": run.network_busy}
         print(json.dumps({"images": run.records, **speed}, indent=2))
@@ -152,7 +144,7 @@ def segment(
         _say_end(run, counts)
     if isinstance(fault, DeconvSegError):
         console.failure(fault)
-        return console.SOME_FAILED if run.records else console.NOTHING_DONE
+        return console.SOME_FAILED
     if fault:
         kept = "finished photos are kept"
         if plan.folder:
@@ -161,12 +153,11 @@ def segment(
     return console.SOME_FAILED if counts["failed"] or plan.problems or run.problems else console.DONE
 
 
-class _Display(ExitStack):
+class _Display:
     """Shows a run: a bar on a terminal, else a line a photo; errors always."""
 
     def __init__(self, quiet: bool) -> None:
-        super().__init__()
-        self.quiet, self.started = quiet, False
+        self.quiet = quiet
 
     def tell(self, notes: list[str]) -> None:
         """Say the notes, and take them off the list."""
@@ -175,17 +166,17 @@ class _Display(ExitStack):
             if not self.quiet:
                 console.say(f"note: {note}")
 
-    def start(self, run: FolderRun, skipped: int) -> None:
+    def start(self, run: FolderRun, bar: console.Progress, skipped: int) -> None:
         """The run begins, and so many photos are done already."""
-        self._run, self.started = run, True
+        self._run, self._bar = run, bar
         self.tell(run.notes)
-        self._bar = self.enter_context(console.Progress(run.total, done=skipped, wanted=not self.quiet))
+        bar.move(skipped)
 
     def show(self, record: Record, error: Exception | None) -> None:
         """Say what became of a photo."""
         self._bar.step(f"{self._run.rate:.2f} photos/s" if self._run.rate else "")
         if error:
-            console.failure(error, about=record["input"])
+            console.failure(error, record["error"])
         elif not self.quiet:
             for note in record.get("notes", ()):
                 console.say(f"note: {record['input']}: {note}")
