@@ -40,9 +40,11 @@ class Finding(NamedTuple):
 def examine(*, self_test: bool = True) -> Iterator[Finding]:
     """Look at everything in turn, with `self_test` at a photo, too; the home folder is written `~`."""
     checks = [_system, _libraries, _opencv, _device, _weights]
+    home = os.path.expanduser("~")  # noqa: PTH111 (without a home directory it stays "~")
     for check in [*checks, _self_test] if self_test else checks:
-        for name, state, found, advice in _survived(check):
-            yield Finding(name, state, _shortened(found), _shortened(advice))
+        for finding in _survived(check):
+            found = finding.found.replace(f"{home}{os.sep}", f"~{os.sep}")
+            yield finding._replace(found=found)
 
 
 def _survived(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
@@ -141,8 +143,3 @@ def _judged(name: str, good: bool, found: str, advice: str, bad: State = "warnin
 
 def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
-
-
-def _shortened(text: str) -> str:
-    home = os.path.expanduser("~")  # noqa: PTH111 (without a home directory it stays "~")
-    return text.replace(f"{home}{os.sep}", f"~{os.sep}")
