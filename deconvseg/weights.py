@@ -17,7 +17,6 @@ from deconvseg.files import digest
 
 REGISTRY = "registry.toml"
 FOREST = "edges"
-_KINDS = {"network": "a network", "forest": "an edge forest"}
 
 
 @dataclass(frozen=True)
@@ -83,11 +82,14 @@ def find(name: str | Path) -> Entry | None:
     return next((entry for entry in registry().values() if name in (entry.name, *entry.aliases)), None)
 
 
-def lookup(name: str) -> Entry:
+def lookup(name: str | Path, kind: str = "network") -> Entry:
     """The registry's entry of a name or alias; WeightsError if there is none, with the nearest name."""
     if entry := find(name):
         return entry
-    raise WeightsError(f"{name}: no network of this name; {_nearest(name)}")
+    known = sorted(known for entry in registry().values() for known in (entry.name, *entry.aliases))
+    close = difflib.get_close_matches(str(name), known, n=1)
+    cure = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(known)}"
+    raise WeightsError(f"{name}: no such {kind} file, nor a {kind}'s name; {cure}")
 
 
 def located(entry: Entry) -> Path | None:
@@ -152,21 +154,12 @@ def is_missing(weights: str | Path) -> bool:
     return entry is not None and located(entry) is None
 
 
-def _nearest(name: str) -> str:
-    """The known name that was meant, or all there are."""
-    known = sorted(known for entry in registry().values() for known in (entry.name, *entry.aliases))
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean '{close[0]}'?" if close else f"known are {', '.join(known)}"
-
-
 def _file(given: str | Path, kind: str) -> Path:
-    entry = find(given)
-    if entry is None:
-        if os.path.isfile(given):  # noqa: PTH113
-            return Path(given)
-        raise WeightsError(f"{given}: no such {kind} file, nor {_KINDS[kind]}'s name; {_nearest(str(given))}")
+    if find(given) is None and os.path.isfile(given):  # noqa: PTH113
+        return Path(given)
+    entry = lookup(given, kind)
     if entry.kind != kind:
-        raise WeightsError(f"{given}: is {_KINDS[entry.kind]}, where {_KINDS[kind]} is asked for")
+        raise WeightsError(f"{given}: is a {entry.kind}, where a {kind} is asked for")
     found = located(entry)
     if found is None:
         raise WeightsError(f"{given}: is not on this machine; {cure(entry)}")

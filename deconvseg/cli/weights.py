@@ -202,11 +202,11 @@ def _pulled(entry: Entry) -> Path:
     """The verified file of an entry."""
     from deconvseg.weights import cache_target, cure, fault, located
 
-    path = located(entry)
-    if path or not entry.obtain:
-        if wrong := fault(entry):
-            raise WeightsError(f"{path or entry.name}: {wrong}; {cure(entry)}")
+    path, wrong = located(entry), fault(entry)
+    if path and not wrong:
         return path
+    if path or not entry.obtain:
+        raise WeightsError(f"{path or entry.name}: {wrong}; {cure(entry)}")
     target = cache_target(entry)
     for line in (entry.description, f"licence: {entry.licence}. {entry.terms}", entry.obtain):
         console.say(f"{entry.name}: {line}")
