@@ -87,7 +87,7 @@ def needs_stdout_alone(*, as_json: bool) -> None:
         raise UsageError("this result is not for a terminal; name its file with -o, or send it on with >")
 
 
-def failure(problem: Exception, line: str = "") -> None:
+def failure(problem: Exception, line: str | None = None) -> None:
     """Print what went wrong as one line, `line` if that is given; with --debug the traceback."""
     if debugging():
         traceback.print_exception(problem)

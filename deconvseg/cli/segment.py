@@ -101,8 +101,7 @@ def segment(
             raise UsageError("--engine ray writes to files alone; name the result's file with -o")
     for problem in plan.problems:
         console.error(problem)
-    for note in () if quiet else plan.notes:
-        console.say(f"note: {note}")
+    _tell(plan.notes, quiet)
     if not plan.tasks:
         return console.NOTHING_DONE
 
@@ -123,19 +122,23 @@ def segment(
         ray_threads=segmenter_arguments["threads"],
         ray_talks=console.debugging(),
     )
-    display = _Display(quiet)
-    run = FolderRun(plan, options, display.show)
+
+    def listener(record: Record, error: Exception | None) -> None:
+        _tell(run.notes, quiet)
+        _show(run, bar, record, error, quiet)
+
+    run = FolderRun(plan, options, listener)
     fault: BaseException | None = None
     with console.Progress(run.total, wanted=not quiet) as bar:
         try:
-            run.work(load, partial(display.start, run, bar))
+            run.work(load, bar.move)
         except (KeyboardInterrupt, OutputError, WorkerError) as error:
             if not run.records:
                 raise
             fault = error
     for problem in run.problems:
         console.error(problem)
-    display.tell(run.notes)
+    _tell(run.notes, quiet)
     if as_json:
         speed = {"photos_per_second": run.rate, "network_busy": run.network_busy}
         print(json.dumps({"images": run.records, **speed}, indent=2))
@@ -153,36 +156,26 @@ def segment(
     return console.SOME_FAILED if counts["failed"] or plan.problems or run.problems else console.DONE
 
 
-class _Display:
-    """Shows a run: a bar on a terminal, else a line a photo; errors always."""
+def _tell(notes: list[str], quiet: bool) -> None:
+    """Say the notes, and take them off the list."""
+    while notes:
+        note = notes.pop(0)
+        if not quiet:
+            console.say(f"note: {note}")
 
-    def __init__(self, quiet: bool) -> None:
-        self.quiet = quiet
 
-    def tell(self, notes: list[str]) -> None:
-        """Say the notes, and take them off the list."""
-        while notes:
-            note = notes.pop(0)
-            if not self.quiet:
-                console.say(f"note: {note}")
-
-    def start(self, run: FolderRun, bar: console.Progress, skipped: int) -> None:
-        """The run begins, and so many photos are done already."""
-        self._run, self._bar = run, bar
-        self.tell(run.notes)
-        bar.move(skipped)
-
-    def show(self, record: Record, error: Exception | None) -> None:
-        """Say what became of a photo."""
-        self._bar.step(f"{self._run.rate:.2f} photos/s" if self._run.rate else "")
-        if error:
-            console.failure(error, record["error"])
-        elif not self.quiet:
-            for note in record.get("notes", ()):
-                console.say(f"note: {record['input']}: {note}")
-            if not self._bar.visible:
-                place = f"[{self._bar.done}/{self._bar.total}] " * (self._bar.total > 1)
-                console.say(place + _sentence(record))
+def _show(
+    run: FolderRun, bar: console.Progress, record: Record, error: Exception | None, quiet: bool
+) -> None:
+    """Say what became of a photo: on a terminal by a bar, else by a line; errors always."""
+    bar.step(f"{run.rate:.2f} photos/s" if run.rate else "")
+    if error:
+        console.failure(error, record["error"])
+        return
+    _tell([f"{record['input']}: {note}" for note in record.get("notes", ())], quiet)
+    if not (quiet or bar.visible):
+        place = f"[{bar.done}/{bar.total}] " * (bar.total > 1)
+        console.say(place + _sentence(record))
 
 
 def _sentence(record: Record) -> str:
