@@ -85,7 +85,6 @@ def inspect(
     from deconvseg.weights import network_file
 
     if crops:
-        segmenter_arguments = {name: segmenter_arguments[name] for name in _COMMON}
         segmenter_arguments |= {"proposals": 0, "ensemble": "off", "prior": 0.0, "precision": "fp32"}
     segmenter = shared.load_segmenter(segmenter_arguments, quiet=quiet)
     if crops:
