@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import time
 from collections.abc import Callable, Iterator
 from importlib import import_module
@@ -40,10 +39,12 @@ class Finding(NamedTuple):
 
 def examine(*, self_test: bool = True) -> Iterator[Finding]:
     """Look at everything in turn, with `self_test` at a photo, too; the home folder is written `~`."""
-    checks = [_system, _libraries, _opencv, _device, _cache, _weights]
+    checks = [_system, _libraries, _opencv, _device, _weights]
+    home = os.path.expanduser("~")  # noqa: PTH111 (without a home directory it stays "~")
     for check in [*checks, _self_test] if self_test else checks:
-        for name, state, found, advice in _survived(check):
-            yield Finding(name, state, _shortened(found), _shortened(advice))
+        for finding in _survived(check):
+            found = finding.found.replace(f"{home}{os.sep}", f"~{os.sep}")
+            yield finding._replace(found=found)
 
 
 def _survived(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
@@ -62,9 +63,7 @@ def _system() -> Iterator[Finding]:
     yield Finding("deconvseg", "ok", f"{__version__}, in {Path(__file__).resolve().parent}")
     name = f"{platform.python_implementation()} {platform.python_version()}"
     yield Finding("Python", "ok", f"{name} on {platform.platform()}")
-    threads = os.environ.get("OMP_NUM_THREADS")
-    limit = f", OMP_NUM_THREADS={threads}" if threads else ""
-    yield Finding("processors", "ok", f"{cores()} of {os.cpu_count()} for this process{limit}")
+    yield Finding("processors", "ok", f"{cores()} of {os.cpu_count()} for this process")
     if (free := available_memory()) is not None:
         advice = "close other programs; segmenting takes 1.2 GB and more for large photos"
         yield _judged("memory", free >= 2e9, f"{free / 1e9:.1f} GB free", advice)
@@ -87,13 +86,9 @@ def _libraries() -> Iterator[Finding]:
 
 
 def _opencv() -> Iterator[Finding]:
-    from deconvseg.proposals.edges import installed_wheels, opencv
+    from deconvseg.proposals.edges import opencv
 
-    cv2, wheels = opencv(), installed_wheels()
-    found = f"{cv2.__version__} with ximgproc ({', '.join(wheels) or 'no wheel'})"
-    found += ": they share one folder, and the next update breaks it" * (len(wheels) > 1)
-    cure = f"pip uninstall -y {' '.join(wheels)} && pip install opencv-contrib-python-headless"
-    yield _judged("opencv", len(wheels) < 2, found, cure)
+    yield Finding("opencv", "ok", f"{opencv().__version__} with ximgproc")
 
 
 def _device() -> Iterator[Finding]:
@@ -101,34 +96,15 @@ def _device() -> Iterator[Finding]:
 
     from deconvseg.network.fold import pick_device, pick_precision
 
-    device, cuda = pick_device("auto"), torch.version.cuda
-    unused = device.type != "cuda" and which("nvidia-smi") is not None
+    device = pick_device("auto")
+    found = f"torch {torch.__version__} finds no GPU"
     if device.type == "cuda":
         memory = torch.cuda.get_device_properties(device).total_memory / 1e9
         found = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(device)}, {memory:.0f} GB each"
-    else:
-        found = f"torch is built for CUDA {cuda}, and finds no GPU" if cuda else "torch is built without CUDA"
-        if unused:
-            found = f"there is an NVIDIA driver, but {found}"
-        if torch.backends.mps.is_available():
-            found += "; Apple's GPU is used if asked for (mps)"
+    unused = device.type != "cuda" and which("nvidia-smi") is not None
     advice = "see what nvidia-smi says; update the driver, or install torch for its version of CUDA"
     precision = pick_precision("auto", device, lambda: None)  # of the shipped networks
     yield _judged("device", not unused, f"{device.type}, {precision}: {found}", advice)
-
-
-def _cache() -> Iterator[Finding]:
-    from deconvseg.weights import cache_folder
-
-    folder = cache_folder()
-    own = " (DECONVSEG_HOME)" if os.environ.get("DECONVSEG_HOME") else ""
-    advice = "let DECONVSEG_HOME name another folder; only networks got by hand need it"
-    if folder is None:
-        yield Finding("cache", "warning", "there is no home directory", advice)
-    else:
-        above = next(path for path in (folder, *folder.parents) if path.exists())
-        good = above.is_dir() and os.access(above, os.W_OK)
-        yield _judged("cache", good, f"{folder}{own}" + " cannot be written" * (not good), advice)
 
 
 def _weights() -> Iterator[Finding]:
@@ -136,15 +112,12 @@ def _weights() -> Iterator[Finding]:
 
     for name, entry in registry().items():
         path = located(entry)
-        if path is None and not entry.obtain:
-            yield Finding(name, "fault", "was shipped and is missing", cure(entry))
-        elif path is None:
+        if path is None and entry.obtain:
             yield Finding(name, "ok", f"not here; optional ('deconvseg weights pull {name}' tells more)")
-        elif wrong := fault(entry, path):
-            yield Finding(name, "fault", f"{path} {wrong}", cure(entry))
         else:
             checked = "sha256 is right" if entry.sha256 else "its sha256 is not known"
-            yield Finding(name, "ok", f"{path}, {path.stat().st_size / 1e6:.1f} MB, {checked}")
+            wrong = fault(entry)
+            yield _judged(name, not wrong, f"{path or entry.file}: {wrong or checked}", cure(entry), "fault")
 
 
 def _self_test() -> Iterator[Finding]:
@@ -170,8 +143,3 @@ def _judged(name: str, good: bool, found: str, advice: str, bad: State = "warnin
 
 def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
-
-
-def _shortened(text: str) -> str:
-    home = os.path.expanduser("~")  # noqa: PTH111 (without a home directory it stays "~")
-    return re.sub(rf"{re.escape(home)}(?![\w.-])", "~", text) if len(home) > 1 else text

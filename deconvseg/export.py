@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from deconvseg import __version__
-from deconvseg.errors import ExportError, MissingDependencyError, UsageError
+from deconvseg.errors import ExportError, MissingDependencyError, UsageError, reason
 from deconvseg.files import replacing
 from deconvseg.images import example_photo
 from deconvseg.images.read import ImageLike
@@ -34,33 +34,19 @@ MOST_DIFFERENCE, LEAST_SAME = 1e-3, 0.999
 
 @dataclass(frozen=True)
 class Parity:
-    """How far ONNX Runtime's answers are from torch's.
+    """How far ONNX Runtime's answers are from torch's; docs/export.md says why with whose switches."""
 
-    Rounding decides which of two all but equal maxima a pooling takes, in torch from one batch size to the
-    next as well; an unpooling then puts a value one pixel aside. So scores are compared with the same
-    switches in both, and labels as each makes them.
-
-    Attributes:
-        crops: compared.
-        difference: the largest of any two scores, where torch unpools with ONNX Runtime's switches.
-        labels: share (0..1) of the pixels whose best class is the same, each with its own switches.
-    """
-
-    crops: int
-    difference: float
-    labels: float
+    crops: int  # compared
+    difference: float  # the largest of any two scores, where torch unpools with ONNX Runtime's switches
+    labels: float  # share (0..1) of the pixels whose best class is the same, each with its own switches
 
 
 def export_onnx(
     weights: str | Path, target: Path, photos: Sequence[ImageLike] = (), *, opset: int = OPSET
 ) -> Parity:
-    """Write a network as one ONNX file (see `onnx_model`), BatchNorm folded away.
+    """Write a network, by name or file, as one ONNX file as of `onnx_model`, BatchNorm folded away.
 
-    Args:
-        weights: a network's name or file.
-        target: the file; replaced if it exists.
-        photos: regions of these are compared, the best of each; none takes the package's example photo.
-        opset: version of the ONNX operators.
+    Regions of the photos are compared, or of the package's example photo.
 
     Raises:
         ExportError: ONNX Runtime answers differently, or not at all; nothing is written.
@@ -119,13 +105,7 @@ def _compare(network: SegmentationNetwork, model: object, crops: Tensor) -> Pari
 
 
 def onnx_model(network: SegmentationNetwork, header: NetworkHeader, opset: int = OPSET) -> Any:
-    """A network as an `onnx.ModelProto` with its weights inside.
-
-    Its input `crops` is float32 (batch, 3, side, side), for FCN-8s (batch, 3, height, width), its output
-    `scores` float32 (batch, classes, ...) of the same size. A DeconvNet's unpooling is MaxUnpool with the
-    Indices of its MaxPool. The model's metadata are strings of JSON: `architecture`, `classes`, `palette`
-    ((R, G, B) a class), `side`, and what makes an input of an RGB crop of 0 to 255: `order`, `mean`, `scale`
-    (`(crop - mean) * scale`).
+    """A network as an `onnx.ModelProto` with its weights inside; docs/export.md describes it.
 
     Args:
         network: made ready by `network.fold.prepare` for the CPU, in fp32.
@@ -166,11 +146,7 @@ def onnx_model(network: SegmentationNetwork, header: NetworkHeader, opset: int =
 
 
 def onnx_session(model: Any) -> Any:
-    """A model of `onnx_model` in ONNX Runtime on the CPU, with as many threads as torch has.
-
-    It gives the scores, and the indices of each pooling that is undone. Raises ExportError if ONNX Runtime
-    does not take the model, as an old one does with a new opset.
-    """
+    """A model of `onnx_model` in ONNX Runtime: it gives the scores, and the indices of undone poolings."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -183,9 +159,8 @@ def onnx_session(model: Any) -> Any:
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors have no class of their own
-        reason = " ".join(str(error).split())
         raise ExportError(
-            f"ONNX Runtime {onnxruntime.__version__} does not take the network ({reason}); "
+            f"ONNX Runtime {onnxruntime.__version__} does not take the network ({reason(error)}); "
             f"try a newer one, or opset {OPSET}"
         ) from error
 

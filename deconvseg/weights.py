@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import errno
 import os
 import tomllib
 from dataclasses import dataclass
@@ -18,21 +17,11 @@ from deconvseg.files import digest
 
 REGISTRY = "registry.toml"
 FOREST = "edges"
-_KINDS = {"network": "a network", "forest": "an edge forest"}
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What the registry says of one file (docs/weights.md explains all of it).
-
-    Attributes:
-        file: its file name, without a folder.
-        bytes, sha256: of the file; None, both, of one that users get by hand, as no copy was at hand.
-        obtain: how users get it by hand; empty for a file that is shipped.
-        convert_from: the name of the file got by hand, if it is another than `file` and has to be converted.
-        partner: name of the FCN that a network is used in an ensemble with, if nothing else is asked for.
-        figures: measured numbers, the most telling one first: `measure`, `value`, `on` which data, and `how`.
-    """
+    """What the registry says of one file; docs/weights.md explains all of it."""
 
     name: str
     kind: Literal["network", "forest"]
@@ -62,10 +51,7 @@ def weights_folder() -> Path:
 
 
 def cache_folder() -> Path | None:
-    """Where files got by hand go: `DECONVSEG_HOME`, or the platform's cache folder. It may not exist yet.
-
-    None without a home directory, as in a container whose user has no passwd entry.
-    """
+    """Where files got by hand go: `DECONVSEG_HOME`, or the platform's cache folder; None without a home."""
     if home := os.environ.get("DECONVSEG_HOME"):
         return Path(home).absolute()
     try:
@@ -96,11 +82,14 @@ def find(name: str | Path) -> Entry | None:
     return next((entry for entry in registry().values() if name in (entry.name, *entry.aliases)), None)
 
 
-def lookup(name: str) -> Entry:
+def lookup(name: str | Path, kind: str = "network") -> Entry:
     """The registry's entry of a name or alias; WeightsError if there is none, with the nearest name."""
     if entry := find(name):
         return entry
-    raise WeightsError(f"{name}: no network of this name; {_nearest(name)}")
+    known = sorted(known for entry in registry().values() for known in (entry.name, *entry.aliases))
+    close = difflib.get_close_matches(str(name), known, n=1)
+    cure = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(known)}"
+    raise WeightsError(f"{name}: no such {kind} file, nor a {kind}'s name; {cure}")
 
 
 def located(entry: Entry) -> Path | None:
@@ -111,25 +100,24 @@ def located(entry: Entry) -> Path | None:
 
 
 def cache_target(entry: Entry) -> Path:
-    """Where the file of an entry is put by hand; the folder is made.
-
-    Raises OutputError if there is no home directory, or the folder cannot be made.
-    """
+    """Where the file of an entry is put by hand; the folder is made, or an OutputError raised."""
     folder = cache_folder()
+    if folder is None:
+        raise OutputError("there is no home directory for weights; let DECONVSEG_HOME name another folder")
     try:
-        if folder is None:
-            raise OSError(errno.ENOENT, "there is no home directory")
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(
-            f"{entry.name}: {folder or 'the cache'} cannot be made as folder for weights ({error.strerror}); "
-            "let DECONVSEG_HOME name another"
+            f"{folder}: cannot be made ({error.strerror}); let DECONVSEG_HOME name another"
         ) from error
     return folder / entry.file
 
 
-def fault(entry: Entry, path: Path) -> str:
-    """What is wrong with a file of this entry, like its hash; empty if that is right or unknown."""
+def fault(entry: Entry) -> str:
+    """What is wrong with the file of an entry: it is not here, or its hash is; empty if all is well."""
+    path = located(entry)
+    if path is None:
+        return "is not here" if entry.obtain else "was shipped and is missing"
     try:
         if entry.sha256 is not None and (found := digest(path)) != entry.sha256:
             return f"has sha256 {found}, should have {entry.sha256}"
@@ -145,11 +133,7 @@ def cure(entry: Entry) -> str:
 
 
 def network_file(weights: str | Path) -> Path:
-    """The file of a network, given by name (like `default`) or as a path.
-
-    Raises WeightsError if it is neither a known name nor an existing file, if the file of a known name is not
-    on this machine or of another size than it should be, and for the name of an edge forest.
-    """
+    """The file of a network, given by name or path; WeightsError if it is not here, or of the wrong size."""
     return _file(weights, "network")
 
 
@@ -161,7 +145,7 @@ def forest_file(forest: str | Path | None = None) -> Path:
 def partner_of(weights: str | Path) -> str | None:
     """The name of the FCN that a named network is used with; None for files, or without one."""
     entry = find(weights)
-    return (entry.partner if entry else None) or None
+    return (entry.partner or None) if entry else None
 
 
 def is_missing(weights: str | Path) -> bool:
@@ -170,24 +154,12 @@ def is_missing(weights: str | Path) -> bool:
     return entry is not None and located(entry) is None
 
 
-def _nearest(name: str, kind: str | None = None) -> str:
-    """The known name, of this kind, that was meant, or all there are."""
-    entries = [entry for entry in registry().values() if kind in (None, entry.kind)]
-    known = sorted(known for entry in entries for known in (entry.name, *entry.aliases))
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean '{close[0]}'?" if close else f"known are {', '.join(known)}"
-
-
 def _file(given: str | Path, kind: str) -> Path:
-    entry = find(given)
-    if entry is None:
-        if os.path.isfile(given):  # noqa: PTH113
-            return Path(given)
-        raise WeightsError(
-            f"{given}: no such {kind} file, nor {_KINDS[kind]}'s name; {_nearest(str(given), kind)}"
-        )
+    if find(given) is None and os.path.isfile(given):  # noqa: PTH113
+        return Path(given)
+    entry = lookup(given, kind)
     if entry.kind != kind:
-        raise WeightsError(f"{given}: is {_KINDS[entry.kind]}, where {_KINDS[kind]} is asked for")
+        raise WeightsError(f"{given}: is a {entry.kind}, where a {kind} is asked for")
     found = located(entry)
     if found is None:
         raise WeightsError(f"{given}: is not on this machine; {cure(entry)}")

@@ -3,7 +3,6 @@
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -31,23 +30,16 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_everything_is_looked_at_and_home_is_not_told(home: Path) -> None:
     findings = {finding.name: finding for finding in examine(self_test=False)}
     assert findings.keys() >= {"deconvseg", "Python", "processors", "torch", "opencv", "device"}
-    assert findings.keys() >= {"cache", "deconvnet-lite", "fcn-lite", "edges", "onnxruntime", "ray"}
+    assert findings.keys() >= {"deconvnet-lite", "fcn-lite", "edges", "onnxruntime", "ray"}
     assert findings.keys().isdisjoint({"loading", "photo"})
     assert findings["torch"].found.startswith(torch.__version__.partition("+")[0])
-    assert findings["cache"] == Finding("cache", "ok", "~/nets (DECONVSEG_HOME)")
     assert not any(str(home) in finding.found + finding.advice for finding in findings.values())
-    assert findings["edges"].found.endswith("2.0 MB, sha256 is right")
+    assert findings["edges"].found.endswith("edges.yml.gz: sha256 is right")
     assert findings["deconvnet-voc"].state == "ok"
-    shorten: Any = doctor._shortened
-    assert shorten(f"{home}/nets, {home}: right, {home}2") == f"~/nets, ~: right, {home}2"
 
 
-def test_opencv_without_ximgproc_and_two_wheels(monkeypatch: pytest.MonkeyPatch) -> None:
-    wheels = ["opencv-contrib-python-headless", "opencv-python"]
-    monkeypatch.setattr("deconvseg.proposals.edges.installed_wheels", lambda: wheels)
-    finding = found(doctor._opencv)["opencv"]
-    assert finding.state == "warning"
-    assert finding.advice == f"pip uninstall -y {' '.join(wheels)} && pip install {wheels[0]}"
+def test_opencv_without_ximgproc(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert found(doctor._opencv)["opencv"].state == "ok"
     reason = "OpenCV has no structured edges; installed: opencv-python"
     missing = Mock(side_effect=MissingDependencyError(f"{reason}; run: pip x"))
     monkeypatch.setattr("deconvseg.proposals.edges.opencv", missing)
@@ -76,14 +68,10 @@ def test_libraries_that_do_not_load_or_are_not_there(monkeypatch: pytest.MonkeyP
 
 def test_a_gpu_that_is_not_used_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    for driver, cuda, words in (
-        (None, None, ": torch is built without CUDA"),
-        ("smi", "13.0", "there is an NVIDIA driver, but torch is built for CUDA 13.0, and finds no GPU"),
-    ):
+    for driver in (None, "smi"):
         monkeypatch.setattr(doctor, "which", lambda name, path=driver: path)
-        monkeypatch.setattr(torch.version, "cuda", cuda)
         finding = found(doctor._device)["device"]
-        assert finding.state == ("warning" if driver else "ok") and words in finding.found
+        assert finding.state == ("warning" if driver else "ok") and "finds no GPU" in finding.found
         assert ("nvidia-smi" in finding.advice) is bool(driver)
 
 
@@ -94,17 +82,6 @@ def test_a_gpu_and_its_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Card")
     monkeypatch.setattr(torch.cuda, "get_device_properties", Mock(return_value=Mock(total_memory=80e9)))
     assert found(doctor._device)["device"] == Finding("device", "ok", "cuda, fp16: 2 x Card, 80 GB each")
-
-
-def test_a_cache_that_is_missing_or_cannot_be_written(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (home / "file").write_text("")
-    monkeypatch.setenv("DECONVSEG_HOME", str(home / "file" / "nets"))
-    finding = found(doctor._cache)["cache"]
-    assert finding.state == "warning"
-    assert "cannot be written" in finding.found and "DECONVSEG_HOME" in finding.advice
-    monkeypatch.setattr("deconvseg.weights.cache_folder", lambda: None)
-    finding = found(doctor._cache)["cache"]
-    assert (finding.state, finding.found) == ("warning", "there is no home directory")
 
 
 def test_damaged_and_missing_networks(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,8 +60,8 @@ def test_own_files(tmp_path: Path, ask: Any) -> None:
         (weights.network_file, "defualt", "did you mean 'default'?"),
         (weights.network_file, "xyz", "known are deconvnet-lite"),
         (weights.network_file, "x" * 5000, "no such network file, nor a network's name"),
-        (weights.network_file, "edges", "is an edge forest, where a network is asked for"),
-        (weights.forest_file, "default", "is a network, where an edge forest is asked for"),
+        (weights.network_file, "edges", "is a forest, where a network is asked for"),
+        (weights.forest_file, "default", "is a network, where a forest is asked for"),
         (weights.network_file, "deconvnet-voc", "'deconvseg weights pull deconvnet-voc'"),
         (weights.lookup, "deconvnet-lit", "did you mean 'deconvnet-lite'?"),
     ],
@@ -78,7 +78,7 @@ def test_a_network_got_by_hand_is_found_in_the_cache(home: Path) -> None:
     assert place == home / "deconvnet-voc.safetensors"
     place.write_bytes(b"converted")
     assert weights.network_file("deconvnet-voc") == place
-    assert weights.fault(weights.lookup("deconvnet-voc"), place) == ""
+    assert weights.fault(weights.lookup("deconvnet-voc")) == ""
 
 
 def test_a_damaged_registry_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,9 +105,9 @@ def test_a_file_that_is_gone_or_cut(home: Path, monkeypatch: pytest.MonkeyPatch)
     roads = weights.Entry("roads", "network", "r.st", "Roads", "own", True, 27_000, "0" * 64, obtain="ask us")
     monkeypatch.setattr(weights, "registry", lambda: {"roads": roads})
     file = home / "r.st"
-    assert "cannot be read" in weights.fault(roads, file)
+    assert weights.fault(roads) == "is not here"
     home.mkdir()
     file.write_bytes(bytes(9))
-    assert f"should have {'0' * 64}" in weights.fault(roads, file)
+    assert f"should have {'0' * 64}" in weights.fault(roads)
     with pytest.raises(WeightsError, match="should have 27000 bytes; 'deconvseg weights pull roads'"):
         weights.network_file("roads")

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import errno
-import re
 import sys
-import threading
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import PurePath
+from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeGuard
 
 import typer
 
 from deconvseg.cli import signals, streams
-from deconvseg.errors import DeconvSegError, UsageError, one_line
+from deconvseg.errors import DeconvSegError, UsageError, one_line, reason
 from deconvseg.machine import is_out_of_memory
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-PATIENCE = 2.0
 DONE, SOME_FAILED, NOTHING_DONE = 0, 1, 2
 _UNWRITABLE = {errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF, errno.EIO}
 """Of an error without a file's name: results are written by `files.replacing`, so it is standard output's."""
@@ -67,7 +62,7 @@ def _exit_code(problem: Exception) -> int:
         failure(problem)
         return NOTHING_DONE
     if hasattr(problem, "format_message"):  # click's usage errors, a private class in newer Typer
-        message = problem.format_message().rstrip(".").replace("Value error, ", "")  # of Typer's own checks
+        message = problem.format_message().rstrip(".")
         if message:  # empty when the help page has just been shown instead
             context = getattr(problem, "ctx", None)
             error(f"{message}; see {context.command_path if context else 'deconvseg'} --help")
@@ -84,48 +79,33 @@ def _is_of_stdout(problem: Exception) -> TypeGuard[OSError]:
     return isinstance(problem, OSError) and problem.errno in _UNWRITABLE and problem.filename is None
 
 
-def needs_stdin() -> None:
-    """Raise a UsageError if standard input, which is to be read, is closed."""
-    if "stdin" in streams.missing:
-        raise UsageError("standard input is closed; name a file instead of -")
-
-
-def needs_stdout() -> None:
-    """Raise a UsageError if standard output, where the result is to go, is closed."""
-    if "stdout" in streams.missing:
-        raise UsageError("standard output is closed, and the result would go there; open it, or name a file")
-
-
 def needs_stdout_alone(*, as_json: bool) -> None:
-    """Raise a UsageError if standard output cannot take a result in bytes: closed, JSON's, or a terminal."""
-    needs_stdout()
+    """Raise a UsageError if standard output cannot take a result in bytes: JSON's, or a terminal."""
     if as_json:
         raise UsageError("--json and the result both go to standard output; name the result's file with -o")
     if sys.stdout.isatty():
         raise UsageError("this result is not for a terminal; name its file with -o, or send it on with >")
 
 
-def failure(problem: Exception, about: str = "") -> None:
-    """Print `problem` as one line, if it is not ours with what it is `about`; with --debug its traceback."""
+def failure(problem: Exception, line: str | None = None) -> None:
+    """Print what went wrong as one line, `line` if that is given; with --debug the traceback."""
     if debugging():
         traceback.print_exception(problem)
-    text = " ".join(str(problem).split())
+    error(line or _described(problem))
+
+
+def _described(problem: Exception) -> str:
     if isinstance(problem, DeconvSegError):
-        about, text = "", str(problem)
-    elif _is_of_stdout(problem):
-        about, text = "", f"standard output: {problem.strerror}"
-    elif is_out_of_memory(problem):
-        text = "out of memory; try a smaller photo, --batch-size 1 or fewer --proposals"
-    elif isinstance(problem, ImportError) and re.search("map segment|allocate memory", text):
-        library = PurePath(text.partition(":")[0]).name
-        text = f"{library} does not fit into the memory that this process may use; allow it 6 GB or more "
-        text += "(ulimit -v, or the limit of the container or job)"
-    elif isinstance(problem, ImportError):
-        text = f"{problem.name or 'a library'} does not load ({text}); see what 'deconvseg doctor' says"
-    else:
-        first = str(problem).strip().partition("\n")[0]
-        text = f"{type(problem).__name__}: {first}; --debug shows where"
-    error(f"{about}: {text}" if about else text)
+        return str(problem)
+    if _is_of_stdout(problem):
+        return f"standard output: {problem.strerror}"
+    if is_out_of_memory(problem):
+        return "out of memory; try a smaller photo, --batch-size 1 or fewer --proposals"
+    if isinstance(problem, ImportError):
+        library = problem.name or "a library"
+        return f"{library} does not load ({reason(problem)}); see what 'deconvseg doctor' says"
+    first = str(problem).strip().partition("\n")[0]
+    return f"{type(problem).__name__}: {first}; --debug shows where"
 
 
 def error(message: str) -> None:
@@ -142,47 +122,30 @@ def say(message: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
-@contextmanager
-def slow(message: str, *, wanted: bool) -> Iterator[None]:
-    """Say so, if it is wanted and the block takes longer than PATIENCE seconds."""
-    timer = threading.Timer(PATIENCE, say, [message])
-    timer.daemon = True
-    if wanted:
-        timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-
-
 class Progress:
-    """A bar on stderr, from the start to the end of a `with` block, if wanted and stderr is a terminal.
+    """A bar on stderr for a `with` block, if wanted and stderr is a terminal; `what` is said before it."""
 
-    Of `total`, so many are `done` before the start and do not count for the speed; `what` is said before it.
-    """
-
-    def __init__(self, total: int, *, done: int = 0, wanted: bool, what: str = "") -> None:
-        self.total, self.done, self.what = total, done, what
+    def __init__(self, total: int, *, wanted: bool, what: str = "") -> None:
+        self.total, self.done, self.what = total, 0, what
         self.visible = wanted and total > 1 and sys.stderr.isatty()
 
     def __enter__(self) -> Progress:
         global _bar_console
         if self.visible:
+            from rich import progress
             from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-            from rich.progress import Progress as Bar
 
-            columns = (
-                *([TextColumn(self.what)] if self.what else []),
-                BarColumn(bar_width=20),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(compact=True),
-                TextColumn("left"),
-                TextColumn("{task.fields[text]}"),
-            )
             _bar_console = Console(stderr=True)
-            self._bar = Bar(*columns, console=_bar_console, transient=True)
-            self._task = self._bar.add_task("", total=self.total, completed=self.done, text="")
+            self._bar = progress.Progress(
+                progress.TextColumn("{task.description}"),
+                progress.BarColumn(bar_width=20),
+                progress.MofNCompleteColumn(),
+                progress.TimeRemainingColumn(compact=True),
+                progress.TextColumn("left {task.fields[text]}"),
+                console=_bar_console,
+                transient=True,
+            )
+            self._task = self._bar.add_task(self.what, total=self.total, text="")
             self._bar.start()
         return self
 
@@ -196,7 +159,7 @@ class Progress:
         """One more of the total is done, and this is to be said of it."""
         self.move(self.done + 1, text)
 
-    def move(self, done: int, text: str) -> None:
+    def move(self, done: int, text: str = "") -> None:
         """So many of the total are done, and this is to be said of it."""
         self.done = done
         if self.visible:

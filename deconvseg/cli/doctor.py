@@ -15,9 +15,7 @@ _COLORS = {"ok": "green", "warning": "yellow", "fault": "red"}
 
 
 def doctor(
-    self_test: bool = switch(
-        None, "Segment a photo that comes along, timed.", "--self-test/--no-self-test", default=True
-    ),
+    self_test: bool = switch(None, "Segment a photo, timed.", "--self-test/--no-self-test", default=True),
     as_json: bool = JSON,
     debug: bool = DEBUG,
 ) -> int:

@@ -9,24 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from deconvseg.cli import console
-from deconvseg.cli.options import (
-    DEBUG,
-    JSON,
-    OVERWRITE,
-    QUIET,
-    RUN,
-    epilog,
-    load_segmenter,
-    option,
-    refuse_target,
-    segmenter_options,
-    switch,
-)
+from deconvseg.cli import options as shared
+from deconvseg.cli.options import option, switch
 from deconvseg.errors import UsageError
 
 TUNING_SAMPLE = 60
 """Photos that --tune-crf takes if --limit does not say."""
-EPILOG = epilog(
+EPILOG = shared.epilog(
     "deconvseg eval --voc-root VOC2012",
     "deconvseg eval --voc-root VOC2012 --ablate --report report/    [dim]again after a stop: goes on[/dim]",
     "deconvseg eval --data mine/ --weights run/best.safetensors",
@@ -38,30 +27,24 @@ IO = "Input and output"
 _io = partial(option, IO)
 
 
-@segmenter_options()
+@shared.segmenter_options()
 def evaluate(
     voc_root: Path | None = _io("DIR", "Folder with JPEGImages, SegmentationClass, ImageSets."),
     data: Path | None = _io("DIR", "Your own data: photos, masks, and a dataset.toml about them."),
     split: str = _io("NAME", "Which of its lists to score.", default="val"),
     limit: int | None = _io("N", "Take an evenly spread, fixed sample.", min=1),
-    predictions: Path | None = _io(
-        "DIR", "Run nothing: score the label PNGs there (NAME.png, class numbers)."
-    ),
-    ablate: bool = switch(
-        IO, "Score 0 to 50 proposals, with and without CRF and ensembles, as well.", "--ablate"
-    ),
-    tune_crf: bool = switch(
-        IO, f"Search the CRF's parameters on {TUNING_SAMPLE} photos (or --limit).", "--tune-crf"
-    ),
+    predictions: Path | None = _io("DIR", "Run nothing: score label PNGs (NAME.png, class numbers)."),
+    ablate: bool = switch(IO, "Score 0 to 50 proposals, without CRF and ensembles, as well.", "--ablate"),
+    tune_crf: bool = switch(IO, f"Search the CRF on {TUNING_SAMPLE} photos (or --limit).", "--tune-crf"),
     report: Path | None = _io("DIR", "Write a page, tables and labels there, and go on from a stopped run."),
     output: Path | None = _io("FILE", "Copy of the network, tuned.", "--output", "-o"),
     *,
     segmenter_arguments: dict[str, Any],
-    workers: int = option(RUN, "N", "Photos at a time.", default=1, min=1),
-    overwrite: bool = OVERWRITE,
-    as_json: bool = JSON,
-    quiet: bool = QUIET,
-    debug: bool = DEBUG,
+    workers: int = option(shared.RUN, "N", "Photos at a time.", default=1, min=1),
+    overwrite: bool = shared.OVERWRITE,
+    as_json: bool = shared.JSON,
+    quiet: bool = shared.QUIET,
+    debug: bool = shared.DEBUG,
 ) -> int:
     """Score a network on a split: each photo at its own size, pixels pooled over the set, void left out.
 
@@ -70,10 +53,8 @@ def evaluate(
     root = voc_root or data
     if root is None or (voc_root and data):
         raise UsageError("name the data set: --voc-root DIR for VOC's layout, or --data DIR for your own")
-    if predictions and (ablate or tune_crf):
-        raise UsageError("--predictions runs no network; leave out --ablate and --tune-crf")
-    if tune_crf and (ablate or report):
-        raise UsageError("--tune-crf writes a network and no report; leave out --ablate and --report")
+    if sum(map(bool, (predictions, ablate, tune_crf))) > 1 or (tune_crf and report):
+        raise UsageError("--predictions, --ablate and --tune-crf (without --report): take one of them")
     if tune_crf != bool(output):
         raise UsageError("--tune-crf needs -o FILE, the tuned copy of the network, and nothing else takes -o")
     if (ablate or tune_crf) and segmenter_arguments["protocol"] != "default":
@@ -93,10 +74,10 @@ def evaluate(
         if any(truth.masks.ids.get(i) != i for i in range(len(truth.classes))):
             say("note: predictions hold class numbers, 0 and up in the order of dataset.toml, not its ids")
     else:
-        segmenter = load_segmenter(segmenter_arguments, quiet=quiet)
+        segmenter = shared.load_segmenter(segmenter_arguments, quiet=quiet)
         if output:
             source = network_file(segmenter.weights)
-            refuse_target(output, source, overwrite=overwrite)
+            shared.refuse_target(output, source, overwrite=overwrite)
             tuned = tune.tune_crf(segmenter, source, truth, output, workers=workers, progress=say)
             print(json.dumps(tuned, indent=2))
             return console.DONE
@@ -112,7 +93,7 @@ def evaluate(
                 elif began and not bar.visible and done * 10 % total < 10:  # each tenth of the way
                     say(f"[{done}/{total}]")
                 began = True
-                bar.move(done, "")
+                bar.move(done)
 
             evaluation = run.evaluate(
                 subject, truth, folder=report, overwrite=overwrite, workers=workers, progress=progress

@@ -19,9 +19,7 @@ EPILOG = epilog(
 
 def export(
     onnx: Path = option(None, "FILE", "The ONNX file to write.", "--onnx", default=...),
-    photos: list[Path] | None = typer.Argument(
-        None, metavar="[PHOTO]...", help="Compare on regions of these, else of one that comes along."
-    ),
+    photos: list[Path] | None = typer.Argument(None, metavar="[PHOTO]...", help="Compare on these."),
     weights: str = WEIGHTS,
     opset: int = option(None, "N", "Version of the ONNX operators.", default=18),
     overwrite: bool = OVERWRITE,
@@ -31,8 +29,8 @@ def export(
 ) -> int:
     """Write the network of regions for ONNX Runtime and others, once it answers there as it does in torch.
 
-    The file is left only if, on up to 20 regions of photos, scores differ by at most 0.001 and 99.9 % of the
-    labels are the same.
+    The file is left only if, on up to 20 regions of the photos given or of one that comes along, scores
+    differ by at most 0.001 and 99.9 % of the labels are the same.
     """
     from deconvseg.weights import network_file
 

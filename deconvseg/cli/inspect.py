@@ -4,44 +4,30 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 import typer
 
 from deconvseg.cli import console
-from deconvseg.cli.options import (
-    DEBUG,
-    JSON,
-    MAX_MEGAPIXELS,
-    OVERWRITE,
-    QUIET,
-    STEPS,
-    complete_class,
-    epilog,
-    load_segmenter,
-    option,
-    refuse_target,
-    segmenter_options,
-)
+from deconvseg.cli import options as shared
+from deconvseg.cli.options import option
 from deconvseg.errors import InputError, UsageError
 
-if TYPE_CHECKING:
-    from deconvseg.images.read import PhotoPixels
-
-EPILOG = epilog(
+EPILOG = shared.epilog(
     "deconvseg inspect layers cat.jpg -o layers.png",
     "deconvseg inspect switches street.jpg -o bus.pdf --box 120,40,380,300 --class bus",
     "deconvseg inspect proposals cat.jpg -o proposals.svg --proposals 10 --ensemble off",
     "deconvseg inspect layers cat.jpg --json    [dim]numbers alone[/dim]",
     exit_codes="0 done; 1 the photo cannot be read; 2 usage; 130 interrupted",
 )
-CROPS = "Layers and switches"
+_crop = partial(option, "Layers and switches")
 _COMMON = ("weights", "device", "threads")
 """Arguments of a Segmenter that layers and switches take; the others are of the way of a photo."""
 
 
-@segmenter_options("proposals", "stop")
+@shared.segmenter_options("proposals", "stop")
 def inspect(
     context: typer.Context,
     what: Literal["layers", "switches", "proposals"] = typer.Argument(
@@ -50,34 +36,24 @@ def inspect(
         "switches: where each pooling took its maxima, and where unpooling put values back. proposals: "
         "edges, boxes by rank, and the labelling after 1, 5, 10, 25 and 50 proposals.",
     ),
-    photo: str = typer.Argument(
-        metavar="PHOTO", help="Path or address (https://, s3://); - for one from stdin."
-    ),
+    photo: str = typer.Argument(metavar="PHOTO", help="Path or address (s3://...); - for one from stdin."),
     output: str | None = option(
         None, "FIGURE", "A .png, .pdf, .svg; - is stdout (PNG). --json needs none.", "--output", "-o"
     ),
-    box: str | None = option(
-        CROPS,
-        "X0,Y0,X1,Y1",
-        "Part of the photo, in pixels from its top left; it is widened to a square.",
-        show_default="the whole photo",
+    box: str | None = _crop(
+        "X0,Y0,X1,Y1", "Part of the photo in pixels, widened to a square.", show_default="the whole photo"
     ),
-    class_name: str | None = option(
-        CROPS,
-        "NAME",
-        "Show the channels that drive this class's score.",
-        "--class",
-        show_default="the most active ones",
-        autocompletion=complete_class,
+    class_name: str | None = _crop(
+        "NAME", "Maps driving its score, else most active.", "--class", autocompletion=shared.complete_class
     ),
-    proposals: int = option(STEPS, "N", "Most proposals to look at.", default=50, min=1),
+    proposals: int = option(shared.STEPS, "N", "Most proposals to look at.", default=50, min=1),
     *,
     segmenter_arguments: dict[str, Any],
-    max_megapixels: int = MAX_MEGAPIXELS,
-    overwrite: bool = OVERWRITE,
-    as_json: bool = JSON,
-    quiet: bool = QUIET,
-    debug: bool = DEBUG,
+    max_megapixels: int = shared.MAX_MEGAPIXELS,
+    overwrite: bool = shared.OVERWRITE,
+    as_json: bool = shared.JSON,
+    quiet: bool = shared.QUIET,
+    debug: bool = shared.DEBUG,
 ) -> int:
     """Draw what happens to a photo on its way: in the decoder, in the poolings, with each proposal.
 
@@ -96,8 +72,12 @@ def inspect(
     if corners is not None and len(corners) != 4:
         raise UsageError(f"--box {box}: is not four numbers; give x0,y0,x1,y1 in pixels")
     target = _target(output, photo, as_json=as_json, overwrite=overwrite)
+    from deconvseg.images.read import read_photo
+    from deconvseg.remote import opened
+
+    content, name = (sys.stdin.buffer.read(), "standard input") if photo == "-" else (photo, photo)
     try:
-        pixels = _read(photo, max_megapixels)
+        pixels = read_photo(opened(content), max_pixels=max_megapixels * 1_000_000, name=name)
     except InputError as error:
         console.failure(error)
         return console.SOME_FAILED
@@ -105,9 +85,8 @@ def inspect(
     from deconvseg.weights import network_file
 
     if crops:
-        segmenter_arguments = {name: segmenter_arguments[name] for name in _COMMON}
         segmenter_arguments |= {"proposals": 0, "ensemble": "off", "prior": 0.0, "precision": "fp32"}
-    segmenter = load_segmenter(segmenter_arguments, quiet=quiet)
+    segmenter = shared.load_segmenter(segmenter_arguments, quiet=quiet)
     if crops:
         look = compute.inspect_layers if what == "layers" else compute.inspect_switches
         found = look(segmenter, pixels, corners, class_name)
@@ -123,8 +102,7 @@ def inspect(
             "proposals": (draw.draw_proposals, "Proposals labelled by"),
         }[what]
         networks = " and ".join(network_file(name).stem for name in (weights, fcn) if name)
-        name = "standard input" if photo == "-" else Path(photo).name
-        draw.save(drawn(found, f"{subject} {networks} on {name}"), target)
+        draw.save(drawn(found, f"{subject} {networks} on {Path(name).name}"), target)
         if not quiet:
             console.say(f"{photo} -> {output}")
     if as_json:
@@ -145,16 +123,5 @@ def _target(output: str | None, photo: str, *, as_json: bool, overwrite: bool) -
     from deconvseg.inspect.draw import checked_format
 
     checked_format(Path(output))
-    refuse_target(Path(output), Path(photo), overwrite=overwrite)
+    shared.refuse_target(Path(output), Path(photo), overwrite=overwrite)
     return Path(output)
-
-
-def _read(photo: str, max_megapixels: int) -> PhotoPixels:
-    from deconvseg.images.read import read_photo
-    from deconvseg.remote import opened
-
-    most = max_megapixels * 1_000_000
-    if photo == "-":
-        console.needs_stdin()
-        return read_photo(sys.stdin.buffer, max_pixels=most)
-    return read_photo(opened(photo), max_pixels=most, name=photo)

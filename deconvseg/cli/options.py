@@ -45,8 +45,8 @@ def complete_network(incomplete: str) -> list[str]:
     """The names of networks that a shell may complete."""
     from deconvseg.weights import registry
 
-    names = [name for name, entry in registry().items() if entry.kind == "network"]
-    return [name for name in names if name.startswith(incomplete)]
+    networks = (entry.name for entry in registry().values() if entry.kind == "network")
+    return [name for name in networks if name.startswith(incomplete)]
 
 
 def complete_class(incomplete: str) -> list[str]:
@@ -57,24 +57,14 @@ def complete_class(incomplete: str) -> list[str]:
     return [before + comma + name for name in VOC_CLASSES[1:] if name.startswith(last)]
 
 
-def _json(value: bool) -> bool:
-    if value:
-        console.needs_stdout()
-    return value
-
-
 _network = partial(option, NETWORK)
 _step = partial(option, STEPS)
 
-WEIGHTS = _network(
-    "NAME|FILE", "Name, or a .safetensors.", default="default", autocompletion=complete_network
-)
+WEIGHTS = _network("NAME|FILE", "Network to use.", default="default", autocompletion=complete_network)
 DEVICE = _network("auto|cpu|cuda|mps", "Where to compute.", default="auto")
-MAX_MEGAPIXELS = option(
-    RUN, "N", "Fail larger photos unread. A pixel takes up to 9 bytes of memory.", default=500, min=1
-)
+MAX_MEGAPIXELS = option(RUN, "N", "Fail larger photos unread (9 bytes a pixel).", default=500, min=1)
 OVERWRITE = switch(RUN, "Do again what is done, and replace files in the way.", "--overwrite")
-JSON = switch(RUN, "Print one JSON object.", "--json", callback=_json)
+JSON = switch(RUN, "Print one JSON object.", "--json")
 QUIET = switch(RUN, "Say nothing but errors.", "--quiet", "-q")
 DEBUG = switch(RUN, "Show the traceback of an error.", "--debug")
 
@@ -83,27 +73,17 @@ def _segmenter_options(
     weights: str = WEIGHTS,
     device: str = DEVICE,
     precision: Precision = _network(None, "Number format to compute in.", default="auto"),
-    batch_size: int | None = _network(
-        "N", "Regions at a time. If omitted, what suits device and memory.", min=1
-    ),
+    batch_size: int | None = _network("N", "Regions at a time. If omitted, what suits the device.", min=1),
     threads: int | None = _network("N", "CPU threads. If omitted, all cores.", min=1),
     protocol: Preset = _step(
-        None,
-        "Values of what is not given: ours, ours for speed, for the best masks, the paper's, its code's.",
-        default="default",
+        None, "What is not given: ours, for speed, for quality, the paper's, its code's.", default="default"
     ),
-    proposals: int | None = _step(
-        "N", "Regions besides the whole photo; fewer are faster.", min=0, show_default="5"
-    ),
+    proposals: int | None = _step("N", "Regions besides the whole photo.", min=0, show_default="5"),
     min_side: int | None = _step(
         "PX", "Shortest side of EdgeBoxes' regions, on a photo of at most 640 px.", min=0, show_default="112"
     ),
     stop: float | None = _step(
-        "SHARE",
-        "Look at no more regions once 5 changed fewer of the pixels; 0 looks at all.",
-        min=0,
-        max=1,
-        show_default="0",
+        "SHARE", "Stop once 5 regions changed fewer of the pixels; 0: never.", min=0, max=1, show_default="0"
     ),
     fusion: FusionRule | None = _step(
         None, "Put regions together by max of scores or mean of probabilities.", show_default="max"
@@ -117,25 +97,16 @@ def _segmenter_options(
         "NAME|FILE", "That FCN.", autocompletion=complete_network, show_default="the network's partner"
     ),
     prior: float | None = _step(
-        "EXPONENT",
-        "Doubt classes that the FCN does not see in the photo as a whole, up to 10; 0 is off.",
-        min=0,
-        max=10,
-        show_default="0.3 where the FCN tells that",
+        "EXPONENT", "Doubt classes the FCN does not see, up to 10; 0: off.", show_default="0.3 where it tells"
     ),
-    crf: bool = switch(
-        STEPS, "Draw the mask to the photo's edges with the dense CRF.", "--crf/--no-crf", default=True
-    ),
+    crf: bool = switch(STEPS, "Draw masks to the edges by a dense CRF.", "--crf/--no-crf", default=True),
     forest: Path | None = _step("FILE", "Edge forest for the proposals, instead of the shipped one."),
 ) -> None:
     """The options that are arguments of a `Segmenter`, by the same names."""
 
 
 def segmenter_options(*without: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
-    """Give a command the options of a Segmenter, but those named, in place of `segmenter_arguments`.
-
-    The command gets that parameter as the dictionary which `load_segmenter` takes.
-    """
+    """Give a command the options of a Segmenter, but those named, for its parameter `segmenter_arguments`."""
     shared = dict(signature(_segmenter_options, eval_str=True).parameters)
     for name in without:
         del shared[name]
@@ -149,8 +120,6 @@ def segmenter_options(*without: str) -> Callable[[Callable[..., int]], Callable[
         parameters: list[Parameter] = []
         for name, parameter in signature(command, eval_str=True).parameters.items():
             parameters += shared.values() if name == "segmenter_arguments" else [parameter]
-        parameters = [parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in parameters]
-        wrapped.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         wrapped.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
         return wrapped
 
@@ -169,14 +138,15 @@ def load_segmenter(arguments: dict[str, Any], *, quiet: bool) -> Segmenter:
     reuse_freed_memory()
     segmenter = Segmenter(**arguments)
     segmenter.load()
-    parts = [f"{segmenter.ensemble} with {segmenter.fcn}"] if segmenter.ensemble != "off" else []
-    if segmenter.inference.settings.prior:
-        parts.append("its prior" if parts else f"prior of {segmenter.fcn or segmenter.weights}")
-    others = f", {', '.join(parts)}," if parts else ""
-    where = f"{segmenter.inference.device}, {segmenter.inference.precision}"
-    greeting = f"deconvseg {__version__}: {segmenter.weights}{others} on {where}"
-    for line in () if quiet else (greeting, *(f"note: {note}" for note in segmenter.notes)):
-        console.say(line)
+    if not quiet:
+        networks, inference = segmenter.weights, segmenter.inference
+        if segmenter.ensemble != "off":
+            networks += f", {segmenter.ensemble} with {segmenter.fcn}"
+        if inference.settings.prior:
+            networks += f", prior of {segmenter.fcn or segmenter.weights}"
+        console.say(f"deconvseg {__version__}: {networks} on {inference.device}, {inference.precision}")
+        for note in segmenter.notes:
+            console.say(f"note: {note}")
     return segmenter
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from contextlib import ExitStack
 from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,20 +12,8 @@ import typer
 
 from deconvseg.batch.plan import make_plan
 from deconvseg.cli import console
-from deconvseg.cli.options import (
-    DEBUG,
-    JSON,
-    MAX_MEGAPIXELS,
-    OVERWRITE,
-    QUIET,
-    RUN,
-    complete_class,
-    epilog,
-    load_segmenter,
-    option,
-    segmenter_options,
-    switch,
-)
+from deconvseg.cli import options as shared
+from deconvseg.cli.options import option, switch
 from deconvseg.errors import DeconvSegError, OutputError, UsageError, WorkerError
 from deconvseg.images.kinds import KINDS
 
@@ -35,7 +22,7 @@ if TYPE_CHECKING:
     from deconvseg.batch.records import Record
 
 Save = StrEnum("Save", [(kind, kind) for kind in KINDS])  # type: ignore[misc]  # Typer has no list of Literals
-EPILOG = epilog(
+EPILOG = shared.epilog(
     "deconvseg segment cat.jpg",
     "deconvseg segment cat.jpg -o cut.png --save cutout --classes cat,dog",
     "deconvseg segment cat.jpg -o cat/ --save overlay --legend --save masks",
@@ -49,10 +36,10 @@ EPILOG = epilog(
     "130 interrupted (143 by SIGTERM, 129 by SIGHUP)",
 )
 IO = "Input and output"
-_io, _run = partial(option, IO), partial(option, RUN)
+_io, _run = partial(option, IO), partial(option, shared.RUN)
 
 
-@segmenter_options()
+@shared.segmenter_options()
 def segment(
     inputs: list[str] = typer.Argument(
         metavar="INPUT",
@@ -74,9 +61,7 @@ def segment(
         default=["labels"],
     ),
     classes: str | None = _io(
-        "NAME,...",
-        "Keep these classes alone; in all results the others are background.",
-        autocompletion=complete_class,
+        "NAME,...", "Keep these alone; the others become background.", autocompletion=shared.complete_class
     ),
     legend: bool = switch(IO, "Name the colours on overlays.", "--legend"),
     coco_polygons: bool = switch(IO, "Outlines as polygons in COCO files, not as RLE.", "--coco-polygons"),
@@ -89,47 +74,39 @@ def segment(
         min=0,
     ),
     engine: Literal["local", "ray"] = _run(
-        None,
-        "local: threads of this process. ray: Ray Data, here or on a cluster, with the same results.",
-        default="local",
+        None, "local: threads. ray: Ray Data, on a cluster, with the same results.", default="local"
     ),
     ray_address: str | None = _run(
-        "HOST:PORT|auto",
-        "With --engine ray: the cluster to join; auto: the one this machine is in. If omitted, Ray is "
-        "started here for this run.",
+        "HOST:PORT|auto", "Ray cluster; auto: this machine's. If omitted, Ray is started here."
     ),
     shard: str | None = _run(
         "I/N",
         "Do one of N shares of the photos, I from 0 to N - 1. Several processes or machines can do "
         "theirs at once into one folder OUT; each writes segment.I-of-N.jsonl.",
     ),
-    max_megapixels: int = MAX_MEGAPIXELS,
-    overwrite: bool = OVERWRITE,
-    as_json: bool = JSON,
-    quiet: bool = QUIET,
-    debug: bool = DEBUG,
+    max_megapixels: int = shared.MAX_MEGAPIXELS,
+    overwrite: bool = shared.OVERWRITE,
+    as_json: bool = shared.JSON,
+    quiet: bool = shared.QUIET,
+    debug: bool = shared.DEBUG,
 ) -> int:
     """Segment photos: say for every pixel which class it belongs to."""
-    if any(text in ("-", "@-") for text in inputs):
-        console.needs_stdin()
     if ray_address is not None and engine != "ray":
         raise UsageError("--ray-address is for --engine ray; give both, or none")
     kinds = [kind.value for kind in save]
-    with console.slow("looking for photos", wanted=not quiet):
-        plan = make_plan(inputs, output, kinds)
+    plan = make_plan(inputs, output, kinds)
     if any(None in task.outputs.values() for task in plan.tasks):
         console.needs_stdout_alone(as_json=as_json)
         if engine == "ray":
             raise UsageError("--engine ray writes to files alone; name the result's file with -o")
     for problem in plan.problems:
         console.error(problem)
-    for note in () if quiet else plan.notes:
-        console.say(f"note: {note}")
+    _tell(plan.notes, quiet)
     if not plan.tasks:
         return console.NOTHING_DONE
 
     only = None if classes is None else [name.strip() for name in classes.split(",")]
-    load = partial(load_segmenter, {**segmenter_arguments, "only": only}, quiet=quiet)
+    load = partial(shared.load_segmenter, {**segmenter_arguments, "only": only}, quiet=quiet)
     from deconvseg.batch import FolderRun, Options
 
     options = Options(
@@ -145,20 +122,23 @@ def segment(
         ray_threads=segmenter_arguments["threads"],
         ray_talks=console.debugging(),
     )
-    display = _Display(quiet)
-    run = FolderRun(plan, options, display.show)
+
+    def listener(record: Record, error: Exception | None) -> None:
+        _tell(run.notes, quiet)
+        _show(run, bar, record, error, quiet)
+
+    run = FolderRun(plan, options, listener)
     fault: BaseException | None = None
-    with display:
+    with console.Progress(run.total, wanted=not quiet) as bar:
         try:
-            run.work(load, partial(display.start, run))
+            run.work(load, bar.move)
         except (KeyboardInterrupt, OutputError, WorkerError) as error:
-            if not display.started:
+            if not run.records:
                 raise
             fault = error
-        finally:
-            for problem in run.problems:
-                console.error(problem)
-            display.tell(run)
+    for problem in run.problems:
+        console.error(problem)
+    _tell(run.notes, quiet)
     if as_json:
         speed = {"photos_per_second": run.rate, "network_busy": run.network_busy}
         print(json.dumps({"images": run.records, **speed}, indent=2))
@@ -167,7 +147,7 @@ def segment(
         _say_end(run, counts)
     if isinstance(fault, DeconvSegError):
         console.failure(fault)
-        return console.SOME_FAILED if run.records else console.NOTHING_DONE
+        return console.SOME_FAILED
     if fault:
         kept = "finished photos are kept"
         if plan.folder:
@@ -176,36 +156,26 @@ def segment(
     return console.SOME_FAILED if counts["failed"] or plan.problems or run.problems else console.DONE
 
 
-class _Display(ExitStack):
-    """Shows a run: a bar on a terminal, else a line a photo; errors always."""
-
-    def __init__(self, quiet: bool) -> None:
-        super().__init__()
-        self.quiet, self.started, self._told = quiet, False, 0
-
-    def tell(self, run: FolderRun) -> None:
-        """Say what notes there are since the last call."""
-        for note in () if self.quiet else run.notes[self._told :]:
+def _tell(notes: list[str], quiet: bool) -> None:
+    """Say the notes, and take them off the list."""
+    while notes:
+        note = notes.pop(0)
+        if not quiet:
             console.say(f"note: {note}")
-        self._told = len(run.notes)
 
-    def start(self, run: FolderRun, skipped: int) -> None:
-        """The run begins, and so many photos are done already."""
-        self._run, self.started = run, True
-        self.tell(run)
-        self._bar = self.enter_context(console.Progress(run.total, done=skipped, wanted=not self.quiet))
 
-    def show(self, record: Record, error: Exception | None) -> None:
-        """Say what became of a photo."""
-        self._bar.step(f"{self._run.rate:.2f} photos/s" if self._run.rate else "")
-        if error:
-            console.failure(error, about=record["input"])
-        elif not self.quiet:
-            for note in record.get("notes", ()):
-                console.say(f"note: {record['input']}: {note}")
-            if not self._bar.visible:
-                place = f"[{self._bar.done}/{self._bar.total}] " * (self._bar.total > 1)
-                console.say(place + _sentence(record))
+def _show(
+    run: FolderRun, bar: console.Progress, record: Record, error: Exception | None, quiet: bool
+) -> None:
+    """Say what became of a photo: on a terminal by a bar, else by a line; errors always."""
+    bar.step(f"{run.rate:.2f} photos/s" if run.rate else "")
+    if error:
+        console.failure(error, record["error"])
+        return
+    _tell([f"{record['input']}: {note}" for note in record.get("notes", ())], quiet)
+    if not (quiet or bar.visible):
+        place = f"[{bar.done}/{bar.total}] " * (bar.total > 1)
+        console.say(place + _sentence(record))
 
 
 def _sentence(record: Record) -> str:

@@ -36,7 +36,7 @@ request = _Request()
 
 @contextmanager
 def stopping() -> Iterator[None]:
-    """INT, TERM and HUP end the block as the module says; what was in force before is restored after it.
+    """INT, TERM and HUP end the block as the module says; what was in force before is restored.
 
     A HUP that is ignored at the start stays so: nohup means it. An INT that is ignored, as in a shell
     script's background jobs, counts all the same: whoever sends it wants the job to end.

@@ -6,9 +6,6 @@ import io
 import os
 import sys
 
-missing: set[str] = set()
-"""Those of stdin, stdout and stderr that were closed when the process began."""
-
 
 def secure_streams() -> None:
     """Make a closed standard stream the null device, and let no message fail because stderr takes none.
@@ -17,7 +14,6 @@ def secure_streams() -> None:
     """
     for name in ("stdin", "stdout", "stderr"):  # in the order of their numbers: `open` takes the lowest free
         if getattr(sys, name) is None:
-            missing.add(name)
             number = os.open(os.devnull, os.O_RDWR)
             os.set_inheritable(number, True)
             stream = open(number, "r" if name == "stdin" else "w", encoding="utf-8", closefd=False)  # noqa: SIM115

@@ -49,9 +49,7 @@ def list_weights(json_: bool = JSON, debug: bool = DEBUG) -> int:
 
 @app.command()
 def verify(
-    names: list[str] | None = typer.Argument(
-        None, metavar="[NAME]...", help="If omitted, all that are here."
-    ),
+    names: list[str] | None = typer.Argument(None, metavar="[NAME]...", help="If omitted, all here."),
     json_: bool = JSON,
     debug: bool = DEBUG,
 ) -> int:
@@ -60,8 +58,7 @@ def verify(
 
     results, code = [], console.DONE
     for entry in [lookup(name) for name in names] if names else filter(located, registry().values()):
-        path = located(entry)
-        wrong = fault(entry, path) if path else "is not here"
+        path, wrong = located(entry), fault(entry)
         status = wrong or ("ok" if entry.sha256 else "not checked: its hash is not known")
         results.append({"name": entry.name, "path": path and str(path), "status": status})
         code = console.SOME_FAILED if wrong else code
@@ -123,9 +120,7 @@ def convert(
     storage: Literal["float32", "float16", "int8"] = option(
         None, None, "int8: one byte a weight and one scale an output channel.", default="float16"
     ),
-    side: int | None = option(
-        None, "PX", "Photos' side from now on (FCN or FCN-8s); nothing is retrained.", min=32
-    ),
+    side: int | None = option(None, "PX", "Side of photos from now on, of an FCN or FCN-8s.", min=32),
     overwrite: bool = OVERWRITE,
     debug: bool = DEBUG,
 ) -> int:
@@ -152,9 +147,7 @@ def convert(
 @app.command()
 def calibrate(
     source: Path = typer.Argument(metavar="FILE", help="Network file."),
-    photos: list[str] = typer.Argument(
-        metavar="PHOTO...", help="Some dozens: files, folders, quoted globs, @lists."
-    ),
+    photos: list[str] = typer.Argument(metavar="PHOTO...", help="Some dozens; folders, globs, @lists."),
     output: Path = OUTPUT,
     overwrite: bool = OVERWRITE,
     debug: bool = DEBUG,
@@ -178,9 +171,7 @@ def average_networks(
     second: Path = typer.Argument(metavar="SECOND", help="Network trained from the same weights."),
     output: Path = OUTPUT,
     share: float = option(None, None, "Weight of SECOND in the average.", default=0.5, min=0, max=1),
-    encoder_only: bool = switch(
-        None, "Average the encoders; the rest is FIRST's. For unlike kinds.", "--encoder-only"
-    ),
+    encoder_only: bool = switch(None, "Average encoders alone, of unlike kinds.", "--encoder-only"),
     overwrite: bool = OVERWRITE,
     debug: bool = DEBUG,
 ) -> int:
@@ -211,12 +202,11 @@ def _pulled(entry: Entry) -> Path:
     """The verified file of an entry."""
     from deconvseg.weights import cache_target, cure, fault, located
 
-    if path := located(entry):
-        if wrong := fault(entry, path):
-            raise WeightsError(f"{path}: {wrong}; {cure(entry)}")
+    path, wrong = located(entry), fault(entry)
+    if path and not wrong:
         return path
-    if not entry.obtain:
-        raise WeightsError(f"{entry.name}: was shipped and is missing; {cure(entry)}")
+    if path or not entry.obtain:
+        raise WeightsError(f"{path or entry.name}: {wrong}; {cure(entry)}")
     target = cache_target(entry)
     for line in (entry.description, f"licence: {entry.licence}. {entry.terms}", entry.obtain):
         console.say(f"{entry.name}: {line}")

@@ -45,10 +45,7 @@ class Inspection:
 def inspect_layers(
     segmenter: Segmenter, photo: PhotoPixels, box: Box | None = None, class_name: str | None = None
 ) -> Inspection:
-    """One map of each layer of the decoder, for the whole photo or a box of it; the rest is as of `trace`.
-
-    It is the layer's most active map or, with a class, the one that drives this class's score most, as
-    docs/inspect.md defines both.
+    """One map of each layer of the decoder, chosen as docs/inspect.md says; arguments are as of `trace`.
 
     Pictures are `input`, uint8 (S, S, 3); the map of each layer by its name, float32 (h, w), 0 or more;
     `score`, float32 (S, S), raw scores of the class, else of the largest object or background; and
@@ -81,11 +78,10 @@ def inspect_layers(
 def inspect_switches(
     segmenter: Segmenter, photo: PhotoPixels, box: Box | None = None, class_name: str | None = None
 ) -> Inspection:
-    """The poolings of the encoder and the unpoolings of the decoder, for the whole photo or a box of it.
+    """The poolings of the encoder and the unpoolings of the decoder; arguments are as of `trace`.
 
-    The channel of a stage is one that is active on both sides, with the largest product of the means inside
-    the photo; with a class, the one whose unpooled map drives that class's score most, as in
-    `inspect_layers`. Where no unpooling undoes the pooling, it is the most active one.
+    The channel of a stage has the largest product of the means on both sides inside the photo or, with a
+    class, the unpooled map that drives its score most. Without an unpooling it is the most active one.
 
     Pictures are `input`, uint8 (S, S, 3), and for each pooling, 1 (the finest) to 5, on its channel:
     `encoded1`, float32 (2h, 2w), the encoder's map before it; `pooled1`, float32 (h, w), after it;
@@ -140,14 +136,11 @@ def _at(maps: Tensor, where: Tensor) -> Tensor:
 def inspect_proposals(segmenter: Segmenter, photo: PhotoPixels, count: int = max(STEPS)) -> Inspection:
     """Look at up to `count` proposals one after the other and keep the labellings on the way.
 
-    Each labelling is that of a `Segmenter` with so many proposals that stops at nothing (`stop=0`), without
-    CRF, at the size the photo is worked on; an ensemble's FCN has its part in each. They are kept by the
-    names of the steps: after each number of proposals in STEPS below that of all there are, after those, and
-    after the CRF if there is one. Pictures are the `photo` as it is worked on, uint8 (h, w, 3), no side over
-    1024, and its `edges`, float32 (h', w'), 0 to about 1, no side over 640.
+    Each labelling, by its step's name, is that of a `Segmenter` with so many proposals and `stop=0`, without
+    CRF but for the last, at the size the photo is worked on. Pictures are the `photo` at that size, uint8
+    (h, w, 3), no side over 1024, and its `edges`, float32 (h', w'), 0 to about 1, no side over 640.
 
-    The photo is from `images.read.read_photo`. The segmenter's own number of proposals and `stop` do not
-    count; a UsageError is raised if its network looks at no proposals.
+    The photo is from `images.read.read_photo`; a UsageError is raised for a network that sees no proposals.
     """
     if segmenter.sees_whole_photo:
         raise UsageError(f"{segmenter.weights}: is an FCN, which looks at no proposals; give a DeconvNet")
@@ -210,12 +203,11 @@ class Trace:
 
 
 def trace(segmenter: Segmenter, photo: PhotoPixels, box: Box | None, class_name: str | None) -> Trace:
-    """Cut a region out as `Segmenter` does, on the photo shrunk to 1024, and follow it through the network.
+    """Cut a region out as `Segmenter` does, and follow it through the network.
 
-    The segmenter has a DeconvNet in precision `fp32`, the photo is from `images.read.read_photo`, the class
-    one of the network's, not background. The box, x0 y0 x1 y1 in pixels of the photo, is widened to a square
-    around its centre; it may reach outside the photo, and be twice as long as it. None is the whole photo.
-    Raises a UsageError for anything else.
+    The segmenter has a DeconvNet in precision `fp32`, the photo is from `images.read.read_photo`. The box, x0
+    y0 x1 y1 in pixels of the photo, is widened to a square around its centre; it may reach outside the photo.
+    None is all of it. Raises a UsageError for anything else, as a class that is unknown or the background.
     """
     refuse_unknown([] if class_name is None else [class_name], segmenter.classes)
     network = segmenter.inference.network
@@ -254,11 +246,7 @@ def trace(segmenter: Segmenter, photo: PhotoPixels, box: Box | None, class_name:
 
 
 def follow(network: DeconvNet, image: Tensor) -> tuple[dict[str, Tensor], list[Tensor], Tensor]:
-    """Send an image float32 (1, 3, S, S) through a network in evaluation mode and keep what arises.
-
-    Returns maps (1, C, h, w) by name (`pool1` ... before the poolings, and the decoder's), the switches, and
-    the scores (classes, S, S), which have gradients by the decoder's maps, but not by the encoder's.
-    """
+    """The maps (1, C, h, w) by name, switches and scores of a crop; gradients are by the decoder's maps."""
     maps: dict[str, Tensor] = {}
     layers = {f"pool{number}": stage for number, stage in enumerate(network.encoder, 1)}
     layers["fc6_deconv"] = network.fc6_deconv

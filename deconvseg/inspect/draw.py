@@ -113,7 +113,7 @@ def draw_switches(found: Inspection, title: str) -> Figure:
     grid = {"width_ratios": [0.8, 1, 1, 1, 0.3, 1, 1, 1], "height_ratios": [0.65, 1, 1, 1, 1, 1]}
     figure, axes = panels(6, 8, (13.5, 12.5), title, **grid)
     show(axes[0, 0], found.pictures["input"], "input")
-    key(axes[0, 1], _KEY, _MEANINGS, columns=3, loc="upper left")
+    key(axes[0, 1], _KEY, _MEANINGS, columns=3)
     for row, numbers in enumerate(found.numbers["stages"], 1):
         axes[row, 0].set_title(f"pooling {row}")
         axes[row, 0].text(0, 0.97, _described(numbers), va="top", linespacing=1.5)
@@ -223,11 +223,7 @@ def panels(rows: int, columns: int, size: tuple[float, float], title: str, **gri
 
 
 def show(axes: Axes, pixels: NDArray[Any], name: str, note: str = "", **colours: Any) -> None:
-    """Show an image in a thin frame, with its name above and a note of one or two lines below.
-
-    `pixels` are uint8 (h, w, 3), or (h, w) of any numbers, in `colours` as matplotlib's `imshow` takes them
-    and, where those are omitted, in HEAT from 0 to the largest there is.
-    """
+    """Show an image in a thin frame: RGB, or numbers in `colours` of `imshow`, in HEAT from 0 if omitted."""
     if pixels.ndim == 2:
         colours = {"cmap": HEAT, "vmin": 0.0, "vmax": float(pixels.max()), **colours}
     axes.set_axis_on()
@@ -241,13 +237,8 @@ def frame(axes: Axes, x: float, y: float, wide: float, high: float, color: Any =
     axes.add_patch(patch).set_clip_on(False)
 
 
-def key(
-    owner: Any, lines: str, colours: dict[str, Any], columns: int, loc: str = "outside lower left"
-) -> None:
-    """Write lines of text and below them, in columns, what colours mean: in a figure, or on axes.
-
-    `colours` has by meaning a colour, the name of a colour map, or the options of a frame.
-    """
+def key(owner: Figure | Axes, lines: str, colours: dict[str, Any], columns: int) -> None:
+    """Write lines of text, and below what colours, names of colour maps or options of a frame mean."""
 
     def handle(what: Any) -> Any:
         if isinstance(what, dict):
@@ -256,14 +247,14 @@ def key(
             return tuple(Patch(color=colour) for colour in colormaps[what](np.linspace(0, 1, 24)))
         return Patch(color=what)
 
-    outside = loc.startswith("outside")
+    outside = isinstance(owner, Figure)
     legend = owner.legend(
         [handle(what) for what in colours.values()],
         [printable(meaning) for meaning in colours],
         title="\n" * outside + lines,  # a line of space to the captions
         ncols=columns,
         handler_map={tuple: HandlerTuple(None, pad=0)},
-        loc=loc,
+        loc="outside lower left" if outside else "upper left",
         alignment="left",
     )
     legend.get_title().set_multialignment("left")
