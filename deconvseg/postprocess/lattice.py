@@ -24,8 +24,7 @@ class Lattice:
     lattice's d + 1 directions, and each point gathers from its corners again.
 
     The kernel only approximates a Gaussian: it is nowhere negative, weighted means are right to some
-    hundredths, and sums are 10 to 45 % too small (5 dimensions). Results have the same bits whatever the
-    number of threads.
+    hundredths, and sums are 10 to 45 % too small (5 dimensions).
 
     Args:
         features: float32 (d, N), N > 0, the points in units of the kernel's deviation. ValueError if they are
@@ -190,10 +189,7 @@ def _sorted(keys: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
 
 
 def _neighbours(keys: NDArray[np.int64], strides: list[int]) -> NDArray[np.int64]:
-    """The corners before and after each one in each direction, (d + 1, 2, M + 1).
-
-    M stands for corners that are not in use, and is its own neighbour: zeros.
-    """
+    """The corners before and after each one in each direction, (d + 1, 2, M + 1); M is any not in use."""
     *strides, remainder = strides
     # A step adds 1 to all coordinates and takes d + 1 off one of them; remainder d becomes 0 and carries.
     carries = keys >= len(strides) * remainder
