@@ -21,9 +21,8 @@ outer 16 pixels with few votes (a mean response of 0.01 there against 0.10 insid
 class EdgeDetector:
     """Detects object edges with OpenCV's structured edges (Dollar and Zitnick, PAMI 2015) and a forest file.
 
-    The file is checked in Python before OpenCV reads it, for 0.6 s, unless `is_checked`: it is known to the
-    last bit as one that has passed. A detector keeps nothing from one photo to the next and may be used from
-    several threads.
+    The file is checked in Python before OpenCV reads it, for 0.6 s, unless it `is_checked`. A detector may be
+    used from several threads.
     """
 
     def __init__(self, forest_path: str | Path, *, is_checked: bool = False) -> None:
@@ -54,11 +53,8 @@ class EdgeDetector:
 
 
 def opencv() -> Any:
-    """The `cv2` module, with `cv2.ximgproc` in it; MissingDependencyError if it does not load, or lacks that.
-
-    The latter happens when two OpenCV wheels are installed: they share one folder `cv2`, and whichever came
-    last overwrote the other. The message names the installed wheels and the cure.
-    """
+    """The `cv2` module, with `cv2.ximgproc` in it; MissingDependencyError if it does not load, or lacks that,
+    as where two OpenCV wheels are installed, which share one folder."""
     fault = "has no structured edges (cv2.ximgproc)"
     try:
         cv2 = importlib.import_module("cv2")

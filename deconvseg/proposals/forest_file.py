@@ -1,9 +1,8 @@
 """Reads and checks a structured edge forest in the file format that OpenCV loads.
 
 `cv2.ximgproc.createStructuredEdgeDetection` trusts its file: a child or a bin out of range makes it read
-foreign memory, so no file reaches it before `read_forest` has accepted every number in it. To make sure that
-both parsers see the same numbers, only a narrow subset of YAML is accepted: the one that OpenCV and the
-MATLAB converter write.
+foreign memory. So that both parsers see the same numbers, only the subset of YAML is accepted that OpenCV and
+the MATLAB converter write.
 Format: opencv_contrib, modules/ximgproc/src/structured_edge_detection.cpp (constructor).
 """
 
