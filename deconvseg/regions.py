@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -38,20 +38,15 @@ WholePhotoNetwork = FCN | FCN8s
 FINISHED = 2
 """Most photos whose scores are kept while one before them is not finished: 132 MB each at 1024 x 768."""
 SAMPLED = 4
-"""Whether a photo is finished is decided on every fourth pixel of every fourth row: all of them would cost
-as much time as two regions."""
-
+"""Whether a photo is finished is decided on every fourth pixel of every fourth row, which is faster."""
 
 _users_of_threads: set[int] = set()
 """This process, and those it was forked from, if they have used threads of torch or OpenCV."""
 
 
 def use_threads() -> None:
-    """To be called before torch or OpenCV start threads: in a fork of a process that has, they would hang.
-
-    Raises:
-        UsageError: this process is such a fork.
-    """
+    """To be called before torch or OpenCV start threads; UsageError in a fork of a process that has started
+    some, where they would hang."""
     _users_of_threads.add(os.getpid())
     if len(_users_of_threads) > 1:
         raise UsageError(
@@ -62,9 +57,7 @@ def use_threads() -> None:
 
 def uncalibrated(*networks: str | Path | None) -> str | None:
     """The first of networks (names or files) whose file does not tell the ranges that int8 needs."""
-    for name in networks:
-        if name is None:
-            continue
+    for name in filter(None, networks):
         with suppress(UsageError, WeightsError):  # which is told where the file is read
             if not describe_network(network_file(name))[1].ranges:
                 return str(name)
@@ -92,8 +85,7 @@ class Prepared:
         photo: as it was read; who keeps many may put `image` in place of its pixels.
         image: uint8 (h, w, 3) RGB, upright, no side longer than `segmenter.WORKING_SIDE`.
         boxes: float32 (N, 4), x0 y0 x1 y1 in pixels of `image`: regions to choose from, best first.
-        scores: float32 (N,), EdgeBoxes' score of each; that of the whole photo is no less than any, and NaN
-            that of a region around an object that the FCN sees.
+        scores: float32 (N,), EdgeBoxes' score of each; NaN for regions around objects that the FCN sees.
         seconds: wall-clock seconds by step so far.
     """
 
@@ -101,7 +93,7 @@ class Prepared:
     image: NDArray[np.uint8]
     boxes: NDArray[np.float32]
     scores: NDArray[np.float32]
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float]
 
 
 @dataclass
@@ -144,10 +136,7 @@ class Inference:
         return found[0].doubt if found and isinstance(found[0], FCN) else None
 
     def load_partner(self, name: str | Path) -> tuple[WholePhotoNetwork, NetworkHeader]:
-        """An FCN or FCN-8s by name or file, made ready; UsageError if it does not fit the network.
-
-        WeightsError if its file cannot be read.
-        """
+        """An FCN or FCN-8s by name or file, made ready; UsageError if it does not fit the network."""
         if self.sees_whole_photo:
             raise UsageError(f"{name}: is for an ensemble, and the network is an FCN itself; go without")
         network, header = load_network(network_file(name))
@@ -169,18 +158,16 @@ class Inference:
                 return
             start = time.perf_counter()
             found = self._scores(batch, self.batch_size if full_batches else len(batch))
-            seconds = (time.perf_counter() - start) / max(len(batch), 1)
             for (photo, _), scores in zip(batch, found, strict=True):
-                photo.seconds += seconds
                 photo.add(scores)
+            seconds = (time.perf_counter() - start) / max(len(batch), 1)
+            for photo, _ in batch:
+                photo.seconds += seconds
             while begun and begun[0].is_done:
                 yield begun.popleft().finish()
 
     def step_by_step(self, prepared: Prepared) -> Iterator[PartialResult]:
-        """A photo, whatever `stop` is: the same object after no region, the first, ..., the last.
-
-        An FCN alone has said all before the first.
-        """
+        """A photo, whatever `stop` is: the same object after no region, the first, ..., the last."""
         use_threads()
         photo, most = PartialResult(self, prepared), self.batch_size
         yield photo
@@ -192,11 +179,7 @@ class Inference:
                 yield photo
 
     def _scores(self, batch: Sequence[tuple[PartialResult, int]], size: int) -> list[Tensor]:
-        """Raw scores (C, S, S) of each region, which are filled up to a batch of `size`; (C, H, W) of an FCN.
-
-        Raises:
-            MemoryError: a single region does not fit into memory.
-        """
+        """Raw scores (C, S, S) of regions, which are filled up to a batch of `size`; (C, H, W) of an FCN."""
         if self.sees_whole_photo:
             return [photo.whole[0] for photo, _ in batch if photo.whole]
         crops = [crop(photo.pixels, photo.boxes[index], self.network.side) for photo, index in batch]
@@ -223,33 +206,26 @@ class Inference:
     def whole_scores(
         self, network: WholePhotoNetwork, header: NetworkHeader, image: NDArray[np.uint8]
     ) -> tuple[Tensor, Tensor | None]:
-        """Raw scores float32 (C, H, W) of an FCN for a photo, at its size, and of presence (C,), if any.
-
-        FCN-8s gets a black frame of at least 16 pixels, up to whole cells: training showed black outside the
-        photo. Where the network itself pads widely, it needs none.
-        """
+        """Raw scores float32 (C, H, W) of an FCN for a photo, at its size, and of presence (C,), if any."""
         height, width = image.shape[:2]
         scale = network.side / max(height, width)
         rows, columns = max(round(height * scale), 1), max(round(width * scale), 1)
         photo = resized(on_device(self.device, image)[None].float(), (rows, columns))
         top, left = 0, 0
-        if network.arguments.get("padding") == 1:
-            high, wide = -(rows + STRIDE) % STRIDE + STRIDE, -(columns + STRIDE) % STRIDE + STRIDE
+        if network.arguments.get("padding") == 1:  # FCN-8s, whose training showed black outside the photo
+            high, wide = (-side % STRIDE + STRIDE for side in (rows, columns))
             top, left = high // 2, wide // 2
             photo = functional.pad(photo, (left, wide - left, top, high - top))
         with torch.inference_mode():
-            found, presence = network.scores_and_presence(_input(network, header, photo))
+            found, code = network.scores_and_code(_input(network, header, photo))
         found = found.float()[..., top : top + rows, left : left + columns]
         if (rows, columns) != (height, width):
             found = functional.interpolate(found, (height, width), mode="bilinear", align_corners=False)
-        return found[0], None if presence is None else presence[0].float()
+        return found[0], code[0].float() if isinstance(network, FCN) else None
 
 
 class PartialResult:
-    """What the regions that are done so far say of a photo.
-
-    With a share to stop at, regions come in rounds: the first alone, then `round_size` at a time. After a
-    round that changed fewer labels than that share, no more are looked at. Later regions could change more.
+    """What the regions that are done so far say of a photo; see `Settings.stop` for their rounds.
 
     Attributes:
         prepared: the photo, its boxes those to look at, in that order.
@@ -276,12 +252,11 @@ class PartialResult:
         settings, boxes, scores = self._settings, self.prepared.boxes, self.prepared.scores
         chosen_before = np.isnan(scores)  # should the photo have been through this
         boxes, scores = boxes[~chosen_before], scores[~chosen_before]
-        first, order = int(settings.whole_photo), list(range(len(boxes)))
+        first = int(settings.whole_photo)
         if self._inference.partner and self.whole:
-            end = first + settings.candidates
-            ranked = least_certain(self.whole[0], whole_pixels(boxes[first:end]))
-            order[first:end] = [first + place for place in ranked]
-            boxes, scores = boxes[order], scores[order]
+            some = slice(first, first + settings.candidates)
+            ranked = least_certain(self.whole[0], whole_pixels(boxes[some]))
+            boxes[some], scores[some] = boxes[some][ranked], scores[some][ranked]
             if settings.objects and settings.proposals:
                 labels = self._combine(SAMPLED, "alone").argmax(0).to(torch.uint8).cpu().numpy()
                 around = around_objects(labels, *self.prepared.image.shape[:2])
@@ -309,7 +284,6 @@ class PartialResult:
 
     def add(self, scores: Tensor) -> None:
         """Take in the raw scores (C, S, S) of the next region."""
-        start = time.perf_counter()
         if not self._inference.sees_whole_photo:
             self._fusion.add(scores, self.boxes[self.done])
         self.done += 1
@@ -320,19 +294,14 @@ class PartialResult:
                 changed = (labels != self._last_labels).float().mean().item()
                 self._is_settled = changed < self._settings.stop
             self._last_labels = labels
-        self.seconds += time.perf_counter() - start
 
     def probabilities(self, rule: EnsembleRule | Literal["alone"] | None = None) -> NDArray[np.float32]:
-        """Class probabilities so far, float32 (C, h, w) for `prepared.image`.
-
-        Args:
-            rule: how the ensemble's FCN joins in, if there is one; `alone` leaves the regions out, and
-                None takes that of the settings.
-        """
+        """Class probabilities so far, float32 (C, h, w) for `prepared.image`; `rule` is how the ensemble's
+        FCN joins in, if there is one: None takes that of the settings, `alone` leaves the regions out."""
         return self._combine(rule=rule).cpu().numpy()
 
     def finish(self) -> tuple[Prepared, NDArray[np.float32]]:
-        """The photo, its `boxes` those looked at and its `seconds` completed, and its probabilities."""
+        """See `Segmenter.fuse`."""
         start = time.perf_counter()
         found = self.probabilities()
         seconds = self.prepared.seconds | {"network": self.seconds + time.perf_counter() - start}
@@ -346,7 +315,7 @@ class PartialResult:
 
     @cached_property
     def whole(self) -> tuple[Tensor, Tensor | None] | None:
-        """What the FCN says of the photo, be it the ensemble's or the network itself; see `whole_scores`."""
+        """What `whole_scores` gives for the photo, if there is an FCN."""
         found = self._inference.whole_photo_network
         return self._inference.whole_scores(*found, self.prepared.image) if found else None
 
@@ -368,10 +337,7 @@ class PartialResult:
 def _submit(
     begun: deque[PartialResult], supply: Iterator[PartialResult]
 ) -> Iterator[tuple[PartialResult, int]]:
-    """Regions for the next batch, each a photo and a place in its `boxes`.
-
-    Those of the photos begun come first, then those of others, which are begun as they are needed.
-    """
+    """Regions, each a photo and a place in its `boxes`: of the photos begun, then others as needed."""
     while True:
         for photo in begun:
             while photo.submitted < photo.limit:

@@ -54,7 +54,7 @@ class Segmenter:
     """Segments photos with one network and one set of options.
 
     Making one is cheap; files are read at the first use or by `load`. It can be pickled to other processes,
-    which read the network again, and used by several threads at once.
+    and used by several threads at once.
 
     Args:
         weights: a network's name or file.
@@ -62,14 +62,12 @@ class Segmenter:
         protocol: of `settings.PRESETS`, the settings that follow, where they are None. In `fast` the
             network's partner segments alone; a network without one sees the whole photo alone.
         proposals, min_side, stop, fusion, prior, crf: as of `settings.Settings`.
-        ensemble: as of `settings.Settings`. If it is None, a network known by name is used with the partner
-            that the registry names, and a file alone.
+        ensemble: as of `settings.Settings`; None uses a named network with its partner, and a file alone.
         fcn: the FCN or FCN-8s of the ensemble and its prior, by name or file; None is that partner, or the
             shipped one.
         device: `auto`, `cpu`, `cuda` or `mps`.
         precision: `auto`, `fp32`, `bf16`, `fp16` or `int8`.
-        batch_size: crops that go through the network together, halved where they do not fit into memory;
-            None chooses by device.
+        batch_size: crops that go through the network together, halved where they do not fit into memory.
         threads: CPU threads; None leaves torch's choice, at most the cores that this process may use.
         only: names of the classes to keep, or one name: all other pixels become background; None keeps all.
 
@@ -174,11 +172,8 @@ class Segmenter:
             full_batches: fill the last batch up. With the size of the batch a region's scores can differ in
                 their last bits, with what else is in it they do not: no photo then depends on the others.
 
-        Yields:
-            Each photo in order, its `boxes` those looked at and its `seconds` completed, with its
-            probabilities, float32 (C, h, w) for its `image`.
-
-        Raises MemoryError if a region, or what a photo needs besides, does not fit into memory.
+        Yields each photo in order, its `boxes` those looked at and its `seconds` completed, with its
+        probabilities, float32 (C, h, w) for its `image`. Raises MemoryError if a region does not fit.
         """
         use_threads()
         return self.inference.fuse(photos, full_batches=full_batches)
@@ -194,8 +189,7 @@ class Segmenter:
         """The third step: sharpen the network's answer and bring it to the photo's size, without a network.
 
         Args:
-            prepared: what `fuse` gave back.
-            probabilities: float32 (C, h, w), of its `image`.
+            prepared, probabilities: what `fuse` gave back.
             crf: sharpen with the dense CRF; None does what the settings say.
             keep_probabilities: keep them, at the photo's size.
         """
@@ -224,8 +218,7 @@ class Segmenter:
     ) -> Iterator[Segmentation]:
         """Label photos, of any sizes, one after the other; their regions share the network's batches.
 
-        Photos are taken as they are needed. A photo's result does not depend on the others; from that of
-        `segment` scores differ in their last bits.
+        Photos are taken as they are needed. From those of `segment` scores differ in their last bits.
 
         Raises InputError for what is no photo, after the results of all before it, and for one photo alone.
         """
@@ -248,8 +241,7 @@ class Segmenter:
         return _detector(*self._forest_in_use).detect(shrink(image, EDGES_SIDE))
 
     def with_settings(self, **changes: Any) -> Segmenter:
-        """A copy with some of the settings changed (names as in `Settings`) that shares what is loaded, and
-        reads the FCN that it needs besides; without one, it has no ensemble or prior."""
+        """A copy with some of the settings changed (names as in `Settings`) that shares what is loaded."""
         other = copy.copy(self)
         other.settings = replace(self.settings, **changes)
         if self._inference:
@@ -296,7 +288,7 @@ class Segmenter:
 
     @property
     def ensemble(self) -> EnsembleRule:
-        """How the FCN joins in: `off` also where the network is one itself or has other classes."""
+        """How the FCN joins in; `off` without one that fits."""
         return self.inference.settings.ensemble
 
     @property
@@ -382,8 +374,7 @@ class Segmenter:
                 self.notes, self.fcn = [f"no ensemble: {error}"], None
         inference = replace(inference, partner=partner)
         settings = settings if partner else replace(settings, ensemble="off", objects=False, candidates=0)
-        doubt = inference.prior_doubt
-        if doubt is None:
+        if inference.prior_doubt is None:
             if settings.prior and self._must_have_prior:
                 raise UsageError(
                     f"{self.fcn or self.weights}: no FCN that tells which classes a photo shows, as a prior "
@@ -392,8 +383,4 @@ class Segmenter:
             if partner and settings.ensemble == "off":
                 raise UsageError(f"{self.fcn}: is for ensembles, and there is none; ask for mean or product")
             settings = replace(settings, prior=0.0)
-        elif not bool((doubt > 0).all()):
-            raise WeightsError(
-                f"{self.fcn or self.weights}: doubts of classes that are not above 0; train it again"
-            )
         return replace(inference, settings=settings)

@@ -82,9 +82,8 @@ def save_network(
 
 
 def copy_network(source: Path, target: Path, changes: Mapping[str, Any]) -> None:
-    """Copy a network file with some fields of its header replaced; its tensors stay as they are, bit for bit.
+    """Copy a network file bit for bit, but for `changes` of fields of its `NetworkHeader`, fit for JSON.
 
-    The `changes` are fields of `NetworkHeader` and their new values, fit for JSON.
     Raises WeightsError if the source is no network file, OutputError if the target cannot be written.
     """
     with _opened(source) as (file, document):
@@ -139,9 +138,7 @@ def describe_network(path: Path) -> tuple[SegmentationNetwork, NetworkHeader]:
             crf={str(key): float(value) for key, value in document["crf"].items()},
             training=dict(document["training"]),
             statistics=bool(document.get("statistics", True)),
-            ranges={
-                key: (float(low), float(high)) for key, (low, high) in document.get("ranges", {}).items()
-            },
+            ranges={name: (float(a), float(b)) for name, (a, b) in document.get("ranges", {}).items()},
         )
         names, labels = header.classes, network.arguments["classes"]
         if not len(names) == len(set(names)) == len(header.palette) == labels:
@@ -158,7 +155,6 @@ def load_network(path: Path) -> tuple[SegmentationNetwork, NetworkHeader]:
     """
     network, header = describe_network(path)
     with _opened(path) as (file, _):
-        # One by one: a large network is in memory once, whatever its file stores it as.
         names = [name for name in file.keys() if not name.endswith(".scale")]  # noqa: SIM118 (not a dict)
         state = {name: _expand(file, name) for name in names}
     wanted, found = ({(name, t.shape) for name, t in s.items()} for s in (network.state_dict(), state))
@@ -183,9 +179,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
             if not document:
                 raise WeightsError(f"{path}: a safetensors file, but not one of deconvseg's networks")
             if document["format"] != FORMAT or document["architecture"] not in ARCHITECTURES:
-                raise WeightsError(
-                    f"{path}: of a format or kind this version does not know; update deconvseg"
-                )
+                raise WeightsError(f"{path}: of a format or kind unknown to this version; update deconvseg")
             yield file, document
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path}: not a readable network file ({error}); get or train it again") from error
@@ -203,8 +197,7 @@ def build_network(architecture: str, arguments: Mapping[str, Any]) -> Segmentati
 
 
 class _NoInitialisation(TorchFunctionMode):
-    """Weights stay as they are made: to fill those of device `meta`, which are nothing, torch would load its
-    compiler (a second and 900 modules)."""
+    """Weights stay as they are made: to fill those of device `meta`, torch would load its compiler (1 s)."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None

@@ -52,9 +52,8 @@ class DeconvNet(SegmentationNetwork):
             raise ValueError(f"crop_size {crop_size} is not a multiple of {STRIDE}")
         self.crop_size = self.side = crop_size
         self.encoder = vgg_encoder(widths, encoder_convs, norm=encoder_norm)
-        channels = widths[4]
+        channels, cells = widths[4], crop_size // STRIDE
         self.bottleneck_norm = None if encoder_norm else nn.BatchNorm2d(channels)
-        cells = crop_size // STRIDE
         self.fc6 = unit(nn.Conv2d(channels, bottleneck, cells), norm=True)
         self.fc7 = unit(nn.Conv2d(bottleneck, bottleneck, 1), norm=True)
         self.fc6_deconv = unit(nn.ConvTranspose2d(bottleneck, channels, cells), norm=True)
@@ -81,8 +80,7 @@ class DeconvNet(SegmentationNetwork):
                 nn.init.zeros_(module.bias)
 
     def encode(self, crops: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Convolution network: crops (B, 3, S, S) to the code (B, bottleneck, 1, 1) and the switches of
-        the five poolings, as of `pool_with_switches`."""
+        """Crops (B, 3, S, S) to the code (B, bottleneck, 1, 1) and the switches of the five poolings."""
         features, switches = crops, []
         for stage in self.encoder:
             features, where = pool_with_switches(stage(features))
@@ -92,7 +90,7 @@ class DeconvNet(SegmentationNetwork):
         return self.drop(self.fc7(self.drop(self.fc6(features)))), switches
 
     def decode(self, code: Tensor, switches: list[Tensor]) -> Tensor:
-        """Deconvolution network: the code and the encoder's switches to scores (B, classes, S, S)."""
+        """The code and the encoder's switches to scores (B, classes, S, S)."""
         features = self.fc6_deconv(code)
         for stage, where in zip(self.decoder, reversed(switches), strict=False):
             features = stage(unpool(features, where))
@@ -109,14 +107,9 @@ class DeconvNet(SegmentationNetwork):
 
 
 def resize_bottleneck(network: DeconvNet, crop_size: int) -> DeconvNet:
-    """The same network for another crop size: fc6 and fc6-deconv kernels are interpolated.
-
-    fc6 sums over its kernel, so its weights are scaled to keep the sum's magnitude; fc6-deconv paints one
-    value a cell and needs no scaling.
-
-    `crop_size` is the side of the new square input in pixels, a multiple of 32.
-    """
+    """The same network for another crop size, a multiple of 32: fc6's and fc6-deconv's kernels resized."""
     state, cells = network.state_dict(), crop_size // STRIDE
+    # fc6 sums over its kernel, and the sum is to keep its magnitude; fc6-deconv paints one value a cell.
     for layer, gain in (("fc6", (network.crop_size / crop_size) ** 2), ("fc6_deconv", 1.0)):
         name = f"{layer}.conv.weight"
         state[name] = gain * resized_kernel(state[name], cells)

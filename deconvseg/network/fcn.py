@@ -13,7 +13,7 @@ CELL = 16
 
 
 class FCN(SegmentationNetwork):
-    """Small layers on VGG-16's convolutions, which can stay as ImageNet taught them.
+    """Small layers on VGG-16's convolutions.
 
     Features of conv5_3, pooled over the photo, tell which classes it shows: an image-level prior (Pinheiro
     and Collobert 2015, "From image-level to pixel-level labeling"). With the hidden units behind that as
@@ -77,13 +77,10 @@ class FCN(SegmentationNetwork):
         return found
 
     def pooled(self, features: Tensor) -> Tensor:
-        """Means, maxima and quarters' largest means of pool5, (B, 3W, 1, 1), of conv5_3's features.
-
-        As in `adaptive_avg_pool2d`, whose export to ONNX fails where sizes are open, a row or column in the
-        middle is in both halves.
-        """
+        """Means, maxima and quarters' largest means of pool5, (B, 3W, 1, 1), of conv5_3's features."""
         pool5 = functional.max_pool2d(features, 2, ceil_mode=True)
         height, width = pool5.shape[2:]
+        # As in `adaptive_avg_pool2d`, whose export to ONNX fails where sizes are open.
         halves = pool5[:, :, : (height + 1) // 2], pool5[:, :, height // 2 :]
         quarters = torch.stack(
             [
@@ -93,14 +90,6 @@ class FCN(SegmentationNetwork):
             ]
         )
         return torch.cat([quarters.mean(0), pool5.amax((2, 3), True), quarters.amax(0)], 1)
-
-    def presence(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
-        """Raw scores (B, classes, 1, 1) of each class to be there, and the hidden units (B, hidden, 1, 1).
-
-        That of background means nothing.
-        """
-        hidden = self.fc6(self.drop(self.pool_norm(pooled)))
-        return self.score_presence(self.drop(hidden)), hidden
 
     def cells(self, skip: Tensor, features: Tensor, hidden: Tensor) -> Tensor:
         """Raw scores (B, classes, 2h, 2w) of both `features` and the hidden units."""
@@ -117,18 +106,16 @@ class FCN(SegmentationNetwork):
         return found
 
     def cells_and_presence(self, fine: Tensor) -> tuple[Tensor, Tensor]:
-        """Raw scores (B, classes, 2h, 2w) and of presence (B, classes), both of `fine_features`."""
+        """Raw scores (B, classes, 2h, 2w), and of each class but background to be there, (B, classes), both
+        of `fine_features`."""
         coarse = self.encoder[4](pool(fine))
-        presence, hidden = self.presence(self.pooled(coarse))
-        return self.cells(fine, coarse, hidden), presence[:, :, 0, 0]
+        hidden = self.fc6(self.drop(self.pool_norm(self.pooled(coarse))))
+        presence = self.score_presence(self.drop(hidden))[:, :, 0, 0]
+        return self.cells(fine, coarse, hidden), presence
 
-    def scores_and_presence(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Raw scores (B, classes, H, W) of images (B, 3, H, W) of any size, and of presence (B, classes)."""
+    def scores_and_code(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """See the base; images may have any size, and the code is the scores of presence, (B, classes)."""
         height, width = images.shape[-2:]
         cells, presence = self.cells_and_presence(self.fine_features(images))
         scores = functional.interpolate(cells, scale_factor=8.0, mode="bilinear")
         return scores[..., :height, :width], presence
-
-    def scores_and_code(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """See the base; the code is that of presence, (B, classes)."""
-        return self.scores_and_presence(images)

@@ -14,10 +14,9 @@ from deconvseg.network.deconvnet import DeconvNet
 class FCN8s(SegmentationNetwork):
     """The network of Long, Shelhamer, Darrell 2015 (arXiv 1411.4038), as `fcn-8s-pascal` of Caffe's zoo.
 
-    Scores are made from fc7 and enlarged twofold, those of pool4 are added, enlarged twofold, those of pool3
-    are added, enlarged eightfold. The enlarging kernels are bilinear and not learned. The defaults are the
-    zoo's network: the first convolution pads by 100 pixels so that fc6 needs no padding, and each map is
-    cropped to what it has in common with the next.
+    The enlarging kernels are bilinear and not learned. The defaults are the zoo's network: the first
+    convolution pads by 100 pixels so that fc6 needs no padding, and each map is cropped to what it has in
+    common with the next.
 
     Args:
         classes: number of labels, background included.
@@ -78,10 +77,6 @@ class FCN8s(SegmentationNetwork):
                 assert module.bias is not None
                 nn.init.zeros_(module.bias)
 
-    def scores_and_presence(self, images: Tensor) -> tuple[Tensor, None]:
-        """Raw scores as of `forward`; which classes a photo shows this network does not tell."""
-        return self(images), None
-
     def scores_and_code(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """See the base; photos may have any size."""
         height, width = images.shape[-2:]
@@ -92,8 +87,7 @@ class FCN8s(SegmentationNetwork):
         for stage in self.encoder:
             features = pool(stage(features), ceil_mode=self.padding > 1)
             pools.append(features)
-        code = self.drop(self.fc6(self.pool5_norm(pools[4])))
-        code = self.drop(self.fc7(code))
+        code = self.drop(self.fc7(self.drop(self.fc6(self.pool5_norm(pools[4])))))
 
         scores, origin, border = self.score_fr(code), self.head_origin, self.padding - 1
         # Enlarging and cropping move the middle of the map's first cell.
@@ -117,7 +111,6 @@ class FCN8s(SegmentationNetwork):
 def start_from_deconvnet(network: FCN8s, source: DeconvNet) -> None:
     """Copy a trained DeconvNet's encoder, fc6 and fc7, as far as the two networks have them alike.
 
-    fc6's kernel is interpolated to the new size and scaled to keep the magnitude of its sum.
     Raises ValueError if the encoders differ.
     """
     same = ("widths", "encoder_convs")
@@ -131,6 +124,7 @@ def start_from_deconvnet(network: FCN8s, source: DeconvNet) -> None:
     network.fc7.load_state_dict(source.fc7.state_dict())
     state = source.fc6.state_dict()
     kernel, side = state["conv.weight"], network.arguments["head_kernel"]
+    # Scaled, so that the sum over the new size has the magnitude of the old one.
     state["conv.weight"] = (kernel.shape[-1] / side) ** 2 * resized_kernel(kernel, side)
     network.fc6.load_state_dict(state)
 

@@ -22,20 +22,17 @@ _DTYPES = {"fp32": torch.float32, "int8": torch.float32, "bf16": torch.bfloat16,
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto`, `cpu`, `cuda` or `mps` (an index may follow: `cuda:1`); only `auto` may fall back to the CPU.
+    """`auto`, `cpu`, `cuda` or `mps` (an index may follow: `cuda:1`); `auto` is `cuda` or else `cpu`.
 
-    `auto` does not take Apple's `mps`, which older torch versions have without max-unpooling: ask for it.
     Raises UsageError for an unknown name, or a device this machine does not have.
     """
     here = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
     if name == "auto":
         return torch.device("cuda" if here["cuda"] else "cpu")
-    try:
+    with suppress(RuntimeError, KeyError):
         device = torch.device(name)
         if (device.index or 0) < here[device.type]:
             return device
-    except (RuntimeError, KeyError):
-        pass
     raise UsageError(f"{name}: torch finds no such device here; use auto, cpu, cuda or mps")
 
 
@@ -81,10 +78,9 @@ def prepare(
 ) -> Network:
     """Make a trained network ready to segment, in its own memory; it cannot be trained or saved any more.
 
-    It computes the same function as before (exact in real arithmetic): every BatchNorm's running statistics
-    go into the kernel and bias of the convolution beside it, and DeconvNet's bottleneck, whose kernels cover
-    all there is, becomes the matrix products it consists of. Int8 is for networks with `ranges`, as of
-    `int8.observe`; others compute in fp32 then.
+    BatchNorm's statistics go into the kernels and biases beside it, and DeconvNet's bottleneck becomes the
+    matrix products it consists of. Int8 is for networks with `ranges`, as of `int8.observe`; others compute
+    in fp32 then.
     """
     network.eval().requires_grad_(False)
     if isinstance(network, FCN8s) and network.arguments["norm"]:

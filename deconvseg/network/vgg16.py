@@ -16,13 +16,9 @@ from deconvseg.network.base import SegmentationNetwork
 def read_vgg16(path: Path) -> dict[str, Tensor]:
     """The 13 convolutions from a local safetensors file, for RGB input, and fc6 and fc7 if it has them.
 
-    Args:
-        path: keys `conv{block}_{i}.weight` (out, in, 3, 3) and `.bias`, and perhaps `fc6` and `fc7` likewise.
-            The metadata may tell the `order` that conv1_1 expects, `RGB` or `BGR`; where they do not, a name
-            with `bgr` in it tells BGR.
-
-    Raises:
-        WeightsError: unreadable, or not these 13 layers.
+    Its keys are `conv{block}_{i}.weight` (out, in, 3, 3) and `.bias`, perhaps `fc6` and `fc7` likewise. The
+    metadata may tell the `order` that conv1_1 expects, `RGB` or `BGR`; else a name with `bgr` in it does.
+    Raises WeightsError if it is unreadable, or has not these 13 layers.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -83,11 +79,7 @@ def initialise_encoder(network: SegmentationNetwork, convolutions: dict[str, Ten
 def calibrate_encoder_norm(network: SegmentationNetwork, crops: Tensor) -> None:
     """Set each encoder BatchNorm so that it passes its pretrained convolution's output through unchanged.
 
-    Scale becomes the deviation and shift the mean that the layer has on these crops: normalising then
-    gives back what came in, and training starts from the pretrained features.
-
-    Networks without encoder BatchNorm stay as they are. The crops are normalised, float32 (B, 3, S, S); a few
-    dozen are enough.
+    The crops are normalised, float32 (B, 3, S, S); a few dozen are enough.
     """
     features = crops
     for stage in network.encoder:
@@ -96,9 +88,8 @@ def calibrate_encoder_norm(network: SegmentationNetwork, crops: Tensor) -> None:
             norm = getattr(unit, "norm", None)
             if isinstance(norm, nn.BatchNorm2d):
                 variance, mean = torch.var_mean(features, (0, 2, 3), correction=0)
-                assert norm.running_mean is not None and norm.running_var is not None
-                norm.running_mean.copy_(mean)
-                norm.running_var.copy_(variance)
+                norm.get_buffer("running_mean").copy_(mean)
+                norm.get_buffer("running_var").copy_(variance)
                 norm.weight.copy_((variance + norm.eps).sqrt())
                 norm.bias.copy_(mean)
             features = features.relu()
