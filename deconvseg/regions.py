@@ -34,6 +34,7 @@ from deconvseg.settings import EnsembleRule, Settings
 from deconvseg.weights import network_file
 
 WholePhotoNetwork = FCN | FCN8s
+WholePhotoFile = tuple[WholePhotoNetwork, NetworkHeader]
 
 FINISHED = 2
 """Most photos whose scores are kept while one before them is not finished: 132 MB each at 1024 x 768."""
@@ -49,9 +50,9 @@ def use_threads() -> None:
     some, where they would hang."""
     _users_of_threads.add(os.getpid())
     if len(_users_of_threads) > 1:
+        cure = "start workers with multiprocessing.get_context('spawn'), or use threads"
         raise UsageError(
-            "this process was forked from one that had segmented before, whose threads it lacks; "
-            "start workers with multiprocessing.get_context('spawn'), or use threads"
+            f"this process was forked from one that had segmented, and lacks its threads; {cure}"
         )
 
 
@@ -96,26 +97,21 @@ class Prepared:
     seconds: dict[str, float]
 
 
+Fused = tuple[Prepared, NDArray[np.float32]]
+"""What `Segmenter.fuse` gives."""
+
+
 @dataclass
 class Inference:
-    """Networks on their device, and how their answers are put together.
-
-    Attributes:
-        network, header: made ready by `network.fold.prepare`, and what its file says.
-        settings: how regions are put together, when a photo stops, how the partner joins in.
-        device: where the networks are.
-        precision: their arithmetic: `fp32`, `bf16`, `fp16` or `int8`.
-        batch_size: regions that go through the network together; halved when they do not fit into memory.
-        partner: network and header of the FCN or FCN-8s of an ensemble, or None.
-    """
+    """Networks on their device, as of `network.fold.prepare`, and how their answers are put together."""
 
     network: SegmentationNetwork
     header: NetworkHeader
     settings: Settings
     device: torch.device
     precision: fold.Precision
-    batch_size: int
-    partner: tuple[WholePhotoNetwork, NetworkHeader] | None = None
+    batch_size: int  # of regions; halved when they do not fit into memory
+    partner: WholePhotoFile | None = None  # of an ensemble
 
     @property
     def sees_whole_photo(self) -> bool:
@@ -123,19 +119,18 @@ class Inference:
         return isinstance(self.network, WholePhotoNetwork)
 
     @property
-    def whole_photo_network(self) -> tuple[WholePhotoNetwork, NetworkHeader] | None:
-        """What looks at the whole photo, with its header: the network itself, the partner, or nothing."""
+    def whole_photo_network(self) -> WholePhotoFile | None:
+        """What looks at the whole photo: the network itself, the partner, or nothing."""
         if isinstance(self.network, WholePhotoNetwork):
             return self.network, self.header
         return self.partner
 
     @property
-    def prior_doubt(self) -> Tensor | None:
-        """`doubt` of the network that tells which classes the photo shows; None if none does."""
-        found = self.whole_photo_network
-        return found[0].doubt if found and isinstance(found[0], FCN) else None
+    def tells_classes(self) -> bool:
+        """Whether a network tells which classes the photo shows, as a prior needs it."""
+        return bool(self.whole_photo_network and isinstance(self.whole_photo_network[0], FCN))
 
-    def load_partner(self, name: str | Path) -> tuple[WholePhotoNetwork, NetworkHeader]:
+    def load_partner(self, name: str | Path) -> WholePhotoFile:
         """An FCN or FCN-8s by name or file, made ready; UsageError if it does not fit the network."""
         if self.sees_whole_photo:
             raise UsageError(f"{name}: is for an ensemble, and the network is an FCN itself; go without")
@@ -144,9 +139,7 @@ class Inference:
             raise UsageError(f"{name}: is no FCN with the network's classes; take another, or go without")
         return fold.prepare(network, self.device, self.precision, header.ranges), header
 
-    def fuse(
-        self, photos: Iterable[Prepared], *, full_batches: bool = False
-    ) -> Iterator[tuple[Prepared, NDArray[np.float32]]]:
+    def fuse(self, photos: Iterable[Prepared], *, full_batches: bool = False) -> Iterator[Fused]:
         """Class probabilities of photos; see `Segmenter.fuse`."""
         begun: deque[PartialResult] = deque()
         supply = (PartialResult(self, photo) for photo in photos)
@@ -163,7 +156,7 @@ class Inference:
             seconds = (time.perf_counter() - start) / max(len(batch), 1)
             for photo, _ in batch:
                 photo.seconds += seconds
-            while begun and begun[0].is_done:
+            while begun and begun[0].done == begun[0].limit:
                 yield begun.popleft().finish()
 
     def step_by_step(self, prepared: Prepared) -> Iterator[PartialResult]:
@@ -178,7 +171,7 @@ class Inference:
                 photo.add(scores)
                 yield photo
 
-    def _scores(self, batch: Sequence[tuple[PartialResult, int]], size: int) -> list[Tensor]:
+    def _scores(self, batch: Sequence[Region], size: int) -> list[Tensor]:
         """Raw scores (C, S, S) of regions, which are filled up to a batch of `size`; (C, H, W) of an FCN."""
         if self.sees_whole_photo:
             return [photo.whole[0] for photo, _ in batch if photo.whole]
@@ -203,10 +196,9 @@ class Inference:
             self.batch_size = (together + 1) // 2
         return found
 
-    def whole_scores(
-        self, network: WholePhotoNetwork, header: NetworkHeader, image: NDArray[np.uint8]
-    ) -> tuple[Tensor, Tensor | None]:
-        """Raw scores float32 (C, H, W) of an FCN for a photo, at its size, and of presence (C,), if any."""
+    def whole_scores(self, fcn: WholePhotoFile, image: NDArray[np.uint8]) -> tuple[Tensor, Tensor | None]:
+        """Raw scores float32 (C, H, W) of an FCN for a photo, at its size, and its `log_prior`, if any."""
+        network, header = fcn
         height, width = image.shape[:2]
         scale = network.side / max(height, width)
         rows, columns = max(round(height * scale), 1), max(round(width * scale), 1)
@@ -221,19 +213,14 @@ class Inference:
         found = found.float()[..., top : top + rows, left : left + columns]
         if (rows, columns) != (height, width):
             found = functional.interpolate(found, (height, width), mode="bilinear", align_corners=False)
-        return found[0], code[0].float() if isinstance(network, FCN) else None
+        asked = self.settings.prior and isinstance(network, FCN)
+        return found[0], log_prior(code[0], network.doubt, self.settings.prior) if asked else None
 
 
 class PartialResult:
-    """What the regions that are done so far say of a photo; see `Settings.stop` for their rounds.
+    """What the regions that are `done` so far say of a photo; see `Settings.stop` for their rounds.
 
-    Attributes:
-        prepared: the photo, its boxes those to look at, in that order.
-        pixels: uint8 (3, h, w), on the device.
-        boxes: its regions in whole pixels, x0 y0 x1 y1, half-open; an FCN's one is the photo itself.
-        submitted: regions that have gone into a batch.
-        done: regions whose scores are in.
-        seconds: that it took so far.
+    `submitted` are those that have gone into a batch, `prepared` has all to look at, `boxes` in whole pixels.
     """
 
     def __init__(self, inference: Inference, prepared: Prepared) -> None:
@@ -268,13 +255,8 @@ class PartialResult:
         self.prepared = replace(self.prepared, boxes=boxes[:most], scores=scores[:most])
 
     @property
-    def is_done(self) -> bool:
-        """Whether no further region is looked at."""
-        return self.done == self.limit
-
-    @property
     def limit(self) -> int:
-        """How many regions may be submitted before more scores are in."""
+        """How many regions may be submitted before more scores are in; as many as `done` at the end."""
         if self._is_settled:
             return self.done
         if not self._settings.stop:
@@ -300,7 +282,7 @@ class PartialResult:
         FCN joins in, if there is one: None takes that of the settings, `alone` leaves the regions out."""
         return self._combine(rule=rule).cpu().numpy()
 
-    def finish(self) -> tuple[Prepared, NDArray[np.float32]]:
+    def finish(self) -> Fused:
         """See `Segmenter.fuse`."""
         start = time.perf_counter()
         found = self.probabilities()
@@ -317,26 +299,21 @@ class PartialResult:
     def whole(self) -> tuple[Tensor, Tensor | None] | None:
         """What `whole_scores` gives for the photo, if there is an FCN."""
         found = self._inference.whole_photo_network
-        return self._inference.whole_scores(*found, self.prepared.image) if found else None
+        return self._inference.whole_scores(found, self.prepared.image) if found else None
 
     def _combine(self, step: int = 1, rule: EnsembleRule | Literal["alone"] | None = None) -> Tensor:
         """Class probabilities of every `step`-th pixel of every `step`-th row."""
-        inference, settings, prior = self._inference, self._settings, None
+        settings = self._settings
         if self.whole is None:
             return self._fusion.thinned(step).probabilities()
-        whole, presence = self.whole[0][:, ::step, ::step], self.whole[1]
-        if settings.prior:
-            assert presence is not None and inference.prior_doubt is not None
-            prior = log_prior(presence, inference.prior_doubt, settings.prior)
-        if rule == "alone" or inference.sees_whole_photo:
+        whole, prior = self.whole[0][:, ::step, ::step], self.whole[1]
+        if rule == "alone" or self._inference.sees_whole_photo:
             return (whole if prior is None else whole + prior).softmax(0)
         found = ensemble(self._fusion.thinned(step), whole, rule or settings.ensemble, settings.share)
         return found if prior is None else with_prior(found, prior)
 
 
-def _submit(
-    begun: deque[PartialResult], supply: Iterator[PartialResult]
-) -> Iterator[tuple[PartialResult, int]]:
+def _submit(begun: deque[PartialResult], supply: Iterator[PartialResult]) -> Iterator[Region]:
     """Regions, each a photo and a place in its `boxes`: of the photos begun, then others as needed."""
     while True:
         for photo in begun:
@@ -344,11 +321,15 @@ def _submit(
                 photo.submitted += 1
                 yield photo, photo.submitted - 1
         following = None
-        if sum(photo.is_done for photo in begun) < FINISHED:
+        if sum(photo.done == photo.limit for photo in begun) < FINISHED:
             following = next(supply, None)
         if following is None:
             return
         begun.append(following)
+
+
+Region = tuple[PartialResult, int]
+"""A place in a photo's `boxes`."""
 
 
 def _input(network: SegmentationNetwork, header: NetworkHeader, images: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ from deconvseg.postprocess.crf import dense_crf
 from deconvseg.proposals.boxes import WORKING_SIDE as EDGES_SIDE
 from deconvseg.proposals.boxes import Boxes, propose, shrink, squared
 from deconvseg.proposals.edges import EdgeDetector
-from deconvseg.regions import Clock, Inference, Prepared, WholePhotoNetwork, uncalibrated, use_threads
+from deconvseg.regions import Clock, Fused, Inference, Prepared, WholePhotoNetwork, uncalibrated, use_threads
 from deconvseg.segmentation import Segmentation, chosen, refuse_unknown
 from deconvseg.settings import PRESETS, CRFParameters, EnsembleRule, FusionRule, refuse_below
 from deconvseg.weights import FOREST, forest_file, is_missing, lookup, network_file, partner_of
@@ -162,9 +162,7 @@ class Segmenter:
         clock.lap("proposals")
         return Prepared(photo, small, boxes.xyxy, boxes.scores, clock.seconds)
 
-    def fuse(
-        self, photos: Iterable[Prepared], *, full_batches: bool = False
-    ) -> Iterator[tuple[Prepared, NDArray[np.float32]]]:
+    def fuse(self, photos: Iterable[Prepared], *, full_batches: bool = False) -> Iterator[Fused]:
         """The second step: the network. Regions of one photo and of the next share batches.
 
         Args:
@@ -343,10 +341,8 @@ class Segmenter:
         network, header = load_network(network_file(self._file))
         precision = fold.pick_precision(self._precision, device, partial(uncalibrated, self._file, self.fcn))
         if not header.statistics:
-            raise WeightsError(
-                f"{self.weights}: a network of a training stage, whose BatchNorm has no statistics yet; "
-                "train on from it and segment with the result"
-            )
+            fault = "a network of a training stage, whose BatchNorm has no statistics yet"
+            raise WeightsError(f"{self.weights}: {fault}; train on from it and segment with the result")
         refuse_unknown(self._only or (), header.classes)
         if self.settings.crf:
             _ = self.crf_parameters  # a bad value is told now, not at the first photo
@@ -374,12 +370,10 @@ class Segmenter:
                 self.notes, self.fcn = [f"no ensemble: {error}"], None
         inference = replace(inference, partner=partner)
         settings = settings if partner else replace(settings, ensemble="off", objects=False, candidates=0)
-        if inference.prior_doubt is None:
+        if not inference.tells_classes:
             if settings.prior and self._must_have_prior:
-                raise UsageError(
-                    f"{self.fcn or self.weights}: no FCN that tells which classes a photo shows, as a prior "
-                    "needs it; give one, or go without"
-                )
+                fault = "no FCN that tells which classes a photo shows, as a prior needs it"
+                raise UsageError(f"{self.fcn or self.weights}: {fault}; give one, or go without")
             if partner and settings.ensemble == "off":
                 raise UsageError(f"{self.fcn}: is for ensembles, and there is none; ask for mean or product")
             settings = replace(settings, prior=0.0)

@@ -72,10 +72,8 @@ def convert_caffemodel(source: Path, target: Path, storage: Storage = "float16")
         else:
             raise ValueError(f"neither DeconvNet, FCN-8s nor VGG-16 by its layers {', '.join([*layers][:6])}")
     except (ValueError, RuntimeError) as error:
-        raise WeightsError(
-            f"{source}: cannot be converted: {error}; only the published networks, or the same with other "
-            "sizes, can be"
-        ) from error
+        cure = "take a published network, or the same with other sizes"
+        raise WeightsError(f"{source}: cannot be converted: {error}; {cure}") from error
     labels = network.arguments["classes"]
     others = ("background", *(f"class{i}" for i in range(1, labels)))
     classes = VOC_CLASSES if labels == len(VOC_CLASSES) else others

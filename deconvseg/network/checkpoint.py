@@ -32,9 +32,7 @@ ARCHITECTURES: dict[str, Callable[..., SegmentationNetwork]] = {
 }
 VGG_MEAN_RGB = (123.68, 116.779, 103.939)
 """Channel means of VGG-16's training photos, 0..255 (Simonyan and Zisserman 2014)."""
-
-_KEY = "deconvseg"
-"""Entry of a safetensors file's metadata that holds the header."""
+_KEY = "deconvseg"  # the entry of a safetensors file's metadata that holds the header
 
 
 @dataclass(frozen=True)
@@ -112,10 +110,7 @@ def write_tensors(
             values = (values / check).round().to(torch.int8)
             stored[f"{name}.scale"] = check.flatten()
         if not check.isfinite().all():
-            raise WeightsError(
-                f"{name}: weights that are not finite numbers, or too large for this storage; if they are "
-                "sound, store them as float32"
-            )
+            raise WeightsError(f"{name}: weights not finite, or too large for this storage; try float32")
         stored[name] = values
     # safetensors' save_file has a temporary file of its own, which only the owner may read and nobody sweeps.
     content = save(stored, dict(metadata))
@@ -158,10 +153,8 @@ def load_network(path: Path) -> tuple[SegmentationNetwork, NetworkHeader]:
         names = [name for name in file.keys() if not name.endswith(".scale")]  # noqa: SIM118 (not a dict)
         state = {name: _expand(file, name) for name in names}
     wanted, found = ({(name, t.shape) for name, t in s.items()} for s in (network.state_dict(), state))
-    if wrong := sorted({name for name, _ in wanted ^ found}):
-        raise WeightsError(
-            f"{path}: tensors missing, left over or of the wrong shape: {', '.join(wrong[:5])}"
-        )
+    if wrong := sorted({name for name, _ in wanted ^ found})[:5]:
+        raise WeightsError(f"{path}: tensors missing, left over or of the wrong shape: {', '.join(wrong)}")
     if broken := [name for name, t in state.items() if not torch.stack(t.aminmax()).isfinite().all()]:
         raise WeightsError(f"{path}: weights that are not numbers: {', '.join(broken[:5])}; train it again")
     network.load_state_dict(state, assign=True)
@@ -188,10 +181,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
 
 
 def build_network(architecture: str, arguments: Mapping[str, Any]) -> SegmentationNetwork:
-    """A network of one of the ARCHITECTURES on the `meta` device: its tensors have shapes and no numbers.
-
-    Raises ValueError, TypeError or RuntimeError for arguments out of range, or of another name or type.
-    """
+    """A network of one of the ARCHITECTURES on the `meta` device: its tensors have shapes and no numbers."""
     with torch.device("meta"), _NoInitialisation():
         return ARCHITECTURES[architecture](**arguments)
 
@@ -199,9 +189,7 @@ def build_network(architecture: str, arguments: Mapping[str, Any]) -> Segmentati
 class _NoInitialisation(TorchFunctionMode):
     """Weights stay as they are made: to fill those of device `meta`, torch would load its compiler (1 s)."""
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func.__name__ in ("normal_", "uniform_", "kaiming_normal_", "kaiming_uniform_"):
             return (*args, *(kwargs or {}).values())[0]
         return func(*args, **(kwargs or {}))

@@ -49,9 +49,7 @@ class FCN8s(SegmentationNetwork):
         if head_kernel % 2 == 0:
             raise ValueError(f"head_kernel {head_kernel} is not an odd number")
         if padding > 1 and padding < STRIDE * (head_kernel - 1) // 2:
-            raise ValueError(
-                f"padding {padding} is too small for head_kernel {head_kernel}; 1 pads fc6 instead"
-            )
+            raise ValueError(f"padding {padding} is too small for head_kernel {head_kernel}; take 1")
         self.side, self.padding = side, padding
         self.head_padding = (head_kernel - 1) // 2 if padding == 1 else 0
         # Where the middle of fc6's first cell lies, in pixels of the photo.

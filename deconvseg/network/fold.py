@@ -59,15 +59,11 @@ def pick_precision(
     if name == "int8" and device.type != "cpu":
         raise UsageError(f"int8 is for the CPU, and this is {device.type}; use auto")
     if name == "int8" and not int8.works():
-        raise UsageError(
-            f"int8 needs oneDNN's 8-bit convolutions, which torch {torch.__version__} does not have here or "
-            "computes wrongly; use auto"
-        )
+        fault = f"which torch {torch.__version__} does not have here or computes wrongly"
+        raise UsageError(f"int8 needs oneDNN's 8-bit convolutions, {fault}; use auto")
     if name == "int8" and (network := uncalibrated()):
-        raise UsageError(
-            f"int8 needs to know how large the numbers in a network get, which {network} does not tell; "
-            "'deconvseg weights calibrate' makes a file that does"
-        )
+        cure = "'deconvseg weights calibrate' makes a file that does"
+        raise UsageError(f"int8 needs to know how large numbers get, which {network} does not tell; {cure}")
     if name not in _DTYPES:
         raise UsageError(f"{name}: unknown precision; use auto, fp32, bf16, fp16 or int8")
     return cast(Precision, name)

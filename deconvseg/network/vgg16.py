@@ -34,18 +34,13 @@ def read_vgg16(path: Path) -> dict[str, Tensor]:
 
 
 def download_vgg16() -> dict[str, Tensor]:
-    """The same convolutions from torchvision (`IMAGENET1K_FEATURES`, the original Caffe weights, RGB).
-
-    Raises WeightsError if the download fails.
-    """
+    """The same convolutions from torchvision (the original Caffe weights); WeightsError if that fails."""
     from torchvision.models import VGG16_Weights  # torchvision takes a second to import
 
     try:
         state = VGG16_Weights.IMAGENET1K_FEATURES.get_state_dict(progress=True, check_hash=True)
     except (OSError, RuntimeError) as error:
-        raise WeightsError(
-            f"VGG-16's ImageNet weights cannot be downloaded ({error}); give a local file of them"
-        ) from error
+        raise WeightsError(f"VGG-16 cannot be downloaded ({error}); give a local file of it") from error
     names = [f"conv{b}_{i}" for b, convs in enumerate((2, 2, 3, 3, 3), 1) for i in range(1, convs + 1)]
     ours = [f"{name}.{kind}" for name in names for kind in ("weight", "bias")]
     theirs = [tensor for name, tensor in state.items() if name.startswith("features.")]
@@ -68,10 +63,8 @@ def initialise_encoder(network: SegmentationNetwork, convolutions: dict[str, Ten
         elif ours == theirs:
             break  # fc7 makes sense after fc6 alone
         else:
-            raise WeightsError(
-                f"{theirs}: VGG-16 lacks this layer of the network, or has it in another shape; start such a "
-                "network without pretrained weights"
-            )
+            fault = "VGG-16 lacks this layer of the network, or has it in another shape"
+            raise WeightsError(f"{theirs}: {fault}; start without pretrained weights")
     network.load_state_dict(state)
 
 

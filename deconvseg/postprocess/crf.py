@@ -28,9 +28,7 @@ GONE = 1e-6  # labels whose probability is below this at all pixels after the fi
 _BLOCK = 65536  # numbers that fit into a core's cache together
 
 
-def dense_crf(
-    image: NDArray[np.uint8], probabilities: NDArray[np.float32], parameters: CRFParameters
-) -> NDArray[np.float32]:
+def dense_crf(image: NDArray[np.uint8], probabilities: Floats, parameters: CRFParameters) -> Floats:
     """Refine class probabilities by the photo's colours: mean field.
 
     After Kraehenbuehl and Koltun, "Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials"

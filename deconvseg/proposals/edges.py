@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deconvseg.errors import InputError, MissingDependencyError, WeightsError
+from deconvseg.errors import InputError, MissingDependencyError
 from deconvseg.proposals.forest_file import read_forest
 
 BORDER = 16
@@ -30,11 +30,7 @@ class EdgeDetector:
         cv2 = opencv()
         if not is_checked:
             read_forest(Path(forest_path))
-        try:
-            self._forest: Any = cv2.ximgproc.createStructuredEdgeDetection(str(forest_path))
-        except cv2.error as error:
-            reason = str(error).strip().splitlines()[0]
-            raise WeightsError(f"{forest_path}: OpenCV does not load this forest ({reason})") from error
+        self._forest: Any = cv2.ximgproc.createStructuredEdgeDetection(str(forest_path))
 
     def detect(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Edge strength at every pixel of a photo: float32 (H, W), 0 to about 1, the share of votes for an

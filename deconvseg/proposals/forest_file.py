@@ -102,9 +102,8 @@ def read_forest(path: Path) -> Forest:
         return forest
     except (OSError, EOFError, zlib.error, ValueError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise WeightsError(
-            f"{path}: no whole edge forest ({reason}); fetch it again or train one with tools/train_edges.py"
-        ) from error
+        cure = "fetch it again or train one with tools/train_edges.py"
+        raise WeightsError(f"{path}: no whole edge forest ({reason}); {cure}") from error
 
 
 def _parse(text: bytes) -> Forest:
