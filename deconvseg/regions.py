@@ -320,10 +320,8 @@ def _submit(begun: deque[PartialResult], supply: Iterator[PartialResult]) -> Ite
             while photo.submitted < photo.limit:
                 photo.submitted += 1
                 yield photo, photo.submitted - 1
-        following = None
-        if sum(photo.done == photo.limit for photo in begun) < FINISHED:
-            following = next(supply, None)
-        if following is None:
+        finished = sum(photo.done == photo.limit for photo in begun)
+        if finished >= FINISHED or (following := next(supply, None)) is None:
             return
         begun.append(following)
 

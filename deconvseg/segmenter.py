@@ -36,10 +36,8 @@ from deconvseg.segmentation import Segmentation, chosen, refuse_unknown
 from deconvseg.settings import PRESETS, CRFParameters, EnsembleRule, FusionRule, refuse_below
 from deconvseg.weights import FOREST, forest_file, is_missing, lookup, network_file, partner_of
 
-FCN = "fcn-lite"
-"""The FCN of ensembles of networks that have no partner of their own."""
-WORKING_SIDE = 1024
-"""Photos with a longer side are shrunk to it for the work; the labels come back at the photo's size."""
+FCN = "fcn-lite"  # of ensembles of networks that have no partner of their own
+WORKING_SIDE = 1024  # pixels; photos with a longer side are shrunk to it for the work
 
 _loading = threading.Lock()
 
@@ -144,10 +142,7 @@ class Segmenter:
         return self.finish(prepared, found, keep_probabilities=probabilities)
 
     def prepare(self, image: ImageLike | PhotoPixels) -> Prepared:
-        """The first step: read a photo, shrink it and find its regions. It needs no network.
-
-        Raises InputError as `segment` does, and WeightsError for a file that is missing or damaged.
-        """
+        """The first step: read a photo, shrink it and find its regions; errors as of `segment` and `load`."""
         photo = image if isinstance(image, PhotoPixels) else as_photo(image)
         clock = Clock()
         use_threads()
@@ -214,9 +209,7 @@ class Segmenter:
     def segment_many(
         self, images: Iterable[ImageLike], *, probabilities: bool = False
     ) -> Iterator[Segmentation]:
-        """Label photos, of any sizes, one after the other; their regions share the network's batches.
-
-        Photos are taken as they are needed. From those of `segment` scores differ in their last bits.
+        """Label photos, taken as they are needed; their regions share the network's batches.
 
         Raises InputError for what is no photo, after the results of all before it, and for one photo alone.
         """

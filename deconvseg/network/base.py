@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
@@ -11,8 +12,7 @@ from torch.nn import functional
 
 from deconvseg.errors import UsageError
 
-STRIDE = 32
-"""Five 2x2 poolings: one cell of the last pooling sees 32 x 32 pixels."""
+STRIDE = 32  # pixels a cell of the last of five 2x2 poolings
 MAX_LAYERS, MAX_CLASSES = 200, 255
 Network = TypeVar("Network", bound="SegmentationNetwork")
 
@@ -75,10 +75,8 @@ def pool(features: Tensor, *, ceil_mode: bool = False) -> Tensor:
 
 
 def pool_with_switches(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Maxima of 2 x 2 windows, and where they were, for `unpool`.
-
-    That is int64 (B, C, h, w), the flat index in the map before pooling; of 8-bit numbers uint8, 0 to 3.
-    """
+    """Maxima of 2 x 2 windows, and where they were, (B, C, h, w): int64, the flat index in the map before
+    pooling; of 8-bit numbers uint8, 0 to 3."""
     if features.dtype != torch.uint8:
         return functional.max_pool2d(features, 2, return_indices=True)
     first, *others = _corners(features)
@@ -167,9 +165,5 @@ def vgg_encoder(
 
 def unit(conv: nn.Conv2d | nn.ConvTranspose2d, *, norm: bool) -> nn.Sequential:
     """A (transposed) convolution `conv`, with a BatchNorm `norm` if wanted, and ReLU."""
-    layers = nn.Sequential()
-    layers.add_module("conv", conv)
-    if norm:
-        layers.add_module("norm", nn.BatchNorm2d(conv.out_channels))
-    layers.add_module("relu", nn.ReLU(inplace=True))
-    return layers
+    norms = {"norm": nn.BatchNorm2d(conv.out_channels)} if norm else {}
+    return nn.Sequential(OrderedDict(conv=conv, **norms, relu=nn.ReLU(inplace=True)))

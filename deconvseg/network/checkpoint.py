@@ -45,8 +45,7 @@ class NetworkHeader:
         mean, scale: a crop of 0..255 RGB enters the network as `(crop - mean) * scale`.
         crf: dense CRF parameters that belong to this network's scores; empty means the defaults.
         training: free-form summary of how it was trained and what it measured.
-        statistics: whether BatchNorm has the mean and variance of training; a network without them can be
-            trained further, but not segment.
+        statistics: whether BatchNorm has any; a network without can be trained further, but not segment.
         ranges: as of `int8.observe`; empty if nobody has looked.
     """
 
@@ -65,18 +64,11 @@ def save_network(
 ) -> None:
     """Write a network, of any dtype and device; `storage` is as of `write_tensors`.
 
-    Raises:
-        OutputError: the file cannot be written.
-        WeightsError: a weight is not finite, or too large for the storage format.
+    Raises OutputError if it cannot be written, WeightsError for a weight not finite or too large for that.
     """
-    document = {
-        "format": FORMAT,
-        "architecture": network.architecture,
-        "arguments": network.arguments,
-        "order": "RGB",
-        **asdict(header),
-    }
-    write_tensors(path, network.state_dict(), storage, {_KEY: json.dumps(document)})
+    about = {"format": FORMAT, "architecture": network.architecture, "arguments": network.arguments}
+    document = json.dumps({**about, "order": "RGB", **asdict(header)})
+    write_tensors(path, network.state_dict(), storage, {_KEY: document})
 
 
 def copy_network(source: Path, target: Path, changes: Mapping[str, Any]) -> None:
@@ -94,10 +86,9 @@ def write_tensors(
 ) -> None:
     """Write a safetensors file beside its target and rename it into place; errors as of `save_network`.
 
-    Args:
-        tensors: by name, which tells a transposed convolution; integer tensors stay as they are.
-        storage: `float16` and `int8` are for kernels (4 axes), all else is float32; `int8` adds one float32
-            scale an output channel under `{name}.scale`. None leaves all as they are.
+    The tensors' names tell transposed convolutions. Storage `float16` and `int8` are for kernels (4 axes),
+    all other floats are float32; `int8` adds one float32 scale an output channel under `{name}.scale`. None
+    leaves all as they are.
     """
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     for name in [name for name, tensor in stored.items() if storage and tensor.is_floating_point()]:

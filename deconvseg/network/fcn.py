@@ -8,8 +8,7 @@ from torch.nn import functional
 
 from deconvseg.network.base import SegmentationNetwork, pool, unit, vgg_encoder
 
-CELL = 16
-"""Pixels a cell of conv5_3; photos get a border of the mean colour up to whole cells."""
+CELL = 16  # pixels a cell of conv5_3; photos get a border of the mean colour up to whole cells
 
 
 class FCN(SegmentationNetwork):
@@ -82,28 +81,9 @@ class FCN(SegmentationNetwork):
         height, width = pool5.shape[2:]
         # As in `adaptive_avg_pool2d`, whose export to ONNX fails where sizes are open.
         halves = pool5[:, :, : (height + 1) // 2], pool5[:, :, height // 2 :]
-        quarters = torch.stack(
-            [
-                part.mean((2, 3), keepdim=True)
-                for half in halves
-                for part in (half[..., : (width + 1) // 2], half[..., width // 2 :])
-            ]
-        )
+        parts = [part for half in halves for part in (half[..., : (width + 1) // 2], half[..., width // 2 :])]
+        quarters = torch.stack([part.mean((2, 3), keepdim=True) for part in parts])
         return torch.cat([quarters.mean(0), pool5.amax((2, 3), True), quarters.amax(0)], 1)
-
-    def cells(self, skip: Tensor, features: Tensor, hidden: Tensor) -> Tensor:
-        """Raw scores (B, classes, 2h, 2w) of both `features` and the hidden units."""
-        places = self.conv6(functional.dropout2d(self.norm(features), 0.1, self.training))
-        places = self.conv7(places + self.context(self.drop(hidden)))
-        places = places + self.conv8(functional.dropout2d(places, 0.1, self.training))
-        places = functional.dropout2d(places, 0.2, self.training)
-        scores, places = (
-            functional.interpolate(coarse, scale_factor=2.0, mode="bilinear")
-            for coarse in (self.score_coarse(places), self.reduce(places))
-        )
-        joined = self.join(torch.cat([places, self.skip(skip)], 1))
-        found: Tensor = scores + self.score_fine(functional.dropout2d(joined, 0.1, self.training))
-        return found
 
     def cells_and_presence(self, fine: Tensor) -> tuple[Tensor, Tensor]:
         """Raw scores (B, classes, 2h, 2w), and of each class but background to be there, (B, classes), both
@@ -111,7 +91,16 @@ class FCN(SegmentationNetwork):
         coarse = self.encoder[4](pool(fine))
         hidden = self.fc6(self.drop(self.pool_norm(self.pooled(coarse))))
         presence = self.score_presence(self.drop(hidden))[:, :, 0, 0]
-        return self.cells(fine, coarse, hidden), presence
+        places = self.conv6(functional.dropout2d(self.norm(coarse), 0.1, self.training))
+        places = self.conv7(places + self.context(self.drop(hidden)))
+        places = places + self.conv8(functional.dropout2d(places, 0.1, self.training))
+        places = functional.dropout2d(places, 0.2, self.training)
+        scores, places = (
+            functional.interpolate(small, scale_factor=2.0, mode="bilinear")
+            for small in (self.score_coarse(places), self.reduce(places))
+        )
+        joined = self.join(torch.cat([places, self.skip(fine)], 1))
+        return scores + self.score_fine(functional.dropout2d(joined, 0.1, self.training)), presence
 
     def scores_and_code(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """See the base; images may have any size, and the code is the scores of presence, (B, classes)."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -128,11 +130,8 @@ def start_from_deconvnet(network: FCN8s, source: DeconvNet) -> None:
 
 
 def _score(channels: int, classes: int, norm: bool) -> nn.Sequential:
-    layers = nn.Sequential()
-    if norm:
-        layers.add_module("norm", nn.BatchNorm2d(channels))
-    layers.add_module("conv", nn.Conv2d(channels, classes, 1))
-    return layers
+    norms = {"norm": nn.BatchNorm2d(channels)} if norm else {}
+    return nn.Sequential(OrderedDict(**norms, conv=nn.Conv2d(channels, classes, 1)))
 
 
 def _enlarger(classes: int, kernel: int, stride: int) -> nn.ConvTranspose2d:

@@ -165,16 +165,12 @@ def _fold_into_next(norm: Any, conv: Any) -> None:
 def _cpu_gains_by_bf16() -> bool:
     """Where torch is held to an older instruction set, bf16 is emulated, 24 s a photo; on Intel's processors
     it takes longer than fp32 unless they have AMX, which not every virtual machine shows."""
-    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    if not (probe and probe()) or torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "NO AVX", "AVX2"):
+    has_bf16, has_amx = (
+        getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    )
+    if not has_bf16 or torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "NO AVX", "AVX2"):
         return False
-    amx = getattr(torch.cpu, "_is_amx_tile_supported", None)
     with suppress(OSError):
-        if "GenuineIntel" in Path("/proc/cpuinfo").read_text(encoding="utf-8") and not (amx and amx()):
+        if not has_amx and "GenuineIntel" in Path("/proc/cpuinfo").read_text(encoding="utf-8"):
             return False
-    cells = torch.zeros(1, 2, 2, 2).to(torch.bfloat16, memory_format=torch.channels_last)
-    try:
-        functional.max_unpool2d(cells, torch.zeros(1, 2, 2, 2, dtype=torch.int64), (2, 2))
-    except RuntimeError:  # torch 2.4 does not unpool it
-        return False
-    return True
+    return not torch.__version__.startswith("2.4.")  # which does not unpool it

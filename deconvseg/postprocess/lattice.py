@@ -18,17 +18,14 @@ _BLOCK = 16384  # points whose coordinates fit into a core's cache together
 class Lattice:
     """A Gaussian kernel between N points in d dimensions, at a cost that grows with N and not with N * N.
 
-    After Adams, Baek, Davis, "Fast High-Dimensional Filtering Using the Permutohedral Lattice" (2010). The
-    lattice's cells are simplices. A value at a point is spread over the d + 1 corners of the point's simplex
-    by its barycentric coordinates, the M corners in use are blurred with 1/2, 1, 1/2 along each of the
-    lattice's d + 1 directions, and each point gathers from its corners again.
+    After Adams, Baek, Davis, "Fast High-Dimensional Filtering Using the Permutohedral Lattice" (2010). A
+    value at a point is spread over the d + 1 corners of the point's simplex by its barycentric coordinates,
+    the M corners in use are blurred with 1/2, 1, 1/2 along each of the lattice's d + 1 directions, and each
+    point gathers from its corners again. That approximates a Gaussian: it is nowhere negative, weighted means
+    are right to some hundredths, and sums are 10 to 45 % too small (5 dimensions).
 
-    The kernel only approximates a Gaussian: it is nowhere negative, weighted means are right to some
-    hundredths, and sums are 10 to 45 % too small (5 dimensions).
-
-    Args:
-        features: float32 (d, N), N > 0, the points in units of the kernel's deviation. ValueError if they are
-            too many deviations apart: in 5 dimensions several thousand in each.
+    The features are float32 (d, N), N > 0, the points in units of the kernel's deviation. ValueError if they
+    are too many deviations apart: in 5 dimensions several thousand in each.
     """
 
     def __init__(self, features: Floats) -> None:
@@ -167,14 +164,10 @@ def _distinct(keys: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """The different ones of whole numbers (N,), ascending, and which of them each number is (N,)."""
     # Neighbouring pixels often have the same corner: only the first of each such run is sorted.
     starts = np.flatnonzero(np.append(True, keys[1:] != keys[:-1]))
-    found, which = _sorted(keys[starts])
-    return found, np.repeat(which, np.diff(starts, append=len(keys)))
-
-
-def _sorted(keys: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """What `_distinct` returns, by sorting."""
+    lengths, keys = np.diff(starts, append=len(keys)), keys[starts]
     if keys.dtype != np.int32:
-        return np.unique(keys, return_inverse=True)
+        found, which = np.unique(keys, return_inverse=True)
+        return found, np.repeat(which, lengths)
     # NumPy sorts much faster than it finds the order in which to sort, so that goes along in the low bits.
     pairs = keys.astype(np.int64)
     pairs <<= 32
@@ -185,7 +178,7 @@ def _sorted(keys: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     first = np.concatenate([[0], np.flatnonzero(pairs[1:] != pairs[:-1]) + 1])
     which = np.empty(len(keys), np.int32)
     which[order] = np.repeat(np.arange(len(first), dtype=np.int32), np.diff(first, append=len(keys)))
-    return pairs[first], which
+    return pairs[first], np.repeat(which, lengths)
 
 
 def _neighbours(keys: NDArray[np.int64], strides: list[int]) -> NDArray[np.int64]:

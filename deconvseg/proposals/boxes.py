@@ -13,10 +13,8 @@ from deconvseg.proposals.edges import EdgeDetector, opencv
 from deconvseg.settings import Settings
 
 ENLARGE = 1.2  # DeconvNet gives the network some surroundings of each box (paper, section 4.1)
-WORKING_SIDE = 640
-"""Pixels. VOC's photos are 500 long; twice the side costs four times the time and finds the same things."""
-OBJECT_SHARE = 0.001
-"""Of a photo's pixels, 14 x 14 at 500 x 375: what is smaller gets no square. No other value was measured."""
+WORKING_SIDE = 640  # pixels; twice the side costs four times the time and finds the same things
+OBJECT_SHARE = 0.001  # of a photo's pixels, 14 x 14 at 500 x 375: what is smaller gets no square
 _SEARCH = {  # settings of EdgeBoxes' search, by OpenCV's names, where they are not OpenCV's
     "beta": 0.65,  # IoU above which the lower of two boxes is dropped
     "edgeMinMag": 0.07,  # edges below this are ignored
@@ -27,15 +25,10 @@ _SEARCH = {  # settings of EdgeBoxes' search, by OpenCV's names, where they are 
 
 
 class Boxes(NamedTuple):
-    """Boxes in an image, best first.
+    """Boxes in an image, best first."""
 
-    Attributes:
-        xyxy: float32 (N, 4), x0 y0 x1 y1 in pixels, half-open; may reach outside the image.
-        scores: float32 (N,), not rising.
-    """
-
-    xyxy: NDArray[np.float32]
-    scores: NDArray[np.float32]
+    xyxy: NDArray[np.float32]  # (N, 4), x0 y0 x1 y1 in pixels, half-open; may reach outside the image
+    scores: NDArray[np.float32]  # (N,), not rising
 
 
 def edge_boxes(

@@ -14,19 +14,15 @@ from deconvseg.errors import InputError, MissingDependencyError
 from deconvseg.proposals.forest_file import read_forest
 
 BORDER = 16
-"""Pixels of mirrored photo added on each side before OpenCV adds its own 8. OpenCV's windows alone leave the
-outer 16 pixels with few votes (a mean response of 0.01 there against 0.10 inside)."""
+"""Pixels of mirrored photo added on each side: OpenCV's windows alone leave the outer 16 with few votes."""
 
 
 class EdgeDetector:
-    """Detects object edges with OpenCV's structured edges (Dollar and Zitnick, PAMI 2015) and a forest file.
-
-    The file is checked in Python before OpenCV reads it, for 0.6 s, unless it `is_checked`. A detector may be
-    used from several threads.
-    """
+    """OpenCV's structured edges (Dollar and Zitnick, PAMI 2015) with a forest, for any number of threads."""
 
     def __init__(self, forest_path: str | Path, *, is_checked: bool = False) -> None:
-        """Load a forest, `.yml` or `.yml.gz`; WeightsError if it is missing, damaged or not one."""
+        """Load a forest, `.yml` or `.yml.gz`; WeightsError if it is missing, damaged or not one. To check it
+        before OpenCV reads it takes 0.6 s."""
         cv2 = opencv()
         if not is_checked:
             read_forest(Path(forest_path))
