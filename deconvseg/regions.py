@@ -58,7 +58,7 @@ def use_threads() -> None:
 
 def uncalibrated(*networks: str | Path | None) -> str | None:
     """The first of networks (names or files) whose file does not tell the ranges that int8 needs."""
-    for name in filter(None, networks):
+    for name in [name for name in networks if name is not None]:
         with suppress(UsageError, WeightsError):  # which is told where the file is read
             if not describe_network(network_file(name))[1].ranges:
                 return str(name)
@@ -213,8 +213,9 @@ class Inference:
         found = found.float()[..., top : top + rows, left : left + columns]
         if (rows, columns) != (height, width):
             found = functional.interpolate(found, (height, width), mode="bilinear", align_corners=False)
-        asked = self.settings.prior and isinstance(network, FCN)
-        return found[0], log_prior(code[0], network.doubt, self.settings.prior) if asked else None
+        if self.settings.prior and isinstance(network, FCN):
+            return found[0], log_prior(code[0], network.doubt, self.settings.prior)
+        return found[0], None
 
 
 class PartialResult:

@@ -20,7 +20,9 @@ Network = TypeVar("Network", bound="SegmentationNetwork")
 class SegmentationNetwork(nn.Module):
     """Base of the networks; they know nothing of photos, files or classes' names.
 
-    Its constructor takes the `locals()` of theirs; all raise ValueError for an argument out of range.
+    Its constructor takes the `locals()` of theirs, of which all have `classes` (labels, background first),
+    `widths` (channels of the encoder's blocks) and `encoder_convs` (3x3 convolutions in each). All raise
+    ValueError for an argument out of range.
 
     Attributes:
         architecture: its name in network files.
@@ -125,8 +127,7 @@ def replace_classes(network: Network, classes: int) -> Network:
 
 def resized_kernel(weight: Tensor, side: int) -> Tensor:
     """Kernels (..., k, k) interpolated to side x side."""
-    size = (side, side)
-    return functional.interpolate(weight.float(), size, mode="bilinear", align_corners=True).to(weight.dtype)
+    return functional.interpolate(weight.float(), side, mode="bilinear", align_corners=True).to(weight.dtype)
 
 
 @torch.no_grad()
@@ -141,8 +142,7 @@ def average(
     """
     own, other = ((network.encoder if encoder_only else network).state_dict() for network in (first, second))
     if {name: v.shape for name, v in own.items()} != {name: v.shape for name, v in other.items()}:
-        what = "encoders" if encoder_only else "networks (their encoders alone may be alike)"
-        raise UsageError(f"the {what} have different layers, and no average; take two of one training")
+        raise UsageError("different layers have no average; take two networks, or encoders, of one training")
     for name, values in own.items():
         if values.is_floating_point():
             values.lerp_(other[name], share)

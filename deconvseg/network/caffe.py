@@ -162,7 +162,8 @@ def _tensors(layers: Layers, wanted: Mapping[str, Tensor], theirs: Mapping[str, 
             plan[_norm(layer) if unit == "norm" else layer, int(kind == "bias")] = name
     found = {(layer, i): blob for layer, blobs in layers.items() for i, blob in enumerate(blobs)}
     both = found.keys() & plan.keys()
-    wrong = {key for key in both if not _fits(found[key].shape, wanted[plan[key]].shape)}
+    # Caffe's vectors have axes of 1 around them, and kernels of an InnerProduct have two.
+    wrong = {key for key in both if found[key].size != wanted[plan[key]].numel()}
     if named := sorted({layer for layer, _ in wrong | (found.keys() ^ plan.keys())}):
         raise ValueError(f"layers missing, left over or of another shape: {', '.join(named[:5])}")
     arrays = {name: found[key].reshape(wanted[name].shape) for key, name in plan.items()}
@@ -176,13 +177,6 @@ def _norm(conv: str) -> str:
     if conv == "fc6-deconv":
         return "fc6-deconv-bn"
     return conv.replace("conv", "bn") if "conv" in conv else f"bn{conv}"
-
-
-def _fits(found: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
-    """Whether shapes agree: Caffe's vectors have axes of 1 around them, kernels of an InnerProduct are 2D."""
-    shapes = (found, wanted, (wanted[0], math.prod(wanted[1:])))
-    bare, *expected = ([size for size in shape if size > 1] for shape in shapes)
-    return bare in expected
 
 
 def read_caffemodel(path: Path) -> tuple[Layers, bool]:

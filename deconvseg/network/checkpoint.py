@@ -30,8 +30,6 @@ FORMAT = 1
 ARCHITECTURES: dict[str, Callable[..., SegmentationNetwork]] = {
     network.architecture: network for network in (DeconvNet, FCN8s, FCN)
 }
-VGG_MEAN_RGB = (123.68, 116.779, 103.939)
-"""Channel means of VGG-16's training photos, 0..255 (Simonyan and Zisserman 2014)."""
 _KEY = "deconvseg"  # the entry of a safetensors file's metadata that holds the header
 
 
@@ -51,7 +49,7 @@ class NetworkHeader:
 
     classes: tuple[str, ...]
     palette: Palette
-    mean: tuple[float, float, float] = VGG_MEAN_RGB
+    mean: tuple[float, float, float] = (123.68, 116.779, 103.939)  # of VGG-16 (Simonyan and Zisserman 2014)
     scale: float = 1.0
     crf: Mapping[str, float] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)

@@ -24,10 +24,7 @@ class DeconvNet(SegmentationNetwork):
     the names of the released network (`conv1_1`, `fc6`, `deconv5_1`, ...), underscores for dashes.
 
     Args:
-        classes: number of labels, background included.
         crop_size: side of the square input in pixels, a multiple of 32.
-        widths: channels of the five encoder blocks; the decoder mirrors them.
-        encoder_convs: 3x3 convolutions in encoder blocks 1 to 5.
         decoder_convs: 3x3 deconvolutions after each unpooling, deepest (block 5) first. Fewer than five
             entries end the decoder early; its scores are then enlarged bilinearly to the crop.
         bottleneck: channels of fc6 and fc7.
@@ -96,8 +93,7 @@ class DeconvNet(SegmentationNetwork):
             features = stage(unpool(features, where))
         scores: Tensor = self.seg_score(features)
         if scores.shape[-1] != self.crop_size:
-            size = (self.crop_size, self.crop_size)
-            scores = functional.interpolate(scores, size, mode="bilinear", align_corners=False)
+            scores = functional.interpolate(scores, self.crop_size, mode="bilinear", align_corners=False)
         return scores
 
     def scores_and_code(self, images: Tensor) -> tuple[Tensor, Tensor]:

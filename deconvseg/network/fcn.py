@@ -24,9 +24,6 @@ class FCN(SegmentationNetwork):
             first, less for classes that segmentation finds too little of.
 
     Args:
-        classes: labels, background first.
-        side: a photo enters with its longer side scaled to this many pixels.
-        widths, encoder_convs: as of `DeconvNet`.
         hidden: units between pooled features and presence.
         width: channels of the layers at stride 16.
         skip: channels made of conv4_3's; the layers at stride 8 have twice as many.

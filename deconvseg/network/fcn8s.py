@@ -21,16 +21,11 @@ class FCN8s(SegmentationNetwork):
     common with the next.
 
     Args:
-        classes: number of labels, background included.
-        side: a whole photo enters with its longer side scaled to this many pixels.
-        widths, encoder_convs: as for `DeconvNet`.
         bottleneck: channels of fc6 and fc7.
         head_kernel: side of fc6's kernel; odd.
         padding: of the first convolution. With 1, as in VGG-16, fc6 pads itself and a photo is padded to
-            whole cells of 32 pixels: no arithmetic goes into a border of nothing.
-        norm: BatchNorm before fc6 and before the scores of pool3 and pool4, whose scale differs widely, and
-            after fc6 and fc7.
-        dropout: share of fc6's and fc7's outputs that is dropped in training.
+            whole cells of 32 pixels.
+        norm: BatchNorm before fc6 and the scores of pool3 and pool4, and after fc6 and fc7.
     """
 
     architecture = "fcn8s"

@@ -43,8 +43,7 @@ def pick_precision(
 
     On a CPU that is int8 with AVX2 or more, else bf16 where it is faster than fp32. Int8 needs networks whose
     files tell the ranges of what goes through their layers; `uncalibrated` names one that does not, if any.
-    Raises UsageError for an unknown name; fp16 on a CPU, whose convolutions do not have it; int8 elsewhere,
-    where torch does not have it, or with a network without ranges.
+    Raises UsageError for an unknown name, and one that the device, torch or a network does not have.
     """
     if name == "auto":
         if device.type == "cuda":

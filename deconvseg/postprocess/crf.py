@@ -42,7 +42,7 @@ def dense_crf(image: NDArray[np.uint8], probabilities: Floats, parameters: CRFPa
     one, kernels = np.ones((height * width, 1), np.float32), []
     for kernel, weight in _kernels(image, parameters):
         mass = kernel.filter(one) if parameters.normalise else one
-        kernel.scale((np.float32(weight) / mass) ** 0.5)
+        kernel.scale(np.sqrt(np.float32(weight) / mass))
         kernels.append(kernel)
     if parameters.iterations < 1 or not kernels:
         return probabilities

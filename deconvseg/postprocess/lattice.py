@@ -75,8 +75,8 @@ class Lattice:
 
 
 def _simplices(features: Floats) -> tuple[Floats, NDArray[np.int8], Floats]:
-    """The simplex of each point: all coordinates but one (d, N) of its corner of remainder 0, in units of
-    d + 1, and their ranks (d, N); and the weights (N, d + 1) of its corners of remainder 0 to d."""
+    """All coordinates but one (d, N) of the corner of remainder 0 of each point's simplex, in units of d + 1,
+    and their ranks (d, N); and the weights (N, d + 1) of the corners of remainder 0 to d."""
     base, rank = np.empty_like(features), np.empty_like(features, dtype=np.int8)
     weights = np.empty((features.shape[1], len(features) + 1), np.float32)
     # The kernel is multiplied by the authors' factor, half of it on each way.
@@ -136,7 +136,7 @@ def _numbered(base: Floats, rank: NDArray[np.int8]) -> tuple[NDArray[np.int32], 
     ascending; and the place values of the keys' d + 1 digits.
 
     A corner of remainder k has the coordinates k + (d + 1) * c with whole numbers c. Its key is a mixed-radix
-    number of k and d of the c, k highest; the coordinate that is left out follows from the others.
+    number of k and all c but one, which follows from the others; k is highest.
     """
     least = base.min(1) - 2  # a corner may lie one below, and a neighbour of it another one
     spans = [int(span) for span in (base.max(1) - least + 2).tolist()]
