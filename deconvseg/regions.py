@@ -41,13 +41,12 @@ FINISHED = 2
 SAMPLED = 4
 """Whether a photo is finished is decided on every fourth pixel of every fourth row, which is faster."""
 
+# This process, and those it was forked from, if they have used threads of torch or OpenCV.
 _users_of_threads: set[int] = set()
-"""This process, and those it was forked from, if they have used threads of torch or OpenCV."""
 
 
 def use_threads() -> None:
-    """To be called before torch or OpenCV start threads; UsageError in a fork of a process that has started
-    some, where they would hang."""
+    """To be called before torch or OpenCV start threads; UsageError where they would hang: in a fork."""
     _users_of_threads.add(os.getpid())
     if len(_users_of_threads) > 1:
         cure = "start workers with multiprocessing.get_context('spawn'), or use threads"
@@ -80,25 +79,16 @@ class Clock:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A photo ready for the network.
+    """A photo ready for the network; its boxes are the regions to choose from, best first."""
 
-    Attributes:
-        photo: as it was read; who keeps many may put `image` in place of its pixels.
-        image: uint8 (h, w, 3) RGB, upright, no side longer than `segmenter.WORKING_SIDE`.
-        boxes: float32 (N, 4), x0 y0 x1 y1 in pixels of `image`: regions to choose from, best first.
-        scores: float32 (N,), EdgeBoxes' score of each; NaN for regions around objects that the FCN sees.
-        seconds: wall-clock seconds by step so far.
-    """
-
-    photo: PhotoPixels
-    image: NDArray[np.uint8]
-    boxes: NDArray[np.float32]
-    scores: NDArray[np.float32]
-    seconds: dict[str, float]
+    photo: PhotoPixels  # as it was read; who keeps many may put `image` in place of its pixels
+    image: NDArray[np.uint8]  # (h, w, 3) RGB, upright, no side longer than `segmenter.WORKING_SIDE`
+    boxes: NDArray[np.float32]  # (N, 4), x0 y0 x1 y1 in pixels of `image`
+    scores: NDArray[np.float32]  # (N,), EdgeBoxes'; NaN for regions around objects that the FCN sees
+    seconds: dict[str, float]  # wall-clock time by step so far
 
 
-Fused = tuple[Prepared, NDArray[np.float32]]
-"""What `Segmenter.fuse` gives."""
+Fused = tuple[Prepared, NDArray[np.float32]]  # with class probabilities, (C, h, w)
 
 
 @dataclass
@@ -327,8 +317,7 @@ def _submit(begun: deque[PartialResult], supply: Iterator[PartialResult]) -> Ite
         begun.append(following)
 
 
-Region = tuple[PartialResult, int]
-"""A place in a photo's `boxes`."""
+Region = tuple[PartialResult, int]  # a place in a photo's `boxes`
 
 
 def _input(network: SegmentationNetwork, header: NetworkHeader, images: Tensor) -> Tensor:

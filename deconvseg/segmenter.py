@@ -242,8 +242,8 @@ class Segmenter:
     def load(self) -> None:
         """Read the network and the forest now rather than at the first photo.
 
-        Raises WeightsError for a file that is missing or damaged, and UsageError for a device or precision
-        that this machine does not have, or a class that the network has not.
+        Raises WeightsError for a file that is missing or damaged, and UsageError for a device, precision or
+        class that this machine or the network does not have.
         """
         with ThreadPoolExecutor(1) as beside:  # OpenCV reads its file while torch makes networks ready
             forest = beside.submit(lambda: _detector(*self._forest_in_use)) if self._proposes else None

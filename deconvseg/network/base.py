@@ -23,20 +23,13 @@ class SegmentationNetwork(nn.Module):
     Its constructor takes the `locals()` of theirs, of which all have `classes` (labels, background first),
     `widths` (channels of the encoder's blocks) and `encoder_convs` (3x3 convolutions in each). All raise
     ValueError for an argument out of range.
-
-    Attributes:
-        architecture: its name in network files.
-        arguments: what its constructor was given, fit for JSON.
-        side: a whole photo enters with its longer side scaled to this many pixels.
-        dropout: share of fc6's and fc7's outputs that is dropped in training.
-        encoder: five blocks of convolutions `conv{block}_{i}`, each with a pooling after it.
     """
 
-    architecture: ClassVar[str]
-    arguments: dict[str, Any]
-    side: int
-    dropout: float
-    encoder: nn.ModuleList
+    architecture: ClassVar[str]  # its name in network files
+    arguments: dict[str, Any]  # what its constructor was given, fit for JSON
+    side: int  # a whole photo enters with its longer side scaled to this many pixels
+    dropout: float  # share of fc6's and fc7's outputs that is dropped in training
+    encoder: nn.ModuleList  # five blocks of convolutions `conv{block}_{i}`, each with a pooling after it
 
     def __init__(self, given: Mapping[str, Any]) -> None:
         super().__init__()

@@ -54,9 +54,7 @@ def convert_caffemodel(source: Path, target: Path, storage: Storage = "float16")
     stage has none: its network can be trained further, but not segment. VGG-16 becomes a file for
     `read_vgg16`. The `storage` is as for `save_network`, VGG-16's not `int8`. Returns what it is.
 
-    Raises:
-        WeightsError: damaged, none of these networks, or layers are missing, left over or of wrong shape.
-        OutputError: the target cannot be written.
+    Raises WeightsError for a file damaged or of another network, OutputError if the target is not writable.
     """
     layers, folded = read_caffemodel(source)
     try:
@@ -180,10 +178,8 @@ def _norm(conv: str) -> str:
 
 
 def read_caffemodel(path: Path) -> tuple[Layers, bool]:
-    """The arrays of the layers of a `.caffemodel` file that have any, and whether its BatchNorm is folded.
-
-    Raises WeightsError if the file is missing, unreadable, truncated or damaged, or no layer has numbers.
-    """
+    """The arrays of the layers of a `.caffemodel` file that have any, and whether its BatchNorm is folded;
+    WeightsError if it is missing or damaged."""
     layers: Layers = {}
     folded = False
     try:

@@ -37,24 +37,18 @@ _KEY = "deconvseg"  # the entry of a safetensors file's metadata that holds the 
 class NetworkHeader:
     """What a network file says beside its tensors.
 
-    Attributes:
-        classes: names, background first.
-        palette: one (R, G, B) a class.
-        mean, scale: a crop of 0..255 RGB enters the network as `(crop - mean) * scale`.
-        crf: dense CRF parameters that belong to this network's scores; empty means the defaults.
-        training: free-form summary of how it was trained and what it measured.
-        statistics: whether BatchNorm has any; a network without can be trained further, but not segment.
-        ranges: as of `int8.observe`; empty if nobody has looked.
+    A crop of 0..255 RGB enters the network as `(crop - mean) * scale`. A network without `statistics` of
+    BatchNorm can be trained further, but not segment.
     """
 
-    classes: tuple[str, ...]
-    palette: Palette
+    classes: tuple[str, ...]  # background first
+    palette: Palette  # one (R, G, B) a class
     mean: tuple[float, float, float] = (123.68, 116.779, 103.939)  # of VGG-16 (Simonyan and Zisserman 2014)
     scale: float = 1.0
-    crf: Mapping[str, float] = field(default_factory=dict)
-    training: Mapping[str, Any] = field(default_factory=dict)
+    crf: Mapping[str, float] = field(default_factory=dict)  # of `CRFParameters`, made for its scores
+    training: Mapping[str, Any] = field(default_factory=dict)  # how, and what was measured, in any form
     statistics: bool = True
-    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # as of `int8.observe`, if at all
 
 
 def save_network(
@@ -70,10 +64,8 @@ def save_network(
 
 
 def copy_network(source: Path, target: Path, changes: Mapping[str, Any]) -> None:
-    """Copy a network file bit for bit, but for `changes` of fields of its `NetworkHeader`, fit for JSON.
-
-    Raises WeightsError if the source is no network file, OutputError if the target cannot be written.
-    """
+    """Copy a network file bit for bit, but for `changes` of fields of its `NetworkHeader`, fit for JSON;
+    errors as of `load_network` and `save_network`."""
     with _opened(source) as (file, document):
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     write_tensors(target, tensors, None, {_KEY: json.dumps({**document, **changes})})
@@ -108,10 +100,7 @@ def write_tensors(
 
 
 def describe_network(path: Path) -> tuple[SegmentationNetwork, NetworkHeader]:
-    """What a network's file says of it: the network without its numbers (device `meta`), and the header.
-
-    Raises WeightsError if it is missing, truncated, or not a deconvseg network.
-    """
+    """A file's network without its numbers (device `meta`), and its header; WeightsError if it has none."""
     with _opened(path) as (_, document):
         network = build_network(document["architecture"], document["arguments"])
         header = NetworkHeader(
@@ -133,10 +122,8 @@ def describe_network(path: Path) -> tuple[SegmentationNetwork, NetworkHeader]:
 
 
 def load_network(path: Path) -> tuple[SegmentationNetwork, NetworkHeader]:
-    """Rebuild a network from its file, in float32 on the CPU and in evaluation mode.
-
-    Raises WeightsError as `describe_network`, and for tensors that do not fit its header or are no numbers.
-    """
+    """A network and its header from a file, in float32 on the CPU and in evaluation mode; WeightsError if it
+    is missing, damaged, or of another kind."""
     network, header = describe_network(path)
     with _opened(path) as (file, _):
         names = [name for name in file.keys() if not name.endswith(".scale")]  # noqa: SIM118 (not a dict)

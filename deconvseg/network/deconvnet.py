@@ -21,15 +21,9 @@ class DeconvNet(SegmentationNetwork):
     """The network of Noh, Hong, Han 2015 (arXiv 1505.04366, section 3; `DeconvNet_inference_deploy`).
 
     The defaults are the paper's network: 251,805,653 learnable parameters, 32.75 GMAC a crop. Layers carry
-    the names of the released network (`conv1_1`, `fc6`, `deconv5_1`, ...), underscores for dashes.
-
-    Args:
-        crop_size: side of the square input in pixels, a multiple of 32.
-        decoder_convs: 3x3 deconvolutions after each unpooling, deepest (block 5) first. Fewer than five
-            entries end the decoder early; its scores are then enlarged bilinearly to the crop.
-        bottleneck: channels of fc6 and fc7.
-        encoder_norm: BatchNorm after each encoder convolution, as in the paper. Without it the pretrained
-            features stay as they are and one BatchNorm evens out their scale before fc6.
+    the names of the released network (`conv1_1`, `fc6`, `deconv5_1`, ...), underscores for dashes. Fewer than
+    five `decoder_convs` end the decoder early; its scores are then enlarged bilinearly to the crop. Without
+    `encoder_norm` pretrained features stay as they are, and one BatchNorm evens out their scale before fc6.
     """
 
     architecture = "deconvnet"
@@ -37,12 +31,12 @@ class DeconvNet(SegmentationNetwork):
     def __init__(
         self,
         classes: int = 21,
-        crop_size: int = 224,
+        crop_size: int = 224,  # side of the square input in pixels, a multiple of 32
         widths: tuple[int, ...] = (64, 128, 256, 512, 512),
         encoder_convs: tuple[int, ...] = (2, 2, 3, 3, 3),
-        decoder_convs: tuple[int, ...] = (3, 3, 3, 2, 2),
-        bottleneck: int = 4096,
-        encoder_norm: bool = True,
+        decoder_convs: tuple[int, ...] = (3, 3, 3, 2, 2),  # 3x3 deconvolutions of a block, the deepest first
+        bottleneck: int = 4096,  # channels of fc6 and fc7
+        encoder_norm: bool = True,  # BatchNorm after each encoder convolution
     ) -> None:
         super().__init__(locals())
         if crop_size < STRIDE or crop_size % STRIDE:

@@ -18,16 +18,6 @@ class FCN(SegmentationNetwork):
     and Collobert 2015, "From image-level to pixel-level labeling"). With the hidden units behind that as
     context, dilated convolutions (Yu and Koltun 2016, arXiv 1511.07122) make scores of cells of 16 pixels,
     and features of conv4_3 those of cells of 8 pixels: FCN-8s's stride with one skip.
-
-    Attributes:
-        doubt: (classes,), the chance of each class at which the prior leaves its pixels as they are: half at
-            first, less for classes that segmentation finds too little of.
-
-    Args:
-        hidden: units between pooled features and presence.
-        width: channels of the layers at stride 16.
-        skip: channels made of conv4_3's; the layers at stride 8 have twice as many.
-        dropout: share of the inputs of both layers behind the pooled features that is dropped in training.
     """
 
     architecture = "fcn"
@@ -38,10 +28,10 @@ class FCN(SegmentationNetwork):
         side: int = 512,
         widths: tuple[int, ...] = (64, 128, 256, 512, 512),
         encoder_convs: tuple[int, ...] = (2, 2, 3, 3, 3),
-        hidden: int = 512,
-        width: int = 256,
-        skip: int = 64,
-        dropout: float = 0.5,
+        hidden: int = 512,  # units between pooled features and presence
+        width: int = 256,  # channels of the layers at stride 16
+        skip: int = 64,  # channels made of conv4_3's; the layers at stride 8 have twice as many
+        dropout: float = 0.5,  # of the inputs of both layers behind the pooled features
     ) -> None:
         super().__init__(locals())
         self.side = side
@@ -60,6 +50,7 @@ class FCN(SegmentationNetwork):
         self.join = unit(nn.Conv2d(3 * skip, 2 * skip, 3, padding=1), norm=True)
         self.score_fine = nn.Conv2d(2 * skip, classes, 1)
         nn.init.zeros_(self.score_fine.weight)
+        # The chance of each class at which the prior leaves its pixels as they are; less for hard classes.
         self.doubt: Tensor
         self.register_buffer("doubt", torch.full((classes,), 0.5))
 

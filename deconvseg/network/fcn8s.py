@@ -18,14 +18,7 @@ class FCN8s(SegmentationNetwork):
 
     The enlarging kernels are bilinear and not learned. The defaults are the zoo's network: the first
     convolution pads by 100 pixels so that fc6 needs no padding, and each map is cropped to what it has in
-    common with the next.
-
-    Args:
-        bottleneck: channels of fc6 and fc7.
-        head_kernel: side of fc6's kernel; odd.
-        padding: of the first convolution. With 1, as in VGG-16, fc6 pads itself and a photo is padded to
-            whole cells of 32 pixels.
-        norm: BatchNorm before fc6 and the scores of pool3 and pool4, and after fc6 and fc7.
+    common with the next. If it pads by 1, fc6 pads itself, and photos are padded to whole cells of 32 pixels.
     """
 
     architecture = "fcn8s"
@@ -36,10 +29,10 @@ class FCN8s(SegmentationNetwork):
         side: int = 500,
         widths: tuple[int, ...] = (64, 128, 256, 512, 512),
         encoder_convs: tuple[int, ...] = (2, 2, 3, 3, 3),
-        bottleneck: int = 4096,
-        head_kernel: int = 7,
-        padding: int = 100,
-        norm: bool = False,
+        bottleneck: int = 4096,  # channels of fc6 and fc7
+        head_kernel: int = 7,  # side of fc6's kernel; odd
+        padding: int = 100,  # of the first convolution
+        norm: bool = False,  # BatchNorm before fc6 and the scores of pool3 and pool4, and after fc6 and fc7
         dropout: float = 0.5,
     ) -> None:
         super().__init__(locals())
@@ -104,10 +97,7 @@ class FCN8s(SegmentationNetwork):
 
 
 def start_from_deconvnet(network: FCN8s, source: DeconvNet) -> None:
-    """Copy a trained DeconvNet's encoder, fc6 and fc7, as far as the two networks have them alike.
-
-    Raises ValueError if the encoders differ.
-    """
+    """Copy a trained DeconvNet's encoder, which must be alike, and fc6 and fc7, if they are alike."""
     same = ("widths", "encoder_convs")
     if source.arguments["encoder_norm"] or any(source.arguments[k] != network.arguments[k] for k in same):
         raise ValueError("the encoder of the DeconvNet has other layers")

@@ -22,10 +22,8 @@ _DTYPES = {"fp32": torch.float32, "int8": torch.float32, "bf16": torch.bfloat16,
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto`, `cpu`, `cuda` or `mps` (an index may follow: `cuda:1`); `auto` is `cuda` or else `cpu`.
-
-    Raises UsageError for an unknown name, or a device this machine does not have.
-    """
+    """`auto` (which is `cuda` or else `cpu`), `cpu`, `cuda` or `mps` (an index may follow: `cuda:1`);
+    UsageError for a device that this machine does not have."""
     here = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
     if name == "auto":
         return torch.device("cuda" if here["cuda"] else "cpu")

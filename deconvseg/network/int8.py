@@ -61,10 +61,8 @@ def layers(network: SegmentationNetwork) -> list[str]:
 
 @torch.no_grad()
 def observe(network: SegmentationNetwork, photos: Iterable[Tensor]) -> dict[str, Range]:
-    """What `quantise` needs to know of a network: over the photos, the median of its inputs' extremes.
-
-    Each photo is float32 (B, 3, H, W), one or several crops, normalised as the network takes them.
-    """
+    """What `quantise` needs to know of a network: over the photos, each float32 (B, 3, H, W), one or several
+    normalised crops, the median of its inputs' extremes."""
     found: dict[str, list[Range]] = {name: [] for name in layers(network)}
 
     def note(name: str, _: nn.Module, inputs: tuple[Tensor]) -> None:

@@ -48,10 +48,8 @@ def download_vgg16() -> dict[str, Tensor]:
 
 
 def initialise_encoder(network: SegmentationNetwork, convolutions: dict[str, Tensor]) -> None:
-    """Copy `read_vgg16`'s convolutions into an encoder of these widths, and into fc6 and fc7 if they fit.
-
-    Raises WeightsError if VGG-16 lacks a layer of the encoder, or has it in another shape.
-    """
+    """Copy `read_vgg16`'s convolutions into the encoder, and into fc6 and fc7 if they fit; WeightsError if
+    VGG-16 lacks a layer of the encoder, or has it in another shape."""
     state = network.state_dict()
     stages = enumerate(network.encoder)
     names = [f"encoder.{i}.{name}" for i, stage in stages for name, _ in stage.named_children()]
@@ -70,10 +68,8 @@ def initialise_encoder(network: SegmentationNetwork, convolutions: dict[str, Ten
 
 @torch.no_grad()
 def calibrate_encoder_norm(network: SegmentationNetwork, crops: Tensor) -> None:
-    """Set each encoder BatchNorm so that it passes its pretrained convolution's output through unchanged.
-
-    The crops are normalised, float32 (B, 3, S, S); a few dozen are enough.
-    """
+    """Set each encoder BatchNorm so that it passes its pretrained convolution's output through unchanged, for
+    some dozen normalised crops, float32 (B, 3, S, S)."""
     features = crops
     for stage in network.encoder:
         for unit in stage.children():

@@ -28,8 +28,7 @@ class Fusion:
         self.cover = torch.zeros(height, width, device=device)
 
     def add(self, scores: Tensor, box: tuple[int, int, int, int]) -> None:
-        """Paste one region's raw scores, float (C, S, S), into a box that is not empty: x0 y0 x1 y1 in whole
-        pixels, half-open; parts outside the photo are dropped."""
+        """Paste one region's raw scores, float (C, S, S), into a box of whole pixels that is not empty."""
         x0, y0, x1, y1 = box
         height, width = self.cover.shape
         left, top, right, bottom = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
@@ -61,10 +60,8 @@ class Fusion:
 
 
 def least_certain(scores: Tensor, boxes: Sequence[tuple[int, int, int, int]]) -> list[int]:
-    """Places of boxes, that one first inside which the largest probabilities are the least, on average.
-
-    `scores` are float (C, H, W), raw; boxes x0 y0 x1 y1 in whole pixels, half-open.
-    """
+    """Places of boxes in whole pixels, that one first inside which the largest probabilities of raw scores,
+    float (C, H, W), are the least on average."""
     certain = scores[:, ::4, ::4].float().softmax(0).amax(0).cpu()
     inside = [
         certain[max(y0, 0) // 4 : (y1 + 3) // 4, max(x0, 0) // 4 : (x1 + 3) // 4].mean().item()

@@ -75,8 +75,7 @@ def propose(image: NDArray[np.uint8], detector: EdgeDetector, settings: Settings
 
     As in DeconvNet's released inference code: a box is enlarged around its centre, dropped (and not counted)
     if its shorter side is then under `min_side`, and made a square with its longer side around the same
-    centre. A square that nearly equals one before it is dropped as well. `min_side` counts in pixels of the
-    image shrunk to WORKING_SIDE.
+    centre. A square that nearly equals one before it is dropped as well.
 
     Returns up to `proposals`, or `candidates` if these are more, squares in pixels of `image` besides the
     whole image, whose score is 1, or the best box's if higher; it stands in for boxes where there are none.
@@ -101,10 +100,8 @@ def propose(image: NDArray[np.uint8], detector: EdgeDetector, settings: Settings
 
 
 def around_objects(labels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.float32]:
-    """Squares (N, 4) around the connected objects of a labelling, the largest first, in pixels of a photo.
-
-    Objects under OBJECT_SHARE get none. The labels, uint8 (h, w), are of that photo, be it thinned out.
-    """
+    """Squares (N, 4) around the connected objects of labels, uint8 (h, w), the largest first, in pixels of
+    the photo that the labels are of, be it thinned out."""
     _, objects = components(labels)
     areas = objects[:, 5]
     order = np.argsort(-areas, kind="stable")[: np.count_nonzero(areas >= OBJECT_SHARE * labels.size)]
