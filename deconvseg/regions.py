@@ -36,10 +36,8 @@ from deconvseg.weights import network_file
 WholePhotoNetwork = FCN | FCN8s
 WholePhotoFile = tuple[WholePhotoNetwork, NetworkHeader]
 
-FINISHED = 2
-"""Most photos whose scores are kept while one before them is not finished: 132 MB each at 1024 x 768."""
-SAMPLED = 4
-"""Whether a photo is finished is decided on every fourth pixel of every fourth row, which is faster."""
+FINISHED = 2  # most photos whose scores, up to 132 MB, are kept while one before them is not finished
+SAMPLED = 4  # whether a photo is finished is decided on every fourth pixel of every fourth row
 
 # This process, and those it was forked from, if they have used threads of torch or OpenCV.
 _users_of_threads: set[int] = set()
@@ -209,10 +207,7 @@ class Inference:
 
 
 class PartialResult:
-    """What the regions that are `done` so far say of a photo; see `Settings.stop` for their rounds.
-
-    `submitted` are those that have gone into a batch, `prepared` has all to look at, `boxes` in whole pixels.
-    """
+    """What the regions that are `done` so far say of a photo; `submitted` ones have gone into a batch."""
 
     def __init__(self, inference: Inference, prepared: Prepared) -> None:
         start = time.perf_counter()

@@ -179,12 +179,9 @@ class Segmenter:
         crf: bool | None = None,
         keep_probabilities: bool = False,
     ) -> Segmentation:
-        """The third step: sharpen the network's answer and bring it to the photo's size, without a network.
+        """The third step: sharpen what `fuse` gave back and bring it to the photo's size, without a network.
 
-        Args:
-            prepared, probabilities: what `fuse` gave back.
-            crf: sharpen with the dense CRF; None does what the settings say.
-            keep_probabilities: keep them, at the photo's size.
+        A `crf` of None is what the settings say. Probabilities that are kept have the photo's size, too.
         """
         photo, clock = prepared.photo, Clock(prepared.seconds)
         if self.settings.crf if crf is None else crf:
@@ -209,10 +206,8 @@ class Segmenter:
     def segment_many(
         self, images: Iterable[ImageLike], *, probabilities: bool = False
     ) -> Iterator[Segmentation]:
-        """Label photos, taken as they are needed; their regions share the network's batches.
-
-        Raises InputError for what is no photo, after the results of all before it, and for one photo alone.
-        """
+        """Label photos, taken as they are needed; their regions share the network's batches. Raises
+        InputError for what is no photo, after the results of all before it, and for one photo alone."""
         refuse_one(images)
         faults: list[InputError] = []
 

@@ -130,8 +130,7 @@ def average(
     """Move the first network's weights towards the second's (Wortsman et al. 2022, "Model soups").
 
     The first, float32, is changed in place, BatchNorm's statistics as well; `share` is the second's, 0..1.
-    With `encoder_only` the rest stays, and the networks may be of different kinds.
-    Raises UsageError if the networks, or their encoders, have different layers.
+    Raises UsageError if the networks, or with `encoder_only` their encoders, have different layers.
     """
     own, other = ((network.encoder if encoder_only else network).state_dict() for network in (first, second))
     if {name: v.shape for name, v in own.items()} != {name: v.shape for name, v in other.items()}:

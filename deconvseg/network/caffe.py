@@ -49,10 +49,9 @@ _BN_MODE, _BN_INFERENCE = 3, 1
 def convert_caffemodel(source: Path, target: Path, storage: Storage = "float16") -> str:
     """Convert DeconvNet, FCN-8s or VGG-16 from Caffe, recognised by the names of its layers.
 
-    Sizes follow from the arrays; 21 labels get VOC's names, others are `class1`, `class2` and so on. In a
-    DeconvNet for inference BatchNorm's statistics are folded into scale and shift. The file of a training
-    stage has none: its network can be trained further, but not segment. VGG-16 becomes a file for
-    `read_vgg16`. The `storage` is as for `save_network`, VGG-16's not `int8`. Returns what it is.
+    Sizes follow from the arrays; 21 labels get VOC's names, others are `class1`, `class2` and so on. The
+    DeconvNet of a training stage has no statistics and can be trained further, but not segment. VGG-16
+    becomes a file for `read_vgg16`, not of storage `int8`. Returns what it is.
 
     Raises WeightsError for a file damaged or of another network, OutputError if the target is not writable.
     """

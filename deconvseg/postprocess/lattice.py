@@ -135,8 +135,7 @@ def _numbered(base: Floats, rank: NDArray[np.int8]) -> tuple[NDArray[np.int32], 
     """The numbers 0..M-1 (N, d + 1) of each point's corners of remainder 0 to d; the corners' keys (M,),
     ascending; and the place values of the keys' d + 1 digits.
 
-    A corner of remainder k has the coordinates k + (d + 1) * c with whole numbers c. Its key is a mixed-radix
-    number of k and all c but one, which follows from the others; k is highest.
+    A corner of remainder k has the coordinates k + (d + 1) * c. Its key has the digits k and all c but one.
     """
     least = base.min(1) - 2  # a corner may lie one below, and a neighbour of it another one
     spans = [int(span) for span in (base.max(1) - least + 2).tolist()]

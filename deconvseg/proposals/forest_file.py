@@ -1,8 +1,7 @@
 """Reads and checks a structured edge forest in the file format that OpenCV loads.
 
 `cv2.ximgproc.createStructuredEdgeDetection` trusts its file: a child or a bin out of range makes it read
-foreign memory. So that both parsers see the same numbers, only the subset of YAML is accepted that OpenCV and
-the MATLAB converter write.
+foreign memory. Only the subset of YAML is accepted that OpenCV and the MATLAB converter write.
 Format: opencv_contrib, modules/ximgproc/src/structured_edge_detection.cpp (constructor).
 """
 
