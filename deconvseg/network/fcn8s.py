@@ -41,14 +41,13 @@ class FCN8s(SegmentationNetwork):
         if padding > 1 and padding < STRIDE * (head_kernel - 1) // 2:
             raise ValueError(f"padding {padding} is too small for head_kernel {head_kernel}; take 1")
         self.side, self.padding = side, padding
-        self.head_padding = (head_kernel - 1) // 2 if padding == 1 else 0
+        head_padding = (head_kernel - 1) // 2 if padding == 1 else 0
         # Where the middle of fc6's first cell lies, in pixels of the photo.
-        self.head_origin = 15.5 - (padding - 1) + STRIDE * ((head_kernel - 1) / 2 - self.head_padding)
+        self.head_origin = 15.5 - (padding - 1) + STRIDE * ((head_kernel - 1) / 2 - head_padding)
 
         self.encoder = vgg_encoder(widths, encoder_convs, norm=False, padding=padding)
         self.pool5_norm = nn.BatchNorm2d(widths[4]) if norm else nn.Identity()
-        fc6 = nn.Conv2d(widths[4], bottleneck, head_kernel, padding=self.head_padding)
-        self.fc6 = unit(fc6, norm=norm)
+        self.fc6 = unit(nn.Conv2d(widths[4], bottleneck, head_kernel, padding=head_padding), norm=norm)
         self.fc7 = unit(nn.Conv2d(bottleneck, bottleneck, 1), norm=norm)
         self.score_fr = nn.Conv2d(bottleneck, classes, 1)
         self.score_pool4 = _score(widths[3], classes, norm)

@@ -71,9 +71,8 @@ def prepare(
 ) -> Network:
     """Make a trained network ready to segment, in its own memory; it cannot be trained or saved any more.
 
-    BatchNorm's statistics go into the kernels and biases beside it, and DeconvNet's bottleneck becomes the
-    matrix products it consists of. Int8 is for networks with `ranges`, as of `int8.observe`; others compute
-    in fp32 then.
+    BatchNorm's statistics go into the kernels beside it, and DeconvNet's bottleneck becomes matrix products.
+    Int8 is for networks with `ranges`, as of `int8.observe`; others compute in fp32 then.
     """
     network.eval().requires_grad_(False)
     if isinstance(network, FCN8s) and network.arguments["norm"]:
@@ -162,9 +161,8 @@ def _fold_into_next(norm: Any, conv: Any) -> None:
 def _cpu_gains_by_bf16() -> bool:
     """Where torch is held to an older instruction set, bf16 is emulated, 24 s a photo; on Intel's processors
     it takes longer than fp32 unless they have AMX, which not every virtual machine shows."""
-    has_bf16, has_amx = (
-        getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    )
+    has_bf16 = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
+    has_amx = getattr(torch.cpu, "_is_amx_tile_supported", bool)()
     if not has_bf16 or torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "NO AVX", "AVX2"):
         return False
     with suppress(OSError):
