@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -34,37 +34,28 @@ from deconvseg.settings import EnsembleRule, Settings
 from deconvseg.weights import network_file
 
 WholePhotoNetwork = FCN | FCN8s
+WholePhotoFile = tuple[WholePhotoNetwork, NetworkHeader]
 
-FINISHED = 2
-"""Most photos whose scores are kept while one before them is not finished: 132 MB each at 1024 x 768."""
-SAMPLED = 4
-"""Whether a photo is finished is decided on every fourth pixel of every fourth row: all of them would cost
-as much time as two regions."""
+FINISHED = 2  # most photos whose scores, up to 132 MB, are kept while one before them is not finished
+SAMPLED = 4  # whether a photo is finished is decided on every fourth pixel of every fourth row
 
-
+# This process, and those it was forked from, if they have used threads of torch or OpenCV.
 _users_of_threads: set[int] = set()
-"""This process, and those it was forked from, if they have used threads of torch or OpenCV."""
 
 
 def use_threads() -> None:
-    """To be called before torch or OpenCV start threads: in a fork of a process that has, they would hang.
-
-    Raises:
-        UsageError: this process is such a fork.
-    """
+    """To be called before torch or OpenCV start threads; UsageError where they would hang: in a fork."""
     _users_of_threads.add(os.getpid())
     if len(_users_of_threads) > 1:
+        cure = "start workers with multiprocessing.get_context('spawn'), or use threads"
         raise UsageError(
-            "this process was forked from one that had segmented before, whose threads it lacks; "
-            "start workers with multiprocessing.get_context('spawn'), or use threads"
+            f"this process was forked from one that had segmented, and lacks its threads; {cure}"
         )
 
 
 def uncalibrated(*networks: str | Path | None) -> str | None:
     """The first of networks (names or files) whose file does not tell the ranges that int8 needs."""
-    for name in networks:
-        if name is None:
-            continue
+    for name in [name for name in networks if name is not None]:
         with suppress(UsageError, WeightsError):  # which is told where the file is read
             if not describe_network(network_file(name))[1].ranges:
                 return str(name)
@@ -86,44 +77,29 @@ class Clock:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A photo ready for the network.
+    """A photo ready for the network; its boxes are the regions to choose from, best first."""
 
-    Attributes:
-        photo: as it was read; who keeps many may put `image` in place of its pixels.
-        image: uint8 (h, w, 3) RGB, upright, no side longer than `segmenter.WORKING_SIDE`.
-        boxes: float32 (N, 4), x0 y0 x1 y1 in pixels of `image`: regions to choose from, best first.
-        scores: float32 (N,), EdgeBoxes' score of each; that of the whole photo is no less than any, and NaN
-            that of a region around an object that the FCN sees.
-        seconds: wall-clock seconds by step so far.
-    """
+    photo: PhotoPixels  # as it was read; who keeps many may put `image` in place of its pixels
+    image: NDArray[np.uint8]  # (h, w, 3) RGB, upright, no side longer than `segmenter.WORKING_SIDE`
+    boxes: NDArray[np.float32]  # (N, 4), x0 y0 x1 y1 in pixels of `image`
+    scores: NDArray[np.float32]  # (N,), EdgeBoxes'; NaN for regions around objects that the FCN sees
+    seconds: dict[str, float]  # wall-clock time by step so far
 
-    photo: PhotoPixels
-    image: NDArray[np.uint8]
-    boxes: NDArray[np.float32]
-    scores: NDArray[np.float32]
-    seconds: dict[str, float] = field(default_factory=dict)
+
+Fused = tuple[Prepared, NDArray[np.float32]]  # with class probabilities, (C, h, w)
 
 
 @dataclass
 class Inference:
-    """Networks on their device, and how their answers are put together.
-
-    Attributes:
-        network, header: made ready by `network.fold.prepare`, and what its file says.
-        settings: how regions are put together, when a photo stops, how the partner joins in.
-        device: where the networks are.
-        precision: their arithmetic: `fp32`, `bf16`, `fp16` or `int8`.
-        batch_size: regions that go through the network together; halved when they do not fit into memory.
-        partner: network and header of the FCN or FCN-8s of an ensemble, or None.
-    """
+    """Networks on their device, as of `network.fold.prepare`, and how their answers are put together."""
 
     network: SegmentationNetwork
     header: NetworkHeader
     settings: Settings
     device: torch.device
     precision: fold.Precision
-    batch_size: int
-    partner: tuple[WholePhotoNetwork, NetworkHeader] | None = None
+    batch_size: int  # of regions; halved when they do not fit into memory
+    partner: WholePhotoFile | None = None  # of an ensemble
 
     @property
     def sees_whole_photo(self) -> bool:
@@ -131,23 +107,19 @@ class Inference:
         return isinstance(self.network, WholePhotoNetwork)
 
     @property
-    def whole_photo_network(self) -> tuple[WholePhotoNetwork, NetworkHeader] | None:
-        """What looks at the whole photo, with its header: the network itself, the partner, or nothing."""
+    def whole_photo_network(self) -> WholePhotoFile | None:
+        """What looks at the whole photo: the network itself, the partner, or nothing."""
         if isinstance(self.network, WholePhotoNetwork):
             return self.network, self.header
         return self.partner
 
     @property
-    def prior_doubt(self) -> Tensor | None:
-        """`doubt` of the network that tells which classes the photo shows; None if none does."""
-        found = self.whole_photo_network
-        return found[0].doubt if found and isinstance(found[0], FCN) else None
+    def tells_classes(self) -> bool:
+        """Whether a network tells which classes the photo shows, as a prior needs it."""
+        return bool(self.whole_photo_network and isinstance(self.whole_photo_network[0], FCN))
 
-    def load_partner(self, name: str | Path) -> tuple[WholePhotoNetwork, NetworkHeader]:
-        """An FCN or FCN-8s by name or file, made ready; UsageError if it does not fit the network.
-
-        WeightsError if its file cannot be read.
-        """
+    def load_partner(self, name: str | Path) -> WholePhotoFile:
+        """An FCN or FCN-8s by name or file, made ready; UsageError if it does not fit the network."""
         if self.sees_whole_photo:
             raise UsageError(f"{name}: is for an ensemble, and the network is an FCN itself; go without")
         network, header = load_network(network_file(name))
@@ -155,9 +127,7 @@ class Inference:
             raise UsageError(f"{name}: is no FCN with the network's classes; take another, or go without")
         return fold.prepare(network, self.device, self.precision, header.ranges), header
 
-    def fuse(
-        self, photos: Iterable[Prepared], *, full_batches: bool = False
-    ) -> Iterator[tuple[Prepared, NDArray[np.float32]]]:
+    def fuse(self, photos: Iterable[Prepared], *, full_batches: bool = False) -> Iterator[Fused]:
         """Class probabilities of photos; see `Segmenter.fuse`."""
         begun: deque[PartialResult] = deque()
         supply = (PartialResult(self, photo) for photo in photos)
@@ -169,18 +139,16 @@ class Inference:
                 return
             start = time.perf_counter()
             found = self._scores(batch, self.batch_size if full_batches else len(batch))
-            seconds = (time.perf_counter() - start) / max(len(batch), 1)
             for (photo, _), scores in zip(batch, found, strict=True):
-                photo.seconds += seconds
                 photo.add(scores)
-            while begun and begun[0].is_done:
+            seconds = (time.perf_counter() - start) / max(len(batch), 1)
+            for photo, _ in batch:
+                photo.seconds += seconds
+            while begun and begun[0].done == begun[0].limit:
                 yield begun.popleft().finish()
 
     def step_by_step(self, prepared: Prepared) -> Iterator[PartialResult]:
-        """A photo, whatever `stop` is: the same object after no region, the first, ..., the last.
-
-        An FCN alone has said all before the first.
-        """
+        """A photo, whatever `stop` is: the same object after no region, the first, ..., the last."""
         use_threads()
         photo, most = PartialResult(self, prepared), self.batch_size
         yield photo
@@ -191,12 +159,8 @@ class Inference:
                 photo.add(scores)
                 yield photo
 
-    def _scores(self, batch: Sequence[tuple[PartialResult, int]], size: int) -> list[Tensor]:
-        """Raw scores (C, S, S) of each region, which are filled up to a batch of `size`; (C, H, W) of an FCN.
-
-        Raises:
-            MemoryError: a single region does not fit into memory.
-        """
+    def _scores(self, batch: Sequence[Region], size: int) -> list[Tensor]:
+        """Raw scores (C, S, S) of regions, which are filled up to a batch of `size`; (C, H, W) of an FCN."""
         if self.sees_whole_photo:
             return [photo.whole[0] for photo, _ in batch if photo.whole]
         crops = [crop(photo.pixels, photo.boxes[index], self.network.side) for photo, index in batch]
@@ -220,45 +184,30 @@ class Inference:
             self.batch_size = (together + 1) // 2
         return found
 
-    def whole_scores(
-        self, network: WholePhotoNetwork, header: NetworkHeader, image: NDArray[np.uint8]
-    ) -> tuple[Tensor, Tensor | None]:
-        """Raw scores float32 (C, H, W) of an FCN for a photo, at its size, and of presence (C,), if any.
-
-        FCN-8s gets a black frame of at least 16 pixels, up to whole cells: training showed black outside the
-        photo. Where the network itself pads widely, it needs none.
-        """
+    def whole_scores(self, fcn: WholePhotoFile, image: NDArray[np.uint8]) -> tuple[Tensor, Tensor | None]:
+        """Raw scores float32 (C, H, W) of an FCN for a photo, at its size, and its `log_prior`, if any."""
+        network, header = fcn
         height, width = image.shape[:2]
         scale = network.side / max(height, width)
         rows, columns = max(round(height * scale), 1), max(round(width * scale), 1)
         photo = resized(on_device(self.device, image)[None].float(), (rows, columns))
         top, left = 0, 0
-        if network.arguments.get("padding") == 1:
-            high, wide = -(rows + STRIDE) % STRIDE + STRIDE, -(columns + STRIDE) % STRIDE + STRIDE
+        if network.arguments.get("padding") == 1:  # FCN-8s, whose training showed black outside the photo
+            high, wide = (-side % STRIDE + STRIDE for side in (rows, columns))
             top, left = high // 2, wide // 2
             photo = functional.pad(photo, (left, wide - left, top, high - top))
         with torch.inference_mode():
-            found, presence = network.scores_and_presence(_input(network, header, photo))
+            found, code = network.scores_and_code(_input(network, header, photo))
         found = found.float()[..., top : top + rows, left : left + columns]
         if (rows, columns) != (height, width):
             found = functional.interpolate(found, (height, width), mode="bilinear", align_corners=False)
-        return found[0], None if presence is None else presence[0].float()
+        if self.settings.prior and isinstance(network, FCN):
+            return found[0], log_prior(code[0], network.doubt, self.settings.prior)
+        return found[0], None
 
 
 class PartialResult:
-    """What the regions that are done so far say of a photo.
-
-    With a share to stop at, regions come in rounds: the first alone, then `round_size` at a time. After a
-    round that changed fewer labels than that share, no more are looked at. Later regions could change more.
-
-    Attributes:
-        prepared: the photo, its boxes those to look at, in that order.
-        pixels: uint8 (3, h, w), on the device.
-        boxes: its regions in whole pixels, x0 y0 x1 y1, half-open; an FCN's one is the photo itself.
-        submitted: regions that have gone into a batch.
-        done: regions whose scores are in.
-        seconds: that it took so far.
-    """
+    """What the regions that are `done` so far say of a photo; `submitted` ones have gone into a batch."""
 
     def __init__(self, inference: Inference, prepared: Prepared) -> None:
         start = time.perf_counter()
@@ -276,12 +225,11 @@ class PartialResult:
         settings, boxes, scores = self._settings, self.prepared.boxes, self.prepared.scores
         chosen_before = np.isnan(scores)  # should the photo have been through this
         boxes, scores = boxes[~chosen_before], scores[~chosen_before]
-        first, order = int(settings.whole_photo), list(range(len(boxes)))
+        first = int(settings.whole_photo)
         if self._inference.partner and self.whole:
-            end = first + settings.candidates
-            ranked = least_certain(self.whole[0], whole_pixels(boxes[first:end]))
-            order[first:end] = [first + place for place in ranked]
-            boxes, scores = boxes[order], scores[order]
+            some = slice(first, first + settings.candidates)
+            ranked = least_certain(self.whole[0], whole_pixels(boxes[some]))
+            boxes[some], scores[some] = boxes[some][ranked], scores[some][ranked]
             if settings.objects and settings.proposals:
                 labels = self._combine(SAMPLED, "alone").argmax(0).to(torch.uint8).cpu().numpy()
                 around = around_objects(labels, *self.prepared.image.shape[:2])
@@ -293,13 +241,8 @@ class PartialResult:
         self.prepared = replace(self.prepared, boxes=boxes[:most], scores=scores[:most])
 
     @property
-    def is_done(self) -> bool:
-        """Whether no further region is looked at."""
-        return self.done == self.limit
-
-    @property
     def limit(self) -> int:
-        """How many regions may be submitted before more scores are in."""
+        """How many regions may be submitted before more scores are in; as many as `done` at the end."""
         if self._is_settled:
             return self.done
         if not self._settings.stop:
@@ -309,7 +252,6 @@ class PartialResult:
 
     def add(self, scores: Tensor) -> None:
         """Take in the raw scores (C, S, S) of the next region."""
-        start = time.perf_counter()
         if not self._inference.sees_whole_photo:
             self._fusion.add(scores, self.boxes[self.done])
         self.done += 1
@@ -320,19 +262,14 @@ class PartialResult:
                 changed = (labels != self._last_labels).float().mean().item()
                 self._is_settled = changed < self._settings.stop
             self._last_labels = labels
-        self.seconds += time.perf_counter() - start
 
     def probabilities(self, rule: EnsembleRule | Literal["alone"] | None = None) -> NDArray[np.float32]:
-        """Class probabilities so far, float32 (C, h, w) for `prepared.image`.
-
-        Args:
-            rule: how the ensemble's FCN joins in, if there is one; `alone` leaves the regions out, and
-                None takes that of the settings.
-        """
+        """Class probabilities so far, float32 (C, h, w) for `prepared.image`; `rule` is how the ensemble's
+        FCN joins in, if there is one: None takes that of the settings, `alone` leaves the regions out."""
         return self._combine(rule=rule).cpu().numpy()
 
-    def finish(self) -> tuple[Prepared, NDArray[np.float32]]:
-        """The photo, its `boxes` those looked at and its `seconds` completed, and its probabilities."""
+    def finish(self) -> Fused:
+        """See `Segmenter.fuse`."""
         start = time.perf_counter()
         found = self.probabilities()
         seconds = self.prepared.seconds | {"network": self.seconds + time.perf_counter() - start}
@@ -346,43 +283,36 @@ class PartialResult:
 
     @cached_property
     def whole(self) -> tuple[Tensor, Tensor | None] | None:
-        """What the FCN says of the photo, be it the ensemble's or the network itself; see `whole_scores`."""
+        """What `whole_scores` gives for the photo, if there is an FCN."""
         found = self._inference.whole_photo_network
-        return self._inference.whole_scores(*found, self.prepared.image) if found else None
+        return self._inference.whole_scores(found, self.prepared.image) if found else None
 
     def _combine(self, step: int = 1, rule: EnsembleRule | Literal["alone"] | None = None) -> Tensor:
         """Class probabilities of every `step`-th pixel of every `step`-th row."""
-        inference, settings, prior = self._inference, self._settings, None
+        settings = self._settings
         if self.whole is None:
             return self._fusion.thinned(step).probabilities()
-        whole, presence = self.whole[0][:, ::step, ::step], self.whole[1]
-        if settings.prior:
-            assert presence is not None and inference.prior_doubt is not None
-            prior = log_prior(presence, inference.prior_doubt, settings.prior)
-        if rule == "alone" or inference.sees_whole_photo:
+        whole, prior = self.whole[0][:, ::step, ::step], self.whole[1]
+        if rule == "alone" or self._inference.sees_whole_photo:
             return (whole if prior is None else whole + prior).softmax(0)
         found = ensemble(self._fusion.thinned(step), whole, rule or settings.ensemble, settings.share)
         return found if prior is None else with_prior(found, prior)
 
 
-def _submit(
-    begun: deque[PartialResult], supply: Iterator[PartialResult]
-) -> Iterator[tuple[PartialResult, int]]:
-    """Regions for the next batch, each a photo and a place in its `boxes`.
-
-    Those of the photos begun come first, then those of others, which are begun as they are needed.
-    """
+def _submit(begun: deque[PartialResult], supply: Iterator[PartialResult]) -> Iterator[Region]:
+    """Regions, each a photo and a place in its `boxes`: of the photos begun, then others as needed."""
     while True:
         for photo in begun:
             while photo.submitted < photo.limit:
                 photo.submitted += 1
                 yield photo, photo.submitted - 1
-        following = None
-        if sum(photo.is_done for photo in begun) < FINISHED:
-            following = next(supply, None)
-        if following is None:
+        finished = sum(photo.done == photo.limit for photo in begun)
+        if finished >= FINISHED or (following := next(supply, None)) is None:
             return
         begun.append(following)
+
+
+Region = tuple[PartialResult, int]  # a place in a photo's `boxes`
 
 
 def _input(network: SegmentationNetwork, header: NetworkHeader, images: Tensor) -> Tensor:

@@ -31,15 +31,13 @@ from deconvseg.postprocess.crf import dense_crf
 from deconvseg.proposals.boxes import WORKING_SIDE as EDGES_SIDE
 from deconvseg.proposals.boxes import Boxes, propose, shrink, squared
 from deconvseg.proposals.edges import EdgeDetector
-from deconvseg.regions import Clock, Inference, Prepared, WholePhotoNetwork, uncalibrated, use_threads
+from deconvseg.regions import Clock, Fused, Inference, Prepared, WholePhotoNetwork, uncalibrated, use_threads
 from deconvseg.segmentation import Segmentation, chosen, refuse_unknown
 from deconvseg.settings import PRESETS, CRFParameters, EnsembleRule, FusionRule, refuse_below
 from deconvseg.weights import FOREST, forest_file, is_missing, lookup, network_file, partner_of
 
-FCN = "fcn-lite"
-"""The FCN of ensembles of networks that have no partner of their own."""
-WORKING_SIDE = 1024
-"""Photos with a longer side are shrunk to it for the work; the labels come back at the photo's size."""
+FCN = "fcn-lite"  # of ensembles of networks that have no partner of their own
+WORKING_SIDE = 1024  # pixels; photos with a longer side are shrunk to it for the work
 
 _loading = threading.Lock()
 
@@ -54,7 +52,7 @@ class Segmenter:
     """Segments photos with one network and one set of options.
 
     Making one is cheap; files are read at the first use or by `load`. It can be pickled to other processes,
-    which read the network again, and used by several threads at once.
+    and used by several threads at once.
 
     Args:
         weights: a network's name or file.
@@ -62,14 +60,12 @@ class Segmenter:
         protocol: of `settings.PRESETS`, the settings that follow, where they are None. In `fast` the
             network's partner segments alone; a network without one sees the whole photo alone.
         proposals, min_side, stop, fusion, prior, crf: as of `settings.Settings`.
-        ensemble: as of `settings.Settings`. If it is None, a network known by name is used with the partner
-            that the registry names, and a file alone.
+        ensemble: as of `settings.Settings`; None uses a named network with its partner, and a file alone.
         fcn: the FCN or FCN-8s of the ensemble and its prior, by name or file; None is that partner, or the
             shipped one.
         device: `auto`, `cpu`, `cuda` or `mps`.
         precision: `auto`, `fp32`, `bf16`, `fp16` or `int8`.
-        batch_size: crops that go through the network together, halved where they do not fit into memory;
-            None chooses by device.
+        batch_size: crops that go through the network together, halved where they do not fit into memory.
         threads: CPU threads; None leaves torch's choice, at most the cores that this process may use.
         only: names of the classes to keep, or one name: all other pixels become background; None keeps all.
 
@@ -146,10 +142,7 @@ class Segmenter:
         return self.finish(prepared, found, keep_probabilities=probabilities)
 
     def prepare(self, image: ImageLike | PhotoPixels) -> Prepared:
-        """The first step: read a photo, shrink it and find its regions. It needs no network.
-
-        Raises InputError as `segment` does, and WeightsError for a file that is missing or damaged.
-        """
+        """The first step: read a photo, shrink it and find its regions; errors as of `segment` and `load`."""
         photo = image if isinstance(image, PhotoPixels) else as_photo(image)
         clock = Clock()
         use_threads()
@@ -164,9 +157,7 @@ class Segmenter:
         clock.lap("proposals")
         return Prepared(photo, small, boxes.xyxy, boxes.scores, clock.seconds)
 
-    def fuse(
-        self, photos: Iterable[Prepared], *, full_batches: bool = False
-    ) -> Iterator[tuple[Prepared, NDArray[np.float32]]]:
+    def fuse(self, photos: Iterable[Prepared], *, full_batches: bool = False) -> Iterator[Fused]:
         """The second step: the network. Regions of one photo and of the next share batches.
 
         Args:
@@ -174,11 +165,8 @@ class Segmenter:
             full_batches: fill the last batch up. With the size of the batch a region's scores can differ in
                 their last bits, with what else is in it they do not: no photo then depends on the others.
 
-        Yields:
-            Each photo in order, its `boxes` those looked at and its `seconds` completed, with its
-            probabilities, float32 (C, h, w) for its `image`.
-
-        Raises MemoryError if a region, or what a photo needs besides, does not fit into memory.
+        Yields each photo in order, its `boxes` those looked at and its `seconds` completed, with its
+        probabilities, float32 (C, h, w) for its `image`. Raises MemoryError if a region does not fit.
         """
         use_threads()
         return self.inference.fuse(photos, full_batches=full_batches)
@@ -191,13 +179,9 @@ class Segmenter:
         crf: bool | None = None,
         keep_probabilities: bool = False,
     ) -> Segmentation:
-        """The third step: sharpen the network's answer and bring it to the photo's size, without a network.
+        """The third step: sharpen what `fuse` gave back and bring it to the photo's size, without a network.
 
-        Args:
-            prepared: what `fuse` gave back.
-            probabilities: float32 (C, h, w), of its `image`.
-            crf: sharpen with the dense CRF; None does what the settings say.
-            keep_probabilities: keep them, at the photo's size.
+        A `crf` of None is what the settings say. Probabilities that are kept have the photo's size, too.
         """
         photo, clock = prepared.photo, Clock(prepared.seconds)
         if self.settings.crf if crf is None else crf:
@@ -222,13 +206,8 @@ class Segmenter:
     def segment_many(
         self, images: Iterable[ImageLike], *, probabilities: bool = False
     ) -> Iterator[Segmentation]:
-        """Label photos, of any sizes, one after the other; their regions share the network's batches.
-
-        Photos are taken as they are needed. A photo's result does not depend on the others; from that of
-        `segment` scores differ in their last bits.
-
-        Raises InputError for what is no photo, after the results of all before it, and for one photo alone.
-        """
+        """Label photos, taken as they are needed; their regions share the network's batches. Raises
+        InputError for what is no photo, after the results of all before it, and for one photo alone."""
         refuse_one(images)
         faults: list[InputError] = []
 
@@ -248,8 +227,7 @@ class Segmenter:
         return _detector(*self._forest_in_use).detect(shrink(image, EDGES_SIDE))
 
     def with_settings(self, **changes: Any) -> Segmenter:
-        """A copy with some of the settings changed (names as in `Settings`) that shares what is loaded, and
-        reads the FCN that it needs besides; without one, it has no ensemble or prior."""
+        """A copy with some of the settings changed (names as in `Settings`) that shares what is loaded."""
         other = copy.copy(self)
         other.settings = replace(self.settings, **changes)
         if self._inference:
@@ -259,8 +237,8 @@ class Segmenter:
     def load(self) -> None:
         """Read the network and the forest now rather than at the first photo.
 
-        Raises WeightsError for a file that is missing or damaged, and UsageError for a device or precision
-        that this machine does not have, or a class that the network has not.
+        Raises WeightsError for a file that is missing or damaged, and UsageError for a device, precision or
+        class that this machine or the network does not have.
         """
         with ThreadPoolExecutor(1) as beside:  # OpenCV reads its file while torch makes networks ready
             forest = beside.submit(lambda: _detector(*self._forest_in_use)) if self._proposes else None
@@ -296,7 +274,7 @@ class Segmenter:
 
     @property
     def ensemble(self) -> EnsembleRule:
-        """How the FCN joins in: `off` also where the network is one itself or has other classes."""
+        """How the FCN joins in; `off` without one that fits."""
         return self.inference.settings.ensemble
 
     @property
@@ -351,10 +329,8 @@ class Segmenter:
         network, header = load_network(network_file(self._file))
         precision = fold.pick_precision(self._precision, device, partial(uncalibrated, self._file, self.fcn))
         if not header.statistics:
-            raise WeightsError(
-                f"{self.weights}: a network of a training stage, whose BatchNorm has no statistics yet; "
-                "train on from it and segment with the result"
-            )
+            fault = "a network of a training stage, whose BatchNorm has no statistics yet"
+            raise WeightsError(f"{self.weights}: {fault}; train on from it and segment with the result")
         refuse_unknown(self._only or (), header.classes)
         if self.settings.crf:
             _ = self.crf_parameters  # a bad value is told now, not at the first photo
@@ -382,18 +358,11 @@ class Segmenter:
                 self.notes, self.fcn = [f"no ensemble: {error}"], None
         inference = replace(inference, partner=partner)
         settings = settings if partner else replace(settings, ensemble="off", objects=False, candidates=0)
-        doubt = inference.prior_doubt
-        if doubt is None:
+        if not inference.tells_classes:
             if settings.prior and self._must_have_prior:
-                raise UsageError(
-                    f"{self.fcn or self.weights}: no FCN that tells which classes a photo shows, as a prior "
-                    "needs it; give one, or go without"
-                )
+                fault = "no FCN that tells which classes a photo shows, as a prior needs it"
+                raise UsageError(f"{self.fcn or self.weights}: {fault}; give one, or go without")
             if partner and settings.ensemble == "off":
                 raise UsageError(f"{self.fcn}: is for ensembles, and there is none; ask for mean or product")
             settings = replace(settings, prior=0.0)
-        elif not bool((doubt > 0).all()):
-            raise WeightsError(
-                f"{self.fcn or self.weights}: doubts of classes that are not above 0; train it again"
-            )
         return replace(inference, settings=settings)

@@ -167,7 +167,7 @@ def test_of_the_candidates_those_come_first_where_the_fcn_is_least_certain(
     for given in prepare_all(many):
         ((photo, _),) = many.fuse([given])
         assert few.inference.partner is not None
-        scores, _ = few.inference.whole_scores(*few.inference.partner, given.image)
+        scores, _ = few.inference.whole_scores(few.inference.partner, given.image)
         ranked = least_certain(scores, whole_pixels(given.boxes[1:21]))
         wanted = [0, *(1 + place for place in ranked), *range(21, len(given.boxes))]
         assert np.array_equal(photo.boxes, given.boxes[wanted])

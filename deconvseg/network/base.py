@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
@@ -11,8 +12,7 @@ from torch.nn import functional
 
 from deconvseg.errors import UsageError
 
-STRIDE = 32
-"""Five 2x2 poolings: one cell of the last pooling sees 32 x 32 pixels."""
+STRIDE = 32  # pixels a cell of the last of five 2x2 poolings
 MAX_LAYERS, MAX_CLASSES = 200, 255
 Network = TypeVar("Network", bound="SegmentationNetwork")
 
@@ -20,34 +20,27 @@ Network = TypeVar("Network", bound="SegmentationNetwork")
 class SegmentationNetwork(nn.Module):
     """Base of the networks; they know nothing of photos, files or classes' names.
 
-    Its constructor takes the `locals()` of theirs; all raise ValueError for an argument out of range, as it
-    may come from a file.
-
-    Attributes:
-        architecture: its name in network files.
-        arguments: what its constructor was given, fit for JSON.
-        side: a whole photo enters with its longer side scaled to this many pixels.
-        dropout: share of fc6's and fc7's outputs that is dropped in training.
-        encoder: five blocks of convolutions `conv{block}_{i}`, each with a pooling after it.
+    Its constructor takes the `locals()` of theirs, of which all have `classes` (labels, background first),
+    `widths` (channels of the encoder's blocks) and `encoder_convs` (3x3 convolutions in each). All raise
+    ValueError for an argument out of range.
     """
 
-    architecture: ClassVar[str]
-    arguments: dict[str, Any]
-    side: int
-    dropout: float
-    encoder: nn.ModuleList
+    architecture: ClassVar[str]  # its name in network files
+    arguments: dict[str, Any]  # what its constructor was given, fit for JSON
+    side: int  # a whole photo enters with its longer side scaled to this many pixels
+    dropout: float  # share of fc6's and fc7's outputs that is dropped in training
+    encoder: nn.ModuleList  # five blocks of convolutions `conv{block}_{i}`, each with a pooling after it
 
     def __init__(self, given: Mapping[str, Any]) -> None:
         super().__init__()
         own = {name: value for name, value in given.items() if name not in ("self", "__class__")}
         self.arguments = {key: tuple(v) if isinstance(v, list | tuple) else v for key, v in own.items()}
-        convs = self.arguments["encoder_convs"], self.arguments.get("decoder_convs", (1,))
-        if len(self.arguments["widths"]) != 5 or len(convs[0]) != 5 or not 1 <= len(convs[1]) <= 5:
+        widths, encoder, decoder = own["widths"], own["encoder_convs"], own.get("decoder_convs", (1,))
+        if len(widths) != 5 or len(encoder) != 5 or not 1 <= len(decoder) <= 5:
             raise ValueError("widths and encoder_convs take five entries, decoder_convs one to five")
-        counts = [value for value in own.values() if type(value) is int]
-        if min(*counts, *self.arguments["widths"], *convs[0], *convs[1]) < 1:
+        if min(*(n for n in own.values() if type(n) is int), *widths, *encoder, *decoder) < 1:
             raise ValueError("every width and count must be at least 1")
-        if not 2 <= own["classes"] <= MAX_CLASSES or sum(convs[0]) + sum(convs[1]) > MAX_LAYERS:
+        if not 2 <= own["classes"] <= MAX_CLASSES or sum(encoder) + sum(decoder) > MAX_LAYERS:
             raise ValueError(f"classes must be 2 to {MAX_CLASSES}, layers at most {MAX_LAYERS}")
         self.dropout = own.get("dropout", 0.0)
         if not 0 <= self.dropout < 1:
@@ -77,10 +70,8 @@ def pool(features: Tensor, *, ceil_mode: bool = False) -> Tensor:
 
 
 def pool_with_switches(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Maxima of 2 x 2 windows, and where they were, for `unpool`.
-
-    That is int64 (B, C, h, w), the flat index in the map before pooling; of 8-bit numbers uint8, 0 to 3.
-    """
+    """Maxima of 2 x 2 windows, and where they were, (B, C, h, w): int64, the flat index in the map before
+    pooling; of 8-bit numbers uint8, 0 to 3."""
     if features.dtype != torch.uint8:
         return functional.max_pool2d(features, 2, return_indices=True)
     first, *others = _corners(features)
@@ -93,13 +84,11 @@ def pool_with_switches(features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def unpool(features: Tensor, switches: Tensor) -> Tensor:
-    """Each number (B, C, h, w) to the place that its switch tells, zeros elsewhere: (B, C, 2h, 2w).
-
-    `functional.max_unpool2d` calls the same, but imports SymPy before: half a second of the first photo.
-    """
+    """Each number (B, C, h, w) to the place that its switch tells, zeros elsewhere: (B, C, 2h, 2w)."""
     batch, channels, height, width = features.shape
     size = (batch, channels, 2 * height, 2 * width)
     if switches.dtype != torch.uint8:
+        # `functional.max_unpool2d` imports SymPy before: half a second of the first photo.
         enlarged: Tensor = torch.ops.aten.max_unpool2d(features, switches, size[2:])
         return enlarged
     enlarged = torch.empty(size, dtype=features.dtype, memory_format=torch.channels_last)
@@ -131,8 +120,7 @@ def replace_classes(network: Network, classes: int) -> Network:
 
 def resized_kernel(weight: Tensor, side: int) -> Tensor:
     """Kernels (..., k, k) interpolated to side x side."""
-    size = (side, side)
-    return functional.interpolate(weight.float(), size, mode="bilinear", align_corners=True).to(weight.dtype)
+    return functional.interpolate(weight.float(), side, mode="bilinear", align_corners=True).to(weight.dtype)
 
 
 @torch.no_grad()
@@ -141,17 +129,12 @@ def average(
 ) -> None:
     """Move the first network's weights towards the second's (Wortsman et al. 2022, "Model soups").
 
-    It works where both were trained from the same weights, so that the way between them leads through good
-    networks. BatchNorm's statistics are averaged as well. The first, float32, is changed in place; `share` is
-    the second's, 0..1. With `encoder_only` the rest stays, and the networks may be of different kinds.
-
-    Raises UsageError if the networks, or their encoders, have different layers.
+    The first, float32, is changed in place, BatchNorm's statistics as well; `share` is the second's, 0..1.
+    Raises UsageError if the networks, or with `encoder_only` their encoders, have different layers.
     """
     own, other = ((network.encoder if encoder_only else network).state_dict() for network in (first, second))
-    layers, others = ({name: values.shape for name, values in s.items()} for s in (own, other))
-    if layers != others:
-        what = "encoders" if encoder_only else "networks (their encoders alone may be alike)"
-        raise UsageError(f"the {what} have different layers, and no average; take two of one training")
+    if {name: v.shape for name, v in own.items()} != {name: v.shape for name, v in other.items()}:
+        raise UsageError("different layers have no average; take two networks, or encoders, of one training")
     for name, values in own.items():
         if values.is_floating_point():
             values.lerp_(other[name], share)
@@ -160,17 +143,12 @@ def average(
 def vgg_encoder(
     widths: tuple[int, ...], convs: tuple[int, ...], *, norm: bool, padding: int = 1
 ) -> nn.ModuleList:
-    """Five blocks of 3x3 convolutions, named as VGG-16's; the poolings are the network's own.
-
-    `norm` is BatchNorm after each of them, `padding` that of the very first one; the others keep the size.
-    """
-    blocks = nn.ModuleList()
-    channels = 3
+    """Five blocks of 3x3 convolutions, named as VGG-16's, without poolings; all but the first pad by 1."""
+    blocks, channels = nn.ModuleList(), 3
     for block, (width, count) in enumerate(zip(widths, convs, strict=True), start=1):
         stage = nn.Sequential()
         for i in range(1, count + 1):
-            border = padding if block == i == 1 else 1
-            conv = nn.Conv2d(channels, width, 3, padding=border)
+            conv = nn.Conv2d(channels, width, 3, padding=padding if block == i == 1 else 1)
             stage.add_module(f"conv{block}_{i}", unit(conv, norm=norm))
             channels = width
         blocks.append(stage)
@@ -179,9 +157,5 @@ def vgg_encoder(
 
 def unit(conv: nn.Conv2d | nn.ConvTranspose2d, *, norm: bool) -> nn.Sequential:
     """A (transposed) convolution `conv`, with a BatchNorm `norm` if wanted, and ReLU."""
-    layers = nn.Sequential()
-    layers.add_module("conv", conv)
-    if norm:
-        layers.add_module("norm", nn.BatchNorm2d(conv.out_channels))
-    layers.add_module("relu", nn.ReLU(inplace=True))
-    return layers
+    norms = {"norm": nn.BatchNorm2d(conv.out_channels)} if norm else {}
+    return nn.Sequential(OrderedDict(conv=conv, **norms, relu=nn.ReLU(inplace=True)))

@@ -49,19 +49,11 @@ _BN_MODE, _BN_INFERENCE = 3, 1
 def convert_caffemodel(source: Path, target: Path, storage: Storage = "float16") -> str:
     """Convert DeconvNet, FCN-8s or VGG-16 from Caffe, recognised by the names of its layers.
 
-    Widths, numbers of layers, labels and crop size follow from the arrays. 21 labels get VOC's names, others
-    are `class1`, `class2` and so on. Of DeconvNet's BatchNorm there are two kinds. In the file for inference
-    mean and variance are folded into scale and shift; ours then has mean 0 and variance 1 less its epsilon,
-    so that it only scales and shifts. A file is one if a BN layer says `INFERENCE`, or gives out its batch's
-    mean and variance: the network that the authors' script folds and saves does so
-    (`BN_make_INFERENCE_script.py`), and no other. The file of a training stage has no statistics: its network
-    can be trained further, but not segment. VGG-16 becomes a file for `read_vgg16`.
+    Sizes follow from the arrays; 21 labels get VOC's names, others are `class1`, `class2` and so on. The
+    DeconvNet of a training stage has no statistics and can be trained further, but not segment. VGG-16
+    becomes a file for `read_vgg16`, not of storage `int8`. Returns what it is.
 
-    The `storage` is as for `save_network`; VGG-16 is not stored as `int8`. Returns the network in one line.
-
-    Raises:
-        WeightsError: damaged, none of these networks, or layers are missing, left over or of wrong shape.
-        OutputError: the target cannot be written.
+    Raises WeightsError for a file damaged or of another network, OutputError if the target is not writable.
     """
     layers, folded = read_caffemodel(source)
     try:
@@ -77,10 +69,8 @@ def convert_caffemodel(source: Path, target: Path, storage: Storage = "float16")
         else:
             raise ValueError(f"neither DeconvNet, FCN-8s nor VGG-16 by its layers {', '.join([*layers][:6])}")
     except (ValueError, RuntimeError) as error:
-        raise WeightsError(
-            f"{source}: cannot be converted: {error}; only the published networks, or the same with other "
-            "sizes, can be"
-        ) from error
+        cure = "take a published network, or the same with other sizes"
+        raise WeightsError(f"{source}: cannot be converted: {error}; {cure}") from error
     labels = network.arguments["classes"]
     others = ("background", *(f"class{i}" for i in range(1, labels)))
     classes = VOC_CLASSES if labels == len(VOC_CLASSES) else others
@@ -99,7 +89,7 @@ def _deconvnet(layers: Layers, folded: bool) -> tuple[str, SegmentationNetwork]:
     network = build_network("deconvnet", sizes)
     tensors = _tensors(layers, network.state_dict(), {"fc6_deconv": "fc6-deconv", "seg_score": score})
     for name, module in network.named_modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, nn.BatchNorm2d):  # one that is folded only scales and shifts
             tensors[f"{name}.running_mean"] = torch.zeros(module.num_features)
             tensors[f"{name}.running_var"] = torch.ones(module.num_features) - (module.eps if folded else 0)
             tensors[f"{name}.num_batches_tracked"] = torch.tensor(0)
@@ -169,7 +159,8 @@ def _tensors(layers: Layers, wanted: Mapping[str, Tensor], theirs: Mapping[str, 
             plan[_norm(layer) if unit == "norm" else layer, int(kind == "bias")] = name
     found = {(layer, i): blob for layer, blobs in layers.items() for i, blob in enumerate(blobs)}
     both = found.keys() & plan.keys()
-    wrong = {key for key in both if not _fits(found[key].shape, wanted[plan[key]].shape)}
+    # Caffe's vectors have axes of 1 around them, and kernels of an InnerProduct have two.
+    wrong = {key for key in both if found[key].size != wanted[plan[key]].numel()}
     if named := sorted({layer for layer, _ in wrong | (found.keys() ^ plan.keys())}):
         raise ValueError(f"layers missing, left over or of another shape: {', '.join(named[:5])}")
     arrays = {name: found[key].reshape(wanted[name].shape) for key, name in plan.items()}
@@ -185,20 +176,9 @@ def _norm(conv: str) -> str:
     return conv.replace("conv", "bn") if "conv" in conv else f"bn{conv}"
 
 
-def _fits(found: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
-    """Whether shapes agree: Caffe's vectors have axes of 1 around them, kernels of an InnerProduct are 2D."""
-    shapes = (found, wanted, (wanted[0], math.prod(wanted[1:])))
-    bare, *expected = ([size for size in shape if size > 1] for shape in shapes)
-    return bare in expected
-
-
 def read_caffemodel(path: Path) -> tuple[Layers, bool]:
-    """The arrays of the layers of a `.caffemodel` file that have any, and whether its BatchNorm is folded.
-
-    The arrays, in Caffe's order, are float32 views of the file's content by name of the layer. Both lists of
-    layers are read, the old one (`layers`) and the new one (`layer`). What else the file says is skipped.
-    Raises WeightsError if the file is missing, unreadable, truncated or damaged, or no layer has numbers.
-    """
+    """The arrays of the layers of a `.caffemodel` file that have any, and whether its BatchNorm is folded;
+    WeightsError if it is missing or damaged."""
     layers: Layers = {}
     folded = False
     try:
@@ -211,6 +191,7 @@ def read_caffemodel(path: Path) -> tuple[Layers, bool]:
                     if called in layers:
                         raise ValueError(f"two layers with weights are named {called!r}")
                     layers[called] = arrays
+                    # Only what the authors' `BN_make_INFERENCE_script.py` saves gives out mean and variance.
                     folded |= any(_fields(one)[_BN_MODE] == [_BN_INFERENCE] for one in layer[norm])
                     folded |= len(layer[top]) == 3
         if not layers:
@@ -240,14 +221,14 @@ def _fields(message: memoryview) -> defaultdict[int, list[Any]]:
     while at < len(message):
         tag, at = _varint(message, at)
         wire = tag & 7  # 0: an integer; 2: its size and content; 1 and 5: 8 and 4 bytes
-        value, at = _varint(message, at) if wire in (0, 2) else ({1: 8, 5: 4}.get(wire, len(message)), at)
+        value: Any = {1: 8, 5: 4}.get(wire, len(message))
+        if wire in (0, 2):
+            value, at = _varint(message, at)
         if wire:
-            start, at = at, at + value
-            if at > len(message):
+            if value > len(message) - at:
                 raise ValueError("what it announces goes on beyond its end")
-            fields[tag >> 3].append(message[start:at])
-        else:
-            fields[tag >> 3].append(value)
+            value, at = message[at : at + value], at + value
+        fields[tag >> 3].append(value)
     return fields
 
 

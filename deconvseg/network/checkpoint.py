@@ -30,36 +30,25 @@ FORMAT = 1
 ARCHITECTURES: dict[str, Callable[..., SegmentationNetwork]] = {
     network.architecture: network for network in (DeconvNet, FCN8s, FCN)
 }
-VGG_MEAN_RGB = (123.68, 116.779, 103.939)
-"""Channel means of VGG-16's training photos, 0..255 (Simonyan and Zisserman 2014)."""
-
-_KEY = "deconvseg"
-"""Entry of a safetensors file's metadata that holds the header."""
+_KEY = "deconvseg"  # the entry of a safetensors file's metadata that holds the header
 
 
 @dataclass(frozen=True)
 class NetworkHeader:
     """What a network file says beside its tensors.
 
-    Attributes:
-        classes: names, background first.
-        palette: one (R, G, B) a class.
-        mean, scale: a crop of 0..255 RGB enters the network as `(crop - mean) * scale`.
-        crf: dense CRF parameters that belong to this network's scores; empty means the defaults.
-        training: free-form summary of how it was trained and what it measured.
-        statistics: whether BatchNorm has the mean and variance of training; a network without them can be
-            trained further, but not segment.
-        ranges: as of `int8.observe`; empty if nobody has looked.
+    A crop of 0..255 RGB enters the network as `(crop - mean) * scale`. A network without `statistics` of
+    BatchNorm can be trained further, but not segment.
     """
 
-    classes: tuple[str, ...]
-    palette: Palette
-    mean: tuple[float, float, float] = VGG_MEAN_RGB
+    classes: tuple[str, ...]  # background first
+    palette: Palette  # one (R, G, B) a class
+    mean: tuple[float, float, float] = (123.68, 116.779, 103.939)  # of VGG-16 (Simonyan and Zisserman 2014)
     scale: float = 1.0
-    crf: Mapping[str, float] = field(default_factory=dict)
-    training: Mapping[str, Any] = field(default_factory=dict)
+    crf: Mapping[str, float] = field(default_factory=dict)  # of `CRFParameters`, made for its scores
+    training: Mapping[str, Any] = field(default_factory=dict)  # how, and what was measured, in any form
     statistics: bool = True
-    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # as of `int8.observe`, if at all
 
 
 def save_network(
@@ -67,26 +56,16 @@ def save_network(
 ) -> None:
     """Write a network, of any dtype and device; `storage` is as of `write_tensors`.
 
-    Raises:
-        OutputError: the file cannot be written.
-        WeightsError: a weight is not finite, or too large for the storage format.
+    Raises OutputError if it cannot be written, WeightsError for a weight not finite or too large for that.
     """
-    document = {
-        "format": FORMAT,
-        "architecture": network.architecture,
-        "arguments": network.arguments,
-        "order": "RGB",
-        **asdict(header),
-    }
-    write_tensors(path, network.state_dict(), storage, {_KEY: json.dumps(document)})
+    about = {"format": FORMAT, "architecture": network.architecture, "arguments": network.arguments}
+    document = json.dumps({**about, "order": "RGB", **asdict(header)})
+    write_tensors(path, network.state_dict(), storage, {_KEY: document})
 
 
 def copy_network(source: Path, target: Path, changes: Mapping[str, Any]) -> None:
-    """Copy a network file with some fields of its header replaced; its tensors stay as they are, bit for bit.
-
-    The `changes` are fields of `NetworkHeader` and their new values, fit for JSON.
-    Raises WeightsError if the source is no network file, OutputError if the target cannot be written.
-    """
+    """Copy a network file bit for bit, but for `changes` of fields of its `NetworkHeader`, fit for JSON;
+    errors as of `load_network` and `save_network`."""
     with _opened(source) as (file, document):
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     write_tensors(target, tensors, None, {_KEY: json.dumps({**document, **changes})})
@@ -97,10 +76,9 @@ def write_tensors(
 ) -> None:
     """Write a safetensors file beside its target and rename it into place; errors as of `save_network`.
 
-    Args:
-        tensors: by name, which tells a transposed convolution; integer tensors stay as they are.
-        storage: `float16` and `int8` are for kernels (4 axes), all else is float32; `int8` adds one float32
-            scale an output channel under `{name}.scale`. None leaves all as they are.
+    The tensors' names tell transposed convolutions. Storage `float16` and `int8` are for kernels (4 axes),
+    all other floats are float32; `int8` adds one float32 scale an output channel under `{name}.scale`. None
+    leaves all as they are.
     """
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     for name in [name for name, tensor in stored.items() if storage and tensor.is_floating_point()]:
@@ -113,10 +91,7 @@ def write_tensors(
             values = (values / check).round().to(torch.int8)
             stored[f"{name}.scale"] = check.flatten()
         if not check.isfinite().all():
-            raise WeightsError(
-                f"{name}: weights that are not finite numbers, or too large for this storage; if they are "
-                "sound, store them as float32"
-            )
+            raise WeightsError(f"{name}: weights not finite, or too large for this storage; try float32")
         stored[name] = values
     # safetensors' save_file has a temporary file of its own, which only the owner may read and nobody sweeps.
     content = save(stored, dict(metadata))
@@ -125,10 +100,7 @@ def write_tensors(
 
 
 def describe_network(path: Path) -> tuple[SegmentationNetwork, NetworkHeader]:
-    """What a network's file says of it: the network without its numbers (device `meta`), and the header.
-
-    Raises WeightsError if it is missing, truncated, or not a deconvseg network.
-    """
+    """A file's network without its numbers (device `meta`), and its header; WeightsError if it has none."""
     with _opened(path) as (_, document):
         network = build_network(document["architecture"], document["arguments"])
         header = NetworkHeader(
@@ -139,9 +111,7 @@ def describe_network(path: Path) -> tuple[SegmentationNetwork, NetworkHeader]:
             crf={str(key): float(value) for key, value in document["crf"].items()},
             training=dict(document["training"]),
             statistics=bool(document.get("statistics", True)),
-            ranges={
-                key: (float(low), float(high)) for key, (low, high) in document.get("ranges", {}).items()
-            },
+            ranges={name: (float(a), float(b)) for name, (a, b) in document.get("ranges", {}).items()},
         )
         names, labels = header.classes, network.arguments["classes"]
         if not len(names) == len(set(names)) == len(header.palette) == labels:
@@ -152,20 +122,15 @@ def describe_network(path: Path) -> tuple[SegmentationNetwork, NetworkHeader]:
 
 
 def load_network(path: Path) -> tuple[SegmentationNetwork, NetworkHeader]:
-    """Rebuild a network from its file, in float32 on the CPU and in evaluation mode.
-
-    Raises WeightsError as `describe_network`, and for tensors that do not fit its header or are no numbers.
-    """
+    """A network and its header from a file, in float32 on the CPU and in evaluation mode; WeightsError if it
+    is missing, damaged, or of another kind."""
     network, header = describe_network(path)
     with _opened(path) as (file, _):
-        # One by one: a large network is in memory once, whatever its file stores it as.
         names = [name for name in file.keys() if not name.endswith(".scale")]  # noqa: SIM118 (not a dict)
         state = {name: _expand(file, name) for name in names}
     wanted, found = ({(name, t.shape) for name, t in s.items()} for s in (network.state_dict(), state))
-    if wrong := sorted({name for name, _ in wanted ^ found}):
-        raise WeightsError(
-            f"{path}: tensors missing, left over or of the wrong shape: {', '.join(wrong[:5])}"
-        )
+    if wrong := sorted({name for name, _ in wanted ^ found})[:5]:
+        raise WeightsError(f"{path}: tensors missing, left over or of the wrong shape: {', '.join(wrong)}")
     if broken := [name for name, t in state.items() if not torch.stack(t.aminmax()).isfinite().all()]:
         raise WeightsError(f"{path}: weights that are not numbers: {', '.join(broken[:5])}; train it again")
     network.load_state_dict(state, assign=True)
@@ -183,9 +148,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
             if not document:
                 raise WeightsError(f"{path}: a safetensors file, but not one of deconvseg's networks")
             if document["format"] != FORMAT or document["architecture"] not in ARCHITECTURES:
-                raise WeightsError(
-                    f"{path}: of a format or kind this version does not know; update deconvseg"
-                )
+                raise WeightsError(f"{path}: of a format or kind unknown to this version; update deconvseg")
             yield file, document
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path}: not a readable network file ({error}); get or train it again") from error
@@ -194,21 +157,15 @@ def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
 
 
 def build_network(architecture: str, arguments: Mapping[str, Any]) -> SegmentationNetwork:
-    """A network of one of the ARCHITECTURES on the `meta` device: its tensors have shapes and no numbers.
-
-    Raises ValueError, TypeError or RuntimeError for arguments out of range, or of another name or type.
-    """
+    """A network of one of the ARCHITECTURES on the `meta` device: its tensors have shapes and no numbers."""
     with torch.device("meta"), _NoInitialisation():
         return ARCHITECTURES[architecture](**arguments)
 
 
 class _NoInitialisation(TorchFunctionMode):
-    """Weights stay as they are made: to fill those of device `meta`, which are nothing, torch would load its
-    compiler (a second and 900 modules)."""
+    """Weights stay as they are made: to fill those of device `meta`, torch would load its compiler (1 s)."""
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func.__name__ in ("normal_", "uniform_", "kaiming_normal_", "kaiming_uniform_"):
             return (*args, *(kwargs or {}).values())[0]
         return func(*args, **(kwargs or {}))

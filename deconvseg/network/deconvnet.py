@@ -21,18 +21,9 @@ class DeconvNet(SegmentationNetwork):
     """The network of Noh, Hong, Han 2015 (arXiv 1505.04366, section 3; `DeconvNet_inference_deploy`).
 
     The defaults are the paper's network: 251,805,653 learnable parameters, 32.75 GMAC a crop. Layers carry
-    the names of the released network (`conv1_1`, `fc6`, `deconv5_1`, ...), underscores for dashes.
-
-    Args:
-        classes: number of labels, background included.
-        crop_size: side of the square input in pixels, a multiple of 32.
-        widths: channels of the five encoder blocks; the decoder mirrors them.
-        encoder_convs: 3x3 convolutions in encoder blocks 1 to 5.
-        decoder_convs: 3x3 deconvolutions after each unpooling, deepest (block 5) first. Fewer than five
-            entries end the decoder early; its scores are then enlarged bilinearly to the crop.
-        bottleneck: channels of fc6 and fc7.
-        encoder_norm: BatchNorm after each encoder convolution, as in the paper. Without it the pretrained
-            features stay as they are and one BatchNorm evens out their scale before fc6.
+    the names of the released network (`conv1_1`, `fc6`, `deconv5_1`, ...), underscores for dashes. Fewer than
+    five `decoder_convs` end the decoder early; its scores are then enlarged bilinearly to the crop. Without
+    `encoder_norm` pretrained features stay as they are, and one BatchNorm evens out their scale before fc6.
     """
 
     architecture = "deconvnet"
@@ -40,21 +31,20 @@ class DeconvNet(SegmentationNetwork):
     def __init__(
         self,
         classes: int = 21,
-        crop_size: int = 224,
+        crop_size: int = 224,  # side of the square input in pixels, a multiple of 32
         widths: tuple[int, ...] = (64, 128, 256, 512, 512),
         encoder_convs: tuple[int, ...] = (2, 2, 3, 3, 3),
-        decoder_convs: tuple[int, ...] = (3, 3, 3, 2, 2),
-        bottleneck: int = 4096,
-        encoder_norm: bool = True,
+        decoder_convs: tuple[int, ...] = (3, 3, 3, 2, 2),  # 3x3 deconvolutions of a block, the deepest first
+        bottleneck: int = 4096,  # channels of fc6 and fc7
+        encoder_norm: bool = True,  # BatchNorm after each encoder convolution
     ) -> None:
         super().__init__(locals())
         if crop_size < STRIDE or crop_size % STRIDE:
             raise ValueError(f"crop_size {crop_size} is not a multiple of {STRIDE}")
         self.crop_size = self.side = crop_size
         self.encoder = vgg_encoder(widths, encoder_convs, norm=encoder_norm)
-        channels = widths[4]
+        channels, cells = widths[4], crop_size // STRIDE
         self.bottleneck_norm = None if encoder_norm else nn.BatchNorm2d(channels)
-        cells = crop_size // STRIDE
         self.fc6 = unit(nn.Conv2d(channels, bottleneck, cells), norm=True)
         self.fc7 = unit(nn.Conv2d(bottleneck, bottleneck, 1), norm=True)
         self.fc6_deconv = unit(nn.ConvTranspose2d(bottleneck, channels, cells), norm=True)
@@ -81,8 +71,7 @@ class DeconvNet(SegmentationNetwork):
                 nn.init.zeros_(module.bias)
 
     def encode(self, crops: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Convolution network: crops (B, 3, S, S) to the code (B, bottleneck, 1, 1) and the switches of
-        the five poolings, as of `pool_with_switches`."""
+        """Crops (B, 3, S, S) to the code (B, bottleneck, 1, 1) and the switches of the five poolings."""
         features, switches = crops, []
         for stage in self.encoder:
             features, where = pool_with_switches(stage(features))
@@ -92,14 +81,13 @@ class DeconvNet(SegmentationNetwork):
         return self.drop(self.fc7(self.drop(self.fc6(features)))), switches
 
     def decode(self, code: Tensor, switches: list[Tensor]) -> Tensor:
-        """Deconvolution network: the code and the encoder's switches to scores (B, classes, S, S)."""
+        """The code and the encoder's switches to scores (B, classes, S, S)."""
         features = self.fc6_deconv(code)
         for stage, where in zip(self.decoder, reversed(switches), strict=False):
             features = stage(unpool(features, where))
         scores: Tensor = self.seg_score(features)
         if scores.shape[-1] != self.crop_size:
-            size = (self.crop_size, self.crop_size)
-            scores = functional.interpolate(scores, size, mode="bilinear", align_corners=False)
+            scores = functional.interpolate(scores, self.crop_size, mode="bilinear", align_corners=False)
         return scores
 
     def scores_and_code(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,14 +97,9 @@ class DeconvNet(SegmentationNetwork):
 
 
 def resize_bottleneck(network: DeconvNet, crop_size: int) -> DeconvNet:
-    """The same network for another crop size: fc6 and fc6-deconv kernels are interpolated.
-
-    fc6 sums over its kernel, so its weights are scaled to keep the sum's magnitude; fc6-deconv paints one
-    value a cell and needs no scaling.
-
-    `crop_size` is the side of the new square input in pixels, a multiple of 32.
-    """
+    """The same network for another crop size, a multiple of 32: fc6's and fc6-deconv's kernels resized."""
     state, cells = network.state_dict(), crop_size // STRIDE
+    # fc6 sums over its kernel, and the sum is to keep its magnitude; fc6-deconv paints one value a cell.
     for layer, gain in (("fc6", (network.crop_size / crop_size) ** 2), ("fc6_deconv", 1.0)):
         name = f"{layer}.conv.weight"
         state[name] = gain * resized_kernel(state[name], cells)

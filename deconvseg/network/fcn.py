@@ -8,30 +8,16 @@ from torch.nn import functional
 
 from deconvseg.network.base import SegmentationNetwork, pool, unit, vgg_encoder
 
-CELL = 16
-"""Pixels a cell of conv5_3; photos get a border of the mean colour up to whole cells."""
+CELL = 16  # pixels a cell of conv5_3; photos get a border of the mean colour up to whole cells
 
 
 class FCN(SegmentationNetwork):
-    """Small layers on VGG-16's convolutions, which can stay as ImageNet taught them.
+    """Small layers on VGG-16's convolutions.
 
     Features of conv5_3, pooled over the photo, tell which classes it shows: an image-level prior (Pinheiro
     and Collobert 2015, "From image-level to pixel-level labeling"). With the hidden units behind that as
     context, dilated convolutions (Yu and Koltun 2016, arXiv 1511.07122) make scores of cells of 16 pixels,
     and features of conv4_3 those of cells of 8 pixels: FCN-8s's stride with one skip.
-
-    Attributes:
-        doubt: (classes,), the chance of each class at which the prior leaves its pixels as they are: half at
-            first, less for classes that segmentation finds too little of.
-
-    Args:
-        classes: labels, background first.
-        side: a photo enters with its longer side scaled to this many pixels.
-        widths, encoder_convs: as of `DeconvNet`.
-        hidden: units between pooled features and presence.
-        width: channels of the layers at stride 16.
-        skip: channels made of conv4_3's; the layers at stride 8 have twice as many.
-        dropout: share of the inputs of both layers behind the pooled features that is dropped in training.
     """
 
     architecture = "fcn"
@@ -42,10 +28,10 @@ class FCN(SegmentationNetwork):
         side: int = 512,
         widths: tuple[int, ...] = (64, 128, 256, 512, 512),
         encoder_convs: tuple[int, ...] = (2, 2, 3, 3, 3),
-        hidden: int = 512,
-        width: int = 256,
-        skip: int = 64,
-        dropout: float = 0.5,
+        hidden: int = 512,  # units between pooled features and presence
+        width: int = 256,  # channels of the layers at stride 16
+        skip: int = 64,  # channels made of conv4_3's; the layers at stride 8 have twice as many
+        dropout: float = 0.5,  # of the inputs of both layers behind the pooled features
     ) -> None:
         super().__init__(locals())
         self.side = side
@@ -64,6 +50,7 @@ class FCN(SegmentationNetwork):
         self.join = unit(nn.Conv2d(3 * skip, 2 * skip, 3, padding=1), norm=True)
         self.score_fine = nn.Conv2d(2 * skip, classes, 1)
         nn.init.zeros_(self.score_fine.weight)
+        # The chance of each class at which the prior leaves its pixels as they are; less for hard classes.
         self.doubt: Tensor
         self.register_buffer("doubt", torch.full((classes,), 0.5))
 
@@ -77,58 +64,35 @@ class FCN(SegmentationNetwork):
         return found
 
     def pooled(self, features: Tensor) -> Tensor:
-        """Means, maxima and quarters' largest means of pool5, (B, 3W, 1, 1), of conv5_3's features.
-
-        As in `adaptive_avg_pool2d`, whose export to ONNX fails where sizes are open, a row or column in the
-        middle is in both halves.
-        """
+        """Means, maxima and quarters' largest means of pool5, (B, 3W, 1, 1), of conv5_3's features."""
         pool5 = functional.max_pool2d(features, 2, ceil_mode=True)
         height, width = pool5.shape[2:]
+        # As in `adaptive_avg_pool2d`, whose export to ONNX fails where sizes are open.
         halves = pool5[:, :, : (height + 1) // 2], pool5[:, :, height // 2 :]
-        quarters = torch.stack(
-            [
-                part.mean((2, 3), keepdim=True)
-                for half in halves
-                for part in (half[..., : (width + 1) // 2], half[..., width // 2 :])
-            ]
-        )
+        parts = [part for half in halves for part in (half[..., : (width + 1) // 2], half[..., width // 2 :])]
+        quarters = torch.stack([part.mean((2, 3), keepdim=True) for part in parts])
         return torch.cat([quarters.mean(0), pool5.amax((2, 3), True), quarters.amax(0)], 1)
 
-    def presence(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
-        """Raw scores (B, classes, 1, 1) of each class to be there, and the hidden units (B, hidden, 1, 1).
-
-        That of background means nothing.
-        """
-        hidden = self.fc6(self.drop(self.pool_norm(pooled)))
-        return self.score_presence(self.drop(hidden)), hidden
-
-    def cells(self, skip: Tensor, features: Tensor, hidden: Tensor) -> Tensor:
-        """Raw scores (B, classes, 2h, 2w) of both `features` and the hidden units."""
-        places = self.conv6(functional.dropout2d(self.norm(features), 0.1, self.training))
+    def cells_and_presence(self, fine: Tensor) -> tuple[Tensor, Tensor]:
+        """Raw scores (B, classes, 2h, 2w), and of each class but background to be there, (B, classes), both
+        of `fine_features`."""
+        coarse = self.encoder[4](pool(fine))
+        hidden = self.fc6(self.drop(self.pool_norm(self.pooled(coarse))))
+        presence = self.score_presence(self.drop(hidden))[:, :, 0, 0]
+        places = self.conv6(functional.dropout2d(self.norm(coarse), 0.1, self.training))
         places = self.conv7(places + self.context(self.drop(hidden)))
         places = places + self.conv8(functional.dropout2d(places, 0.1, self.training))
         places = functional.dropout2d(places, 0.2, self.training)
         scores, places = (
-            functional.interpolate(coarse, scale_factor=2.0, mode="bilinear")
-            for coarse in (self.score_coarse(places), self.reduce(places))
+            functional.interpolate(small, scale_factor=2.0, mode="bilinear")
+            for small in (self.score_coarse(places), self.reduce(places))
         )
-        joined = self.join(torch.cat([places, self.skip(skip)], 1))
-        found: Tensor = scores + self.score_fine(functional.dropout2d(joined, 0.1, self.training))
-        return found
+        joined = self.join(torch.cat([places, self.skip(fine)], 1))
+        return scores + self.score_fine(functional.dropout2d(joined, 0.1, self.training)), presence
 
-    def cells_and_presence(self, fine: Tensor) -> tuple[Tensor, Tensor]:
-        """Raw scores (B, classes, 2h, 2w) and of presence (B, classes), both of `fine_features`."""
-        coarse = self.encoder[4](pool(fine))
-        presence, hidden = self.presence(self.pooled(coarse))
-        return self.cells(fine, coarse, hidden), presence[:, :, 0, 0]
-
-    def scores_and_presence(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Raw scores (B, classes, H, W) of images (B, 3, H, W) of any size, and of presence (B, classes)."""
+    def scores_and_code(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """See the base; images may have any size, and the code is the scores of presence, (B, classes)."""
         height, width = images.shape[-2:]
         cells, presence = self.cells_and_presence(self.fine_features(images))
         scores = functional.interpolate(cells, scale_factor=8.0, mode="bilinear")
         return scores[..., :height, :width], presence
-
-    def scores_and_code(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """See the base; the code is that of presence, (B, classes)."""
-        return self.scores_and_presence(images)

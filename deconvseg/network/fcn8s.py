@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -14,22 +16,9 @@ from deconvseg.network.deconvnet import DeconvNet
 class FCN8s(SegmentationNetwork):
     """The network of Long, Shelhamer, Darrell 2015 (arXiv 1411.4038), as `fcn-8s-pascal` of Caffe's zoo.
 
-    Scores are made from fc7 and enlarged twofold, those of pool4 are added, enlarged twofold, those of pool3
-    are added, enlarged eightfold. The enlarging kernels are bilinear and not learned. The defaults are the
-    zoo's network: the first convolution pads by 100 pixels so that fc6 needs no padding, and each map is
-    cropped to what it has in common with the next.
-
-    Args:
-        classes: number of labels, background included.
-        side: a whole photo enters with its longer side scaled to this many pixels.
-        widths, encoder_convs: as for `DeconvNet`.
-        bottleneck: channels of fc6 and fc7.
-        head_kernel: side of fc6's kernel; odd.
-        padding: of the first convolution. With 1, as in VGG-16, fc6 pads itself and a photo is padded to
-            whole cells of 32 pixels: no arithmetic goes into a border of nothing.
-        norm: BatchNorm before fc6 and before the scores of pool3 and pool4, whose scale differs widely, and
-            after fc6 and fc7.
-        dropout: share of fc6's and fc7's outputs that is dropped in training.
+    The enlarging kernels are bilinear and not learned. The defaults are the zoo's network: the first
+    convolution pads by 100 pixels so that fc6 needs no padding, and each map is cropped to what it has in
+    common with the next. If it pads by 1, fc6 pads itself, and photos are padded to whole cells of 32 pixels.
     """
 
     architecture = "fcn8s"
@@ -40,28 +29,25 @@ class FCN8s(SegmentationNetwork):
         side: int = 500,
         widths: tuple[int, ...] = (64, 128, 256, 512, 512),
         encoder_convs: tuple[int, ...] = (2, 2, 3, 3, 3),
-        bottleneck: int = 4096,
-        head_kernel: int = 7,
-        padding: int = 100,
-        norm: bool = False,
+        bottleneck: int = 4096,  # channels of fc6 and fc7
+        head_kernel: int = 7,  # side of fc6's kernel; odd
+        padding: int = 100,  # of the first convolution
+        norm: bool = False,  # BatchNorm before fc6 and the scores of pool3 and pool4, and after fc6 and fc7
         dropout: float = 0.5,
     ) -> None:
         super().__init__(locals())
         if head_kernel % 2 == 0:
             raise ValueError(f"head_kernel {head_kernel} is not an odd number")
         if padding > 1 and padding < STRIDE * (head_kernel - 1) // 2:
-            raise ValueError(
-                f"padding {padding} is too small for head_kernel {head_kernel}; 1 pads fc6 instead"
-            )
+            raise ValueError(f"padding {padding} is too small for head_kernel {head_kernel}; take 1")
         self.side, self.padding = side, padding
-        self.head_padding = (head_kernel - 1) // 2 if padding == 1 else 0
+        head_padding = (head_kernel - 1) // 2 if padding == 1 else 0
         # Where the middle of fc6's first cell lies, in pixels of the photo.
-        self.head_origin = 15.5 - (padding - 1) + STRIDE * ((head_kernel - 1) / 2 - self.head_padding)
+        self.head_origin = 15.5 - (padding - 1) + STRIDE * ((head_kernel - 1) / 2 - head_padding)
 
         self.encoder = vgg_encoder(widths, encoder_convs, norm=False, padding=padding)
         self.pool5_norm = nn.BatchNorm2d(widths[4]) if norm else nn.Identity()
-        fc6 = nn.Conv2d(widths[4], bottleneck, head_kernel, padding=self.head_padding)
-        self.fc6 = unit(fc6, norm=norm)
+        self.fc6 = unit(nn.Conv2d(widths[4], bottleneck, head_kernel, padding=head_padding), norm=norm)
         self.fc7 = unit(nn.Conv2d(bottleneck, bottleneck, 1), norm=norm)
         self.score_fr = nn.Conv2d(bottleneck, classes, 1)
         self.score_pool4 = _score(widths[3], classes, norm)
@@ -78,10 +64,6 @@ class FCN8s(SegmentationNetwork):
                 assert module.bias is not None
                 nn.init.zeros_(module.bias)
 
-    def scores_and_presence(self, images: Tensor) -> tuple[Tensor, None]:
-        """Raw scores as of `forward`; which classes a photo shows this network does not tell."""
-        return self(images), None
-
     def scores_and_code(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """See the base; photos may have any size."""
         height, width = images.shape[-2:]
@@ -92,8 +74,7 @@ class FCN8s(SegmentationNetwork):
         for stage in self.encoder:
             features = pool(stage(features), ceil_mode=self.padding > 1)
             pools.append(features)
-        code = self.drop(self.fc6(self.pool5_norm(pools[4])))
-        code = self.drop(self.fc7(code))
+        code = self.drop(self.fc7(self.drop(self.fc6(self.pool5_norm(pools[4])))))
 
         scores, origin, border = self.score_fr(code), self.head_origin, self.padding - 1
         # Enlarging and cropping move the middle of the map's first cell.
@@ -115,11 +96,7 @@ class FCN8s(SegmentationNetwork):
 
 
 def start_from_deconvnet(network: FCN8s, source: DeconvNet) -> None:
-    """Copy a trained DeconvNet's encoder, fc6 and fc7, as far as the two networks have them alike.
-
-    fc6's kernel is interpolated to the new size and scaled to keep the magnitude of its sum.
-    Raises ValueError if the encoders differ.
-    """
+    """Copy a trained DeconvNet's encoder, which must be alike, and fc6 and fc7, if they are alike."""
     same = ("widths", "encoder_convs")
     if source.arguments["encoder_norm"] or any(source.arguments[k] != network.arguments[k] for k in same):
         raise ValueError("the encoder of the DeconvNet has other layers")
@@ -131,16 +108,14 @@ def start_from_deconvnet(network: FCN8s, source: DeconvNet) -> None:
     network.fc7.load_state_dict(source.fc7.state_dict())
     state = source.fc6.state_dict()
     kernel, side = state["conv.weight"], network.arguments["head_kernel"]
+    # Scaled, so that the sum over the new size has the magnitude of the old one.
     state["conv.weight"] = (kernel.shape[-1] / side) ** 2 * resized_kernel(kernel, side)
     network.fc6.load_state_dict(state)
 
 
 def _score(channels: int, classes: int, norm: bool) -> nn.Sequential:
-    layers = nn.Sequential()
-    if norm:
-        layers.add_module("norm", nn.BatchNorm2d(channels))
-    layers.add_module("conv", nn.Conv2d(channels, classes, 1))
-    return layers
+    norms = {"norm": nn.BatchNorm2d(channels)} if norm else {}
+    return nn.Sequential(OrderedDict(**norms, conv=nn.Conv2d(channels, classes, 1)))
 
 
 def _enlarger(classes: int, kernel: int, stride: int) -> nn.ConvTranspose2d:

@@ -22,20 +22,15 @@ _DTYPES = {"fp32": torch.float32, "int8": torch.float32, "bf16": torch.bfloat16,
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto`, `cpu`, `cuda` or `mps` (an index may follow: `cuda:1`); only `auto` may fall back to the CPU.
-
-    `auto` does not take Apple's `mps`, which older torch versions have without max-unpooling: ask for it.
-    Raises UsageError for an unknown name, or a device this machine does not have.
-    """
+    """`auto` (which is `cuda` or else `cpu`), `cpu`, `cuda` or `mps` (an index may follow: `cuda:1`);
+    UsageError for a device that this machine does not have."""
     here = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
     if name == "auto":
         return torch.device("cuda" if here["cuda"] else "cpu")
-    try:
+    with suppress(RuntimeError, KeyError):
         device = torch.device(name)
         if (device.index or 0) < here[device.type]:
             return device
-    except (RuntimeError, KeyError):
-        pass
     raise UsageError(f"{name}: torch finds no such device here; use auto, cpu, cuda or mps")
 
 
@@ -46,8 +41,7 @@ def pick_precision(
 
     On a CPU that is int8 with AVX2 or more, else bf16 where it is faster than fp32. Int8 needs networks whose
     files tell the ranges of what goes through their layers; `uncalibrated` names one that does not, if any.
-    Raises UsageError for an unknown name; fp16 on a CPU, whose convolutions do not have it; int8 elsewhere,
-    where torch does not have it, or with a network without ranges.
+    Raises UsageError for an unknown name, and one that the device, torch or a network does not have.
     """
     if name == "auto":
         if device.type == "cuda":
@@ -62,15 +56,11 @@ def pick_precision(
     if name == "int8" and device.type != "cpu":
         raise UsageError(f"int8 is for the CPU, and this is {device.type}; use auto")
     if name == "int8" and not int8.works():
-        raise UsageError(
-            f"int8 needs oneDNN's 8-bit convolutions, which torch {torch.__version__} does not have here or "
-            "computes wrongly; use auto"
-        )
+        fault = f"which torch {torch.__version__} does not have here or computes wrongly"
+        raise UsageError(f"int8 needs oneDNN's 8-bit convolutions, {fault}; use auto")
     if name == "int8" and (network := uncalibrated()):
-        raise UsageError(
-            f"int8 needs to know how large the numbers in a network get, which {network} does not tell; "
-            "'deconvseg weights calibrate' makes a file that does"
-        )
+        cure = "'deconvseg weights calibrate' makes a file that does"
+        raise UsageError(f"int8 needs to know how large numbers get, which {network} does not tell; {cure}")
     if name not in _DTYPES:
         raise UsageError(f"{name}: unknown precision; use auto, fp32, bf16, fp16 or int8")
     return cast(Precision, name)
@@ -81,10 +71,8 @@ def prepare(
 ) -> Network:
     """Make a trained network ready to segment, in its own memory; it cannot be trained or saved any more.
 
-    It computes the same function as before (exact in real arithmetic): every BatchNorm's running statistics
-    go into the kernel and bias of the convolution beside it, and DeconvNet's bottleneck, whose kernels cover
-    all there is, becomes the matrix products it consists of. Int8 is for networks with `ranges`, as of
-    `int8.observe`; others compute in fp32 then.
+    BatchNorm's statistics go into the kernels beside it, and DeconvNet's bottleneck becomes matrix products.
+    Int8 is for networks with `ranges`, as of `int8.observe`; others compute in fp32 then.
     """
     network.eval().requires_grad_(False)
     if isinstance(network, FCN8s) and network.arguments["norm"]:
@@ -173,16 +161,11 @@ def _fold_into_next(norm: Any, conv: Any) -> None:
 def _cpu_gains_by_bf16() -> bool:
     """Where torch is held to an older instruction set, bf16 is emulated, 24 s a photo; on Intel's processors
     it takes longer than fp32 unless they have AMX, which not every virtual machine shows."""
-    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    if not (probe and probe()) or torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "NO AVX", "AVX2"):
+    has_bf16 = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
+    has_amx = getattr(torch.cpu, "_is_amx_tile_supported", bool)()
+    if not has_bf16 or torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "NO AVX", "AVX2"):
         return False
-    amx = getattr(torch.cpu, "_is_amx_tile_supported", None)
     with suppress(OSError):
-        if "GenuineIntel" in Path("/proc/cpuinfo").read_text(encoding="utf-8") and not (amx and amx()):
+        if not has_amx and "GenuineIntel" in Path("/proc/cpuinfo").read_text(encoding="utf-8"):
             return False
-    cells = torch.zeros(1, 2, 2, 2).to(torch.bfloat16, memory_format=torch.channels_last)
-    try:
-        functional.max_unpool2d(cells, torch.zeros(1, 2, 2, 2, dtype=torch.int64), (2, 2))
-    except RuntimeError:  # torch 2.4 does not unpool it
-        return False
-    return True
+    return not torch.__version__.startswith("2.4.")  # which does not unpool it

@@ -16,13 +16,9 @@ from deconvseg.network.base import SegmentationNetwork
 def read_vgg16(path: Path) -> dict[str, Tensor]:
     """The 13 convolutions from a local safetensors file, for RGB input, and fc6 and fc7 if it has them.
 
-    Args:
-        path: keys `conv{block}_{i}.weight` (out, in, 3, 3) and `.bias`, and perhaps `fc6` and `fc7` likewise.
-            The metadata may tell the `order` that conv1_1 expects, `RGB` or `BGR`; where they do not, a name
-            with `bgr` in it tells BGR.
-
-    Raises:
-        WeightsError: unreadable, or not these 13 layers.
+    Its keys are `conv{block}_{i}.weight` (out, in, 3, 3) and `.bias`, perhaps `fc6` and `fc7` likewise. The
+    metadata may tell the `order` that conv1_1 expects, `RGB` or `BGR`; else a name with `bgr` in it does.
+    Raises WeightsError if it is unreadable, or has not these 13 layers.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -38,18 +34,13 @@ def read_vgg16(path: Path) -> dict[str, Tensor]:
 
 
 def download_vgg16() -> dict[str, Tensor]:
-    """The same convolutions from torchvision (`IMAGENET1K_FEATURES`, the original Caffe weights, RGB).
-
-    Raises WeightsError if the download fails.
-    """
+    """The same convolutions from torchvision (the original Caffe weights); WeightsError if that fails."""
     from torchvision.models import VGG16_Weights  # torchvision takes a second to import
 
     try:
         state = VGG16_Weights.IMAGENET1K_FEATURES.get_state_dict(progress=True, check_hash=True)
     except (OSError, RuntimeError) as error:
-        raise WeightsError(
-            f"VGG-16's ImageNet weights cannot be downloaded ({error}); give a local file of them"
-        ) from error
+        raise WeightsError(f"VGG-16 cannot be downloaded ({error}); give a local file of it") from error
     names = [f"conv{b}_{i}" for b, convs in enumerate((2, 2, 3, 3, 3), 1) for i in range(1, convs + 1)]
     ours = [f"{name}.{kind}" for name in names for kind in ("weight", "bias")]
     theirs = [tensor for name, tensor in state.items() if name.startswith("features.")]
@@ -57,10 +48,8 @@ def download_vgg16() -> dict[str, Tensor]:
 
 
 def initialise_encoder(network: SegmentationNetwork, convolutions: dict[str, Tensor]) -> None:
-    """Copy `read_vgg16`'s convolutions into an encoder of these widths, and into fc6 and fc7 if they fit.
-
-    Raises WeightsError if VGG-16 lacks a layer of the encoder, or has it in another shape.
-    """
+    """Copy `read_vgg16`'s convolutions into the encoder, and into fc6 and fc7 if they fit; WeightsError if
+    VGG-16 lacks a layer of the encoder, or has it in another shape."""
     state = network.state_dict()
     stages = enumerate(network.encoder)
     names = [f"encoder.{i}.{name}" for i, stage in stages for name, _ in stage.named_children()]
@@ -72,23 +61,15 @@ def initialise_encoder(network: SegmentationNetwork, convolutions: dict[str, Ten
         elif ours == theirs:
             break  # fc7 makes sense after fc6 alone
         else:
-            raise WeightsError(
-                f"{theirs}: VGG-16 lacks this layer of the network, or has it in another shape; start such a "
-                "network without pretrained weights"
-            )
+            fault = "VGG-16 lacks this layer of the network, or has it in another shape"
+            raise WeightsError(f"{theirs}: {fault}; start without pretrained weights")
     network.load_state_dict(state)
 
 
 @torch.no_grad()
 def calibrate_encoder_norm(network: SegmentationNetwork, crops: Tensor) -> None:
-    """Set each encoder BatchNorm so that it passes its pretrained convolution's output through unchanged.
-
-    Scale becomes the deviation and shift the mean that the layer has on these crops: normalising then
-    gives back what came in, and training starts from the pretrained features.
-
-    Networks without encoder BatchNorm stay as they are. The crops are normalised, float32 (B, 3, S, S); a few
-    dozen are enough.
-    """
+    """Set each encoder BatchNorm so that it passes its pretrained convolution's output through unchanged, for
+    some dozen normalised crops, float32 (B, 3, S, S)."""
     features = crops
     for stage in network.encoder:
         for unit in stage.children():
@@ -96,9 +77,8 @@ def calibrate_encoder_norm(network: SegmentationNetwork, crops: Tensor) -> None:
             norm = getattr(unit, "norm", None)
             if isinstance(norm, nn.BatchNorm2d):
                 variance, mean = torch.var_mean(features, (0, 2, 3), correction=0)
-                assert norm.running_mean is not None and norm.running_var is not None
-                norm.running_mean.copy_(mean)
-                norm.running_var.copy_(variance)
+                norm.get_buffer("running_mean").copy_(mean)
+                norm.get_buffer("running_var").copy_(variance)
                 norm.weight.copy_((variance + norm.eps).sqrt())
                 norm.bias.copy_(mean)
             features = features.relu()

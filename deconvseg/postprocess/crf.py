@@ -28,25 +28,24 @@ GONE = 1e-6  # labels whose probability is below this at all pixels after the fi
 _BLOCK = 65536  # numbers that fit into a core's cache together
 
 
-def dense_crf(
-    image: NDArray[np.uint8], probabilities: NDArray[np.float32], parameters: CRFParameters
-) -> NDArray[np.float32]:
+def dense_crf(image: NDArray[np.uint8], probabilities: Floats, parameters: CRFParameters) -> Floats:
     """Refine class probabilities by the photo's colours: mean field.
 
     After Kraehenbuehl and Koltun, "Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials"
-    (2011); the kernel of colours is on the permutohedral lattice. Labels that no pixel could take are left
-    out (`least_peak`), and what no longer changes is not worked on (STILL, GONE). Results have the same bits
-    whatever the number of threads.
+    (2011). Labels that no pixel could take are left out (`least_peak`), and what no longer changes is not
+    worked on (STILL, GONE). Results have the same bits whatever the number of threads.
 
     The image is uint8 (H, W, 3) RGB. Probabilities, given and returned, are float32 (C, H, W), summing to 1
-    over C; 0 for labels left out. They come back as they are if there is nothing to do: no iterations, no
-    weight, or no second label that a pixel could take.
+    over C; 0 for labels left out. They come back as they are if there is nothing to do.
     """
     classes, height, width = probabilities.shape
-    kernels = list(_kernels(image, parameters))
+    one, kernels = np.ones((height * width, 1), np.float32), []
+    for kernel, weight in _kernels(image, parameters):
+        mass = kernel.filter(one) if parameters.normalise else one
+        kernel.scale(np.sqrt(np.float32(weight) / mass))
+        kernels.append(kernel)
     if parameters.iterations < 1 or not kernels:
         return probabilities
-    one = np.ones((height * width, 1), np.float32)
     pull = float(reduce(iadd, (kernel.filter(one) for kernel in kernels)).max())
     peaks = probabilities.reshape(classes, -1).max(1).clip(LEAST_PROBABILITY)
     possible = int((peaks >= least_peak(pull, classes)).sum())
@@ -64,42 +63,30 @@ def dense_crf(
 def least_peak(pull: float, classes: int) -> float:
     """The probability that one of `classes` labels has to have at some pixel, lest it is left out.
 
-    Mean field sets Q_i(l) = p_i(l) exp(m_i(l)) / Z_i, where p is what comes in, and m_i(l), the pull of label
-    l on pixel i, is a sum of Q_j(l) over all pixels j with weights of at least 0, together at most T, `pull`.
-    If p_i(l) < s exp(-T s) everywhere, then Q_i(l) < s everywhere and always: at the start, where Q = p, and
-    after each iteration, because Q < s before it makes m_i(l) < T s, and Z_i >= 1, as the p_i sum to 1 and no
-    m is below 0. With s <= 1/C, no pixel takes l. Returned is s exp(-T s) where it is largest.
-
-    So no label that could win is lost. The shares of those left out go to the others, which can decide
-    otherwise between two of these at pixels where they are nearly even.
+    Mean field sets Q_i(l) = p_i(l) exp(m_i(l)) / Z_i, where p is what comes in, and m_i(l) >= 0 is a sum of
+    Q_j(l) with weights of together at most T, `pull`. If p_i(l) < s exp(-T s) everywhere, then Q_i(l) < s
+    everywhere and always: at the start, where Q = p, and after each iteration, because Q < s before it makes
+    m_i(l) < T s, and Z_i >= 1. With s <= 1/C, no pixel takes l. Returned is s exp(-T s) where it is largest.
     """
     share = min(LEAST_SHARE, 1 / classes, 1 / pull)
     return share * math.exp(-pull * share)
 
 
-def _kernels(image: NDArray[np.uint8], parameters: CRFParameters) -> Iterator[Kernel]:
-    """The pairwise terms of a weight above 0."""
+def _kernels(image: NDArray[np.uint8], parameters: CRFParameters) -> Iterator[tuple[Kernel, float]]:
+    """The pairwise terms of a weight above 0, not weighted yet."""
     height, width, channels = image.shape
     places, sigma = np.indices((height, width), np.float32).reshape(2, -1)[::-1], parameters.smooth_sigma
     if parameters.smooth_weight > 0:
         narrow = sigma <= WIDEST
         place = Gaussian(height, width, sigma) if narrow else Lattice(places / np.float32(sigma))
-        yield _scaled(place, height * width, parameters.smooth_weight, parameters.normalise)
+        yield place, parameters.smooth_weight
     if parameters.colour_weight > 0:
         features = np.empty((2 + channels, height * width), np.float32)
         features[:2] = places
         features[2:] = image.reshape(-1, channels).T
         sigmas = [parameters.colour_sigma_xy] * 2 + [parameters.colour_sigma_rgb] * channels
         features /= np.array(sigmas, np.float32)[:, None]
-        colour = Lattice(features)
-        yield _scaled(colour, height * width, parameters.colour_weight, parameters.normalise)
-
-
-def _scaled(kernel: Kernel, pixels: int, weight: float, normalise: bool) -> Kernel:
-    one = np.ones((pixels, 1), np.float32)
-    mass = kernel.filter(one) if normalise else one
-    kernel.scale(((np.float32(weight) / mass) ** 0.5).astype(np.float32, copy=False))
-    return kernel
+        yield Lattice(features), parameters.colour_weight
 
 
 def _refine(given: Floats, kernels: list[Kernel], iterations: int, pull: float) -> Floats:
@@ -119,11 +106,8 @@ def _refine(given: Floats, kernels: list[Kernel], iterations: int, pull: float) 
 def _mean_field(
     scores: Floats, beliefs: Floats, kernels: list[Kernel], iterations: int, still: float
 ) -> Floats:
-    """Probabilities (N, C) after some iterations from `beliefs`, which are overwritten.
-
-    `scores` are the logarithms of the probabilities given. A pixel that is SURE rests when none of its
-    beliefs changes by more than `still`.
-    """
+    """Probabilities (N, C) after some iterations from `beliefs`, which are overwritten, by the logarithms
+    `scores` of those given. A pixel that is SURE rests when its beliefs change by `still` at most."""
     refined, steps = np.empty_like(beliefs), beliefs
     where = moving = np.arange(len(scores))  # the pixels that are worked on: all of them
     totals: list[Any] = [None] * len(kernels)  # what all pixels have spread

@@ -17,8 +17,7 @@ class Fusion:
 
     `max` is the paper's equation 1 and the released code: per class and pixel the largest raw score of any
     region, never below 0, which is also the value outside every region; softmax comes last. `mean` averages
-    the class probabilities of the regions that cover a pixel, each weighted by its area: a larger region
-    shows more of the scene, and a small one's mistake counts for less.
+    the class probabilities of the regions that cover a pixel, each weighted by its area.
     """
 
     def __init__(
@@ -29,8 +28,7 @@ class Fusion:
         self.cover = torch.zeros(height, width, device=device)
 
     def add(self, scores: Tensor, box: tuple[int, int, int, int]) -> None:
-        """Paste one region's raw scores, float (C, S, S), into a box that is not empty: x0 y0 x1 y1 in whole
-        pixels, half-open; parts outside the photo are dropped."""
+        """Paste one region's raw scores, float (C, S, S), into a box of whole pixels that is not empty."""
         x0, y0, x1, y1 = box
         height, width = self.cover.shape
         left, top, right, bottom = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
@@ -62,11 +60,8 @@ class Fusion:
 
 
 def least_certain(scores: Tensor, boxes: Sequence[tuple[int, int, int, int]]) -> list[int]:
-    """Places of boxes, that one first inside which a network is least certain.
-
-    Its certainty of a pixel is the largest probability there, that of a box the mean, on every fourth pixel
-    of every fourth row. `scores` are float (C, H, W), raw; boxes x0 y0 x1 y1 in whole pixels, half-open.
-    """
+    """Places of boxes in whole pixels, that one first inside which the largest probabilities of raw scores,
+    float (C, H, W), are the least on average."""
     certain = scores[:, ::4, ::4].float().softmax(0).amax(0).cpu()
     inside = [
         certain[max(y0, 0) // 4 : (y1 + 3) // 4, max(x0, 0) // 4 : (x1 + 3) // 4].mean().item()
@@ -78,10 +73,9 @@ def least_certain(scores: Tensor, boxes: Sequence[tuple[int, int, int, int]]) ->
 def ensemble(fusion: Fusion, scores: Tensor, rule: EnsembleRule, share: float = 0.5) -> Tensor:
     """Class probabilities of the regions and an FCN together, float32 (C, H, W), summing to 1 over C.
 
-    `mean` is the paper's: the mean of both probability maps, in which the regions have a `share`, the paper's
-    a half. `product` is the released code's (generate_EDeconvNet_CRF_results.m): the product of both raw
-    score maps, each at least 0, then softmax; the fusion is of rule `max`. `off` leaves the regions alone.
-    `scores` are float (C, H, W), raw, of the FCN on the whole photo.
+    `mean` is the paper's: the mean of both probability maps, in which the regions have a `share`. `product`
+    is the released code's (generate_EDeconvNet_CRF_results.m): the product of both raw score maps, each at
+    least 0, then softmax; the fusion is of rule `max`. `scores` are float (C, H, W), raw, of the FCN.
     """
     if rule == "off":
         return fusion.probabilities()
@@ -93,10 +87,7 @@ def ensemble(fusion: Fusion, scores: Tensor, rule: EnsembleRule, share: float = 
 def log_prior(scores: Tensor, doubt: Tensor, exponent: float) -> Tensor:
     """An image-level prior (Pinheiro and Collobert 2015): what pixels' raw scores get before softmax.
 
-    Each object class is weighed by (p / doubt) ** exponent, where p is the chance that the photo shows it: a
-    class that the network holds for absent has to be much more certain to win a pixel, and a hard class
-    that it sees wins more of them from the background. An exponent of 1 believes it as much as the pixels.
-
+    Each object class is weighed by (p / doubt) ** exponent, where p is the chance that the photo shows it.
     `scores` are float (C,), raw, of presence, background first, and `doubt` float (C,) of the network that
     they are from. Returns the weights' logarithms, float32 (C, 1, 1).
     """

@@ -17,20 +17,13 @@ _LANES = 16  # numbers that a processor adds at once
 
 
 class Gaussian:
-    """A Gaussian kernel between the N pixels of a photo, exact to 4 deviations, used as a `Lattice` is.
-
-    Args:
-        height: of the photo, H pixels.
-        width: of the photo, W pixels.
-        sigma: the deviation, pixels.
-    """
+    """A Gaussian kernel between a photo's N pixels, exact to 4 deviations `sigma`, used as a `Lattice` is."""
 
     def __init__(self, height: int, width: int, sigma: float) -> None:
         radius = math.ceil(4 * sigma)
         self._taps = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2).astype(np.float32)
         self._height, self._width = height, width
-        # Where rows end between, OpenCV rounds the last numbers in another way, and labels that are as likely
-        # as each other would not stay so.
+        # Where rows end between, OpenCV rounds in another way, and labels that are as likely do not stay so.
         self._row = width + -width % _LANES
         self._points: NDArray[np.int64] | None = None  # in rows of that length; None is all
         self._factors = np.ones((height * width, 1), np.float32)

@@ -18,18 +18,14 @@ _BLOCK = 16384  # points whose coordinates fit into a core's cache together
 class Lattice:
     """A Gaussian kernel between N points in d dimensions, at a cost that grows with N and not with N * N.
 
-    After Adams, Baek, Davis, "Fast High-Dimensional Filtering Using the Permutohedral Lattice" (2010). The
-    lattice's cells are simplices. A value at a point is spread over the d + 1 corners of the point's simplex
-    by its barycentric coordinates, the M corners in use are blurred with 1/2, 1, 1/2 along each of the
-    lattice's d + 1 directions, and each point gathers from its corners again.
+    After Adams, Baek, Davis, "Fast High-Dimensional Filtering Using the Permutohedral Lattice" (2010). A
+    value at a point is spread over the d + 1 corners of the point's simplex by its barycentric coordinates,
+    the M corners in use are blurred with 1/2, 1, 1/2 along each of the lattice's d + 1 directions, and each
+    point gathers from its corners again. That approximates a Gaussian: it is nowhere negative, weighted means
+    are right to some hundredths, and sums are 10 to 45 % too small (5 dimensions).
 
-    The kernel only approximates a Gaussian: it is nowhere negative, weighted means are right to some
-    hundredths, and sums are 10 to 45 % too small (5 dimensions). Results have the same bits whatever the
-    number of threads.
-
-    Args:
-        features: float32 (d, N), N > 0, the points in units of the kernel's deviation. ValueError if they are
-            too many deviations apart: in 5 dimensions several thousand in each.
+    The features are float32 (d, N), N > 0, the points in units of the kernel's deviation. ValueError if they
+    are too many deviations apart: in 5 dimensions several thousand in each.
     """
 
     def __init__(self, features: Floats) -> None:
@@ -79,8 +75,8 @@ class Lattice:
 
 
 def _simplices(features: Floats) -> tuple[Floats, NDArray[np.int8], Floats]:
-    """The simplex of each point: all coordinates but one (d, N) of its corner of remainder 0, in units of
-    d + 1, and their ranks (d, N); and the weights (N, d + 1) of its corners of remainder 0 to d."""
+    """All coordinates but one (d, N) of the corner of remainder 0 of each point's simplex, in units of d + 1,
+    and their ranks (d, N); and the weights (N, d + 1) of the corners of remainder 0 to d."""
     base, rank = np.empty_like(features), np.empty_like(features, dtype=np.int8)
     weights = np.empty((features.shape[1], len(features) + 1), np.float32)
     # The kernel is multiplied by the authors' factor, half of it on each way.
@@ -139,8 +135,7 @@ def _numbered(base: Floats, rank: NDArray[np.int8]) -> tuple[NDArray[np.int32], 
     """The numbers 0..M-1 (N, d + 1) of each point's corners of remainder 0 to d; the corners' keys (M,),
     ascending; and the place values of the keys' d + 1 digits.
 
-    A corner of remainder k has the coordinates k + (d + 1) * c with whole numbers c. Its key is a mixed-radix
-    number of k and d of the c, k highest; the coordinate that is left out follows from the others.
+    A corner of remainder k has the coordinates k + (d + 1) * c. Its key has the digits k and all c but one.
     """
     least = base.min(1) - 2  # a corner may lie one below, and a neighbour of it another one
     spans = [int(span) for span in (base.max(1) - least + 2).tolist()]
@@ -168,14 +163,10 @@ def _distinct(keys: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """The different ones of whole numbers (N,), ascending, and which of them each number is (N,)."""
     # Neighbouring pixels often have the same corner: only the first of each such run is sorted.
     starts = np.flatnonzero(np.append(True, keys[1:] != keys[:-1]))
-    found, which = _sorted(keys[starts])
-    return found, np.repeat(which, np.diff(starts, append=len(keys)))
-
-
-def _sorted(keys: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """What `_distinct` returns, by sorting."""
+    lengths, keys = np.diff(starts, append=len(keys)), keys[starts]
     if keys.dtype != np.int32:
-        return np.unique(keys, return_inverse=True)
+        found, which = np.unique(keys, return_inverse=True)
+        return found, np.repeat(which, lengths)
     # NumPy sorts much faster than it finds the order in which to sort, so that goes along in the low bits.
     pairs = keys.astype(np.int64)
     pairs <<= 32
@@ -186,14 +177,11 @@ def _sorted(keys: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     first = np.concatenate([[0], np.flatnonzero(pairs[1:] != pairs[:-1]) + 1])
     which = np.empty(len(keys), np.int32)
     which[order] = np.repeat(np.arange(len(first), dtype=np.int32), np.diff(first, append=len(keys)))
-    return pairs[first], which
+    return pairs[first], np.repeat(which, lengths)
 
 
 def _neighbours(keys: NDArray[np.int64], strides: list[int]) -> NDArray[np.int64]:
-    """The corners before and after each one in each direction, (d + 1, 2, M + 1).
-
-    M stands for corners that are not in use, and is its own neighbour: zeros.
-    """
+    """The corners before and after each one in each direction, (d + 1, 2, M + 1); M is any not in use."""
     *strides, remainder = strides
     # A step adds 1 to all coordinates and takes d + 1 off one of them; remainder d becomes 0 and carries.
     carries = keys >= len(strides) * remainder

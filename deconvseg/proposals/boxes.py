@@ -13,43 +13,29 @@ from deconvseg.proposals.edges import EdgeDetector, opencv
 from deconvseg.settings import Settings
 
 ENLARGE = 1.2  # DeconvNet gives the network some surroundings of each box (paper, section 4.1)
-WORKING_SIDE = 640
-"""Pixels. VOC's photos are 500 long; twice the side costs four times the time and finds the same things."""
-OBJECT_SHARE = 0.001
-"""Of a photo's pixels, 14 x 14 at 500 x 375: what is smaller gets no square. No other value was measured."""
-_SEARCH = {  # settings of EdgeBoxes' search, by OpenCV's names
-    "alpha": 0.65,  # IoU of neighbouring windows in the search grid
+WORKING_SIDE = 640  # pixels; twice the side costs four times the time and finds the same things
+OBJECT_SHARE = 0.001  # of a photo's pixels, 14 x 14 at 500 x 375: what is smaller gets no square
+_SEARCH = {  # settings of EdgeBoxes' search, by OpenCV's names, where they are not OpenCV's
     "beta": 0.65,  # IoU above which the lower of two boxes is dropped
-    "eta": 1.0,  # 1: `beta` stays the same from box to box
-    "minScore": 0.01,
     "edgeMinMag": 0.07,  # edges below this are ignored
-    "edgeMergeThr": 0.5,  # sum of turns, in units of pi, up to which edge pixels form one group
     "clusterMinMag": 0.25,  # groups with less edge mass are given to their neighbours
     "maxAspectRatio": 4.5,
-    "gamma": 2.0,  # how fast the affinity of two groups falls with the angle between them
     "kappa": 1.4,  # exponent of a box's half perimeter in its score's divisor; lower favours larger boxes
 }
 
 
 class Boxes(NamedTuple):
-    """Boxes in an image, best first.
+    """Boxes in an image, best first."""
 
-    Attributes:
-        xyxy: float32 (N, 4), x0 y0 x1 y1 in pixels, half-open; may reach outside the image.
-        scores: float32 (N,), not rising.
-    """
-
-    xyxy: NDArray[np.float32]
-    scores: NDArray[np.float32]
+    xyxy: NDArray[np.float32]  # (N, 4), x0 y0 x1 y1 in pixels, half-open; may reach outside the image
+    scores: NDArray[np.float32]  # (N,), not rising
 
 
 def edge_boxes(
     edges: NDArray[np.float32], orientation: NDArray[np.float32], count: int = 1000, min_area: float = 400.0
 ) -> Boxes:
-    """Up to `count` EdgeBoxes (Zitnick and Dollar, ECCV 2014) of at least `min_area` square pixels.
-
-    `edges` and `orientation` are float32 (H, W), as of `EdgeDetector.thin`.
-    """
+    """Up to `count` EdgeBoxes (Zitnick and Dollar, ECCV 2014) of at least `min_area` square pixels, of edges
+    and their orientation as of `EdgeDetector.thin`."""
     # A new object for every image: OpenCV's keeps the edge groups of its last image and scores with them.
     search = opencv().ximgproc.createEdgeBoxes(**_SEARCH, maxBoxes=count, minBoxArea=min_area)
     found, scores = search.getBoundingBoxes(edges, orientation)
@@ -66,10 +52,8 @@ def edge_boxes(
 def find_boxes(
     image: NDArray[np.uint8], detector: EdgeDetector, *, count: int = 1000, min_area: float = 400.0
 ) -> Boxes:
-    """Plain EdgeBoxes of a photo, uint8 (H, W, 3) RGB, in its pixels, neither enlarged nor squared.
-
-    It is shrunk to WORKING_SIDE first, which bounds the time; `min_area` counts in pixels of that.
-    """
+    """Plain EdgeBoxes of a photo, uint8 (H, W, 3) RGB, in its pixels, neither enlarged nor squared;
+    `min_area` counts in pixels of the photo shrunk to WORKING_SIDE."""
     small = shrink(image, WORKING_SIDE)
     boxes = edge_boxes(*detector.thin(detector.detect(small)), count, min_area)
     scale = np.array((image.shape[1] / small.shape[1], image.shape[0] / small.shape[0]) * 2, np.float32)
@@ -91,13 +75,10 @@ def propose(image: NDArray[np.uint8], detector: EdgeDetector, settings: Settings
 
     As in DeconvNet's released inference code: a box is enlarged around its centre, dropped (and not counted)
     if its shorter side is then under `min_side`, and made a square with its longer side around the same
-    centre. A square that another one before it nearly equals is dropped as well: the network would see the
-    same crop twice. `min_side` counts in pixels of the image shrunk to WORKING_SIDE.
+    centre. A square that nearly equals one before it is dropped as well.
 
-    Returns:
-        1 to `proposals` + 1 squares in pixels of `image` (without the whole image, which then stands in for
-        boxes where there are none, 1 to `proposals`), which may reach outside it; of `candidates`, if these
-        are more. The whole image's score is 1, or the best box's if higher.
+    Returns up to `proposals`, or `candidates` if these are more, squares in pixels of `image` besides the
+    whole image, whose score is 1, or the best box's if higher; it stands in for boxes where there are none.
     """
     height, width = image.shape[:2]
     scale = max(1.0, max(height, width) / WORKING_SIDE)
@@ -119,11 +100,8 @@ def propose(image: NDArray[np.uint8], detector: EdgeDetector, settings: Settings
 
 
 def around_objects(labels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.float32]:
-    """Squares (N, 4) around the connected objects of a labelling, the largest first, in pixels of a photo.
-
-    Objects are enlarged as EdgeBoxes are; those under OBJECT_SHARE of the photo get none. The labels, uint8
-    (h, w), are of that photo, be it thinned out; its `height` and `width` are in pixels.
-    """
+    """Squares (N, 4) around the connected objects of labels, uint8 (h, w), the largest first, in pixels of
+    the photo that the labels are of, be it thinned out."""
     _, objects = components(labels)
     areas = objects[:, 5]
     order = np.argsort(-areas, kind="stable")[: np.count_nonzero(areas >= OBJECT_SHARE * labels.size)]

@@ -10,32 +10,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deconvseg.errors import InputError, MissingDependencyError, WeightsError
+from deconvseg.errors import InputError, MissingDependencyError
 from deconvseg.proposals.forest_file import read_forest
 
 BORDER = 16
-"""Pixels of mirrored photo added on each side before OpenCV adds its own 8. OpenCV's windows alone leave the
-outer 16 pixels with few votes (a mean response of 0.01 there against 0.10 inside)."""
+"""Pixels of mirrored photo added on each side: OpenCV's windows alone leave the outer 16 with few votes."""
 
 
 class EdgeDetector:
-    """Detects object edges with OpenCV's structured edges (Dollar and Zitnick, PAMI 2015) and a forest file.
-
-    The file is checked in Python before OpenCV reads it, for 0.6 s, unless `is_checked`: it is known to the
-    last bit as one that has passed. A detector keeps nothing from one photo to the next and may be used from
-    several threads.
-    """
+    """OpenCV's structured edges (Dollar and Zitnick, PAMI 2015) with a forest, for any number of threads."""
 
     def __init__(self, forest_path: str | Path, *, is_checked: bool = False) -> None:
-        """Load a forest, `.yml` or `.yml.gz`; WeightsError if it is missing, damaged or not one."""
+        """Load a forest, `.yml` or `.yml.gz`; WeightsError if it is missing, damaged or not one. To check it
+        before OpenCV reads it takes 0.6 s."""
         cv2 = opencv()
         if not is_checked:
             read_forest(Path(forest_path))
-        try:
-            self._forest: Any = cv2.ximgproc.createStructuredEdgeDetection(str(forest_path))
-        except cv2.error as error:
-            reason = str(error).strip().splitlines()[0]
-            raise WeightsError(f"{forest_path}: OpenCV does not load this forest ({reason})") from error
+        self._forest: Any = cv2.ximgproc.createStructuredEdgeDetection(str(forest_path))
 
     def detect(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Edge strength at every pixel of a photo: float32 (H, W), 0 to about 1, the share of votes for an
@@ -54,11 +45,8 @@ class EdgeDetector:
 
 
 def opencv() -> Any:
-    """The `cv2` module, with `cv2.ximgproc` in it; MissingDependencyError if it does not load, or lacks that.
-
-    The latter happens when two OpenCV wheels are installed: they share one folder `cv2`, and whichever came
-    last overwrote the other. The message names the installed wheels and the cure.
-    """
+    """The `cv2` module, with `cv2.ximgproc` in it; MissingDependencyError if it does not load, or lacks that,
+    as where two OpenCV wheels are installed, which share one folder."""
     fault = "has no structured edges (cv2.ximgproc)"
     try:
         cv2 = importlib.import_module("cv2")

@@ -1,9 +1,7 @@
 """Reads and checks a structured edge forest in the file format that OpenCV loads.
 
 `cv2.ximgproc.createStructuredEdgeDetection` trusts its file: a child or a bin out of range makes it read
-foreign memory, so no file reaches it before `read_forest` has accepted every number in it. To make sure that
-both parsers see the same numbers, only a narrow subset of YAML is accepted: the one that OpenCV and the
-MATLAB converter write.
+foreign memory. Only the subset of YAML is accepted that OpenCV and the MATLAB converter write.
 Format: opencv_contrib, modules/ximgproc/src/structured_edge_detection.cpp (constructor).
 """
 
@@ -24,9 +22,7 @@ from deconvseg.errors import WeightsError
 PATCH_SIZE = 32  # side in pixels of the window a tree looks at
 INNER_SIZE = 16  # side in pixels of the segmentation in a leaf, at the window's centre
 SHRINK = 2  # side in pixels of a feature cell, and the step between windows
-CHANNELS = 13
-CELLS = PATCH_SIZE // SHRINK
-GRID = 5
+CHANNELS, CELLS, GRID = 13, PATCH_SIZE // SHRINK, 5
 FEATURES = CELLS * CELLS * CHANNELS + CHANNELS * (GRID**2 * (GRID**2 - 1) // 2)
 """7,228: 16 x 16 x 13 cells and 300 differences of a 5 x 5 grid in each of 13 channels."""
 GEOMETRY = {
@@ -51,9 +47,9 @@ class Forest:
     """A structured edge forest of T trees, each padded to N nodes.
 
     A child of 0 marks a leaf. Otherwise it is the index in the same tree of the right child; the left child
-    (feature < threshold) is the node just before it. Both come after their parent. Node g = tree * N + node
-    has the edge bins `bins[boundaries[g * levels] : boundaries[g * levels + 1]]`: edge pixels of a 16 x 16
-    patch, column-major (row = bin % 16). Forests trained here have one level.
+    (feature < threshold) is the node just before it. Node g = tree * N + node has the edge bins
+    `bins[boundaries[g * levels] : boundaries[g * levels + 1]]`: edge pixels of a 16 x 16 patch, column-major
+    (row = bin % 16). Forests trained here have one level.
     """
 
     childs: NDArray[np.int32]  # (T, N)
@@ -87,25 +83,21 @@ def check_forest(forest: Forest) -> None:
 
 
 def read_forest(path: Path) -> Forest:
-    """Read and check a forest file, `.yml` or `.yml.gz` (recognised by its content, not its name).
-
-    Raises a WeightsError if it is missing, damaged, too large, or holds what OpenCV would not survive.
-    """
+    """Read and check a forest file, `.yml` or `.yml.gz`; WeightsError if OpenCV would not survive it."""
     try:
         with path.open("rb") as file:
             is_packed = file.read(2) == b"\x1f\x8b"
         with gzip.open(path) if is_packed else path.open("rb") as stream:
             text: bytes = stream.read(_MAX_TEXT + 1)
-        if len(text) > _MAX_TEXT:  # a small file that unpacks to gigabytes is an attack or an accident
+        if len(text) > _MAX_TEXT:
             raise ValueError(f"it has more than {_MAX_TEXT >> 20} MB")
         forest = _parse(text)
         check_forest(forest)
         return forest
     except (OSError, EOFError, zlib.error, ValueError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise WeightsError(
-            f"{path}: no whole edge forest ({reason}); fetch it again or train one with tools/train_edges.py"
-        ) from error
+        cure = "fetch it again or train one with tools/train_edges.py"
+        raise WeightsError(f"{path}: no whole edge forest ({reason}); {cure}") from error
 
 
 def _parse(text: bytes) -> Forest:

@@ -74,10 +74,10 @@ def network() -> FCN:
 def test_what_is_no_whole_cell_is_padded_as_the_mean_colour(network: FCN) -> None:
     images = torch.rand(2, 3, 33, 64)
     padded = functional.pad(images, (0, 0, 0, 15))
-    scores, presence = network.scores_and_presence(images)
+    scores, presence = network.scores_and_code(images)
     assert scores.shape == (2, 3, 33, 64) and presence.shape == (2, 3)
     assert torch.equal(network(images), scores)
-    want, same = network.scores_and_presence(padded)
+    want, same = network.scores_and_code(padded)
     assert torch.equal(scores, want[:, :, :33]) and torch.equal(presence, same)
 
 
