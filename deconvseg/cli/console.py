@@ -79,8 +79,16 @@ def _is_of_stdout(problem: Exception) -> TypeGuard[OSError]:
     return isinstance(problem, OSError) and problem.errno in _UNWRITABLE and problem.filename is None
 
 
+def needs_stdout(wanted: bool = True) -> bool:
+    """Raise a UsageError if standard output, where a result is wanted, is closed; returns `wanted`."""
+    if wanted and "stdout" in streams.missing:
+        raise UsageError("standard output is closed, and the result would go there; open it, or name a file")
+    return wanted
+
+
 def needs_stdout_alone(*, as_json: bool) -> None:
-    """Raise a UsageError if standard output cannot take a result in bytes: JSON's, or a terminal."""
+    """Raise a UsageError if standard output cannot take a result in bytes: closed, JSON's, or a terminal."""
+    needs_stdout()
     if as_json:
         raise UsageError("--json and the result both go to standard output; name the result's file with -o")
     if sys.stdout.isatty():

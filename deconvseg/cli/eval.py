@@ -34,8 +34,10 @@ def evaluate(
     split: str = _io("NAME", "Which of its lists to score.", default="val"),
     limit: int | None = _io("N", "Take an evenly spread, fixed sample.", min=1),
     predictions: Path | None = _io("DIR", "Run nothing: score label PNGs (NAME.png, class numbers)."),
-    ablate: bool = switch(IO, "Score 0 to 50 proposals, without CRF and ensembles, as well.", "--ablate"),
-    tune_crf: bool = switch(IO, f"Search the CRF on {TUNING_SAMPLE} photos (or --limit).", "--tune-crf"),
+    ablate: bool = switch(IO, "Score 0 to 50 proposals, with and without CRF and FCN, as well.", "--ablate"),
+    tune_crf: bool = switch(
+        IO, f"Search the CRF's parameters on {TUNING_SAMPLE} photos (or --limit).", "--tune-crf"
+    ),
     report: Path | None = _io("DIR", "Write a page, tables and labels there, and go on from a stopped run."),
     output: Path | None = _io("FILE", "Copy of the network, tuned.", "--output", "-o"),
     *,

@@ -44,7 +44,11 @@ def inspect(
         "X0,Y0,X1,Y1", "Part of the photo in pixels, widened to a square.", show_default="the whole photo"
     ),
     class_name: str | None = _crop(
-        "NAME", "Maps driving its score, else most active.", "--class", autocompletion=shared.complete_class
+        "NAME",
+        "Show the channels that drive this class's score.",
+        "--class",
+        show_default="the most active ones",
+        autocompletion=shared.complete_class,
     ),
     proposals: int = option(shared.STEPS, "N", "Most proposals to look at.", default=50, min=1),
     *,

@@ -62,9 +62,11 @@ _step = partial(option, STEPS)
 
 WEIGHTS = _network("NAME|FILE", "Network to use.", default="default", autocompletion=complete_network)
 DEVICE = _network("auto|cpu|cuda|mps", "Where to compute.", default="auto")
-MAX_MEGAPIXELS = option(RUN, "N", "Fail larger photos unread (9 bytes a pixel).", default=500, min=1)
+MAX_MEGAPIXELS = option(
+    RUN, "N", "Fail larger photos unread. A pixel takes up to 9 bytes of memory.", default=500, min=1
+)
 OVERWRITE = switch(RUN, "Do again what is done, and replace files in the way.", "--overwrite")
-JSON = switch(RUN, "Print one JSON object.", "--json")
+JSON = switch(RUN, "Print one JSON object.", "--json", callback=console.needs_stdout)
 QUIET = switch(RUN, "Say nothing but errors.", "--quiet", "-q")
 DEBUG = switch(RUN, "Show the traceback of an error.", "--debug")
 
@@ -76,14 +78,20 @@ def _segmenter_options(
     batch_size: int | None = _network("N", "Regions at a time. If omitted, what suits the device.", min=1),
     threads: int | None = _network("N", "CPU threads. If omitted, all cores.", min=1),
     protocol: Preset = _step(
-        None, "What is not given: ours, for speed, for quality, the paper's, its code's.", default="default"
+        None,
+        "Values of what is not given: ours, ours for speed, for the best masks, the paper's, its code's.",
+        default="default",
     ),
     proposals: int | None = _step("N", "Regions besides the whole photo.", min=0, show_default="5"),
     min_side: int | None = _step(
         "PX", "Shortest side of EdgeBoxes' regions, on a photo of at most 640 px.", min=0, show_default="112"
     ),
     stop: float | None = _step(
-        "SHARE", "Stop once 5 regions changed fewer of the pixels; 0: never.", min=0, max=1, show_default="0"
+        "SHARE",
+        "Look at no more regions once 5 changed fewer of the pixels; 0 looks at all.",
+        min=0,
+        max=1,
+        show_default="0",
     ),
     fusion: FusionRule | None = _step(
         None, "Put regions together by max of scores or mean of probabilities.", show_default="max"
@@ -97,9 +105,15 @@ def _segmenter_options(
         "NAME|FILE", "That FCN.", autocompletion=complete_network, show_default="the network's partner"
     ),
     prior: float | None = _step(
-        "EXPONENT", "Doubt classes the FCN does not see, up to 10; 0: off.", show_default="0.3 where it tells"
+        "EXPONENT",
+        "Doubt classes that the FCN does not see in the photo as a whole, up to 10; 0 is off.",
+        min=0,
+        max=10,
+        show_default="0.3 where the FCN tells that",
     ),
-    crf: bool = switch(STEPS, "Draw masks to the edges by a dense CRF.", "--crf/--no-crf", default=True),
+    crf: bool = switch(
+        STEPS, "Draw the mask to the photo's edges with the dense CRF.", "--crf/--no-crf", default=True
+    ),
     forest: Path | None = _step("FILE", "Edge forest for the proposals, instead of the shipped one."),
 ) -> None:
     """The options that are arguments of a `Segmenter`, by the same names."""

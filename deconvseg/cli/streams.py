@@ -6,6 +6,8 @@ import io
 import os
 import sys
 
+missing: set[str] = set()  # those of stdin, stdout and stderr that were closed when the process began
+
 
 def secure_streams() -> None:
     """Make a closed standard stream the null device, and let no message fail because stderr takes none.
@@ -14,6 +16,7 @@ def secure_streams() -> None:
     """
     for name in ("stdin", "stdout", "stderr"):  # in the order of their numbers: `open` takes the lowest free
         if getattr(sys, name) is None:
+            missing.add(name)
             number = os.open(os.devnull, os.O_RDWR)
             os.set_inheritable(number, True)
             stream = open(number, "r" if name == "stdin" else "w", encoding="utf-8", closefd=False)  # noqa: SIM115

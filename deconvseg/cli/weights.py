@@ -120,7 +120,9 @@ def convert(
     storage: Literal["float32", "float16", "int8"] = option(
         None, None, "int8: one byte a weight and one scale an output channel.", default="float16"
     ),
-    side: int | None = option(None, "PX", "Side of photos from now on, of an FCN or FCN-8s.", min=32),
+    side: int | None = option(
+        None, "PX", "Photos' side from now on (FCN or FCN-8s); nothing is retrained.", min=32
+    ),
     overwrite: bool = OVERWRITE,
     debug: bool = DEBUG,
 ) -> int:
@@ -171,7 +173,9 @@ def average_networks(
     second: Path = typer.Argument(metavar="SECOND", help="Network trained from the same weights."),
     output: Path = OUTPUT,
     share: float = option(None, None, "Weight of SECOND in the average.", default=0.5, min=0, max=1),
-    encoder_only: bool = switch(None, "Average encoders alone, of unlike kinds.", "--encoder-only"),
+    encoder_only: bool = switch(
+        None, "Average the encoders; the rest is FIRST's. For unlike kinds.", "--encoder-only"
+    ),
     overwrite: bool = OVERWRITE,
     debug: bool = DEBUG,
 ) -> int:

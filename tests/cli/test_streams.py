@@ -48,6 +48,17 @@ def test_a_folder_run_with_all_streams_closed(shell: Shell, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
+    "line",
+    ["DS segment cat.png -o - FAST >&-", "DS weights list --json >&-", "DS inspect layers cat.png -o - >&-"],
+)
+def test_a_closed_stdout_that_is_asked_for_is_one_line(shell: Shell, line: str) -> None:
+    done = shell(line)
+    assert done.returncode == 2 and done.stdout == b""
+    (error,) = done.stderr.decode().splitlines()
+    assert error.startswith("error: standard output is closed")
+
+
+@pytest.mark.parametrize(
     ("line", "code", "words"),
     [
         ("DS segment @- -o out FAST <&-", 2, "@-: "),
