@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -38,12 +38,14 @@ def hold(out: Path) -> Iterator[None]:
     except OSError as error:
         raise OutputError(f"{out}: the run folder cannot be made ({error.strerror})") from error
     try:
-        with files.lock(out / ".lock"):
+        with ExitStack() as held:
+            try:
+                held.enter_context(files.lock(out / ".lock"))
+            except TimeoutError as error:
+                raise UsageError(
+                    f"{out}: another process is training there; wait for it or use another folder"
+                ) from error
             yield
-    except TimeoutError as error:
-        raise UsageError(
-            f"{out}: another process is training there; wait for it or use another folder"
-        ) from error
     finally:
         with suppress(OSError):  # it is not empty
             out.rmdir()
