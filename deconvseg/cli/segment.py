@@ -122,18 +122,24 @@ def segment(
         ray_threads=segmenter_arguments["threads"],
         ray_talks=console.debugging(),
     )
+    has_started = False
 
     def listener(record: Record, error: Exception | None) -> None:
-        _tell(run.notes, quiet)
         _show(run, bar, record, error, quiet)
+
+    def start(skipped: int) -> None:
+        nonlocal has_started
+        has_started = True
+        _tell(run.notes, quiet)
+        bar.move(skipped)
 
     run = FolderRun(plan, options, listener)
     fault: BaseException | None = None
     with console.Progress(run.total, wanted=not quiet) as bar:
         try:
-            run.work(load, bar.move)
+            run.work(load, start)
         except (KeyboardInterrupt, OutputError, WorkerError) as error:
-            if not run.records:
+            if not has_started:
                 raise
             fault = error
     for problem in run.problems:
@@ -147,7 +153,7 @@ def segment(
         _say_end(run, counts)
     if isinstance(fault, DeconvSegError):
         console.failure(fault)
-        return console.SOME_FAILED
+        return console.SOME_FAILED if run.records else console.NOTHING_DONE
     if fault:
         kept = "finished photos are kept"
         if plan.folder:
