@@ -115,14 +115,25 @@ class _Convolution(nn.Module):
             padding = [size - 1 - border for size, border in zip(conv.kernel_size, padding, strict=True)]
         scales = weight.abs().amax((1, 2, 3)).clamp_min(1e-12)
         scales /= _SIGNED_WEIGHTS if inside[0] < 0 else _WEIGHTS
-        numbers = (weight / scales.reshape(-1, 1, 1, 1)).round().to(torch.int8)
+        self.numbers = (weight / scales.reshape(-1, 1, 1, 1)).round().to(torch.int8)
         self.scale, self.zero = _step(inside)
         form = [1, 1], padding, list(conv.dilation), 1
-        self.packed = torch.ops.onednn.qconv_prepack(numbers, scales, self.scale, self.zero, *form)
         ending = "relu" if hasattr(unit, "relu") else "none"
         result = (1.0, 0, torch.float32) if outside is None else (*_step(outside), torch.uint8)
         zeros = torch.zeros(len(scales), dtype=torch.int64)
         self.rest: tuple[Any, ...] = scales, zeros, conv.bias, *form, *result, ending, [], ""
+        self._pack()
+
+    def _pack(self) -> None:
+        scales, _, _, *form = self.rest[:7]
+        self.packed = torch.ops.onednn.qconv_prepack(self.numbers, scales, self.scale, self.zero, *form)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"packed": None}  # in the processor's own order, which no pickle holds
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._pack()
 
     def forward(self, features: Tensor) -> Tensor:
         if features.is_floating_point():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
@@ -57,6 +58,7 @@ def test_scores_are_those_of_rounded_weights_and_inputs(make: Callable[[], Segme
         weight.copy_((weight / step).round() * step)
         unit.register_forward_pre_hook(partial(rounded, inside))
     want, found = exact(photos), ready(photos)
+    assert torch.equal(pickle.loads(pickle.dumps(ready))(photos), found)  # as other processes get it
     # Not the mean: where rounding just so moves a switch, the decoder paints elsewhere.
     error, rounding = (float((scores - want).abs().median() / want.std()) for scores in (found, before))
     assert error < 0.02 and error < rounding / 2, (error, rounding)
