@@ -54,12 +54,22 @@ def sweep(folder: Path) -> None:
     for path in folder.glob(".deconvseg-*.tmp"):
         with suppress(OSError):  # another run may sweep as well
             made = re.fullmatch(rf"\.deconvseg-{_here()}-(\d+)-\w+\.tmp", path.name)
-            gone = made and _here() != "elsewhere" and not Path("/proc", made[1]).exists()
+            gone = made and _here() != "elsewhere" and not _runs(int(made[1]))
             if gone or path.stat().st_mtime < time.time() - _DAY:
                 path.unlink()
 
 
 _sweep_once = cache(sweep)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is somebody else's
+        return True
+    return True
 
 
 def digest(path: Path) -> str:

@@ -65,7 +65,8 @@ class Segmenter:
             shipped one.
         device: `auto`, `cpu`, `cuda` or `mps`.
         precision: `auto`, `fp32`, `bf16`, `fp16` or `int8`.
-        batch_size: crops that go through the network together, halved where they do not fit into memory.
+        batch_size: crops that go through the network together, halved where they do not fit into memory;
+            None chooses by device.
         threads: CPU threads; None leaves torch's choice, at most the cores that this process may use.
         only: names of the classes to keep, or one name: all other pixels become background; None keeps all.
 
@@ -206,8 +207,11 @@ class Segmenter:
     def segment_many(
         self, images: Iterable[ImageLike], *, probabilities: bool = False
     ) -> Iterator[Segmentation]:
-        """Label photos, taken as they are needed; their regions share the network's batches. Raises
-        InputError for what is no photo, after the results of all before it, and for one photo alone."""
+        """Label photos, of any sizes, taken as they are needed; their regions share the network's batches.
+
+        A photo's result does not depend on the others; scores differ from those of `segment` in last bits.
+        Raises InputError for what is no photo, after the results of all before it, and for one photo alone.
+        """
         refuse_one(images)
         faults: list[InputError] = []
 
@@ -227,7 +231,8 @@ class Segmenter:
         return _detector(*self._forest_in_use).detect(shrink(image, EDGES_SIDE))
 
     def with_settings(self, **changes: Any) -> Segmenter:
-        """A copy with some of the settings changed (names as in `Settings`) that shares what is loaded."""
+        """A copy with some of the settings changed (names as in `Settings`) that shares what is loaded, and
+        reads the FCN that it needs besides; without one, it has no ensemble or prior."""
         other = copy.copy(self)
         other.settings = replace(self.settings, **changes)
         if self._inference:

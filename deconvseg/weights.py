@@ -82,14 +82,16 @@ def find(name: str | Path) -> Entry | None:
     return next((entry for entry in registry().values() if name in (entry.name, *entry.aliases)), None)
 
 
-def lookup(name: str | Path, kind: str = "network") -> Entry:
-    """The registry's entry of a name or alias; WeightsError if there is none, with the nearest name."""
+def lookup(name: str | Path, kind: str | None = None) -> Entry:
+    """The registry's entry of a name or alias; WeightsError, with the nearest name, if there is none."""
     if entry := find(name):
         return entry
-    known = sorted(known for entry in registry().values() for known in (entry.name, *entry.aliases))
+    entries = [entry for entry in registry().values() if kind in (None, entry.kind)]
+    known = sorted(known for entry in entries for known in (entry.name, *entry.aliases))
     close = difflib.get_close_matches(str(name), known, n=1)
     cure = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(known)}"
-    raise WeightsError(f"{name}: no such {kind} file, nor a {kind}'s name; {cure}")
+    is_none = f"no such {kind} file, nor a {kind}'s name" if kind else "no network or forest of this name"
+    raise WeightsError(f"{name}: {is_none}; {cure}")
 
 
 def located(entry: Entry) -> Path | None:

@@ -232,7 +232,8 @@ class Manifest:
     def write_coco(self, settings: str, option: str | None) -> tuple[list[str], list[str]]:
         """Put the `coco` results of all photos that are done with these settings into one file, by name.
 
-        Shards do it one after the other: the last one sees what all have done. Returns a line for each result
+        Shards do it one after the other, so that the last one sees what all have done; in a store, which has
+        no locks, two that end together may each miss what the other did last. Returns a line for each result
         that cannot be used, and a note if others were made with other settings.
         """
         from deconvseg.images.coco import merge_coco

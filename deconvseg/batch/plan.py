@@ -2,7 +2,7 @@
 
 # os.path rather than pathlib: its questions answer False where pathlib's may raise (no permission, too long a
 # name), and paths stay as the user wrote them.
-# ruff: noqa: PTH110, PTH112
+# ruff: noqa: PTH110, PTH112, PTH120
 
 from __future__ import annotations
 
@@ -22,6 +22,12 @@ from deconvseg.remote import is_remote, normal
 STDOUT = "-"
 _AMONG_PHOTOS = "results would lie among the photos; give another folder"
 LOCAL = "file://"
+# What -o NAME.SUFFIX takes for the name of a file, not of a folder.
+_FILES = (
+    *(*PHOTO_SUFFIXES, *FILE_SUFFIXES),
+    *(".tga", ".jxl", ".apng", ".pnm", ".j2k", ".jpx", ".ico", ".psd", ".exr", ".hdr"),
+    *(".svg", ".pdf", ".npy"),
+)
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,7 @@ def _result_folder(
         if folders or len(photos) > 1:
             raise UsageError("standard output takes one photo; give a folder")
         return None
-    is_file = Path(output).suffix.lower() in (*PHOTO_SUFFIXES, *FILE_SUFFIXES) or os.path.exists(output)
+    is_file = Path(output).suffix.lower() in _FILES or os.path.exists(output)
     if is_file and not os.path.isdir(output) and not output.endswith(("/", os.sep)):
         if folders or len(photos) > 1:
             raise UsageError(f"{output}: is the name of one file; give a folder")
@@ -124,13 +130,17 @@ def _refuse_clashes(tasks: Sequence[Task], shown: Callable[[str | Path], str]) -
         """The same for all names of one file; folded, as the disks of most Macs and PCs do."""
         return unicodedata.normalize("NFC", real_path(os.fspath(path))).casefold()
 
-    photos = {file_key(task.photo.path) for task in tasks}
-    kept = photos.union(map(os.path.dirname, photos))  # a folder for masks could have photos
+    photos = {file_key(task.photo.path): task.photo.shown for task in tasks}
     owners: dict[str, str] = {}
+    folders: dict[str, Path] = {}  # for masks: what lies in them is written and removed without asking
     for task in tasks:
-        for path in filter(None, task.outputs.values()):
+        for kind, path in task.outputs.items():
+            if path is None:
+                continue
             key = file_key(path)
-            if key in kept:
+            if kind == "masks":
+                folders[key] = path
+            if key in photos:
                 raise UsageError(
                     f"{shown(path)}: is a photo of this run and would be overwritten; choose another output"
                 )
@@ -140,3 +150,9 @@ def _refuse_clashes(tasks: Sequence[Task], shown: Callable[[str | Path], str]) -
                     f"{shown(path)}: would be the result of both {owner} and {task.photo.shown}; "
                     "rename one, or give them different outputs in two runs"
                 )
+    for key, photo in (photos | owners).items():
+        if folder := folders.get(os.path.dirname(key)):
+            raise UsageError(
+                f"{shown(folder)}: would hold masks, and {photo} or its result; "
+                "rename it, or choose another output"
+            )

@@ -138,6 +138,7 @@ class FolderRun:
             started: called with the number of photos that are skipped, before the first is segmented.
 
         Raises:
+            KeyboardInterrupt: `records` tells what was done until then.
             OutputError: the manifest or the file of all `coco` results cannot be written.
             UsageError: another run is at work in the folder, or the cluster cannot be joined or is too small.
             WorkerError: the cluster does not do its work.

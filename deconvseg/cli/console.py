@@ -79,6 +79,12 @@ def _is_of_stdout(problem: Exception) -> TypeGuard[OSError]:
     return isinstance(problem, OSError) and problem.errno in _UNWRITABLE and problem.filename is None
 
 
+def needs_stdin() -> None:
+    """Raise a UsageError if standard input, which is to be read, is closed."""
+    if "stdin" in streams.missing:
+        raise UsageError("standard input is closed; name a file instead of -")
+
+
 def needs_stdout(wanted: bool = True) -> bool:
     """Raise a UsageError if standard output, where a result is wanted, is closed; returns `wanted`."""
     if wanted and "stdout" in streams.missing:

@@ -56,7 +56,7 @@ def evaluate(
     if root is None or (voc_root and data):
         raise UsageError("name the data set: --voc-root DIR for VOC's layout, or --data DIR for your own")
     if sum(map(bool, (predictions, ablate, tune_crf))) > 1 or (tune_crf and report):
-        raise UsageError("--predictions, --ablate and --tune-crf (without --report): take one of them")
+        raise UsageError("--predictions, --ablate and --tune-crf exclude each other, --tune-crf --report too")
     if tune_crf != bool(output):
         raise UsageError("--tune-crf needs -o FILE, the tuned copy of the network, and nothing else takes -o")
     if (ablate or tune_crf) and segmenter_arguments["protocol"] != "default":

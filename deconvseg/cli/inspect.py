@@ -79,6 +79,8 @@ def inspect(
     from deconvseg.images.read import read_photo
     from deconvseg.remote import opened
 
+    if photo == "-":
+        console.needs_stdin()
     content, name = (sys.stdin.buffer.read(), "standard input") if photo == "-" else (photo, photo)
     try:
         pixels = read_photo(opened(content), max_pixels=max_megapixels * 1_000_000, name=name)

@@ -91,6 +91,8 @@ def segment(
     debug: bool = shared.DEBUG,
 ) -> int:
     """Segment photos: say for every pixel which class it belongs to."""
+    if any(text in ("-", "@-") for text in inputs):
+        console.needs_stdin()
     if ray_address is not None and engine != "ray":
         raise UsageError("--ray-address is for --engine ray; give both, or none")
     kinds = [kind.value for kind in save]

@@ -25,6 +25,7 @@ from deconvseg.files import read_json_lines, replacing
 from deconvseg.identity import code_digest
 from deconvseg.images.write import write_labels
 from deconvseg.segmentation import Segmentation
+from deconvseg.settings import refuse_below
 
 PREDICTIONS = "predictions"  # folder, in the report's, of the full setting's labels
 JOURNAL = "per_image.jsonl"  # file of the counts of each photo done, in the report's folder
@@ -55,6 +56,7 @@ class Truth(DataSet):
 
 def open_truth(root: Path, split: str, limit: int | None = None) -> Truth:
     """A split, or an evenly spread, fixed sample of `limit` of its photos; DataError if files are missing."""
+    refuse_below(1, limit=limit)
     data = open_dataset(root, split)
     photos = len(data)
     count = min(limit or photos, photos)
@@ -150,6 +152,7 @@ def evaluate(
 
 def workers_for(workers: int) -> AbstractContextManager[machine.Map]:
     """A pool of threads that share torch's threads and the cores; one worker is the calling thread."""
+    refuse_below(1, workers=workers)
     each = max(min(torch.get_num_threads(), machine.cores()) // workers, 1)
     return machine.pool(workers if workers > 1 else 0, torch_threads=each)
 

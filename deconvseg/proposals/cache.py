@@ -76,7 +76,7 @@ def read_proposals(path: Path) -> ProposalFile:
             return ProposalFile(path, _photos(file), str(file["settings"]))
     except Exception as error:  # numpy raises whatever the damage happens to cause
         fault = f"is no whole proposal file ({reason(error)})"
-        raise DataError(f"{path}: {fault}; remove it and try again") from error
+        raise DataError(f"{path}: {fault}; name another file, or remove it") from error
 
 
 def _photos(file: Mapping[str, NDArray[np.generic]]) -> dict[str, PhotoBoxes]:
@@ -121,7 +121,11 @@ def cache_proposals(
     found: dict[str, PhotoBoxes] = {}
     if target.exists() and (before := read_proposals(target)).settings == settings:
         found.update(before.photos)
-    todo = [(name, path) for name, path in photos if name not in found or found[name].digest != digest(path)]
+
+    def is_known(name: str, photo: Path) -> bool:  # that a photo is missing is told as it is read
+        return name in found and photo.is_file() and found[name].digest == digest(photo)
+
+    todo = [photo for photo in photos if not is_known(*photo)]
     for _ in range(len(photos) - len(todo)):
         progress()
     if not todo:

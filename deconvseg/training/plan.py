@@ -103,6 +103,7 @@ def plan_training(
         for sbd in _sbd(sources.sbd_root):
             added = tuple(example for example in sbd.examples if example.name not in held_out)
             datasets.append((sources.sbd_root, replace(sbd, examples=added)))
+            held_out |= {example.name for example in added}
     extra = len(datasets)
     datasets += [(more, open_dataset(more, "train")) for more in sources.extra_roots]
     plan = Plan(stages, _photos(datasets, extra, sources.scores), validation)
@@ -153,9 +154,11 @@ def _refuse_mixtures(plan: Plan, may_share: bool) -> None:
                 "that are trained on together must have the same classes in the same order"
             )
     files = Counter(photo.example.image.resolve() for photo in plan.photos)
-    if twice := [path for path, count in files.items() if count > 1]:
-        raise DataError(f"{twice[0]}: named twice by the lists to train on; each photo may come once")
-    shared = files.keys() & {example.image.resolve() for example in plan.validation.examples}
+    validated = Counter(example.image.resolve() for example in plan.validation.examples)
+    for named, what in ((files, "train"), (validated, "validate")):
+        if twice := [path for path, count in named.items() if count > 1]:
+            raise DataError(f"{twice[0]}: named twice by the lists to {what} on; each photo may come once")
+    shared = files.keys() & validated.keys()
     if shared and not may_share:
         raise DataError(
             f"{min(shared)}: both in the split to train on and in the one to validate on ({len(shared)} such "

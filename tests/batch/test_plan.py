@@ -144,12 +144,12 @@ def test_only_results_beside_their_photo_are_no_photos() -> None:
         (["in/a.jpg", "in/sub/a.jpg"], "out", KINDS, "in/a.jpg and in/sub/a.jpg"),
         ([""], None, KINDS, "an input is empty"),
         (["c.jpg"], "", KINDS, "output is empty"),
+        (["c.jpg"], "c.tga", ["labels"], "labels files end in .png"),
         (["c.jpg"], "c.npz", ["labels"], "labels files end in .png"),
         (["c.jpg"], "c.png", ["scores"], "scores files end in .npz"),
         (["c.jpg"], "c.WebP", ["labels"], "labels files end in .png"),
         (["c.jpg"], "m.png", ["masks"], "masks are several files"),
         (["c.jpg"], "-", ["masks"], "masks are several files"),
-        (["in/a.jpg", "in/a.masks/cat.png"], None, ["masks"], "in/a.masks: is a photo of this run"),
         (["in/a.jpg", "in/a.mask.png"], None, ["labels"], "in/a.mask.png: is a photo of this run"),
         (["local://$PWD/c.jpg"], None, ["labels"], "is remote; say where"),
         (["local://$PWD/in"], "local://$PWD/in/", ["labels"], "results would lie among the photos"),
@@ -165,6 +165,15 @@ def test_refused(inputs: list[str], output: str | None, kinds: list[str], words:
         make_plan(places[:-1], places[-1], kinds)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_photo_or_result_in_a_folder_for_masks() -> None:
+    Path("in/a.masks").mkdir()
+    Path("in/a.masks/cat.jpg").touch()
+    with pytest.raises(UsageError, match=r"out/a\.masks: would hold masks, and in/a\.masks/cat\.jpg"):
+        make_plan(["in"], "out", ["labels", "masks"])
+    with pytest.raises(UsageError, match=r"in/a\.masks: would hold masks, and in/a\.masks/cat\.jpg"):
+        make_plan(["in/a.jpg", "in/a.masks/cat.jpg"], None, ["masks"])
 
 
 def test_inputs_without_photos_do_not_stop_the_others() -> None:

@@ -111,7 +111,7 @@ def test_pull_of_what_is_here_checks_it_and_goes_on_after_a_fault(
     (home / "roads.st").unlink()
     assert refused("weights", "pull", "roads", code=1).startswith("roads: was shipped and is missing")
     told = refused("weights", "pull", "roads", "defualt")
-    assert told == "defualt: no such network file, nor a network's name; did you mean 'default'?"
+    assert told == "defualt: no network or forest of this name; did you mean 'default'?"
 
 
 def test_pull_says_how_to_get_the_authors_network(inside: Run, home: Path) -> None:
