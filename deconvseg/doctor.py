@@ -63,7 +63,9 @@ def _system() -> Iterator[Finding]:
     yield Finding("deconvseg", "ok", f"{__version__}, in {Path(__file__).resolve().parent}")
     name = f"{platform.python_implementation()} {platform.python_version()}"
     yield Finding("Python", "ok", f"{name} on {platform.platform()}")
-    yield Finding("processors", "ok", f"{cores()} of {os.cpu_count()} for this process")
+    threads = os.environ.get("OMP_NUM_THREADS")
+    limit = f", OMP_NUM_THREADS={threads}" if threads else ""
+    yield Finding("processors", "ok", f"{cores()} of {os.cpu_count()} for this process{limit}")
     if (free := available_memory()) is not None:
         advice = "close other programs; segmenting takes 1.2 GB and more for large photos"
         yield _judged("memory", free >= 2e9, f"{free / 1e9:.1f} GB free", advice)
@@ -86,9 +88,13 @@ def _libraries() -> Iterator[Finding]:
 
 
 def _opencv() -> Iterator[Finding]:
-    from deconvseg.proposals.edges import opencv
+    from deconvseg.proposals.edges import installed_wheels, opencv
 
-    yield Finding("opencv", "ok", f"{opencv().__version__} with ximgproc")
+    cv2, wheels = opencv(), installed_wheels()
+    found = f"{cv2.__version__} with ximgproc ({', '.join(wheels) or 'no wheel'})"
+    found += ": they share one folder, and the next update breaks it" * (len(wheels) > 1)
+    cure = f"pip uninstall -y {' '.join(wheels)} && pip install opencv-contrib-python-headless"
+    yield _judged("opencv", len(wheels) < 2, found, cure)
 
 
 def _device() -> Iterator[Finding]:
@@ -97,7 +103,8 @@ def _device() -> Iterator[Finding]:
     from deconvseg.network.fold import pick_device, pick_precision
 
     device = pick_device("auto")
-    found = f"torch {torch.__version__} finds no GPU"
+    cuda = torch.version.cuda
+    found = f"torch is built for CUDA {cuda}, and finds no GPU" if cuda else "torch is built without CUDA"
     if device.type == "cuda":
         memory = torch.cuda.get_device_properties(device).total_memory / 1e9
         found = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(device)}, {memory:.0f} GB each"

@@ -38,8 +38,12 @@ def test_everything_is_looked_at_and_home_is_not_told(home: Path) -> None:
     assert findings["deconvnet-voc"].state == "ok"
 
 
-def test_opencv_without_ximgproc(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert found(doctor._opencv)["opencv"].state == "ok"
+def test_opencv_without_ximgproc_and_two_wheels(monkeypatch: pytest.MonkeyPatch) -> None:
+    wheels = ["opencv-contrib-python-headless", "opencv-python"]
+    monkeypatch.setattr("deconvseg.proposals.edges.installed_wheels", lambda: wheels)
+    finding = found(doctor._opencv)["opencv"]
+    assert finding.state == "warning"
+    assert finding.advice == f"pip uninstall -y {' '.join(wheels)} && pip install {wheels[0]}"
     reason = "OpenCV has no structured edges; installed: opencv-python"
     missing = Mock(side_effect=MissingDependencyError(f"{reason}; run: pip x"))
     monkeypatch.setattr("deconvseg.proposals.edges.opencv", missing)
@@ -68,10 +72,14 @@ def test_libraries_that_do_not_load_or_are_not_there(monkeypatch: pytest.MonkeyP
 
 def test_a_gpu_that_is_not_used_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    for driver in (None, "smi"):
+    for driver, cuda, words in (
+        (None, None, ": torch is built without CUDA"),
+        ("smi", "13.0", "torch is built for CUDA 13.0, and finds no GPU"),
+    ):
         monkeypatch.setattr(doctor, "which", lambda name, path=driver: path)
+        monkeypatch.setattr(torch.version, "cuda", cuda)
         finding = found(doctor._device)["device"]
-        assert finding.state == ("warning" if driver else "ok") and "finds no GPU" in finding.found
+        assert finding.state == ("warning" if driver else "ok") and words in finding.found
         assert ("nvidia-smi" in finding.advice) is bool(driver)
 
 
