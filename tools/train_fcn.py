@@ -43,11 +43,12 @@ from deconvseg.training.scores import SUFFIX, read_scores
 
 PRESENT_SHARE = 0.003
 """A class is present from this share of a photo's pixels on; a smaller one is neither present nor absent."""
-LEARNING_RATES, GENTLE_RATES = (4e-4, 3e-5), (5e-5, 8e-6)
-"""Of new layers and of conv5, from VGG-16 and from an FCN, which the higher ones would throw back."""
+LEARNING_RATES, FURTHER_RATES = (4e-4, 3e-5), (2e-4, 4e-5)
+"""Of new layers and of conv5, from VGG-16 and from an FCN; the average with that is better than both."""
 WEIGHT_DECAY, WARM_UP, AVERAGED = 0.05, 60, 0.997
 PRESENCE_WEIGHT, LOVASZ_WEIGHT = 0.1, 0.5
 """Of the loss of the classes that there are, and of Lovasz-softmax, besides the cross-entropy of pixels."""
+SOFT_SHARE = 0.3  # of the soft labels in the loss of a photo that has them
 RARE = 20  # photos with rare classes are drawn more often, as if every class had at least this many
 SCALES = 0.6, 1.5  # of the views after the first, which are mirrored and cropped to its area
 CALIBRATED = 24  # photos that tell how large features get, which are stored in 8 bits
@@ -66,7 +67,7 @@ def train_fcn(
     ] = None,
     scores: Annotated[
         Path | None,
-        typer.Option(help="Folder of NAME.scores.npz: these photos learn from another network's labels."),
+        typer.Option(help="Folder of NAME.scores.npz: another network's labels, beside the masks."),
     ] = None,
     report: Annotated[
         Path | None,
@@ -126,9 +127,7 @@ class Photos(NamedTuple):
     features: NDArray[np.uint8]  # (N, M, W) in a file, conv4_3's of the h * w cells of each photo
     step: float  # what a step of those stands for
     masks: NDArray[np.uint8]  # (N, 4M), of its 2h * 2w places
-    # By number of a photo, class probabilities of its cells, uint8 (C, h, w), 255 is certain; they stand in
-    # for its mask.
-    soft: dict[int, Tensor]
+    soft: dict[int, Tensor]  # by number of a photo, class probabilities of its cells, uint8 (C, h, w)
     shares: Tensor  # float32 (N, C - 1), of each object class in the photo's pixels
     chances: NDArray[np.float64]  # (N,), of being drawn: more for photos with rare classes
 
@@ -228,7 +227,8 @@ def _view(
 def train(network: FCN, photos: Photos, epochs: int, seed: int, *, goes_on: bool) -> float:
     """Train all but VGG-16's first ten convolutions; returns the mean of the last tenth of losses.
 
-    The network becomes an average of its weights on the way. One that goes on keeps BatchNorm's statistics.
+    The network becomes an average of its weights on the way. One that goes on keeps BatchNorm's statistics
+    and learns without dropout.
     """
     present = photos.shares > PRESENT_SHARE
     certain = present | (photos.shares == 0)
@@ -250,15 +250,12 @@ def train(network: FCN, photos: Photos, epochs: int, seed: int, *, goes_on: bool
     trained = nn.ModuleDict(dict(network.named_children()) | {"encoder": network.encoder[4]})
     encoder = list(network.encoder[4].parameters())
     others = [layer for name, layer in trained.named_parameters() if not name.startswith("encoder")]
-    rates = GENTLE_RATES if goes_on else LEARNING_RATES
+    rates = FURTHER_RATES if goes_on else LEARNING_RATES
     groups = [{"params": some, "peak": rate} for some, rate in zip((others, encoder), rates, strict=True)]
     optimizer = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY)
     average, losses = copy.deepcopy(trained), []
     batches = list(photos.draw(12, epochs, seed))
-    network.train()
-    for layer in network.modules():
-        if goes_on and isinstance(layer, nn.BatchNorm2d):
-            layer.eval()
+    network.train(not goes_on)
     for step, batch in enumerate(batches):
         fall = 0.5 * (1 + np.cos(np.pi * step / len(batches))) * min(1, step / WARM_UP)
         for group in optimizer.param_groups:
@@ -277,17 +274,18 @@ def train(network: FCN, photos: Photos, epochs: int, seed: int, *, goes_on: bool
 def place_loss(cells: Tensor, mask: Tensor, soft: Tensor | None) -> Tensor:
     """What the raw scores (C, h, w) of a photo's cells cost.
 
-    With a mask, int64 (2h, 2w), that is their cross-entropy and Lovasz-softmax; with soft labels instead, of
-    0..255 (C, h, w), the cross-entropy with these.
+    That is their cross-entropy with the mask, int64 (2h, 2w), and Lovasz-softmax; beside it, where there are
+    soft labels, of 0..255 (C, h, w), the cross-entropy with these.
     """
-    if soft is not None:
-        shares = soft.float() / soft.float().sum().clamp_min(1)
-        return -(shares * cells.log_softmax(0)).sum()
     scores = functional.interpolate(cells[None], mask.shape, mode="bilinear")[0].flatten(1)
     labels = mask.flatten()
     known = (labels != VOID).sum().clamp_min(1)
     hard = functional.cross_entropy(scores.T, labels, ignore_index=VOID, reduction="sum") / known
-    return hard + LOVASZ_WEIGHT * lovasz_softmax(scores.softmax(0), labels)
+    hard = hard + LOVASZ_WEIGHT * lovasz_softmax(scores.softmax(0), labels)
+    if soft is None:
+        return hard
+    shares = soft.float() / soft.float().sum().clamp_min(1)
+    return torch.lerp(hard, -(shares * cells.log_softmax(0)).sum(), SOFT_SHARE)
 
 
 if __name__ == "__main__":
