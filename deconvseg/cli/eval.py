@@ -17,7 +17,7 @@ TUNING_SAMPLE = 60
 """Photos that --tune-crf takes if --limit does not say."""
 EPILOG = shared.epilog(
     "deconvseg eval --voc-root VOC2012",
-    "deconvseg eval --voc-root VOC2012 --ablate --report report/    [dim]again after a stop: goes on[/dim]",
+    "deconvseg eval --voc-root VOC2012 --ablate --report report/",
     "deconvseg eval --data mine/ --weights run/best.safetensors",
     "deconvseg eval --voc-root VOC2012 --predictions masks/ --json",
     "deconvseg eval --voc-root VOC2012 --tune-crf -o tuned.safetensors",
@@ -38,7 +38,7 @@ def evaluate(
     tune_crf: bool = switch(
         IO, f"Search the CRF's parameters on {TUNING_SAMPLE} photos (or --limit).", "--tune-crf"
     ),
-    report: Path | None = _io("DIR", "Write a page, tables and labels there, and go on from a stopped run."),
+    report: Path | None = _io("DIR", "Write a page, tables and labels to this folder, new or empty."),
     output: Path | None = _io("FILE", "Copy of the network, tuned.", "--output", "-o"),
     *,
     segmenter_arguments: dict[str, Any],
@@ -84,25 +84,10 @@ def evaluate(
             print(json.dumps(tuned, indent=2))
             return console.DONE
         subject, weights = ablation.network(segmenter, truth, ablate=ablate), segmenter.weights
-    began = False
-    try:
-        with console.Progress(len(truth.examples), wanted=not quiet) as bar:
-
-            def progress(done: int, total: int) -> None:
-                nonlocal began
-                if done and not began:
-                    say(f"going on: {done} of {total} photos are done")
-                elif began and not bar.visible and done * 10 % total < 10:  # each tenth of the way
-                    say(f"[{done}/{total}]")
-                began = True
-                bar.move(done)
-
-            evaluation = run.evaluate(
-                subject, truth, folder=report, overwrite=overwrite, workers=workers, progress=progress
-            )
-    except KeyboardInterrupt:
-        kept = "finished photos are kept, run the same again to go on" if report else "nothing is kept"
-        return console.interrupted(kept)
+    with console.Progress(len(truth.examples), wanted=not quiet) as bar:
+        evaluation = run.evaluate(
+            subject, truth, folder=report, overwrite=overwrite, workers=workers, progress=bar.move
+        )
     summary = summarise(evaluation, weights)
     if report:
         write_report(evaluation, summary, report)

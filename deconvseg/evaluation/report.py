@@ -126,7 +126,7 @@ def _page(evaluation: Evaluation, summary: dict[str, Any], ious: Mapping[str, fl
         rows += _row(name, iou, _percent(summary["per_class_boundary_f"][name]), colour=colour)
     parts["Classes"] = _table(caption, ("Class", "", "IoU", "boundary F"), rows)
     parts["Confusion"] = _matrix(np.array(summary["confusion"]), evaluation.truth.classes)
-    if evaluation.predictions:
+    if evaluation.labels:
         parts["Photos"] = GALLERY + "".join(_pictures(evaluation, ious))
     parts["Settings"] = f"<pre>{escape(json.dumps(summary['settings'], indent=2))}</pre>"
     content = "".join(
@@ -180,7 +180,7 @@ def _pictures(evaluation: Evaluation, ious: Mapping[str, float]) -> Iterator[str
         yield f"<h3>{title}</h3>"
         for example in examples:
             photo, mask = map(_small, truth.read(example))
-            found = _small(read_mask(evaluation.predictions[example.name], indexed))
+            found = _small(read_mask(evaluation.labels[example.name], indexed))
             views = (photo, overlay(mask, palette, photo), overlay(found, palette, photo))
             picture, encoded = np.concatenate([*views, difference(photo, mask, found)], axis=1), io.BytesIO()
             Image.fromarray(picture).save(encoded, "JPEG", quality=85)

@@ -50,7 +50,7 @@ def summarise(evaluation: Evaluation, weights: str | None) -> dict[str, Any]:
         "rows": list(rows.values()),
         "published": [{"name": name, "mean_iou": value} for name, value in published.items()],
         "published_on": PUBLISHED_ON,
-        "settings": evaluation.settings,
+        "settings": evaluation.subject.settings,
         "confusion": confusion_of(counts, len(truth.classes)).tolist(),
         "seconds_per_image": sum(seconds.values()) if seconds else None,
         "seconds": seconds,

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import signal
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +9,6 @@ import pytest
 import torch
 from PIL import Image
 
-from deconvseg.evaluation import run
-from deconvseg.evaluation.run import Measured
 from deconvseg.network.checkpoint import load_network
 
 from ..conftest import make_shapes
@@ -49,31 +46,16 @@ def test_text_shows_the_papers_rows_and_which_images_they_are_of(inside: Run, vo
     assert "4 of the 4 photos of val" in text
 
 
-def test_a_stopped_run_goes_on_to_the_same_json(
-    inside: Run, voc: Path, fast: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_report_is_the_same_of_any_number_of_workers(
+    inside: Run, refused: Refused, voc: Path, fast: list[str], tmp_path: Path
 ) -> None:
     arguments = ["eval", "--voc-root", str(voc), *fast]
-    whole = inside(*arguments, "--report", "whole", "--json")
-
-    def append(journal: Path, photo: Measured) -> None:
-        keep(journal, photo)
-        if journal.read_text().count("\n") == 3:
-            signal.raise_signal(signal.SIGTERM)
-
-    with monkeypatch.context() as patch:
-        keep = run._append
-        patch.setattr(run, "_append", append)
-        stopped = inside(*arguments, "--report", "cut", code=143)
-    assert "interrupted; finished photos are kept, run the same again to go on" in lines(stopped)[-1]
-    assert not (tmp_path / "cut" / "report.html").exists()
-    with (tmp_path / "cut" / "per_image.jsonl").open("a") as file:
-        file.write('{"name": "shape004", "rows": {"cut sh')  # as a kill leaves it
-    again = inside(*arguments, "--report", "cut", "--json", "--workers", "2")
-    assert "going on: 2 of 4 photos are done" in lines(again)
-    assert timeless(json.loads(again.stdout)) == timeless(json.loads(whole.stdout))
-    assert files(tmp_path / "cut") == files(tmp_path / "whole")
-    kept = json.loads((tmp_path / "cut" / "report.json").read_text())
-    assert kept == json.loads(again.stdout)
+    alone = inside(*arguments, "--report", "alone", "--json")
+    both = inside(*arguments, "--report", "both", "--json", "--workers", "2")
+    assert timeless(json.loads(both.stdout)) == timeless(json.loads(alone.stdout))
+    assert files(tmp_path / "both") == files(tmp_path / "alone")
+    assert json.loads((tmp_path / "both" / "report.json").read_text()) == json.loads(both.stdout)
+    assert "both: is not empty" in refused(*arguments, "--report", "both", "-q")
 
 
 def test_tuned_parameters_are_in_a_copy_of_the_network(

@@ -19,7 +19,7 @@ from deconvseg.evaluation.summary import summarise
 
 
 def test_the_files_agree(report: Path, truth: Truth) -> None:
-    assert {path.name for path in report.iterdir()} == {*REPORT_FILES, "per_image.jsonl"}
+    assert {path.name for path in report.iterdir()} == {*REPORT_FILES, "predictions"}
     summary = json.loads((report / "report.json").read_text())
     assert [row["name"] for row in summary["rows"]] == ["whole photo", "50 proposals + CRF"]
     assert summary["mean_iou"] == summary["rows"][1]["mean_iou"] > summary["rows"][0]["mean_iou"]

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deconvseg.data.masks import MaskFormat
 from deconvseg.errors import DataError, UsageError
 from deconvseg.evaluation.ablation import Row, Subject, finished, network
 from deconvseg.evaluation.counts import confusion_matrix, confusion_of
@@ -22,8 +21,6 @@ from deconvseg.evaluation.tune import search
 from deconvseg.images.palette import palette_for
 from deconvseg.segmenter import Segmenter
 from deconvseg.settings import CRFParameters
-
-from .conftest import shifted
 
 EXACT: dict[str, Any] = {"min_side": 10, "stop": 0, "crf": False, "precision": "fp32"}
 
@@ -91,39 +88,17 @@ def test_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
         assert taken == [1]
 
 
-def test_a_changed_photo_or_lost_prediction_is_done_again(
-    shapes: Path, subject: Subject, labelled: list[str], tmp_path: Path
+def test_a_folder_that_is_not_empty_is_overwritten_if_asked_for_alone(
+    truth: Truth, subject: Subject, labelled: list[str], tmp_path: Path
 ) -> None:
-    shutil.copytree(shapes, tmp_path / "voc")
-    truth = open_truth(tmp_path / "voc", "val")
-    evaluate(subject, truth, folder=tmp_path / "report")
-    first, second = truth.examples[:2]
-    mask = np.array(Image.open(first.mask))
-    Image.fromarray(np.where(mask == 0, 255, mask).astype(np.uint8)).save(first.mask)
-    (tmp_path / "report" / PREDICTIONS / f"{second.name}.png").unlink()
-    again = evaluate(subject, truth, folder=tmp_path / "report")
-    assert labelled[6:] == [first.name, second.name]
-    assert summarise(again, "shifted") == summarise(evaluate(subject, truth), "shifted")
-
-
-def test_results_of_other_settings_or_code_are_not_mixed_nor_lost(
-    truth: Truth, subject: Subject, labelled: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    evaluate(subject, truth, folder=tmp_path / "report")
-    other, swapped = shifted(4, labelled), MaskFormat({**truth.masks.ids, 1: 2, 2: 1})
-    for measured, masks in ((other, truth.masks), (subject, swapped)):
-        with pytest.raises(UsageError, match="results of other settings"):
-            evaluate(measured, replace(truth, masks=masks), folder=tmp_path / "report")
-    for name, value in (("evaluation.counts.TOLERANCE", 0.01), ("__version__", "9.9")):
-        with monkeypatch.context() as patch, pytest.raises(UsageError, match="of another version"):
-            patch.setattr(f"deconvseg.{name}", value)
-            evaluate(subject, truth, folder=tmp_path / "report")
-    evaluate(other, truth, folder=tmp_path / "report", overwrite=True)
-    assert len(labelled) == 12
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "report.html").write_text("my own page")
-    with pytest.raises(UsageError, match="mine: holds the results of other"):
-        evaluate(subject, truth, folder=tmp_path / "mine")
+    page, other = tmp_path / "report.html", tmp_path / "mine.txt"
+    page.write_text("of a run before")
+    other.touch()
+    with pytest.raises(UsageError, match="is not empty; take another folder, or overwrite it"):
+        evaluate(subject, truth, folder=tmp_path)
+    assert not labelled and page.exists()
+    evaluate(subject, truth, folder=tmp_path, overwrite=True)
+    assert len(labelled) == 6 and other.exists() and not page.exists()
 
 
 def test_predictions_of_a_run_score_as_the_run(truth: Truth, report: Path) -> None:
