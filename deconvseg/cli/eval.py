@@ -100,17 +100,13 @@ def evaluate(
 
 
 def _print_scores(summary: dict[str, Any]) -> None:
-    """The rows, the published ones, and every figure of the full setting by its name in the JSON."""
+    """The rows, and every figure of the full setting by its name in the JSON."""
     print("mean IoU  95 % interval  boundary F  small   medium  large   setting")
     for row in summary["rows"]:
         low, high = row["mean_iou_interval"]
         sizes = "  ".join(map(_number, row["sizes"].values()))
         figures = f"{row['mean_iou']:.4f}    {low:.3f}-{high:.3f}    {_number(row['boundary_f'])}"
         print(f"{figures}      {sizes}  {row['name']}")
-    if summary["published"]:
-        print(f"\nThe paper's rows, on other images ({summary['published_on']}):")
-    for row in summary["published"]:
-        print(f"{row['mean_iou']:.3f}   {row['name']}")
     of = f"{summary['images']} of the {summary['split_images']} photos of {summary['split']}"
     print(f"\n{summary['setting']}, {of}")
     values = {name: value for name, value in summary.items() if isinstance(value, float)}

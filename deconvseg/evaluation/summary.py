@@ -10,16 +10,7 @@ from deconvseg.evaluation.ablation import Row
 from deconvseg.evaluation.counts import TOLERANCE, confusion_of
 from deconvseg.evaluation.metrics import figures, mean_iou_interval
 from deconvseg.evaluation.run import Evaluation
-from deconvseg.images.palette import VOC_CLASSES
 
-PUBLISHED = {
-    "DeconvNet": 0.696,
-    "DeconvNet + CRF": 0.705,
-    "EDeconvNet (ensemble with FCN-8s)": 0.717,
-    "EDeconvNet + CRF": 0.725,
-}
-"""Mean IoU in table 1 of Noh, Hong and Han (ICCV 2015)."""
-PUBLISHED_ON = "PASCAL VOC 2012 test, 1,456 images, 50 proposals, network trained on VOC 2012 and SBD"
 IN_ROWS = ("mean_iou", "voc_mean_iou", "pixel_accuracy", "mean_accuracy", "boundary_f")
 
 
@@ -29,13 +20,12 @@ def summarise(evaluation: Evaluation, weights: str | None) -> dict[str, Any]:
     The keys are those of `metrics.figures` for the full setting, and: `images` (scored) of `split_images` in
     `split`, `mean_iou_interval` (95 %, by bootstrap over photos), `weights` (None for predictions made
     elsewhere), `settings`, `confusion` (pixels, true class by predicted class), `rows` (the figures of every
-    row), `published` and `published_on`, `seconds_per_image` and `seconds` by part of the work (means; None
-    and empty for predictions). Nothing but the seconds differs between two runs at the same settings.
+    row), `seconds_per_image` and `seconds` by part of the work (means; None and empty for predictions).
+    Nothing but the seconds differs between two runs at the same settings.
     """
     truth, photos, full = evaluation.truth, evaluation.photos, evaluation.subject.full
     counts = evaluation.counts(full).sum(0)
     rows = {row.name: _figures_of(evaluation, row) for row in evaluation.subject.rows}
-    published = PUBLISHED if truth.classes == VOC_CLASSES else {}
     parts = dict.fromkeys(part for photo in photos for part in photo.seconds)
     seconds = {part: float(np.mean([photo.seconds.get(part, 0.0) for photo in photos])) for part in parts}
     return {
@@ -48,8 +38,6 @@ def summarise(evaluation: Evaluation, weights: str | None) -> dict[str, Any]:
         "mean_iou_interval": rows[full.name]["mean_iou_interval"],
         "boundary_tolerance": TOLERANCE,
         "rows": list(rows.values()),
-        "published": [{"name": name, "mean_iou": value} for name, value in published.items()],
-        "published_on": PUBLISHED_ON,
         "settings": evaluation.subject.settings,
         "confusion": confusion_of(counts, len(truth.classes)).tolist(),
         "seconds_per_image": sum(seconds.values()) if seconds else None,

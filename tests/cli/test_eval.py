@@ -36,13 +36,11 @@ def test_json_has_the_promised_keys(inside: Run, voc: Path, fast: list[str]) -> 
     assert "a sample: 2 of the 4 photos of val, evenly spread" in lines(done)
 
 
-def test_text_shows_the_papers_rows_and_which_images_they_are_of(inside: Run, voc: Path) -> None:
+def test_text_begins_with_the_rows(inside: Run, voc: Path) -> None:
     done = inside("eval", "--voc-root", voc, "--predictions", voc / "SegmentationClass", "--quiet")
     text = done.stdout.decode()
     assert done.stderr == b""
     assert text.splitlines()[1].startswith("1.0000")
-    assert "0.725   EDeconvNet + CRF" in text
-    assert "on other images (PASCAL VOC 2012 test, 1,456 images" in text
     assert "4 of the 4 photos of val" in text
 
 

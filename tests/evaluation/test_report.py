@@ -25,7 +25,6 @@ def test_the_files_agree(report: Path, truth: Truth) -> None:
     assert summary["mean_iou"] == summary["rows"][1]["mean_iou"] > summary["rows"][0]["mean_iou"]
     assert summary["seconds"] == {"network": 1.0, "crf": 0.25}
     assert summary["seconds_per_image"] == 1.25
-    assert [row["mean_iou"] for row in summary["published"]] == [0.696, 0.705, 0.717, 0.725]
     classes = list(csv.DictReader(io.StringIO((report / "per_class.csv").read_text())))
     assert [row["class"] for row in classes] == list(truth.classes)
     assert float(classes[1]["iou"]) == summary["per_class_iou"]["aeroplane"]
