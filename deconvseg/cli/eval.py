@@ -38,7 +38,7 @@ def evaluate(
     tune_crf: bool = switch(
         IO, f"Search the CRF's parameters on {TUNING_SAMPLE} photos (or --limit).", "--tune-crf"
     ),
-    report: Path | None = _io("DIR", "Write a page, tables and labels to this folder, new or empty."),
+    report: Path | None = _io("DIR", "Write a page, figures and labels to this folder, new or empty."),
     output: Path | None = _io("FILE", "Copy of the network, tuned.", "--output", "-o"),
     *,
     segmenter_arguments: dict[str, Any],

@@ -1,4 +1,4 @@
-"""A report of an evaluation: a page that asks nothing of the network, and its figures as JSON and tables."""
+"""A report of an evaluation: a page that asks nothing of the network, and its figures as JSON and a table."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from deconvseg.evaluation.run import Evaluation
 from deconvseg.files import replacing
 from deconvseg.images.write import overlay
 
-SIDE = 320  # pixels of a picture's longer side: four side by side, and 18 photos weigh about 2 MB
-EACH = 6  # photos of the best, the median and the worst ones
+SIDE = 320  # pixels of a picture's longer side: four side by side, and 12 photos weigh about 1.5 MB
+EACH = 6  # photos of the best and of the worst ones
 ORANGE, BLUE, PURPLE = (230, 159, 0), (0, 114, 178), (204, 121, 167)
 """Told apart by the colour-blind, too. In pictures: objects missed, falsely found, and of another class."""
 STYLE = """
@@ -60,22 +60,9 @@ style="color:rgb{PURPLE}">■</b>&nbsp;other class.</p>"""
 
 
 def write_report(evaluation: Evaluation, summary: dict[str, Any], folder: Path) -> None:
-    """Write `report.json`, `per_class.csv`, `per_image.csv` and, last, `report.html` with its photos."""
-    photos, confusion = list(_per_image(evaluation)), np.array(summary["confusion"])
-    classes = [
-        {
-            "class": name,
-            "iou": iou,
-            "boundary_f": summary["per_class_boundary_f"][name],
-            "pixels_true": confusion[label].sum(),
-            "pixels_predicted": confusion[:, label].sum(),
-            "pixels_right": confusion[label, label],
-            **{f"iou_{size}": values["per_class_iou"][name] for size, values in summary["sizes"].items()},
-        }
-        for label, (name, iou) in enumerate(summary["per_class_iou"].items())
-    ]
+    """Write `report.json`, `per_image.csv` and, last, `report.html` with its photos."""
+    photos = list(_per_image(evaluation))
     _write(folder / "report.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
-    _write(folder / "per_class.csv", _csv(classes))
     _write(folder / "per_image.csv", _csv(photos))
     ious = {photo["name"]: photo["mean_iou"] for photo in photos if photo["mean_iou"] is not None}
     _write(folder / "report.html", _page(evaluation, summary, ious))
@@ -172,7 +159,7 @@ def _matrix(confusion: NDArray[np.int64], names: Sequence[str]) -> str:
 
 
 def _pictures(evaluation: Evaluation, ious: Mapping[str, float]) -> Iterator[str]:
-    """The best, the median and the worst photos, and where they are wrong."""
+    """The best and the worst photos, and where they are wrong."""
     truth, indexed = evaluation.truth, MaskFormat.indexed(evaluation.truth.classes, evaluation.truth.palette)
     ranking = sorted((e for e in truth.examples if e.name in ious), key=lambda e: (-ious[e.name], e.name))
     palette = (*truth.palette, *((255, 255, 255),) * (256 - len(truth.palette)))  # void is shown in white
@@ -190,11 +177,10 @@ def _pictures(evaluation: Evaluation, ious: Mapping[str, float]) -> Iterator[str
 
 
 def choose(ranking: Sequence[Example]) -> dict[str, Sequence[Example]]:
-    """The first, the middle and the last photos of a ranking; all of a short one."""
-    if len(ranking) <= 3 * EACH:
+    """The first and the last photos of a ranking; all of a short one."""
+    if len(ranking) <= 2 * EACH:
         return {"Best to worst": ranking}
-    middle = (len(ranking) - EACH) // 2
-    return {"Best": ranking[:EACH], "Median": ranking[middle : middle + EACH], "Worst": ranking[-EACH:]}
+    return {"Best": ranking[:EACH], "Worst": ranking[-EACH:]}
 
 
 def difference(

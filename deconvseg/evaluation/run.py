@@ -24,7 +24,7 @@ from deconvseg.segmentation import Segmentation
 from deconvseg.settings import refuse_below
 
 PREDICTIONS = "predictions"  # folder, in the report's, of the full setting's labels
-REPORT_FILES = ("report.html", "report.json", "per_class.csv", "per_image.csv")
+REPORT_FILES = ("report.html", "report.json", "per_image.csv")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from functools import partial
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deconvseg.data.dataset import refuse_other_size
+from deconvseg.data.dataset import Example, refuse_other_size
 from deconvseg.errors import DataError, UsageError, WeightsError
 from deconvseg.evaluation.ablation import refuse_other_classes
 from deconvseg.evaluation.counts import confusion_matrix
@@ -38,16 +37,47 @@ def tune_crf(
 ) -> dict[str, Any]:
     """Search the CRF's parameters and write them into a copy of the network's file.
 
-    The network runs once over the photos; its probabilities are kept in a temporary folder (some megabytes a
-    photo). Every second photo is used to search, and the others decide: unless the new parameters are better
-    on them as well, the copy keeps the old ones. `workers` are photos at a time, in threads. Returns both,
-    with their mean IoU, fit for JSON. UsageError if there are fewer than 4 photos.
+    The network runs once over the photos; its probabilities are kept in memory (some megabytes a photo).
+    Every second photo is used to search, and the others decide: unless the new parameters are better on them
+    as well, the copy keeps the old ones. `workers` are photos at a time, in threads. Returns both, with their
+    mean IoU, fit for JSON. UsageError if there are fewer than 4 photos.
     """
     if len(truth.examples) < 4:
         raise UsageError(f"{len(truth.examples)} photos are too few to tune on; take at least 4, better 60")
     refuse_other_classes(truth, segmenter.classes)
     old = CRFParameters.from_mapping(segmenter.header.crf)
-    new, trials, held = _searched(segmenter, truth, old, workers, progress)
+    numbers = range(len(truth.examples))
+    searched, held_out = numbers[::2], numbers[1::2]
+
+    def fuse(example: Example) -> tuple[Prepared, NDArray[np.float16]]:
+        ((prepared, probabilities),) = segmenter.fuse([segmenter.prepare(example.image)])
+        photo = prepared.photo
+        refuse_other_size(example, (photo.height, photo.width), truth.mask(example).shape)
+        # What is left takes no more memory than the shrunk photo.
+        prepared = replace(prepared, photo=replace(photo, image=prepared.image))
+        return prepared, probabilities.astype(np.float16)
+
+    def count(tuned: Segmenter, number: int) -> NDArray[np.int64]:
+        prepared, probabilities = fused[number]
+        labels = tuned.finish(prepared, probabilities.astype(np.float32)).labels
+        return confusion_matrix(truth.mask(truth.examples[number]), labels, len(truth.classes))
+
+    def score(numbers: Iterable[int], parameters: CRFParameters) -> float:
+        tuned = segmenter.with_settings(crf=True, crf_parameters=parameters)
+        counts = sum(call_each(partial(count, tuned), numbers), np.zeros((), np.int64))
+        if not counts.any():
+            raise DataError(f"split '{truth.split}': half of the sample is void alone; take a larger one")
+        value = float(np.nanmean(iou(counts)))
+        progress(f"mean IoU {value:.4f}: {parameters}")
+        return value
+
+    fused: list[tuple[Prepared, NDArray[np.float16]]] = []
+    with workers_for(workers) as call_each:
+        for one in call_each(fuse, truth.examples):
+            fused.append(one)
+            progress(f"score maps: {len(fused)} of {len(numbers)} photos")
+        new, trials = search(old, partial(score, searched), MOST_TRIALS)
+        held = {parameters: score(held_out, parameters) for parameters in {old, new}}
     before, after = (
         {"crf": asdict(one), "mean_iou_searched": trials[one], "mean_iou_held_out": held[one]}
         for one in (old, new)
@@ -57,8 +87,8 @@ def tune_crf(
         "after": after,
         "improved": held[new] > held[old],
         "trials": len(trials),
-        "images_searched": len(truth.examples[::2]),
-        "images_held_out": len(truth.examples[1::2]),
+        "images_searched": len(searched),
+        "images_held_out": len(held_out),
         "split": truth.split,
         "settings": {key: value for key, value in segmenter.identity().items() if key != "crf"},
     }
@@ -66,44 +96,6 @@ def tune_crf(
     training = {**segmenter.header.training, "crf_search": report}
     copy_network(network, target, {"crf": crf, "training": training})
     return {**report, "output": str(target)}
-
-
-def _searched(
-    segmenter: Segmenter, truth: Truth, old: CRFParameters, workers: int, progress: Progress
-) -> tuple[CRFParameters, dict[CRFParameters, float], dict[CRFParameters, float]]:
-    """Better parameters, the score of all that were tried, and that of old and new on the photos held out."""
-    every = range(len(truth.examples))
-    with tempfile.TemporaryDirectory(prefix="deconvseg-") as folder, workers_for(workers) as call_each:
-
-        def fuse(number: int) -> Prepared:
-            example = truth.examples[number]
-            ((prepared, probabilities),) = segmenter.fuse([segmenter.prepare(example.image)])
-            photo = prepared.photo
-            refuse_other_size(example, (photo.height, photo.width), truth.mask(example).shape)
-            np.save(f"{folder}/{number}.npy", probabilities.astype(np.float16))
-            # What is left takes no more memory than the shrunk photo.
-            return replace(prepared, photo=replace(photo, image=prepared.image))
-
-        def count(tuned: Segmenter, number: int) -> NDArray[np.int64]:
-            probabilities = np.load(f"{folder}/{number}.npy").astype(np.float32)
-            labels = tuned.finish(photos[number], probabilities).labels
-            return confusion_matrix(truth.mask(truth.examples[number]), labels, len(truth.classes))
-
-        def score(numbers: Iterable[int], parameters: CRFParameters) -> float:
-            tuned = segmenter.with_settings(crf=True, crf_parameters=parameters)
-            counts = sum(call_each(partial(count, tuned), numbers), np.zeros((), np.int64))
-            if not counts.any():
-                raise DataError(f"split '{truth.split}': half of the sample is void alone; take a larger one")
-            value = float(np.nanmean(iou(counts)))
-            progress(f"mean IoU {value:.4f}: {parameters}")
-            return value
-
-        photos: list[Prepared] = []
-        for photo in call_each(fuse, every):
-            photos.append(photo)
-            progress(f"score maps: {len(photos)} of {len(every)} photos")
-        new, trials = search(old, partial(score, every[::2]), MOST_TRIALS)
-        return new, trials, {parameters: score(every[1::2], parameters) for parameters in {old, new}}
 
 
 def search(
