@@ -1,4 +1,4 @@
-"""Writes a network as an ONNX file, once ONNX Runtime has answered as torch does on crops of photos."""
+"""Writes a network as an ONNX file, once ONNX Runtime has answered as torch does on crops of a photo."""
 
 from __future__ import annotations
 
@@ -14,18 +14,16 @@ import torch
 from torch import Tensor
 
 from deconvseg import __version__
-from deconvseg.errors import ExportError, MissingDependencyError, UsageError, reason
+from deconvseg.errors import ExportError, MissingDependencyError, reason
 from deconvseg.files import replacing
 from deconvseg.images import example_photo
-from deconvseg.images.read import ImageLike
 from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.checkpoint import NetworkHeader
 from deconvseg.network.deconvnet import DeconvNet
-from deconvseg.network.inputs import crop, normalise, on_device, whole_pixels
+from deconvseg.network.inputs import crops, normalise
 from deconvseg.segmenter import Segmenter
 
-OPSET, OPSETS = 18, range(16, 26)
-"""The exporter's own; others are made from it."""
+OPSET = 18  # version of the ONNX operators, the exporter's own
 INPUT, OUTPUT = "crops", "scores"
 CROPS = 20
 _AT_A_TIME = 4
@@ -41,17 +39,15 @@ class Parity:
     labels: float  # share (0..1) of the pixels whose best class is the same, each with its own switches
 
 
-def export_onnx(
-    weights: str | Path, target: Path, photos: Sequence[ImageLike] = (), *, opset: int = OPSET
-) -> Parity:
+def export_onnx(weights: str | Path, target: Path) -> Parity:
     """Write a network, by name or file, as one ONNX file as of `onnx_model`, BatchNorm folded away.
 
-    Regions of the photos are compared, or of the package's example photo.
+    Regions of the package's example photo are compared.
 
     Raises:
         ExportError: ONNX Runtime answers differently, or not at all; nothing is written.
         MissingDependencyError: a library of the extra `export` is not installed.
-        UsageError, WeightsError, InputError, OutputError: the opset, network, photo or file is at fault.
+        WeightsError, OutputError: the network or the file is at fault.
     """
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
     if missing:
@@ -59,38 +55,28 @@ def export_onnx(
             f"exporting to ONNX needs {', '.join(missing)}; install them (pip install 'deconvseg[export]')"
         )
     inference = Segmenter(weights, ensemble="off", prior=0, device="cpu", precision="fp32").inference
-    crops = normalise(_crops(inference.network, photos), inference.header)
-    model = onnx_model(inference.network, inference.header, opset)
-    parity = _compare(inference.network, model, crops)
+    network, header = inference.network, inference.header
+    photo = Segmenter(proposals=CROPS).prepare(example_photo())
+    images = crops(photo.image, photo.boxes[:CROPS], network.side)
+    model = onnx_model(network, header)
+    parity = _compare(network, model, normalise(images, header))
     if not (parity.difference <= MOST_DIFFERENCE and parity.labels >= LEAST_SAME):  # nor of NaN
         raise ExportError(
             f"{target}: not written, as ONNX Runtime does not answer as torch does: on {parity.crops} crops "
             f"scores differ by up to {parity.difference:.2g} (should be at most {MOST_DIFFERENCE}), and "
             f"{parity.labels:.3%} of the labels are the same (should be {LEAST_SAME:.1%}); "
-            f"try another onnxruntime, or opset {OPSET}"
+            "try another onnxruntime"
         )
     with replacing(target) as stream:
         stream.write(model.SerializeToString())
     return parity
 
 
-def _crops(network: SegmentationNetwork, photos: Sequence[ImageLike]) -> Tensor:
-    """Up to CROPS regions of photos as the network takes them, float (B, 3, S, S) of 0..255."""
-    photos = photos[:CROPS] or [example_photo()]
-    each = CROPS // len(photos)
-    segmenter = Segmenter(proposals=each - 1)  # besides the whole photo
-    crops = []
-    for prepared in map(segmenter.prepare, photos):
-        pixels = on_device(torch.device("cpu"), prepared.image)
-        crops += [crop(pixels, box, network.side) for box in whole_pixels(prepared.boxes)[:each]]
-    return torch.stack(crops)
-
-
 @torch.inference_mode()
-def _compare(network: SegmentationNetwork, model: object, crops: Tensor) -> Parity:
+def _compare(network: SegmentationNetwork, model: object, images: Tensor) -> Parity:
     session = onnx_session(model)
     differences, labels = [], []
-    for part in torch.split(crops, _AT_A_TIME):
+    for part in torch.split(images, _AT_A_TIME):
         theirs, *indices = map(torch.from_numpy, session.run(None, {INPUT: part.contiguous().numpy()}))
         ours = forced = network(part)
         if isinstance(network, DeconvNet):
@@ -101,19 +87,16 @@ def _compare(network: SegmentationNetwork, model: object, crops: Tensor) -> Pari
             forced = network.decode(code, switches[: 5 - len(chosen)] + chosen)
         differences.append(float((forced - theirs).abs().max()))
         labels.append((ours.argmax(1) == theirs.argmax(1)).flatten())
-    return Parity(len(crops), max(differences), float(torch.cat(labels).double().mean()))
+    return Parity(len(images), max(differences), float(torch.cat(labels).double().mean()))
 
 
-def onnx_model(network: SegmentationNetwork, header: NetworkHeader, opset: int = OPSET) -> Any:
+def onnx_model(network: SegmentationNetwork, header: NetworkHeader) -> Any:
     """A network as an `onnx.ModelProto` with its weights inside; docs/export.md describes it.
 
     Args:
         network: made ready by `network.fold.prepare` for the CPU, in fp32.
         header: of its file.
-        opset: version of the ONNX operators, 16 to 25; UsageError if the exporter cannot write it.
     """
-    if opset not in OPSETS:
-        raise UsageError(f"opset {opset}: take {OPSETS[0]} to {OPSETS[-1]}")
     sizes = {0: "batch"} if isinstance(network, DeconvNet) else {0: "batch", 2: "height", 3: "width"}
     with warnings.catch_warnings(action="ignore"):  # the exporter's remarks on itself
         program = torch.onnx.export(
@@ -123,16 +106,13 @@ def onnx_model(network: SegmentationNetwork, header: NetworkHeader, opset: int =
             input_names=[INPUT],
             output_names=[OUTPUT],
             dynamic_shapes=(sizes,),
-            opset_version=opset,
+            opset_version=OPSET,
             dynamo=True,
             custom_translation_table=_switches() if isinstance(network, DeconvNet) else None,
             verbose=False,
         )
         assert program is not None
         model = program.model_proto
-    (written,) = (entry.version for entry in model.opset_import if entry.domain == "")
-    if written != opset:
-        raise UsageError(f"opset {opset}: torch's exporter cannot write it; take {OPSET}")
     # The exporter's notes hold the paths of the machine it ran on.
     for item in (model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer):
         del item.metadata_props[:]
@@ -161,7 +141,7 @@ def onnx_session(model: Any) -> Any:
     except Exception as error:  # its errors have no class of their own
         raise ExportError(
             f"ONNX Runtime {onnxruntime.__version__} does not take the network ({reason(error)}); "
-            f"try a newer one, or opset {OPSET}"
+            "try a newer one"
         ) from error
 
 

@@ -6,22 +6,18 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-import typer
-
 from deconvseg.cli import console
 from deconvseg.cli.options import DEBUG, JSON, OVERWRITE, QUIET, WEIGHTS, epilog, option, refuse_target
 
 EPILOG = epilog(
     "deconvseg export --onnx net.onnx",
-    "deconvseg export --onnx mine.onnx --weights run/best.safetensors photos/a.jpg photos/b.jpg",
+    "deconvseg export --onnx mine.onnx --weights run/best.safetensors",
 )
 
 
 def export(
     onnx: Path = option(None, "FILE", "The ONNX file to write.", "--onnx", default=...),
-    photos: list[Path] | None = typer.Argument(None, metavar="[PHOTO]...", help="Compare on these."),
     weights: str = WEIGHTS,
-    opset: int = option(None, "N", "Version of the ONNX operators.", default=18),
     overwrite: bool = OVERWRITE,
     as_json: bool = JSON,
     quiet: bool = QUIET,
@@ -29,22 +25,22 @@ def export(
 ) -> int:
     """Write the network of regions for ONNX Runtime and others, once it answers there as it does in torch.
 
-    The file is left only if, on up to 20 regions of the photos given or of one that comes along, scores
-    differ by at most 0.001 and 99.9 % of the labels are the same.
+    The file is left only if, on 20 regions of a photo that comes along, scores differ by at most 0.001 and
+    99.9 % of the labels are the same.
     """
     from deconvseg.weights import network_file
 
-    refuse_target(onnx, network_file(weights), *photos or (), overwrite=overwrite, option="--onnx")
+    refuse_target(onnx, network_file(weights), overwrite=overwrite, option="--onnx")
     from deconvseg.export import export_onnx
 
-    parity = export_onnx(weights, onnx, photos or (), opset=opset)
+    parity = export_onnx(weights, onnx)
     size = onnx.stat().st_size
     if as_json:
-        document = {"file": str(onnx), "bytes": size, "weights": weights, "opset": opset}
+        document = {"file": str(onnx), "bytes": size, "weights": weights}
         print(json.dumps({**document, **asdict(parity)}))
     if not quiet:
         console.say(
-            f"{onnx}: {size / 1e6:.1f} MB; on {parity.crops} region{'s' * (parity.crops > 1)} scores differ "
+            f"{onnx}: {size / 1e6:.1f} MB; on {parity.crops} regions scores differ "
             f"by up to {parity.difference:.1g}, {parity.labels:.3%} of the labels are the same"
         )
     return console.DONE

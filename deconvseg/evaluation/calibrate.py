@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from deconvseg.errors import WeightsError
 from deconvseg.images.read import read_image
 from deconvseg.network.checkpoint import copy_network, load_network
-from deconvseg.network.inputs import crop, normalise, on_device, whole_pixels
+from deconvseg.network.inputs import crops, normalise
 from deconvseg.network.int8 import observe
 from deconvseg.proposals.boxes import enlarged, shrink, squared
 from deconvseg.segmenter import WORKING_SIDE
@@ -28,16 +27,15 @@ def calibrate(source: Path, photos: Sequence[str], target: Path) -> int:
     network, header = load_network(source)
     if not header.statistics:
         raise WeightsError(f"{source}: its BatchNorm has no statistics yet; train on from it, then calibrate")
-    crops = (_crops(read_image(photo), network.side) for photo in photos)
-    ranges = observe(network, (normalise(images, header) for images in crops))
+    images = (_crops(read_image(photo), network.side) for photo in photos)
+    ranges = observe(network, (normalise(two, header) for two in images))
     copy_network(source, target, {"ranges": ranges})
     return len(ranges)
 
 
 def _crops(image: NDArray[np.uint8], side: int) -> Tensor:
     """Two crops of 0..255, float (2, 3, side, side): the square around a photo, and one half as long."""
-    pixels = on_device(torch.device("cpu"), shrink(image, WORKING_SIDE))
-    _, height, width = pixels.shape
+    image = shrink(image, WORKING_SIDE)
+    height, width = image.shape[:2]
     whole = squared(np.array([[0, 0, width, height]], np.float32))
-    boxes = whole_pixels(np.concatenate((whole, enlarged(whole, 0.5))))
-    return torch.stack([crop(pixels, box, side) for box in boxes])
+    return crops(image, np.concatenate((whole, enlarged(whole, 0.5))), side)

@@ -34,6 +34,12 @@ def crop(photo: Tensor, box: Box, side: int) -> Tensor:
     return resized(region, (side, side))[0]
 
 
+def crops(photo: NDArray[np.uint8], boxes: NDArray[np.float32], side: int) -> Tensor:
+    """Regions of a photo (H, W, 3) as float (N, 3, side, side) of 0..255, computed on the CPU."""
+    pixels = on_device(torch.device("cpu"), photo)
+    return torch.stack([crop(pixels, box, side) for box in whole_pixels(boxes)])
+
+
 def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
     """Images float (B, C, H, W) stretched or shrunk to another height and width."""
     return functional.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
