@@ -23,7 +23,7 @@ from deconvseg.files import digest
 from deconvseg.identity import code_digest
 from deconvseg.images.enlarge import enlarge
 from deconvseg.images.palette import Palette
-from deconvseg.images.read import ImageLike, PhotoPixels, as_photo, refuse_one
+from deconvseg.images.read import ImageLike, PhotoPixels, as_photo
 from deconvseg.machine import cores
 from deconvseg.network import fold
 from deconvseg.network.checkpoint import NetworkHeader, describe_network, load_network
@@ -210,9 +210,8 @@ class Segmenter:
         """Label photos, of any sizes, taken as they are needed; their regions share the network's batches.
 
         A photo's result does not depend on the others; scores differ from those of `segment` in last bits.
-        Raises InputError for what is no photo, after the results of all before it, and for one photo alone.
+        Raises InputError for what is no photo, after the results of all before it.
         """
-        refuse_one(images)
         faults: list[InputError] = []
 
         def prepared_images() -> Iterator[Prepared]:

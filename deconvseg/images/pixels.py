@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, TiffImagePlugin
 from PIL.ExifTags import Base
 
 from deconvseg.errors import reason
@@ -18,36 +19,33 @@ Convert: TypeAlias = Callable[[Image.Image], Image.Image]
 
 STRIP_PIXELS = 1 << 22
 _WHITES = (255, 1023, 4095, 16383, 65535)  # in 8, 10, 12, 14 and 16 bits
-_FLAT = 1 / 16  # whole numbers that use less than this share of their bits' range are stretched
 DEEP = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 _GREY = (*DEEP, "1", "L", "LA")
+_EXIF = ("exif", "Raw profile type exif")
 _RAMP = np.arange(256, dtype=np.uint8)[None]
 _SAME = 2  # a profile that moves no colour by more, of 255, is taken for sRGB; its photos stay untouched
 
 
 def loaded(image: Image.Image) -> int:
-    """Decode an image. Returns how its pixels still have to be `turned`, as `orientation_of` does."""
-    # Asking settles it: Pillow turns a TIFF while it loads it, and would by XMP data too.
-    if orientation_of(image) > 4 and image.format == "TIFF":
-        vars(image)["filename"] = ""  # else Pillow maps grey ones into memory, and mixes up their sides
-    image.load()
-    return orientation_of(image)
+    """Decode an image. Returns how its pixels still have to be `turned`: 1 to 8 as in the EXIF standard.
 
-
-def orientation_of(image: Image.Image) -> int:
-    """How the picture is turned, by EXIF and not XMP data: 1 to 8 as in the standard, 1 for all else."""
-    value: object = 1
-    if image.format == "PNG":
-        image.load()  # its EXIF data can come last; damage must not pass for damaged EXIF data
-    try:
-        plain = Image.Image()  # without what the image may have taken from XMP data before
-        plain.info = {key: image.info[key] for key in ("exif", "Raw profile type exif") if key in image.info}
-        value = (getattr(image, "tag_v2", None) or plain.getexif()).get(Base.Orientation)
-        if image.format == "TIFF" and value is None:
-            image.getexif().pop(Base.Orientation, None)
-    except Exception:  # damaged EXIF data must not cost the photo
-        pass
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+    Pillow's own `exif_transpose` would copy every image, turn some by XMP data, which browsers do not, and
+    fail on damaged EXIF data.
+    """
+    if isinstance(image, TiffImagePlugin.TiffImageFile):  # Pillow turns these while it decodes them
+        if Base.Orientation in image.tag_v2:
+            vars(image)["filename"] = ""  # else it maps grey ones into memory, and mixes up their sides
+        else:
+            image.getexif().pop(Base.Orientation, None)  # which comes from XMP data
+        image.load()
+        return 1
+    image.load()  # first: the EXIF data of a PNG can come last, and damaged pixels must raise
+    plain = Image.Image()  # without XMP data
+    plain.info = {key: value for key, value in image.info.items() if key in _EXIF}
+    with suppress(Exception):  # damaged EXIF data must not cost the photo
+        value = plain.getexif().get(Base.Orientation)
+        return value if value in range(1, 9) else 1
+    return 1
 
 
 def image_of(
@@ -77,7 +75,7 @@ def _levels(values: NDArray[Any]) -> tuple[float, float, str]:
         return 0, 1, "it has no values but NaN and infinity"
     low, high = float(finite.min()), float(finite.max())
     white = next((white for white in _WHITES if whole and low >= 0 and high <= white), 0)
-    if white and (low == high or high - low >= white * _FLAT):
+    if white:
         note = f"its values are {low:.0f} to {high:.0f}; {white} is taken for white"
         return 0, white, note if white < _WHITES[-1] else ""
     return low, high, f"its values, {low:.6g} to {high:.6g}, are stretched to 0 to 255"
@@ -98,18 +96,15 @@ def _transform(icc: bytes, mode: str) -> Convert | None:
     if not icc:
         raise ValueError("it is incomplete")
     profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
-    space, kind = profile.profile.xcolor_space.strip(), profile.profile.device_class
     # A grey photo can have a profile for RGB: grey is where the three are equal.
-    fits = {"GRAY": mode in _GREY, "RGB": mode != "CMYK", "CMYK": mode == "CMYK"}
-    if not (fits.get(space) and kind in ("scnr", "mntr", "prtr", "spac")):
-        raise ValueError(f"it is one for {space} ({kind}), the photo is {mode}")
-    takes = "L" if space == "GRAY" else space
+    grey = profile.profile.xcolor_space.strip() == "GRAY" and mode in _GREY
+    takes = "L" if grey else "CMYK" if mode == "CMYK" else "RGB"
     # Grey is 10 of 255 off in the shadows of a linear photo where Little CMS may optimise.
-    flags = ImageCms.Flags.NOOPTIMIZE if takes == "L" else ImageCms.Flags.NONE
+    flags = ImageCms.Flags.NOOPTIMIZE if grey else ImageCms.Flags.NONE
     transform = ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), takes, "RGB", flags=flags)
     if takes != "CMYK":
         axis = np.arange(0, 256, 15, dtype=np.uint8)
-        grid = _RAMP if takes == "L" else np.stack(np.meshgrid(axis, axis, axis), -1).reshape(1, -1, 3)
+        grid = _RAMP if grey else np.stack(np.meshgrid(axis, axis, axis), -1).reshape(1, -1, 3)
         probe = Image.fromarray(grid)
         moved = np.asarray(transform.apply(probe)).astype(int) - np.asarray(probe.convert("RGB"))
         if np.abs(moved).max() <= _SAME:

@@ -8,14 +8,13 @@ import os
 import stat
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
@@ -42,8 +41,6 @@ _lock, _readers = threading.Lock(), 0
 _limits = Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK
 # Of odd EXIF data: what it cannot read, Pillow refuses. Set once, as to change filters is not for threads.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\..*")
-# Of the same, 0 is silent, and our errors say it in a line. OpenCV 4 has it in `cv2`.
-getattr(cv2.utils, "logging", cv2).setLogLevel(0)
 
 
 @dataclass(frozen=True)
@@ -81,13 +78,6 @@ def _is_photo(array: NDArray[Any]) -> bool:
     grey = array.ndim == 2 and array.dtype.kind in "uif"
     colour = array.ndim == 3 and array.shape[2] in (3, 4) and array.dtype == np.uint8
     return array.size > 0 and (grey or colour)
-
-
-def refuse_one(photos: object) -> None:
-    """Raise an InputError if it is one photo and not several, as whose parts it would be taken."""
-    array = isinstance(photos, np.ndarray) and (photos.ndim < 3 or _is_photo(photos))
-    if array or isinstance(photos, str | os.PathLike | Image.Image):
-        raise InputError("this is one photo, where several are asked for; give a list, or take segment")
 
 
 def read_image(
@@ -136,7 +126,7 @@ def _of_pillow(image: Image.Image) -> PhotoPixels:
     if 0 in image.size:
         raise InputError(f"{name}: has no pixels ({image.width} x {image.height})")
     try:
-        return _of_open(image, getattr(image, "fp", None))
+        return _photo(image)
     except Exception as error:  # Pillow decodes late, and a damaged or closed file can raise nearly anything
         cure = "open it again, or convert it to RGB"
         raise InputError(f"{name}: cannot be decoded ({reason(error)}); {cure}") from error
@@ -157,7 +147,7 @@ def _decode(stream: BinaryIO, name: str, side: int | None, max_pixels: int) -> P
                 raise InputError(f"{name}: {fault}; make it smaller, or raise the limit")
             if image.mode == "LAB":  # of TIFFs, which Pillow cannot convert
                 raise UnidentifiedImageError
-            return _of_open(image, stream, side)
+            return _photo(image, side=side)
     except InputError:
         raise
     except UnidentifiedImageError:
@@ -173,34 +163,14 @@ def _decode(stream: BinaryIO, name: str, side: int | None, max_pixels: int) -> P
         raise InputError(f"{name}: is damaged or cut short ({reason(error)}); {cure}") from error
 
 
-def _of_open(image: Image.Image, stream: BinaryIO | None, side: int | None = None) -> PhotoPixels:
-    """The pixels of an image and of what its file, if it is still open, tells beyond Pillow."""
-    found, is_deep = None, ";16" in str(getattr(image, "tile", ""))
-    if stream and image.format == "JPEG2000":
-        image.info.update(_jpeg_2000_profile(_content(stream, 1 << 22)))
-    if stream and image.mode in ("RGB", "RGBA", "LA") and is_deep:  # of 16 bits Pillow keeps 8
-        content = _content(stream)
-        pixels.orientation_of(image)  # the EXIF data of a PNG can come last
-        found = _by_opencv(content, image.info)
-    return _photo(*(found or (image, "")), side)
-
-
-def _content(stream: BinaryIO, most: int = -1) -> bytes:
-    place = stream.tell()
-    stream.seek(0)
-    content = stream.read(most)
-    stream.seek(place)
-    return content
-
-
-def _photo(image: Image.Image, note: str, side: int | None = None) -> PhotoPixels:
+def _photo(image: Image.Image, note: str = "", side: int | None = None) -> PhotoPixels:
     """An image of any mode as a photo, with a note; a large one is reduced to `side` as by `read_photo`."""
     size = image.size
     if side and max(size) >= 2 * side:
         scale = side / max(size)
         image.draft(None, (max(round(size[0] * scale), 1), max(round(size[1] * scale), 1)))
     orientation = pixels.loaded(image)
-    width, height = image.size if image.format == "TIFF" else size
+    width, height = size
     convert, unfit = pixels.conversion(image)
     deep = ""
     if image.mode in pixels.DEEP:
@@ -249,21 +219,3 @@ def _register_heif() -> None:
         from pillow_heif import register_heif_opener
 
         register_heif_opener()
-
-
-def _by_opencv(content: bytes, info: Mapping[Any, Any]) -> tuple[Image.Image, str] | None:
-    """A colour file of 16 bits as 8-bit image, and a note; None of others. TIFFs are turned."""
-    values = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-    if values is None or values.dtype != np.uint16:
-        return None
-    image, note = pixels.image_of(values[:, :, 2::-1])
-    if values.shape[2] == 4:
-        image.putalpha(Image.fromarray((values[:, :, 3] >> 8).astype(np.uint8)))
-    image.info.update({key: info[key] for key in ("icc_profile", "exif") if key in info})
-    return image, note
-
-
-def _jpeg_2000_profile(content: bytes) -> dict[str, bytes]:
-    """The colour profile of a JPEG 2000 file, which Pillow leaves out (ISO 15444-1, I.5.3.3)."""
-    before, found, profile = content.partition(b"jp2c")[0].partition(b"colr\x02")
-    return {"icc_profile": profile[2 : int.from_bytes(before[-4:]) - 9]} if found else {}

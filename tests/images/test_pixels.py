@@ -177,10 +177,10 @@ def test_srgb_of_any_maker_is_left_alone() -> None:
     [
         (Image.fromarray(COLOURS), b"no profile at all", "cannot open profile"),
         (Image.fromarray(COLOURS), rgb_profile(P3, 2.2)[:300], "cannot"),
-        (Image.fromarray(COLOURS), cmyk_profile(), "is one for CMYK"),
-        (Image.fromarray(COLOURS), grey_profile(1.8), "is one for GRAY"),
-        (Image.fromarray(COLOURS).convert("CMYK"), rgb_profile(P3, 2.2), "is one for RGB"),
-        (Image.fromarray(COLOURS), _profile(b"RGB ", [], kind=b"link"), "link"),
+        (Image.fromarray(COLOURS), cmyk_profile(), "cannot build transform"),
+        (Image.fromarray(COLOURS), grey_profile(1.8), "cannot build transform"),
+        (Image.fromarray(COLOURS).convert("CMYK"), rgb_profile(P3, 2.2), "cannot build transform"),
+        (Image.fromarray(COLOURS), _profile(b"RGB ", [], kind=b"link"), "cannot build transform"),
     ],
 )
 def test_a_profile_that_cannot_be_used_costs_a_note(image: Image.Image, profile: bytes, words: str) -> None:
@@ -210,20 +210,6 @@ def test_a_png_goes_by_its_profile() -> None:
     assert off(read(content), to_srgb(COLOURS, ADOBE, 563 / 256)) < 1.6
 
 
-def test_jpeg_2000_with_a_profile() -> None:
-    plain = saved(Image.fromarray(COLOURS), "JPEG2000").getvalue()
-    profile = rgb_profile(ADOBE, 2.2)
-    at = plain.index(b"colr") - 4
-    (length,) = struct.unpack(">I", plain[at : at + 4])
-    box = struct.pack(">I", 11 + len(profile)) + b"colr\x02\0\0" + profile
-    content = plain[:at] + box + plain[at + length :]
-    head = content.index(b"jp2h") - 4
-    (size,) = struct.unpack(">I", content[head : head + 4])
-    content = content[:head] + struct.pack(">I", size + len(box) - length) + content[head + 4 :]
-    for photo in (read(content), as_photo(Image.open(io.BytesIO(content)))):
-        assert off(photo, to_srgb(COLOURS, ADOBE, 563 / 256)) < 1.6
-
-
 def chunk(name: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
@@ -240,7 +226,6 @@ DEEP = [
     (RAMP.astype(np.uint16) * 64, np.rint(RAMP * (64 * 255 / 16383)), "16383 is taken"),
     (RAMP.astype(np.uint16) * 257, RAMP, ""),
     (RAMP.astype(np.int32) - 128, RAMP, "-128 to 127, are stretched"),
-    (RAMP.astype(np.uint16) + 29_000, RAMP, "29000 to 29255, are stretched"),
     (RAMP / np.float32(255), RAMP, "0 to 1, are stretched"),
     (np.full((2, 3), 40_000, np.uint16), np.full((2, 3), 156), ""),
     (np.full((2, 3), 7.5, np.float32), np.zeros((2, 3)), "7.5 to 7.5"),
@@ -269,10 +254,10 @@ def test_white_is_zero(kind: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", [0, 2, 4, 6], ids=["TIFF", "RGB", "LA", "RGBA"])
-def test_16_bit_files_that_use_12_bits(kind: int, tmp_path: Path) -> None:
+def test_colour_of_16_bits_loses_its_lower_8(kind: int, tmp_path: Path) -> None:
     colours = COLOURS if kind != 4 else COLOURS[:, :, :1]
-    wide = colours.astype(np.uint16) * 16 + 15
-    wanted = np.rint((np.broadcast_to(colours, COLOURS.shape) * 16.0 + 15) * 255 / 4095)
+    wide = colours.astype(np.uint16) * 256 + 99
+    wanted = np.broadcast_to(colours, COLOURS.shape).copy()
     if kind in (4, 6):
         alpha = np.full((128, 128, 1), 65535, np.uint16)
         alpha[:9] = 0
@@ -285,7 +270,7 @@ def test_16_bit_files_that_use_12_bits(kind: int, tmp_path: Path) -> None:
         assert cv2.imwrite(str(path), wide[:, :, ::-1])
     for photo in (read_photo(path), as_photo(Image.open(path))):
         np.testing.assert_array_equal(photo.image, wanted)
-        assert "4095 is taken for white" in photo.notes[0]
+        assert photo.notes == ()
 
 
 def png_of_16_bits(wide: NDArray[np.uint16], kind: int) -> bytes:
