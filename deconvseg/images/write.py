@@ -29,7 +29,6 @@ _STRIP_PIXELS = 1 << 20
 _LONGEST_JPEG = 65_500
 _SMALLEST_TEXT, _LARGEST_TEXT = 7, 400
 _PAPER, _INK = (0, 0, 0, 160), (255, 255, 255, 255)
-_DEVICE = re.compile("con|prn|aux|nul|com[0-9]|lpt[0-9]", re.IGNORECASE)
 
 
 def write_labels(segmentation: Segmentation, target: Target) -> None:
@@ -127,22 +126,15 @@ def write_masks(segmentation: Segmentation, target: Path) -> None:
 
 
 def mask_names(classes: Sequence[str]) -> list[str]:
-    """A file name without suffix for each class: its own, where every system can have it; no two are alike.
+    """A file name without suffix for each class, no two alike: its own, `_` for what files cannot be named.
 
-    What cannot stand in file names is written `%` and its UTF-8 bytes as hex; a name that would be too long,
-    equal to another but for capitals, or a device on Windows, comes after the class id and a `.`.
+    A name that is empty, or equal to another but for capitals, comes after the class id and a `.`.
     """
-
-    def in_hex(match: re.Match[str]) -> str:
-        return "".join(f"%{byte:02X}" for byte in match[0].encode("utf-8", "surrogatepass"))
-
     names: list[str] = []
     for label, class_ in enumerate(classes):
-        name = re.sub(r"[^\w '(),;=+@!#&-]", in_hex, class_)
-        odd = not name or name != name.strip() or len(name.encode()) > 200 or _DEVICE.fullmatch(name)
-        if odd or name.casefold() in map(str.casefold, names):
-            name = f"{label}.{name.encode()[:200].decode(errors='ignore').strip()}".rstrip(".")
-        names.append(name)
+        name = re.sub(r"[^\w '(),;=+@!#&-]", "_", class_)[:60].strip()
+        taken = name.casefold() in map(str.casefold, names)
+        names.append(f"{label}.{name}" if taken or not name else name)
     return names
 
 
