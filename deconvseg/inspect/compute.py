@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from deconvseg.errors import UsageError
 from deconvseg.images.read import PhotoPixels
@@ -53,24 +53,24 @@ def inspect_layers(
     """
     found, classes = trace(segmenter, photo, box, class_name), segmenter.classes
     # Scores below 0 count as 0, as where regions are put together (`postprocess.fusion`).
-    labels = found.scores.clamp_min(0).argmax(0).to(torch.uint8).cpu().numpy()[found.inside]
+    inside = found.inside.cpu().numpy()
+    part = np.ix_(inside.any(1), inside.any(0))
+    labels = found.scores.clamp_min(0).argmax(0).to(torch.uint8).cpu().numpy()[part]
     labelling = Segmentation(labels, classes, segmenter.palette)
     shares = labelling.class_shares()
     shown = class_name or next((name for name in shares if name != classes[0]), classes[0])
     score = found.scores[classes.index(shown)].cpu().numpy()
     painted = found.crop.copy()
-    painted[found.inside] = overlay(labels, segmenter.palette, painted[found.inside])
+    painted[part] = overlay(labels, segmenter.palette, painted[part])
     pictures = {"input": found.crop, "score": score, "painted": painted}
     layers = []
     for name, maps in found.decoded.items():
         channel = found.driving.get(name, int(found.means(maps).argmax()))
         pictures[name] = one = maps[channel].cpu().numpy()
         layer: dict[str, Any] = {"name": name, "size": list(one.shape), "channel": channel}
-        layer |= {"channels": len(maps), "max": float(one.max()), "mean": float(one.mean())}
-        layer |= {"active": float((one > 0).mean()), "active_of_all": float((maps > 0).float().mean())}
+        layer |= {"channels": len(maps), "max": float(one.max()), "active": float((one > 0).mean())}
         layers.append(layer)
-    about: dict[str, Any] = {"class": shown, "size": list(score.shape)}
-    about |= {"min": float(score.min()), "max": float(score.max()), "mean": float(score.mean())}
+    about = {"class": shown, "size": list(score.shape), "max": float(score.max())}
     numbers = {**found.numbers, "layers": layers, "score": about, "classes": shares}
     return Inspection(numbers, pictures, {"labelling": labelling})
 
@@ -108,12 +108,12 @@ def _stage(found: Trace, number: int, pictures: dict[str, NDArray[Any]]) -> dict
     own = {name: map_[channel].cpu().numpy() for name, map_ in maps.items()}
     pictures |= {f"{name}{number}": picture for name, picture in own.items()}
     inside = found.cells(len(own["pooled"]))
-    filled = pooled[:, *inside] > 0
-    counts = np.bincount(corners[:, *inside][filled].cpu().numpy(), minlength=len(CORNERS))
+    filled = pooled[:, inside] > 0
+    counts = np.bincount(corners[:, inside][filled].cpu().numpy(), minlength=len(CORNERS))
     shares = (counts / max(counts.sum(), 1)).tolist()
     # The window with the largest sum inside the photo, in pixels before pooling.
-    busy, side = np.zeros_like(own["pooled"]), min(_ZOOMED, len(own["pooled"]))
-    busy[*inside] = (own["pooled"] * own.get("decoded", 1))[*inside]
+    busy = own["pooled"] * own.get("decoded", 1) * inside.cpu().numpy()
+    side = min(_ZOOMED, len(busy))
     sums = sliding_window_view(busy, (side, side)).sum((2, 3))
     top, left = (2 * int(place) for place in np.unravel_index(sums.argmax(), sums.shape))
     return {
@@ -185,21 +185,20 @@ class Trace:
 
     numbers: dict[str, object]  # `width` and `height` of the photo, the `box` in its pixels, the `class`
     crop: NDArray[np.uint8]  # (S, S, 3), RGB; black outside the photo
-    inside: tuple[slice, slice]  # rows and columns of the crop that show any of the photo
+    inside: Tensor  # bool (S, S), a rectangle: the pixels of the crop that show the photo
     encoded: list[Tensor]  # float32 (C, 2h, 2w), the encoder's maps before each of the five poolings
     switches: list[Tensor]  # int64 (C, h, w) of each pooling, as of `DeconvNet.encode`
     decoded: dict[str, Tensor]  # float32 (C, h, w), not negative: `fc6_deconv`, `unpool5`, `deconv5_1`, ...
     scores: Tensor  # float32 (classes, S, S), raw
     driving: dict[str, int]  # by name of `decoded` the channel that drives the class most; empty without one
 
-    def cells(self, size: int) -> list[slice]:
-        """Rows and columns of a map of `size` x `size` cells that show any of the photo."""
-        side = len(self.crop)
-        return [slice(s.start * size // side, -(-s.stop * size // side)) for s in self.inside]
+    def cells(self, size: int) -> Tensor:
+        """The cells of a map of `size` x `size` that show any of the photo, bool (size, size)."""
+        return functional.adaptive_max_pool2d(self.inside[None].float(), size)[0] > 0
 
     def means(self, maps: Tensor) -> Tensor:
         """The mean of each of the maps (C, h, h) inside the photo: (C)."""
-        return maps[:, *self.cells(maps.shape[-1])].mean((1, 2))
+        return maps[:, self.cells(maps.shape[-1])].mean(1)
 
 
 def trace(segmenter: Segmenter, photo: PhotoPixels, box: Box | None, class_name: str | None) -> Trace:
@@ -221,28 +220,27 @@ def trace(segmenter: Segmenter, photo: PhotoPixels, box: Box | None, class_name:
     if not (shows and max(x1 - x0, y1 - y0) <= _REACH * max(photo.width, photo.height)):  # NaN is in no order
         text = ",".join(f"{number:g}" for number in box)
         size = f"{photo.width} x {photo.height} pixels, or is over {_REACH} times as long"
-        cure = "give x0,y0,x1,y1 with x0 < x1 and y0 < y1"
-        raise UsageError(f"box {text}: shows nothing of the photo of {size}; {cure}")
+        raise UsageError(f"box {text}: shows nothing of the photo of {size}")
     image = shrink(photo.image, WORKING_SIDE)
     scale = np.array([image.shape[1] / photo.width, image.shape[0] / photo.height] * 2)
     (whole,) = whole_pixels(squared((np.array([box]) * scale).astype(np.float32)))
-    pixels = crop(on_device(segmenter.inference.device, image), whole, network.side)
-    left, top, right, bottom = whole
-    rows = _overlap(top, bottom, image.shape[0], network.crop_size)
-    columns = _overlap(left, right, image.shape[1], network.crop_size)
+    device = segmenter.inference.device
+    pixels = crop(on_device(device, image), whole, network.side)
+    share = crop(on_device(device, np.ones_like(image)), whole, network.side)[0]
+    inside = share > share.max() / 2  # of a photo thinner than a pixel of the crop no share is large
     maps, switches, scores = follow(network, normalise(pixels[None], segmenter.header))
     encoded = [maps.pop(f"pool{number}")[0] for number in range(1, 6)]
     driving = {}
     if class_name is not None:
         label = segmenter.classes.index(class_name)
-        score = (scores[label] * scores.detach().softmax(0)[label])[rows, columns].sum()
+        score = (scores[label] * scores.detach().softmax(0)[label])[inside].sum()
         drives = zip(maps.items(), torch.autograd.grad(score, list(maps.values())), strict=True)
         driving = {name: int((found * by)[0].sum((1, 2)).argmax()) for (name, found), by in drives}
     decoded = {name: found[0].detach() for name, found in maps.items()}
     place = (np.array(whole) / scale).tolist()
     numbers = {"width": photo.width, "height": photo.height, "box": place, "class": class_name}
     shown = pixels.round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
-    return Trace(numbers, shown, (rows, columns), encoded, switches, decoded, scores.detach(), driving)
+    return Trace(numbers, shown, inside, encoded, switches, decoded, scores.detach(), driving)
 
 
 def follow(network: DeconvNet, image: Tensor) -> tuple[dict[str, Tensor], list[Tensor], Tensor]:
@@ -263,10 +261,3 @@ def follow(network: DeconvNet, image: Tensor) -> tuple[dict[str, Tensor], list[T
         with torch.enable_grad():
             scores = network.decode(code.detach().requires_grad_(), switches)
     return maps, [where[0] for where in switches], scores[0]
-
-
-def _overlap(start: int, end: int, length: int, side: int) -> slice:
-    """Which of `side` cells from `start` to `end` lie at least partly in 0 to `length`; never none."""
-    cell = (end - start) / side
-    first = min(max(math.floor(-start / cell), 0), side - 1)
-    return slice(first, max(min(math.ceil((length - start) / cell), side), first + 1))
