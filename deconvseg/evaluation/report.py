@@ -63,7 +63,11 @@ def write_report(evaluation: Evaluation, summary: dict[str, Any], folder: Path) 
     """Write `report.json`, `per_image.csv` and, last, `report.html` with its photos."""
     photos = list(_per_image(evaluation))
     _write(folder / "report.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
-    _write(folder / "per_image.csv", _csv(photos))
+    table = io.StringIO()
+    writer = csv.DictWriter(table, list(photos[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(photos)
+    _write(folder / "per_image.csv", table.getvalue())
     ious = {photo["name"]: photo["mean_iou"] for photo in photos if photo["mean_iou"] is not None}
     _write(folder / "report.html", _page(evaluation, summary, ious))
 
@@ -71,15 +75,6 @@ def write_report(evaluation: Evaluation, summary: dict[str, Any], folder: Path) 
 def _write(path: Path, text: str) -> None:
     with replacing(path) as stream:
         stream.write(text.encode())
-
-
-def _csv(rows: Sequence[Mapping[str, object]]) -> str:
-    """Comma-separated: the keys, then one line a row, empty where there is no value."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def _per_image(evaluation: Evaluation) -> Iterator[dict[str, Any]]:

@@ -43,8 +43,9 @@ def loaded(image: Image.Image) -> int:
     plain = Image.Image()  # without XMP data
     plain.info = {key: value for key, value in image.info.items() if key in _EXIF}
     with suppress(Exception):  # damaged EXIF data must not cost the photo
-        value = plain.getexif().get(Base.Orientation)
-        return value if value in range(1, 9) else 1
+        value: int = plain.getexif().get(Base.Orientation, 1)
+        if value in range(2, 9):
+            return value
     return 1
 
 
