@@ -1,6 +1,5 @@
 """The networks: the paper's shape, sizes and alignment of maps, pooling, starts and averages."""
 
-import copy
 from typing import Any
 
 import pytest
@@ -155,19 +154,9 @@ def test_enlarging_is_bilinear_and_stays_so() -> None:
     assert not any(p.requires_grad for name, p in network.named_parameters() if "upscore" in name)
 
 
-def test_the_encoders_of_two_kinds() -> None:
-    first, second = randomised(deconvnet(encoder_norm=False)), fcn8s()
-    old = copy.deepcopy(first.state_dict())
-    average(first, second, 1.0, encoder_only=True)
-    for name, values in first.state_dict().items():
-        want = second.state_dict()[name] if name.startswith("encoder.") else old[name]
-        assert torch.equal(values, want), name
-
-
-@pytest.mark.parametrize("encoder_only", [False, True])
-def test_networks_of_different_layers_are_refused(encoder_only: bool) -> None:
+def test_networks_of_different_layers_are_refused() -> None:
     with pytest.raises(UsageError, match="different layers"):
-        average(deconvnet(), deconvnet(encoder_norm=False), 0.5, encoder_only=encoder_only)
+        average(deconvnet(), deconvnet(encoder_norm=False), 0.5)
 
 
 @pytest.mark.parametrize(
