@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 DONE, SOME_FAILED, NOTHING_DONE = 0, 1, 2
 _TYPERS_INTERRUPTED = 130
 """What Typer returns, and no exception, for a KeyboardInterrupt of whatever signal."""
+_SECONDS_BETWEEN_LINES = 20
 
 _bar_console: Console | None = None
 """The bar's console while there is one."""
@@ -117,11 +119,15 @@ def say(message: str) -> None:
 
 
 class Progress:
-    """A bar on stderr for a `with` block, if wanted and stderr is a terminal; `what` is said before it."""
+    """A bar on stderr for a `with` block, if wanted; where stderr is no terminal, a line now and then.
 
-    def __init__(self, total: int, *, wanted: bool, what: str = "") -> None:
+    `what` is said before it. Without `lines` there is the bar or nothing.
+    """
+
+    def __init__(self, total: int, *, wanted: bool, what: str = "", lines: bool = True) -> None:
         self.total, self.done, self.what = total, 0, what
         self.visible = wanted and total > 1 and sys.stderr.isatty()
+        self._lines, self._last_line = lines and wanted and not self.visible, time.monotonic()
 
     def __enter__(self) -> Progress:
         global _bar_console
@@ -158,3 +164,6 @@ class Progress:
         self.done = done
         if self.visible:
             self._bar.update(self._task, completed=done, text=text)
+        elif self._lines and time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            say(f"{self.what} [{done}/{self.total}] {text}".strip())

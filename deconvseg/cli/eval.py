@@ -92,8 +92,6 @@ def evaluate(
                 nonlocal began
                 if done and not began:
                     say(f"going on: {done} of {total} photos are done")
-                elif began and not bar.visible and done * 10 % total < 10:  # each tenth of the way
-                    say(f"[{done}/{total}]")
                 began = True
                 bar.move(done)
 
