@@ -1,5 +1,6 @@
 """The networks: the paper's shape, sizes and alignment of maps, pooling, starts and averages."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -152,6 +153,23 @@ def test_enlarging_is_bilinear_and_stays_so() -> None:
     want = functional.interpolate(small, scale_factor=8, mode="bilinear", align_corners=False)
     torch.testing.assert_close(large[:, :, 4:-4, 4:-4], want[:, :, 4:-4, 4:-4])
     assert not any(p.requires_grad for name, p in network.named_parameters() if "upscore" in name)
+
+
+def test_the_encoders_of_two_kinds() -> None:
+    first, second = randomised(deconvnet(encoder_norm=False)), fcn8s()
+    old = copy.deepcopy(first.state_dict())
+    average(first.encoder, second.encoder, 1.0)
+    for name, values in first.state_dict().items():
+        want = second.state_dict()[name] if name.startswith("encoder.") else old[name]
+        assert torch.equal(values, want), name
+
+
+def test_an_average_moves_weights_and_statistics_by_its_share() -> None:
+    mean, value = nn.BatchNorm2d(1), nn.BatchNorm2d(1)
+    nn.init.constant_(value.weight, 3.0)
+    value.running_mean.fill_(1.0)
+    average(mean, value, 0.25)
+    assert (mean.weight.item(), mean.running_mean.item()) == (1.5, 0.25)
 
 
 def test_networks_of_different_layers_are_refused() -> None:
