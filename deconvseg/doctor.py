@@ -10,21 +10,24 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from shutil import which
 from typing import Literal, NamedTuple
 
 from deconvseg import __version__
-from deconvseg.errors import DeconvSegError
+from deconvseg.errors import DeconvSegError, reason
 from deconvseg.machine import available_memory, cores
 
 State = Literal["ok", "warning", "fault"]
 """All is well; it works, but not as well as it could; something does not work."""
-_NEEDED = ("torch", "torchvision", "numpy", "scipy", "pillow", "safetensors")
-_OPTIONAL = dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), "export")
-_OPTIONAL |= {"pillow-heif": "heif", "ray": "ray"}
-"""Distribution -> the extra of deconvseg that installs it."""
+_LIBRARIES = {
+    **dict.fromkeys(("torch", "torchvision", "numpy", "scipy", "pillow", "safetensors"), ""),
+    **dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), "export"),
+    "pillow-heif": "heif",
+    "ray": "ray",
+}
+"""Distribution -> the extra of deconvseg that installs it; empty for those that are always needed."""
 _TESTED, _LABEL, _LEAST_SHARE = "deconvnet-lite", "cat", 0.5
 
 
@@ -37,26 +40,18 @@ class Finding(NamedTuple):
     advice: str = ""
 
 
-def examine(*, self_test: bool = True) -> Iterator[Finding]:
-    """Look at everything in turn, with `self_test` at a photo, too; the home folder is written `~`."""
-    checks = [_system, _libraries, _opencv, _device, _weights]
-    home = os.path.expanduser("~")  # noqa: PTH111 (without a home directory it stays "~")
-    for check in [*checks, _self_test] if self_test else checks:
-        for finding in _survived(check):
-            found = finding.found.replace(f"{home}{os.sep}", f"~{os.sep}")
-            yield finding._replace(found=found)
-
-
-def _survived(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    """The findings of a check; whatever stops it is one more."""
-    name = check.__name__.strip("_").replace("_", " ")
-    try:
-        yield from check()
-    except DeconvSegError as error:
-        found, _, advice = str(error).rpartition("; ")
-        yield Finding(name, "fault", found or advice, advice if found else "")
-    except Exception as error:  # an installation can be broken in any way
-        yield Finding(name, "fault", _reason(error), "install deconvseg again in a fresh environment")
+def examine(*checks: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """Make these checks, or all, in turn; what stops one of them is a finding more."""
+    for check in checks or (_system, _libraries, _opencv, _device, _weights, _photo):
+        name = check.__name__.strip("_")
+        try:
+            yield from check()
+        except DeconvSegError as error:
+            found, _, advice = str(error).partition("; ")
+            yield Finding(name, "fault", found, advice)
+        except Exception as error:  # an installation can be broken in any way
+            found = f"{type(error).__name__}: {reason(error)}"
+            yield Finding(name, "fault", found, "install deconvseg again in a fresh environment")
 
 
 def _system() -> Iterator[Finding]:
@@ -72,19 +67,17 @@ def _system() -> Iterator[Finding]:
 
 
 def _libraries() -> Iterator[Finding]:
-    for name in _NEEDED:
+    for name, extra in _LIBRARIES.items():
         try:
-            import_module("PIL" if name == "pillow" else name)
+            if not extra:
+                import_module("PIL" if name == "pillow" else name)
             yield Finding(name, "ok", version(name))
         except Exception as error:  # torchvision of another torch raises RuntimeError
-            pair = "torch torchvision" if name.startswith("torch") else name
-            cure = f"pip install --force-reinstall {pair}"
-            yield Finding(name, "fault", f"does not load ({_reason(error)})", cure)
-    for name, extra in _OPTIONAL.items():
-        try:
-            yield Finding(name, "ok", version(name))
-        except PackageNotFoundError:
-            yield Finding(name, "ok", f"not installed; optional (pip install 'deconvseg[{extra}]')")
+            if extra:
+                yield Finding(name, "ok", f"not installed; optional (pip install 'deconvseg[{extra}]')")
+            else:
+                cure = f"pip install --force-reinstall {'torch torchvision' if 'torch' in name else name}"
+                yield Finding(name, "fault", f"does not load ({reason(error)})", cure)
 
 
 def _opencv() -> Iterator[Finding]:
@@ -127,7 +120,7 @@ def _weights() -> Iterator[Finding]:
             yield _judged(name, not wrong, f"{path or entry.file}: {wrong or checked}", cure(entry), "fault")
 
 
-def _self_test() -> Iterator[Finding]:
+def _photo() -> Iterator[Finding]:
     from deconvseg.images import example_photo
     from deconvseg.segmenter import Segmenter
 
@@ -146,7 +139,3 @@ def _self_test() -> Iterator[Finding]:
 
 def _judged(name: str, good: bool, found: str, advice: str, bad: State = "warning") -> Finding:
     return Finding(name, "ok", found) if good else Finding(name, bad, found, advice)
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -1,5 +1,8 @@
 """The errors deconvseg raises on purpose: each is one line that names the thing, the fault and the cure."""
 
+_NO_MEMORY = ("out of memory", "can't allocate memory", "status_alloc_failed")
+"""As torch says it: of its own allocators on GPUs, of that on the processor, and of cuBLAS's and cuDNN's."""
+
 
 class DeconvSegError(Exception):
     """Base of every error a user can cause or cure. `str(error)` is one line fit to be printed."""
@@ -45,3 +48,26 @@ def one_line(text: str) -> str:
 def reason(error: BaseException) -> str:
     """What another library's error says, on one line; its name if it says nothing."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def describe(error: BaseException, title: str = "") -> str:
+    """What went wrong, on one line; our own errors say themselves to what, of others it is `title`."""
+    if isinstance(error, DeconvSegError):
+        return one_line(str(error))
+    if is_out_of_memory(error):
+        line = "out of memory; try a smaller photo, smaller batches or fewer regions"
+    elif isinstance(error, ImportError):
+        library = error.name or "a library"
+        line = f"{library} does not load ({reason(error)}); see what 'deconvseg doctor' says"
+    else:
+        first, _, _ = str(error).strip().partition("\n")
+        line = f"{type(error).__name__}: {first}"
+    return one_line(f"{title}: {line}" if title else line)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, or torch on any device, raised this for want of memory."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(phrase in text for phrase in _NO_MEMORY)
+    )

@@ -22,8 +22,6 @@ Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
 _GROUPS = Path("/sys/fs/cgroup")
 _OWN_GROUP = Path("/proc/self/cgroup")
 _MEMINFO = Path("/proc/meminfo")
-_NO_MEMORY = ("out of memory", "can't allocate memory", "status_alloc_failed")
-"""As torch says it: of its own allocators on GPUs, of that on the processor, and of cuBLAS's and cuDNN's."""
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # malloc.h
 
 
@@ -83,14 +81,6 @@ def _text(path: Path) -> str:
         return path.read_text("utf-8", "replace")
     except OSError:
         return ""
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether Python, or torch on any device, raised this for want of memory."""
-    text = str(error).lower()
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and any(phrase in text for phrase in _NO_MEMORY)
-    )
 
 
 def reuse_freed_memory() -> None:

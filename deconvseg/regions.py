@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from deconvseg.errors import UsageError, WeightsError
+from deconvseg.errors import UsageError, WeightsError, is_out_of_memory
 from deconvseg.images.read import PhotoPixels
-from deconvseg.machine import is_out_of_memory
 from deconvseg.network import fold
 from deconvseg.network.base import STRIDE, SegmentationNetwork
 from deconvseg.network.checkpoint import NetworkHeader, describe_network, load_network

@@ -34,7 +34,7 @@ from deconvseg.proposals.edges import EdgeDetector
 from deconvseg.regions import Clock, Fused, Inference, Prepared, WholePhotoNetwork, uncalibrated, use_threads
 from deconvseg.segmentation import Segmentation, chosen, refuse_unknown
 from deconvseg.settings import PRESETS, CRFParameters, EnsembleRule, FusionRule, refuse_below
-from deconvseg.weights import FOREST, forest_file, is_missing, lookup, network_file, partner_of
+from deconvseg.weights import FOREST, find, forest_file, located, lookup, network_file
 
 FCN = "fcn-lite"  # of ensembles of networks that have no partner of their own
 WORKING_SIDE = 1024  # pixels; photos with a longer side are shrunk to it for the work
@@ -111,7 +111,8 @@ class Segmenter:
             raise UsageError(f"{fcn}: an FCN is for an ensemble or a prior; ask for one of them")
         self._must_ensemble = fcn is not None or ensemble not in (None, "off")
         self._must_have_prior = bool(prior)
-        partner, is_ours = fcn or partner_of(weights), protocol not in ("paper", "released-code")
+        entry = find(weights)
+        partner, is_ours = fcn or (entry.partner if entry else ""), protocol not in ("paper", "released-code")
         if is_ours and not partner and ensemble is None:  # only what is known to belong together is paired
             self.settings = replace(self.settings, ensemble="off")
         self.fcn = partner or (FCN if self._must_ensemble or prior or not is_ours else None)
@@ -357,7 +358,9 @@ class Segmenter:
                 partner = inference.load_partner(self.fcn)
                 self._digests = {**self._digests, "fcn": digest(network_file(self.fcn))}
             except (UsageError, WeightsError) as error:
-                if self._must_ensemble or (isinstance(error, WeightsError) and not is_missing(self.fcn)):
+                entry = find(self.fcn)
+                is_missing = entry is not None and located(entry) is None
+                if self._must_ensemble or (isinstance(error, WeightsError) and not is_missing):
                     raise
                 self.notes, self.fcn = [f"no ensemble: {error}"], None
         inference = replace(inference, partner=partner)

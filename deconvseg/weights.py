@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import platformdirs
 
-from deconvseg.errors import OutputError, WeightsError
+from deconvseg.errors import WeightsError
 from deconvseg.files import digest
 
 REGISTRY = "registry.toml"
@@ -101,20 +101,6 @@ def located(entry: Entry) -> Path | None:
     return next((path for path in places if os.path.isfile(path)), None)  # noqa: PTH113
 
 
-def cache_target(entry: Entry) -> Path:
-    """Where the file of an entry is put by hand; the folder is made, or an OutputError raised."""
-    folder = cache_folder()
-    if folder is None:
-        raise OutputError("there is no home directory for weights; let DECONVSEG_HOME name another folder")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"{folder}: cannot be made ({error.strerror}); let DECONVSEG_HOME name another"
-        ) from error
-    return folder / entry.file
-
-
 def fault(entry: Entry) -> str:
     """What is wrong with the file of an entry: it is not here, or its hash is; empty if all is well."""
     path = located(entry)
@@ -142,18 +128,6 @@ def network_file(weights: str | Path) -> Path:
 def forest_file(forest: str | Path | None = None) -> Path:
     """The same for a structured edge forest; if omitted, the shipped one."""
     return _file(FOREST if forest is None else forest, "forest")
-
-
-def partner_of(weights: str | Path) -> str | None:
-    """The name of the FCN that a named network is used with; None for files, or without one."""
-    entry = find(weights)
-    return (entry.partner or None) if entry else None
-
-
-def is_missing(weights: str | Path) -> bool:
-    """Whether this is a known name whose file is not on this machine."""
-    entry = find(weights)
-    return entry is not None and located(entry) is None
 
 
 def _file(given: str | Path, kind: str) -> Path:

@@ -111,24 +111,3 @@ def test_workers_share_the_cores() -> None:
         seen = list(call_each(lambda _: (cv2.getNumThreads(), torch.get_num_threads()), range(4)))
     assert seen == [(1, 1)] * 4
     assert (cv2.getNumThreads(), torch.get_num_threads()) == before
-
-
-@pytest.mark.parametrize(
-    ("error", "so"),
-    [
-        (MemoryError(), True),
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), True),
-        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
-        (RuntimeError("shapes do not match"), False),
-        (ValueError("out of memory"), False),
-    ],
-)
-def test_out_of_memory_is_told_from_other_errors(error: Exception, so: bool) -> None:
-    assert machine.is_out_of_memory(error) is so
-
-
-def test_torch_says_it_in_these_words() -> None:
-    with pytest.raises(RuntimeError) as caught:
-        torch.empty(2**55)
-    assert machine.is_out_of_memory(caught.value)

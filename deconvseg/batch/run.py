@@ -20,10 +20,10 @@ from deconvseg.batch.ray import NO_RAY, run_on_ray
 from deconvseg.batch.records import Record, new_record
 from deconvseg.batch.shard import Shard
 from deconvseg.batch.work import Done, Job, Options, Work, through_network
-from deconvseg.errors import DeconvSegError, InputError, MissingDependencyError, UsageError, one_line
+from deconvseg.errors import InputError, MissingDependencyError, UsageError, describe
 from deconvseg.identity import code_digest
 from deconvseg.images.kinds import KINDS
-from deconvseg.machine import available_memory, cores, is_out_of_memory, pool
+from deconvseg.machine import available_memory, cores, pool
 
 if TYPE_CHECKING:
     from deconvseg.regions import Inference, Prepared
@@ -288,16 +288,6 @@ def default_workers() -> int:
     """One for each core that this process may use, as many as fit into free memory, at most 16."""
     free = available_memory()
     return min(cores(), 16 if free is None else max(free // WORKER_BYTES, 1), 16)
-
-
-def describe(error: Exception, title: str) -> str:
-    """One line that says what went wrong with a photo."""
-    if isinstance(error, DeconvSegError):
-        return one_line(str(error))
-    if is_out_of_memory(error):
-        return one_line(f"{title}: out of memory; try a smaller photo, smaller batches or fewer regions")
-    first = str(error).strip().partition("\n")[0]
-    return one_line(f"{title}: {type(error).__name__}: {first}")
 
 
 def _settings_hash(segmenter: Segmenter) -> str:

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import errno
 import sys
+import time
 import traceback
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TYPE_CHECKING
 
 import typer
 
 from deconvseg.cli import signals, streams
-from deconvseg.errors import DeconvSegError, UsageError, one_line, reason
-from deconvseg.machine import is_out_of_memory
+from deconvseg.errors import DeconvSegError, UsageError, describe, one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 DONE, SOME_FAILED, NOTHING_DONE = 0, 1, 2
-_UNWRITABLE = {errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF, errno.EIO}
-"""Of an error without a file's name: results are written by `files.replacing`, so it is standard output's."""
 _TYPERS_INTERRUPTED = 130
 """What Typer returns, and no exception, for a KeyboardInterrupt of whatever signal."""
+_SECONDS_BETWEEN_LINES = 20
 
 _bar_console: Console | None = None
 """The bar's console while there is one."""
@@ -67,16 +65,11 @@ def _exit_code(problem: Exception) -> int:
             context = getattr(problem, "ctx", None)
             error(f"{message}; see {context.command_path if context else 'deconvseg'} --help")
         return NOTHING_DONE
-    if _is_of_stdout(problem):
-        streams.drop_stdout()
-        if isinstance(problem, BrokenPipeError):  # its reader has left, as `| head` does
-            return SOME_FAILED
-    failure(problem)
+    if isinstance(problem, OSError):  # it may be standard output's
+        streams.drop(sys.stdout)
+    if not isinstance(problem, BrokenPipeError):  # its reader has left, as `| head` does
+        failure(problem, f"{describe(problem)}; --debug shows where")
     return SOME_FAILED
-
-
-def _is_of_stdout(problem: Exception) -> TypeGuard[OSError]:
-    return isinstance(problem, OSError) and problem.errno in _UNWRITABLE and problem.filename is None
 
 
 def needs_stdin() -> None:
@@ -105,21 +98,7 @@ def failure(problem: Exception, line: str | None = None) -> None:
     """Print what went wrong as one line, `line` if that is given; with --debug the traceback."""
     if debugging():
         traceback.print_exception(problem)
-    error(line or _described(problem))
-
-
-def _described(problem: Exception) -> str:
-    if isinstance(problem, DeconvSegError):
-        return str(problem)
-    if _is_of_stdout(problem):
-        return f"standard output: {problem.strerror}"
-    if is_out_of_memory(problem):
-        return "out of memory; try a smaller photo, --batch-size 1 or fewer --proposals"
-    if isinstance(problem, ImportError):
-        library = problem.name or "a library"
-        return f"{library} does not load ({reason(problem)}); see what 'deconvseg doctor' says"
-    first = str(problem).strip().partition("\n")[0]
-    return f"{type(problem).__name__}: {first}; --debug shows where"
+    error(line or describe(problem))
 
 
 def error(message: str) -> None:
@@ -133,15 +112,22 @@ def say(message: str) -> None:
     if _bar_console:
         _bar_console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
     else:
-        print(line, file=sys.stderr, flush=True)
+        try:
+            print(line, file=sys.stderr, flush=True)
+        except OSError:  # its disk is full, or nobody reads it any more: messages alone are lost
+            streams.drop(sys.stderr)
 
 
 class Progress:
-    """A bar on stderr for a `with` block, if wanted and stderr is a terminal; `what` is said before it."""
+    """A bar on stderr for a `with` block, if wanted; where stderr is no terminal, a line now and then.
 
-    def __init__(self, total: int, *, wanted: bool, what: str = "") -> None:
+    `what` is said before it. Without `lines` there is the bar or nothing.
+    """
+
+    def __init__(self, total: int, *, wanted: bool, what: str = "", lines: bool = True) -> None:
         self.total, self.done, self.what = total, 0, what
         self.visible = wanted and total > 1 and sys.stderr.isatty()
+        self._lines, self._last_line = lines and wanted and not self.visible, time.monotonic()
 
     def __enter__(self) -> Progress:
         global _bar_console
@@ -178,3 +164,6 @@ class Progress:
         self.done = done
         if self.visible:
             self._bar.update(self._task, completed=done, text=text)
+        elif self._lines and time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            say(f"{self.what} [{done}/{self.total}] {text}".strip())

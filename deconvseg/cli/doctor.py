@@ -8,25 +8,24 @@ from typing import get_args
 import typer
 
 from deconvseg.cli import console
-from deconvseg.cli.options import DEBUG, JSON, switch
+from deconvseg.cli.options import DEBUG, JSON
 from deconvseg.errors import one_line
 
 _COLORS = {"ok": "green", "warning": "yellow", "fault": "red"}
 
 
 def doctor(
-    self_test: bool = switch(None, "Segment a photo, timed.", "--self-test/--no-self-test", default=True),
     as_json: bool = JSON,
     debug: bool = DEBUG,
 ) -> int:
     """Look at libraries, device, networks and one photo, and say what to do about faults.
 
-    Exit code 0: all well, or warnings alone; 1: something is broken. Your home folder is written ~.
+    Exit code 0: all well, or warnings alone; 1: something is broken.
     """
     from deconvseg.doctor import State, examine
 
     findings = []
-    for finding in examine(self_test=self_test):
+    for finding in examine():
         findings.append(finding._asdict())
         if not as_json:
             sign = typer.style(f"{finding.state:8}", fg=_COLORS[finding.state], bold=finding.state != "ok")

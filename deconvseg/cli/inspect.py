@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import json
-import sys
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 import typer
 
 from deconvseg.cli import console
 from deconvseg.cli import options as shared
 from deconvseg.cli.options import option
-from deconvseg.errors import InputError, UsageError
+from deconvseg.errors import UsageError
 
 EPILOG = shared.epilog(
     "deconvseg inspect layers cat.jpg -o layers.png",
     "deconvseg inspect switches street.jpg -o bus.pdf --box 120,40,380,300 --class bus",
     "deconvseg inspect proposals cat.jpg -o proposals.svg --proposals 10 --ensemble off",
     "deconvseg inspect layers cat.jpg --json    [dim]numbers alone[/dim]",
-    exit_codes="0 done; 1 the photo cannot be read; 2 usage; 130 interrupted",
+    exit_codes="0 done; 1 an unforeseen error; 2 usage, or a photo that cannot be read; 130 interrupted",
 )
 _crop = partial(option, "Layers and switches")
 _COMMON = ("weights", "device", "threads")
@@ -36,10 +35,8 @@ def inspect(
         "switches: where each pooling took its maxima, and where unpooling put values back. proposals: "
         "edges, boxes by rank, and the labelling after 1, 5, 10, 25 and 50 proposals.",
     ),
-    photo: str = typer.Argument(metavar="PHOTO", help="Path or address (s3://...); - for one from stdin."),
-    output: str | None = option(
-        None, "FIGURE", "A .png, .pdf, .svg; - is stdout (PNG). --json needs none.", "--output", "-o"
-    ),
+    photo: str = typer.Argument(metavar="PHOTO", help="Path or address (s3://...)."),
+    output: Path | None = option(None, "FIGURE", "A .png, .pdf, .svg. --json needs none.", "--output", "-o"),
     box: str | None = _crop(
         "X0,Y0,X1,Y1", "Part of the photo in pixels, widened to a square.", show_default="the whole photo"
     ),
@@ -48,7 +45,6 @@ def inspect(
         "Show the channels that drive this class's score.",
         "--class",
         show_default="the most active ones",
-        autocompletion=shared.complete_class,
     ),
     proposals: int = option(shared.STEPS, "N", "Most proposals to look at.", default=50, min=1),
     *,
@@ -75,18 +71,14 @@ def inspect(
         corners = ()
     if corners is not None and len(corners) != 4:
         raise UsageError(f"--box {box}: is not four numbers; give x0,y0,x1,y1 in pixels")
-    target = _target(output, photo, as_json=as_json, overwrite=overwrite)
+    if output:
+        shared.refuse_target(output, Path(photo), overwrite=overwrite)
+    elif not as_json:
+        raise UsageError("nothing to do: say with -o where the figure goes, or ask for --json")
     from deconvseg.images.read import read_photo
     from deconvseg.remote import opened
 
-    if photo == "-":
-        console.needs_stdin()
-    content, name = (sys.stdin.buffer.read(), "standard input") if photo == "-" else (photo, photo)
-    try:
-        pixels = read_photo(opened(content), max_pixels=max_megapixels * 1_000_000, name=name)
-    except InputError as error:
-        console.failure(error)
-        return console.SOME_FAILED
+    pixels = read_photo(opened(photo), max_pixels=max_megapixels * 1_000_000, name=photo)
     from deconvseg.inspect import compute
     from deconvseg.weights import network_file
 
@@ -99,7 +91,7 @@ def inspect(
     else:
         found = compute.inspect_proposals(segmenter, pixels, proposals)
     weights, fcn = segmenter.weights, str(segmenter.fcn) if segmenter.inference.partner else None
-    if target:
+    if output:
         from deconvseg.inspect import draw
 
         drawn, subject = {
@@ -108,26 +100,10 @@ def inspect(
             "proposals": (draw.draw_proposals, "Proposals labelled by"),
         }[what]
         networks = " and ".join(network_file(name).stem for name in (weights, fcn) if name)
-        draw.save(drawn(found, f"{subject} {networks} on {Path(name).name}"), target)
+        draw.save(drawn(found, f"{subject} {networks} on {Path(photo).name}"), output)
         if not quiet:
             console.say(f"{photo} -> {output}")
     if as_json:
-        about = {"input": photo, "output": output, "weights": weights, "fcn": fcn}
+        about = {"input": photo, "output": output and str(output), "weights": weights, "fcn": fcn}
         print(json.dumps(about | found.numbers, indent=2, allow_nan=False))
     return console.DONE
-
-
-def _target(output: str | None, photo: str, *, as_json: bool, overwrite: bool) -> Path | BinaryIO | None:
-    """Where the figure goes; a UsageError if it could not be written, or if nothing is asked for."""
-    if output is None:
-        if not as_json:
-            raise UsageError("nothing to do: say with -o where the figure goes, or ask for --json")
-        return None
-    if output == "-":
-        console.needs_stdout_alone(as_json=as_json)
-        return sys.stdout.buffer
-    from deconvseg.inspect.draw import checked_format
-
-    checked_format(Path(output))
-    shared.refuse_target(Path(output), Path(photo), overwrite=overwrite)
-    return Path(output)

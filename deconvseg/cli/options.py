@@ -41,26 +41,10 @@ def epilog(*examples: str, exit_codes: str = "") -> str:
     return "\n\n".join(["[bold]Examples[/bold]", *examples, *codes])
 
 
-def complete_network(incomplete: str) -> list[str]:
-    """The names of networks that a shell may complete."""
-    from deconvseg.weights import registry
-
-    networks = (entry.name for entry in registry().values() if entry.kind == "network")
-    return [name for name in networks if name.startswith(incomplete)]
-
-
-def complete_class(incomplete: str) -> list[str]:
-    """VOC's class names, the last of a list with commas being typed."""
-    from deconvseg.images.palette import VOC_CLASSES
-
-    before, comma, last = incomplete.rpartition(",")
-    return [before + comma + name for name in VOC_CLASSES[1:] if name.startswith(last)]
-
-
 _network = partial(option, NETWORK)
 _step = partial(option, STEPS)
 
-WEIGHTS = _network("NAME|FILE", "Network to use.", default="default", autocompletion=complete_network)
+WEIGHTS = _network("NAME|FILE", "Network to use.", default="default")
 DEVICE = _network("auto|cpu|cuda|mps", "Where to compute.", default="auto")
 MAX_MEGAPIXELS = option(
     RUN, "N", "Fail larger photos unread. A pixel takes up to 9 bytes of memory.", default=500, min=1
@@ -101,9 +85,7 @@ def _segmenter_options(
         "Let an FCN on the whole photo join in: mean of probabilities, or product of scores.",
         show_default="mean for named networks that have one, off for files",
     ),
-    fcn: str | None = _step(
-        "NAME|FILE", "That FCN.", autocompletion=complete_network, show_default="the network's partner"
-    ),
+    fcn: str | None = _step("NAME|FILE", "That FCN.", show_default="the network's partner"),
     prior: float | None = _step(
         "EXPONENT",
         "Doubt classes that the FCN does not see in the photo as a whole, up to 10; 0 is off.",

@@ -60,9 +60,7 @@ def segment(
         "first is OUT, the others NAME.KIND.png (.jpg, .npz, .json) beside it.",
         default=["labels"],
     ),
-    classes: str | None = _io(
-        "NAME,...", "Keep these alone; the others become background.", autocompletion=shared.complete_class
-    ),
+    classes: str | None = _io("NAME,...", "Keep these alone; the others become background."),
     legend: bool = switch(IO, "Name the colours on overlays.", "--legend"),
     coco_polygons: bool = switch(IO, "Outlines as polygons in COCO files, not as RLE.", "--coco-polygons"),
     *,
@@ -137,7 +135,7 @@ def segment(
 
     run = FolderRun(plan, options, listener)
     fault: BaseException | None = None
-    with console.Progress(run.total, wanted=not quiet) as bar:
+    with console.Progress(run.total, wanted=not quiet, lines=False) as bar:
         try:
             run.work(load, start)
         except (KeyboardInterrupt, OutputError, WorkerError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import typer
 
 from deconvseg.cli import console
-from deconvseg.cli.options import DEBUG, JSON, OVERWRITE, option, refuse_target, switch
-from deconvseg.errors import DeconvSegError, InputError, UsageError, WeightsError
+from deconvseg.cli.options import DEBUG, JSON, OVERWRITE, option, refuse_target
+from deconvseg.errors import InputError
 
 if TYPE_CHECKING:
     from deconvseg.weights import Entry
@@ -54,11 +55,8 @@ def verify(
     debug: bool = DEBUG,
 ) -> int:
     """Check size and hash of the files that are here; exit code 1 if one is wrong."""
-    from deconvseg.weights import fault, located, lookup, registry
-
     results, code = [], console.DONE
-    for entry in [lookup(name) for name in names] if names else filter(located, registry().values()):
-        path, wrong = located(entry), fault(entry)
+    for entry, path, wrong in _checked(names):
         status = wrong or ("ok" if entry.sha256 else "not checked: its hash is not known")
         results.append({"name": entry.name, "path": path and str(path), "status": status})
         code = console.SOME_FAILED if wrong else code
@@ -75,16 +73,35 @@ def pull(
     debug: bool = DEBUG,
 ) -> int:
     """Check files and print their paths; explain how to get those that cannot be shipped."""
-    from deconvseg.weights import lookup
+    from deconvseg.weights import cache_folder, cure
 
     code = console.DONE
-    for entry in [lookup(name) for name in names]:
-        try:
-            print(_pulled(entry), flush=True)
-        except DeconvSegError as problem:
-            console.failure(problem)
-            code = console.SOME_FAILED
+    for entry, path, wrong in _checked(names):
+        if path and not wrong:
+            print(path, flush=True)
+            continue
+        code = console.SOME_FAILED
+        if path or not entry.obtain:
+            console.error(f"{path or entry.name}: {wrong}; {cure(entry)}")
+            continue
+        for line in (entry.description, f"licence: {entry.licence}. {entry.terms}", entry.obtain):
+            console.say(f"{entry.name}: {line}")
+        folder = cache_folder()
+        if folder is None:
+            console.error("there is no home directory for weights; let DECONVSEG_HOME name another folder")
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
+        convert = shlex.join(["convert", entry.convert_from, "-o", str(folder / entry.file)])
+        console.error(f"{entry.name}: this file is got by hand; then run: deconvseg weights {convert}")
     return code
+
+
+def _checked(names: list[str] | None) -> Iterator[tuple[Entry, Path | None, str]]:
+    """The entries of these names, or of all files that are here; their files, and what is wrong with them."""
+    from deconvseg.weights import fault, located, lookup, registry
+
+    for entry in [lookup(name) for name in names] if names else filter(located, registry().values()):
+        yield entry, located(entry), fault(entry)
 
 
 @app.command()
@@ -120,9 +137,6 @@ def convert(
     storage: Literal["float32", "float16", "int8"] = option(
         None, None, "int8: one byte a weight and one scale an output channel.", default="float16"
     ),
-    side: int | None = option(
-        None, "PX", "Photos' side from now on (FCN or FCN-8s); nothing is retrained.", min=32
-    ),
     overwrite: bool = OVERWRITE,
     debug: bool = DEBUG,
 ) -> int:
@@ -133,15 +147,9 @@ def convert(
 
         console.say(f"{source}: {convert_caffemodel(source, output, storage)}")
     else:
-        from deconvseg.network.base import rebuilt
         from deconvseg.network.checkpoint import load_network, save_network
 
-        network, header = load_network(source)
-        if side is not None:
-            if "side" not in network.arguments:
-                raise UsageError(f"{source}: --side is for networks of whole photos, and this is none")
-            network = rebuilt(network, side=side)
-        save_network(output, network, header, storage)
+        save_network(output, *load_network(source), storage)
     console.say(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
     return console.DONE
 
@@ -173,9 +181,6 @@ def average_networks(
     second: Path = typer.Argument(metavar="SECOND", help="Network trained from the same weights."),
     output: Path = OUTPUT,
     share: float = option(None, None, "Weight of SECOND in the average.", default=0.5, min=0, max=1),
-    encoder_only: bool = switch(
-        None, "Average the encoders; the rest is FIRST's. For unlike kinds.", "--encoder-only"
-    ),
     overwrite: bool = OVERWRITE,
     debug: bool = DEBUG,
 ) -> int:
@@ -186,9 +191,9 @@ def average_networks(
     refuse_target(output, first, second, overwrite=overwrite)
     network, header = load_network(first)
     other, _ = load_network(second)
-    average(network, other, share, encoder_only=encoder_only)
-    averaged = {"averaged_with": second.name, "share": share, "encoder_only": encoder_only}
-    save_network(output, network, replace(header, training={**header.training, **averaged}, ranges={}))
+    average(network, other, share)
+    training = {**header.training, "averaged_with": second.name, "share": share}
+    save_network(output, network, replace(header, training=training, ranges={}))
     console.say(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
     return console.DONE
 
@@ -200,22 +205,3 @@ def _described(entry: Entry) -> dict[str, Any]:
     path = located(entry)
     where = "not here" if path is None else "shipped" if path.parent == weights_folder() else "cached"
     return {**asdict(entry), "where": where, "path": path and str(path)}
-
-
-def _pulled(entry: Entry) -> Path:
-    """The verified file of an entry."""
-    from deconvseg.weights import cache_target, cure, fault, located
-
-    path, wrong = located(entry), fault(entry)
-    if path and not wrong:
-        return path
-    if path or not entry.obtain:
-        raise WeightsError(f"{path or entry.name}: {wrong}; {cure(entry)}")
-    target = cache_target(entry)
-    for line in (entry.description, f"licence: {entry.licence}. {entry.terms}", entry.obtain):
-        console.say(f"{entry.name}: {line}")
-    source = shlex.quote(entry.convert_from)
-    raise WeightsError(
-        f"{entry.name}: this file is got by hand; then run: deconvseg weights convert {source} "
-        f"-o {shlex.quote(str(target))}"
-    )

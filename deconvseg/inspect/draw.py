@@ -25,7 +25,7 @@ from deconvseg.inspect.compute import Inspection
 from deconvseg.segmentation import Segmentation
 
 # Dates are left out of files: the same figure always gives the same bytes.
-_METADATA = {".png": {"Software": None}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
+_METADATA = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
 INK = "#767676"  # equally far from white and black: a contrast of 4.5 to both, enough for small text
 MARK = "#FF8C1A"
 HEAT, EDGES, SIGNED = "viridis", "magma", "coolwarm"  # of activities, of edges and of scores
@@ -264,22 +264,18 @@ def key(owner: Figure | Axes, lines: str, colours: dict[str, Any], columns: int)
 def save(figure: Figure, target: Path | BinaryIO) -> None:
     """Write the figure: to a path in the format of its name, to a stream as PNG.
 
-    Raises a UsageError if the name is of another format, an OutputError if it cannot be written.
+    Raises a UsageError if matplotlib does not write this format, an OutputError if it cannot be written.
     """
-    kind = checked_format(target) if isinstance(target, Path) else ".png"
+    kind = target.suffix[1:].lower() if isinstance(target, Path) else "png"
     tight: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.25, "transparent": True}
     encoded = io.BytesIO()
-    with own_style():
-        figure.savefig(encoded, format=kind[1:], dpi=150, metadata=_METADATA[kind], **tight)
+    try:
+        with own_style():
+            figure.savefig(encoded, format=kind, dpi=150, metadata=_METADATA.get(kind), **tight)
+    except ValueError as error:
+        raise UsageError(f"{target}: {error}; give the figure another name") from error
     with opened(target) as stream:
         stream.write(encoded.getbuffer())
-
-
-def checked_format(path: Path) -> str:
-    """The name's end, `.png`, `.pdf` or `.svg`; a UsageError if it is another."""
-    if path.suffix.lower() not in _METADATA:
-        raise UsageError(f"{path}: figures are written as {', '.join(_METADATA)}; rename the output")
-    return path.suffix.lower()
 
 
 def printable(text: str, most: int = 48) -> str:

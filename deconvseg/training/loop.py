@@ -18,8 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from deconvseg.data.crops import ImageStore, cut_crops
 from deconvseg.data.masks import VOID
-from deconvseg.errors import DeconvSegError
-from deconvseg.machine import is_out_of_memory
+from deconvseg.errors import DeconvSegError, is_out_of_memory
 from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.checkpoint import NetworkHeader, save_network
 from deconvseg.network.inputs import normalise

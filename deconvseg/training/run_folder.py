@@ -12,8 +12,7 @@ from typing import Any
 import torch
 
 from deconvseg import files
-from deconvseg.errors import DeconvSegError, OutputError, UsageError, reason
-from deconvseg.machine import is_out_of_memory
+from deconvseg.errors import DeconvSegError, OutputError, UsageError, is_out_of_memory, reason
 from deconvseg.training import distributed
 from deconvseg.training.recipe import FREE_ON_RESUME, Recipe
 

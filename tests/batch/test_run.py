@@ -21,7 +21,7 @@ import deconvseg.batch.run
 from deconvseg.batch import FolderRun, Options, segment_folder
 from deconvseg.batch.plan import make_plan
 from deconvseg.batch.records import Record
-from deconvseg.batch.run import default_workers, describe
+from deconvseg.batch.run import default_workers
 from deconvseg.batch.shard import lock_run
 from deconvseg.batch.work import Done, Job
 from deconvseg.errors import InputError, OutputError, UsageError
@@ -241,12 +241,6 @@ def test_other_settings_are_done_again(
     assert segment_folder("in/1.png", "out", segmenter).records[0]["status"] == "skipped"
     monkeypatch.setattr("deconvseg.images.write.OPACITY", 0.123, raising=False)  # code that writes, too
     assert segment_folder("in/1.png", "out", segmenter).records[0]["status"] == "done"
-
-
-def test_unforeseen_errors_are_one_line() -> None:
-    assert describe(ValueError("odd\nand more"), "a\n.jpg") == "a\\n.jpg: ValueError: odd"
-    assert describe(MemoryError(), "a.jpg").startswith("a.jpg: out of memory; ")
-    assert describe(InputError("a.jpg: is empty"), "a.jpg") == "a.jpg: is empty"
 
 
 def test_a_run_needs_no_processes_and_no_shared_memory(

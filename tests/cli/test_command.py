@@ -66,11 +66,9 @@ def test_a_missing_photo_is_told_before_anything_slow_is_loaded(refused: Refused
     [
         ("segment --sav", "--save"),
         ("segment --precision b", "bf16"),
-        ("segment --weights fcn-l", "fcn-lite"),
-        ("segment --classes cat,per", "cat,person"),
     ],
 )
-def test_shells_complete_options_choices_and_names(typed: str, word: str) -> None:
+def test_shells_complete_options_and_choices(typed: str, word: str) -> None:
     words = f"deconvseg {typed}"
     completion = {"_DECONVSEG_COMPLETE": "complete_bash", "COMP_WORDS": words}
     environment = {**os.environ, **completion, "COMP_CWORD": str(words.count(" "))}

@@ -5,8 +5,13 @@ import pytest
 from deconvseg.cli import console
 
 
-def test_a_library_that_does_not_load_is_one_clear_line(capsys: pytest.CaptureFixture[str]) -> None:
-    console.failure(ImportError("cannot import name 'Tensor'\nfrom torch", name="torch"))
-    (line,) = capsys.readouterr().err.splitlines()
-    reason = "cannot import name 'Tensor' from torch"
-    assert line == f"error: torch does not load ({reason}); see what 'deconvseg doctor' says"
+def test_lines_of_progress_where_there_is_no_bar(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for wait in (0, 99):
+        monkeypatch.setattr(console, "_SECONDS_BETWEEN_LINES", wait)
+        for options in ({"wanted": True}, {"wanted": False}, {"wanted": True, "lines": False}):
+            with console.Progress(3, what="checking", **options) as bar:
+                bar.step()
+                bar.move(3, "good")
+    assert capsys.readouterr().err == "checking [1/3]\nchecking [3/3] good\n"

@@ -55,7 +55,7 @@ def test_a_training_stage_is_refused_for_photos_and_trained_further(
 
 
 def test_what_is_there_is_not_overwritten(
-    inside: Run, refused: Refused, tmp_path: Path, tiny_network: Path, tiny_fcn: Path
+    refused: Refused, tmp_path: Path, tiny_network: Path, tiny_fcn: Path
 ) -> None:
     before = tiny_network.read_bytes()
     for command, output, told in (
@@ -67,12 +67,7 @@ def test_what_is_there_is_not_overwritten(
     assert tiny_network.read_bytes() == before
     (tmp_path / "n.safetensors").write_text("mine")
     assert "--overwrite" in refused("weights", "convert", tiny_fcn, "-o", "n.safetensors")
-    side = ("-o", "n.safetensors", "--overwrite", "--side", "96")
-    told = refused("weights", "convert", tiny_network, *side)
-    assert "--side is for networks of whole photos" in told
     assert (tmp_path / "n.safetensors").read_text() == "mine"
-    inside("weights", "convert", tiny_fcn, *side)
-    assert load_network(tmp_path / "n.safetensors")[0].side == 96
 
 
 def test_average(inside: Run, tmp_path: Path, tiny_network: Path) -> None:

@@ -19,7 +19,7 @@ def test_a_sound_installation(inside: Run) -> None:
 
 def test_a_fault_is_shown_with_its_cure_and_1(inside: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deconvseg.weights.fault", lambda entry: "has sha256 0")
-    done = inside("doctor", "--no-self-test", code=1)
+    done = inside("doctor", code=1)
     shown = done.stdout.decode().splitlines()
     places = [i for i, line in enumerate(shown) if line.startswith("fault")]
     assert places and all("has sha256 0" in shown[i] for i in places)

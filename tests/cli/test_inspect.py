@@ -1,6 +1,5 @@
 """`deconvseg inspect` from end to end, with a tiny network."""
 
-import io
 import json
 from pathlib import Path
 
@@ -50,15 +49,12 @@ def test_the_options_of_a_segmenter(inside: Run, tiny: list[str], tiny_fcn: Path
         assert told["fcn"] == fcn and told["crf"] is None and len(told["boxes"]) == regions
 
 
-def test_box_class_and_stdin_to_stdout(inside: Run, tiny: list[str], tmp_path: Path) -> None:
+def test_box_and_class(inside: Run, tiny: list[str]) -> None:
     options = ["--box", "-20,30.5,150,180", "--class", "cat", *tiny]
     told = json.loads(inside("inspect", "layers", CAT, "--json", "-q", *options).stdout)
     x0, y0, x1, y1 = told["box"]
     assert x1 - x0 == y1 - y0 == 170 and abs(y0 + y1 - 210.5) <= 2 and x0 == -20
     assert told["class"] == told["score"]["class"] == "cat"
-    done = inside("inspect", "layers", "-", "-o", "-", *options, stdin=CAT.read_bytes())
-    assert Image.open(io.BytesIO(done.stdout)).format == "PNG"
-    assert lines(done)[-1] == "- -> -" and not files(tmp_path)
 
 
 def test_a_photo_by_its_address(inside: Run, refused: Refused, tiny: list[str], tmp_path: Path) -> None:
@@ -66,7 +62,7 @@ def test_a_photo_by_its_address(inside: Run, refused: Refused, tiny: list[str], 
     done = inside("inspect", "switches", address, "--json", "-q", *tiny)
     told = json.loads(done.stdout)
     assert told["input"] == address and (told["width"], told["height"]) == (451, 300)
-    missing = refused("inspect", "layers", f"local://{tmp_path}/none.jpg", "--json", *tiny, code=1)
+    missing = refused("inspect", "layers", f"local://{tmp_path}/none.jpg", "--json", *tiny)
     assert missing.startswith(f"local://{tmp_path}/none.jpg: ")
 
 
@@ -74,9 +70,8 @@ def test_a_photo_by_its_address(inside: Run, refused: Refused, tiny: list[str], 
     ("arguments", "words"),
     [
         (["layers", CAT], "say with -o where the figure goes"),
-        (["layers", CAT, "-o", "a.gif"], "figures are written as .png, .pdf, .svg"),
+        (["layers", CAT, "-o", "a.exe"], "a.exe: Format 'exe' is not supported"),
         (["layers", CAT, "-o", "b/a.png"], "in none that exists"),
-        (["layers", CAT, "-o", "-", "--json"], "standard output"),
         (["layers", CAT, "-o", "a.png", "--box", "1,2,3"], "not four numbers"),
         (["switches", CAT, "-o", "a.png", "--box", "1,2,3,nan"], "shows nothing of the photo of 451 x 300"),
         (["layers", CAT, "-o", "a.png", "--class", "dgo"], "did you mean dog?"),
@@ -105,7 +100,7 @@ def test_photos_that_cannot_be_read_or_replaced(refused: Refused, tiny: list[str
         "large.png": "has 1 megapixels, and 1 are the limit",
     }.items():
         limited = ("-o", "a.png", "--max-megapixels", "1", *tiny)
-        assert words in refused("inspect", "proposals", name, *limited, code=1)
+        assert words in refused("inspect", "proposals", name, *limited)
     told = refused("inspect", "layers", "large.png", "-o", "./large.png", "--overwrite", *tiny)
     assert "one of the files to read" in told
     assert files(tmp_path) == {"large.png"} and (tmp_path / "large.png").read_bytes() == before

@@ -52,9 +52,7 @@ def test_a_folder_run_with_all_streams_closed(shell: Shell, tmp_path: Path) -> N
     [
         ("DS segment cat.png -o - FAST >&-", "standard output is closed"),
         ("DS weights list --json >&-", "standard output is closed"),
-        ("DS inspect layers cat.png -o - >&-", "standard output is closed"),
         ("DS segment @- -o out FAST <&-", "standard input is closed"),
-        ("DS inspect layers - --json <&-", "standard input is closed"),
     ],
 )
 def test_a_closed_stream_that_is_asked_for_is_one_line(shell: Shell, line: str, words: str) -> None:
