@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from deconvseg.batch.plan import Task
 from deconvseg.batch.records import (
@@ -33,7 +32,6 @@ _ALL = (MANIFEST, JOURNAL, _OF_SHARDS, _JOURNALS_OF_SHARDS)
 COCO = "coco.json"
 """File of a results folder that holds the `coco` results of all photos."""
 _SEND_INTERVAL = 30.0
-_CRASHES = 2
 
 
 class Manifest:
@@ -43,10 +41,10 @@ class Manifest:
     shard writes its own files and reads all; of several lines of a photo, that in the manifest written last
     counts. A run of the whole takes the lines of all shards.
 
-    A journal beside it names pending files: our results that have no line, of a run under way or stopped, or
-    of another choice of kinds, and the file of all `coco` results. It has a line, too, as a photo begins and
-    ends. `crashed` are photos that were under way as earlier runs were killed, by name. `redone` counts
-    photos that were done and are not as they are wanted now, for their `settings` or changed `results`.
+    A journal beside it, written at the start and the end of a run, names pending files: our results that have
+    no line, of a run under way or stopped, or of another choice of kinds, and the file of all `coco` results.
+    `redone` counts photos that were done and are not as they are wanted now, for their `settings` or changed
+    `results`.
     """
 
     def __init__(self, folder: ResultsFolder, shard: Shard | None = None, *, with_coco: bool = False) -> None:
@@ -67,17 +65,14 @@ class Manifest:
             try:
                 yield
             finally:
-                with suppress(OutputError):  # a full disk is told before
-                    self._write_journal()
                 self._send()
 
     def _read_all(self) -> None:
         self.folder.refresh(_ALL)
         self._records: dict[str, Record] = {}  # of a large folder it is not held twice
         self._records = self._lines_of_all()
-        _, self.crashed = _read_journal(self._journal)
         journals = self.folder.root / JOURNAL, *self.folder.root.glob(_JOURNALS_OF_SHARDS)
-        self._pending = set[str]().union(*(_read_journal(path)[0] for path in journals))
+        self._pending = set[str]().union(*map(_read_journal, journals))
 
     def _lines_of_all(self) -> dict[str, Record]:
         """By name, each photo's line; of several that of the manifest that was written last."""
@@ -135,13 +130,11 @@ class Manifest:
 
     def start(self, tasks: Sequence[Task], done: Mapping[str, Record]) -> None:
         """Write the lines that stay: of the photos `done` before, by name, and of photos not in this run."""
-        for name in done:  # a run that was killed just behind its line has left it under way
-            self.crashed.pop(name, None)
         names = {task.photo.name for task in tasks}
         others = [record for name, record in self._records.items() if name not in names]
         if self.shard:
             others = [record for record in others if self.shard.holds(record["name"])]
-            self._pending, _ = _read_journal(self._journal)
+            self._pending = _read_journal(self._journal)
         for task in tasks:
             old = self._records.get(task.photo.name)
             self._pending.update(old["outputs"].values() if old else ())
@@ -155,26 +148,10 @@ class Manifest:
                 for path in self.folder.root.glob(pattern):
                     self.folder.remove(path.name)
 
-    def begin(self, record: Record) -> bool:
-        """Note that a photo is under way until `add`; false if it was, unchanged, as two runs were killed."""
-        name, photo = record["name"], [record[key] for key in ("settings", "bytes", "modified")]
-        before, crashes = self.crashed.get(name, [None, 0])
-        if before == photo and crashes >= _CRASHES:
-            return False
-        self.crashed.pop(name, None)
-        self._note(begun={name: [photo, crashes + 1 if before == photo else 1]})
-        return True
-
-    def _note(self, **entry: object) -> None:
-        # A full disk is told where the photo's line is written.
-        with suppress(OSError), self._journal.open("ab") as stream:
-            stream.write(json.dumps(entry).encode() + b"\n")
-
     def _write_journal(self) -> None:
-        entries = {"pending": sorted(self._pending), "begun": self.crashed}
-        if any(entries.values()):
+        if self._pending:
             with replacing(self._journal, durable=True) as stream:
-                stream.write(json.dumps(entries).encode() + b"\n")
+                stream.write(json.dumps({"pending": sorted(self._pending)}).encode() + b"\n")
         else:
             self.folder.remove(self._journal.name)
 
@@ -192,7 +169,6 @@ class Manifest:
                 stream.write(line_of(record))
         except OSError as error:
             raise OutputError(f"{self.path}: cannot be written ({error.strerror}); check the disk") from error
-        self._note(ended=record["name"])
         if time.monotonic() - self._sent > _SEND_INTERVAL:
             self.folder.send(self.path, keep=True)
             self._sent = time.monotonic()
@@ -269,13 +245,8 @@ class Manifest:
             stream.writelines(map(line_of, records))
 
 
-def _read_journal(path: Path) -> tuple[set[str], dict[str, list[Any]]]:
-    """The names that are pending, and by name what has begun and not ended."""
-    pending: set[str] = set()
-    begun: dict[str, list[Any]] = {}
+def _read_journal(path: Path) -> set[str]:
+    """The names that are pending."""
     with suppress(OSError):
-        for entry in read_json_lines(path):
-            pending.update(entry.get("pending", ()))
-            begun |= entry.get("begun", {})
-            begun.pop(entry.get("ended", ""), None)
-    return pending, begun
+        return {name for entry in read_json_lines(path) for name in entry.get("pending", ())}
+    return set()

@@ -34,7 +34,6 @@ Listener = Callable[[Record, Exception | None], None]
 
 WORKER_BYTES = 500 << 20
 """Main memory that a worker may take for photos on their way: 300 to 450 MB at 1024 x 768 pixels."""
-_CRASHED = "twice a run was killed with it under way; it is left out: mend or remove it, or overwrite"
 
 
 def segment_folder(
@@ -168,9 +167,7 @@ class FolderRun:
 
     def _skip_done(self, manifest: Manifest) -> None:
         done = {}
-        if self._options.overwrite:
-            manifest.crashed.clear()
-        else:
+        if not self._options.overwrite:
             done = manifest.find_done(self._tasks, self._settings, self._shaped)
             if count := manifest.redone["settings"]:
                 self.notes.append(
@@ -191,31 +188,22 @@ class FolderRun:
         if self._options.engine == "ray":
             run_on_ray(inference, work, self._jobs(left), self._report)
             return
-        crashed = self.manifest.crashed if self.manifest else {}
-        alone = [place for place in left if self._tasks[place].photo.name in crashed]
-        left = [place for place in left if self._tasks[place].photo.name not in crashed]
         wanted = default_workers() if self._options.workers is None else self._options.workers
-        # What ran into a crash comes last, one by one: so the next crash has one photo to blame.
-        for places in (left, *([place] for place in alone)):
-            # One photo goes its way without detours.
-            workers = min(wanted, len(places)) if len(places) > 1 else 0
-            run_here(inference, work, self._jobs(places), self._report, workers=workers)
+        # One photo goes its way without detours.
+        workers = min(wanted, len(left)) if len(left) > 1 else 0
+        run_here(inference, work, self._jobs(left), self._report, workers=workers)
 
     def _jobs(self, places: Sequence[int]) -> Iterator[Job]:
         for place in places:
             photo, outputs = self._tasks[place].photo, self._tasks[place].outputs
             # Before it is read: a photo that changes meanwhile is then done again by a later run.
-            record = self._begun[place] = new_record(photo, self._settings)
-            job = Job(
+            self._begun[place] = new_record(photo, self._settings)
+            yield Job(
                 number=place,
                 source=sys.stdin.buffer.read() if photo.path == STDIN else photo.path,
                 file_name=photo.name + Path(photo.shown).suffix,
                 outputs={kind: target or sys.stdout.buffer for kind, target in outputs.items()},
             )
-            if self._options.engine == "ray" or not self.manifest or self.manifest.begin(record):
-                yield job
-            else:
-                self._report(job, InputError(f"{job.title}: {_CRASHED}"))
 
     def _report(self, job: Job, result: Done | Exception) -> None:
         record, error = self._begun.pop(job.number), None

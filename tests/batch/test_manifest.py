@@ -271,18 +271,6 @@ def test_result_of_another_photo_is_refused(
     again("in/a.jpg")  # moved
 
 
-def test_a_photo_whose_line_is_written_is_not_blamed_for_a_kill(task: Task, tmp_path: Path) -> None:
-    """A run was killed between the photo's line and the note that it is no longer under way."""
-    journal = tmp_path / "out" / JOURNAL
-    journal.write_text(json.dumps({"begun": {task.photo.name: [["s1", 1, 0.0], 1]}}))
-    manifest = opened(tmp_path)
-    with manifest.locked():
-        manifest.start([task], manifest.find_done([task], "s1", {}))
-        assert not manifest.crashed
-        manifest.finish([task])
-    assert not journal.exists()
-
-
 @pytest.mark.parametrize("lacking", ["path", "digests", "width"])
 def test_a_line_of_an_older_version_costs_its_photo_alone(task: Task, tmp_path: Path, lacking: str) -> None:
     """It is done again at worst; not refused."""

@@ -1,7 +1,6 @@
 """Folder runs from Python: the same results with any number of workers, faults cost one photo, resumable."""
 
 import json
-import signal
 import subprocess
 import sys
 import threading
@@ -297,40 +296,3 @@ def test_signed_addresses_of_the_web(
     assert [record["status"] for record in run.records] == ["done", "done", "failed"]
     assert contents("out").keys() == {"1.png", "12345.png", "segment.jsonl"}
     assert b"secret" not in contents("out")["segment.jsonl"] and "/1.png?sig=secret" in asked
-
-
-CRASH = """
-import os, signal, sys
-import deconvseg.batch.work as work
-from deconvseg.batch import Options, segment_folder
-from deconvseg.segmenter import Segmenter
-
-def read_photo(source, **options):
-    if source == "in/3.png":
-        os.kill(os.getpid(), signal.SIGSEGV)
-    return read(source, **options)
-
-read, work.read_photo = work.read_photo, read_photo
-segmenter = Segmenter(sys.argv[1], proposals=4, min_side=10, precision="fp32", batch_size=8, device="cpu")
-segment_folder("in", "out", segmenter, Options(workers=2))
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "win32", reason="has other signals")
-def test_a_photo_that_crashes_the_process_is_left_out_at_the_third_start(
-    segmenter: Segmenter, photos: None, tiny_network: Path
-) -> None:
-    """The second start blames it alone, however many were under way at the first crash."""
-    Path("crash.py").write_text(CRASH)
-    for _ in range(2):
-        crashed = subprocess.run([sys.executable, "crash.py", tiny_network], stderr=subprocess.PIPE)
-        assert crashed.returncode == -signal.SIGSEGV, crashed.stderr
-    for _ in range(2):  # and at each start from then on
-        run = segment_folder("in", "out", segmenter, Options(workers=2))
-        records = {record["name"]: record for record in run.records}
-        assert records.pop("3")["error"] == f"in/3.png: {deconvseg.batch.run._CRASHED}"
-        assert len(records) == 7 and all(record["status"] != "failed" for record in records.values())
-    Image.new("RGB", (40, 40)).save("in/3.png")
-    segment_folder("in", "out", segmenter)
-    assert contents("out").keys() == {*(f"{number}.png" for number in range(8)), "segment.jsonl"}
