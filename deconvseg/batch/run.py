@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from deconvseg.batch.inputs import STDIN
 from deconvseg.batch.manifest import Manifest
-from deconvseg.batch.plan import STDOUT, Plan, make_plan
+from deconvseg.batch.plan import STDOUT, make_plan
 from deconvseg.batch.ray import NO_RAY, run_on_ray
 from deconvseg.batch.records import Record, new_record
 from deconvseg.batch.shard import Shard
@@ -69,36 +69,46 @@ def segment_folder(
     from deconvseg.segmenter import Segmenter
 
     several = [inputs] if isinstance(inputs, str | PathLike) else inputs
-    plan = make_plan([fspath(one) for one in several], f"{fspath(output)}/", options.save)
-    if not plan.tasks:
-        raise InputError(plan.problems[0] if plan.problems else "no inputs; give a folder of photos")
-    run = FolderRun(plan, options, listener)
-    run.problems[:0] = plan.problems
+    run = FolderRun([fspath(one) for one in several], f"{fspath(output)}/", options, listener)
+    if not run.plan.tasks:
+        raise InputError(run.problems[0] if run.problems else "no inputs; give a folder of photos")
     run.work(lambda: segmenter or Segmenter())
     return run
 
 
 class FolderRun:
-    """A run over the photos of a plan.
+    """A run over the photos that the inputs stand for, to an output as of `make_plan`.
 
     Attributes:
+        plan: the photos and where their results go.
         total: photos of the plan, or of its shard.
+        ended: how many of them are done, skipped or failed.
         records: what became of each so far, in the plan's order.
-        problems: a line for each result that is lacking besides failed photos.
+        problems: a line for each input without photos, and each result that is lacking besides failed photos.
         notes: a line for whatever else there is to know.
         rate: photos segmented a second; None before the first.
         network_busy: share of the time (0..1) in which the network was at work; None of a cluster's.
 
     Raises:
-        UsageError: options that do not go together, or a result that would replace a file of others.
+        UsageError: inputs, output and options that do not go together, or a result that would replace a file
+            of others.
     """
 
-    def __init__(self, plan: Plan, options: Options, listener: Listener | None = None) -> None:
+    def __init__(
+        self,
+        inputs: Sequence[str],
+        output: str | None,
+        options: Options = Options(),  # noqa: B008 (frozen)
+        listener: Listener | None = None,
+    ) -> None:
         if options.engine == "ray" and options.workers == 0:
             raise UsageError("Ray needs at least one network; give 1 worker or more")
         if options.engine == "ray" and find_spec("ray") is None:
             raise MissingDependencyError(NO_RAY)
         shard = Shard.parse(options.shard) if options.shard else None
+        self.plan = plan = make_plan(inputs, output, options.save)
+        if options.engine == "ray" and plan.to_stdout:
+            raise UsageError("Ray writes to files alone; name the result's file")
         if shard and not plan.folder:
             raise UsageError("shards are for photos whose results go to one folder; name that")
         self._tasks = [task for task in plan.tasks if not shard or shard.holds(task.photo.name)]
@@ -110,8 +120,7 @@ class FolderRun:
             if not options.overwrite:
                 self.manifest.refuse_foreign(self._tasks)
         self._records: dict[int, Record] = {}
-        self.problems: list[str] = []
-        self.notes: list[str] = []
+        self.problems, self.notes = plan.problems, plan.notes
         self.rate: float | None = None
         self.network_busy: float | None = None
         self._settings: str | None = None
@@ -119,16 +128,17 @@ class FolderRun:
         self._segmented, self._network_seconds, self._start = 0, 0.0, time.perf_counter()
 
     @property
+    def ended(self) -> int:
+        """How many photos are done, skipped or failed so far."""
+        return len(self._records)
+
+    @property
     def records(self) -> list[Record]:
         """What became of each photo so far, in the plan's order."""
         return [self._records[place] for place in sorted(self._records)]
 
-    def work(self, load: Callable[[], Segmenter], started: Callable[[int], None] | None = None) -> None:
-        """Do all that is not done.
-
-        Args:
-            load: gives the Segmenter; not called where every photo is missing.
-            started: called with the number of photos that are skipped, before the first is segmented.
+    def work(self, load: Callable[[], Segmenter]) -> None:
+        """Do all that is not done; `load` gives the Segmenter, and is not called if every photo is missing.
 
         Raises:
             KeyboardInterrupt: `records` tells what was done until then.
@@ -143,8 +153,6 @@ class FolderRun:
         with self.manifest.locked() if self.manifest else nullcontext():
             if self.manifest:
                 self._skip_done(self.manifest)
-            if started:
-                started(len(self._records))
             self._start = time.perf_counter()
             left = [place for place in range(self.total) if place not in self._records]
             if segmenter and left:

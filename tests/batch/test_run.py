@@ -18,7 +18,6 @@ from PIL import Image
 
 import deconvseg.batch.run
 from deconvseg.batch import FolderRun, Options, segment_folder
-from deconvseg.batch.plan import make_plan
 from deconvseg.batch.records import Record
 from deconvseg.batch.run import default_workers, describe
 from deconvseg.batch.shard import lock_run
@@ -171,7 +170,7 @@ def test_shards(segmenter: Segmenter, photos: None) -> None:
     with pytest.raises(UsageError, match="give I/N"):
         segment_folder("in", "out", segmenter, Options(shard="2/2"))
     with pytest.raises(UsageError, match="shards are for photos whose results go to one folder"):
-        FolderRun(make_plan(["in/1.png"], None, ["labels"]), Options(shard="0/2"))
+        FolderRun(["in/1.png"], None, Options(shard="0/2"))
 
 
 def test_shards_that_end_together_miss_nothing_in_their_coco_file(
