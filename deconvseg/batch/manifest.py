@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -43,8 +42,7 @@ class Manifest:
 
     A journal beside it, written at the start and the end of a run, names pending files: our results that have
     no line, of a run under way or stopped, or of another choice of kinds, and the file of all `coco` results.
-    `redone` counts photos that were done and are not as they are wanted now, for their `settings` or changed
-    `results`.
+    `outdated` counts the photos that `find_done` has found done with other settings.
     """
 
     def __init__(self, folder: ResultsFolder, shard: Shard | None = None, *, with_coco: bool = False) -> None:
@@ -54,7 +52,7 @@ class Manifest:
         self.path = folder.root / f"segment{part}.jsonl"
         self._journal = folder.root / f"{JOURNAL}{part}"
         self._sent = time.monotonic()
-        self.redone: Counter[str] = Counter()
+        self.outdated = 0
         self._read_all()
 
     @contextmanager
@@ -115,14 +113,12 @@ class Manifest:
         if old is None or now["bytes"] is None or not old["outputs"]:
             return None
         if not is_alike(old, now):
-            self.redone["settings"] += old["settings"] != now["settings"]
+            self.outdated += old["settings"] != now["settings"]
             return None
         for kind, path in task.outputs.items():
             if path is None or kind not in old["outputs"]:
                 return None
-            name = self.folder.name_of(path)
-            if not self.folder.is_as_written(name, old["digests"].get(kind)):
-                self.redone["results"] += self.folder.exists(name)
+            if not self.folder.is_as_written(self.folder.name_of(path), old["digests"].get(kind)):
                 return None
         return {**old, "input": now["input"], "path": now["path"], "status": "skipped", "error": None}
 

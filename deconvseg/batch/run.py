@@ -26,7 +26,7 @@ from deconvseg.images.kinds import KINDS
 from deconvseg.machine import available_memory, cores, is_out_of_memory, pool
 
 if TYPE_CHECKING:
-    from deconvseg.regions import Inference, Prepared
+    from deconvseg.regions import Inference
     from deconvseg.segmenter import Segmenter
 
 Report = Callable[[Job, Done | Exception], None]
@@ -171,13 +171,11 @@ class FolderRun:
         done = {}
         if not self._options.overwrite:
             done = manifest.find_done(self._tasks, self._settings)
-            if count := manifest.redone["settings"]:
+            if manifest.outdated:
                 self.notes.append(
-                    f"{count} of the photos were done with other settings or by another version: they are "
-                    "done again, and what else was saved of them is removed"
+                    f"{manifest.outdated} of the photos were done with other settings or by another version: "
+                    "they are done again, and what else was saved of them is removed"
                 )
-            if count := manifest.redone["results"]:
-                self.notes.append(f"{count} results are not as they were written, and are made again")
         manifest.start(self._tasks, done)
         for place, task in enumerate(self._tasks):
             if task.photo.name in done:
@@ -254,18 +252,10 @@ def run_here(inference: Inference, work: Work, jobs: Iterable[Job], report: Repo
         while not ended.empty():
             report(*ended.get())
 
-    def prepared(items: Iterable[tuple[Job, Prepared | Exception]]) -> Iterator[tuple[Job, Prepared]]:
-        for job, photo in items:
-            if isinstance(photo, Exception):
-                report(job, photo)
-            else:
-                yield job, photo
-            report_ended()
-
     try:
         with pool(workers) as call_each:
-            photos = prepared(call_each(work.prepare, jobs))
-            fused = through_network(inference, photos, full_batches=work.full_batches)
+            prepared = call_each(work.prepare, jobs)
+            fused = through_network(inference, prepared, full_batches=work.full_batches)
             for _ in call_each(lambda item: ended.put(work.finish(item)), fused):
                 report_ended()
     except KeyboardInterrupt:
