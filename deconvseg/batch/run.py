@@ -228,10 +228,9 @@ class FolderRun:
             "height": done.height,
             "regions": done.regions,
             "classes": {name: round(share, 6) for name, share in done.classes.items()},
+            "notes": done.notes,
             "seconds": round(sum(done.seconds.values()), 3),
         }
-        if done.notes:
-            record["notes"] = done.notes
         passed = time.perf_counter() - self._start
         self._segmented += 1
         self._network_seconds += done.seconds["network"]

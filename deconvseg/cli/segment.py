@@ -169,7 +169,7 @@ def _show(
     if error:
         console.failure(error, record["error"])
         return
-    _tell([f"{record['input']}: {note}" for note in record.get("notes", ())], quiet)
+    _tell([f"{record['input']}: {note}" for note in record["notes"]], quiet)
     if not (quiet or bar.visible):
         place = f"[{bar.done}/{bar.total}] " * (bar.total > 1)
         console.say(place + _sentence(record))
