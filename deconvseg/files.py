@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
 import re
 import secrets
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -119,41 +117,26 @@ def walk(
     leave_out: Callable[[str, list[str]], bool] | None = None,
     refused: Callable[[OSError], None] | None = None,
 ) -> Iterator[str]:
-    """Paths of all regular files below `root` that are not hidden by a dot, in no particular order.
+    """Paths of all below `root` that is no folder and not hidden by a dot, in no particular order.
 
-    Links are followed. Each real folder is entered once: by its own name if that is below `root`, and else
-    by the first link to it. Folders for which `leave_out` is true, of their path and the names in them, are
-    not entered. Those that cannot be listed, and links that lead nowhere, are told to `refused`; without it,
-    such a folder raises its error.
+    Links are followed. Each real folder is entered once, in a folder by its own name rather than by a link.
+    Folders for which `leave_out` is true, of their path and the names of their files, are not entered. Those
+    that cannot be listed are told to `refused`; without it, such a folder raises its error.
     """
-    # os.path rather than pathlib, whose questions raise where a name is too long or access is denied.
+
+    def fail(error: OSError) -> None:
+        raise error
+
     seen: set[str] = set()
-    folders, links = deque([root]), deque[str]()
-    while folders or links:
-        folder = folders.popleft() if folders else links.popleft()
+    for folder, below, names in os.walk(root, onerror=refused or fail, followlinks=True):
         real = os.path.realpath(folder)
-        if real in seen:
+        if real in seen or (folder != root and leave_out and leave_out(folder, names)):
+            below.clear()
             continue
         seen.add(real)
-        try:
-            names = sorted(os.listdir(folder))  # noqa: PTH208
-        except OSError as error:
-            if refused is None:
-                raise
-            refused(error)
-            continue
-        if folder != root and leave_out and leave_out(folder, names):
-            continue
-        for name in names:
-            path = os.path.join(folder, name)  # noqa: PTH118
-            if name.startswith("."):
-                continue
-            if os.path.isfile(path):  # noqa: PTH113
-                yield path
-            elif os.path.isdir(path):  # noqa: PTH112
-                (links if os.path.islink(path) else folders).append(path)  # noqa: PTH114
-            elif os.path.islink(path) and refused:  # noqa: PTH114
-                refused(FileNotFoundError(errno.ENOENT, "the link leads nowhere", path))
+        below[:] = [name for name in sorted(below) if not name.startswith(".")]
+        below.sort(key=lambda name: os.path.islink(os.path.join(folder, name)))  # noqa: PTH114, PTH118
+        yield from (os.path.join(folder, name) for name in names if not name.startswith("."))  # noqa: PTH118
 
 
 @cache

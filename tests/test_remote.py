@@ -94,15 +94,14 @@ def test_a_folder_knows_what_is_there(store: Any, folder: ResultsFolder) -> None
     assert folder.is_as_written("a.png", "a digest") and not folder.is_as_written("a.png", None)
 
 
-def test_stale_files_of_a_folder_go_and_others_stay(store: Any, folder: ResultsFolder) -> None:
-    others = {"/out/a.masks/mine.png": b"other", "/out/a.masksx": b"other"}
+def test_the_masks_of_a_folder_are_replaced_and_others_stay(store: Any, folder: ResultsFolder) -> None:
+    others = {"/out/a.masks/notes.txt": b"not ours", "/out/a.masksx": b"other"}
     store.pipe({"/out/a.masks/cat.png": b"old", "/out/a.masks/dog.png": b"old", **others})
     make(folder, "a.masks/cat.png", b"new")
-    folder.send(folder.root / "a.masks", stale=["cat.png", "dog.png", "emu.png"])
+    folder.send(folder.root / "a.masks")
     contents = {name: store.cat_file(name) for name in store.find("/out")}
     assert contents == {"/out/a.masks/cat.png": b"new", **others}
     assert not (folder.root / "a.masks").exists()
-    store.pipe("/out/a.masks/notes.txt", b"not ours")
     folder.refresh([])
     folder.remove("a.masks")
     assert store.find("/out") == ["/out/a.masks/notes.txt", "/out/a.masksx"]

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from deconvseg.batch.plan import Task
 from deconvseg.batch.records import (
@@ -33,7 +31,6 @@ _ALL = (MANIFEST, JOURNAL, _OF_SHARDS, _JOURNALS_OF_SHARDS)
 COCO = "coco.json"
 """File of a results folder that holds the `coco` results of all photos."""
 _SEND_INTERVAL = 30.0
-_CRASHES = 2
 
 
 class Manifest:
@@ -43,10 +40,9 @@ class Manifest:
     shard writes its own files and reads all; of several lines of a photo, that in the manifest written last
     counts. A run of the whole takes the lines of all shards.
 
-    A journal beside it names pending files: our results that have no line, of a run under way or stopped, or
-    of another choice of kinds, and the file of all `coco` results. It has a line, too, as a photo begins and
-    ends. `crashed` are photos that were under way as earlier runs were killed, by name. `redone` counts
-    photos that were done and are not as they are wanted now, for their `settings` or changed `results`.
+    A journal beside it, written at the start and the end of a run, names pending files: our results that have
+    no line, of a run under way or stopped, or of another choice of kinds, and the file of all `coco` results.
+    `outdated` counts the photos that `find_done` has found done with other settings.
     """
 
     def __init__(self, folder: ResultsFolder, shard: Shard | None = None, *, with_coco: bool = False) -> None:
@@ -56,7 +52,7 @@ class Manifest:
         self.path = folder.root / f"segment{part}.jsonl"
         self._journal = folder.root / f"{JOURNAL}{part}"
         self._sent = time.monotonic()
-        self.redone: Counter[str] = Counter()
+        self.outdated = 0
         self._read_all()
 
     @contextmanager
@@ -67,17 +63,14 @@ class Manifest:
             try:
                 yield
             finally:
-                with suppress(OutputError):  # a full disk is told before
-                    self._write_journal()
                 self._send()
 
     def _read_all(self) -> None:
         self.folder.refresh(_ALL)
         self._records: dict[str, Record] = {}  # of a large folder it is not held twice
         self._records = self._lines_of_all()
-        _, self.crashed = _read_journal(self._journal)
         journals = self.folder.root / JOURNAL, *self.folder.root.glob(_JOURNALS_OF_SHARDS)
-        self._pending = set[str]().union(*(_read_journal(path)[0] for path in journals))
+        self._pending = set[str]().union(*map(_read_journal, journals))
 
     def _lines_of_all(self) -> dict[str, Record]:
         """By name, each photo's line; of several that of the manifest that was written last."""
@@ -111,37 +104,31 @@ class Manifest:
     def _names(self, task: Task) -> list[str]:
         return [self.folder.name_of(path) for path in task.outputs.values() if path]
 
-    def find_done(
-        self, tasks: Iterable[Task], settings: str | None, options: Mapping[str, str]
-    ) -> dict[str, Record]:
+    def find_done(self, tasks: Iterable[Task], settings: str | None) -> dict[str, Record]:
         """By name, the records of photos whose results were made as wanted now, and are all there."""
-        return {task.photo.name: record for task in tasks if (record := self._done(task, settings, options))}
+        return {task.photo.name: record for task in tasks if (record := self._done(task, settings))}
 
-    def _done(self, task: Task, settings: str | None, options: Mapping[str, str]) -> Record | None:
+    def _done(self, task: Task, settings: str | None) -> Record | None:
         old, now = self._records.get(task.photo.name), new_record(task.photo, settings)
         if old is None or now["bytes"] is None or not old["outputs"]:
             return None
         if not is_alike(old, now):
-            self.redone["settings"] += old["settings"] != now["settings"]
+            self.outdated += old["settings"] != now["settings"]
             return None
         for kind, path in task.outputs.items():
-            if path is None or kind not in old["outputs"] or old["options"].get(kind) != options.get(kind):
+            if path is None or kind not in old["outputs"]:
                 return None
-            name = self.folder.name_of(path)
-            if not self.folder.is_as_written(name, old["digests"].get(kind)):
-                self.redone["results"] += self.folder.exists(name)
+            if not self.folder.is_as_written(self.folder.name_of(path), old["digests"].get(kind)):
                 return None
         return {**old, "input": now["input"], "path": now["path"], "status": "skipped", "error": None}
 
     def start(self, tasks: Sequence[Task], done: Mapping[str, Record]) -> None:
         """Write the lines that stay: of the photos `done` before, by name, and of photos not in this run."""
-        for name in done:  # a run that was killed just behind its line has left it under way
-            self.crashed.pop(name, None)
         names = {task.photo.name for task in tasks}
         others = [record for name, record in self._records.items() if name not in names]
         if self.shard:
             others = [record for record in others if self.shard.holds(record["name"])]
-            self._pending, _ = _read_journal(self._journal)
+            self._pending = _read_journal(self._journal)
         for task in tasks:
             old = self._records.get(task.photo.name)
             self._pending.update(old["outputs"].values() if old else ())
@@ -155,26 +142,10 @@ class Manifest:
                 for path in self.folder.root.glob(pattern):
                     self.folder.remove(path.name)
 
-    def begin(self, record: Record) -> bool:
-        """Note that a photo is under way until `add`; false if it was, unchanged, as two runs were killed."""
-        name, photo = record["name"], [record[key] for key in ("settings", "bytes", "modified")]
-        before, crashes = self.crashed.get(name, [None, 0])
-        if before == photo and crashes >= _CRASHES:
-            return False
-        self.crashed.pop(name, None)
-        self._note(begun={name: [photo, crashes + 1 if before == photo else 1]})
-        return True
-
-    def _note(self, **entry: object) -> None:
-        # A full disk is told where the photo's line is written.
-        with suppress(OSError), self._journal.open("ab") as stream:
-            stream.write(json.dumps(entry).encode() + b"\n")
-
     def _write_journal(self) -> None:
-        entries = {"pending": sorted(self._pending), "begun": self.crashed}
-        if any(entries.values()):
+        if self._pending:
             with replacing(self._journal, durable=True) as stream:
-                stream.write(json.dumps(entries).encode() + b"\n")
+                stream.write(json.dumps({"pending": sorted(self._pending)}).encode() + b"\n")
         else:
             self.folder.remove(self._journal.name)
 
@@ -192,7 +163,6 @@ class Manifest:
                 stream.write(line_of(record))
         except OSError as error:
             raise OutputError(f"{self.path}: cannot be written ({error.strerror}); check the disk") from error
-        self._note(ended=record["name"])
         if time.monotonic() - self._sent > _SEND_INTERVAL:
             self.folder.send(self.path, keep=True)
             self._sent = time.monotonic()
@@ -209,7 +179,7 @@ class Manifest:
             return record
         if is_alike(old, record):
             there = [kind for kind, path in others.items() if self.folder.exists(path)]
-            for key in ("outputs", "digests", "options"):
+            for key in ("outputs", "digests"):
                 record[key] |= {kind: old[key][kind] for kind in there if kind in old[key]}
             return record
         for kind, path in others.items():
@@ -229,7 +199,7 @@ class Manifest:
         self._pending = {name for name in self._pending - named if self.folder.exists(name)} | self._of_run
         self._write_journal()
 
-    def write_coco(self, settings: str, option: str | None) -> tuple[list[str], list[str]]:
+    def write_coco(self, settings: str) -> tuple[list[str], list[str]]:
         """Put the `coco` results of all photos that are done with these settings into one file, by name.
 
         Shards do it one after the other, so that the last one sees what all have done; in a store, which has
@@ -238,7 +208,7 @@ class Manifest:
         """
         from deconvseg.images.coco import merge_coco
 
-        root, wanted = self.folder.root, (settings, option)
+        root = self.folder.root
         with lock_moment(root, "coco"):
             self._send()
             self.folder.refresh(_ALL)
@@ -246,11 +216,7 @@ class Manifest:
             made = [
                 record for record in records if record["status"] != "failed" and "coco" in record["outputs"]
             ]
-            alike = [
-                record["outputs"]["coco"]
-                for record in made
-                if (record["settings"], record["options"].get("coco")) == wanted
-            ]
+            alike = [record["outputs"]["coco"] for record in made if record["settings"] == settings]
             self.folder.fetch(name for name in alike if not (root / name).exists())
             problems = merge_coco([root / name for name in alike], root / COCO)
             self.folder.send(root / COCO)
@@ -269,13 +235,8 @@ class Manifest:
             stream.writelines(map(line_of, records))
 
 
-def _read_journal(path: Path) -> tuple[set[str], dict[str, list[Any]]]:
-    """The names that are pending, and by name what has begun and not ended."""
-    pending: set[str] = set()
-    begun: dict[str, list[Any]] = {}
+def _read_journal(path: Path) -> set[str]:
+    """The names that are pending."""
     with suppress(OSError):
-        for entry in read_json_lines(path):
-            pending.update(entry.get("pending", ()))
-            begun |= entry.get("begun", {})
-            begun.pop(entry.get("ended", ""), None)
-    return pending, begun
+        return {name for entry in read_json_lines(path) for name in entry.get("pending", ())}
+    return set()

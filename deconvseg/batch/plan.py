@@ -47,6 +47,11 @@ class Plan:
     problems: list[str]
     notes: list[str]
 
+    @property
+    def to_stdout(self) -> bool:
+        """Whether a result goes to standard output."""
+        return any(None in task.outputs.values() for task in self.tasks)
+
 
 def make_plan(inputs: Sequence[str], output: str | None, kinds: Sequence[str]) -> Plan:
     """Find the photos of the inputs and name their results, which are the `kinds` (keys of KINDS).
@@ -63,7 +68,7 @@ def make_plan(inputs: Sequence[str], output: str | None, kinds: Sequence[str]) -
     if STDIN in inputs and len(inputs) > 1:
         raise UsageError("- (standard input) is one photo; give it alone")
     photos, problems, notes = find_photos(inputs, output)
-    if inputs[0] == STDIN and output is None:
+    if STDIN in inputs and output is None:
         output = STDOUT
     folder = _result_folder(inputs, output, photos)
     tasks = [Task(photo, _result_paths(photo, output, folder, kinds)) for photo in photos]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict, cast, get_origin, get_type_hints
+from typing import Any, TypedDict, cast, get_origin, get_type_hints
 
 from deconvseg.batch.inputs import STDIN, Photo
 from deconvseg.errors import OutputError
@@ -26,14 +26,13 @@ class Record(TypedDict):
     error: str | None  # one line, when failed
     outputs: dict[str, str]  # by kind, its file or address; in the manifest relative to the manifest's folder
     digests: dict[str, str]  # by kind, SHA-256 of its file, by which a later run knows it again
-    options: dict[str, str]  # by kind, the option that shaped it, and no other kind
     width: int | None  # of the photo as displayed, in pixels
     height: int | None
     regions: int | None  # that went through the network
     classes: dict[str, float]  # share of the pixels (0..1), largest first
-    notes: NotRequired[list[str]]  # on how the photo was read, a line each; only if there are any
+    notes: list[str]  # on how the photo was read, a line each
     seconds: float | int | None  # of work for this photo, from reading to writing, without waiting
-    settings: str | None  # hash of all that changes every result, the network's content included
+    settings: str | None  # hash of all that changes results, the network's content included
     bytes: int | None  # size and time of change of the photo's file, by which a later run knows it again
     modified: float | int | None
 
@@ -114,10 +113,6 @@ def _names_a_result(found: dict[str, Any]) -> bool:
 
 def _record(known: dict[str, Any]) -> Record:
     """With what is known; the rest as before the photo is looked at."""
-    blank: dict[str, Any] = {
-        key: {} if kind is dict else "" if kind is str else None
-        for key, kind in _TYPES.items()
-        if key != "notes"  # there only if there are any
-    }
+    blank = {key: kind() if kind in (dict, list, str) else None for key, kind in _TYPES.items()}
     record = {**blank, "status": "failed", **known}
-    return cast(Record, {key: record[key] for key in _TYPES if key in record})
+    return cast(Record, {key: record[key] for key in _TYPES})

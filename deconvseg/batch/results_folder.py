@@ -44,8 +44,8 @@ class ResultsFolder:
     def fetch(self, names: Iterable[str]) -> None:
         """Have these files in `root`."""
 
-    def send(self, path: Path, *, keep: bool = False, stale: Iterable[str] = ()) -> None:
-        """Move a file or a folder's files where they belong; `stale` ones there go, one to `keep` stays."""
+    def send(self, path: Path, *, keep: bool = False) -> None:
+        """Move a file, or a folder's files in place of the PNGs there, where they belong; `keep` copies."""
 
     def exists(self, name: str) -> bool:
         """Whether there is such a result."""
@@ -101,15 +101,12 @@ class RemoteFolder(ResultsFolder):
                 if seconds is not None:  # of several manifests, the last one written counts
                     os.utime(local, (seconds, seconds))
 
-    def send(self, path: Path, *, keep: bool = False, stale: Iterable[str] = ()) -> None:  # noqa: D102
-        address = self.shown(path)
-        with refused(OutputError, address, "written"):
+    def send(self, path: Path, *, keep: bool = False) -> None:  # noqa: D102
+        with refused(OutputError, self.shown(path), "written"):
             if path.is_dir():
-                store, folder = store_of(address)
-                there = set(store.find(folder)) if store.exists(folder) else set()
-                new = {self._put(file) for file in sorted(path.iterdir())}
-                for file in there.intersection(f"{folder}/{name}" for name in stale) - new:
-                    store.rm_file(file)
+                self._remove_there(path)
+                for file in path.iterdir():
+                    self._put(file)
                 shutil.rmtree(path)
             else:
                 self._put(path)
@@ -125,20 +122,20 @@ class RemoteFolder(ResultsFolder):
 
     def remove(self, name: str) -> None:  # noqa: D102
         (self.root / name).unlink(missing_ok=True)
-        if not self.exists(name):
-            return
-        address = f"{self.address}/{name}"
-        store, path = store_of(address)
-        with refused(OutputError, address, "removed"):
+        if self.exists(name):
+            self._remove_there(self.root / name)
+            self._there.discard(name)
+
+    def _remove_there(self, local: Path) -> None:
+        store, path = store_of(self.shown(local))
+        with refused(OutputError, self.shown(local), "removed"):
             for file in store.find(path):
                 if file == path or file.endswith(".png"):
                     store.rm_file(file)
-        self._there.discard(name)
 
-    def _put(self, local: Path) -> str:
+    def _put(self, local: Path) -> None:
         """At the end, so that a file is there whole or not at all."""
         store, path = store_of(self.shown(local))
         store.makedirs(store._parent(path), exist_ok=True)
         with store.transaction, local.open("rb") as source, store.open(path, "wb") as target:
             shutil.copyfileobj(source, target)
-        return str(path)

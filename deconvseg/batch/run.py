@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from deconvseg.batch.inputs import STDIN
 from deconvseg.batch.manifest import Manifest
-from deconvseg.batch.plan import STDOUT, Plan, make_plan
+from deconvseg.batch.plan import STDOUT, make_plan
 from deconvseg.batch.ray import NO_RAY, run_on_ray
 from deconvseg.batch.records import Record, new_record
 from deconvseg.batch.shard import Shard
@@ -26,7 +26,7 @@ from deconvseg.images.kinds import KINDS
 from deconvseg.machine import available_memory, cores, pool
 
 if TYPE_CHECKING:
-    from deconvseg.regions import Inference, Prepared
+    from deconvseg.regions import Inference
     from deconvseg.segmenter import Segmenter
 
 Report = Callable[[Job, Done | Exception], None]
@@ -34,7 +34,6 @@ Listener = Callable[[Record, Exception | None], None]
 
 WORKER_BYTES = 500 << 20
 """Main memory that a worker may take for photos on their way: 300 to 450 MB at 1024 x 768 pixels."""
-_CRASHED = "twice a run was killed with it under way; it is left out: mend or remove it, or overwrite"
 
 
 def segment_folder(
@@ -70,36 +69,46 @@ def segment_folder(
     from deconvseg.segmenter import Segmenter
 
     several = [inputs] if isinstance(inputs, str | PathLike) else inputs
-    plan = make_plan([fspath(one) for one in several], f"{fspath(output)}/", options.save)
-    if not plan.tasks:
-        raise InputError(plan.problems[0] if plan.problems else "no inputs; give a folder of photos")
-    run = FolderRun(plan, options, listener)
-    run.problems[:0] = plan.problems
+    run = FolderRun([fspath(one) for one in several], f"{fspath(output)}/", options, listener)
+    if not run.plan.tasks:
+        raise InputError(run.problems[0] if run.problems else "no inputs; give a folder of photos")
     run.work(lambda: segmenter or Segmenter())
     return run
 
 
 class FolderRun:
-    """A run over the photos of a plan.
+    """A run over the photos that the inputs stand for, to an output as of `make_plan`.
 
     Attributes:
+        plan: the photos and where their results go.
         total: photos of the plan, or of its shard.
+        ended: how many of them are done, skipped or failed.
         records: what became of each so far, in the plan's order.
-        problems: a line for each result that is lacking besides failed photos.
+        problems: a line for each input without photos, and each result that is lacking besides failed photos.
         notes: a line for whatever else there is to know.
         rate: photos segmented a second; None before the first.
         network_busy: share of the time (0..1) in which the network was at work; None of a cluster's.
 
     Raises:
-        UsageError: options that do not go together, or a result that would replace a file of others.
+        UsageError: inputs, output and options that do not go together, or a result that would replace a file
+            of others.
     """
 
-    def __init__(self, plan: Plan, options: Options, listener: Listener | None = None) -> None:
+    def __init__(
+        self,
+        inputs: Sequence[str],
+        output: str | None,
+        options: Options = Options(),  # noqa: B008 (frozen)
+        listener: Listener | None = None,
+    ) -> None:
         if options.engine == "ray" and options.workers == 0:
             raise UsageError("Ray needs at least one network; give 1 worker or more")
         if options.engine == "ray" and find_spec("ray") is None:
             raise MissingDependencyError(NO_RAY)
         shard = Shard.parse(options.shard) if options.shard else None
+        self.plan = plan = make_plan(inputs, output, options.save)
+        if options.engine == "ray" and plan.to_stdout:
+            raise UsageError("Ray writes to files alone; name the result's file")
         if shard and not plan.folder:
             raise UsageError("shards are for photos whose results go to one folder; name that")
         self._tasks = [task for task in plan.tasks if not shard or shard.holds(task.photo.name)]
@@ -111,31 +120,25 @@ class FolderRun:
             if not options.overwrite:
                 self.manifest.refuse_foreign(self._tasks)
         self._records: dict[int, Record] = {}
-        self.problems: list[str] = []
-        self.notes: list[str] = []
+        self.problems, self.notes = plan.problems, plan.notes
         self.rate: float | None = None
         self.network_busy: float | None = None
         self._settings: str | None = None
-        self._shaped = {  # kind of result -> the option that shapes it, besides the settings
-            name: option
-            for name, kind in KINDS.items()
-            for option in kind.options
-            if vars(options).get(option)
-        }
         self._begun: dict[int, Record] = {}
         self._segmented, self._network_seconds, self._start = 0, 0.0, time.perf_counter()
+
+    @property
+    def ended(self) -> int:
+        """How many photos are done, skipped or failed so far."""
+        return len(self._records)
 
     @property
     def records(self) -> list[Record]:
         """What became of each photo so far, in the plan's order."""
         return [self._records[place] for place in sorted(self._records)]
 
-    def work(self, load: Callable[[], Segmenter], started: Callable[[int], None] | None = None) -> None:
-        """Do all that is not done.
-
-        Args:
-            load: gives the Segmenter; not called where every photo is missing.
-            started: called with the number of photos that are skipped, before the first is segmented.
+    def work(self, load: Callable[[], Segmenter]) -> None:
+        """Do all that is not done; `load` gives the Segmenter, and is not called if every photo is missing.
 
         Raises:
             KeyboardInterrupt: `records` tells what was done until then.
@@ -146,12 +149,10 @@ class FolderRun:
         segmenter = None
         if not all(task.photo.missing for task in self._tasks):
             segmenter = load()
-            self._settings = _settings_hash(segmenter)
+            self._settings = _settings_hash(segmenter, self._options)
         with self.manifest.locked() if self.manifest else nullcontext():
             if self.manifest:
                 self._skip_done(self.manifest)
-            if started:
-                started(len(self._records))
             self._start = time.perf_counter()
             left = [place for place in range(self.total) if place not in self._records]
             if segmenter and left:
@@ -162,23 +163,19 @@ class FolderRun:
             if self.manifest:
                 self.manifest.finish(self._tasks)
                 if "coco" in self._options.save and self._settings:
-                    problems, notes = self.manifest.write_coco(self._settings, self._shaped.get("coco"))
+                    problems, notes = self.manifest.write_coco(self._settings)
                     self.problems += problems
                     self.notes += notes
 
     def _skip_done(self, manifest: Manifest) -> None:
         done = {}
-        if self._options.overwrite:
-            manifest.crashed.clear()
-        else:
-            done = manifest.find_done(self._tasks, self._settings, self._shaped)
-            if count := manifest.redone["settings"]:
+        if not self._options.overwrite:
+            done = manifest.find_done(self._tasks, self._settings)
+            if manifest.outdated:
                 self.notes.append(
-                    f"{count} of the photos were done with other settings or by another version: they are "
-                    "done again, and what else was saved of them is removed"
+                    f"{manifest.outdated} of the photos were done with other settings or by another version: "
+                    "they are done again, and what else was saved of them is removed"
                 )
-            if count := manifest.redone["results"]:
-                self.notes.append(f"{count} results are not as they were written, and are made again")
         manifest.start(self._tasks, done)
         for place, task in enumerate(self._tasks):
             if task.photo.name in done:
@@ -191,31 +188,22 @@ class FolderRun:
         if self._options.engine == "ray":
             run_on_ray(inference, work, self._jobs(left), self._report)
             return
-        crashed = self.manifest.crashed if self.manifest else {}
-        alone = [place for place in left if self._tasks[place].photo.name in crashed]
-        left = [place for place in left if self._tasks[place].photo.name not in crashed]
         wanted = default_workers() if self._options.workers is None else self._options.workers
-        # What ran into a crash comes last, one by one: so the next crash has one photo to blame.
-        for places in (left, *([place] for place in alone)):
-            # One photo goes its way without detours.
-            workers = min(wanted, len(places)) if len(places) > 1 else 0
-            run_here(inference, work, self._jobs(places), self._report, workers=workers)
+        # One photo goes its way without detours.
+        workers = min(wanted, len(left)) if len(left) > 1 else 0
+        run_here(inference, work, self._jobs(left), self._report, workers=workers)
 
     def _jobs(self, places: Sequence[int]) -> Iterator[Job]:
         for place in places:
             photo, outputs = self._tasks[place].photo, self._tasks[place].outputs
             # Before it is read: a photo that changes meanwhile is then done again by a later run.
-            record = self._begun[place] = new_record(photo, self._settings)
-            job = Job(
+            self._begun[place] = new_record(photo, self._settings)
+            yield Job(
                 number=place,
                 source=sys.stdin.buffer.read() if photo.path == STDIN else photo.path,
                 file_name=photo.name + Path(photo.shown).suffix,
                 outputs={kind: target or sys.stdout.buffer for kind, target in outputs.items()},
             )
-            if self._options.engine == "ray" or not self.manifest or self.manifest.begin(record):
-                yield job
-            else:
-                self._report(job, InputError(f"{job.title}: {_CRASHED}"))
 
     def _report(self, job: Job, result: Done | Exception) -> None:
         record, error = self._begun.pop(job.number), None
@@ -236,15 +224,13 @@ class FolderRun:
             "status": "done",
             "outputs": {kind: named(path or STDOUT) for kind, path in outputs.items()},
             "digests": done.digests,
-            "options": {kind: self._shaped[kind] for kind in self._shaped.keys() & outputs},
             "width": done.width,
             "height": done.height,
             "regions": done.regions,
             "classes": {name: round(share, 6) for name, share in done.classes.items()},
+            "notes": done.notes,
             "seconds": round(sum(done.seconds.values()), 3),
         }
-        if done.notes:
-            record["notes"] = done.notes
         passed = time.perf_counter() - self._start
         self._segmented += 1
         self._network_seconds += done.seconds["network"]
@@ -265,18 +251,10 @@ def run_here(inference: Inference, work: Work, jobs: Iterable[Job], report: Repo
         while not ended.empty():
             report(*ended.get())
 
-    def prepared(items: Iterable[tuple[Job, Prepared | Exception]]) -> Iterator[tuple[Job, Prepared]]:
-        for job, photo in items:
-            if isinstance(photo, Exception):
-                report(job, photo)
-            else:
-                yield job, photo
-            report_ended()
-
     try:
         with pool(workers) as call_each:
-            photos = prepared(call_each(work.prepare, jobs))
-            fused = through_network(inference, photos, full_batches=work.full_batches)
+            prepared = call_each(work.prepare, jobs)
+            fused = through_network(inference, prepared, full_batches=work.full_batches)
             for _ in call_each(lambda item: ended.put(work.finish(item)), fused):
                 report_ended()
     except KeyboardInterrupt:
@@ -290,8 +268,9 @@ def default_workers() -> int:
     return min(cores(), 16 if free is None else max(free // WORKER_BYTES, 1), 16)
 
 
-def _settings_hash(segmenter: Segmenter) -> str:
-    """Of all that shapes results: the Segmenter with its code, and the code that writes any kind."""
+def _settings_hash(segmenter: Segmenter, options: Options) -> str:
+    """Of all that shapes results: the Segmenter with its code, options, and the code that writes any kind."""
     writers = sorted({kind.writer.partition(":")[0] for kind in KINDS.values()})
-    parts = [segmenter.settings_hash(), *(code_digest(f"deconvseg.images.{writer}") for writer in writers)]
+    parts = [segmenter.settings_hash(), f"{options.legend} {options.polygons}"]
+    parts += [code_digest(f"deconvseg.images.{writer}") for writer in writers]
     return hashlib.sha256("".join(parts).encode()).hexdigest()[:16]

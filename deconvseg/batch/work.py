@@ -13,21 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deconvseg.batch.results_folder import ResultsFolder
-from deconvseg.errors import InputError, UsageError
+from deconvseg.errors import UsageError
 from deconvseg.files import digest
 from deconvseg.images.kinds import KINDS
 from deconvseg.images.read import MAX_PIXELS, STREAM, read_image, read_photo
-from deconvseg.images.write import mask_names
 from deconvseg.remote import opened, without_query
-from deconvseg.segmentation import Segmentation
 from deconvseg.settings import refuse_below
 
 if TYPE_CHECKING:  # torch takes its time, and a mistyped name is told at once
     from deconvseg.regions import Inference, Prepared
     from deconvseg.segmenter import Segmenter
-
-SCORES_BYTES = 6_000_000_000
-"""Scores that would need more memory are refused: 6 bytes a class and pixel until they are written."""
 
 Fused: TypeAlias = "tuple[Prepared, NDArray[np.float32]]"
 """A photo behind the network, and its class probabilities, float32 (C, h, w), of `Prepared.image`."""
@@ -127,13 +122,6 @@ class Work:
     def _prepare(self, job: Job) -> Prepared:
         start = time.perf_counter()
         photo = read_photo(opened(job.source), max_pixels=self.options.max_pixels, name=job.title)
-        pixels = photo.height * photo.width
-        needed = 6 * len(self.segmenter.classes) * pixels
-        if "scores" in job.outputs and needed > SCORES_BYTES:
-            raise InputError(
-                f"{job.title}: scores of {pixels / 1e6:,.0f} megapixels would take {needed / 1e9:,.0f} GB of "
-                "memory; make it smaller, or leave scores out"
-            )
         seconds = {"read": time.perf_counter() - start}
         prepared = self.segmenter.prepare(photo)
         return replace(prepared, seconds=seconds | prepared.seconds)
@@ -143,16 +131,17 @@ class Work:
         start = time.perf_counter()
         is_painted = any(KINDS[kind].paints for kind in job.outputs)
         if is_painted and prepared.photo.image.shape[:2] != result.labels.shape:
-            result = replace(result, pixels=self._read_whole(job, result))
+            # Read again at its own size: meanwhile it would fill the memory.
+            whole = read_image(opened(job.source), max_pixels=self.options.max_pixels, name=job.title)
+            result = replace(result, pixels=whole)
         options = vars(self.options) | {"file_name": job.file_name}
         for kind, target in job.outputs.items():
             KINDS[kind].write(result, target, options)
         files = {kind: path for kind, path in job.outputs.items() if isinstance(path, Path)}
         digests = {kind: digest(path) for kind, path in files.items()}
         if self.folder:
-            masks = [f"{name}.png" for name in mask_names(result.classes)]
             for path in files.values():
-                self.folder.send(path, stale=masks)
+                self.folder.send(path)
         return Done(
             height=result.height,
             width=result.width,
@@ -163,45 +152,39 @@ class Work:
             notes=list(result.notes),
         )
 
-    def _read_whole(self, job: Job, result: Segmentation) -> NDArray[np.uint8]:
-        """The photo at its own size, read again: meanwhile it would fill the memory."""
-        image = read_image(opened(job.source), max_pixels=self.options.max_pixels, name=job.title)
-        if image.shape[:2] != result.labels.shape:
-            raise InputError(f"{job.title}: was changed while it was read; run the same again")
-        return image
-
 
 def through_network(
-    inference: Inference, photos: Iterable[tuple[Job, Prepared]], *, full_batches: bool
+    inference: Inference, photos: Iterable[tuple[Job, Prepared | Exception]], *, full_batches: bool
 ) -> Iterator[tuple[Job, Fused | Exception]]:
-    """Each photo with its probabilities, in order; one that the network fails on costs no other.
+    """Each photo with its probabilities or its error, in order; one that the network fails on costs no other.
 
-    If it raises, the photos that share its batches are tried again, each alone. Errors of `photos` pass.
+    If it raises, the photos that share its batches are tried again, each alone.
     """
     supply = iter(photos)
-    inside: deque[tuple[Job, Prepared]] = deque()
-    fault: Exception | None = None
+    inside: deque[tuple[Job, Prepared | Exception]] = deque()
 
     def entering() -> Iterator[Prepared]:
-        nonlocal fault
-        try:
-            for job, prepared in supply:
-                inside.append((job, prepared))
-                yield prepared
-        except Exception as error:
-            fault = error
-            raise
+        """Photos up to the next one that could not be prepared."""
+        for job, prepared in supply:
+            inside.append((job, prepared))
+            if isinstance(prepared, Exception):
+                return
+            yield prepared
 
     while True:
         try:
             for fused in inference.fuse(entering(), full_batches=full_batches):
                 yield inside.popleft()[0], fused
-            return
         except Exception:
-            if fault or not inside:
+            if not inside:
                 raise
+        if not inside:
+            return
         for job, prepared in inside:
-            yield job, _tried(lambda one: next(inference.fuse([one], full_batches=full_batches)), prepared)
+            if isinstance(prepared, Exception):
+                yield job, prepared
+            else:
+                yield job, _tried(next, inference.fuse([prepared], full_batches=full_batches))
         inside.clear()
 
 

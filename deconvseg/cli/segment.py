@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
-from deconvseg.batch.plan import make_plan
 from deconvseg.cli import console
 from deconvseg.cli import options as shared
 from deconvseg.cli.options import option, switch
@@ -93,24 +92,12 @@ def segment(
         console.needs_stdin()
     if ray_address is not None and engine != "ray":
         raise UsageError("--ray-address is for --engine ray; give both, or none")
-    kinds = [kind.value for kind in save]
-    plan = make_plan(inputs, output, kinds)
-    if any(None in task.outputs.values() for task in plan.tasks):
-        console.needs_stdout_alone(as_json=as_json)
-        if engine == "ray":
-            raise UsageError("--engine ray writes to files alone; name the result's file with -o")
-    for problem in plan.problems:
-        console.error(problem)
-    _tell(plan.notes, quiet)
-    if not plan.tasks:
-        return console.NOTHING_DONE
-
     only = None if classes is None else [name.strip() for name in classes.split(",")]
     load = partial(shared.load_segmenter, {**segmenter_arguments, "only": only}, quiet=quiet)
     from deconvseg.batch import FolderRun, Options
 
     options = Options(
-        save=kinds,
+        save=[kind.value for kind in save],
         legend=legend,
         polygons=coco_polygons,
         max_pixels=max_megapixels * 1_000_000,
@@ -122,44 +109,45 @@ def segment(
         ray_threads=segmenter_arguments["threads"],
         ray_talks=console.debugging(),
     )
-    has_started = False
 
     def listener(record: Record, error: Exception | None) -> None:
         _show(run, bar, record, error, quiet)
 
-    def start(skipped: int) -> None:
-        nonlocal has_started
-        has_started = True
-        _tell(run.notes, quiet)
-        bar.move(skipped)
-
-    run = FolderRun(plan, options, listener)
+    run = FolderRun(inputs, output, options, listener)
+    if run.plan.to_stdout:
+        console.needs_stdout_alone(as_json=as_json)
+    for problem in run.problems:
+        console.error(problem)
+    _tell(run.notes, quiet)
+    if not run.plan.tasks:
+        return console.NOTHING_DONE
+    told = len(run.problems)
     fault: BaseException | None = None
     with console.Progress(run.total, wanted=not quiet, lines=False) as bar:
         try:
-            run.work(load, start)
+            run.work(load)
         except (KeyboardInterrupt, OutputError, WorkerError) as error:
-            if not has_started:
+            if not run.ended:
                 raise
             fault = error
-    for problem in run.problems:
+    for problem in run.problems[told:]:
         console.error(problem)
     _tell(run.notes, quiet)
     if as_json:
         speed = {"photos_per_second": run.rate, "network_busy": run.network_busy}
         print(json.dumps({"images": run.records, **speed}, indent=2))
     counts = Counter(record["status"] for record in run.records)
-    if not quiet and (plan.folder or run.total > 1):
+    if not quiet and (run.plan.folder or run.total > 1):
         _say_end(run, counts)
     if isinstance(fault, DeconvSegError):
         console.failure(fault)
-        return console.SOME_FAILED if run.records else console.NOTHING_DONE
+        return console.SOME_FAILED
     if fault:
         kept = "finished photos are kept"
-        if plan.folder:
+        if run.plan.folder:
             kept += f", run {'it again without --overwrite' if overwrite else 'the same again'} to go on"
         return console.interrupted(kept)
-    return console.SOME_FAILED if counts["failed"] or plan.problems or run.problems else console.DONE
+    return console.SOME_FAILED if counts["failed"] or run.problems else console.DONE
 
 
 def _tell(notes: list[str], quiet: bool) -> None:
@@ -174,11 +162,12 @@ def _show(
     run: FolderRun, bar: console.Progress, record: Record, error: Exception | None, quiet: bool
 ) -> None:
     """Say what became of a photo: on a terminal by a bar, else by a line; errors always."""
-    bar.step(f"{run.rate:.2f} photos/s" if run.rate else "")
+    _tell(run.notes, quiet)
+    bar.move(run.ended, f"{run.rate:.2f} photos/s" if run.rate else "")
     if error:
         console.failure(error, record["error"])
         return
-    _tell([f"{record['input']}: {note}" for note in record.get("notes", ())], quiet)
+    _tell([f"{record['input']}: {note}" for note in record["notes"]], quiet)
     if not (quiet or bar.visible):
         place = f"[{bar.done}/{bar.total}] " * (bar.total > 1)
         console.say(place + _sentence(record))

@@ -71,24 +71,21 @@ def find_pictures(
     """
     if not folder.is_dir():
         return {}
-    found: list[Path] = []
 
     def refuse(error: OSError) -> None:
-        path = Path(error.filename)
-        if path.suffix.lower() not in suffixes:  # of a picture it is told when that is read
-            raise DataError(f"{path}: cannot be read ({error.strerror}); mend or remove it")
-        found.append(path)
+        raise DataError(f"{error.filename}: cannot be read ({error.strerror}); mend or remove it")
 
     closed = leave_out and os.path.realpath(leave_out)
-    for file in walk(str(folder), leave_out=lambda at, _: os.path.realpath(at) == closed, refused=refuse):
-        found.append(Path(file))
+    files = walk(str(folder), leave_out=lambda at, _: os.path.realpath(at) == closed, refused=refuse)
     pictures: dict[str, Path] = {}
-    for path in sorted(found, key=lambda path: (path.suffix.lower() != prefer, path)):
+    for path in sorted(map(Path, files), key=lambda path: (path.suffix.lower() != prefer, path)):
         if path.suffix.lower() in suffixes:
             name = normalize("NFC", path.relative_to(folder).with_suffix("").as_posix())
             first = pictures.setdefault(name, path)
             if first != path and (path.suffix.lower() == prefer or first.suffix.lower() != prefer):
                 raise DataError(f"{path}: {first.name} has the same name without suffix; rename one of them")
+        elif not path.exists():  # of a picture it is told when that is read
+            raise DataError(f"{path}: the link leads nowhere; mend or remove it")
     return pictures
 
 

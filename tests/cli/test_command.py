@@ -46,7 +46,7 @@ def test_help_names_every_option_in_its_group(inside: Run) -> None:
             ["segment", "a.jpg", "--ray-address", "auto"],
             "--ray-address is for --engine ray; give both, or none",
         ),
-        (["segment", "a.jpg", "-o", "-", "--engine", "ray"], "--engine ray writes to files alone"),
+        (["segment", "a.jpg", "-o", "-", "--engine", "ray"], "Ray writes to files alone"),
         (["nonsense"], "nonsense"),
     ],
 )

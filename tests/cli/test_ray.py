@@ -12,7 +12,6 @@ import pytest
 
 import deconvseg.batch.run
 from deconvseg.batch import FolderRun, Options
-from deconvseg.batch.plan import make_plan
 from deconvseg.batch.ray import joined
 from deconvseg.errors import MissingDependencyError, UsageError
 
@@ -51,12 +50,11 @@ def test_a_stopped_run_goes_on_to_the_same(run: Run, inside: Run, fast: list[str
 
 
 def test_options_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = make_plan(["none.jpg"], str(tmp_path), ["labels"])
     with pytest.raises(UsageError, match="Ray needs at least one network"):
-        FolderRun(plan, Options(engine="ray", workers=0))
+        FolderRun(["none.jpg"], str(tmp_path), Options(engine="ray", workers=0))
     monkeypatch.setattr(deconvseg.batch.run, "find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match=r'pip install "deconvseg\[ray\]"'):
-        FolderRun(plan, Options(engine="ray"))
+        FolderRun(["none.jpg"], str(tmp_path), Options(engine="ray"))
 
 
 def test_a_broken_ray_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ def test_links_that_lead_nowhere_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"gone\.jpg: no such file"):
         read_image(find_pictures(tmp_path)["gone"])
     (tmp_path / "folder").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(DataError, match=r"folder: cannot be read \(the link leads nowhere\)"):
+    with pytest.raises(DataError, match="folder: the link leads nowhere"):
         find_pictures(tmp_path)
 
 
