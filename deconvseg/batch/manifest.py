@@ -104,11 +104,13 @@ class Manifest:
     def _names(self, task: Task) -> list[str]:
         return [self.folder.name_of(path) for path in task.outputs.values() if path]
 
-    def find_done(self, tasks: Iterable[Task], settings: str | None) -> dict[str, Record]:
+    def find_done(
+        self, tasks: Iterable[Task], settings: str | None, options: Mapping[str, str]
+    ) -> dict[str, Record]:
         """By name, the records of photos whose results were made as wanted now, and are all there."""
-        return {task.photo.name: record for task in tasks if (record := self._done(task, settings))}
+        return {task.photo.name: record for task in tasks if (record := self._done(task, settings, options))}
 
-    def _done(self, task: Task, settings: str | None) -> Record | None:
+    def _done(self, task: Task, settings: str | None, options: Mapping[str, str]) -> Record | None:
         old, now = self._records.get(task.photo.name), new_record(task.photo, settings)
         if old is None or now["bytes"] is None or not old["outputs"]:
             return None
@@ -116,7 +118,7 @@ class Manifest:
             self.outdated += old["settings"] != now["settings"]
             return None
         for kind, path in task.outputs.items():
-            if path is None or kind not in old["outputs"]:
+            if path is None or kind not in old["outputs"] or old["options"].get(kind) != options.get(kind):
                 return None
             if not self.folder.is_as_written(self.folder.name_of(path), old["digests"].get(kind)):
                 return None
@@ -179,7 +181,7 @@ class Manifest:
             return record
         if is_alike(old, record):
             there = [kind for kind, path in others.items() if self.folder.exists(path)]
-            for key in ("outputs", "digests"):
+            for key in ("outputs", "digests", "options"):
                 record[key] |= {kind: old[key][kind] for kind in there if kind in old[key]}
             return record
         for kind, path in others.items():
@@ -199,7 +201,7 @@ class Manifest:
         self._pending = {name for name in self._pending - named if self.folder.exists(name)} | self._of_run
         self._write_journal()
 
-    def write_coco(self, settings: str) -> tuple[list[str], list[str]]:
+    def write_coco(self, settings: str, option: str | None) -> tuple[list[str], list[str]]:
         """Put the `coco` results of all photos that are done with these settings into one file, by name.
 
         Shards do it one after the other, so that the last one sees what all have done; in a store, which has
@@ -208,7 +210,7 @@ class Manifest:
         """
         from deconvseg.images.coco import merge_coco
 
-        root = self.folder.root
+        root, wanted = self.folder.root, (settings, option)
         with lock_moment(root, "coco"):
             self._send()
             self.folder.refresh(_ALL)
@@ -216,7 +218,11 @@ class Manifest:
             made = [
                 record for record in records if record["status"] != "failed" and "coco" in record["outputs"]
             ]
-            alike = [record["outputs"]["coco"] for record in made if record["settings"] == settings]
+            alike = [
+                record["outputs"]["coco"]
+                for record in made
+                if (record["settings"], record["options"].get("coco")) == wanted
+            ]
             self.folder.fetch(name for name in alike if not (root / name).exists())
             problems = merge_coco([root / name for name in alike], root / COCO)
             self.folder.send(root / COCO)

@@ -26,13 +26,14 @@ class Record(TypedDict):
     error: str | None  # one line, when failed
     outputs: dict[str, str]  # by kind, its file or address; in the manifest relative to the manifest's folder
     digests: dict[str, str]  # by kind, SHA-256 of its file, by which a later run knows it again
+    options: dict[str, str]  # by kind, the option that shaped it, and no other kind
     width: int | None  # of the photo as displayed, in pixels
     height: int | None
     regions: int | None  # that went through the network
     classes: dict[str, float]  # share of the pixels (0..1), largest first
     notes: list[str]  # on how the photo was read, a line each
     seconds: float | int | None  # of work for this photo, from reading to writing, without waiting
-    settings: str | None  # hash of all that changes results, the network's content included
+    settings: str | None  # hash of all that changes every result, the network's content included
     bytes: int | None  # size and time of change of the photo's file, by which a later run knows it again
     modified: float | int | None
 

@@ -124,6 +124,12 @@ class FolderRun:
         self.rate: float | None = None
         self.network_busy: float | None = None
         self._settings: str | None = None
+        self._shaped = {  # kind of result -> the option that shapes it, besides the settings
+            name: option
+            for name, kind in KINDS.items()
+            for option in kind.options
+            if vars(options).get(option)
+        }
         self._begun: dict[int, Record] = {}
         self._segmented, self._network_seconds, self._start = 0, 0.0, time.perf_counter()
 
@@ -149,7 +155,7 @@ class FolderRun:
         segmenter = None
         if not all(task.photo.missing for task in self._tasks):
             segmenter = load()
-            self._settings = _settings_hash(segmenter, self._options)
+            self._settings = _settings_hash(segmenter)
         with self.manifest.locked() if self.manifest else nullcontext():
             if self.manifest:
                 self._skip_done(self.manifest)
@@ -163,14 +169,14 @@ class FolderRun:
             if self.manifest:
                 self.manifest.finish(self._tasks)
                 if "coco" in self._options.save and self._settings:
-                    problems, notes = self.manifest.write_coco(self._settings)
+                    problems, notes = self.manifest.write_coco(self._settings, self._shaped.get("coco"))
                     self.problems += problems
                     self.notes += notes
 
     def _skip_done(self, manifest: Manifest) -> None:
         done = {}
         if not self._options.overwrite:
-            done = manifest.find_done(self._tasks, self._settings)
+            done = manifest.find_done(self._tasks, self._settings, self._shaped)
             if manifest.outdated:
                 self.notes.append(
                     f"{manifest.outdated} of the photos were done with other settings or by another version: "
@@ -224,6 +230,7 @@ class FolderRun:
             "status": "done",
             "outputs": {kind: named(path or STDOUT) for kind, path in outputs.items()},
             "digests": done.digests,
+            "options": {kind: self._shaped[kind] for kind in self._shaped.keys() & outputs},
             "width": done.width,
             "height": done.height,
             "regions": done.regions,
@@ -268,9 +275,8 @@ def default_workers() -> int:
     return min(cores(), 16 if free is None else max(free // WORKER_BYTES, 1), 16)
 
 
-def _settings_hash(segmenter: Segmenter, options: Options) -> str:
-    """Of all that shapes results: the Segmenter with its code, options, and the code that writes any kind."""
+def _settings_hash(segmenter: Segmenter) -> str:
+    """Of all that shapes results: the Segmenter with its code, and the code that writes any kind."""
     writers = sorted({kind.writer.partition(":")[0] for kind in KINDS.values()})
-    parts = [segmenter.settings_hash(), f"{options.legend} {options.polygons}"]
-    parts += [code_digest(f"deconvseg.images.{writer}") for writer in writers]
+    parts = [segmenter.settings_hash(), *(code_digest(f"deconvseg.images.{writer}") for writer in writers)]
     return hashlib.sha256("".join(parts).encode()).hexdigest()[:16]

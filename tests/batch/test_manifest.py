@@ -51,7 +51,7 @@ def run(
     """Do what is not done; returns what was."""
     manifest = opened(folder, shard)
     with manifest.locked():
-        done = manifest.find_done(tasks, settings)
+        done = manifest.find_done(tasks, settings, {})
         manifest.start(tasks, done)
         for task in tasks:
             if task.photo.name not in done:
@@ -77,12 +77,12 @@ def task(tmp_path: Path) -> Task:
 
 
 def is_done(task: Task, folder: Path, settings: str = "s1") -> bool:
-    return "a" in opened(folder).find_done([task], settings)
+    return "a" in opened(folder).find_done([task], settings, {})
 
 
 def test_done_is_skipped(task: Task, tmp_path: Path) -> None:
     manifest = opened(tmp_path)
-    record = manifest.shown(manifest.find_done([task], "s1")["a"])
+    record = manifest.shown(manifest.find_done([task], "s1", {})["a"])
     assert record["status"] == "skipped"
     assert record["outputs"] == {kind: str(path) for kind, path in task.outputs.items()}
     assert is_done(make_task(tmp_path, "a", ("labels",)), tmp_path)  # fewer kinds than there are
@@ -91,7 +91,7 @@ def test_done_is_skipped(task: Task, tmp_path: Path) -> None:
 def test_the_folder_may_move(task: Task, tmp_path: Path) -> None:
     (tmp_path / "out").rename(tmp_path / "moved")
     moved = Task(task.photo, {kind: tmp_path / "moved" / f"a.{kind}.png" for kind in task.outputs})
-    assert Manifest(ResultsFolder(tmp_path / "moved")).find_done([moved], "s1").keys() == {"a"}
+    assert Manifest(ResultsFolder(tmp_path / "moved")).find_done([moved], "s1", {}).keys() == {"a"}
 
 
 def test_other_settings_and_kinds_are_not_done(task: Task, tmp_path: Path) -> None:
@@ -127,14 +127,14 @@ def test_a_photo_that_is_away_for_a_run_stays_done(task: Task, tmp_path: Path) -
     (tmp_path / "in").rename(tmp_path / "away")
     for settings in ("s1", None):  # None: no photo is there, and no network is loaded
         manifest = opened(tmp_path)
-        assert not manifest.find_done([task], settings)
+        assert not manifest.find_done([task], settings, {})
         manifest.start([task], {})
         manifest.add({**new_record(task.photo, settings), "error": "no such file"})
         manifest.finish([task])
     (line,) = map(json.loads, (tmp_path / "out" / MANIFEST).open())
     assert line == {**before, "status": "failed", "error": "no such file"}
     (tmp_path / "away").rename(tmp_path / "in")
-    record = opened(tmp_path).find_done([task], "s1")["a"]
+    record = opened(tmp_path).find_done([task], "s1", {})["a"]
     assert (record["status"], record["error"]) == ("skipped", None)
 
 
@@ -145,7 +145,7 @@ def test_one_line_a_photo_through_stops_and_other_runs(task: Task, tmp_path: Pat
     tasks = [task, make_task(tmp_path, "b"), make_task(tmp_path, "c")]
 
     manifest = opened(tmp_path)
-    done = manifest.find_done(tasks, "s1")
+    done = manifest.find_done(tasks, "s1", {})
     manifest.start(tasks, done)
     assert reread(tmp_path) == {"a": "skipped"}
     finish(manifest, tasks[1])  # then comes a kill
@@ -157,8 +157,8 @@ def test_one_line_a_photo_through_stops_and_other_runs(task: Task, tmp_path: Pat
     for later in tasks[1:]:
         finish(manifest, later, "s2")
     assert reread(tmp_path) == {"a": "skipped", "b": "done", "c": "done"}
-    assert opened(tmp_path).find_done(tasks, "s2").keys() == {"b", "c"}
-    assert opened(tmp_path).find_done(tasks, "s1").keys() == {"a"}
+    assert opened(tmp_path).find_done(tasks, "s2", {}).keys() == {"b", "c"}
+    assert opened(tmp_path).find_done(tasks, "s1", {}).keys() == {"a"}
 
 
 def test_what_is_written_whole_is_put_on_the_disk(
@@ -251,9 +251,9 @@ def test_result_of_another_photo_is_refused(
         try:
             manifest.refuse_foreign([one])
         except UsageError:
-            assert not manifest.find_done([one], "s1")
+            assert not manifest.find_done([one], "s1", {})
             raise
-        assert manifest.find_done([one], "s1")
+        assert manifest.find_done([one], "s1", {})
 
     shutil.copytree(tmp_path / "in", tmp_path / "other" / "in", copy_function=shutil.copy2)
     monkeypatch.chdir(tmp_path)

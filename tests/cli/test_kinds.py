@@ -99,7 +99,7 @@ def test_coco_of_a_run_in_parts_is_that_of_one_run(
 
 
 def test_kinds_one_after_the_other(inside: Run, fast: list[str], tmp_path: Path) -> None:
-    """What an earlier run has made of the same photos with the same settings counts."""
+    """What an earlier run has made of the same photos counts; --legend for overlays alone."""
     Image.new("RGB", (30, 40), "teal").save(tmp_path / "a.png")
 
     def segment(*options: str) -> tuple[str, set[str]]:
@@ -108,9 +108,10 @@ def test_kinds_one_after_the_other(inside: Run, fast: list[str], tmp_path: Path)
         return record["status"], set(record["outputs"])
 
     assert segment() == ("done", {"labels"})
-    assert segment("--save", "overlay") == ("done", {"labels", "overlay"})
-    assert segment(*saving("labels", "overlay")) == ("skipped", {"labels", "overlay"})
-    assert segment("--save", "overlay", "--legend") == ("done", {"overlay"})
+    assert segment("--legend") == ("skipped", {"labels"})
+    assert segment("--save", "overlay", "--legend") == ("done", {"labels", "overlay"})
+    assert segment(*saving("labels", "overlay"), "--legend") == ("skipped", {"labels", "overlay"})
+    assert segment("--save", "overlay") == ("done", {"labels", "overlay"})  # without the legend
     assert segment("--save", "overlay", "--classes", "cat") == ("done", {"overlay"})
     assert files(tmp_path / "out") == {"a.overlay.jpg", "segment.jsonl"}
 
