@@ -160,14 +160,15 @@ class Training:
         size = len(inputs) // recipe.accumulate
         for start in range(0, len(inputs), size):
             part = slice(start, start + size)
-            teaching = (batch.labels[part], batch.own[part], batch.weights[part])
+            teaching = (batch.labels[part], batch.own[part])
             soft = self.sampler.soft_labels(batch, part)
             # The processes exchange gradients once a step, not once a part.
             waits = isinstance(losses, DistributedDataParallel) and start + size < len(inputs)
             with losses.no_sync() if waits else nullcontext():  # type: ignore[operator]
                 with autocast(recipe, inputs.device):
                     sums = losses(inputs[part], *teaching, soft)
-                share = (sums[0] + sums[2]) / pixels + recipe.presence_weight * sums[1] / answers
+                share = (sums[0] + recipe.scores_weight * sums[2]) / pixels
+                share = share + recipe.presence_weight * sums[1] / answers
                 # Processes take the mean of their gradients, and want the sum.
                 self.scaler.scale(share * distributed.world_size()).backward()
             loss += share.detach()

@@ -12,9 +12,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from deconvseg.data.check import DataReport, Fault, check_dataset
 from deconvseg.data.crops import Pair
 from deconvseg.data.dataset import DataSet, Example
@@ -70,22 +67,6 @@ class Plan:
     photos: Sequence[Photo]  # to learn from, data set by data set, all of the same classes
     validation: DataSet
 
-    def weights(self, recipe: Recipe) -> Tensor:
-        """Weights of each photo's mask and soft labels, float32 (N, 2).
-
-        Raises UsageError if the recipe weighs a data set that is not there.
-        """
-        columns, groups = [], {photo.group: None for photo in self.photos}
-        for key in ("mask_weight", "scores_weight"):
-            weight = getattr(recipe, key)
-            table = weight if isinstance(weight, Mapping) else dict.fromkeys(groups, weight)
-            if unknown := [name for name in table if name not in groups]:
-                raise UsageError(
-                    f"{key}: there is no data set '{unknown[0]}' to learn from; there is {', '.join(groups)}"
-                )
-            columns.append([table.get(photo.group, 1.0) for photo in self.photos])
-        return torch.tensor(columns, dtype=torch.float32).T
-
 
 def plan_training(
     sources: Sources, recipe: str | Path, overrides: Mapping[str, Any], stage: str | None = None
@@ -108,8 +89,6 @@ def plan_training(
     datasets += [(more, open_dataset(more, "train")) for more in sources.extra_roots]
     plan = Plan(stages, _photos(datasets, extra, sources.scores), validation)
     _refuse_mixtures(plan, sources.split == sources.val_split)
-    for stage_recipe in stages.values():
-        plan.weights(stage_recipe)
     return plan
 
 

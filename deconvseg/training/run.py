@@ -85,8 +85,7 @@ def run_training(
             if recipe.proposal_share:
                 names = [photo.name for photo in plan.photos]
                 regions = proposal_regions(photos, names, read_proposals(target), recipe.overlap)
-            weights = plan.weights(recipe)
-            sampler = CropSampler(photos, recipe, options.device, weights, soft, regions)
+            sampler = CropSampler(photos, recipe, options.device, soft, regions)
             header = _with_statistics(network, header, sampler, is_new=source is None)
             is_through = Training(network, header, sampler, validation, folder, options).run()
             if distributed.rank() == 0:

@@ -49,13 +49,11 @@ class SoftLabels:
         """The soft labels on another device."""
         return replace(self, maps=[values if values is None else values.to(device) for values in self.maps])
 
-    def cut(
-        self, photo: Tensor, boxes: Tensor, mirror: Tensor, size: int, temperature: float = 1.0
-    ) -> Tensor:
+    def cut(self, photo: Tensor, boxes: Tensor, mirror: Tensor, size: int) -> Tensor:
         """Soft labels float32 (B, C, size, size) of crops, which are given as to `data.crops.cut_crops`.
 
         They sum to 1 over the classes and go on beyond the photo's borders as at them; all are 0 where the
-        photo has none. Probabilities are raised to the inverse of the temperature: over 1 makes them softer.
+        photo has none.
         """
         height, width = self.sizes[photo].to(boxes.device, torch.float32).T[:, :, None]
         grid = sampling_grid(boxes, mirror, size, width, height)
@@ -67,8 +65,6 @@ class SoftLabels:
                 cut[k] = functional.grid_sample(
                     values[None].float(), grid[k : k + 1], padding_mode="border", align_corners=False
                 )[0]
-        if temperature != 1:
-            cut = (cut / 255) ** (1 / temperature)
         return cut / cut.sum(1, keepdim=True).clamp_min(1e-12)
 
 

@@ -95,14 +95,3 @@ def test_score_files_are_found_by_data_set_and_stand_in_for_masks(tmp_path: Path
     assert (fault.file, fault.problem[:21]) == (beside, "scores cannot be read")
     with pytest.raises(UsageError, match=r"none: holds no NAME\.scores\.npz of any photo to train on"):
         plan_training(replace(sources, scores=[tmp_path / "none"]), "own", {})
-
-
-def test_data_sets_are_weighed_by_name(tmp_path: Path, voc: Path) -> None:
-    sources = Sources(voc, extra_roots=[make_shapes(tmp_path / "more", train=1, val=1)])
-    recipe = tmp_path / "r.toml"
-    recipe.write_text("mask_weight = { voc = 0.5 }\nscores_weight = 2\n")
-    plan = plan_training(sources, recipe, {})
-    assert plan.weights(plan.stages[""]).tolist() == [[0.5, 2]] * 3 + [[1, 2]]
-    recipe.write_text("mask_weight = { voc12 = 0.5 }\n")
-    with pytest.raises(UsageError, match=r"no data set 'voc12' to learn from; there is voc, more"):
-        plan_training(sources, recipe, {})

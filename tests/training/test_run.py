@@ -147,7 +147,7 @@ def test_what_is_missing_is_found_before_the_data_is_read(
 
 
 def test_soft_labels_teach(own: Path, tmp_path: Path) -> None:
-    """With scores that call everything a disc, and masks that do not count, the network does so."""
+    """With scores that call everything a disc and outweigh the masks, the network does so."""
     (tmp_path / "scores").mkdir()
     changes = {"copy_paste": 0.3, "steps": 30, "warmup_steps": 20}
     for photo in plan_of(own, tmp_path).photos:
@@ -155,8 +155,7 @@ def test_soft_labels_teach(own: Path, tmp_path: Path) -> None:
         scores = np.zeros((3, height, width), np.float16)
         scores[1] = 1
         np.savez(tmp_path / f"scores/{photo.name}.scores.npz", probabilities=scores, classes=[*OWN_CLASSES])
-    plan = plan_of(own, tmp_path, (tmp_path / "scores",), **changes)
-    stages = {"": replace(plan.stages[""], mask_weight={"own": 0.0})}
-    folder = start(replace(plan, stages=stages), tmp_path / "run")
+    plan = plan_of(own, tmp_path, (tmp_path / "scores",), **changes, scores_weight=50)
+    folder = start(plan, tmp_path / "run")
     segmenter = Segmenter(folder / "last.safetensors", proposals=0, crf=False)
     assert segmenter.segment(np.full((64, 64, 3), 115, np.uint8)).class_shares()["disc"] > 0.9
