@@ -58,7 +58,7 @@ def train(
     batch_size: int | None = _training("N", "Crops a step."),
     accumulate: int | None = _training("N", "Parts a batch is computed in: more need less memory."),
     learning_rate: float | None = _training("N", "Peak for new layers."),
-    precision: str | None = _training("fp32|bf16|fp16", "Arithmetic."),
+    precision: str | None = _training("fp32|bf16", "Arithmetic; fp32 for cards without bf16."),
     patience: int | None = _training("N", "Stop after so many validations without a better one."),
     seed: int | None = _training("N", "Decides weights and crops."),
     out: Path | None = _run("DIR", "Run folder: networks, checkpoint, metrics.jsonl, curves."),

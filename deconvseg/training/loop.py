@@ -88,10 +88,9 @@ class Training:
         presence = nn.Linear(network.arguments["bottleneck"], len(header.classes) - 1).to(device)
         self.losses = distributed.parallel(Losses(network, presence, recipe), device)
         self.optimizer = build_optimizer(network, presence, recipe)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
         self.part = distributed.share(recipe.batch_size, recipe.accumulate)
         self.modules: dict[str, Any] = {"network": network, "presence": presence, "averaged": self.averaged}
-        self.modules |= {"optimizer": self.optimizer, "scaler": self.scaler}
+        self.modules["optimizer"] = self.optimizer
         self.progress: dict[str, float] = {"step": 0, "best": -1.0, "best_step": 0, "seconds": 0.0}
         if options.resume and (folder / STATE).is_file():
             self.progress = run_folder.load_state(folder / STATE, self.modules)
@@ -139,11 +138,9 @@ class Training:
         torch.manual_seed(recipe.seed * 1_000_003 + self.step + (distributed.rank() << 40))  # for dropout
         self.optimizer.zero_grad()
         self.recent.append(self._backward(batch))
-        self.scaler.unscale_(self.optimizer)
         if recipe.clip_norm:
             nn.utils.clip_grad_norm_(self.network.parameters(), recipe.clip_norm)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        self.optimizer.step()
         self.step += 1
         if recipe.ema:
             # Early on the average follows closely, so that it forgets the random start.
@@ -170,7 +167,7 @@ class Training:
                 share = (sums[0] + recipe.scores_weight * sums[2]) / pixels
                 share = share + recipe.presence_weight * sums[1] / answers
                 # Processes take the mean of their gradients, and want the sum.
-                self.scaler.scale(share * distributed.world_size()).backward()
+                (share * distributed.world_size()).backward()
             loss += share.detach()
         return loss
 

@@ -16,8 +16,7 @@ PRESENT_SHARE = 0.005  # of a crop's pixels, from which on a class counts as pre
 
 def autocast(recipe: Recipe, device: torch.device) -> torch.autocast:
     """The recipe's arithmetic."""
-    dtype = torch.float16 if recipe.precision == "fp16" else torch.bfloat16
-    return torch.autocast(device.type, dtype, enabled=recipe.precision != "fp32")
+    return torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
 
 
 class Losses(nn.Module):

@@ -84,7 +84,7 @@ class Recipe:
     lovasz_weight: Amount = 0.0
     # Of the soft labels of score files, beside the masks (distillation, Hinton et al., arXiv 1503.02531).
     scores_weight: Amount = 1.0
-    precision: Literal["fp32", "bf16", "fp16"] = "bf16"  # of the forward pass
+    precision: Literal["fp32", "bf16"] = "bf16"  # of the forward pass
     validate_every: Positive = 250
     patience: Count = 0  # stop after so many validations in a row without a better one; 0 never does
     seed: Annotated[int, 0, 2**40] = 1  # decides initial weights and every crop

@@ -122,8 +122,7 @@ def load_state(path: Path, modules: dict[str, Any]) -> dict[str, float]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         for name, module in modules.items():
-            if name != "scaler" or state[name]:  # empty in a precision that needs no scaling
-                module.load_state_dict(state[name])
+            module.load_state_dict(state[name])
         return dict(state["progress"])
     except Exception as error:  # a damaged file can fail in any way
         if is_out_of_memory(error):

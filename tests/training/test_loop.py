@@ -42,7 +42,6 @@ SGD = {"optimizer": "sgd", "schedule": "step", "step_size": 3, "ema": 0.0, "accu
         {"dropout": 0.5},
         SGD,
         {"precision": "bf16", "schedule": "constant", "label": "object"},
-        {"precision": "fp16", "learning_rate": 1e-3},
     ],
     ids=lambda changes: ",".join(changes),
 )
