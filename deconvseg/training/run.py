@@ -19,7 +19,7 @@ from deconvseg.network.checkpoint import NetworkHeader, load_network
 from deconvseg.network.deconvnet import DeconvNet, resize_bottleneck
 from deconvseg.network.fcn8s import FCN8s, start_from_deconvnet
 from deconvseg.network.inputs import normalise
-from deconvseg.network.vgg16 import calibrate_encoder_norm, download_vgg16, initialise_encoder, read_vgg16
+from deconvseg.network.vgg16 import download_vgg16, initialise_encoder, read_vgg16
 from deconvseg.proposals.cache import cache_proposals, read_proposals
 from deconvseg.training import distributed
 from deconvseg.training.loop import Options, Training
@@ -86,7 +86,11 @@ def run_training(
                 names = [photo.name for photo in plan.photos]
                 regions = proposal_regions(photos, names, read_proposals(target), recipe.overlap)
             sampler = CropSampler(photos, recipe, options.device, soft, regions)
-            header = _with_statistics(network, header, sampler, is_new=source is None)
+            if not header.statistics:  # blocks that are frozen get none later
+                network.to(options.device)
+                crops = (sampler.batch(step).crops for step in range(STATISTICS_BATCHES))
+                update_bn((normalise(batch, header) for batch in crops), network)
+                header = replace(header, statistics=True)
             is_through = Training(network, header, sampler, validation, folder, options).run()
             if distributed.rank() == 0:
                 draw_curves(folder / METRICS, folder / "curves.png")
@@ -228,16 +232,3 @@ def _load(plan: Plan, canvas: int, options: Options) -> tuple[ImageStore, ImageS
     scores, classes = [photo.scores for photo in plan.photos], plan.validation.classes
     soft = SoftLabels.load(scores, training.sizes, classes, workers=options.workers)
     return training, validation, soft if any(scores) else None
-
-
-def _with_statistics(
-    network: SegmentationNetwork, header: NetworkHeader, sampler: CropSampler, *, is_new: bool
-) -> NetworkHeader:
-    """Give a network BatchNorm statistics before training: blocks that are frozen get no others."""
-    network.to(sampler.store.device)
-    if is_new and sampler.recipe.encoder_norm and sampler.recipe.pretrained == "vgg16":
-        calibrate_encoder_norm(network, normalise(sampler.batch(0).crops, header))
-    if not header.statistics:
-        crops = (sampler.batch(step).crops for step in range(STATISTICS_BATCHES))
-        update_bn((normalise(batch, header) for batch in crops), network)
-    return replace(header, statistics=True)
