@@ -124,15 +124,13 @@ def resized_kernel(weight: Tensor, side: int) -> Tensor:
 
 
 @torch.no_grad()
-def average(
-    first: SegmentationNetwork, second: SegmentationNetwork, share: float, *, encoder_only: bool = False
-) -> None:
-    """Move the first network's weights towards the second's (Wortsman et al. 2022, "Model soups").
+def average(first: nn.Module, second: nn.Module, share: float) -> None:
+    """Move weights of the first towards the second's (Wortsman et al. 2022, "Model soups").
 
     The first, float32, is changed in place, BatchNorm's statistics as well; `share` is the second's, 0..1.
-    Raises UsageError if the networks, or with `encoder_only` their encoders, have different layers.
+    Raises UsageError if the two have different layers.
     """
-    own, other = ((network.encoder if encoder_only else network).state_dict() for network in (first, second))
+    own, other = first.state_dict(), second.state_dict()
     if {name: v.shape for name, v in own.items()} != {name: v.shape for name, v in other.items()}:
         raise UsageError("different layers have no average; take two networks, or encoders, of one training")
     for name, values in own.items():

@@ -20,7 +20,7 @@ from deconvseg.data.crops import ImageStore, cut_crops
 from deconvseg.data.masks import VOID
 from deconvseg.errors import DeconvSegError
 from deconvseg.machine import is_out_of_memory
-from deconvseg.network.base import SegmentationNetwork
+from deconvseg.network.base import SegmentationNetwork, average
 from deconvseg.network.checkpoint import NetworkHeader, save_network
 from deconvseg.network.inputs import normalise
 from deconvseg.training import distributed, run_folder
@@ -144,7 +144,7 @@ class Training:
         self.step += 1
         if recipe.ema:
             # Early on the average follows closely, so that it forgets the random start.
-            update_average(self.averaged, self.network, min(recipe.ema, self.step / (self.step + 10)))
+            average(self.averaged, self.network, 1 - min(recipe.ema, self.step / (self.step + 10)))
 
     def _backward(self, batch: Batch) -> Tensor:
         """Gradients of this process's crops, part by part; its share of the whole batch's loss."""
@@ -276,16 +276,6 @@ def schedule(step: int, recipe: Recipe) -> float:
         return float(recipe.step_factor ** (step // recipe.step_size))
     progress = min((step - warmup) / max(recipe.steps - warmup, 1), 1.0)
     return 0.5 * (1 + math.cos(math.pi * progress))
-
-
-@torch.no_grad()
-def update_average(averaged: nn.Module, network: nn.Module, decay: float) -> None:
-    """Move the averaged network towards the trained one, BatchNorm statistics included."""
-    for mean, value in zip(averaged.state_dict().values(), network.state_dict().values(), strict=True):
-        if mean.is_floating_point():
-            mean.lerp_(value, 1 - decay)
-        else:
-            mean.copy_(value)
 
 
 @torch.no_grad()

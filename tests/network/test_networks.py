@@ -158,16 +158,23 @@ def test_enlarging_is_bilinear_and_stays_so() -> None:
 def test_the_encoders_of_two_kinds() -> None:
     first, second = randomised(deconvnet(encoder_norm=False)), fcn8s()
     old = copy.deepcopy(first.state_dict())
-    average(first, second, 1.0, encoder_only=True)
+    average(first.encoder, second.encoder, 1.0)
     for name, values in first.state_dict().items():
         want = second.state_dict()[name] if name.startswith("encoder.") else old[name]
         assert torch.equal(values, want), name
 
 
-@pytest.mark.parametrize("encoder_only", [False, True])
-def test_networks_of_different_layers_are_refused(encoder_only: bool) -> None:
+def test_an_average_moves_weights_and_statistics_by_its_share() -> None:
+    mean, value = nn.BatchNorm2d(1), nn.BatchNorm2d(1)
+    nn.init.constant_(value.weight, 3.0)
+    value.running_mean.fill_(1.0)
+    average(mean, value, 0.25)
+    assert (mean.weight.item(), mean.running_mean.item()) == (1.5, 0.25)
+
+
+def test_networks_of_different_layers_are_refused() -> None:
     with pytest.raises(UsageError, match="different layers"):
-        average(deconvnet(), deconvnet(encoder_norm=False), 0.5, encoder_only=encoder_only)
+        average(deconvnet(), deconvnet(encoder_norm=False), 0.5)
 
 
 @pytest.mark.parametrize(
