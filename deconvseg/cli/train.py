@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -114,7 +115,7 @@ def _check(plan: Plan, workers: int, display: Reporter, *, as_json: bool) -> int
     with display.progress(len(plan.photos) + len(plan.validation), "checking") as step:
         reports = check_plan(plan, workers=workers, progress=step)
     if as_json:
-        print(json.dumps({about: report.as_dict() for about, report in reports}, indent=2))
+        print(json.dumps({about: asdict(report) for about, report in reports}, indent=2, default=str))
     else:
         for about, report in reports:
             print("\n  ".join([about, *report.lines()]))

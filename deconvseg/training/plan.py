@@ -12,7 +12,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from deconvseg.data.check import DataReport, Fault, check_dataset
+from deconvseg.data.check import DataReport, check_dataset
 from deconvseg.data.crops import Pair
 from deconvseg.data.dataset import DataSet, Example
 from deconvseg.data.open import open_dataset
@@ -160,8 +160,7 @@ def check_plan(
             try:
                 photo.read()
             except DeconvSegError as error:
-                path, _, problem = str(error).partition(": ")
-                faults.append(Fault(Path(path), problem))
+                faults.append(str(error))
             progress()
         report = replace(report, examples=len(photos), faults=tuple(faults))
         reports.append((f"training: {dataset.source}", report))

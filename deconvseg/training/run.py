@@ -185,7 +185,7 @@ def _prepare_data(plan: Plan, proposals: Path, options: Options, *, keep: bool) 
         reports = check_plan(plan, workers=options.workers, progress=step)
     faults = [fault for _, report in reports for fault in report.faults]
     for fault in faults[1:MOST_FAULTS]:
-        options.reporter.note(str(fault))
+        options.reporter.note(fault)
     if faults:
         count = f" ({len(faults)} faults in photos and masks)" if len(faults) > 1 else ""
         raise DataError(f"{faults[0]}{count}")

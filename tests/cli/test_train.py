@@ -112,7 +112,7 @@ def test_check_reports_every_fault_and_training_refuses_to_start(
     (voc / "JPEGImages/shape006.jpg").write_bytes(b"no photo")  # to validate on
     bad = inside("train", "--voc-root", voc, "--recipe", "r.toml", "--check", "--json", code=1)
     reports = json.loads(bad.stdout).values()
-    faults = [[Path(fault["file"]).name for fault in report["faults"]] for report in reports]
+    faults = [[Path(fault.partition(":")[0]).name for fault in report["faults"]] for report in reports]
     assert faults == [["shape000.png", "shape002.jpg"], ["shape006.jpg"]]
     started = inside("train", "--voc-root", voc, "--recipe", "r.toml", "--out", "run", code=2)
     for name in ("shape000.png", "shape002.jpg", "shape006.jpg"):
