@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,7 +30,6 @@ class DataReport:
     pixels: dict[str, int]  # of each class, by name, in all readable masks
     photos: dict[str, int]  # masks in which each class occurs, by name
     void_share: float  # 0 to 1, of the pixels
-    digest: str  # SHA-256, in hex, of names, contents of masks and, for speed, sizes of photos' files
 
     def lines(self) -> Iterator[str]:
         """What a person wants to read: faults (the first 20), warnings, and a line a class."""
@@ -56,14 +53,12 @@ def check_dataset(
     """
     faults, notes = list[str](), list[str]()
     pixels, photos = np.zeros((2, 256), np.int64)
-    digest = hashlib.sha256()
     with pool(workers) as call_each:
-        for problems, told, counts, content in call_each(partial(_look, dataset.masks), dataset.examples):
+        for problems, told, counts in call_each(partial(_look, dataset.masks), dataset.examples):
             faults += problems
             notes += told
             pixels += counts
             photos += counts > 0
-            digest.update(content)
             progress()
     by_name = dict(zip(dataset.classes, pixels.tolist(), strict=False))
     warnings = []
@@ -79,12 +74,11 @@ def check_dataset(
         pixels=by_name,
         photos=dict(zip(dataset.classes, photos.tolist(), strict=False)),
         void_share=float(pixels[VOID] / max(pixels.sum(), 1)),
-        digest=digest.hexdigest(),
     )
 
 
-def _look(masks: MaskFormat, example: Example) -> tuple[list[str], list[str], NDArray[np.int64], bytes]:
-    """One photo's faults, notes, pixels by label (256,) and SHA-256."""
+def _look(masks: MaskFormat, example: Example) -> tuple[list[str], list[str], NDArray[np.int64]]:
+    """One photo's faults, notes and pixels by label (256,)."""
     photo, faults, counts = None, list[str](), np.zeros(256, np.int64)
     try:
         photo = read_photo(example.image)
@@ -99,8 +93,4 @@ def _look(masks: MaskFormat, example: Example) -> tuple[list[str], list[str], ND
             refuse_other_size(example, (photo.height, photo.width), mask.shape)
     except DataError as error:
         faults.append(str(error))
-    size, content = -1, b""
-    with suppress(OSError):  # it is a fault already
-        size, content = example.image.stat().st_size, example.mask.read_bytes()
-    digest = hashlib.sha256(f"{example.name}\0{size}\0".encode() + content).digest()
-    return faults, [f"{example.image}: {note}" for note in photo.notes] if photo else [], counts, digest
+    return faults, [f"{example.image}: {note}" for note in photo.notes] if photo else [], counts

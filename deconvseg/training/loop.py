@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -33,19 +33,8 @@ REPORT_EVERY = 10  # steps between two lines of figures
 CHECKPOINT_SECONDS = 300
 
 
-class Reporter:
-    """Hears of everything that happens in a run and does nothing; override what you want to show."""
-
-    def note(self, line: str) -> None:
-        """Something a person should know."""
-
-    def figures(self, figures: dict[str, float]) -> None:
-        """Loss and speed of the last steps, as in a line of `metrics.jsonl`, during `progress`."""
-
-    @contextmanager
-    def progress(self, total: int, what: str) -> Iterator[Callable[[], None]]:
-        """Something long of `total` parts; what it yields may be called once a part."""
-        yield lambda: None
+Progress: TypeAlias = Callable[[int, str], AbstractContextManager[Callable[[int, str], None]]]
+"""Of a total and what is counted: a block, in which its function hears how many are done and a text."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +45,9 @@ class Options:
     resume: bool = False  # go on from the run folder's checkpoint, if there is one yet
     limit_steps: int | None = None  # stop, with a checkpoint, after so many of this call
     workers: int = 1  # threads that prepare the data
-    reporter: Reporter = field(default_factory=Reporter)
     interrupted: Callable[[], bool] = lambda: False  # asked after every step; once true, the run ends
+    note: Callable[[str], None] = lambda line: None  # hears what a person should know
+    progress: Progress = lambda total, what: nullcontext(lambda done, text: None)  # shows what takes long
 
 
 class Training:
@@ -113,10 +103,10 @@ class Training:
         """
         recipe = self.recipe
         length = f"{recipe.steps} steps of {recipe.batch_size} crops of {recipe.crop_size} px"
-        self.options.reporter.note(f"{self.folder}: {length}, {self.options.device}")
+        self.options.note(f"{self.folder}: {length}, {self.options.device}")
         stop = min(recipe.steps, self.step + (self.options.limit_steps or recipe.steps))
         try:
-            with self.options.reporter.progress(recipe.steps, "step"):
+            with self.options.progress(recipe.steps, "step") as self.show:
                 while self.step < stop and not self._is_out_of_patience():
                     self._train_step()
                     self._follow_up(stop)
@@ -209,8 +199,8 @@ class Training:
         self.reported = now
         rate = self.recipe.learning_rate * schedule(self.step - 1, self.recipe)
         loss = round(float(losses.mean()), 5)
-        figures = self._tell(loss=loss, learning_rate=rate, images_per_second=round(speed, 2))
-        self.options.reporter.figures(figures)
+        self._write(loss=loss, learning_rate=rate, images_per_second=round(speed, 2))
+        self.show(self.step, f"loss {loss:.3f}, learning rate {rate:.1e}, {speed:.1f} images/s")
 
     def _validate(self) -> None:
         distributed.share_buffers(self.averaged)
@@ -219,9 +209,9 @@ class Training:
         if iou > self.progress["best"]:
             self.progress |= {"best": iou, "best_step": self.step}
             self._save_network("best", val_whole_image_miou=round(iou, 4))
-        self._tell(val_whole_image_miou=round(iou, 4), seconds=round(time.monotonic() - self.started, 1))
+        self._write(val_whole_image_miou=round(iou, 4), seconds=round(time.monotonic() - self.started, 1))
         figures = f"mean IoU {iou:.4f} on whole validation photos (best {self.progress['best']:.4f})"
-        self.options.reporter.note(f"step {self.step}: {figures}")
+        self.options.note(f"step {self.step}: {figures}")
 
     def _save_network(self, name: str, **figures: float) -> None:
         """Writes the averaged network, with how it was trained so far in its header."""
@@ -230,12 +220,10 @@ class Training:
             header = replace(self.header, training=training)
             save_network(self.folder / f"{name}.safetensors", self.averaged, header)
 
-    def _tell(self, **figures: float) -> dict[str, float]:
-        """Adds a line to `metrics.jsonl`, which it returns."""
-        figures = self._counted(figures)
+    def _write(self, **figures: float) -> None:
+        """Adds a line to `metrics.jsonl`."""
         if distributed.rank() == 0:
-            run_folder.append_metrics(self.folder / METRICS, figures)
-        return figures
+            run_folder.append_metrics(self.folder / METRICS, self._counted(figures))
 
     def _counted(self, figures: dict[str, float]) -> dict[str, float]:
         return {"step": self.step, "crops": self.step * self.recipe.batch_size, **figures}

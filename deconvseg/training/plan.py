@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -166,15 +164,3 @@ def check_plan(
         reports.append((f"training: {dataset.source}", report))
     checked = check_dataset(plan.validation, workers=workers, progress=progress)
     return [*reports, (f"validation: {plan.validation.source}", checked)]
-
-
-def digest(plan: Plan, reports: Sequence[tuple[str, DataReport]]) -> str:
-    """One hash of all photos, masks, score files and classes of a run, and of what the masks' pixels mean."""
-    datasets = {photo.group: photo.dataset for photo in plan.photos}
-    meanings = [
-        [list(dataset.classes), sorted(dataset.masks.ids.items()), sorted(dataset.masks.colors.items())]
-        for dataset in (*datasets.values(), plan.validation)
-    ]
-    contents = [report.digest for _, report in reports]
-    scores = [(photo.name, photo.scores.stat().st_size) for photo in plan.photos if photo.scores]
-    return hashlib.sha256(json.dumps([meanings, contents, scores]).encode()).hexdigest()

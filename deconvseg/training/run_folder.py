@@ -55,14 +55,14 @@ def begin(folder: Path, description: dict[str, Any], *, resume: bool) -> None:
     """Keep everything that decides what comes out of a run in its folder, and sweep what a killed one left.
 
     To `resume` the run that the folder holds, it must be the same one: UsageError if they differ in what
-    cannot change on the way. Its `init` may be None and is then what it was.
+    cannot change on the way. Its `init` stays what it was.
     """
     path = folder / _DESCRIPTION
     description = json.loads(json.dumps(description))
     if resume:
         try:
             before = json.loads(path.read_text(encoding="utf-8"))
-            description["init"] = description["init"] or before["init"]
+            description["init"] = before["init"]
             had, has = _fixed(before), _fixed(description)
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise UsageError(f"{path}: cannot be read ({error!r}); start again in another folder") from error
@@ -81,9 +81,8 @@ def _fixed(description: dict[str, Any]) -> dict[str, Any]:
     recipe = json.loads(json.dumps(asdict(Recipe()))) | description["recipe"]
     recipe = {key: value for key, value in recipe.items() if key not in FREE_ON_RESUME}
     return recipe | {
-        "photos, masks, scores or classes": description["data"]["sha256"],
-        "object proposals": description["proposals"],
-        "network to start from": description["init"] and description["init"]["sha256"],
+        "classes": description["data"]["classes"],
+        "numbers of photos": [description["data"][key] for key in ("photos", "validation_photos")],
     }
 
 

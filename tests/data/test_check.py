@@ -73,21 +73,6 @@ def test_what_is_hardly_meant_is_warned_of(tmp_path: Path) -> None:
     assert warning.endswith("(and 1 such notes)")
 
 
-def test_the_digest_follows_names_masks_and_photo_sizes(tmp_path: Path) -> None:
-    def digest(*examples: Example) -> str:
-        return check_dataset(dataset(*examples)).digest
-
-    a, b = add(tmp_path, "a", [[0, 1]]), add(tmp_path, "b", [[0, 2]])
-    first = digest(a, b)
-    assert digest(a, b) == first
-    others = {digest(b, a), digest(a), digest(replace(a, name="c"), b)}
-    b.image.write_bytes(b.image.read_bytes() + b"\0")
-    others.add(digest(a, b))
-    add(tmp_path, "b", [[0, 1]])
-    others.add(digest(a, b))
-    assert len(others | {first}) == 6
-
-
 def test_the_report_is_lines(tmp_path: Path) -> None:
     gone = replace(add(tmp_path, "a", [[0, 1]]), image=Path("gone.jpg"))
     report = check_dataset(dataset(gone, *(replace(gone, name=f"{i}") for i in range(30))))

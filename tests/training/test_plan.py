@@ -8,7 +8,7 @@ import pytest
 
 from deconvseg.errors import DataError, UsageError
 from deconvseg.images.palette import VOC_CLASSES
-from deconvseg.training.plan import Sources, check_plan, digest, plan_training
+from deconvseg.training.plan import Sources, check_plan, plan_training
 
 from ..conftest import describe, make_shapes
 
@@ -26,17 +26,8 @@ def test_a_plan_names_all_photos_and_checks_them(tmp_path: Path, voc: Path) -> N
     assert [photo.name for photo in plan.photos] == names
     assert [photo.group for photo in plan.photos] == ["voc"] * 3 + ["more"] * 2 + ["more-2"]
     assert plan.stages[""].steps == 5
-    classes = plan.validation.classes
-    assert len(classes) == 21
-    reports = check_plan(plan)
-    assert [report.examples for _, report in reports] == [3, 2, 1, 2]
-    before = digest(plan, reports)
-    mask = voc / "SegmentationClass/shape001.png"
-    mask.write_bytes((voc / "SegmentationClass/shape002.png").read_bytes())
-    assert digest(plan, check_plan(plan)) != before
-    # So is the digest of classes that mean something else, with the same masks.
-    swapped = replace(plan.validation, classes=(*classes[:-2], *classes[:-3:-1]))
-    assert digest(replace(plan, validation=swapped), reports) != before
+    assert len(plan.validation.classes) == 21
+    assert [report.examples for _, report in check_plan(plan)] == [3, 2, 1, 2]
 
 
 def test_sbd_joins_in_without_the_photos_to_validate_on(tmp_path: Path) -> None:
@@ -87,9 +78,6 @@ def test_score_files_are_found_by_data_set_and_stand_in_for_masks(tmp_path: Path
     assert [fault for _, report in check_plan(plan) for fault in report.faults] == []
     photo, mask = plan.photos[3].read()
     assert mask.shape == photo.shape[:2] and (mask == 1).all()
-    before = digest(plan, [])
-    beside.write_bytes(beside.read_bytes() + b"x")
-    assert digest(plan, []) != before
     beside.write_bytes(b"")
     ((fault,),) = [report.faults for _, report in check_plan(plan) if report.faults]
     assert fault.startswith(f"{beside}: scores cannot be read")
