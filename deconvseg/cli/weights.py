@@ -186,7 +186,10 @@ def average_networks(
     refuse_target(output, first, second, overwrite=overwrite)
     network, header = load_network(first)
     other, _ = load_network(second)
-    average(*((network.encoder, other.encoder) if encoder_only else (network, other)), share)
+    if encoder_only:
+        average(network.encoder, other.encoder, share)
+    else:
+        average(network, other, share)
     averaged = {"averaged_with": second.name, "share": share, "encoder_only": encoder_only}
     save_network(output, network, replace(header, training={**header.training, **averaged}, ranges={}))
     console.say(f"{output}: {output.stat().st_size / 1e6:.1f} MB")

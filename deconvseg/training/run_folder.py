@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,28 +27,18 @@ _ANOTHER = "start again in another folder, from this run's last.safetensors to k
 def hold(out: Path) -> Iterator[None]:
     """Make the folder and keep other runs out of it: they would overwrite each other's checkpoints.
 
-    A folder in which nothing was written is removed at the end. Raises OutputError if it cannot be made, and
-    UsageError if another process trains there.
+    Raises OutputError if it cannot be made, or another process trains there.
     """
-    if distributed.rank():
-        yield
-        return
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{out}: the run folder cannot be made ({error.strerror})") from error
-    try:
-        with ExitStack() as held:
-            try:
+    with ExitStack() as held:
+        try:
+            if distributed.rank() == 0:
+                out.mkdir(parents=True, exist_ok=True)
                 held.enter_context(files.lock(out / ".lock"))
-            except TimeoutError as error:
-                raise UsageError(
-                    f"{out}: another process is training there; wait for it or use another folder"
-                ) from error
-            yield
-    finally:
-        with suppress(OSError):  # it is not empty
-            out.rmdir()
+        except OSError as error:
+            is_held = isinstance(error, TimeoutError)
+            fault = "another process is training there" if is_held else f"cannot be made ({error.strerror})"
+            raise OutputError(f"{out}: {fault}; use another folder") from error
+        yield
 
 
 def begin(folder: Path, description: dict[str, Any], *, resume: bool) -> None:

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from deconvseg import files
-from deconvseg.errors import DeconvSegError, UsageError
+from deconvseg.errors import DeconvSegError, OutputError, UsageError
 from deconvseg.files import lock
 from deconvseg.network.checkpoint import load_network, save_network
 from deconvseg.segmenter import Segmenter
@@ -108,7 +108,7 @@ def test_a_resumed_run_must_be_the_same_run(own: Path, tmp_path: Path) -> None:
     fewer = replace(plan, validation=replace(plan.validation, examples=plan.validation.examples[1:]))
     with pytest.raises(UsageError, match="this run has other numbers of photos"):
         start(fewer, out, resume=True)
-    with lock(out / ".lock"), pytest.raises(UsageError, match="another process is training there"):
+    with lock(out / ".lock"), pytest.raises(OutputError, match="another process is training there"):
         start(plan, out, resume=True)
     left = out / f".deconvseg-{files._here()}-{2**22 + 1}-00000000.tmp"  # of a process that is no more
     left.write_bytes(b"half a network")
@@ -138,7 +138,7 @@ def test_what_is_missing_is_found_before_the_data_is_read(
     with pytest.raises(DeconvSegError, match=message):
         start(plan, tmp_path / "run", begin, note=told.append)
     assert not told
-    assert not (tmp_path / "run").exists()
+    assert not list((tmp_path / "run").iterdir())
 
 
 def test_soft_labels_teach(own: Path, tmp_path: Path) -> None:
