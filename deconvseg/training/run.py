@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim.swa_utils import update_bn
 
 from deconvseg import __version__
@@ -29,7 +30,7 @@ from deconvseg.training.plots import draw_curves
 from deconvseg.training.recipe import Recipe
 from deconvseg.training.run_folder import METRICS, STATE, begin, hold
 from deconvseg.training.sampler import CropSampler, proposal_regions
-from deconvseg.training.scores import SoftLabels
+from deconvseg.training.scores import load_scores
 from deconvseg.weights import network_file
 
 STATISTICS_BATCHES = 10
@@ -211,12 +212,12 @@ def _describe(plan: Plan, recipe: Recipe, init: Path | None) -> dict[str, Any]:
     }
 
 
-def _load(plan: Plan, canvas: int, options: Options) -> tuple[ImageStore, ImageStore, SoftLabels | None]:
+def _load(plan: Plan, canvas: int, options: Options) -> tuple[ImageStore, ImageStore, list[Tensor | None]]:
     """The photos to learn from, those to validate on, and the soft labels of the first, in memory."""
     options.note(f"reading {len(plan.photos) + len(plan.validation)} photos and masks")
     readers = [partial(plan.validation.read, example) for example in plan.validation.examples]
     validation = ImageStore.load(readers, canvas, workers=options.workers)
     training = ImageStore.load([photo.read for photo in plan.photos], canvas, workers=options.workers)
     scores, classes = [photo.scores for photo in plan.photos], plan.validation.classes
-    soft = SoftLabels.load(scores, training.sizes, classes, workers=options.workers)
-    return training, validation, soft if any(scores) else None
+    soft = load_scores(scores, training.sizes, classes, workers=options.workers)
+    return training, validation, soft if any(scores) else []

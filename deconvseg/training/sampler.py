@@ -14,7 +14,7 @@ from deconvseg.data.masks import VOID
 from deconvseg.errors import DataError
 from deconvseg.proposals.cache import ProposalFile
 from deconvseg.training.recipe import Recipe
-from deconvseg.training.scores import SoftLabels
+from deconvseg.training.scores import cut_scores
 
 PASTED_SIZE = (0.3, 0.9)  # longer sides of pasted objects as shares of the crop's side
 RANDOM_SIDE = (0.35, 1.0)  # sides of random squares as shares of the photo's longer side
@@ -94,7 +94,7 @@ class CropSampler:
         store: ImageStore,
         recipe: Recipe,
         device: torch.device,
-        soft: SoftLabels | None = None,
+        soft: Sequence[Tensor | None] = (),
         proposals: Regions | None = None,
     ) -> None:
         self.recipe, self.sizes, self.store = recipe, store.sizes, store.to(device)
@@ -111,7 +111,8 @@ class CropSampler:
         if recipe.label == "object":
             self.parts = [torch.from_numpy(find_objects(mask.numpy())[0]).to(device) for mask in store.labels]
         # Crops of one object alone call the others background, which soft labels know nothing of.
-        self.soft = soft.to(device) if soft and recipe.label == "all" else None
+        kept = soft if recipe.label == "all" else ()
+        self.soft = [values if values is None else values.to(device) for values in kept]
 
     def batch(self, step: int, part: slice | Tensor = slice(None)) -> Batch:
         """The crops of a step, or those of them at some indices, on the store's device."""
@@ -134,10 +135,10 @@ class CropSampler:
 
     def soft_labels(self, batch: Batch, part: slice) -> Tensor | None:
         """Those of a part of a batch, if there are any: float32 (b, C, S, S)."""
-        if self.soft is None:
+        if not self.soft:
             return None
         where = batch.photo[part], batch.boxes[part], batch.mirror[part]
-        return self.soft.cut(*where, self.recipe.crop_size)
+        return cut_scores(self.soft, self.sizes, *where, self.recipe.crop_size)
 
     def _paste(self, step: int, part: slice | Tensor, crops: Tensor, labels: Tensor, own: Tensor) -> None:
         """Put objects of other photos in front of what some crops show (Ghiasi et al., arXiv 2012.07177)."""
