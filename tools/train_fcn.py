@@ -32,12 +32,11 @@ from deconvseg.data.masks import VOID
 from deconvseg.data.open import open_dataset
 from deconvseg.errors import UsageError
 from deconvseg.network import fold, int8
-from deconvseg.network.base import STRIDE
+from deconvseg.network.base import STRIDE, average
 from deconvseg.network.checkpoint import NetworkHeader, load_network, save_network
 from deconvseg.network.fcn import FCN
 from deconvseg.network.inputs import normalise, resized
 from deconvseg.network.vgg16 import download_vgg16, initialise_encoder, read_vgg16
-from deconvseg.training.loop import update_average
 from deconvseg.training.losses import lovasz_softmax
 from deconvseg.training.scores import SUFFIX, read_scores
 
@@ -253,7 +252,7 @@ def train(network: FCN, photos: Photos, epochs: int, seed: int, *, goes_on: bool
     rates = FURTHER_RATES if goes_on else LEARNING_RATES
     groups = [{"params": some, "peak": rate} for some, rate in zip((others, encoder), rates, strict=True)]
     optimizer = torch.optim.AdamW(groups, weight_decay=WEIGHT_DECAY)
-    average, losses = copy.deepcopy(trained), []
+    averaged, losses = copy.deepcopy(trained), []
     batches = list(photos.draw(12, epochs, seed))
     network.train(not goes_on)
     for step, batch in enumerate(batches):
@@ -265,8 +264,8 @@ def train(network: FCN, photos: Photos, epochs: int, seed: int, *, goes_on: bool
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         losses.append(loss.item())
-        update_average(average, trained, min(AVERAGED, (1 + step) / (10 + step)))
-    trained.load_state_dict(average.state_dict())
+        average(averaged, trained, 1 - min(AVERAGED, (1 + step) / (10 + step)))
+    trained.load_state_dict(averaged.state_dict())
     network.eval()
     return float(np.mean(losses[-len(losses) // 10 :]))
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -14,7 +17,6 @@ from deconvseg.cli.options import DEBUG, DEVICE, JSON, QUIET, RUN, epilog, optio
 from deconvseg.errors import UsageError
 
 if TYPE_CHECKING:
-    from deconvseg.training.loop import Reporter
     from deconvseg.training.plan import Plan
 
 EPILOG = epilog(
@@ -58,7 +60,7 @@ def train(
     batch_size: int | None = _training("N", "Crops a step."),
     accumulate: int | None = _training("N", "Parts a batch is computed in: more need less memory."),
     learning_rate: float | None = _training("N", "Peak for new layers."),
-    precision: str | None = _training("fp32|bf16|fp16", "Arithmetic."),
+    precision: str | None = _training("fp32|bf16", "Arithmetic; fp32 for cards without bf16."),
     patience: int | None = _training("N", "Stop after so many validations without a better one."),
     seed: int | None = _training("N", "Decides weights and crops."),
     out: Path | None = _run("DIR", "Run folder: networks, checkpoint, metrics.jsonl, curves."),
@@ -75,7 +77,6 @@ def train(
     Its best.safetensors goes straight into `deconvseg segment --weights` and `eval --weights`.
     A recipe of two stages leaves one in OUT/stage1 and one in OUT/stage2.
     """
-    from deconvseg.cli.train_display import TrainingDisplay
     from deconvseg.machine import cores, reuse_freed_memory
     from deconvseg.network.fold import pick_device
     from deconvseg.training.distributed import process_group, rank
@@ -97,24 +98,31 @@ def train(
     workers = workers or cores()
     with process_group(device) as own:
         first = rank() == 0
-        display = TrainingDisplay(quiet=quiet or not first)
         if check or out is None:
-            return _check(plan, workers, display, as_json=as_json) if first else console.DONE
-        options = Options(pick_device(own), resume, limit_steps, workers, display, signals.asked_to_stop)
+            return _check(plan, workers, as_json=as_json, quiet=quiet) if first else console.DONE
+        options = Options(pick_device(own), resume, limit_steps, workers, signals.asked_to_stop)
+        if first and not quiet:
+            options = replace(options, note=console.say, progress=_progress)
         folders = run_training(plan, out, options, init=init, vgg16=vgg16, proposals=proposals)
         if first:
             _tell_end(folders, as_json=as_json, quiet=quiet)
     return console.DONE
 
 
-def _check(plan: Plan, workers: int, display: Reporter, *, as_json: bool) -> int:
+@contextmanager
+def _progress(total: int, what: str) -> Iterator[Callable[[int, str], None]]:
+    with console.Progress(total, wanted=True, what=what) as bar:
+        yield bar.move
+
+
+def _check(plan: Plan, workers: int, *, as_json: bool, quiet: bool) -> int:
     """Print what is found in the data; 1 if it cannot be trained on."""
     from deconvseg.training.plan import check_plan
 
-    with display.progress(len(plan.photos) + len(plan.validation), "checking") as step:
-        reports = check_plan(plan, workers=workers, progress=step)
+    with console.Progress(len(plan.photos) + len(plan.validation), wanted=not quiet, what="checking") as bar:
+        reports = check_plan(plan, workers=workers, progress=bar.step)
     if as_json:
-        print(json.dumps({about: report.as_dict() for about, report in reports}, indent=2))
+        print(json.dumps({about: asdict(report) for about, report in reports}, indent=2, default=str))
     else:
         for about, report in reports:
             print("\n  ".join([about, *report.lines()]))

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,33 +19,17 @@ from deconvseg.machine import pool
 _SHOWN = 20  # faults that `lines` lists
 
 
-class Fault(NamedTuple):
-    """A file that cannot be used as it is, and what is wrong with it."""
-
-    file: Path
-    problem: str
-
-    def __str__(self) -> str:
-        return f"{self.file}: {self.problem}"
-
-
 @dataclass(frozen=True)
 class DataReport:
     """What a data set holds."""
 
     source: Path  # the file or folder that names the photos
     examples: int  # photos with their masks that were looked at
-    faults: tuple[Fault, ...]  # everything that must be mended, in the order of the list
+    faults: tuple[str, ...]  # everything that must be mended, "path: problem", in the order of the list
     warnings: tuple[str, ...]  # what can be trained on but is hardly meant
     pixels: dict[str, int]  # of each class, by name, in all readable masks
     photos: dict[str, int]  # masks in which each class occurs, by name
     void_share: float  # 0 to 1, of the pixels
-    digest: str  # SHA-256, in hex, of names, contents of masks and, for speed, sizes of photos' files
-
-    def as_dict(self) -> dict[str, Any]:
-        """Everything as JSON-able values."""
-        faults = [{"file": str(fault.file), "problem": fault.problem} for fault in self.faults]
-        return {**vars(self), "source": str(self.source), "faults": faults}
 
     def lines(self) -> Iterator[str]:
         """What a person wants to read: faults (the first 20), warnings, and a line a class."""
@@ -70,16 +51,14 @@ def check_dataset(
     Faults are photos and masks that are missing, unreadable or of two sizes, and masks that `read_mask`
     refuses or with nothing but void. `progress` is called once a photo.
     """
-    faults, notes = list[Fault](), list[str]()
+    faults, notes = list[str](), list[str]()
     pixels, photos = np.zeros((2, 256), np.int64)
-    digest = hashlib.sha256()
     with pool(workers) as call_each:
-        for problems, told, counts, content in call_each(partial(_look, dataset.masks), dataset.examples):
+        for problems, told, counts in call_each(partial(_look, dataset.masks), dataset.examples):
             faults += problems
             notes += told
             pixels += counts
             photos += counts > 0
-            digest.update(content)
             progress()
     by_name = dict(zip(dataset.classes, pixels.tolist(), strict=False))
     warnings = []
@@ -95,28 +74,23 @@ def check_dataset(
         pixels=by_name,
         photos=dict(zip(dataset.classes, photos.tolist(), strict=False)),
         void_share=float(pixels[VOID] / max(pixels.sum(), 1)),
-        digest=digest.hexdigest(),
     )
 
 
-def _look(masks: MaskFormat, example: Example) -> tuple[list[Fault], list[str], NDArray[np.int64], bytes]:
-    """One photo's faults, notes, pixels by label (256,) and SHA-256."""
-    photo, faults, counts = None, list[Fault](), np.zeros(256, np.int64)
+def _look(masks: MaskFormat, example: Example) -> tuple[list[str], list[str], NDArray[np.int64]]:
+    """One photo's faults, notes and pixels by label (256,)."""
+    photo, faults, counts = None, list[str](), np.zeros(256, np.int64)
     try:
         photo = read_photo(example.image)
     except InputError as error:
-        faults.append(Fault(example.image, str(error).removeprefix(f"{example.image}: ")))
+        faults.append(str(error))
     try:
         mask = read_mask(example.mask, masks)
         counts = np.bincount(mask.ravel(), minlength=256)
         if counts[VOID] == mask.size:
-            raise DataError("is void all over; label it, or take its photo out")
+            raise DataError(f"{example.mask}: is void all over; label it, or take its photo out")
         if photo is not None:
             refuse_other_size(example, (photo.height, photo.width), mask.shape)
     except DataError as error:
-        faults.append(Fault(example.mask, str(error).removeprefix(f"{example.mask}: ")))
-    size, content = -1, b""
-    with suppress(OSError):  # it is a fault already
-        size, content = example.image.stat().st_size, example.mask.read_bytes()
-    digest = hashlib.sha256(f"{example.name}\0{size}\0".encode() + content).digest()
-    return faults, [f"{example.image}: {note}" for note in photo.notes] if photo else [], counts, digest
+        faults.append(str(error))
+    return faults, [f"{example.image}: {note}" for note in photo.notes] if photo else [], counts

@@ -21,7 +21,7 @@ from deconvseg.machine import available_memory, pool
 
 OVERSAMPLE = 2  # samples per output pixel and axis, whose mean keeps shrunk crops free of aliasing
 MIN_OBJECT_SHARE = 0.002  # of the photo; smaller components are slivers cut off by a void border, not objects
-_BETWEEN_CHECKS = 256  # photos between two looks at the memory that is left
+_ENOUGH = 256  # photos that tell how much memory all need
 
 Pair: TypeAlias = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 """A photo, uint8 (H, W, 3) RGB, and its mask, uint8 (H, W): class indices, 255 for void."""
@@ -52,8 +52,14 @@ class ImageStore:
                 store.images.append(image)
                 store.labels.append(labels)
                 store.objects.append(objects)
-                if len(store) % _BETWEEN_CHECKS == 0:
-                    _refuse_too_large(store.labels, len(readers))
+                if len(store) == _ENOUGH:
+                    needed = sum(mask.numel() for mask in store.labels) * 4 * (len(readers) / _ENOUGH - 1)
+                    available = available_memory()
+                    if available is not None and needed > available:
+                        raise DataError(
+                            f"the photos need {needed / 1e9:.1f} GB of memory more, {available / 1e9:.1f} GB "
+                            "are free; take a smaller canvas or fewer photos"
+                        )
         return store
 
     def __len__(self) -> int:
@@ -93,16 +99,6 @@ def _read(canvas: int, reader: Callable[[], Pair]) -> tuple[Tensor, Tensor, list
         mask = np.array(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
     pixels = torch.from_numpy(image).permute(2, 0, 1).contiguous()
     return pixels, torch.from_numpy(mask), find_objects(mask)[1]
-
-
-def _refuse_too_large(read: Sequence[Tensor], count: int) -> None:
-    mean = sum(labels.numel() for labels in read) * 4 / len(read)
-    needed, available = (count - len(read)) * mean, available_memory()
-    if available is not None and needed > available:
-        raise DataError(
-            f"{count} photos need {count * mean / 1e9:.1f} GB of memory, after the first {len(read)} "
-            f"{available / 1e9:.1f} GB are free; take a smaller canvas or fewer photos"
-        )
 
 
 def cut_crops(

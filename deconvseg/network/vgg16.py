@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
 from deconvseg.errors import WeightsError
 from deconvseg.network.base import SegmentationNetwork
@@ -64,22 +62,3 @@ def initialise_encoder(network: SegmentationNetwork, convolutions: dict[str, Ten
             fault = "VGG-16 lacks this layer of the network, or has it in another shape"
             raise WeightsError(f"{theirs}: {fault}; start without pretrained weights")
     network.load_state_dict(state)
-
-
-@torch.no_grad()
-def calibrate_encoder_norm(network: SegmentationNetwork, crops: Tensor) -> None:
-    """Set each encoder BatchNorm so that it passes its pretrained convolution's output through unchanged, for
-    some dozen normalised crops, float32 (B, 3, S, S)."""
-    features = crops
-    for stage in network.encoder:
-        for unit in stage.children():
-            features = unit.get_submodule("conv")(features)
-            norm = getattr(unit, "norm", None)
-            if isinstance(norm, nn.BatchNorm2d):
-                variance, mean = torch.var_mean(features, (0, 2, 3), correction=0)
-                norm.get_buffer("running_mean").copy_(mean)
-                norm.get_buffer("running_var").copy_(variance)
-                norm.weight.copy_((variance + norm.eps).sqrt())
-                norm.bias.copy_(mean)
-            features = features.relu()
-        features = functional.max_pool2d(features, 2)

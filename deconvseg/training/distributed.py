@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from deconvseg.errors import UsageError
 
 _PATIENCE = datetime.timedelta(hours=12)
-"""The first process may check the data and make proposals for long while the others wait."""
+"""The first process may make proposals for long while the others wait."""
 
 
 def rank() -> int:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from deconvseg.data.crops import ImageStore, cut_crops
 from deconvseg.data.masks import VOID
 from deconvseg.errors import DeconvSegError, is_out_of_memory
-from deconvseg.network.base import SegmentationNetwork
+from deconvseg.network.base import SegmentationNetwork, average
 from deconvseg.network.checkpoint import NetworkHeader, save_network
 from deconvseg.network.inputs import normalise
 from deconvseg.training import distributed, run_folder
@@ -32,19 +32,8 @@ REPORT_EVERY = 10  # steps between two lines of figures
 CHECKPOINT_SECONDS = 300
 
 
-class Reporter:
-    """Hears of everything that happens in a run and does nothing; override what you want to show."""
-
-    def note(self, line: str) -> None:
-        """Something a person should know."""
-
-    def figures(self, figures: dict[str, float]) -> None:
-        """Loss and speed of the last steps, as in a line of `metrics.jsonl`, during `progress`."""
-
-    @contextmanager
-    def progress(self, total: int, what: str) -> Iterator[Callable[[], None]]:
-        """Something long of `total` parts; what it yields may be called once a part."""
-        yield lambda: None
+Progress: TypeAlias = Callable[[int, str], AbstractContextManager[Callable[[int, str], None]]]
+"""Of a total and what is counted: a block, in which its function hears how many are done and a text."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +44,9 @@ class Options:
     resume: bool = False  # go on from the run folder's checkpoint, if there is one yet
     limit_steps: int | None = None  # stop, with a checkpoint, after so many of this call
     workers: int = 1  # threads that prepare the data
-    reporter: Reporter = field(default_factory=Reporter)
     interrupted: Callable[[], bool] = lambda: False  # asked after every step; once true, the run ends
+    note: Callable[[str], None] = lambda line: None  # hears what a person should know
+    progress: Progress = lambda total, what: nullcontext(lambda done, text: None)  # shows what takes long
 
 
 class Training:
@@ -87,10 +77,9 @@ class Training:
         presence = nn.Linear(network.arguments["bottleneck"], len(header.classes) - 1).to(device)
         self.losses = distributed.parallel(Losses(network, presence, recipe), device)
         self.optimizer = build_optimizer(network, presence, recipe)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
         self.part = distributed.share(recipe.batch_size, recipe.accumulate)
         self.modules: dict[str, Any] = {"network": network, "presence": presence, "averaged": self.averaged}
-        self.modules |= {"optimizer": self.optimizer, "scaler": self.scaler}
+        self.modules["optimizer"] = self.optimizer
         self.progress: dict[str, float] = {"step": 0, "best": -1.0, "best_step": 0, "seconds": 0.0}
         if options.resume and (folder / STATE).is_file():
             self.progress = run_folder.load_state(folder / STATE, self.modules)
@@ -113,10 +102,10 @@ class Training:
         """
         recipe = self.recipe
         length = f"{recipe.steps} steps of {recipe.batch_size} crops of {recipe.crop_size} px"
-        self.options.reporter.note(f"{self.folder}: {length}, {self.options.device}")
+        self.options.note(f"{self.folder}: {length}, {self.options.device}")
         stop = min(recipe.steps, self.step + (self.options.limit_steps or recipe.steps))
         try:
-            with self.options.reporter.progress(recipe.steps, "step"):
+            with self.options.progress(recipe.steps, "step") as self.show:
                 while self.step < stop and not self._is_out_of_patience():
                     self._train_step()
                     self._follow_up(stop)
@@ -138,15 +127,13 @@ class Training:
         torch.manual_seed(recipe.seed * 1_000_003 + self.step + (distributed.rank() << 40))  # for dropout
         self.optimizer.zero_grad()
         self.recent.append(self._backward(batch))
-        self.scaler.unscale_(self.optimizer)
         if recipe.clip_norm:
             nn.utils.clip_grad_norm_(self.network.parameters(), recipe.clip_norm)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        self.optimizer.step()
         self.step += 1
         if recipe.ema:
             # Early on the average follows closely, so that it forgets the random start.
-            update_average(self.averaged, self.network, min(recipe.ema, self.step / (self.step + 10)))
+            average(self.averaged, self.network, 1 - min(recipe.ema, self.step / (self.step + 10)))
 
     def _backward(self, batch: Batch) -> Tensor:
         """Gradients of this process's crops, part by part; its share of the whole batch's loss."""
@@ -159,16 +146,17 @@ class Training:
         size = len(inputs) // recipe.accumulate
         for start in range(0, len(inputs), size):
             part = slice(start, start + size)
-            teaching = (batch.labels[part], batch.own[part], batch.weights[part])
+            teaching = (batch.labels[part], batch.own[part])
             soft = self.sampler.soft_labels(batch, part)
             # The processes exchange gradients once a step, not once a part.
             waits = isinstance(losses, DistributedDataParallel) and start + size < len(inputs)
             with losses.no_sync() if waits else nullcontext():  # type: ignore[operator]
                 with autocast(recipe, inputs.device):
                     sums = losses(inputs[part], *teaching, soft)
-                share = (sums[0] + sums[2]) / pixels + recipe.presence_weight * sums[1] / answers
+                share = (sums[0] + recipe.scores_weight * sums[2]) / pixels
+                share = share + recipe.presence_weight * sums[1] / answers
                 # Processes take the mean of their gradients, and want the sum.
-                self.scaler.scale(share * distributed.world_size()).backward()
+                (share * distributed.world_size()).backward()
             loss += share.detach()
         return loss
 
@@ -210,8 +198,8 @@ class Training:
         self.reported = now
         rate = self.recipe.learning_rate * schedule(self.step - 1, self.recipe)
         loss = round(float(losses.mean()), 5)
-        figures = self._tell(loss=loss, learning_rate=rate, images_per_second=round(speed, 2))
-        self.options.reporter.figures(figures)
+        self._write(loss=loss, learning_rate=rate, images_per_second=round(speed, 2))
+        self.show(self.step, f"loss {loss:.3f}, learning rate {rate:.1e}, {speed:.1f} images/s")
 
     def _validate(self) -> None:
         distributed.share_buffers(self.averaged)
@@ -220,9 +208,9 @@ class Training:
         if iou > self.progress["best"]:
             self.progress |= {"best": iou, "best_step": self.step}
             self._save_network("best", val_whole_image_miou=round(iou, 4))
-        self._tell(val_whole_image_miou=round(iou, 4), seconds=round(time.monotonic() - self.started, 1))
+        self._write(val_whole_image_miou=round(iou, 4), seconds=round(time.monotonic() - self.started, 1))
         figures = f"mean IoU {iou:.4f} on whole validation photos (best {self.progress['best']:.4f})"
-        self.options.reporter.note(f"step {self.step}: {figures}")
+        self.options.note(f"step {self.step}: {figures}")
 
     def _save_network(self, name: str, **figures: float) -> None:
         """Writes the averaged network, with how it was trained so far in its header."""
@@ -231,12 +219,10 @@ class Training:
             header = replace(self.header, training=training)
             save_network(self.folder / f"{name}.safetensors", self.averaged, header)
 
-    def _tell(self, **figures: float) -> dict[str, float]:
-        """Adds a line to `metrics.jsonl`, which it returns."""
-        figures = self._counted(figures)
+    def _write(self, **figures: float) -> None:
+        """Adds a line to `metrics.jsonl`."""
         if distributed.rank() == 0:
-            run_folder.append_metrics(self.folder / METRICS, figures)
-        return figures
+            run_folder.append_metrics(self.folder / METRICS, self._counted(figures))
 
     def _counted(self, figures: dict[str, float]) -> dict[str, float]:
         return {"step": self.step, "crops": self.step * self.recipe.batch_size, **figures}
@@ -277,16 +263,6 @@ def schedule(step: int, recipe: Recipe) -> float:
         return float(recipe.step_factor ** (step // recipe.step_size))
     progress = min((step - warmup) / max(recipe.steps - warmup, 1), 1.0)
     return 0.5 * (1 + math.cos(math.pi * progress))
-
-
-@torch.no_grad()
-def update_average(averaged: nn.Module, network: nn.Module, decay: float) -> None:
-    """Move the averaged network towards the trained one, BatchNorm statistics included."""
-    for mean, value in zip(averaged.state_dict().values(), network.state_dict().values(), strict=True):
-        if mean.is_floating_point():
-            mean.lerp_(value, 1 - decay)
-        else:
-            mean.copy_(value)
 
 
 @torch.no_grad()

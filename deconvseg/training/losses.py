@@ -16,8 +16,7 @@ PRESENT_SHARE = 0.005  # of a crop's pixels, from which on a class counts as pre
 
 def autocast(recipe: Recipe, device: torch.device) -> torch.autocast:
     """The recipe's arithmetic."""
-    dtype = torch.float16 if recipe.precision == "fp16" else torch.bfloat16
-    return torch.autocast(device.type, dtype, enabled=recipe.precision != "fp32")
+    return torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16")
 
 
 class Losses(nn.Module):
@@ -31,10 +30,8 @@ class Losses(nn.Module):
         self.network, self.presence, self.recipe = network, presence, recipe
         presence.requires_grad_(recipe.presence_weight > 0)
 
-    def forward(
-        self, inputs: Tensor, labels: Tensor, own: Tensor, weights: Tensor, soft: Tensor | None
-    ) -> Tensor:
-        """Weighted sums over crops (3,): the cost of labels, presence, cross-entropy of soft labels.
+    def forward(self, inputs: Tensor, labels: Tensor, own: Tensor, soft: Tensor | None) -> Tensor:
+        """Sums over crops (3,): the cost of labels, presence, cross-entropy of soft labels.
 
         Inputs are normalised crops, soft labels float32 (B, C, S, S), the rest is as in `sampler.Batch`.
         """
@@ -55,12 +52,9 @@ class Losses(nn.Module):
                 guess = self.presence(code.float().mean((2, 3)))
                 present = functional.binary_cross_entropy_with_logits(guess, target, reduction="none").sum(1)
         if soft is not None:
-            temperature = self.recipe.temperature
-            entropy = -(soft * (scores / temperature).log_softmax(1)).sum(1)
-            soft_sum = temperature**2 * (entropy * own).sum((1, 2))
-        of_masks, of_scores = weights.T
-        sums = (hard * of_masks, present * of_masks, soft_sum * of_scores)
-        return torch.stack([values.sum() for values in sums])
+            entropy = -(soft * scores.log_softmax(1)).sum(1)
+            soft_sum = (entropy * own).sum((1, 2))
+        return torch.stack([values.sum() for values in (hard, present, soft_sum)])
 
 
 def lovasz_softmax(probabilities: Tensor, labels: Tensor) -> Tensor:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -12,10 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from deconvseg.data.check import DataReport, Fault, check_dataset
+from deconvseg.data.check import DataReport, check_dataset
 from deconvseg.data.crops import Pair
 from deconvseg.data.dataset import DataSet, Example
 from deconvseg.data.open import open_dataset
@@ -45,7 +40,6 @@ class Photo:
     """A photo to learn from."""
 
     name: str  # of this photo alone
-    group: str  # name of the folder of its data set, with a number if another one has it, too
     dataset: DataSet
     example: Example
     scores: Path | None  # its score file, if any
@@ -70,22 +64,6 @@ class Plan:
     photos: Sequence[Photo]  # to learn from, data set by data set, all of the same classes
     validation: DataSet
 
-    def weights(self, recipe: Recipe) -> Tensor:
-        """Weights of each photo's mask and soft labels, float32 (N, 2).
-
-        Raises UsageError if the recipe weighs a data set that is not there.
-        """
-        columns, groups = [], {photo.group: None for photo in self.photos}
-        for key in ("mask_weight", "scores_weight"):
-            weight = getattr(recipe, key)
-            table = weight if isinstance(weight, Mapping) else dict.fromkeys(groups, weight)
-            if unknown := [name for name in table if name not in groups]:
-                raise UsageError(
-                    f"{key}: there is no data set '{unknown[0]}' to learn from; there is {', '.join(groups)}"
-                )
-            columns.append([table.get(photo.group, 1.0) for photo in self.photos])
-        return torch.tensor(columns, dtype=torch.float32).T
-
 
 def plan_training(
     sources: Sources, recipe: str | Path, overrides: Mapping[str, Any], stage: str | None = None
@@ -108,8 +86,6 @@ def plan_training(
     datasets += [(more, open_dataset(more, "train")) for more in sources.extra_roots]
     plan = Plan(stages, _photos(datasets, extra, sources.scores), validation)
     _refuse_mixtures(plan, sources.split == sources.val_split)
-    for stage_recipe in stages.values():
-        plan.weights(stage_recipe)
     return plan
 
 
@@ -122,27 +98,22 @@ def _sbd(root: Path) -> list[DataSet]:
 
 
 def _photos(datasets: Sequence[tuple[Path, DataSet]], extra: int, folders: Sequence[Path]) -> list[Photo]:
-    """All photos; from the data set `extra` on, their names start with their group's."""
-    photos, groups = list[Photo](), list[str]()
-    roots = [root.resolve() for root, _ in datasets]
-    for k, (_, dataset) in enumerate(datasets):
-        names = (roots[k].name, *(f"{roots[k].name}-{number}" for number in range(2, len(roots) + 1)))
-        groups.append(next(name for name in names if name not in groups))
-        own = [folder for folder in folders if _owner(folder, roots) in (None, roots[k])]
+    """All photos; from the data set `extra` on, their names start with their folder's."""
+    photos, roots = list[Photo](), {root.resolve() for root, _ in datasets}
+    for k, (root, dataset) in enumerate(datasets):
+        here = root.resolve()
+        # Folders of scores whose nearest data set is this one, and those that lie in none.
+        own = [f for f in folders if next((p for p in f.resolve().parents if p in roots), here) == here]
         for example in dataset.examples:
             files = (folder / f"{example.name}{SUFFIX}" for folder in own)
             scores = next((file for file in files if file.is_file()), None)
-            name = f"{groups[k]}/{example.name}" if k >= extra else example.name
-            photos.append(Photo(name, groups[k], dataset, example, scores))
+            name = f"{here.name}/{example.name}" if k >= extra else example.name
+            photos.append(Photo(name, dataset, example, scores))
     used = {parent for photo in photos if photo.scores for parent in photo.scores.parents}
     for folder in folders:
         if folder not in used:
             raise UsageError(f"{folder}: holds no NAME{SUFFIX} of any photo to train on; check the path")
     return photos
-
-
-def _owner(folder: Path, roots: Sequence[Path]) -> Path | None:
-    return next((parent for parent in folder.resolve().parents if parent in roots), None)
 
 
 def _refuse_mixtures(plan: Plan, may_share: bool) -> None:
@@ -153,12 +124,14 @@ def _refuse_mixtures(plan: Plan, may_share: bool) -> None:
                 f"{photo.dataset.source}: its classes are not those of {plan.validation.source}; data sets "
                 "that are trained on together must have the same classes in the same order"
             )
-    files = Counter(photo.example.image.resolve() for photo in plan.photos)
-    validated = Counter(example.image.resolve() for example in plan.validation.examples)
-    for named, what in ((files, "train"), (validated, "validate")):
-        if twice := [path for path, count in named.items() if count > 1]:
-            raise DataError(f"{twice[0]}: named twice by the lists to {what} on; each photo may come once")
-    shared = files.keys() & validated.keys()
+    names = Counter(photo.name for photo in plan.photos)
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise DataError(
+            f"{twice[0]}: named twice by the lists to train on; take it out of one, or, if these are two "
+            "photos, rename the folder of one data set"
+        )
+    validated = {example.image.resolve() for example in plan.validation.examples}
+    shared = validated & {photo.example.image.resolve() for photo in plan.photos}
     if shared and not may_share:
         raise DataError(
             f"{min(shared)}: both in the split to train on and in the one to validate on ({len(shared)} such "
@@ -171,7 +144,7 @@ def check_plan(
 ) -> list[tuple[str, DataReport]]:
     """Read every photo and mask of a plan: reports with what each is about, training data first."""
     reports = []
-    for _, group in groupby(plan.photos, key=lambda photo: photo.group):
+    for _, group in groupby(plan.photos, key=lambda photo: photo.dataset.source):
         photos = list(group)
         dataset = photos[0].dataset
         masked = tuple(photo.example for photo in photos if not photo.masked_by)
@@ -181,22 +154,9 @@ def check_plan(
             try:
                 photo.read()
             except DeconvSegError as error:
-                path, _, problem = str(error).partition(": ")
-                faults.append(Fault(Path(path), problem))
+                faults.append(str(error))
             progress()
         report = replace(report, examples=len(photos), faults=tuple(faults))
         reports.append((f"training: {dataset.source}", report))
     checked = check_dataset(plan.validation, workers=workers, progress=progress)
     return [*reports, (f"validation: {plan.validation.source}", checked)]
-
-
-def digest(plan: Plan, reports: Sequence[tuple[str, DataReport]]) -> str:
-    """One hash of all photos, masks, score files and classes of a run, and of what the masks' pixels mean."""
-    datasets = {photo.group: photo.dataset for photo in plan.photos}
-    meanings = [
-        [list(dataset.classes), sorted(dataset.masks.ids.items()), sorted(dataset.masks.colors.items())]
-        for dataset in (*datasets.values(), plan.validation)
-    ]
-    contents = [report.digest for _, report in reports]
-    scores = [(photo.name, photo.scores.stat().st_size) for photo in plan.photos if photo.scores]
-    return hashlib.sha256(json.dumps([meanings, contents, scores]).encode()).hexdigest()

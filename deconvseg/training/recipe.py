@@ -17,8 +17,6 @@ Rate: TypeAlias = Annotated[float, 0, 100]
 Amount: TypeAlias = Annotated[float, 0, 1e40]
 Count: TypeAlias = Annotated[int, 0, 10**9]
 Positive: TypeAlias = Annotated[int, 1, 10**9]
-Weight: TypeAlias = Amount | Mapping[str, Amount]
-"""A number, or numbers by the name of a data set's folder: 1 for the data sets that are not in it."""
 
 
 @dataclass(frozen=True)
@@ -84,11 +82,9 @@ class Recipe:
     presence_weight: Amount = 1.0  # of a loss on fc7 that asks which classes the crop holds
     # Of Lovasz-softmax, one minus a crop's IoU, beside the cross-entropy of its mask.
     lovasz_weight: Amount = 0.0
-    mask_weight: Weight = 1.0  # of masks ...
-    scores_weight: Weight = 1.0  # ... and of the soft labels of score files (distillation)
-    # Of soft labels and what they are compared with (Hinton et al., arXiv 1503.02531).
-    temperature: Annotated[float, 0.1, 100] = 1.0
-    precision: Literal["fp32", "bf16", "fp16"] = "bf16"  # of the forward pass
+    # Of the soft labels of score files, beside the masks (distillation, Hinton et al., arXiv 1503.02531).
+    scores_weight: Amount = 1.0
+    precision: Literal["fp32", "bf16"] = "bf16"  # of the forward pass
     validate_every: Positive = 250
     patience: Count = 0  # stop after so many validations in a row without a better one; 0 never does
     seed: Annotated[int, 0, 2**40] = 1  # decides initial weights and every crop
@@ -174,10 +170,6 @@ def _recipe(table: Mapping[str, Any]) -> Recipe:
 
 def _checked(key: str, value: Any, expected: Any) -> Any:
     """TOML's value as the type that a field has; ValueError if it is of another, or out of its range."""
-    if expected == Weight:
-        expected = Amount
-        if isinstance(value, dict):
-            return {name: _checked(key, number, Amount) for name, number in value.items()}
     kind, arguments = get_origin(expected), get_args(expected)
     if kind is Annotated:
         number, low, high = _checked(key, value, arguments[0]), *arguments[1:]

@@ -5,33 +5,34 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim.swa_utils import update_bn
 
-from deconvseg import __version__, files
+from deconvseg import __version__
 from deconvseg.data.crops import ImageStore
-from deconvseg.errors import DataError, UsageError
+from deconvseg.errors import UsageError
 from deconvseg.network.base import SegmentationNetwork, rebuilt, replace_classes
 from deconvseg.network.checkpoint import NetworkHeader, load_network
 from deconvseg.network.deconvnet import DeconvNet, resize_bottleneck
 from deconvseg.network.fcn8s import FCN8s, start_from_deconvnet
 from deconvseg.network.inputs import normalise
-from deconvseg.network.vgg16 import calibrate_encoder_norm, download_vgg16, initialise_encoder, read_vgg16
+from deconvseg.network.vgg16 import download_vgg16, initialise_encoder, read_vgg16
 from deconvseg.proposals.cache import cache_proposals, read_proposals
 from deconvseg.training import distributed
 from deconvseg.training.loop import Options, Training
-from deconvseg.training.plan import Plan, check_plan, digest
+from deconvseg.training.plan import Plan
 from deconvseg.training.plots import draw_curves
 from deconvseg.training.recipe import Recipe
 from deconvseg.training.run_folder import METRICS, STATE, begin, hold
 from deconvseg.training.sampler import CropSampler, proposal_regions
-from deconvseg.training.scores import SoftLabels
+from deconvseg.training.scores import load_scores
 from deconvseg.weights import network_file
 
-MOST_FAULTS = 50  # of the data that are listed before training is refused
 STATISTICS_BATCHES = 10
 
 
@@ -44,7 +45,7 @@ def run_training(
     vgg16: Path | None = None,
     proposals: Path | None = None,
 ) -> list[Path]:
-    """Check the data, make proposals if need be, and train every stage, each from the one before.
+    """Read the data, make proposals if need be, and train every stage, each from the one before.
 
     Returns the folders of the stages that were run. Raises DeconvSegError if data, recipe, weights or run
     folder are not right, and KeyboardInterrupt, after a checkpoint, if `options.interrupted` was true.
@@ -56,7 +57,7 @@ def run_training(
         vgg16: file of VGG-16's ImageNet convolutions; downloaded if omitted.
         proposals: file of `proposals.cache`, made if it is not there; `out`/proposals.npz if omitted.
     """
-    note, done, canvas, data_digest = options.reporter.note, list[Path](), 0, ""
+    note, done, canvas = options.note, list[Path](), 0
     target = proposals or out / "proposals.npz"
     with hold(out):
         for name, recipe in plan.stages.items():
@@ -68,26 +69,30 @@ def run_training(
             is_resumed = options.resume and (folder / STATE).is_file()
             if options.resume and not is_resumed:
                 note(f"{folder}: no checkpoint yet, training starts from the beginning")
-            origin = done[-1] / "last.safetensors" if done else _origin(init, out, name, is_resumed)
-            source = folder / "last.safetensors" if is_resumed else origin
-            # The network comes before the data: check and proposals may take hours.
+            if is_resumed or done:
+                source: Path | None = (folder if is_resumed else done[-1]) / "last.safetensors"
+            else:
+                source = _origin(init, out, name)
+            # The network comes before the data, of which proposals may take hours.
             network, header = first_network(plan, recipe, source, vgg16, note)
-            distributed.barrier()  # the first process must not begin a run before the others have looked
             if distributed.rank() == 0:
-                if not done:
-                    data_digest = _prepare_data(plan, target, options, keep=proposals is not None)
-                begin(folder, _describe(plan, recipe, data_digest, origin, target), resume=is_resumed)
-            distributed.barrier()
+                begin(folder, _describe(plan, recipe, source), resume=is_resumed)
             if recipe.canvas != canvas:
                 canvas = recipe.canvas
                 photos, validation, soft = _load(plan, canvas, options)
+            if not done and distributed.rank() == 0:
+                _make_proposals(plan, target, options, keep=proposals is not None)
+            distributed.barrier()
             regions = None
             if recipe.proposal_share:
                 names = [photo.name for photo in plan.photos]
                 regions = proposal_regions(photos, names, read_proposals(target), recipe.overlap)
-            weights = plan.weights(recipe)
-            sampler = CropSampler(photos, recipe, options.device, weights, soft, regions)
-            header = _with_statistics(network, header, sampler, is_new=source is None)
+            sampler = CropSampler(photos, recipe, options.device, soft, regions)
+            if not header.statistics:  # blocks that are frozen get none later
+                network.to(options.device)
+                crops = (sampler.batch(step).crops for step in range(STATISTICS_BATCHES))
+                update_bn((normalise(batch, header) for batch in crops), network)
+                header = replace(header, statistics=True)
             is_through = Training(network, header, sampler, validation, folder, options).run()
             if distributed.rank() == 0:
                 draw_curves(folder / METRICS, folder / "curves.png")
@@ -97,10 +102,10 @@ def run_training(
     return done
 
 
-def _origin(init: str | Path | None, out: Path, stage: str, is_resumed: bool) -> Path | None:
+def _origin(init: str | Path | None, out: Path, stage: str) -> Path | None:
     if init is not None:
         return network_file(init)
-    if stage != "stage2" or is_resumed:
+    if stage != "stage2":
         return None
     network = out / "stage1" / "last.safetensors"
     if not network.is_file():
@@ -176,69 +181,43 @@ def _new_network(recipe: Recipe, classes: int) -> SegmentationNetwork:
         raise UsageError(f"the recipe describes no network: {error}") from error
 
 
-def _prepare_data(plan: Plan, proposals: Path, options: Options, *, keep: bool) -> str:
-    """The hash of the data, once it is sound and has the proposals that a stage draws, if any does."""
-    with options.reporter.progress(len(plan.photos) + len(plan.validation), "checking") as step:
-        reports = check_plan(plan, workers=options.workers, progress=step)
-    faults = [fault for _, report in reports for fault in report.faults]
-    for fault in faults[1:MOST_FAULTS]:
-        options.reporter.note(str(fault))
-    if faults:
-        count = f" ({len(faults)} faults in photos and masks)" if len(faults) > 1 else ""
-        raise DataError(f"{faults[0]}{count}")
-    for about, report in reports:
-        for warning in report.warnings:
-            options.reporter.note(f"note: {about}: {warning}")
+def _make_proposals(plan: Plan, proposals: Path, options: Options, *, keep: bool) -> None:
+    """Make the file of proposals, if any stage draws some; one that is there may be kept."""
     draws = any(recipe.proposal_share for recipe in plan.stages.values())
     if draws and not (keep and proposals.is_file()):
         photos = [(photo.name, photo.example.image) for photo in plan.photos]
-        options.reporter.note(f"{proposals}: object proposals of {len(photos)} photos")
-        with options.reporter.progress(len(photos), "proposals") as step:
-            cache_proposals(photos, proposals, workers=options.workers, progress=step)
-    return digest(plan, reports)
+        options.note(f"{proposals}: object proposals of {len(photos)} photos")
+        numbers = count(1)
+        with options.progress(len(photos), "proposals") as show:
+            cache_proposals(
+                photos, proposals, workers=options.workers, progress=lambda: show(next(numbers), "")
+            )
 
 
-def _describe(
-    plan: Plan, recipe: Recipe, data_digest: str, init: Path | None, proposals: Path
-) -> dict[str, Any]:
-    """Everything that decides what comes out of a run."""
+def _describe(plan: Plan, recipe: Recipe, init: Path | None) -> dict[str, Any]:
+    """What decides what comes out of a run, for people and for a run that is resumed."""
     sources = dict.fromkeys(photo.dataset.source for photo in plan.photos)
     return {
         "recipe": asdict(recipe),
         "data": {
-            "sha256": data_digest,
             "photos": len(plan.photos),
             "validation_photos": len(plan.validation),
             "classes": plan.validation.classes,
             "sources": [str(source) for source in (*sources, plan.validation.source)],
             "photos_with_scores": sum(photo.scores is not None for photo in plan.photos),
         },
-        "init": {"file": str(init), "sha256": files.digest(init)} if init else None,
-        "proposals": files.digest(proposals) if recipe.proposal_share else None,
+        "init": init and str(init),
         "processes": distributed.world_size(),
         "versions": {"deconvseg": __version__, "torch": torch.__version__},
     }
 
 
-def _load(plan: Plan, canvas: int, options: Options) -> tuple[ImageStore, ImageStore, SoftLabels | None]:
+def _load(plan: Plan, canvas: int, options: Options) -> tuple[ImageStore, ImageStore, list[Tensor | None]]:
     """The photos to learn from, those to validate on, and the soft labels of the first, in memory."""
-    options.reporter.note(f"reading {len(plan.photos) + len(plan.validation)} photos and masks")
+    options.note(f"reading {len(plan.photos) + len(plan.validation)} photos and masks")
     readers = [partial(plan.validation.read, example) for example in plan.validation.examples]
     validation = ImageStore.load(readers, canvas, workers=options.workers)
     training = ImageStore.load([photo.read for photo in plan.photos], canvas, workers=options.workers)
     scores, classes = [photo.scores for photo in plan.photos], plan.validation.classes
-    soft = SoftLabels.load(scores, training.sizes, classes, workers=options.workers)
-    return training, validation, soft if any(scores) else None
-
-
-def _with_statistics(
-    network: SegmentationNetwork, header: NetworkHeader, sampler: CropSampler, *, is_new: bool
-) -> NetworkHeader:
-    """Give a network BatchNorm statistics before training: blocks that are frozen get no others."""
-    network.to(sampler.store.device)
-    if is_new and sampler.recipe.encoder_norm and sampler.recipe.pretrained == "vgg16":
-        calibrate_encoder_norm(network, normalise(sampler.batch(0).crops, header))
-    if not header.statistics:
-        crops = (sampler.batch(step).crops for step in range(STATISTICS_BATCHES))
-        update_bn((normalise(batch, header) for batch in crops), network)
-    return replace(header, statistics=True)
+    soft = load_scores(scores, training.sizes, classes, workers=options.workers)
+    return training, validation, soft if any(scores) else []

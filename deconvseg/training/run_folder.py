@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,42 +26,32 @@ _ANOTHER = "start again in another folder, from this run's last.safetensors to k
 def hold(out: Path) -> Iterator[None]:
     """Make the folder and keep other runs out of it: they would overwrite each other's checkpoints.
 
-    A folder in which nothing was written is removed at the end. Raises OutputError if it cannot be made, and
-    UsageError if another process trains there.
+    Raises OutputError if it cannot be made, or another process trains there.
     """
-    if distributed.rank():
-        yield
-        return
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{out}: the run folder cannot be made ({error.strerror})") from error
-    try:
-        with ExitStack() as held:
-            try:
+    with ExitStack() as held:
+        try:
+            if distributed.rank() == 0:
+                out.mkdir(parents=True, exist_ok=True)
                 held.enter_context(files.lock(out / ".lock"))
-            except TimeoutError as error:
-                raise UsageError(
-                    f"{out}: another process is training there; wait for it or use another folder"
-                ) from error
-            yield
-    finally:
-        with suppress(OSError):  # it is not empty
-            out.rmdir()
+        except OSError as error:
+            is_held = isinstance(error, TimeoutError)
+            fault = "another process is training there" if is_held else f"cannot be made ({error.strerror})"
+            raise OutputError(f"{out}: {fault}; use another folder") from error
+        yield
 
 
 def begin(folder: Path, description: dict[str, Any], *, resume: bool) -> None:
     """Keep everything that decides what comes out of a run in its folder, and sweep what a killed one left.
 
     To `resume` the run that the folder holds, it must be the same one: UsageError if they differ in what
-    cannot change on the way. Its `init` may be None and is then what it was.
+    cannot change on the way. Its `init` stays what it was.
     """
     path = folder / _DESCRIPTION
     description = json.loads(json.dumps(description))
     if resume:
         try:
             before = json.loads(path.read_text(encoding="utf-8"))
-            description["init"] = description["init"] or before["init"]
+            description["init"] = before["init"]
             had, has = _fixed(before), _fixed(description)
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise UsageError(f"{path}: cannot be read ({error!r}); start again in another folder") from error
@@ -80,9 +70,8 @@ def _fixed(description: dict[str, Any]) -> dict[str, Any]:
     recipe = json.loads(json.dumps(asdict(Recipe()))) | description["recipe"]
     recipe = {key: value for key, value in recipe.items() if key not in FREE_ON_RESUME}
     return recipe | {
-        "photos, masks, scores or classes": description["data"]["sha256"],
-        "object proposals": description["proposals"],
-        "network to start from": description["init"] and description["init"]["sha256"],
+        "classes": description["data"]["classes"],
+        "numbers of photos": [description["data"][key] for key in ("photos", "validation_photos")],
     }
 
 
@@ -121,8 +110,7 @@ def load_state(path: Path, modules: dict[str, Any]) -> dict[str, float]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         for name, module in modules.items():
-            if name != "scaler" or state[name]:  # empty in a precision that needs no scaling
-                module.load_state_dict(state[name])
+            module.load_state_dict(state[name])
         return dict(state["progress"])
     except Exception as error:  # a damaged file can fail in any way
         if is_out_of_memory(error):

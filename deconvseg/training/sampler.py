@@ -14,7 +14,7 @@ from deconvseg.data.masks import VOID
 from deconvseg.errors import DataError
 from deconvseg.proposals.cache import ProposalFile
 from deconvseg.training.recipe import Recipe
-from deconvseg.training.scores import SoftLabels
+from deconvseg.training.scores import cut_scores
 
 PASTED_SIZE = (0.3, 0.9)  # longer sides of pasted objects as shares of the crop's side
 RANDOM_SIDE = (0.35, 1.0)  # sides of random squares as shares of the photo's longer side
@@ -74,7 +74,6 @@ class Batch(NamedTuple):
     crops: Tensor  # float32 (B, 3, S, S) of 0..255
     labels: Tensor  # int64 (B, S, S), 255 for void
     own: Tensor  # bool (B, S, S), where labels are the photo's own: neither void nor of a pasted object
-    weights: Tensor  # float32 (B, 2), of the labels and of the soft labels
     photo: Tensor  # with boxes and mirror, where the crops were cut, as `cut_crops` takes it
     boxes: Tensor
     mirror: Tensor
@@ -87,7 +86,6 @@ class CropSampler:
     Args:
         store: photos and masks, in main memory; crops are cut on the `device`.
         recipe: decides what is drawn.
-        weights: float32 (N, 2), weight of each photo's mask and of its soft labels.
         soft, proposals: the photos' soft labels, and regions for recipes that draw proposals.
     """
 
@@ -96,11 +94,10 @@ class CropSampler:
         store: ImageStore,
         recipe: Recipe,
         device: torch.device,
-        weights: Tensor,
-        soft: SoftLabels | None = None,
+        soft: Sequence[Tensor | None] = (),
         proposals: Regions | None = None,
     ) -> None:
-        self.recipe, self.sizes, self.store, self.weights = recipe, store.sizes, store.to(device), weights
+        self.recipe, self.sizes, self.store = recipe, store.sizes, store.to(device)
         # Stage 1 draws every object of every photo (paper, section 4.1).
         objects = [(i, k, found) for i, some in enumerate(store.objects) for k, found in enumerate(some, 1)]
         self.objects = Regions([(photo, label, number, *box) for photo, number, (label, box) in objects])
@@ -114,14 +111,15 @@ class CropSampler:
         if recipe.label == "object":
             self.parts = [torch.from_numpy(find_objects(mask.numpy())[0]).to(device) for mask in store.labels]
         # Crops of one object alone call the others background, which soft labels know nothing of.
-        self.soft = soft.to(device) if soft and recipe.label == "all" else None
+        kept = soft if recipe.label == "all" else ()
+        self.soft = [values if values is None else values.to(device) for values in kept]
 
     def batch(self, step: int, part: slice | Tensor = slice(None)) -> Batch:
         """The crops of a step, or those of them at some indices, on the store's device."""
         photo, *others = (values[part] for values in self._draw(step))
         # Not waiting for the copies keeps the device's queue of work full.
-        number, boxes, mirror, factors, weights = (
-            values.to(self.store.device, non_blocking=True) for values in (*others, self.weights[photo])
+        number, boxes, mirror, factors = (
+            values.to(self.store.device, non_blocking=True) for values in others
         )
         where = photo, boxes, mirror, self.recipe.crop_size
         crops, labels = cut_crops(self.store, *where)
@@ -133,14 +131,14 @@ class CropSampler:
         if self.recipe.copy_paste:
             self._paste(step, part, crops, labels, own)
         crops = jitter_colours(crops, *factors.T[:, :, None, None, None])
-        return Batch(crops, labels, own, weights, photo, boxes, mirror)
+        return Batch(crops, labels, own, photo, boxes, mirror)
 
     def soft_labels(self, batch: Batch, part: slice) -> Tensor | None:
         """Those of a part of a batch, if there are any: float32 (b, C, S, S)."""
-        if self.soft is None:
+        if not self.soft:
             return None
         where = batch.photo[part], batch.boxes[part], batch.mirror[part]
-        return self.soft.cut(*where, self.recipe.crop_size, self.recipe.temperature)
+        return cut_scores(self.soft, self.sizes, *where, self.recipe.crop_size)
 
     def _paste(self, step: int, part: slice | Tensor, crops: Tensor, labels: Tensor, own: Tensor) -> None:
         """Put objects of other photos in front of what some crops show (Ghiasi et al., arXiv 2012.07177)."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -24,52 +23,39 @@ SURE = 0.5  # a pixel whose best class has less is void in a mask made of scores
 _SHRINK = 4  # of photos' sides, at least: soft labels are smooth, and many a photo
 
 
-@dataclass(frozen=True)
-class SoftLabels:
-    """Class probabilities of the photos of a store."""
+def load_scores(
+    files: Sequence[Path | None], sizes: Tensor, classes: Sequence[str], *, workers: int = 0
+) -> list[Tensor | None]:
+    """Soft labels uint8 (C, h, w) of a score file a photo, as `Segmentation.save(..., "scores")` writes them.
 
-    # uint8 (C, h, w), 255 is certain, from border to border of the photo; None if it has no soft labels.
-    maps: Sequence[Tensor | None]
-    sizes: Tensor  # int64 (N, 2), height and width of the photos in the store
+    255 is certain, and they reach from border to border of the photo; None where there is no file. `sizes`
+    are heights and widths of the photos in their store, `classes` names, background first. Raises DataError
+    if a file is missing, damaged, of other classes, or of a photo of another shape.
+    """
+    with pool(workers) as call_each:
+        pairs = zip(files, sizes.tolist(), strict=True)
+        return list(call_each(partial(_read_small, classes), pairs))
 
-    @classmethod
-    def load(
-        cls, files: Sequence[Path | None], sizes: Tensor, classes: Sequence[str], *, workers: int = 0
-    ) -> SoftLabels:
-        """Reads a score file a photo, or None, as `Segmentation.save(..., "scores")` writes them.
 
-        `sizes` are the photos' in their store, `classes` names, background first. Raises DataError if a file
-        is missing, damaged, of other classes, or of a photo of another shape.
-        """
-        with pool(workers) as call_each:
-            pairs = zip(files, sizes.tolist(), strict=True)
-            return cls(list(call_each(partial(_read_small, classes), pairs)), sizes)
+def cut_scores(
+    maps: Sequence[Tensor | None], sizes: Tensor, photo: Tensor, boxes: Tensor, mirror: Tensor, size: int
+) -> Tensor:
+    """Soft labels float32 (B, C, size, size) of crops, which are given as to `data.crops.cut_crops`.
 
-    def to(self, device: torch.device) -> SoftLabels:
-        """The soft labels on another device."""
-        return replace(self, maps=[values if values is None else values.to(device) for values in self.maps])
-
-    def cut(
-        self, photo: Tensor, boxes: Tensor, mirror: Tensor, size: int, temperature: float = 1.0
-    ) -> Tensor:
-        """Soft labels float32 (B, C, size, size) of crops, which are given as to `data.crops.cut_crops`.
-
-        They sum to 1 over the classes and go on beyond the photo's borders as at them; all are 0 where the
-        photo has none. Probabilities are raised to the inverse of the temperature: over 1 makes them softer.
-        """
-        height, width = self.sizes[photo].to(boxes.device, torch.float32).T[:, :, None]
-        grid = sampling_grid(boxes, mirror, size, width, height)
-        classes = next((len(values) for values in self.maps if values is not None), 1)
-        cut = torch.zeros(len(photo), classes, size, size, device=boxes.device)
-        for k, i in enumerate(photo.tolist()):  # one by one, as each has a size of its own
-            values = self.maps[i]
-            if values is not None:
-                cut[k] = functional.grid_sample(
-                    values[None].float(), grid[k : k + 1], padding_mode="border", align_corners=False
-                )[0]
-        if temperature != 1:
-            cut = (cut / 255) ** (1 / temperature)
-        return cut / cut.sum(1, keepdim=True).clamp_min(1e-12)
+    `maps` and `sizes` are as of `load_scores`. They sum to 1 over the classes and go on beyond the photo's
+    borders as at them; all are 0 where the photo has none.
+    """
+    height, width = sizes[photo].to(boxes.device, torch.float32).T[:, :, None]
+    grid = sampling_grid(boxes, mirror, size, width, height)
+    classes = next((len(values) for values in maps if values is not None), 1)
+    cut = torch.zeros(len(photo), classes, size, size, device=boxes.device)
+    for k, i in enumerate(photo.tolist()):  # one by one, as each has a size of its own
+        values = maps[i]
+        if values is not None:
+            cut[k] = functional.grid_sample(
+                values[None].float(), grid[k : k + 1], padding_mode="border", align_corners=False
+            )[0]
+    return cut / cut.sum(1, keepdim=True).clamp_min(1e-12)
 
 
 def mask_from_scores(image: Path, scores: Path, classes: Sequence[str]) -> Pair:

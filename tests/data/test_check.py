@@ -1,6 +1,5 @@
 """The check of a data set: every fault is found and named, and what is there is counted."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,9 +59,8 @@ def test_every_fault_is_found_and_named_by_its_file(tmp_path: Path) -> None:
         (unknown.mask, "mask holds ids that are no class: 5 (1 pixels); known are 0, 1, 2, 255"),
         (void.mask, "is void all over"),
     ]
-    assert [fault.file for fault in report.faults] == [file for file, _ in want]
-    for fault, (_, problem) in zip(report.faults, want, strict=True):
-        assert fault.problem.startswith(problem)
+    for fault, (file, problem) in zip(report.faults, want, strict=True):
+        assert fault.startswith(f"{file}: {problem}")
 
 
 def test_what_is_hardly_meant_is_warned_of(tmp_path: Path) -> None:
@@ -75,26 +73,9 @@ def test_what_is_hardly_meant_is_warned_of(tmp_path: Path) -> None:
     assert warning.endswith("(and 1 such notes)")
 
 
-def test_the_digest_follows_names_masks_and_photo_sizes(tmp_path: Path) -> None:
-    def digest(*examples: Example) -> str:
-        return check_dataset(dataset(*examples)).digest
-
-    a, b = add(tmp_path, "a", [[0, 1]]), add(tmp_path, "b", [[0, 2]])
-    first = digest(a, b)
-    assert digest(a, b) == first
-    others = {digest(b, a), digest(a), digest(replace(a, name="c"), b)}
-    b.image.write_bytes(b.image.read_bytes() + b"\0")
-    others.add(digest(a, b))
-    add(tmp_path, "b", [[0, 1]])
-    others.add(digest(a, b))
-    assert len(others | {first}) == 6
-
-
-def test_the_report_is_json_and_lines(tmp_path: Path) -> None:
+def test_the_report_is_lines(tmp_path: Path) -> None:
     gone = replace(add(tmp_path, "a", [[0, 1]]), image=Path("gone.jpg"))
     report = check_dataset(dataset(gone, *(replace(gone, name=f"{i}") for i in range(30))))
-    as_json = json.loads(json.dumps(report.as_dict()))
-    assert as_json["faults"][0]["file"] == "gone.jpg" and as_json["pixels"]["cat"] == 31
     lines = list(report.lines())
     assert lines[0].startswith("31 photos, 31 faults, 0.0% of pixels void")
     assert sum(line.startswith("fault: gone.jpg: no such file") for line in lines) == 20

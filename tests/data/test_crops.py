@@ -100,7 +100,7 @@ def test_photos_are_held_at_their_own_sizes_and_more_than_memory_are_refused(
     assert sum(tensor.untyped_storage().nbytes() for tensor in held) == 10 * 20 * 50 * 4
     monkeypatch.setattr(crops_module, "available_memory", lambda: 1_000_000)
     load(500)
-    with pytest.raises(DataError, match=r"1000 photos need 0\.0 GB of memory.*take a smaller canvas"):
+    with pytest.raises(DataError, match=r"the photos need 0\.0 GB of memory more.*take a smaller canvas"):
         load(1000)
     assert len(read) == 256  # it is found out early
     monkeypatch.setattr(crops_module, "available_memory", lambda: None)

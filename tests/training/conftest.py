@@ -92,7 +92,7 @@ def run(
     folder.mkdir(exist_ok=True)
     recipe = replace(RECIPE, **changes)
     network = network or small_network(recipe)
-    sampler = CropSampler(data.training, recipe, CPU, torch.ones(len(data.training), 2))
+    sampler = CropSampler(data.training, recipe, CPU)
     Training(network, HEADER, sampler, data.validation, folder, Options(CPU, **(options or {}))).run()
     return network
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from deconvseg.errors import DeconvSegError, OutputError, UsageError
 from deconvseg.training import distributed, loop
-from deconvseg.training.loop import mean_iou, schedule, update_average, validate
+from deconvseg.training.loop import mean_iou, schedule, validate
 from deconvseg.training.losses import Losses
 from deconvseg.training.recipe import Recipe
 
@@ -42,7 +42,6 @@ SGD = {"optimizer": "sgd", "schedule": "step", "step_size": 3, "ema": 0.0, "accu
         {"dropout": 0.5},
         SGD,
         {"precision": "bf16", "schedule": "constant", "label": "object"},
-        {"precision": "fp16", "learning_rate": 1e-3},
     ],
     ids=lambda changes: ",".join(changes),
 )
@@ -172,12 +171,3 @@ def test_schedules() -> None:
     assert schedule(99, replace(recipe, schedule="constant")) == 1
     stepped = replace(recipe, schedule="step", step_size=40, step_factor=0.5)
     assert [schedule(step, stepped) for step in (39, 40, 80)] == [1, 0.5, 0.25]
-
-
-def test_average_moves_by_its_decay() -> None:
-    mean, value = torch.nn.BatchNorm2d(1), torch.nn.BatchNorm2d(1)
-    torch.nn.init.constant_(value.weight, 3.0)
-    value.running_mean.fill_(1.0)
-    value.num_batches_tracked.fill_(4)
-    update_average(mean, value, 0.75)
-    assert (mean.weight.item(), mean.running_mean.item(), mean.num_batches_tracked.item()) == (1.5, 0.25, 4)

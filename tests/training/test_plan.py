@@ -8,7 +8,7 @@ import pytest
 
 from deconvseg.errors import DataError, UsageError
 from deconvseg.images.palette import VOC_CLASSES
-from deconvseg.training.plan import Sources, check_plan, digest, plan_training
+from deconvseg.training.plan import Sources, check_plan, plan_training
 
 from ..conftest import describe, make_shapes
 
@@ -19,24 +19,13 @@ def voc(tmp_path: Path) -> Path:
 
 
 def test_a_plan_names_all_photos_and_checks_them(tmp_path: Path, voc: Path) -> None:
-    extras = [make_shapes(tmp_path / f"{count}/more", train=count, val=1) for count in (2, 1)]
+    extras = [make_shapes(tmp_path / name, train=count, val=1) for name, count in (("more", 2), ("few", 1))]
     plan = plan_training(Sources(voc, extra_roots=extras), "own", {"steps": 5, "seed": None})
-    # Folders of the same name are told apart.
-    names = ["shape000", "shape001", "shape002", "more/shape000", "more/shape001", "more-2/shape000"]
+    names = ["shape000", "shape001", "shape002", "more/shape000", "more/shape001", "few/shape000"]
     assert [photo.name for photo in plan.photos] == names
-    assert [photo.group for photo in plan.photos] == ["voc"] * 3 + ["more"] * 2 + ["more-2"]
     assert plan.stages[""].steps == 5
-    classes = plan.validation.classes
-    assert len(classes) == 21
-    reports = check_plan(plan)
-    assert [report.examples for _, report in reports] == [3, 2, 1, 2]
-    before = digest(plan, reports)
-    mask = voc / "SegmentationClass/shape001.png"
-    mask.write_bytes((voc / "SegmentationClass/shape002.png").read_bytes())
-    assert digest(plan, check_plan(plan)) != before
-    # So is the digest of classes that mean something else, with the same masks.
-    swapped = replace(plan.validation, classes=(*classes[:-2], *classes[:-3:-1]))
-    assert digest(replace(plan, validation=swapped), reports) != before
+    assert len(plan.validation.classes) == 21
+    assert [report.examples for _, report in check_plan(plan)] == [3, 2, 1, 2]
 
 
 def test_sbd_joins_in_without_the_photos_to_validate_on(tmp_path: Path) -> None:
@@ -46,8 +35,7 @@ def test_sbd_joins_in_without_the_photos_to_validate_on(tmp_path: Path) -> None:
     (lists / "train.txt").rename(lists / "train_aug.txt")
     plan = plan_training(Sources(voc, sbd_root=sbd), "own", {})
     # shape000 and 001 are in VOC's train, 002 and 003 in its val.
-    names = ["voc shape000", "voc shape001", "sbd shape004", "sbd shape005"]
-    assert [f"{photo.group} {photo.name}" for photo in plan.photos] == names
+    assert [photo.name for photo in plan.photos] == [f"shape00{i}" for i in (0, 1, 4, 5)]
 
 
 def test_mistakes_are_named(tmp_path: Path, voc: Path) -> None:
@@ -62,8 +50,9 @@ def test_mistakes_are_named(tmp_path: Path, voc: Path) -> None:
     own = describe(make_shapes(tmp_path / "own", train=1, val=0), train="rest")
     with pytest.raises(DataError, match="its classes are not those of"):
         plan(Sources(voc, extra_roots=[own]))
-    with pytest.raises(DataError, match=r"shape000\.jpg: named twice"):
-        plan(Sources(voc, extra_roots=[voc]))
+    (lists / "again.txt").write_text("shape000\nshape000\n")
+    with pytest.raises(DataError, match="shape000: named twice"):
+        plan(Sources(voc, split="again"))
 
 
 def score(folder: Path, name: str) -> Path:
@@ -87,22 +76,8 @@ def test_score_files_are_found_by_data_set_and_stand_in_for_masks(tmp_path: Path
     assert [fault for _, report in check_plan(plan) for fault in report.faults] == []
     photo, mask = plan.photos[3].read()
     assert mask.shape == photo.shape[:2] and (mask == 1).all()
-    before = digest(plan, [])
-    beside.write_bytes(beside.read_bytes() + b"x")
-    assert digest(plan, []) != before
     beside.write_bytes(b"")
     ((fault,),) = [report.faults for _, report in check_plan(plan) if report.faults]
-    assert (fault.file, fault.problem[:21]) == (beside, "scores cannot be read")
+    assert fault.startswith(f"{beside}: scores cannot be read")
     with pytest.raises(UsageError, match=r"none: holds no NAME\.scores\.npz of any photo to train on"):
         plan_training(replace(sources, scores=[tmp_path / "none"]), "own", {})
-
-
-def test_data_sets_are_weighed_by_name(tmp_path: Path, voc: Path) -> None:
-    sources = Sources(voc, extra_roots=[make_shapes(tmp_path / "more", train=1, val=1)])
-    recipe = tmp_path / "r.toml"
-    recipe.write_text("mask_weight = { voc = 0.5 }\nscores_weight = 2\n")
-    plan = plan_training(sources, recipe, {})
-    assert plan.weights(plan.stages[""]).tolist() == [[0.5, 2]] * 3 + [[1, 2]]
-    recipe.write_text("mask_weight = { voc12 = 0.5 }\n")
-    with pytest.raises(UsageError, match=r"no data set 'voc12' to learn from; there is voc, more"):
-        plan_training(sources, recipe, {})

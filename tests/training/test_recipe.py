@@ -29,7 +29,7 @@ def test_flags_win_over_the_file_and_the_file_over_the_defaults(tmp_path: Path) 
         ("crop_size = 100", "no multiple of 32"),
         ("whole_share = 0.9", "over 1 together"),
         ("learning_rate = nan", "out of range"),
-        ("mask_weight = { extra = -1 }", "mask_weight = -1 is out of range"),
+        ("scores_weight = -1", "scores_weight = -1 is out of range"),
         ("batch_size = 9\naccumulate = 2", "cannot be shared out"),
         ("batch_size = 4\naccumulate = 4", "at least 2"),
         ("copy_paste = 0.5\nlabel = 'object'", "copy_paste needs label"),

@@ -32,7 +32,7 @@ def store_of(*pairs: tuple[np.ndarray, np.ndarray]) -> ImageStore:
 
 
 def sampler_of(store: ImageStore, recipe: Recipe, proposals: Regions | None = None) -> CropSampler:
-    return CropSampler(store, recipe, CPU, torch.ones(len(store), 2), proposals=proposals)
+    return CropSampler(store, recipe, CPU, proposals=proposals)
 
 
 def proposals(boxes: list[list[float]], side: int) -> ProposalFile:

@@ -10,12 +10,13 @@ from torch.nn import functional
 
 from deconvseg.errors import DataError
 from deconvseg.training.losses import Losses
-from deconvseg.training.scores import SoftLabels, mask_from_scores
+from deconvseg.training.scores import cut_scores, load_scores, mask_from_scores
 
 from .conftest import RECIPE, replace, small_network
 
 CLASSES = ("ground", "left", "right")
 SIZES = torch.tensor([[48, 65], [30, 30]])
+Soft = list[torch.Tensor | None]
 
 
 def save(path: Path, classes: tuple[str, ...] = CLASSES, **changes: object) -> Path:
@@ -27,38 +28,34 @@ def save(path: Path, classes: tuple[str, ...] = CLASSES, **changes: object) -> P
 
 
 @pytest.fixture
-def soft(tmp_path: Path) -> SoftLabels:
+def soft(tmp_path: Path) -> Soft:
     """Of two photos, the second has none."""
-    return SoftLabels.load([save(tmp_path / "a.scores.npz"), None], SIZES, CLASSES)
+    return load_scores([save(tmp_path / "a.scores.npz"), None], SIZES, CLASSES)
 
 
 @pytest.mark.parametrize("mirror", [False, True])
-def test_soft_labels_follow_crop_scale_and_mirror_exactly(soft: SoftLabels, mirror: bool) -> None:
+def test_soft_labels_follow_crop_scale_and_mirror_exactly(soft: Soft, mirror: bool) -> None:
     box, size = (10.5, -3.0, 47.25, 33.75), 21
     where = torch.tensor([box]), torch.tensor([mirror])
-    found = soft.cut(torch.tensor([0]), *where, size)[0]
+    found = cut_scores(soft, SIZES, torch.tensor([0]), *where, size)[0]
     x = box[0] + (torch.arange(size) + 0.5) / size * (box[2] - box[0])  # centres of the crop's pixels
     wanted = (x.flip(0) if mirror else x) / 65  # a share of the photo's width
     torch.testing.assert_close(found[2], wanted.expand(size, -1), atol=2 / 255, rtol=0)
     torch.testing.assert_close(found.sum(0), torch.ones(size, size))
 
 
-def test_photos_without_soft_labels_and_temperature(soft: SoftLabels) -> None:
+def test_photos_without_soft_labels_have_zeros(soft: Soft) -> None:
     photo, boxes = torch.tensor([1, 0]), torch.tensor([[0.0, 0, 30, 30]] * 2)
-    plain, softer, sharper = (
-        soft.cut(photo, boxes, torch.zeros(2, dtype=torch.bool), 8, t) for t in (1, 3, 0.5)
-    )
-    assert not plain[0].any() and not softer[0].any()
-    torch.testing.assert_close(softer[1], functional.normalize(plain[1] ** (1 / 3), p=1, dim=0))
-    assert (sharper[1].amax(0) >= plain[1].amax(0)).all()
+    without, found = cut_scores(soft, SIZES, photo, boxes, torch.zeros(2, dtype=torch.bool), 8)
+    assert not without.any() and found.any()
 
 
 def test_they_are_held_as_bytes_at_a_quarter_of_the_photo_at_most(tmp_path: Path) -> None:
     large = np.full((3, 480, 640), 1 / 3, np.float16)
     path = save(tmp_path / "a.scores.npz", probabilities=large)
-    (held,) = SoftLabels.load([path], torch.tensor([[48, 64]]), CLASSES).maps
+    (held,) = load_scores([path], torch.tensor([[48, 64]]), CLASSES)
     assert held is not None and held.dtype == torch.uint8 and held.shape == (3, 12, 16)
-    (small,) = SoftLabels.load([save(path)], torch.tensor([[384, 520]]), CLASSES).maps
+    (small,) = load_scores([save(path)], torch.tensor([[384, 520]]), CLASSES)
     assert small is not None and small.shape == (3, 6, 8)  # what the file has is enough
 
 
@@ -67,7 +64,7 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
 
     def refused(words: str) -> None:
         with pytest.raises(DataError, match=rf"a\.scores\.npz: {words}"):
-            SoftLabels.load([path], SIZES[:1], CLASSES, workers=2)
+            load_scores([path], SIZES[:1], CLASSES, workers=2)
 
     refused("scores cannot be read .*No such file")
     path.write_bytes(b"no zip")
@@ -93,9 +90,9 @@ def test_a_mask_made_of_scores_is_void_where_they_are_unsure(tmp_path: Path) -> 
 
 
 def test_losses_by_hand() -> None:
-    """Each crop counts by its weights; soft labels only where the labels are the photo's own."""
+    """Soft labels count only where the labels are the photo's own."""
     torch.manual_seed(0)
-    recipe = replace(RECIPE, presence_weight=0.0, temperature=2.0)
+    recipe = replace(RECIPE, presence_weight=0.0)
     network = small_network(recipe).eval()
     losses = Losses(network, torch.nn.Linear(8, 2), recipe)
     inputs, labels = torch.randn(2, 3, 32, 32), torch.randint(0, 3, (2, 32, 32))
@@ -103,10 +100,10 @@ def test_losses_by_hand() -> None:
     own = labels != 255
     own[1, 20:] = False
     soft = torch.rand(2, 3, 32, 32).softmax(1)
-    sums = losses(inputs, labels, own, torch.tensor([[1.0, 0.0], [0.5, 3.0]]), soft)
+    sums = losses(inputs, labels, own, soft)
     scores = network(inputs)
-    hard = functional.cross_entropy(scores, labels, ignore_index=255, reduction="none").sum((1, 2))
-    each = functional.cross_entropy(scores[1:] / 2, soft[1:], reduction="none")[0]
-    torch.testing.assert_close(sums[0], hard[0] + 0.5 * hard[1])
-    torch.testing.assert_close(sums[2], 3 * 4 * each[own[1]].sum())
+    hard = functional.cross_entropy(scores, labels, ignore_index=255, reduction="sum")
+    each = functional.cross_entropy(scores, soft, reduction="none")
+    torch.testing.assert_close(sums[0], hard)
+    torch.testing.assert_close(sums[2], each[own].sum())
     assert sums[1] == 0
