@@ -75,7 +75,7 @@ def run_training(
             distributed.barrier()  # the first process must not begin a run before the others have looked
             if distributed.rank() == 0:
                 if not done:
-                    data_digest = _prepare_data(plan, target, options, keep=proposals is not None)
+                    data_digest = _prepare_data(plan, target, options)
                 begin(folder, _describe(plan, recipe, data_digest, origin, target), resume=is_resumed)
             distributed.barrier()
             if recipe.canvas != canvas:
@@ -84,7 +84,7 @@ def run_training(
             regions = None
             if recipe.proposal_share:
                 names = [photo.name for photo in plan.photos]
-                regions = proposal_regions(photos, names, read_proposals(target), recipe.overlap)
+                regions = proposal_regions(photos, read_proposals(target, names), recipe.overlap)
             weights = plan.weights(recipe)
             sampler = CropSampler(photos, recipe, options.device, weights, soft, regions)
             header = _with_statistics(network, header, sampler, is_new=source is None)
@@ -176,7 +176,7 @@ def _new_network(recipe: Recipe, classes: int) -> SegmentationNetwork:
         raise UsageError(f"the recipe describes no network: {error}") from error
 
 
-def _prepare_data(plan: Plan, proposals: Path, options: Options, *, keep: bool) -> str:
+def _prepare_data(plan: Plan, proposals: Path, options: Options) -> str:
     """The hash of the data, once it is sound and has the proposals that a stage draws, if any does."""
     with options.reporter.progress(len(plan.photos) + len(plan.validation), "checking") as step:
         reports = check_plan(plan, workers=options.workers, progress=step)
@@ -190,7 +190,7 @@ def _prepare_data(plan: Plan, proposals: Path, options: Options, *, keep: bool) 
         for warning in report.warnings:
             options.reporter.note(f"note: {about}: {warning}")
     draws = any(recipe.proposal_share for recipe in plan.stages.values())
-    if draws and not (keep and proposals.is_file()):
+    if draws and not proposals.is_file():
         photos = [(photo.name, photo.example.image) for photo in plan.photos]
         options.reporter.note(f"{proposals}: object proposals of {len(photos)} photos")
         with options.reporter.progress(len(photos), "proposals") as step:
