@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,12 +100,13 @@ def _refuse_other_colors(
     if not palette:
         return
     used = np.flatnonzero(np.bincount(pixels.ravel())).tolist()
-    colors = {value: tuple(palette[3 * value : 3 * value + 3]) for value in used}
+    colors: dict[int, Any] = {value: tuple(palette[3 * value : 3 * value + 3]) for value in used}
     if all(color == (value,) * 3 for value, color in colors.items()):  # a grey ramp says nothing
         return
     for value, color in colors.items():
-        label = masks.shown.get(color, masks.ids.get(value))
-        if label != masks.ids.get(value) and any(color):  # black is what palettes are filled up with
+        label = masks.shown.get(color)
+        # Black is what palettes are filled up with.
+        if any(color) and label not in (None, masks.ids.get(value)):
             name = "void" if label == VOID else f"'{masks.classes[label]}'"
             raise DataError(
                 f"{path}: in the mask's palette id {value} has the colour of {name}, {hex_color(color)}; "
