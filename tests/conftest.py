@@ -9,6 +9,7 @@ import numpy as np
 import pycocotools.mask as mask_api
 import pytest
 import torch
+from edge_forest import Forest
 from hypothesis import settings
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
@@ -20,7 +21,6 @@ from deconvseg.network.checkpoint import NetworkHeader, save_network
 from deconvseg.network.deconvnet import DeconvNet
 from deconvseg.network.fcn import FCN
 from deconvseg.network.fcn8s import FCN8s
-from deconvseg.proposals.forest_file import Forest
 
 settings.register_profile("patient", deadline=None)  # a busy machine is no fault of ours
 settings.load_profile("patient")

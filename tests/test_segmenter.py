@@ -1,6 +1,5 @@
 """The whole way of a photo with a tiny network: sizes, sameness, and what is refused."""
 
-import gzip
 import pickle
 import shutil
 from dataclasses import replace
@@ -12,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from edge_forest import Forest
 from PIL import Image
 from train_edges import write_forest
 
@@ -22,7 +22,6 @@ from deconvseg.identity import _sources, code_digest
 from deconvseg.images.read import read_photo
 from deconvseg.network.checkpoint import copy_network, load_network
 from deconvseg.proposals.boxes import shrink
-from deconvseg.proposals.forest_file import Forest
 from deconvseg.segmenter import WORKING_SIDE, Segmenter
 from deconvseg.settings import PRESETS, CRFParameters
 
@@ -187,20 +186,6 @@ def test_identity_names_what_changes_a_result(tiny_network: Path, monkeypatch: p
         monkeypatch.setattr(name, value)
         hashes.add(identity())
     assert len(hashes) == 4 + len(changes)
-
-
-def test_forests_but_the_shipped_are_checked(
-    tiny_network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    checked: list[Path] = []
-    monkeypatch.setattr("deconvseg.proposals.edges.read_forest", checked.append)
-    deconvseg.segmenter._detector.cache_clear()
-    Segmenter(tiny_network).load()
-    assert checked == []
-    other = tmp_path / "edges.yml.gz"
-    other.write_bytes(gzip.compress(gzip.decompress(deconvseg.weights.forest_file().read_bytes()) + b"\n"))
-    Segmenter(tiny_network, forest=other).load()
-    assert checked == [other]
 
 
 def test_networks_and_forests_are_known_by_their_content(

@@ -8,6 +8,7 @@ splits judged on a sample of a large node) a comment says so.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import cv2
@@ -19,10 +20,29 @@ from numpy.typing import NDArray
 from deconvseg.errors import DataError
 from deconvseg.images.components import outline
 from deconvseg.proposals.edges import BORDER
-from deconvseg.proposals.forest_file import CELLS, CHANNELS, FEATURES, GRID, INNER_SIZE, SHRINK, Forest
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
+
+PATCH_SIZE = 32  # side in pixels of the window a tree looks at
+INNER_SIZE = 16  # side in pixels of the segmentation in a leaf, at the window's centre
+SHRINK = 2  # side in pixels of a feature cell, and the step between windows
+CHANNELS, CELLS, GRID = 13, PATCH_SIZE // SHRINK, 5
+FEATURES = CELLS * CELLS * CHANNELS + CHANNELS * (GRID**2 * (GRID**2 - 1) // 2)
+"""7,228: 16 x 16 x 13 cells and 300 differences of a 5 x 5 grid in each of 13 channels."""
+GEOMETRY = {
+    "stride": SHRINK,
+    "shrinkNumber": SHRINK,
+    "patchSize": PATCH_SIZE,
+    "patchInnerSize": INNER_SIZE,
+    "numberOfGradientOrientations": 4,
+    "gradientSmoothingRadius": 0,
+    "regFeatureSmoothingRadius": 2,
+    "ssFeatureSmoothingRadius": 8,
+    "gradientNormalizationRadius": 4,
+    "selfsimilarityGridSize": GRID,
+}
+"""What every published forest has; OpenCV derives buffer sizes and feature indices from these unchecked."""
 
 _PAIRS = 256  # of pixels, by which two segmentations are compared at a node
 _STEPS = 4096  # equal steps a feature's range is cut into before 256 of them become the possible thresholds
@@ -31,6 +51,45 @@ _PHOTOS = 400  # a tree learns from; the published recipe uses all, but reading 
 _FEATURES_OF_A_TREE = FEATURES // 4
 _MIN_CHILD = 8  # fewest windows in a node
 _MAX_DEPTH = 64  # most splits from the root to a leaf
+
+
+@dataclass(frozen=True)
+class Forest:
+    """A structured edge forest of T trees, each padded to N nodes.
+
+    A child of 0 marks a leaf. Otherwise it is the index in the same tree of the right child; the left child
+    (feature < threshold) is the node just before it. Node g = tree * N + node has the edge bins
+    `bins[boundaries[g] : boundaries[g + 1]]`: edge pixels of a 16 x 16 patch, column-major (row = bin % 16).
+    """
+
+    childs: NDArray[np.int32]  # (T, N)
+    feature_ids: NDArray[np.int32]  # (T, N), 0..7227
+    thresholds: NDArray[np.float32]  # (T, N), finite
+    boundaries: NDArray[np.int64]  # (T * N + 1,), not decreasing
+    bins: NDArray[np.int32]  # (B,), 0..255
+    trees_evaluated: int  # trees that vote at each position, 1..T
+
+
+def check_forest(forest: Forest) -> None:
+    """Raise a ValueError unless OpenCV, which does not check it, can walk the forest and comes to an end."""
+    trees, nodes = forest.childs.shape
+    if not 1 <= forest.trees_evaluated <= trees:
+        raise ValueError(f"numberOfTreesToEvaluate is {forest.trees_evaluated}, but there are {trees} trees")
+    if len(forest.boundaries) != trees * nodes + 1:
+        raise ValueError(f"edgeBoundaries holds {len(forest.boundaries)} numbers for {trees * nodes} nodes")
+    childs, ids, bins, bounds = forest.childs, forest.feature_ids, forest.bins, forest.boundaries
+    for name, values, wrong in (
+        # Children after their parent: no walk goes in circles.
+        ("childs", childs, (childs != 0) & ((childs < np.arange(nodes) + 2) | (childs >= nodes))),
+        ("featureIds", ids, (ids < 0) | (ids >= FEATURES)),
+        ("thresholds", forest.thresholds, ~np.isfinite(forest.thresholds)),
+        ("edgeBoundaries", bounds, (np.diff(bounds, prepend=0) < 0) | (bounds > len(bins))),
+        ("edgeBins", bins, (bins < 0) | (bins >= INNER_SIZE**2)),
+    ):
+        if wrong.any():
+            at = int(wrong.argmax())
+            raise ValueError(f"{name} holds {values.flat[at]} at position {at}, which is out of range")
+
 
 Photo = tuple[NDArray[np.uint8], NDArray[np.int32]]
 """A photo, uint8 (H, W, 3) RGB, and its segments (H, W). Neighbours with different labels have an edge in

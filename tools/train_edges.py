@@ -15,7 +15,7 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from edge_forest import Photo, fill_from_nearest, train_forest
+from edge_forest import GEOMETRY, Forest, Photo, check_forest, fill_from_nearest, train_forest
 from numpy.typing import NDArray
 
 from deconvseg.cli import console
@@ -25,7 +25,6 @@ from deconvseg.data.open import open_dataset
 from deconvseg.errors import UsageError
 from deconvseg.files import replacing
 from deconvseg.images.components import VOID, components
-from deconvseg.proposals.forest_file import GEOMETRY, Forest, check_forest
 
 VOID_REACH = 6  # pixels: VOC's void border is about 5 wide, with the edge somewhere within
 
@@ -70,7 +69,7 @@ def objects_of_mask(mask: NDArray[np.uint8]) -> NDArray[np.int32]:
 def write_forest(forest: Forest, path: Path) -> None:
     """Write a forest as `.yml`, or gzip-packed if the name ends in `.gz`: the same one gives the same bytes.
 
-    Raises ValueError if it is not one that `read_forest` would accept.
+    Raises ValueError if OpenCV would read foreign memory.
     """
     check_forest(forest)
     counts = {"numberOfTrees": len(forest.childs), "numberOfTreesToEvaluate": forest.trees_evaluated}

@@ -27,9 +27,7 @@ from torch.nn import functional
 
 from deconvseg.cli import console
 from deconvseg.cli.options import DEBUG, refuse_target
-from deconvseg.data.dataset import DataSet, Example
 from deconvseg.data.masks import VOID
-from deconvseg.data.open import open_dataset
 from deconvseg.errors import UsageError
 from deconvseg.network import fold, int8
 from deconvseg.network.base import STRIDE, average
@@ -38,7 +36,8 @@ from deconvseg.network.fcn import FCN
 from deconvseg.network.inputs import normalise, resized
 from deconvseg.network.vgg16 import download_vgg16, initialise_encoder, read_vgg16
 from deconvseg.training.losses import lovasz_softmax
-from deconvseg.training.scores import SUFFIX, read_scores
+from deconvseg.training.plan import Photo, Sources, plan_training
+from deconvseg.training.scores import read_scores
 
 PRESENT_SHARE = 0.003
 """A class is present from this share of a photo's pixels on; a smaller one is neither present nor absent."""
@@ -66,7 +65,7 @@ def train_fcn(
     ] = None,
     scores: Annotated[
         Path | None,
-        typer.Option(help="Folder of NAME.scores.npz: another network's labels, beside the masks."),
+        typer.Option(help="Folder of NAME.scores.npz: another network's labels, beside or instead of masks."),
     ] = None,
     report: Annotated[
         Path | None,
@@ -90,26 +89,23 @@ def train_fcn(
 ) -> None:
     """Train an FCN on photos with masks."""
     refuse_target(out, overwrite=True, option="--out")
-    sets = [open_dataset(voc_root, split), *(open_dataset(root, "train") for root in extra_root or ())]
-    if any(data.classes != sets[0].classes for data in sets):
-        raise UsageError("the data sets have different classes; give sets of the same ones")
+    folders = () if scores is None else (scores,)
+    sources = Sources(voc_root, None, extra_root or (), split, split, folders)
+    plan = plan_training(sources, "own", {})  # of the recipe nothing is used
+    header = NetworkHeader(plan.validation.classes, plan.validation.palette)
     ious = json.loads(report.read_bytes())["per_class_iou"] if report else {}
-    if report and set(ious) != set(sets[0].classes):
+    if report and set(ious) != set(header.classes):
         raise UsageError(f"{report}: is of other classes than the data sets; give one of the same")
-    names = (example.name for data in sets for example in data.examples)
-    if scores and not any((scores / f"{name}{SUFFIX}").is_file() for name in names):
-        raise UsageError(f"{scores}: no soft labels of these photos, NAME{SUFFIX}; give their folder")
     torch.manual_seed(seed)
-    header = NetworkHeader(sets[0].classes, sets[0].palette)
     if start:
         network, header = load_network(start)
-        if not isinstance(network, FCN) or header.classes != sets[0].classes:
+        if not isinstance(network, FCN) or header.classes != plan.validation.classes:
             raise UsageError(f"{start}: is no FCN of the data sets' classes; give --start one")
         network.side = network.arguments["side"] = side or network.side
     else:
         network = FCN(len(header.classes), side or 512)
         initialise_encoder(network, read_vgg16(vgg16) if vgg16 else download_vgg16())
-    photos = measure(network, header, sets, views, scores)
+    photos = measure(network, header, plan.photos, views)
     loss = round(train(network, photos, epochs, seed, goes_on=bool(start)), 4)
     summary: dict[str, float] = {"photos": len(photos.shares) // views, "views": views, "seed": seed}
     summary |= {"views with soft labels": len(photos.soft), "epochs": epochs, "loss": loss}
@@ -153,16 +149,13 @@ class Photos(NamedTuple):
 
 
 @torch.no_grad()
-def measure(
-    network: FCN, header: NetworkHeader, sets: Sequence[DataSet], views: int, scores: Path | None = None
-) -> Photos:
+def measure(network: FCN, header: NetworkHeader, photos: Sequence[Photo], views: int) -> Photos:
     """Features of all photos, which go into a temporary file, and what their masks say."""
-    examples = [(data, example) for data in sets for example in data.examples]
-    rows = [(view, *each) for view in range(views) for each in examples]
+    rows = [(view, photo) for view in range(views) for photo in photos]
     network.eval()
     calibrated = [
         normalise(_view(network.side, *rows[row], seed=row)[0], header)
-        for row in range(0, len(examples), max(len(examples) // CALIBRATED, 1))
+        for row in range(0, len(photos), max(len(photos) // CALIBRATED, 1))
     ]
     ranges = int8.observe(network, calibrated)
     precision: fold.Precision = "int8" if int8.works() else "fp32"
@@ -174,8 +167,8 @@ def measure(
     masks = np.full((len(rows), 4 * most), VOID, np.uint8)
     shares, cells = np.zeros((len(rows), len(header.classes) - 1), np.float32), []
     soft: dict[int, Tensor] = {}
-    for row, (view, data, example) in enumerate(rows):
-        image, mask, labels = _view(network.side, view, data, example, scores, seed=row)
+    for row, (view, photo) in enumerate(rows):
+        image, mask, labels = _view(network.side, view, photo, seed=row)
         high, wide = (now - before for now, before in zip(mask.shape[2:], image.shape[2:], strict=True))
         found = ready.fine_features(functional.pad(normalise(image, header), (0, wide, 0, high)))
         if found.is_floating_point():
@@ -197,15 +190,13 @@ def measure(
     return Photos(np.array(cells), features, step, masks, soft, torch.from_numpy(shares), chances)
 
 
-def _view(
-    side: int, view: int, data: DataSet, example: Example, scores: Path | None = None, *, seed: int
-) -> tuple[Tensor, Tensor, Tensor | None]:
+def _view(side: int, view: int, photo: Photo, *, seed: int) -> tuple[Tensor, Tensor, Tensor | None]:
     """A photo at the network's size, float (1, 3, H, W) of 0..255; its mask in whole cells, (1, 1, H, W); and
     its soft labels there, float (1, C, H, W), 0 beyond the photo, or None."""
-    photo, labels = data.read(example)
-    file = scores / f"{example.name}{SUFFIX}" if scores else None
-    soft = read_scores(file, labels.shape, data.classes)[None] if file and file.is_file() else None
-    image, mask = torch.from_numpy(photo).permute(2, 0, 1)[None].float(), torch.from_numpy(labels)[None, None]
+    pixels, labels = photo.read()
+    soft = read_scores(photo.scores, labels.shape, photo.dataset.classes)[None] if photo.scores else None
+    image = torch.from_numpy(pixels).permute(2, 0, 1)[None].float()
+    mask = torch.from_numpy(labels)[None, None]
     random = np.random.default_rng(seed)
     height, width = labels.shape
     scale = side / max(height, width) * (np.exp(random.uniform(*np.log(SCALES))) if view else 1)

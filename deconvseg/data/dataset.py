@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import os
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -61,22 +60,16 @@ def refuse_other_size(example: Example, photo: tuple[int, ...], mask: tuple[int,
 
 
 def find_pictures(
-    folder: Path, prefer: str = "", suffixes: Collection[str] = PHOTO_SUFFIXES, leave_out: Path | None = None
+    folder: Path, prefer: str = "", suffixes: Collection[str] = PHOTO_SUFFIXES
 ) -> dict[str, Path]:
     """The pictures below a folder, if it is there, by name: the path without suffix, composed (NFC).
 
-    Files are those of `files.walk`; `leave_out` is a folder that is not entered, by whatever name. The suffix
-    `prefer` wins where several pictures have one name.
-    Raises DataError if a folder cannot be listed, a link to one leads nowhere, or two pictures have one name.
+    Files are those of `files.walk`. The suffix `prefer` wins where several pictures have one name.
+    Raises DataError if a folder cannot be listed, a link leads nowhere, or two pictures have one name.
     """
     if not folder.is_dir():
         return {}
-
-    def refuse(error: OSError) -> None:
-        raise DataError(f"{error.filename}: cannot be read ({error.strerror}); mend or remove it")
-
-    closed = leave_out and os.path.realpath(leave_out)
-    files = walk(str(folder), leave_out=lambda at, _: os.path.realpath(at) == closed, refused=refuse)
+    files = walk(str(folder), refused=_refuse)
     pictures: dict[str, Path] = {}
     for path in sorted(map(Path, files), key=lambda path: (path.suffix.lower() != prefer, path)):
         if path.suffix.lower() in suffixes:
@@ -87,6 +80,10 @@ def find_pictures(
         elif not path.exists():  # of a picture it is told when that is read
             raise DataError(f"{path}: the link leads nowhere; mend or remove it")
     return pictures
+
+
+def _refuse(error: OSError) -> None:
+    raise DataError(f"{error.filename}: cannot be read ({error.strerror}); mend or remove it")
 
 
 def read_lines(path: Path) -> list[str]:

@@ -31,42 +31,37 @@ def folder_dataset(root: Path, split: str) -> DataSet:
         splits = _splits(root, table)
         known = ", ".join(sorted(splits))
         _check(split in splits, f"there is no split named '{split}'; splits here: {known}")
+        nested = images.resolve() in masks.resolve().parents
+        _check(not nested, f"{masks} is a folder inside {images}, whose masks would be photos; move it out")
         photo_suffixes, mask_suffixes = set(PHOTO_SUFFIXES), set(PHOTO_SUFFIXES)
         if images.samefile(masks):
             photo_suffixes, mask_suffixes = photo_suffixes - {".png"}, {".png"}
-        photos = find_pictures(images, suffixes=photo_suffixes, leave_out=masks)
-        labels = find_pictures(masks, ".png", suffixes=mask_suffixes, leave_out=images)
-        chosen = _chosen(split, splits, photos)
+        photos = find_pictures(images, suffixes=photo_suffixes)
+        labels = find_pictures(masks, ".png", suffixes=mask_suffixes)
+        chosen = _chosen(splits, split, photos)
         cure = f"{len(photos)} photos are in {images}, give it names or a larger share of them"
         _check(chosen, f"split '{split}' is empty; {cure}")
     except (OSError, ValueError) as error:  # text that is no UTF-8 or no TOML is a ValueError, too
         raise DataError(f"{path}: {error}") from error
-    examples = tuple(
-        Example(name, photos.get(name, images / entry), labels.get(name, masks / f"{name}.png"))
-        for name, entry in chosen
-    )
-    return DataSet(names, palette, form, examples, path)
+    examples = []
+    for entry in chosen:
+        name = photo_name(entry, photos)
+        mask = labels.get(name, masks / f"{name}.png")
+        examples.append(Example(name, photos.get(name, images / entry), mask))
+    return DataSet(names, palette, form, tuple(examples), path)
 
 
 def _chosen(
-    split: str, splits: Mapping[str, list[str] | tuple[float, float]], photos: Collection[str]
-) -> list[tuple[str, str]]:
-    """Names of a split's photos and its list's entries; of a part, the photos in it that no list names."""
+    splits: Mapping[str, list[str] | tuple[float, float]], split: str, photos: Collection[str]
+) -> list[str]:
+    """The entries of a split's list; of a part, the names of the photos in it that no list names."""
     part = splits[split]
     if isinstance(part, list):
-        return [(photo_name(line, photos), line) for line in part]
-    free = {*photos}
-    for name, lines in splits.items():
-        if isinstance(lines, list):
-            # Under the name it has, a photo that is not found would be drawn, and so be in two splits.
-            if missing := [line for line in lines if photo_name(line, photos) not in photos]:
-                raise ValueError(
-                    f"split '{name}' names {missing[0]}, which is no photo ({len(missing)} such names), so "
-                    f"split '{split}' may hold it; mend the list"
-                )
-            free -= {photo_name(line, photos) for line in lines}
+        return part
+    lists = [lines for lines in splits.values() if isinstance(lines, list)]
+    free = {*photos}.difference(photo_name(line, photos) for lines in lists for line in lines)
     place = {name: int.from_bytes(sha256(name.encode()).digest()[:6]) / 2**48 for name in free}
-    return [(name, name) for name in sorted(free) if part[0] <= place[name] < part[1]]
+    return [name for name in sorted(free) if part[0] <= place[name] < part[1]]
 
 
 def _check(is_right: object, fault: str) -> None:

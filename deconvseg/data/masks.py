@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +18,6 @@ from deconvseg.images.pixels import loaded, turned
 VOID = 255  # label of pixels that count neither in training nor in evaluation
 
 Color = tuple[int, int, int]
-
-_UNKNOWN = -1
-_NAMED = 5  # how many values a message lists
-_NEAR = 16  # a palette's colour no further from a class's, of 255, is meant as it: tools average colours
 
 
 @dataclass(frozen=True)
@@ -65,7 +62,7 @@ def read_mask(path: Path, masks: MaskFormat) -> NDArray[np.uint8]:
     keys, values = np.array(sorted(known.items())).T
     nearest = np.searchsorted(keys[:-1], pixels)
     if (unknown := keys[nearest] != pixels).any():
-        raise DataError(f"{path}: {_unknown(pixels[unknown], masks)}")
+        raise DataError(f"{path}: {_unknown(pixels[unknown])}")
     labels: NDArray[np.uint8] = values.astype(np.uint8)[nearest]
     return labels
 
@@ -99,51 +96,31 @@ def _read_mat(path: Path) -> tuple[NDArray[np.integer], list[int]]:
 def _refuse_other_colors(
     path: Path, pixels: NDArray[np.integer], palette: Sequence[int], masks: MaskFormat
 ) -> None:
-    """Raise a DataError if a tool has dealt values anew: the palette gives them other classes' colours."""
-    # A palette that says nothing does not count: a grey ramp, or mostly colours of no class.
-    if not palette or not masks.shown:
+    """Raise a DataError if a tool has dealt values anew: one has exactly another class's colour."""
+    if not palette:
         return
-    colors = np.array(palette).reshape(-1, 3)
-    counts = np.bincount(pixels.ravel(), minlength=256)[: len(colors)]
-    used = counts > 0
-    far = np.abs(colors[:, None] - np.array(list(masks.shown))).max(axis=2)
-    allowed = np.where(np.ptp(colors, axis=1) == 0, 0, _NEAR)  # greys may be a ramp that means nothing
-    nearest = np.array(list(masks.shown.values()))[far.argmin(axis=1)]
-    by_color = np.where(far.min(axis=1) <= allowed, nearest, _UNKNOWN)
-    by_id = np.array([masks.ids.get(value, _UNKNOWN) for value in range(len(colors))])
-    others = used & (by_color != _UNKNOWN) & (by_color != by_id)
-    black = (colors == 0).all(axis=1)
-    if (black & (by_color == by_id)).any():
-        others &= ~black  # what palettes are filled up with
-    foreign = used & (by_color == _UNKNOWN) & (by_id != VOID)
-    is_ramp = (colors == np.arange(len(colors))[:, None])[used].all()
-    if others.sum() > foreign.sum() and not is_ramp:
-        names = {VOID: "void", _UNKNOWN: "no class"}
-        names |= {label: f"'{name}'" for label, name in enumerate(masks.classes)}
-        words = [
-            f"id {value} ({counts[value]} pixels) stands for {names[by_id[value]]}, its colour "
-            f"{hex_color(colors[value])} for {names[by_color[value]]}"
-            for value in np.flatnonzero(others)
-        ]
-        raise DataError(
-            f"{path}: the mask's ids and the colours of its palette do not agree: {_some(words)}; "
-            "save it with the right ids, as a grey PNG if its colours mean nothing"
-        )
+    used = np.flatnonzero(np.bincount(pixels.ravel())).tolist()
+    colors: dict[int, Any] = {value: tuple(palette[3 * value : 3 * value + 3]) for value in used}
+    if all(color == (value,) * 3 for value, color in colors.items()):  # a grey ramp says nothing
+        return
+    for value, color in colors.items():
+        label = masks.shown.get(color)
+        # Black is what palettes are filled up with.
+        if any(color) and label not in (None, masks.ids.get(value)):
+            name = "void" if label == VOID else f"'{masks.classes[label]}'"
+            raise DataError(
+                f"{path}: in the mask's palette id {value} has the colour of {name}, {hex_color(color)}; "
+                "save it with the right ids, as a grey PNG if its colours mean nothing"
+            )
 
 
-def _unknown(values: NDArray[np.integer], masks: MaskFormat) -> str:
-    """What to say of values that are no class: the most frequent first."""
+def _unknown(values: NDArray[np.integer]) -> str:
+    """What to say of values that are no class: the five most frequent."""
     found, counts = np.unique(values, return_counts=True)
-    kind, style, known = "colours", "#{:06x}", [*map(hex_color, masks.colors)]
-    if values.dtype == np.uint8:
-        kind, style, known = "ids", "{}", [*map(str, sorted(masks.ids))]
-    shown = [f"{style.format(found[i])} ({counts[i]} pixels)" for i in np.argsort(-counts, kind="stable")]
+    kind, style = ("ids", "{}") if values.dtype == np.uint8 else ("colours", "#{:06x}")
+    most = np.argsort(-counts, kind="stable")[:5]
+    shown = ", ".join(f"{style.format(found[i])} ({counts[i]} pixels)" for i in most)
     return (
-        f"mask holds {kind} that are no class: {_some(shown)}; known are {_some(known)}; "
-        "mend the mask, make them a class, or leave them out (`ignore` in dataset.toml)"
+        f"mask holds {kind} that are no class: {shown}; mend the mask, make them a class, or leave them out "
+        "(`ignore` in dataset.toml)"
     )
-
-
-def _some(words: Sequence[str]) -> str:
-    more = len(words) - _NAMED
-    return ", ".join(words[:_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 Document = dict[str, Any]
 
+_INFO = {"description": "made by deconvseg segment"}
+
 
 def write_coco(
     segmentation: Segmentation, target: Path | BinaryIO, *, file_name: str, polygons: bool = False
@@ -35,7 +37,7 @@ def write_coco(
         if not width:
             continue
         numbers, found = connected(of_class[y : y + height, x : x + width])
-        for number, x0, y0, x1, y1, area in found:
+        for number, (x0, y0, x1, y1, area) in enumerate(found.tolist(), 1):
             inside, box = numbers[y0:y1, x0:x1] == number, [x + x0, y + y0, x1 - x0, y1 - y0]
             shape = _polygons(inside, box) if polygons else _rle(inside, box, labels.shape)
             annotation = {"id": len(annotations) + 1, "image_id": 1, "category_id": label, "bbox": box}
@@ -43,7 +45,7 @@ def write_coco(
     categories = [{"id": i, "name": name, "supercategory": ""} for i, name in enumerate(segmentation.classes)]
     height, width = labels.shape
     document = {
-        "info": {"description": "made by deconvseg segment"},
+        "info": _INFO,
         "images": [{"id": 1, "file_name": file_name, "width": width, "height": height}],
         "annotations": annotations,
         "categories": categories[1:],
@@ -79,27 +81,22 @@ def _polygons(inside: NDArray[np.bool_], box: list[int]) -> list[list[int]]:
 def merge_coco(parts: Sequence[Path], target: Path) -> list[str]:
     """Write photos' files as one; returns a line for each left out: damaged, or of other categories."""
     problems: list[str] = []
-    images: list[Document] = []
-    categories: list[Document] = []
-    count = 0
-    with replacing(target) as stream:
-        stream.write(b'{"info": {"description": "made by deconvseg segment"},\n"annotations": [')
-        for part in parts:
-            try:
-                document = json.loads(part.read_bytes())
-                image, own, found = document["images"][0], document["categories"], document["annotations"]
-                if images and own != categories:
-                    problems.append(f"{part}: is of other classes, and is left out; use another folder")
-                    continue
-            except (OSError, ValueError, LookupError, TypeError):
-                problems.append(f"{part}: cannot be read, and is left out of {target}; make it again")
+    merged: Document = {key: [] for key in ("images", "annotations", "categories")}
+    images, annotations = merged["images"], merged["annotations"]
+    for part in parts:
+        try:
+            document = json.loads(part.read_bytes())
+            image, own, found = document["images"][0], document["categories"], document["annotations"]
+            if images and own != merged["categories"]:
+                problems.append(f"{part}: is of other classes, and is left out; use another folder")
                 continue
-            categories = own
-            images.append({**image, "id": len(images) + 1})
-            for annotation in found:
-                line = json.dumps({**annotation, "id": count + 1, "image_id": len(images)})
-                stream.write((b",\n" if count else b"\n") + line.encode())
-                count += 1
-        stream.write(b'],\n"images": ' + json.dumps(images).encode())
-        stream.write(b',\n"categories": ' + json.dumps(categories).encode() + b"}\n")
+        except (OSError, ValueError, LookupError, TypeError):
+            problems.append(f"{part}: cannot be read, and is left out of {target}; make it again")
+            continue
+        merged["categories"] = own
+        images.append({**image, "id": len(images) + 1})
+        for annotation in found:
+            annotations.append({**annotation, "id": len(annotations) + 1, "image_id": len(images)})
+    with replacing(target) as stream:
+        stream.write(json.dumps({"info": _INFO, **merged}).encode() + b"\n")
     return problems

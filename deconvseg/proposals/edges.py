@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib
 import importlib.metadata
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deconvseg.errors import InputError, MissingDependencyError
-from deconvseg.proposals.forest_file import read_forest
+from deconvseg.errors import InputError, MissingDependencyError, WeightsError, reason
 
 BORDER = 16
 """Pixels of mirrored photo added on each side: OpenCV's windows alone leave the outer 16 with few votes."""
+_FIELDS = ("options", "childs", "featureIds", "thresholds", "edgeBoundaries", "edgeBins")
 
 
 class EdgeDetector:
     """OpenCV's structured edges (Dollar and Zitnick, PAMI 2015) with a forest, for any number of threads."""
 
-    def __init__(self, forest_path: str | Path, *, is_checked: bool = False) -> None:
-        """Load a forest, `.yml` or `.yml.gz`; WeightsError if it is missing, damaged or not one. To check it
-        before OpenCV reads it takes 0.6 s."""
-        cv2 = opencv()
-        if not is_checked:
-            read_forest(Path(forest_path))
-        self._forest: Any = cv2.ximgproc.createStructuredEdgeDetection(str(forest_path))
+    def __init__(self, forest_path: str | Path) -> None:
+        """Load a forest, `.yml` or `.yml.gz`, of a source that you trust: OpenCV believes its numbers.
+
+        Raises WeightsError if the file is missing, damaged or something else.
+        """
+        cv2, path = opencv(), Path(forest_path)
+        try:
+            text = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+            # OpenCV divides by what it does not find.
+            if not text.startswith(b"%YAML") or not all(f"\n{name}:".encode() in text for name in _FIELDS):
+                raise ValueError(f"it is no YAML with the fields {', '.join(_FIELDS)}")
+            self._forest: Any = cv2.ximgproc.createStructuredEdgeDetection(str(path))
+        except (OSError, EOFError, zlib.error, ValueError, cv2.error) as error:
+            cure = "fetch it again or train one with tools/train_edges.py"
+            raise WeightsError(f"{path}: no whole edge forest ({reason(error)}); {cure}") from error
 
     def detect(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Edge strength at every pixel of a photo: float32 (H, W), 0 to about 1, the share of votes for an

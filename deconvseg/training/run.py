@@ -81,12 +81,12 @@ def run_training(
                 canvas = recipe.canvas
                 photos, validation, soft = _load(plan, canvas, options)
             if not done and distributed.rank() == 0:
-                _make_proposals(plan, target, options, keep=proposals is not None)
+                _make_proposals(plan, target, options)
             distributed.barrier()
             regions = None
             if recipe.proposal_share:
                 names = [photo.name for photo in plan.photos]
-                regions = proposal_regions(photos, names, read_proposals(target), recipe.overlap)
+                regions = proposal_regions(photos, read_proposals(target, names), recipe.overlap)
             sampler = CropSampler(photos, recipe, options.device, soft, regions)
             if not header.statistics:  # blocks that are frozen get none later
                 network.to(options.device)
@@ -181,10 +181,10 @@ def _new_network(recipe: Recipe, classes: int) -> SegmentationNetwork:
         raise UsageError(f"the recipe describes no network: {error}") from error
 
 
-def _make_proposals(plan: Plan, proposals: Path, options: Options, *, keep: bool) -> None:
-    """Make the file of proposals, if any stage draws some; one that is there may be kept."""
+def _make_proposals(plan: Plan, proposals: Path, options: Options) -> None:
+    """Make the file of proposals, if any stage draws some and it is not there."""
     draws = any(recipe.proposal_share for recipe in plan.stages.values())
-    if draws and not (keep and proposals.is_file()):
+    if draws and not proposals.is_file():
         photos = [(photo.name, photo.example.image) for photo in plan.photos]
         options.note(f"{proposals}: object proposals of {len(photos)} photos")
         numbers = count(1)

@@ -12,7 +12,7 @@ from torch import Tensor
 from deconvseg.data.crops import ImageStore, cut_crops, cut_labels, find_objects
 from deconvseg.data.masks import VOID
 from deconvseg.errors import DataError
-from deconvseg.proposals.cache import ProposalFile
+from deconvseg.proposals.cache import PhotoBoxes
 from deconvseg.training.recipe import Recipe
 from deconvseg.training.scores import cut_scores
 
@@ -44,16 +44,13 @@ class Regions:
         return self.starts[kind] + (uniform[:, 1] * self.counts[kind]).long()
 
 
-def proposal_regions(
-    store: ImageStore, names: Sequence[str], proposals: ProposalFile, overlap: float
-) -> Regions:
-    """Every proposal whose IoU with an object's tight box is at least `overlap`, with the object that it
-    overlaps most (stage 2)."""
+def proposal_regions(store: ImageStore, proposals: Sequence[PhotoBoxes], overlap: float) -> Regions:
+    """Each photo's proposals whose IoU with an object's tight box is at least `overlap`, with the object that
+    they overlap most (stage 2)."""
     from torchvision.ops import box_iou  # takes a second to import
 
     rows: list[tuple[float, ...]] = []
-    for i, (name, found) in enumerate(zip(names, store.objects, strict=True)):
-        boxes, (height, width) = proposals.of(name)
+    for i, ((boxes, (height, width)), found) in enumerate(zip(proposals, store.objects, strict=True)):
         if not found or not len(boxes):
             continue
         stored_height, stored_width = store.labels[i].shape

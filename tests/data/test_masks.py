@@ -62,9 +62,9 @@ def test_masks_are_turned_as_photos_are(path: Path, kind: str) -> None:
         [BLACK] * 256,
         [(i, 255 - i, 7) for i in range(256)],
         [BLACK, RED, *[BLACK] * 254],
-        [(9, 9, 9), GREEN, (8, 8, 8), *[WHITE] * 253],
+        [(121, 4, 2), (6, 120, 0), (3, 1, 0), *[WHITE] * 253],
     ],
-    ids=["right", "grey ramp", "void in colour", "black", "foreign", "filled up with black", "by chance"],
+    ids=["right", "grey ramp", "void in colour", "black", "foreign", "filled up with black", "nearly"],
 )
 def test_palettes_that_agree_or_say_nothing_leave_the_ids(path: Path, palette: Any) -> None:
     save(path, VALUES, palette)
@@ -85,25 +85,24 @@ def test_palettes_that_agree_or_say_nothing_leave_the_ids(path: Path, palette: A
         ([[0, 1, 2]], [BLACK, CLAY, GREEN]),
         ([[0, 40]], [BLACK, *[WHITE] * 39, GREEN]),
         ([[0, 1, 2, 255]], [BLACK, GREEN, RED, *[WHITE] * 253]),
-        ([[0, 1, 2]], [(121, 4, 2), (3, 1, 0), (6, 120, 0)]),
+        ([[0, 1, 2]], [(9, 9, 9), GREEN, (8, 8, 8)]),
     ],
     ids=[
         *("swapped", "swapped in a whole palette", "one id", "two bits", "turned round", "one colour twice"),
-        *("void", "an id of no class", "beside void in no known colour", "averaged"),
+        *("void", "an id of no class", "beside void in no known colour", "beside other colours"),
     ],
 )
 def test_palettes_that_show_other_classes_are_a_fault(
     path: Path, values: Any, palette: Any, kind: str
 ) -> None:
     save(path, values, palette, kind)
-    with pytest.raises(DataError, match=r"mask\.png: the mask's ids and the colours of its palette do not"):
+    with pytest.raises(DataError, match=r"mask\.png: in the mask's palette id \d+ has the colour of"):
         read_mask(path, THREE)
 
 
-def test_both_readings_of_a_palette_mask_are_named(path: Path) -> None:
+def test_the_class_whose_colour_it_is_is_named(path: Path) -> None:
     save(path, [[1, 1, 2]], [BLACK, GREEN, RED], transparency=bytes([0, 9, 255]))  # opacity changes nothing
-    both = r"id 1 \(2 pixels\) stands for 'red', its colour #008000 for 'green', id 2 \(1 pixels\)"
-    with pytest.raises(DataError, match=both) as caught:
+    with pytest.raises(DataError, match=r"id 1 has the colour of 'green', #008000; ") as caught:
         read_mask(path, THREE)
     assert "\n" not in str(caught.value)
 
@@ -117,17 +116,17 @@ def test_colours_stand_for_classes(path: Path) -> None:
         np.testing.assert_array_equal(read_mask(path, STREETS), [[1, 0], [255, 2]])
 
 
-def test_unknown_values_are_counted_and_the_known_ones_named(path: Path) -> None:
+def test_the_most_frequent_unknown_values_are_named(path: Path) -> None:
     many = np.repeat(np.arange(11, 18, dtype=np.uint8), range(7, 0, -1))[None]
     Image.fromarray(many).save(path)
-    words = r"mask\.png: mask holds ids that are no class: 11 \(7 pixels\), .*, 15 \(3 pixels\) and 2 more; "
-    with pytest.raises(DataError, match=f"{words}known are 0, 1, 2, 255;"):
+    words = r"mask\.png: mask holds ids that are no class: 11 \(7 pixels\), .*, 15 \(3 pixels\); "
+    with pytest.raises(DataError, match=words):
         read_mask(path, THREE)
     colors = np.zeros((2, 3, 3), np.uint8)
     colors[1, :2] = (1, 2, 255)
     Image.fromarray(colors).save(path)
     words = r"mask\.png: mask holds colours that are no class: #0102ff \(2 pixels\); "
-    with pytest.raises(DataError, match=f"{words}known are #000000, #804080, #804081, #e0e0c0;"):
+    with pytest.raises(DataError, match=words):
         read_mask(path, STREETS)
 
 

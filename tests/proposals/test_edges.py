@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib.metadata
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,14 +10,13 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
-from edge_forest import channels, gather
+from edge_forest import Forest, channels, gather
 from numpy.typing import NDArray
 from train_edges import write_forest
 
-from deconvseg.errors import InputError, MissingDependencyError
+from deconvseg.errors import InputError, MissingDependencyError, WeightsError
 from deconvseg.proposals import edges as opencv_module
 from deconvseg.proposals.edges import EdgeDetector
-from deconvseg.proposals.forest_file import Forest
 
 
 def evaluate(forest: Forest, image: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -59,6 +59,30 @@ def test_opencv_walks_a_hand_made_forest_as_numpy_does(tmp_path: Path, hand_made
     edges = EdgeDetector(tmp_path / "forest.yml.gz").detect(image)
     assert expected.std() > 0.01
     np.testing.assert_allclose(edges, expected, atol=1e-6)
+
+
+def test_a_file_that_is_no_whole_forest_is_refused(tmp_path: Path, hand_made_forest: Forest) -> None:
+    """Cut off, damaged, of another kind, a folder or not there: one line that names it and the cure."""
+    write_forest(hand_made_forest, tmp_path / "forest.yml.gz")
+    packed = (tmp_path / "forest.yml.gz").read_bytes()
+    text = gzip.decompress(packed)
+    damaged = bytearray(packed)
+    damaged[len(packed) // 2] ^= 0x55
+    for content in (b"", packed[:10], packed[: len(packed) // 2], packed[:-9], bytes(damaged), text):
+        (tmp_path / "bad.yml.gz").write_bytes(content)
+        refused(tmp_path / "bad.yml.gz")
+    lacking, cut = text.replace(b"\nthresholds:", b"\nother:"), text[: len(text) * 9 // 10]
+    for content in (b"", b"\x00\x01", b"<html>not found</html>", b"%YAML:1.0\n", packed, lacking, cut):
+        (tmp_path / "bad.yml").write_bytes(content)
+        refused(tmp_path / "bad.yml")
+    refused(tmp_path / "none.yml", "No such file")
+    refused(tmp_path, "directory")
+
+
+def refused(path: Path, words: str = "no whole edge forest") -> None:
+    with pytest.raises(WeightsError, match=rf"{words}.*train_edges") as caught:
+        EdgeDetector(path)
+    assert "\n" not in str(caught.value) and str(caught.value).startswith(str(path))
 
 
 def test_the_shipped_forest_finds_the_outline_of_a_thing_and_not_its_texture(detector: EdgeDetector) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -9,12 +11,11 @@ import cv2
 import numpy as np
 import pytest
 import train_edges as tool
-from edge_forest import Photo, train_forest
+from edge_forest import Forest, Photo, check_forest, train_forest
 from train_edges import objects_of_mask, write_forest
 
 from deconvseg.errors import DataError, DeconvSegError
 from deconvseg.proposals.edges import EdgeDetector
-from deconvseg.proposals.forest_file import Forest, read_forest
 
 from ..conftest import make_shapes
 
@@ -65,6 +66,42 @@ def test_the_seed_decides_the_forest() -> None:
     assert other.feature_ids.shape != one.feature_ids.shape or (other.feature_ids != one.feature_ids).any()
 
 
+def test_a_forest_that_could_not_be_read_is_not_written(tmp_path: Path, hand_made_forest: Forest) -> None:
+    childs = hand_made_forest.childs.copy()
+    childs[2, 1] = len(childs[2])
+    few = hand_made_forest.boundaries[:-1]
+    for forest in (replace(hand_made_forest, childs=childs), replace(hand_made_forest, boundaries=few)):
+        with pytest.raises(ValueError, match=r"childs holds 15 at position 31|edgeBoundaries holds"):
+            write_forest(forest, tmp_path / "forest.yml")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "index", "value"),
+    [
+        ("childs", "childs", 3 * 15, 15),
+        ("childs", "childs", 3 * 15 + 1, -4),
+        ("childs", "childs", 2 * 15 + 5, 2),
+        ("childs", "childs", 2 * 15, 1),
+        ("featureIds", "feature_ids", 7, 7228),
+        ("featureIds", "feature_ids", 7, -1),
+        ("edgeBins", "bins", 20, 256),
+        ("edgeBins", "bins", 20, -1),
+        ("edgeBoundaries", "boundaries", 0, -1),
+        ("edgeBoundaries", "boundaries", 9, 2_000_000_000),
+        ("edgeBoundaries", "boundaries", 8 * 15, 2_000_000_000),
+    ],
+)
+def test_a_number_out_of_range_is_refused(
+    hand_made_forest: Forest, name: str, field: str, index: int, value: int
+) -> None:
+    """A loop, a child, feature, bin or range outside: what OpenCV would follow out of its memory."""
+    values = getattr(hand_made_forest, field).copy()
+    values.flat[index] = value
+    with pytest.raises(ValueError, match=rf"{name} holds {value} at position {index}, which is out of range"):
+        check_forest(replace(hand_made_forest, **{field: values}))
+
+
 def test_photos_without_outlines_in_known_regions_are_refused() -> None:
     """No outline at all; all there is to learn in the unknown part; smaller than a window."""
     image, labels = shapes(0)
@@ -97,7 +134,7 @@ def test_the_command(
     tool.train_edges(voc_root=voc, out=out)
     said = capsys.readouterr()
     assert said.out == "" and "1 photos" in said.err and "tree 2 of 2" in said.err
-    assert read_forest(out).trees_evaluated == 1
+    assert b"numberOfTreesToEvaluate: 1\n" in gzip.decompress(out.read_bytes())
     assert EdgeDetector(out).detect(shapes(9)[0]).max() > 0
 
 

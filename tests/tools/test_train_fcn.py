@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -10,13 +11,17 @@ import pytest
 import torch
 import train_fcn as tool
 
-from deconvseg.data.open import open_dataset
-from deconvseg.errors import UsageError
+from deconvseg.errors import DataError, UsageError
 from deconvseg.network import int8
 from deconvseg.network.checkpoint import NetworkHeader, load_network, save_network
 from deconvseg.network.fcn import FCN
+from deconvseg.training.plan import Photo, Sources, plan_training
 
 from ..conftest import describe, make_shapes
+
+
+def photos_of(root: Path, split: str = "train", *scores: Path) -> Sequence[Photo]:
+    return plan_training(Sources(root, split=split, val_split=split, scores=scores), "own", {}).photos
 
 
 def random_features(network: FCN, convolutions: object) -> None:
@@ -35,7 +40,7 @@ def test_discs_and_squares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     tool.train_fcn(voc_root=root, out=out, vgg16=root, side=64, views=2, epochs=60)
     network, header = load_network(out)
     assert isinstance(network, FCN)
-    photos = tool.measure(network, header, [open_dataset(root, "val")], 1)
+    photos = tool.measure(network, header, photos_of(root, "val"), 1)
     right, total, said, order = 0, 0, [], np.arange(16)
     with torch.no_grad():
         for batch in order[:, None]:
@@ -66,13 +71,15 @@ def test_void_costs_nothing_and_soft_labels_least_where_they_are_met() -> None:
 
 @pytest.mark.parametrize(("view", "seed"), [(0, 7), (1, 7), (1, 8), (1, 9)])
 def test_soft_labels_follow_the_view(tmp_path: Path, view: int, seed: int) -> None:
-    data = open_dataset(make_shapes(tmp_path / "voc", train=1, val=0), "train")
-    example = data.examples[0]
-    _, mask = data.read(example)
+    root = make_shapes(tmp_path / "voc", train=1, val=0)
+    (photo,) = photos_of(root)
+    _, mask = photo.read()
+    classes = photo.dataset.classes
     half = mask[::2, ::2]
-    certain = (half[None] == np.arange(len(data.classes))[:, None, None]).astype(np.float16)
-    np.savez(tmp_path / f"{example.name}.scores.npz", probabilities=certain, classes=data.classes)
-    _, mask, soft = tool._view(96, view, data, example, tmp_path, seed=seed)
+    certain = (half[None] == np.arange(len(classes))[:, None, None]).astype(np.float16)
+    np.savez(tmp_path / f"{photo.name}.scores.npz", probabilities=certain, classes=classes)
+    (photo,) = photos_of(root, "train", tmp_path)
+    _, mask, soft = tool._view(96, view, photo, seed=seed)
     assert soft is not None
     assert mask.shape[2:] == soft.shape[2:]
     found, known = soft[0].argmax(0), mask[0, 0] != 255
@@ -85,7 +92,8 @@ def test_soft_labels_follow_the_view(tmp_path: Path, view: int, seed: int) -> No
 
 def test_an_fcn_goes_on_from_what_it_was(tmp_path: Path) -> None:
     root = make_shapes(tmp_path / "voc", train=24, val=0)
-    data = open_dataset(root, "train")
+    photos = photos_of(root)
+    data = photos[0].dataset
     torch.manual_seed(1)
     first = FCN(len(data.classes), 64, widths=(16,) * 5, hidden=32, width=16, skip=8).eval()
     random_features(first, None)
@@ -101,14 +109,14 @@ def test_an_fcn_goes_on_from_what_it_was(tmp_path: Path) -> None:
     labels = tmp_path / "scores"
     labels.mkdir()
     go_on = partial(tool.train_fcn, voc_root=root, out=tmp_path / "c.safetensors", views=1, epochs=3, seed=2)
-    with pytest.raises(UsageError, match="no soft labels of these photos"):
+    with pytest.raises(UsageError, match="of any photo to train on"):
         go_on(start=tmp_path / "first.safetensors", scores=labels)
     for example in data.examples[:8]:
         certain = np.zeros((len(data.classes), 8, 8), np.float16)
         certain[0] = 1.01  # what reading allows
         np.savez(labels / f"{example.name}.scores.npz", probabilities=certain, classes=data.classes)
     go_on(start=tmp_path / "first.safetensors", scores=labels, side=100)  # no multiple of the stride
-    soft = tool.measure(first, header, [data], 1, labels).soft
+    soft = tool.measure(first, header, photos_of(root, "train", labels), 1).soft
     assert all(values.max() == 255 for values in soft.values())
     network, now = load_network(tmp_path / "c.safetensors")
     assert isinstance(network, FCN)
@@ -124,7 +132,7 @@ def test_an_fcn_goes_on_from_what_it_was(tmp_path: Path) -> None:
 def test_other_classes_are_refused(tmp_path: Path) -> None:
     root = make_shapes(tmp_path / "voc", train=2, val=2)
     own = describe(make_shapes(tmp_path / "own", train=1, val=0), train="rest")
-    with pytest.raises(UsageError, match="different classes"):
+    with pytest.raises(DataError, match="must have the same classes"):
         tool.train_fcn(voc_root=root, out=tmp_path / "c.safetensors", extra_root=[own])
     report = tmp_path / "report.json"
     report.write_text('{"per_class_iou": {"sound": 0.5, "rust": null}}')

@@ -1,7 +1,6 @@
 """Crops of a step: always the same, classes equally often, labelled as each stage wants it."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ from torch.nn import functional
 
 from deconvseg.data.crops import ImageStore
 from deconvseg.errors import DataError
-from deconvseg.proposals.cache import PhotoBoxes, ProposalFile
+from deconvseg.proposals.cache import PhotoBoxes
 from deconvseg.training.recipe import Recipe
 from deconvseg.training.sampler import CropSampler, Regions, jitter_colours, proposal_regions
 
@@ -35,9 +34,9 @@ def sampler_of(store: ImageStore, recipe: Recipe, proposals: Regions | None = No
     return CropSampler(store, recipe, CPU, proposals=proposals)
 
 
-def proposals(boxes: list[list[float]], side: int) -> ProposalFile:
-    """Of the photo `a`, of this height and width."""
-    return ProposalFile(Path("p.npz"), {"a": PhotoBoxes((side, side), "", np.array(boxes, np.float32))})
+def proposals(boxes: list[list[float]], side: int) -> list[PhotoBoxes]:
+    """Of one photo of this height and width."""
+    return [PhotoBoxes(np.array(boxes, np.float32), (side, side))]
 
 
 @pytest.fixture
@@ -108,19 +107,19 @@ def test_proposals_are_those_that_overlap_an_object(two_dogs: ImageStore) -> Non
     # In pixels of the photo at twice the size it is stored at.
     boxes = [[0, 0, 128, 128], [4, 20, 36, 60], [4, 20, 36, 100], [88, 20, 120, 58], [40, 24, 80, 50]]
     boxes = proposals(boxes, 128)
-    regions = proposal_regions(two_dogs, ["a"], boxes, 0.5)
+    regions = proposal_regions(two_dogs, boxes, 0.5)
     assert regions.boxes.tolist() == [[2, 10, 18, 30], [2, 10, 18, 50], [44, 10, 60, 29], [20, 12, 40, 25]]
     assert regions.number.tolist() == [1, 1, 2, 3]  # objects come by class: dog, dog, cat
     assert regions.counts.tolist() == [3, 1]
-    assert len(proposal_regions(two_dogs, ["a"], boxes, 0.6)) == 3
+    assert len(proposal_regions(two_dogs, boxes, 0.6)) == 3
     with pytest.raises(DataError, match=r"no proposal overlaps an object by 0\.9"):
-        proposal_regions(two_dogs, ["a"], proposals([[0, 0, 64, 64]], 64), 0.9)
+        proposal_regions(two_dogs, proposals([[0, 0, 64, 64]], 64), 0.9)
 
 
 def test_stage_2_draws_them_with_all_labels(two_dogs: ImageStore) -> None:
     boxes = proposals([[2, 10, 18, 30], [20, 12, 40, 28]], 64)
     recipe = replace(EXACT, object_share=0.0, proposal_share=1.0)
-    batch = sampler_of(two_dogs, recipe, proposal_regions(two_dogs, ["a"], boxes, 0.5)).batch(0)
+    batch = sampler_of(two_dogs, recipe, proposal_regions(two_dogs, boxes, 0.5)).batch(0)
     centres = ((batch.boxes[:, 0] + batch.boxes[:, 2]) / 2).tolist()
     assert set(centres) == {10.0, 30.0}
     assert 5 <= centres.count(10.0) <= 11  # two classes, equally often in 16
