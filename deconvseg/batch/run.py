@@ -189,7 +189,7 @@ class FolderRun:
         folder = self.manifest.folder if self.manifest else None
         work = Work(segmenter, self._options, folder, full_batches=bool(folder) or self.total > 1)
         if self._options.engine == "ray":
-            run_on_ray(inference, work, self._jobs(left), self._report)
+            run_on_ray(inference, work, self._jobs(left), len(left), self._report)
             return
         crashed = self.manifest.crashed if self.manifest else {}
         alone = [place for place in left if self._tasks[place].photo.name in crashed]
