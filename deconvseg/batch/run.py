@@ -192,7 +192,7 @@ class FolderRun:
         folder = self.manifest.folder if self.manifest else None
         work = Work(segmenter, self._options, folder, full_batches=bool(folder) or self.total > 1)
         if self._options.engine == "ray":
-            run_on_ray(inference, work, self._jobs(left), self._report)
+            run_on_ray(inference, work, self._jobs(left), len(left), self._report)
             return
         wanted = default_workers() if self._options.workers is None else self._options.workers
         # One photo goes its way without detours.

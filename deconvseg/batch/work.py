@@ -43,8 +43,7 @@ class Options:
         shard: `I/N`, to do one of N shares of the photos.
         engine: `local` or `ray`.
         ray_address: HOST:PORT of a cluster, or `auto` for the one this machine is in; None starts Ray here.
-        ray_threads: cores of each network on Ray's CPUs; None leaves a quarter of all to the rest.
-        ray_talks: show what Ray says.
+        ray_threads: cores of each network on Ray; None shares out all.
 
     Raises UsageError for a value that is none of these.
     """
@@ -59,7 +58,6 @@ class Options:
     engine: Literal["local", "ray"] = "local"
     ray_address: str | None = None
     ray_threads: int | None = None
-    ray_talks: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.save, str) or not self.save or not KINDS.keys() >= set(self.save):

@@ -71,7 +71,7 @@ def segment(
         min=0,
     ),
     engine: Literal["local", "ray"] = _run(
-        None, "local: threads. ray: Ray Data, on a cluster, with the same results.", default="local"
+        None, "local: threads. ray: on a Ray cluster, with the same results.", default="local"
     ),
     ray_address: str | None = _run(
         "HOST:PORT|auto", "Ray cluster; auto: this machine's. If omitted, Ray is started here."
@@ -107,7 +107,6 @@ def segment(
         engine=engine,
         ray_address=ray_address,
         ray_threads=segmenter_arguments["threads"],
-        ray_talks=console.debugging(),
     )
 
     def listener(record: Record, error: Exception | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ def ray() -> Iterator[Any]:
     here = Path.cwd()
     os.chdir("/")
     try:
-        with joined(None, cores=4) as module:
+        with joined(None, 4) as module:
             os.chdir(here)
             for tests in (sys.modules[__name__], conftest):
                 module.cloudpickle.register_pickle_by_value(tests)
@@ -48,7 +48,7 @@ def ray() -> Iterator[Any]:
 
 def run_on_ray(
     segmenter: Segmenter,
-    jobs: Iterable[Job],
+    jobs: Sequence[Job],
     work: Work | None = None,
     inference: Inference | None = None,
     workers: int = 2,
@@ -56,7 +56,7 @@ def run_on_ray(
 ) -> Outcomes:
     outcomes, network = Outcomes(), inference or segmenter.inference
     work = replace(work or Work(segmenter), options=Options(engine="ray", workers=workers))
-    engine.run_on_ray(network, work, jobs, report or outcomes.report)
+    engine.run_on_ray(network, work, jobs, len(jobs), report or outcomes.report)
     return outcomes
 
 
@@ -130,7 +130,7 @@ def test_killed_workers(
     want = run_locally(segmenter, to("plain"))
     work = _Deadly(segmenter, once=tmp_path / "once")
     network = changed(segmenter.inference, _DeadlyNetwork, once=tmp_path / "network once")
-    outcomes = run_on_ray(segmenter, to("out"), work, network)
+    outcomes = run_on_ray(segmenter, to("out"), work, network, workers=1)  # two photos at a time
     assert Path("once").exists() and Path("network once").exists()
     error = outcomes.pop(1)
     assert isinstance(error, WorkerError)
@@ -140,21 +140,6 @@ def test_killed_workers(
     plain = {name: content for name, content in contents("plain").items() if name[0] != "1"}
     assert contents("out") == plain
     assert "".join(capfd.readouterr()) == ""  # Ray says nothing of them
-
-
-def test_a_photo_that_always_kills_its_network(ray: Any, photos: None, segmenter: Segmenter) -> None:
-    """What the network's third successor does, with what the three before have left behind."""
-    watch = ray.remote(num_cpus=0)(engine._Watch).remote()
-    for work in ("network [0, 1, 3]", "network [3]", "network [3]"):
-        ray.get(watch.begin.remote(work))
-    network = engine._Network(watch, ray.put(segmenter.inference), 1, True)
-    jobs = [to("out")[number] for number in (0, 1, 3)]
-    rows = [engine._row(job, segmenter.prepare(str(job.source))) for job in jobs]
-    for _ in range(4):  # and what is tried to its end, as when a machine leaves, is not held against it
-        batches = network({"photo": [row["photo"] for row in rows]})
-        ends = [engine._content({"photo": batch["photo"][0]}) for batch in batches]
-        assert [job.number for job, _ in ends] == [0, 1, 3]
-        assert [isinstance(end, WorkerError) for _, end in ends] == [False, False, True]
 
 
 def test_what_the_report_raises_ends_the_run(ray: Any, photos: None, segmenter: Segmenter) -> None:
