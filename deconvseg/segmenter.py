@@ -59,7 +59,7 @@ class Segmenter:
         forest: structured edge forest file; the shipped one when None.
         protocol: of `settings.PRESETS`, the settings that follow, where they are None. In `fast` the
             network's partner segments alone; a network without one sees the whole photo alone.
-        proposals, min_side, stop, fusion, prior, crf: as of `settings.Settings`.
+        proposals, min_side, fusion, prior, crf: as of `settings.Settings`.
         ensemble: as of `settings.Settings`; None uses a named network with its partner, and a file alone.
         fcn: the FCN or FCN-8s of the ensemble and its prior, by name or file; None is that partner, or the
             shipped one.
@@ -88,7 +88,6 @@ class Segmenter:
         protocol: str = "default",
         proposals: int | None = None,
         min_side: int | None = None,
-        stop: float | None = None,
         fusion: FusionRule | None = None,
         ensemble: EnsembleRule | None = None,
         fcn: str | Path | None = None,
@@ -102,8 +101,8 @@ class Segmenter:
     ) -> None:
         if protocol not in PRESETS:
             raise UsageError(f"{protocol}: no such protocol; take one of {', '.join(PRESETS)}")
-        options: dict[str, Any] = {"proposals": proposals, "min_side": min_side, "stop": stop}
-        options |= {"fusion": fusion, "ensemble": ensemble, "prior": prior}
+        options: dict[str, Any] = {"proposals": proposals, "min_side": min_side, "fusion": fusion}
+        options |= {"ensemble": ensemble, "prior": prior}
         given = {name: value for name, value in options.items() if value is not None}
         self.settings = replace(PRESETS[protocol], **given, crf=crf)
         refuse_below(1, batch_size=batch_size, threads=threads)

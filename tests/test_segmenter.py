@@ -113,8 +113,6 @@ def test_a_bad_photo_among_many_comes_after_those_before_it(tiny_network: Path, 
         ({"min_side": -5}, "min_side -5: give a whole number, 0 or more"),
         ({"batch_size": 0}, "batch_size 0: give a whole number, 1 or more"),
         ({"threads": -1}, "threads -1: give a whole number, 1 or more"),
-        ({"stop": 1.5}, "is a share of pixels"),
-        ({"stop": float("nan")}, "is a share of pixels"),
         ({"prior": "0.3"}, "prior 0.3: is an exponent"),
         ({"protocol": "mine"}, "no such protocol"),
         ({"ensemble": "product", "fusion": "mean"}, "needs the fusion rule max"),
@@ -176,7 +174,7 @@ def test_identity_names_what_changes_a_result(tiny_network: Path, monkeypatch: p
     base = identity()
     assert base == identity(batch_size=3, threads=1) and identity(only="cat") == identity(only=["cat"])
     changes: list[dict[str, Any]] = [
-        *({"proposals": 6}, {"min_side": 50}, {"fusion": "mean"}, {"stop": 0.3}, {"crf": False}),
+        *({"proposals": 6}, {"min_side": 50}, {"fusion": "mean"}, {"crf": False}),
         *({"precision": "bf16"}, {"only": ["cat"]}, {"protocol": "paper", "ensemble": "off"}),
     ]
     hashes = {base, *(identity(**changed) for changed in changes)}
@@ -269,7 +267,7 @@ def probabilities(*args: object, **options: object) -> np.ndarray:
 
 
 def test_ensemble_is_the_mean_of_what_both_networks_say_alone(tiny_network: Path, tiny_fcn: Path) -> None:
-    options = {"proposals": 20, "min_side": 20, "precision": "fp32", "stop": 0.0}  # all candidates
+    options = {"proposals": 20, "min_side": 20, "precision": "fp32"}  # all candidates
     ensemble = Segmenter(tiny_network, ensemble="mean", fcn=tiny_fcn, crf=False, **options)
     both = ensemble.with_settings(objects=False).segment(photo(90, 140), probabilities=True).probabilities
     alone = probabilities(tiny_network, **options), probabilities(tiny_fcn, **options)
@@ -284,7 +282,7 @@ def test_protocols_set_what_is_not_given(tiny_network: Path, tiny_fcn: Path) -> 
     assert paper.settings == PRESETS["paper"]
     assert paper.identity()["ensemble"] == "mean"
     assert paper.crf_parameters == CRFParameters(10, 3, 3, 20, 3, 5, normalise=False)
-    assert (paper.settings.proposals, paper.settings.stop) == (50, 0)
+    assert paper.settings.proposals == 50
     code = Segmenter(tiny_network, protocol="released-code", proposals=3, ensemble="off")
     assert code.settings == replace(PRESETS["released-code"], proposals=3, ensemble="off")
     assert len(code.prepare(photo(140, 200)).boxes) <= 3
