@@ -264,7 +264,7 @@ class Segmenter:
             "crf": asdict(self.crf_parameters) if self.settings.crf else None,
             "precision": self.inference.precision,
             "only": self._only,
-            "code": code_digest("deconvseg.segmenter"),
+            "code": code_digest(),
         }
 
     def settings_hash(self) -> str:

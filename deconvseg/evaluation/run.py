@@ -50,7 +50,7 @@ class Truth(DataSet):
             "classes": list(self.classes),
             "ids": sorted(map(list, self.masks.ids.items())),
             "colors": [[*color, label] for color, label in sorted(self.masks.colors.items())],
-            "counting": code_digest("deconvseg.evaluation.metrics"),
+            "counting": code_digest("evaluation"),
         }
 
 

@@ -117,7 +117,7 @@ def cache_proposals(
         if times > 1:
             raise DataError(f"{name}: there are {times} photos of this name; rename all but one")
     forest = forest_file(None)
-    settings = json.dumps({"code": code_digest("deconvseg.proposals.cache"), "forest": digest(forest)})
+    settings = json.dumps({"code": code_digest("proposals"), "forest": digest(forest)})
     found: dict[str, PhotoBoxes] = {}
     if target.exists() and (before := read_proposals(target)).settings == settings:
         found.update(before.photos)
