@@ -332,9 +332,6 @@ class Segmenter:
         device = fold.pick_device(self._device)
         network, header = load_network(network_file(self._file))
         precision = fold.pick_precision(self._precision, device, partial(uncalibrated, self._file, self.fcn))
-        if not header.statistics:
-            fault = "a network of a training stage, whose BatchNorm has no statistics yet"
-            raise WeightsError(f"{self.weights}: {fault}; train on from it and segment with the result")
         refuse_unknown(self._only or (), header.classes)
         if self.settings.crf:
             _ = self.crf_parameters  # a bad value is told now, not at the first photo

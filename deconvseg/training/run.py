@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.optim.swa_utils import update_bn
 
 from deconvseg import __version__, files
 from deconvseg.data.crops import ImageStore
@@ -32,7 +31,6 @@ from deconvseg.training.scores import SoftLabels
 from deconvseg.weights import network_file
 
 MOST_FAULTS = 50  # of the data that are listed before training is refused
-STATISTICS_BATCHES = 10
 
 
 def run_training(
@@ -87,7 +85,9 @@ def run_training(
                 regions = proposal_regions(photos, names, read_proposals(target), recipe.overlap)
             weights = plan.weights(recipe)
             sampler = CropSampler(photos, recipe, options.device, weights, soft, regions)
-            header = _with_statistics(network, header, sampler, is_new=source is None)
+            network.to(sampler.store.device)
+            if source is None and recipe.encoder_norm and recipe.pretrained == "vgg16":
+                calibrate_encoder_norm(network, normalise(sampler.batch(0).crops, header))
             is_through = Training(network, header, sampler, validation, folder, options).run()
             if distributed.rank() == 0:
                 draw_curves(folder / METRICS, folder / "curves.png")
@@ -229,16 +229,3 @@ def _load(plan: Plan, canvas: int, options: Options) -> tuple[ImageStore, ImageS
     scores, classes = [photo.scores for photo in plan.photos], plan.validation.classes
     soft = SoftLabels.load(scores, training.sizes, classes, workers=options.workers)
     return training, validation, soft if any(scores) else None
-
-
-def _with_statistics(
-    network: SegmentationNetwork, header: NetworkHeader, sampler: CropSampler, *, is_new: bool
-) -> NetworkHeader:
-    """Give a network BatchNorm statistics before training: blocks that are frozen get no others."""
-    network.to(sampler.store.device)
-    if is_new and sampler.recipe.encoder_norm and sampler.recipe.pretrained == "vgg16":
-        calibrate_encoder_norm(network, normalise(sampler.batch(0).crops, header))
-    if not header.statistics:
-        crops = (sampler.batch(step).crops for step in range(STATISTICS_BATCHES))
-        update_bn((normalise(batch, header) for batch in crops), network)
-    return replace(header, statistics=True)
