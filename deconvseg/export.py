@@ -114,7 +114,7 @@ def onnx_model(network: SegmentationNetwork, header: NetworkHeader, opset: int =
     """
     if opset not in OPSETS:
         raise UsageError(f"opset {opset}: take {OPSETS[0]} to {OPSETS[-1]}")
-    sizes = {0: "batch"} if isinstance(network, DeconvNet) else {0: "batch", 2: "height", 3: "width"}
+    sizes = {0: "batch", 2: "height", 3: "width"} if network.sees_whole_photo else {0: "batch"}
     with warnings.catch_warnings(action="ignore"):  # the exporter's remarks on itself
         program = torch.onnx.export(
             network,
@@ -125,7 +125,7 @@ def onnx_model(network: SegmentationNetwork, header: NetworkHeader, opset: int =
             dynamic_shapes=(sizes,),
             opset_version=opset,
             dynamo=True,
-            custom_translation_table=_switches() if isinstance(network, DeconvNet) else None,
+            custom_translation_table=None if network.sees_whole_photo else _switches(),
             verbose=False,
         )
         assert program is not None

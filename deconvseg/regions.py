@@ -25,16 +25,13 @@ from deconvseg.machine import is_out_of_memory
 from deconvseg.network import fold
 from deconvseg.network.base import STRIDE, SegmentationNetwork
 from deconvseg.network.checkpoint import NetworkHeader, describe_network, load_network
-from deconvseg.network.fcn import FCN
-from deconvseg.network.fcn8s import FCN8s
 from deconvseg.network.inputs import crop, normalise, on_device, resized, whole_pixels
 from deconvseg.postprocess.fusion import Fusion, ensemble, least_certain, log_prior, with_prior
 from deconvseg.proposals.boxes import around_objects, distinct
 from deconvseg.settings import EnsembleRule, Settings
 from deconvseg.weights import network_file
 
-WholePhotoNetwork = FCN | FCN8s
-WholePhotoFile = tuple[WholePhotoNetwork, NetworkHeader]
+FCN = tuple[SegmentationNetwork, NetworkHeader]  # that sees the whole photo
 
 SAMPLED = 4  # objects that the FCN sees are found on every fourth pixel of every fourth row
 
@@ -98,31 +95,19 @@ class Inference:
     device: torch.device
     precision: fold.Precision
     batch_size: int  # of regions; halved when they do not fit into memory
-    partner: WholePhotoFile | None = None  # of an ensemble
+    partner: FCN | None = None  # of an ensemble
 
     @property
-    def sees_whole_photo(self) -> bool:
-        """Whether the network itself looks at no regions."""
-        return isinstance(self.network, WholePhotoNetwork)
-
-    @property
-    def whole_photo_network(self) -> WholePhotoFile | None:
+    def fcn(self) -> FCN | None:
         """What looks at the whole photo: the network itself, the partner, or nothing."""
-        if isinstance(self.network, WholePhotoNetwork):
-            return self.network, self.header
-        return self.partner
+        return (self.network, self.header) if self.network.sees_whole_photo else self.partner
 
-    @property
-    def tells_classes(self) -> bool:
-        """Whether a network tells which classes the photo shows, as a prior needs it."""
-        return bool(self.whole_photo_network and isinstance(self.whole_photo_network[0], FCN))
-
-    def load_partner(self, name: str | Path) -> WholePhotoFile:
+    def load_partner(self, name: str | Path) -> FCN:
         """An FCN or FCN-8s by name or file, made ready; UsageError if it does not fit the network."""
-        if self.sees_whole_photo:
+        if self.network.sees_whole_photo:
             raise UsageError(f"{name}: is for an ensemble, and the network is an FCN itself; go without")
         network, header = load_network(network_file(name))
-        if not isinstance(network, WholePhotoNetwork) or header.classes != self.header.classes:
+        if not network.sees_whole_photo or header.classes != self.header.classes:
             raise UsageError(f"{name}: is no FCN with the network's classes; take another, or go without")
         return fold.prepare(network, self.device, self.precision, header.ranges), header
 
@@ -137,8 +122,12 @@ class Inference:
                     yield begun[-1], index
 
         supply = regions()
-        # An FCN looks at one photo after the other: more would only take memory.
-        while (batch := list(islice(supply, 1 if self.sees_whole_photo else self.batch_size))) or begun:
+        while True:
+            # An FCN looks at one photo after the other: more would only take memory.
+            most = 1 if self.network.sees_whole_photo else self.batch_size
+            batch = list(islice(supply, most))
+            if not (batch or begun):
+                return
             start = time.perf_counter()
             found = self._scores(batch, self.batch_size if full_batches else len(batch))
             for (photo, _), scores in zip(batch, found, strict=True):
@@ -163,7 +152,7 @@ class Inference:
 
     def _scores(self, batch: Sequence[Region], size: int) -> list[Tensor]:
         """Raw scores (C, S, S) of regions, which are filled up to a batch of `size`; (C, H, W) of an FCN."""
-        if self.sees_whole_photo:
+        if self.network.sees_whole_photo:
             return [photo.whole[0] for photo, _ in batch if photo.whole]
         crops = [crop(photo.pixels, photo.boxes[index], self.network.side) for photo, index in batch]
         found: list[Tensor] = []
@@ -186,7 +175,7 @@ class Inference:
             self.batch_size = (together + 1) // 2
         return found
 
-    def whole_scores(self, fcn: WholePhotoFile, image: NDArray[np.uint8]) -> tuple[Tensor, Tensor | None]:
+    def whole_scores(self, fcn: FCN, image: NDArray[np.uint8]) -> tuple[Tensor, Tensor | None]:
         """Raw scores float32 (C, H, W) of an FCN for a photo, at its size, and its `log_prior`, if any."""
         network, header = fcn
         height, width = image.shape[:2]
@@ -203,7 +192,7 @@ class Inference:
         found = found.float()[..., top : top + rows, left : left + columns]
         if (rows, columns) != (height, width):
             found = functional.interpolate(found, (height, width), mode="bilinear", align_corners=False)
-        if self.settings.prior and isinstance(network, FCN):
+        if self.settings.prior and network.tells_classes:
             return found[0], log_prior(code[0], network.doubt, self.settings.prior)
         return found[0], None
 
@@ -242,7 +231,7 @@ class PartialResult:
 
     def add(self, scores: Tensor) -> None:
         """Take in the raw scores (C, S, S) of the next region."""
-        if not self._inference.sees_whole_photo:
+        if not self._inference.network.sees_whole_photo:
             self._fusion.add(scores, self.boxes[self.done])
         self.done += 1
 
@@ -266,13 +255,13 @@ class PartialResult:
     @cached_property
     def whole(self) -> tuple[Tensor, Tensor | None] | None:
         """What `whole_scores` gives for the photo, if there is an FCN."""
-        found = self._inference.whole_photo_network
-        return self._inference.whole_scores(found, self.prepared.image) if found else None
+        fcn = self._inference.fcn
+        return self._inference.whole_scores(fcn, self.prepared.image) if fcn else None
 
     def _combine(self, rule: EnsembleRule | Literal["alone"] | None) -> Tensor:
         if self.whole is None:
             return self._fusion.probabilities()
-        if rule == "alone" or self._inference.sees_whole_photo:
+        if rule == "alone" or self._inference.network.sees_whole_photo:
             return self._alone()
         (whole, prior), settings = self.whole, self._settings
         found = ensemble(self._fusion, whole, rule or settings.ensemble, settings.share)

@@ -26,12 +26,13 @@ from deconvseg.images.palette import Palette
 from deconvseg.images.read import ImageLike, PhotoPixels, as_photo, refuse_one
 from deconvseg.machine import cores
 from deconvseg.network import fold
+from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.checkpoint import NetworkHeader, describe_network, load_network
 from deconvseg.postprocess.crf import dense_crf
 from deconvseg.proposals.boxes import WORKING_SIDE as EDGES_SIDE
 from deconvseg.proposals.boxes import Boxes, propose, shrink, squared
 from deconvseg.proposals.edges import EdgeDetector
-from deconvseg.regions import Clock, Fused, Inference, Prepared, WholePhotoNetwork, uncalibrated, use_threads
+from deconvseg.regions import Clock, Fused, Inference, Prepared, uncalibrated, use_threads
 from deconvseg.segmentation import Segmentation, chosen, refuse_unknown
 from deconvseg.settings import PRESETS, CRFParameters, EnsembleRule, FusionRule, refuse_below
 from deconvseg.weights import FOREST, forest_file, is_missing, lookup, network_file, partner_of
@@ -146,8 +147,8 @@ class Segmenter:
         photo = image if isinstance(image, PhotoPixels) else as_photo(image)
         clock = Clock()
         use_threads()
-        is_fcn, side, _ = self._description
-        small = shrink(photo.image, side if is_fcn and self.settings.at_network_side else WORKING_SIDE)
+        is_small = self.sees_whole_photo and self.settings.at_network_side
+        small = shrink(photo.image, self._description[0].side if is_small else WORKING_SIDE)
         if self._proposes:
             settings = self.settings if self.fcn else replace(self.settings, candidates=0)
             boxes = propose(small, _detector(*self._forest_in_use), settings)
@@ -284,12 +285,12 @@ class Segmenter:
     @property
     def header(self) -> NetworkHeader:
         """What the network's file says of itself; read without its tensors, as `sees_whole_photo` is."""
-        return self._description[2]
+        return self._description[1]
 
     @property
     def sees_whole_photo(self) -> bool:
         """Whether the network is an FCN or FCN-8s, which looks at no regions."""
-        return self._description[0]
+        return self._description[0].sees_whole_photo
 
     @property
     def _proposes(self) -> bool:
@@ -314,9 +315,8 @@ class Segmenter:
             return self._inference
 
     @cached_property
-    def _description(self) -> tuple[bool, int, NetworkHeader]:
-        network, header = describe_network(network_file(self._file))
-        return isinstance(network, WholePhotoNetwork), network.side, header
+    def _description(self) -> tuple[SegmentationNetwork, NetworkHeader]:
+        return describe_network(network_file(self._file))
 
     @cached_property
     def _forest_in_use(self) -> tuple[Path, str]:
@@ -345,7 +345,7 @@ class Segmenter:
     def _with_partner(self, inference: Inference) -> Inference:
         """The same with the FCN that the settings need besides; without one, without ensemble and prior."""
         settings, partner = self.settings, inference.partner
-        if inference.sees_whole_photo and not self._must_ensemble:
+        if inference.network.sees_whole_photo and not self._must_ensemble:
             self.fcn = None
         if self.fcn is None or (settings.ensemble == "off" and not settings.prior):
             partner = None
@@ -359,11 +359,9 @@ class Segmenter:
                 self.notes, self.fcn = [f"no ensemble: {error}"], None
         inference = replace(inference, partner=partner)
         settings = settings if partner else replace(settings, ensemble="off", objects=False, candidates=0)
-        if not inference.tells_classes:
-            if settings.prior and self._must_have_prior:
+        if not (inference.fcn and inference.fcn[0].tells_classes):
+            if settings.prior and (self._must_have_prior or (partner and settings.ensemble == "off")):
                 fault = "no FCN that tells which classes a photo shows, as a prior needs it"
                 raise UsageError(f"{self.fcn or self.weights}: {fault}; give one, or go without")
-            if partner and settings.ensemble == "off":
-                raise UsageError(f"{self.fcn}: is for ensembles, and there is none; ask for mean or product")
             settings = replace(settings, prior=0.0)
         return replace(inference, settings=settings)

@@ -32,7 +32,7 @@ def test_an_ensemble_and_a_prior(
     off = inside(*common, "off.png", "--prior", "0", *fast)
     mean = inside(*common, "mean.png", "--fcn", tiny_fcn, *fast)
     assert f"mean with {tiny_fcn}" in lines(mean)[0]
-    assert "there is none" in refused(*common, "no.png", "--fcn", tiny_fcn, "--ensemble", "off", *fast)
+    assert "as a prior needs it" in refused(*common, "no.png", "--fcn", tiny_fcn, "--ensemble", "off", *fast)
     greeting = f"{fast[1]}, prior of {tiny_prior} on cpu, fp32"
     assert lines(prior)[0].endswith(greeting) and "prior" not in lines(plain)[0] + lines(off)[0]
     masks = [(tmp_path / f"{name}.png").read_bytes() for name in ("plain", "off", "prior", "mean")]
