@@ -173,19 +173,14 @@ class Segmenter:
         return self.inference.fuse(photos, full_batches=full_batches)
 
     def finish(
-        self,
-        prepared: Prepared,
-        probabilities: NDArray[np.float32],
-        *,
-        crf: bool | None = None,
-        keep_probabilities: bool = False,
+        self, prepared: Prepared, probabilities: NDArray[np.float32], *, keep_probabilities: bool = False
     ) -> Segmentation:
         """The third step: sharpen what `fuse` gave back and bring it to the photo's size, without a network.
 
-        A `crf` of None is what the settings say. Probabilities that are kept have the photo's size, too.
+        Probabilities that are kept have the photo's size, too.
         """
         photo, clock = prepared.photo, Clock(prepared.seconds)
-        if self.settings.crf if crf is None else crf:
+        if self.settings.crf:
             probabilities = dense_crf(prepared.image, probabilities, self.crf_parameters)
             clock.lap("crf")
         labels, kept = enlarge(probabilities, photo.height, photo.width, keep_probabilities)

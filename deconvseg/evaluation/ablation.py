@@ -131,7 +131,7 @@ def _label_others(segmenter: Segmenter, others: list[Row], photo: PhotoPixels) -
             key = row.ensemble, row.crf
             if key not in labels:
                 found = result.probabilities(row.ensemble)
-                labels[key] = segmenter.finish(prepared, found, crf=row.crf).labels
+                labels[key] = segmenter.with_settings(crf=row.crf).finish(prepared, found).labels
             yield row, labels[key], {}
 
 
