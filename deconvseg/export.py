@@ -97,7 +97,7 @@ def onnx_model(network: SegmentationNetwork, header: NetworkHeader) -> Any:
         network: made ready by `network.fold.prepare` for the CPU, in fp32.
         header: of its file.
     """
-    sizes = {0: "batch"} if isinstance(network, DeconvNet) else {0: "batch", 2: "height", 3: "width"}
+    sizes = {0: "batch", 2: "height", 3: "width"} if network.sees_whole_photo else {0: "batch"}
     with warnings.catch_warnings(action="ignore"):  # the exporter's remarks on itself
         program = torch.onnx.export(
             network,
@@ -108,7 +108,7 @@ def onnx_model(network: SegmentationNetwork, header: NetworkHeader) -> Any:
             dynamic_shapes=(sizes,),
             opset_version=OPSET,
             dynamo=True,
-            custom_translation_table=_switches() if isinstance(network, DeconvNet) else None,
+            custom_translation_table=None if network.sees_whole_photo else _switches(),
             verbose=False,
         )
         assert program is not None

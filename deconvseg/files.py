@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -27,10 +26,10 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
     themselves. After a power cut, a `durable` file is whole or as before, which takes milliseconds.
     Raises OutputError for whatever the system refuses.
     """
-    beside = path.parent / f".deconvseg-{_here()}-{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    beside = path.parent / f".deconvseg-{secrets.token_hex(8)}.tmp"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep_once(path.parent.absolute())
+        _sweep(path.parent.absolute())
         try:
             with beside.open("xb") as stream:
                 yield stream
@@ -47,27 +46,13 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
         raise OutputError(f"{path}: cannot be written ({reason}); check the folder and its space") from error
 
 
-def sweep(folder: Path) -> None:
-    """Removes what killed processes have left half written in a folder, if of this machine or a day old."""
+@cache
+def _sweep(folder: Path) -> None:
+    """Removes what killed processes have left half written in a folder a day ago, once a process."""
     for path in folder.glob(".deconvseg-*.tmp"):
         with suppress(OSError):  # another run may sweep as well
-            made = re.fullmatch(rf"\.deconvseg-{_here()}-(\d+)-\w+\.tmp", path.name)
-            gone = made and _here() != "elsewhere" and not _runs(int(made[1]))
-            if gone or path.stat().st_mtime < time.time() - _DAY:
+            if path.stat().st_mtime < time.time() - _DAY:
                 path.unlink()
-
-
-_sweep_once = cache(sweep)
-
-
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # it is somebody else's
-        return True
-    return True
 
 
 def digest(path: Path) -> str:
@@ -137,13 +122,3 @@ def walk(
         below[:] = [name for name in sorted(below) if not name.startswith(".")]
         below.sort(key=lambda name: os.path.islink(os.path.join(folder, name)))  # noqa: PTH114, PTH118
         yield from (os.path.join(folder, name) for name in names if not name.startswith("."))  # noqa: PTH118
-
-
-@cache
-def _here() -> str:
-    """Where a process's number means something: a machine since its start, and in it a container."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
-        return f"{boot}{Path('/proc/self/ns/pid').stat().st_ino:x}"
-    except OSError:  # not Linux
-        return "elsewhere"

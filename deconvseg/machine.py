@@ -31,52 +31,35 @@ def cores() -> int:
         count = len(os.sched_getaffinity(0))
     except AttributeError:  # not Linux
         count = os.cpu_count() or 1
-    limits = _limits("cpu", ["cpu.max"], ["cpu.cfs_quota_us", "cpu.cfs_period_us"])
-    return min([count, *(math.ceil(quota / period) for _, quota, period in limits if quota > 0)])
+    limits = _limits("cpu.max")
+    return min([count, *(math.ceil(quota / period) for _, quota, period in limits)])
 
 
-def _limits(controller: str, *versions: list[str]) -> Iterator[tuple[Path, int, int]]:
-    """Of each control group that limits this process: its folder, and two numbers of one version's files."""
-    for group in _groups(controller):
-        for names in versions:
+def _limits(*names: str) -> Iterator[tuple[Path, int, int]]:
+    """Of each control group (version 2) that limits this process: its folder, the numbers in these files."""
+    for line in _text(_OWN_GROUP).splitlines():
+        below = Path(line.split(":", 2)[2].lstrip("/"))
+        for group in (_GROUPS / part for part in (below, *below.parents)):
             words = " ".join(_text(group / name) for name in names).split()
             if len(words) == 2 and words[0] != "max":  # no limit
                 yield group, int(words[0]), int(words[1])
 
 
-def _groups(controller: str) -> Iterator[Path]:
-    """Folders of the control groups that this process is in, version 2's first, each with those above it."""
-    for line in _text(_OWN_GROUP).splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers and controller not in controllers.split(","):
-            continue
-        root = _GROUPS / controller if controllers else _GROUPS
-        below = Path(path.lstrip("/"))
-        yield from dict.fromkeys(root / part for part in (below, *below.parents))
-
-
 def available_memory() -> int | None:
     """Bytes that Linux calls available, or that a container's limit leaves if fewer; None elsewhere."""
-    limits = _limits(
-        "memory", ["memory.max", "memory.current"], ["memory.limit_in_bytes", "memory.usage_in_bytes"]
-    )
-    left = [
-        max(most - used + _droppable(group / "memory.stat"), 0)
-        for group, most, used in limits
-        if most < 2**60  # version 1 has no word for no limit, but a number
-    ]
+    limits = _limits("memory.max", "memory.current")
+    left = [max(most - used + _droppable(group / "memory.stat"), 0) for group, most, used in limits]
     free = re.findall(r"^MemAvailable:\s+(\d+) kB$", _text(_MEMINFO), re.MULTILINE)
     return min([*left, *(int(kilobytes) * 1024 for kilobytes in free)], default=None)
 
 
 def _droppable(statistics: Path) -> int:
     """Bytes of files that were read some time ago: they count as used until somebody wants the memory."""
-    found = re.findall(r"^(?:total_)?inactive_file (\d+)$", _text(statistics), re.MULTILINE)
-    return max(map(int, found), default=0)
+    return sum(map(int, re.findall(r"^inactive_file (\d+)$", _text(statistics), re.MULTILINE)))
 
 
 def _text(path: Path) -> str:
-    """The content of a file of Linux, empty where there is none: of another version, or on another system."""
+    """The content of a file of Linux, empty where there is none: on another system, say."""
     try:
         return path.read_text("utf-8", "replace")
     except OSError:

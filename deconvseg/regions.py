@@ -24,19 +24,15 @@ from deconvseg.images.read import PhotoPixels
 from deconvseg.network import fold
 from deconvseg.network.base import STRIDE, SegmentationNetwork
 from deconvseg.network.checkpoint import NetworkHeader, describe_network, load_network
-from deconvseg.network.fcn import FCN
-from deconvseg.network.fcn8s import FCN8s
 from deconvseg.network.inputs import crop, normalise, on_device, resized, whole_pixels
 from deconvseg.postprocess.fusion import Fusion, ensemble, least_certain, log_prior, with_prior
 from deconvseg.proposals.boxes import around_objects, distinct
 from deconvseg.settings import EnsembleRule, Settings
 from deconvseg.weights import network_file
 
-WholePhotoNetwork = FCN | FCN8s
-WholePhotoFile = tuple[WholePhotoNetwork, NetworkHeader]
+FCN = tuple[SegmentationNetwork, NetworkHeader]  # that sees the whole photo
 
-FINISHED = 2  # most photos whose scores, up to 132 MB, are kept while one before them is not finished
-SAMPLED = 4  # whether a photo is finished is decided on every fourth pixel of every fourth row
+SAMPLED = 4  # objects that the FCN sees are found on every fourth pixel of every fourth row
 
 # This process, and those it was forked from, if they have used threads of torch or OpenCV.
 _users_of_threads: set[int] = set()
@@ -98,42 +94,37 @@ class Inference:
     device: torch.device
     precision: fold.Precision
     batch_size: int  # of regions; halved when they do not fit into memory
-    partner: WholePhotoFile | None = None  # of an ensemble
+    partner: FCN | None = None  # of an ensemble
 
     @property
-    def sees_whole_photo(self) -> bool:
-        """Whether the network itself looks at no regions."""
-        return isinstance(self.network, WholePhotoNetwork)
-
-    @property
-    def whole_photo_network(self) -> WholePhotoFile | None:
+    def fcn(self) -> FCN | None:
         """What looks at the whole photo: the network itself, the partner, or nothing."""
-        if isinstance(self.network, WholePhotoNetwork):
-            return self.network, self.header
-        return self.partner
+        return (self.network, self.header) if self.network.sees_whole_photo else self.partner
 
-    @property
-    def tells_classes(self) -> bool:
-        """Whether a network tells which classes the photo shows, as a prior needs it."""
-        return bool(self.whole_photo_network and isinstance(self.whole_photo_network[0], FCN))
-
-    def load_partner(self, name: str | Path) -> WholePhotoFile:
+    def load_partner(self, name: str | Path) -> FCN:
         """An FCN or FCN-8s by name or file, made ready; UsageError if it does not fit the network."""
-        if self.sees_whole_photo:
+        if self.network.sees_whole_photo:
             raise UsageError(f"{name}: is for an ensemble, and the network is an FCN itself; go without")
         network, header = load_network(network_file(name))
-        if not isinstance(network, WholePhotoNetwork) or header.classes != self.header.classes:
+        if not network.sees_whole_photo or header.classes != self.header.classes:
             raise UsageError(f"{name}: is no FCN with the network's classes; take another, or go without")
         return fold.prepare(network, self.device, self.precision, header.ranges), header
 
     def fuse(self, photos: Iterable[Prepared], *, full_batches: bool = False) -> Iterator[Fused]:
         """Class probabilities of photos; see `Segmenter.fuse`."""
         begun: deque[PartialResult] = deque()
-        supply = (PartialResult(self, photo) for photo in photos)
+
+        def regions() -> Iterator[Region]:
+            for photo in photos:
+                begun.append(PartialResult(self, photo))
+                for index in range(len(begun[-1].boxes)):
+                    yield begun[-1], index
+
+        supply = regions()
         while True:
             # An FCN looks at one photo after the other: more would only take memory.
-            most = 1 if self.sees_whole_photo else self.batch_size
-            batch = list(islice(_submit(begun, supply), most))
+            most = 1 if self.network.sees_whole_photo else self.batch_size
+            batch = list(islice(supply, most))
             if not (batch or begun):
                 return
             start = time.perf_counter()
@@ -143,11 +134,11 @@ class Inference:
             seconds = (time.perf_counter() - start) / max(len(batch), 1)
             for photo, _ in batch:
                 photo.seconds += seconds
-            while begun and begun[0].done == begun[0].limit:
+            while begun and begun[0].done == len(begun[0].boxes):
                 yield begun.popleft().finish()
 
     def step_by_step(self, prepared: Prepared) -> Iterator[PartialResult]:
-        """A photo, whatever `stop` is: the same object after no region, the first, ..., the last."""
+        """A photo: the same object after no region, the first, ..., the last."""
         use_threads()
         photo, most = PartialResult(self, prepared), self.batch_size
         yield photo
@@ -160,7 +151,7 @@ class Inference:
 
     def _scores(self, batch: Sequence[Region], size: int) -> list[Tensor]:
         """Raw scores (C, S, S) of regions, which are filled up to a batch of `size`; (C, H, W) of an FCN."""
-        if self.sees_whole_photo:
+        if self.network.sees_whole_photo:
             return [photo.whole[0] for photo, _ in batch if photo.whole]
         crops = [crop(photo.pixels, photo.boxes[index], self.network.side) for photo, index in batch]
         found: list[Tensor] = []
@@ -183,7 +174,7 @@ class Inference:
             self.batch_size = (together + 1) // 2
         return found
 
-    def whole_scores(self, fcn: WholePhotoFile, image: NDArray[np.uint8]) -> tuple[Tensor, Tensor | None]:
+    def whole_scores(self, fcn: FCN, image: NDArray[np.uint8]) -> tuple[Tensor, Tensor | None]:
         """Raw scores float32 (C, H, W) of an FCN for a photo, at its size, and its `log_prior`, if any."""
         network, header = fcn
         height, width = image.shape[:2]
@@ -200,23 +191,21 @@ class Inference:
         found = found.float()[..., top : top + rows, left : left + columns]
         if (rows, columns) != (height, width):
             found = functional.interpolate(found, (height, width), mode="bilinear", align_corners=False)
-        if self.settings.prior and isinstance(network, FCN):
+        if self.settings.prior and network.tells_classes:
             return found[0], log_prior(code[0], network.doubt, self.settings.prior)
         return found[0], None
 
 
 class PartialResult:
-    """What the regions that are `done` so far say of a photo; `submitted` ones have gone into a batch."""
+    """What the regions that are `done` so far say of a photo."""
 
     def __init__(self, inference: Inference, prepared: Prepared) -> None:
         start = time.perf_counter()
         self.prepared, self._inference, self._settings = prepared, inference, inference.settings
-        self.submitted = self.done = 0
+        self.done = 0
         self.pixels = on_device(inference.device, prepared.image)
         self._choose_regions()
         self.boxes = whole_pixels(self.prepared.boxes)
-        self._last_labels: Tensor | None = None
-        self._is_settled = False
         self.seconds = time.perf_counter() - start
 
     def _choose_regions(self) -> None:
@@ -230,7 +219,7 @@ class PartialResult:
             ranked = least_certain(self.whole[0], whole_pixels(boxes[some]))
             boxes[some], scores[some] = boxes[some][ranked], scores[some][ranked]
             if settings.objects and settings.proposals:
-                labels = self._combine(SAMPLED, "alone").argmax(0).to(torch.uint8).cpu().numpy()
+                labels = self._alone(SAMPLED).argmax(0).to(torch.uint8).cpu().numpy()
                 around = around_objects(labels, *self.prepared.image.shape[:2])
                 found = np.concatenate((boxes[:first], around))
                 found = found[distinct(found, len(found), settings.same)]
@@ -239,41 +228,23 @@ class PartialResult:
         most = max(first + settings.proposals, 1)
         self.prepared = replace(self.prepared, boxes=boxes[:most], scores=scores[:most])
 
-    @property
-    def limit(self) -> int:
-        """How many regions may be submitted before more scores are in; as many as `done` at the end."""
-        if self._is_settled:
-            return self.done
-        if not self._settings.stop:
-            return len(self.boxes)
-        size = self._settings.round_size
-        return min(1 + size * (max(self.done - 1, 0) // size + 1), len(self.boxes))
-
     def add(self, scores: Tensor) -> None:
         """Take in the raw scores (C, S, S) of the next region."""
-        if not self._inference.sees_whole_photo:
+        if not self._inference.network.sees_whole_photo:
             self._fusion.add(scores, self.boxes[self.done])
         self.done += 1
-        ends_round = self.done < len(self.boxes) and (self.done - 1) % self._settings.round_size == 0
-        if self._settings.stop and ends_round:
-            labels = self._combine(SAMPLED).argmax(0)
-            if self._last_labels is not None:
-                changed = (labels != self._last_labels).float().mean().item()
-                self._is_settled = changed < self._settings.stop
-            self._last_labels = labels
 
     def probabilities(self, rule: EnsembleRule | Literal["alone"] | None = None) -> NDArray[np.float32]:
         """Class probabilities so far, float32 (C, h, w) for `prepared.image`; `rule` is how the ensemble's
         FCN joins in, if there is one: None takes that of the settings, `alone` leaves the regions out."""
-        return self._combine(rule=rule).cpu().numpy()
+        return self._combine(rule).cpu().numpy()
 
     def finish(self) -> Fused:
         """See `Segmenter.fuse`."""
         start = time.perf_counter()
         found = self.probabilities()
         seconds = self.prepared.seconds | {"network": self.seconds + time.perf_counter() - start}
-        boxes, scores = self.prepared.boxes[: self.done], self.prepared.scores[: self.done]
-        return replace(self.prepared, boxes=boxes, scores=scores, seconds=seconds), found
+        return replace(self.prepared, seconds=seconds), found
 
     @cached_property
     def _fusion(self) -> Fusion:
@@ -283,32 +254,23 @@ class PartialResult:
     @cached_property
     def whole(self) -> tuple[Tensor, Tensor | None] | None:
         """What `whole_scores` gives for the photo, if there is an FCN."""
-        found = self._inference.whole_photo_network
-        return self._inference.whole_scores(found, self.prepared.image) if found else None
+        fcn = self._inference.fcn
+        return self._inference.whole_scores(fcn, self.prepared.image) if fcn else None
 
-    def _combine(self, step: int = 1, rule: EnsembleRule | Literal["alone"] | None = None) -> Tensor:
-        """Class probabilities of every `step`-th pixel of every `step`-th row."""
-        settings = self._settings
+    def _combine(self, rule: EnsembleRule | Literal["alone"] | None) -> Tensor:
         if self.whole is None:
-            return self._fusion.thinned(step).probabilities()
-        whole, prior = self.whole[0][:, ::step, ::step], self.whole[1]
-        if rule == "alone" or self._inference.sees_whole_photo:
-            return (whole if prior is None else whole + prior).softmax(0)
-        found = ensemble(self._fusion.thinned(step), whole, rule or settings.ensemble, settings.share)
+            return self._fusion.probabilities()
+        if rule == "alone" or self._inference.network.sees_whole_photo:
+            return self._alone()
+        (whole, prior), settings = self.whole, self._settings
+        found = ensemble(self._fusion, whole, rule or settings.ensemble, settings.share)
         return found if prior is None else with_prior(found, prior)
 
-
-def _submit(begun: deque[PartialResult], supply: Iterator[PartialResult]) -> Iterator[Region]:
-    """Regions, each a photo and a place in its `boxes`: of the photos begun, then others as needed."""
-    while True:
-        for photo in begun:
-            while photo.submitted < photo.limit:
-                photo.submitted += 1
-                yield photo, photo.submitted - 1
-        finished = sum(photo.done == photo.limit for photo in begun)
-        if finished >= FINISHED or (following := next(supply, None)) is None:
-            return
-        begun.append(following)
+    def _alone(self, step: int = 1) -> Tensor:
+        """The FCN's class probabilities of every `step`-th pixel of every `step`-th row."""
+        assert self.whole
+        scores, prior = self.whole[0][:, ::step, ::step], self.whole[1]
+        return (scores if prior is None else scores + prior).softmax(0)
 
 
 Region = tuple[PartialResult, int]  # a place in a photo's `boxes`

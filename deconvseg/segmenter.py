@@ -26,12 +26,13 @@ from deconvseg.images.palette import Palette
 from deconvseg.images.read import ImageLike, PhotoPixels, as_photo
 from deconvseg.machine import cores
 from deconvseg.network import fold
+from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.checkpoint import NetworkHeader, describe_network, load_network
 from deconvseg.postprocess.crf import dense_crf
 from deconvseg.proposals.boxes import WORKING_SIDE as EDGES_SIDE
 from deconvseg.proposals.boxes import Boxes, propose, shrink, squared
 from deconvseg.proposals.edges import EdgeDetector
-from deconvseg.regions import Clock, Fused, Inference, Prepared, WholePhotoNetwork, uncalibrated, use_threads
+from deconvseg.regions import Clock, Fused, Inference, Prepared, uncalibrated, use_threads
 from deconvseg.segmentation import Segmentation, chosen, refuse_unknown
 from deconvseg.settings import PRESETS, CRFParameters, EnsembleRule, FusionRule, refuse_below
 from deconvseg.weights import find, forest_file, located, network_file
@@ -59,7 +60,7 @@ class Segmenter:
         forest: structured edge forest file; the shipped one when None.
         protocol: of `settings.PRESETS`, the settings that follow, where they are None. In `fast` the
             network's partner segments alone; a network without one sees the whole photo alone.
-        proposals, min_side, stop, fusion, prior, crf: as of `settings.Settings`.
+        proposals, min_side, fusion, prior, crf: as of `settings.Settings`.
         ensemble: as of `settings.Settings`; None uses a named network with its partner, and a file alone.
         fcn: the FCN or FCN-8s of the ensemble and its prior, by name or file; None is that partner, or the
             shipped one.
@@ -88,7 +89,6 @@ class Segmenter:
         protocol: str = "default",
         proposals: int | None = None,
         min_side: int | None = None,
-        stop: float | None = None,
         fusion: FusionRule | None = None,
         ensemble: EnsembleRule | None = None,
         fcn: str | Path | None = None,
@@ -102,8 +102,8 @@ class Segmenter:
     ) -> None:
         if protocol not in PRESETS:
             raise UsageError(f"{protocol}: no such protocol; take one of {', '.join(PRESETS)}")
-        options: dict[str, Any] = {"proposals": proposals, "min_side": min_side, "stop": stop}
-        options |= {"fusion": fusion, "ensemble": ensemble, "prior": prior}
+        options: dict[str, Any] = {"proposals": proposals, "min_side": min_side, "fusion": fusion}
+        options |= {"ensemble": ensemble, "prior": prior}
         given = {name: value for name, value in options.items() if value is not None}
         self.settings = replace(PRESETS[protocol], **given, crf=crf)
         refuse_below(1, batch_size=batch_size, threads=threads)
@@ -148,8 +148,8 @@ class Segmenter:
         photo = image if isinstance(image, PhotoPixels) else as_photo(image)
         clock = Clock()
         use_threads()
-        is_fcn, side, _ = self._description
-        small = shrink(photo.image, side if is_fcn and self.settings.at_network_side else WORKING_SIDE)
+        is_small = self.sees_whole_photo and self.settings.at_network_side
+        small = shrink(photo.image, self._description[0].side if is_small else WORKING_SIDE)
         if self._proposes:
             settings = self.settings if self.fcn else replace(self.settings, candidates=0)
             boxes = propose(small, _detector(*self._forest_in_use), settings)
@@ -174,19 +174,14 @@ class Segmenter:
         return self.inference.fuse(photos, full_batches=full_batches)
 
     def finish(
-        self,
-        prepared: Prepared,
-        probabilities: NDArray[np.float32],
-        *,
-        crf: bool | None = None,
-        keep_probabilities: bool = False,
+        self, prepared: Prepared, probabilities: NDArray[np.float32], *, keep_probabilities: bool = False
     ) -> Segmentation:
         """The third step: sharpen what `fuse` gave back and bring it to the photo's size, without a network.
 
-        A `crf` of None is what the settings say. Probabilities that are kept have the photo's size, too.
+        Probabilities that are kept have the photo's size, too.
         """
         photo, clock = prepared.photo, Clock(prepared.seconds)
-        if self.settings.crf if crf is None else crf:
+        if self.settings.crf:
             probabilities = dense_crf(prepared.image, probabilities, self.crf_parameters)
             clock.lap("crf")
         labels, kept = enlarge(probabilities, photo.height, photo.width, keep_probabilities)
@@ -265,7 +260,7 @@ class Segmenter:
             "crf": asdict(self.crf_parameters) if self.settings.crf else None,
             "precision": self.inference.precision,
             "only": self._only,
-            "code": code_digest("deconvseg.segmenter"),
+            "code": code_digest(),
         }
 
     def settings_hash(self) -> str:
@@ -285,12 +280,12 @@ class Segmenter:
     @property
     def header(self) -> NetworkHeader:
         """What the network's file says of itself; read without its tensors, as `sees_whole_photo` is."""
-        return self._description[2]
+        return self._description[1]
 
     @property
     def sees_whole_photo(self) -> bool:
         """Whether the network is an FCN or FCN-8s, which looks at no regions."""
-        return self._description[0]
+        return self._description[0].sees_whole_photo
 
     @property
     def _proposes(self) -> bool:
@@ -315,9 +310,8 @@ class Segmenter:
             return self._inference
 
     @cached_property
-    def _description(self) -> tuple[bool, int, NetworkHeader]:
-        network, header = describe_network(network_file(self._file))
-        return isinstance(network, WholePhotoNetwork), network.side, header
+    def _description(self) -> tuple[SegmentationNetwork, NetworkHeader]:
+        return describe_network(network_file(self._file))
 
     @cached_property
     def _forest_in_use(self) -> tuple[Path, str]:
@@ -333,9 +327,6 @@ class Segmenter:
         device = fold.pick_device(self._device)
         network, header = load_network(network_file(self._file))
         precision = fold.pick_precision(self._precision, device, partial(uncalibrated, self._file, self.fcn))
-        if not header.statistics:
-            fault = "a network of a training stage, whose BatchNorm has no statistics yet"
-            raise WeightsError(f"{self.weights}: {fault}; train on from it and segment with the result")
         refuse_unknown(self._only or (), header.classes)
         if self.settings.crf:
             _ = self.crf_parameters  # a bad value is told now, not at the first photo
@@ -349,7 +340,7 @@ class Segmenter:
     def _with_partner(self, inference: Inference) -> Inference:
         """The same with the FCN that the settings need besides; without one, without ensemble and prior."""
         settings, partner = self.settings, inference.partner
-        if inference.sees_whole_photo and not self._must_ensemble:
+        if inference.network.sees_whole_photo and not self._must_ensemble:
             self.fcn = None
         if self.fcn is None or (settings.ensemble == "off" and not settings.prior):
             partner = None
@@ -365,11 +356,9 @@ class Segmenter:
                 self.notes, self.fcn = [f"no ensemble: {error}"], None
         inference = replace(inference, partner=partner)
         settings = settings if partner else replace(settings, ensemble="off", objects=False, candidates=0)
-        if not inference.tells_classes:
-            if settings.prior and self._must_have_prior:
+        if not (inference.fcn and inference.fcn[0].tells_classes):
+            if settings.prior and (self._must_have_prior or (partner and settings.ensemble == "off")):
                 fault = "no FCN that tells which classes a photo shows, as a prior needs it"
                 raise UsageError(f"{self.fcn or self.weights}: {fault}; give one, or go without")
-            if partner and settings.ensemble == "off":
-                raise UsageError(f"{self.fcn}: is for ensembles, and there is none; ask for mean or product")
             settings = replace(settings, prior=0.0)
         return replace(inference, settings=settings)

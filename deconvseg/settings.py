@@ -75,9 +75,6 @@ class Settings:
         squared: regions are widened to squares, else stretched to the network's square input.
         same: a region with a larger IoU than this with a better one is not looked at, those around objects
             and the others each among themselves; 1 drops none.
-        stop: share of pixels (0..1); no more regions of a photo are looked at once a round of them has
-            changed fewer labels than that, as they are before the CRF. 0 looks at all.
-        round_size: regions a round, after the first, which is one of its own.
         fusion: `max` of the regions' scores (the paper), or `mean` of their probabilities by area.
         ensemble: `mean` of the probabilities with an FCN's (the paper), `product` of both networks' clipped
             scores (the released code), or `off`.
@@ -100,8 +97,6 @@ class Settings:
     measure_squares: bool = False
     squared: bool = True
     same: float = 0.65
-    stop: float = 0.0
-    round_size: int = 5
     fusion: FusionRule = "max"
     ensemble: EnsembleRule = "mean"
     share: float = 0.5
@@ -115,8 +110,6 @@ class Settings:
             if (value := getattr(self, name)) not in rules:
                 raise UsageError(f"{value}: no such {name}; take one of {', '.join(rules)}")
         refuse_below(0, proposals=self.proposals, candidates=self.candidates, min_side=self.min_side)
-        if not isinstance(self.stop, Real) or not 0 <= self.stop <= 1:
-            raise UsageError(f"stop {self.stop}: is a share of pixels; give 0 (look at all) to 1")
         if not isinstance(self.prior, Real) or not 0 <= self.prior <= 10:
             raise UsageError(f"prior {self.prior}: is an exponent; give 0 (none) to 10")
         if self.ensemble == "product" and self.fusion != "max":

@@ -1,24 +1,13 @@
 """Files are whole or not there, what killed processes leave is removed, and a change is noticed."""
 
 import os
-import subprocess
-import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from deconvseg.files import digest, lock, read_json_lines, replacing, sweep, walk
-
-WRITER = """
-import sys, time
-from pathlib import Path
-from deconvseg.files import replacing
-with replacing(Path(sys.argv[1])) as stream:
-    print("begun", flush=True)
-    time.sleep(60)
-"""
+from deconvseg.files import digest, lock, read_json_lines, replacing, walk
 
 
 def test_failure_keeps_the_old_file(tmp_path: Path) -> None:
@@ -47,33 +36,17 @@ def test_a_durable_file_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.Monke
     assert synced[(tmp_path / "file").stat().st_ino] == 4
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process's number does not tell whose it is")
-def test_what_a_killed_process_leaves_is_removed(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", WRITER, tmp_path / "new" / "a.png"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE)
-    assert process.stdout
-    process.stdout.readline()
-    (half,) = (tmp_path / "new").iterdir()
-    sweep(tmp_path / "new")
-    assert half.exists()  # its writer is at work
-    process.kill()
-    process.wait()
-    with replacing(tmp_path / "new" / "b.png"):
-        pass
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["b.png"]
-
-
-def test_what_other_machines_leave_is_removed_after_a_day(tmp_path: Path) -> None:
-    new, old = (tmp_path / f".deconvseg-elsewhere-{number}-ab12.tmp" for number in (1, 2))
+def test_what_killed_processes_leave_is_removed_after_a_day(tmp_path: Path) -> None:
+    new, old = (tmp_path / f".deconvseg-{name}-ab12.tmp" for name in ("new", "old"))
     theirs = tmp_path / "notes.tmp"
     for path in (new, old, theirs):
         path.touch()
     yesterday = time.time() - 90_000
     for path in (old, theirs):
         os.utime(path, (yesterday, yesterday))
-    sweep(tmp_path)
-    assert sorted(tmp_path.iterdir()) == sorted([new, theirs])
-    sweep(tmp_path / "none")
+    with replacing(tmp_path / "a.png"):
+        pass
+    assert sorted(tmp_path.iterdir()) == sorted([new, tmp_path / "a.png", theirs])
 
 
 def test_digest_of_a_file_and_of_a_folder(tmp_path: Path) -> None:

@@ -37,13 +37,12 @@ def test_a_container_may_have_less_than_its_machine(tmp_path: Path, monkeypatch:
     (tmp_path / "cgroup").write_text("0::/\n")
     limit, usage = tmp_path / "memory.max", tmp_path / "memory.current"
     usage.write_text("1048576\n")
-    for text, left in (("1500000\n", 451424), ("max\n", 2048 * 1024), ("1000\n", 0), ("9" * 19, 2048 * 1024)):
+    for text, left in (("1500000\n", 451424), ("max\n", 2048 * 1024), ("1000\n", 0)):
         limit.write_text(text)
         assert machine.available_memory() == left, text
     limit.write_text("1500000\n")
-    for statistics in ("inactive_file 200000\n", "inactive_file 7\ntotal_inactive_file 200000\n"):
-        (tmp_path / "memory.stat").write_text(f"anon 5\nactive_file 300\n{statistics}")
-        assert machine.available_memory() == 651424, "files that were only read are no lack of memory"
+    (tmp_path / "memory.stat").write_text("anon 5\nactive_file 300\ninactive_file 200000\n")
+    assert machine.available_memory() == 651424, "files that were only read are no lack of memory"
 
 
 @pytest.mark.parametrize(
@@ -53,9 +52,7 @@ def test_a_container_may_have_less_than_its_machine(tmp_path: Path, monkeypatch:
         ("0::/", {"cpu.max": "150000 100000"}, 2),
         ("0::/", {"cpu.max": "50000 100000"}, 1),
         ("0::/a/b", {"a/cpu.max": "300000 100000", "a/b/cpu.max": "max 100000"}, 3),
-        ("4:cpu,cpuacct:/docker/1", {"cpu/cpu.cfs_quota_us": "200000", "cpu/cpu.cfs_period_us": "100000"}, 2),
         ("0::/", {}, 8),
-        ("4:cpu:/", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 8),
     ],
 )
 def test_cores_are_those_of_the_affinity_mask_and_the_container(

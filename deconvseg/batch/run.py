@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,7 +20,6 @@ from deconvseg.batch.records import Record, new_record
 from deconvseg.batch.shard import Shard
 from deconvseg.batch.work import Done, Job, Options, Work, through_network
 from deconvseg.errors import InputError, MissingDependencyError, UsageError, describe
-from deconvseg.identity import code_digest
 from deconvseg.images.kinds import KINDS
 from deconvseg.machine import available_memory, cores, pool
 
@@ -155,7 +153,7 @@ class FolderRun:
         segmenter = None
         if not all(task.photo.missing for task in self._tasks):
             segmenter = load()
-            self._settings = _settings_hash(segmenter)
+            self._settings = segmenter.settings_hash()
         with self.manifest.locked() if self.manifest else nullcontext():
             if self.manifest:
                 self._skip_done(self.manifest)
@@ -273,10 +271,3 @@ def default_workers() -> int:
     """One for each core that this process may use, as many as fit into free memory, at most 16."""
     free = available_memory()
     return min(cores(), 16 if free is None else max(free // WORKER_BYTES, 1), 16)
-
-
-def _settings_hash(segmenter: Segmenter) -> str:
-    """Of all that shapes results: the Segmenter with its code, and the code that writes any kind."""
-    writers = sorted({kind.writer.partition(":")[0] for kind in KINDS.values()})
-    parts = [segmenter.settings_hash(), *(code_digest(f"deconvseg.images.{writer}") for writer in writers)]
-    return hashlib.sha256("".join(parts).encode()).hexdigest()[:16]

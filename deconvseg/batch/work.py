@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +21,8 @@ from deconvseg.remote import opened, without_query
 from deconvseg.settings import refuse_below
 
 if TYPE_CHECKING:  # torch takes its time, and a mistyped name is told at once
-    from deconvseg.regions import Inference, Prepared
+    from deconvseg.regions import Fused, Inference, Prepared
     from deconvseg.segmenter import Segmenter
-
-Fused: TypeAlias = "tuple[Prepared, NDArray[np.float32]]"
-"""A photo behind the network, and its class probabilities, float32 (C, h, w), of `Prepared.image`."""
 
 
 @dataclass(frozen=True)

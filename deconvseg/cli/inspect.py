@@ -26,7 +26,7 @@ _COMMON = ("weights", "device", "threads")
 """Arguments of a Segmenter that layers and switches take; the others are of the way of a photo."""
 
 
-@shared.segmenter_options("proposals", "stop")
+@shared.segmenter_options("proposals")
 def inspect(
     context: typer.Context,
     what: Literal["layers", "switches", "proposals"] = typer.Argument(

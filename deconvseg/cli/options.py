@@ -70,13 +70,6 @@ def _segmenter_options(
     min_side: int | None = _step(
         "PX", "Shortest side of EdgeBoxes' regions, on a photo of at most 640 px.", min=0, show_default="112"
     ),
-    stop: float | None = _step(
-        "SHARE",
-        "Look at no more regions once 5 changed fewer of the pixels; 0 looks at all.",
-        min=0,
-        max=1,
-        show_default="0",
-    ),
     fusion: FusionRule | None = _step(
         None, "Put regions together by max of scores or mean of probabilities.", show_default="max"
     ),

@@ -30,14 +30,12 @@ class Row:
     proposals: int | None  # besides the whole photo; None for predictions made elsewhere and the FCN alone
     crf: bool = False
     ensemble: EnsembleRule | Literal["alone"] = "off"  # how the FCN joins in; `alone` leaves the regions out
-    stops: bool = False  # photos stop early (`Settings.stop`): `proposals` are the most
     prior: bool = False  # an image-level prior weighs the classes
 
     @property
     def name(self) -> str:
         """As the table shows it."""
-        regions = f"{self.proposals} proposals" if self.proposals else "whole photo"
-        parts = [f"up to {regions}" if self.stops else regions]
+        parts = [f"{self.proposals} proposals" if self.proposals else "whole photo"]
         if self.proposals is None:
             parts = ["FCN" if self.ensemble == "alone" else "predictions"]
         if self.ensemble in ("mean", "product"):
@@ -68,14 +66,14 @@ class Subject:
 def network(segmenter: Segmenter, data: DataSet, *, ablate: bool = False) -> Subject:
     """A network with its proposals, fusion, ensemble and CRF; DataError if the data has other classes.
 
-    With `ablate`, 0, 10 and 50 proposals are scored as well, without early stops; if the segmenter has an
-    ensemble, the FCN alone and both ensembles; all that without and, if the segmenter has one, with the CRF.
+    With `ablate`, 0, 10 and 50 proposals are scored as well; if the segmenter has an ensemble, the FCN
+    alone and both ensembles; all that without and, if the segmenter has one, with the CRF.
     """
     refuse_other_classes(data, segmenter.classes)
     full, ablated = _rows(segmenter)
     rows = sorted(
         {full} | (ablated if ablate else set()),
-        key=lambda r: (r.proposals is None, r.proposals or 0, r.stops, r.ensemble, r.crf),
+        key=lambda r: (r.proposals is None, r.proposals or 0, r.ensemble, r.crf),
     )
     others = [row for row in rows if row != full]
 
@@ -107,7 +105,7 @@ def _rows(segmenter: Segmenter) -> tuple[Row, set[Row]]:
     alone = {row(None, crf, "alone") for crf in sharpens}
     if segmenter.sees_whole_photo:
         return row(None, chosen.crf, "alone"), alone
-    full = row(count, chosen.crf, segmenter.ensemble, bool(chosen.stop and count))
+    full = row(count, chosen.crf, segmenter.ensemble)
     others = {row(number, crf) for number in (count, *ABLATION) for crf in sharpens}
     if segmenter.ensemble == "off":
         return full, others
@@ -133,7 +131,7 @@ def _label_others(segmenter: Segmenter, others: list[Row], photo: PhotoPixels) -
             key = row.ensemble, row.crf
             if key not in labels:
                 found = result.probabilities(row.ensemble)
-                labels[key] = segmenter.finish(prepared, found, crf=row.crf).labels
+                labels[key] = segmenter.with_settings(crf=row.crf).finish(prepared, found).labels
             yield row, labels[key], {}
 
 

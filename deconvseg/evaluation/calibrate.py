@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deconvseg.errors import WeightsError
 from deconvseg.images.read import read_image
 from deconvseg.network.checkpoint import copy_network, load_network
 from deconvseg.network.inputs import crops, normalise
@@ -22,11 +21,9 @@ def calibrate(source: Path, photos: Sequence[str], target: Path) -> int:
     """Write a copy of a network's file that tells the ranges of what goes through its layers on these photos.
 
     A few dozen photos are enough; each is looked at as a whole, and its middle. Returns the number of layers
-    that there are ranges of; WeightsError if the network has no statistics yet.
+    that there are ranges of.
     """
     network, header = load_network(source)
-    if not header.statistics:
-        raise WeightsError(f"{source}: its BatchNorm has no statistics yet; train on from it, then calibrate")
     images = (_crops(read_image(photo), network.side) for photo in photos)
     ranges = observe(network, (normalise(two, header) for two in images))
     copy_network(source, target, {"ranges": ranges})

@@ -136,8 +136,8 @@ def _at(maps: Tensor, where: Tensor) -> Tensor:
 def inspect_proposals(segmenter: Segmenter, photo: PhotoPixels, count: int = max(STEPS)) -> Inspection:
     """Look at up to `count` proposals one after the other and keep the labellings on the way.
 
-    Each labelling, by its step's name, is that of a `Segmenter` with so many proposals and `stop=0`, without
-    CRF but for the last, at the size the photo is worked on. Pictures are the `photo` at that size, uint8
+    Each labelling, by its step's name, is that of a `Segmenter` with so many proposals, without CRF but
+    for the last, at the size the photo is worked on. Pictures are the `photo` at that size, uint8
     (h, w, 3), no side over 1024, and its `edges`, float32 (h', w'), 0 to about 1, no side over 640.
 
     The photo is from `images.read.read_photo`; a UsageError is raised for a network that sees no proposals.

@@ -15,6 +15,8 @@ from deconvseg.errors import UsageError
 STRIDE = 32  # pixels a cell of the last of five 2x2 poolings
 MAX_LAYERS, MAX_CLASSES = 200, 255
 Network = TypeVar("Network", bound="SegmentationNetwork")
+Chain = list[tuple[nn.Module, str]]
+"""Units with nothing but pooling between them: the module each is in, and its name there."""
 
 
 class SegmentationNetwork(nn.Module):
@@ -26,6 +28,9 @@ class SegmentationNetwork(nn.Module):
     """
 
     architecture: ClassVar[str]  # its name in network files
+    sees_whole_photo: ClassVar[bool] = False  # of any size; else square crops of its regions
+    tells_classes: ClassVar[bool] = False  # whether its code is scores of which classes the photo shows
+    doubt: Tensor  # (classes,) if it is: the chance of each at which the prior leaves its pixels as they are
     arguments: dict[str, Any]  # what its constructor was given, fit for JSON
     side: int  # a whole photo enters with its longer side scaled to this many pixels
     dropout: float  # share of fc6's and fc7's outputs that is dropped in training
@@ -53,6 +58,17 @@ class SegmentationNetwork(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Raw scores (B, classes, H, W), no softmax, of images (B, 3, H, W) normalised as the file says."""
         return self.scores_and_code(images)[0]
+
+    def fold(self) -> None:
+        """Put BatchNorms into the convolutions beside them, for good."""
+        for module in list(self.modules()):
+            if hasattr(module, "relu") and hasattr(module, "norm"):
+                fold_into_previous(module.conv, module.norm)
+                del module.norm
+
+    def chains(self) -> list[Chain]:
+        """The units that 8-bit numbers can go through, those together that feed one another."""
+        return [[(stage, name) for stage in self.encoder for name, _ in stage.named_children()]]
 
     def drop(self, features: Tensor) -> Tensor:
         """Features of fc6 or fc7 with dropout in training; the same ones otherwise."""
@@ -157,3 +173,23 @@ def unit(conv: nn.Conv2d | nn.ConvTranspose2d, *, norm: bool) -> nn.Sequential:
     """A (transposed) convolution `conv`, with a BatchNorm `norm` if wanted, and ReLU."""
     norms = {"norm": nn.BatchNorm2d(conv.out_channels)} if norm else {}
     return nn.Sequential(OrderedDict(conv=conv, **norms, relu=nn.ReLU(inplace=True)))
+
+
+def _affine(norm: Any) -> tuple[Tensor, Tensor]:
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    return scale, norm.bias - norm.running_mean * scale
+
+
+def fold_into_previous(conv: Any, norm: Any) -> None:
+    """Have a convolution do what the BatchNorm behind it does."""
+    scale, shift = _affine(norm)
+    conv.weight.mul_(scale.reshape((1, -1, 1, 1) if conv.transposed else (-1, 1, 1, 1)))
+    conv.bias.copy_(conv.bias * scale + shift)
+
+
+def fold_into_next(norm: Any, conv: Any) -> None:
+    """Have a convolution do what the BatchNorm before it does; exact where it has no padding, so that every
+    kernel position sees normalised values."""
+    scale, shift = (values.reshape(1, -1, 1, 1) for values in _affine(norm))
+    conv.bias.copy_(conv.bias + (conv.weight * shift).sum((1, 2, 3)))
+    conv.weight.mul_(scale)

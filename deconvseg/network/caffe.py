@@ -49,18 +49,18 @@ _BN_MODE, _BN_INFERENCE = 3, 1
 def convert_caffemodel(source: Path, target: Path, storage: Storage = "float16") -> str:
     """Convert DeconvNet, FCN-8s or VGG-16 from Caffe, recognised by the names of its layers.
 
-    Sizes follow from the arrays; 21 labels get VOC's names, others are `class1`, `class2` and so on. The
-    DeconvNet of a training stage has no statistics and can be trained further, but not segment. VGG-16
+    Sizes follow from the arrays; 21 labels get VOC's names, others are `class1`, `class2` and so on. VGG-16
     becomes a file for `read_vgg16`, not of storage `int8`. Returns what it is.
 
-    Raises WeightsError for a file damaged or of another network, OutputError if the target is not writable.
+    Raises WeightsError for a file damaged or of another network, as is the DeconvNet of a training stage,
+    whose BatchNorm has no statistics yet; OutputError if the target is not writable.
     """
     layers, folded = read_caffemodel(source)
     try:
         if "fc6-deconv" in layers:
             about, network = _deconvnet(layers, folded)
         elif any(name in layers for name in _FCN_NAMES["score_pool3"]):
-            about, network, folded = "FCN-8s", _fcn8s(layers), True
+            about, network = "FCN-8s", _fcn8s(layers)
         elif "conv5_1" in layers:
             if storage == "int8":
                 raise ValueError("VGG-16 is stored as float32 or float16, not as int8")
@@ -75,12 +75,14 @@ def convert_caffemodel(source: Path, target: Path, storage: Storage = "float16")
     others = ("background", *(f"class{i}" for i in range(1, labels)))
     classes = VOC_CLASSES if labels == len(VOC_CLASSES) else others
     training = {"source": source.name}
-    header = NetworkHeader(classes, palette_for(labels), CAFFE_MEAN_RGB, training=training, statistics=folded)
+    header = NetworkHeader(classes, palette_for(labels), CAFFE_MEAN_RGB, training=training)
     save_network(target, network, header, storage)
     return f"{about}, {labels} labels"
 
 
 def _deconvnet(layers: Layers, folded: bool) -> tuple[str, SegmentationNetwork]:
+    if not folded:
+        raise ValueError("it is of a training stage, and its BatchNorm has no statistics yet")
     score = next((name for name in layers if name.startswith("seg-score")), "seg-score-voc")
     deepest_first = _counts(layers, "deconv")[::-1]
     decoder = deepest_first[: (*deepest_first, 0).index(0)]
@@ -91,11 +93,10 @@ def _deconvnet(layers: Layers, folded: bool) -> tuple[str, SegmentationNetwork]:
     for name, module in network.named_modules():
         if isinstance(module, nn.BatchNorm2d):  # one that is folded only scales and shifts
             tensors[f"{name}.running_mean"] = torch.zeros(module.num_features)
-            tensors[f"{name}.running_var"] = torch.ones(module.num_features) - (module.eps if folded else 0)
+            tensors[f"{name}.running_var"] = torch.ones(module.num_features) - module.eps
             tensors[f"{name}.num_batches_tracked"] = torch.tensor(0)
     network.load_state_dict(tensors, assign=True)
-    kind = "folded" if folded else "without statistics: to be trained further"
-    return f"DeconvNet, BatchNorm {kind}, crops of {side} x {side} pixels", network
+    return f"DeconvNet, BatchNorm folded, crops of {side} x {side} pixels", network
 
 
 def _fcn8s(layers: Layers) -> SegmentationNetwork:

@@ -37,8 +37,7 @@ _KEY = "deconvseg"  # the entry of a safetensors file's metadata that holds the 
 class NetworkHeader:
     """What a network file says beside its tensors.
 
-    A crop of 0..255 RGB enters the network as `(crop - mean) * scale`. A network without `statistics` of
-    BatchNorm can be trained further, but not segment.
+    A crop of 0..255 RGB enters the network as `(crop - mean) * scale`.
     """
 
     classes: tuple[str, ...]  # background first
@@ -47,7 +46,6 @@ class NetworkHeader:
     scale: float = 1.0
     crf: Mapping[str, float] = field(default_factory=dict)  # of `CRFParameters`, made for its scores
     training: Mapping[str, Any] = field(default_factory=dict)  # how, and what was measured, in any form
-    statistics: bool = True
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # as of `int8.observe`, if at all
 
 
@@ -110,12 +108,13 @@ def describe_network(path: Path) -> tuple[SegmentationNetwork, NetworkHeader]:
             scale=float(document["scale"]),
             crf={str(key): float(value) for key, value in document["crf"].items()},
             training=dict(document["training"]),
-            statistics=bool(document.get("statistics", True)),
             ranges={name: (float(a), float(b)) for name, (a, b) in document.get("ranges", {}).items()},
         )
         names, labels = header.classes, network.arguments["classes"]
         if not len(names) == len(set(names)) == len(header.palette) == labels:
             raise ValueError(f"{len(set(names))} names and {len(header.palette)} colours for {labels} labels")
+        if not document.get("statistics", True):  # as earlier versions converted training stages
+            raise ValueError("a BatchNorm without statistics")
         if header.ranges and set(header.ranges) != set(layers(network)):
             raise ValueError("ranges of other layers")
     return network.eval(), header

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deconvseg.network.base import SegmentationNetwork, pool, unit, vgg_encoder
+from deconvseg.network.base import Chain, SegmentationNetwork, pool, unit, vgg_encoder
 
 CELL = 16  # pixels a cell of conv5_3; photos get a border of the mean colour up to whole cells
 
@@ -21,6 +21,8 @@ class FCN(SegmentationNetwork):
     """
 
     architecture = "fcn"
+    sees_whole_photo = True
+    tells_classes = True
 
     def __init__(
         self,
@@ -50,9 +52,7 @@ class FCN(SegmentationNetwork):
         self.join = unit(nn.Conv2d(3 * skip, 2 * skip, 3, padding=1), norm=True)
         self.score_fine = nn.Conv2d(2 * skip, classes, 1)
         nn.init.zeros_(self.score_fine.weight)
-        # The chance of each class at which the prior leaves its pixels as they are; less for hard classes.
-        self.doubt: Tensor
-        self.register_buffer("doubt", torch.full((classes,), 0.5))
+        self.register_buffer("doubt", torch.full((classes,), 0.5))  # less for hard classes
 
     def fine_features(self, images: Tensor) -> Tensor:
         """conv4_3's (B, W, 2h, 2w) of images (B, 3, H, W) in h x w cells."""
@@ -96,3 +96,8 @@ class FCN(SegmentationNetwork):
         cells, presence = self.cells_and_presence(self.fine_features(images))
         scores = functional.interpolate(cells, scale_factor=8.0, mode="bilinear")
         return scores[..., :height, :width], presence
+
+    def chains(self) -> list[Chain]:
+        """See the base."""
+        heads: list[Chain] = [[(self, name)] for name in ("conv6", "conv7", "conv8", "skip", "join")]
+        return super().chains() + heads

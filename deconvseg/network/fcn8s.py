@@ -9,7 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deconvseg.network.base import STRIDE, SegmentationNetwork, pool, resized_kernel, unit, vgg_encoder
+from deconvseg.network.base import (
+    STRIDE,
+    Chain,
+    SegmentationNetwork,
+    fold_into_next,
+    pool,
+    resized_kernel,
+    unit,
+    vgg_encoder,
+)
 from deconvseg.network.deconvnet import DeconvNet
 
 
@@ -22,6 +31,7 @@ class FCN8s(SegmentationNetwork):
     """
 
     architecture = "fcn8s"
+    sees_whole_photo = True
 
     def __init__(
         self,
@@ -93,6 +103,19 @@ class FCN8s(SegmentationNetwork):
             scores = scores[..., :rows, :columns] + skip[..., :rows, :columns]
         scores, first = self.upscore8(scores), round(7.5 - origin)
         return scores[..., first : first + height, first : first + width], code
+
+    def fold(self) -> None:
+        """See the base; the one before fc6, which pads its input, stays."""
+        for score in (self.score_pool4, self.score_pool3):
+            if hasattr(score, "norm"):
+                fold_into_next(score.norm, score.conv)
+                del score.norm
+        super().fold()
+
+    def chains(self) -> list[Chain]:
+        """See the base."""
+        heads: list[Chain] = [[(self, name)] for name in ("fc6", "score_pool4", "score_pool3")]
+        return super().chains() + heads
 
 
 def start_from_deconvnet(network: FCN8s, source: DeconvNet) -> None:

@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from deconvseg.errors import UsageError
 from deconvseg.network import int8
 from deconvseg.network.base import Network
-from deconvseg.network.deconvnet import DeconvNet
-from deconvseg.network.fcn8s import FCN8s
 
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 _DTYPES = {"fp32": torch.float32, "int8": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -71,61 +68,19 @@ def prepare(
 ) -> Network:
     """Make a trained network ready to segment, in its own memory; it cannot be trained or saved any more.
 
-    BatchNorm's statistics go into the kernels beside it, and DeconvNet's bottleneck becomes matrix products.
     Int8 is for networks with `ranges`, as of `int8.observe`; others compute in fp32 then.
     """
     network.eval().requires_grad_(False)
-    if isinstance(network, FCN8s) and network.arguments["norm"]:
-        for score in (network.score_pool4, network.score_pool3):
-            _fold_into_next(score.norm, score.conv)
-            del score.norm
-    elif isinstance(network, DeconvNet) and network.bottleneck_norm is not None:
-        _fold_into_next(network.bottleneck_norm, network.fc6.conv)
-        network.bottleneck_norm = None
-    units: list[Any] = [module for module in network.modules() if hasattr(module, "relu")]
-    for unit in units:
-        if hasattr(unit, "norm"):
-            _fold_into_previous(unit.conv, unit.norm)
-            del unit.norm
+    network.fold()
     network.to(device=device, dtype=_DTYPES[precision])
     network.to(memory_format=torch.channels_last)
-    if isinstance(network, DeconvNet):
-        for unit in (network.fc6, network.fc7):
-            unit.conv = _ToOneCell(unit.conv)
-        network.fc6_deconv.conv = _FromOneCell(network.fc6_deconv.conv)
     if precision == "int8" and ranges:
         int8.quantise(network, ranges)
     if precision == "bf16" and device.type == "cpu":
-        for unit in units:
-            unit.relu = _BF16ReLU()
+        for module in network.modules():
+            if hasattr(module, "relu"):
+                module.relu = _BF16ReLU()
     return network
-
-
-class _ToOneCell(nn.Module):
-    """A convolution whose kernel is as large as its input, as a matrix product."""
-
-    def __init__(self, conv: Any) -> None:
-        super().__init__()
-        self.weight = _constant(conv.weight.permute(0, 2, 3, 1).flatten(1))
-        self.bias = conv.bias
-
-    def forward(self, features: Tensor) -> Tensor:
-        flat = features.permute(0, 2, 3, 1).flatten(1)
-        return functional.linear(flat, self.weight, self.bias)[..., None, None]
-
-
-class _FromOneCell(nn.Module):
-    """A deconvolution of a single cell, as a matrix product: torch's own takes ten times as long."""
-
-    def __init__(self, conv: Any) -> None:
-        super().__init__()
-        self.shape = (-1, *conv.kernel_size, conv.out_channels)
-        self.weight = _constant(conv.weight.permute(2, 3, 1, 0).flatten(0, 2))
-        self.bias = _constant(conv.bias.repeat(len(self.weight) // len(conv.bias)))
-
-    def forward(self, code: Tensor) -> Tensor:
-        cells = functional.linear(code.flatten(1), self.weight, self.bias)
-        return cells.reshape(self.shape).permute(0, 3, 1, 2)
 
 
 class _BF16ReLU(nn.Module):
@@ -134,28 +89,6 @@ class _BF16ReLU(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         features.view(torch.int16).clamp_(min=0)
         return features
-
-
-def _constant(values: Tensor) -> nn.Parameter:
-    return nn.Parameter(values.contiguous(), requires_grad=False)
-
-
-def _affine(norm: Any) -> tuple[Tensor, Tensor]:
-    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-    return scale, norm.bias - norm.running_mean * scale
-
-
-def _fold_into_previous(conv: Any, norm: Any) -> None:
-    scale, shift = _affine(norm)
-    conv.weight.mul_(scale.reshape((1, -1, 1, 1) if conv.transposed else (-1, 1, 1, 1)))
-    conv.bias.copy_(conv.bias * scale + shift)
-
-
-def _fold_into_next(norm: Any, conv: Any) -> None:
-    """Exact where the convolution has no padding: every kernel position sees normalised values."""
-    scale, shift = (values.reshape(1, -1, 1, 1) for values in _affine(norm))
-    conv.bias.copy_(conv.bias + (conv.weight * shift).sum((1, 2, 3)))
-    conv.weight.mul_(scale)
 
 
 def _cpu_gains_by_bf16() -> bool:

@@ -14,8 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from deconvseg.network.base import SegmentationNetwork, unit
-from deconvseg.network.fcn import FCN
-from deconvseg.network.fcn8s import FCN8s
 
 Range = tuple[float, float]
 Ranges = Mapping[str, Range]
@@ -55,7 +53,7 @@ def _is_right(inside: Range, outside: Range | None) -> bool:
 
 def layers(network: SegmentationNetwork) -> list[str]:
     """The names of the convolutions that `quantise` replaces."""
-    return [name for chain in _chains(network) for _, name in chain]
+    return [name for chain in network.chains() for _, name in chain]
 
 
 @torch.no_grad()
@@ -70,7 +68,7 @@ def observe(network: SegmentationNetwork, photos: Iterable[Tensor]) -> dict[str,
 
     hooks = [
         parent.get_submodule(name).register_forward_pre_hook(partial(note, name))
-        for chain in _chains(network)
+        for chain in network.chains()
         for parent, name in chain
     ]
     for photo in photos:
@@ -85,21 +83,10 @@ def observe(network: SegmentationNetwork, photos: Iterable[Tensor]) -> dict[str,
 
 def quantise(network: SegmentationNetwork, ranges: Ranges) -> None:
     """Replace the convolutions of a network whose BatchNorms are folded away by 8-bit ones."""
-    for chain in _chains(network):
+    for chain in network.chains():
         following = [ranges[name] for _, name in chain[1:]]
         for (parent, name), outside in zip(chain, [*following, None], strict=True):
             setattr(parent, name, _Convolution(parent.get_submodule(name), ranges[name], outside))
-
-
-def _chains(network: SegmentationNetwork) -> list[list[tuple[nn.Module, str]]]:
-    """Units that feed one another, with nothing but pooling between them: the module each is in, its name."""
-    parts = [network.encoder, getattr(network, "decoder", [])]
-    chains = [[(stage, name) for stage in part for name, _ in stage.named_children()] for part in parts]
-    if isinstance(network, FCN8s):
-        chains += [[(network, name)] for name in ("fc6", "score_pool4", "score_pool3")]
-    if isinstance(network, FCN):
-        chains += [[(network, name)] for name in ("conv6", "conv7", "conv8", "skip", "join")]
-    return [chain for chain in chains if chain]
 
 
 class _Convolution(nn.Module):

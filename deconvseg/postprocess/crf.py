@@ -41,12 +41,12 @@ def dense_crf(image: NDArray[np.uint8], probabilities: Floats, parameters: CRFPa
     classes, height, width = probabilities.shape
     one, kernels = np.ones((height * width, 1), np.float32), []
     for kernel, weight in _kernels(image, parameters):
-        mass = kernel.filter(one) if parameters.normalise else one
+        mass = kernel.gather(kernel.spread(one)) if parameters.normalise else one
         kernel.scale(np.sqrt(np.float32(weight) / mass))
         kernels.append(kernel)
     if parameters.iterations < 1 or not kernels:
         return probabilities
-    pull = float(reduce(iadd, (kernel.filter(one) for kernel in kernels)).max())
+    pull = float(reduce(iadd, (kernel.gather(kernel.spread(one)) for kernel in kernels)).max())
     peaks = probabilities.reshape(classes, -1).max(1).clip(LEAST_PROBABILITY)
     possible = int((peaks >= least_peak(pull, classes)).sum())
     if possible < 2:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 import torch
@@ -45,12 +44,6 @@ class Fusion:
             area = float((y1 - y0) * (x1 - x0))
             target += area * enlarged
             self.cover[top:bottom, left:right] += area
-
-    def thinned(self, step: int) -> Fusion:
-        """A view of every `step`-th pixel of every `step`-th row."""
-        view = copy.copy(self)
-        view.total, view.cover = self.total[:, ::step, ::step], self.cover[::step, ::step]
-        return view
 
     def probabilities(self) -> Tensor:
         """Class probabilities of the photo: float32 (C, H, W), summing to 1 over C."""

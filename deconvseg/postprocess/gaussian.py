@@ -28,12 +28,8 @@ class Gaussian:
         self._points: NDArray[np.int64] | None = None  # in rows of that length; None is all
         self._factors = np.ones((height * width, 1), np.float32)
 
-    def filter(self, values: Floats) -> Floats:
-        """Sums over all pixels, weighted by the kernel: float32 (N, C) to (N, C)."""
-        return self.gather(self.spread(values))
-
     def spread(self, values: Floats, total: Floats | None = None) -> Floats:
-        """The first half of `filter`: float32 (N, C) to (H, W or more, C), added to `total`."""
+        """The first half of sums over all pixels: float32 (N, C) to (H, W or more, C), added to `total`."""
         values = values * self._factors
         if total is None:
             total = np.zeros((self._height, self._row, values.shape[1]), np.float32)
@@ -44,7 +40,7 @@ class Gaussian:
         return total
 
     def gather(self, total: Floats) -> Floats:
-        """The second half of `filter`: float32 (H, W or more, C) to (N, C)."""
+        """The second half: float32 (H, W or more, C) to (N, C)."""
         blurred, channels = _blurred(total, self._taps), total.shape[2]
         if self._points is None:
             gathered = blurred[:, : self._width].reshape(-1, channels)

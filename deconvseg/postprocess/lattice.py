@@ -41,17 +41,14 @@ class Lattice:
         size = rows, self._neighbours.shape[2]
         self._matrix = csr_matrix((self._weights.ravel(), self._corners.ravel(), starts), size)
 
-    def filter(self, values: Floats) -> Floats:
-        """Sums over all points, weighted by the kernel: float32 (N, C) to (N, C)."""
-        return self.gather(self.spread(values))
-
     def spread(self, values: Floats, total: Floats | None = None) -> Floats:
-        """The first half of `filter`: float32 (N, C) to (M + 1, C), the last row 0, added to `total`."""
+        """The first half of sums over all points, weighted by the kernel: float32 (N, C) to (M + 1, C), the
+        last row 0, added to `total`."""
         spread: Floats = self._matrix.T @ values
         return spread if total is None else np.add(total, spread, out=total)
 
     def gather(self, corners: Floats) -> Floats:
-        """The second half of `filter`: float32 (M + 1, C) to (N, C)."""
+        """The second half: float32 (M + 1, C) to (N, C)."""
         for before, after in self._neighbours:
             blurred = np.take(corners, before, 0)
             blurred += np.take(corners, after, 0)

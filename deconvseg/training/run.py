@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import update_bn
 
 from deconvseg import __version__
 from deconvseg.data.crops import ImageStore
@@ -20,7 +19,6 @@ from deconvseg.network.base import SegmentationNetwork, rebuilt, replace_classes
 from deconvseg.network.checkpoint import NetworkHeader, load_network
 from deconvseg.network.deconvnet import DeconvNet, resize_bottleneck
 from deconvseg.network.fcn8s import FCN8s, start_from_deconvnet
-from deconvseg.network.inputs import normalise
 from deconvseg.network.vgg16 import download_vgg16, initialise_encoder, read_vgg16
 from deconvseg.proposals.cache import cache_proposals, read_proposals
 from deconvseg.training import distributed
@@ -32,8 +30,6 @@ from deconvseg.training.run_folder import METRICS, STATE, begin, hold
 from deconvseg.training.sampler import CropSampler, proposal_regions
 from deconvseg.training.scores import load_scores
 from deconvseg.weights import network_file
-
-STATISTICS_BATCHES = 10
 
 
 def run_training(
@@ -88,11 +84,6 @@ def run_training(
                 names = [photo.name for photo in plan.photos]
                 regions = proposal_regions(photos, read_proposals(target, names), recipe.overlap)
             sampler = CropSampler(photos, recipe, options.device, soft, regions)
-            if not header.statistics:  # blocks that are frozen get none later
-                network.to(options.device)
-                crops = (sampler.batch(step).crops for step in range(STATISTICS_BATCHES))
-                update_bn((normalise(batch, header) for batch in crops), network)
-                header = replace(header, statistics=True)
             is_through = Training(network, header, sampler, validation, folder, options).run()
             if distributed.rank() == 0:
                 draw_curves(folder / METRICS, folder / "curves.png")

@@ -41,7 +41,7 @@ def hold(out: Path) -> Iterator[None]:
 
 
 def begin(folder: Path, description: dict[str, Any], *, resume: bool) -> None:
-    """Keep everything that decides what comes out of a run in its folder, and sweep what a killed one left.
+    """Keep everything that decides what comes out of a run in its folder.
 
     To `resume` the run that the folder holds, it must be the same one: UsageError if they differ in what
     cannot change on the way. Its `init` stays what it was.
@@ -59,7 +59,6 @@ def begin(folder: Path, description: dict[str, Any], *, resume: bool) -> None:
             raise UsageError(
                 f"{path}: this run has other {', '.join(changed)}; resume with the same, or {_ANOTHER}"
             )
-    files.sweep(folder)
     with files.replacing(path) as stream:
         stream.write(json.dumps(description, indent=2).encode() + b"\n")
 

@@ -19,9 +19,9 @@ from deconvseg.batch import ray as engine
 from deconvseg.batch.ray import joined
 from deconvseg.batch.results_folder import ResultsFolder
 from deconvseg.batch.run import Report
-from deconvseg.batch.work import Done, Fused, Job, Work
+from deconvseg.batch.work import Done, Job, Work
 from deconvseg.errors import InputError, OutputError, UsageError, WorkerError
-from deconvseg.regions import Inference, Prepared
+from deconvseg.regions import Fused, Inference, Prepared
 from deconvseg.segmenter import Segmenter
 
 from . import conftest

@@ -116,8 +116,8 @@ def manifest_lines(path: Path) -> int:
 
 
 def results_of(out: Path, *without: str) -> dict[str, object]:
-    """All files but manifests, hidden ones too; and of their lines all that does not depend on stops."""
-    kept = {name for name in files(out) if not name.endswith(".jsonl")}
+    """All files but manifests and what is half written; and of their lines what does not depend on stops."""
+    kept = {name for name in files(out) if not name.endswith((".jsonl", ".tmp"))}
     contents: dict[str, object] = {name: (out / name).read_bytes() for name in kept}
     records = [json.loads(line) for path in out.glob("segment*.jsonl") for line in path.open("rb")]
     for record in records:

@@ -7,12 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
 from deconvseg.network import int8
 from deconvseg.network.checkpoint import load_network, save_network
 
-from ..conftest import make_shapes
 from ..network import caffemodel
 from .conftest import EXAMPLES, Refused, Run, lines
 
@@ -30,28 +28,6 @@ def test_deconvnet_from_caffe_segments(inside: Run, tmp_path: Path) -> None:
     assert info["training"] == {"source": "d.CAFFEMODEL"}
     inside("segment", EXAMPLES / "cat.jpg", "-o", "m.png", "--weights", "d.safetensors", *PLAIN)
     assert (tmp_path / "m.png").is_file()
-
-
-def test_a_training_stage_is_refused_for_photos_and_trained_further(
-    inside: Run, refused: Refused, tmp_path: Path
-) -> None:
-    make_shapes(tmp_path / "voc", train=6, val=2)
-    caffemodel.write(tmp_path / "s.caffemodel", caffemodel.deconvnet(cells=1, mode=None), new=True)
-    done = inside("weights", "convert", "s.caffemodel", "-o", "s.safetensors", "--storage", "float32")
-    assert "BatchNorm without statistics" in lines(done)[0]
-    line = refused("segment", EXAMPLES / "cat.jpg", "-o", "m.png", "--weights", "s.safetensors", *PLAIN)
-    assert "s.safetensors: a network of a training stage, whose BatchNorm has no statistics yet" in line
-    assert "train on from it" in line
-    recipe = "crop_size = 32\nbatch_size = 4\nfrozen_blocks = 5\nprecision = 'fp32'\nsteps = 1\n"
-    (tmp_path / "quick.toml").write_text(recipe)
-    inside(
-        *("train", "--voc-root", "voc", "--recipe", "quick.toml", "--init", "s.safetensors", "--out", "run")
-    )
-    network, header = load_network(tmp_path / "run" / "last.safetensors")
-    assert header.statistics
-    for norm in (module for module in network.modules() if isinstance(module, nn.BatchNorm2d)):
-        assert norm.running_mean is not None
-        assert norm.running_mean.abs().max() > 0  # gathered even in the blocks that are frozen
 
 
 def test_what_is_there_is_not_overwritten(

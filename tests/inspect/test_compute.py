@@ -124,7 +124,7 @@ def test_each_labelling_is_a_segmenters(tiny_network: Path, tiny_fcn: Path) -> N
     assert [step["proposals"] for step in numbers["steps"]] == [1, 5, 7] and numbers["proposals"] == 7
     for count, labelling in zip((1, 5, 7, 7), found.labellings.values(), strict=True):
         crf = labelling is found.labellings["after the CRF"]
-        want = Segmenter(tiny_network, proposals=count, stop=0, crf=crf, **options).segment(photo.image)
+        want = Segmenter(tiny_network, proposals=count, crf=crf, **options).segment(photo.image)
         assert np.array_equal(labelling.labels, want.labels)
         np.testing.assert_allclose([box["box"] for box in numbers["boxes"][: count + 1]], want.boxes)
     assert numbers["steps"][-1]["classes"] == found.labellings["7 proposals"].class_shares()
@@ -136,7 +136,7 @@ def test_what_each_box_changed(tiny_network: Path) -> None:
     found = inspect_proposals(Segmenter(tiny_network, crf=False, **OPTIONS), photo, 3)
     labels = [np.zeros((90, 140), np.uint8)]
     for count in range(4):
-        segmenter = Segmenter(tiny_network, proposals=count, stop=0, crf=False, **OPTIONS)
+        segmenter = Segmenter(tiny_network, proposals=count, crf=False, **OPTIONS)
         labels.append(segmenter.segment(photo.image).labels)
     want = [(a != b).mean() for a, b in itertools.pairwise(labels)]
     boxes = found.numbers["boxes"]

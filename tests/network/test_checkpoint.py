@@ -113,6 +113,7 @@ def test_cut_files_and_those_of_another_kind(tmp_path: Path, good: Path) -> None
         ({"classes": ["a", "b"]}, "2 names and 3 colours for 3 labels"),
         ({"classes": ["a", "b", "a"]}, "2 names and 3 colours"),
         ({"palette": [1, 2, 3]}, "damaged"),
+        ({"statistics": False}, "BatchNorm without statistics"),
         ({"ranges": {"conv1_1": [0, 1]}}, "ranges of other layers"),
         ({"ranges": {"conv1_1": [0]}}, "damaged"),
         ({"arguments": {**SMALL, "crop_size": 33}}, "multiple of 32"),

@@ -193,13 +193,17 @@ def points(count: int, side: float) -> np.ndarray:
     return (np.random.default_rng(0).random((5, count)) * side).astype(np.float32)
 
 
+def filtered(lattice: Lattice, values: np.ndarray) -> np.ndarray:
+    return lattice.gather(lattice.spread(values))
+
+
 def test_what_is_far_away_changes_nothing() -> None:
     """The corners' keys have more than 32 bits then, where those of the points alone have fewer."""
     features, values = points(30, 3), np.random.default_rng(1).random((30, 2), np.float32)
-    near = Lattice(features).filter(values)
+    near = filtered(Lattice(features), values)
     for aside in (4000, -4000):
         both = Lattice(np.concatenate([features, features + np.float32(aside)], 1))
-        np.testing.assert_allclose(both.filter(np.concatenate([values] * 2))[:30], near, rtol=1e-5)
+        np.testing.assert_allclose(filtered(both, np.concatenate([values] * 2))[:30], near, rtol=1e-5)
 
 
 def test_weighted_means_are_those_of_a_gaussian() -> None:
@@ -207,9 +211,9 @@ def test_weighted_means_are_those_of_a_gaussian() -> None:
     values = np.stack([np.random.default_rng(1).random(500), features[0] > 1], 1).astype(np.float32)
     kernel = np.exp(-((features[:, :, None] - features[:, None]) ** 2).sum(0) / 2)
     lattice, one = Lattice(features), np.ones((500, 1), np.float32)
-    mass = lattice.filter(one)
+    mass = filtered(lattice, one)
     means = kernel @ values / kernel.sum(1, keepdims=True)
-    np.testing.assert_allclose(lattice.filter(values) / mass, means, atol=0.08)
+    np.testing.assert_allclose(filtered(lattice, values) / mass, means, atol=0.08)
     assert 0.5 < (mass[:, 0] / kernel.sum(1)).min() < (mass[:, 0] / kernel.sum(1)).max() < 1.05
 
 
@@ -217,6 +221,6 @@ def test_the_widest_photo_in_the_narrowest_kernel() -> None:
     """1,024 pixels and 256 colours in steps of 0.1, the least that a network's file may ask for."""
     corners = np.array(np.meshgrid(*[[0, 1]] * 5)).reshape(5, -1)
     features = (corners * np.array([1023, 1023, 255, 255, 255])[:, None] / 0.1).astype(np.float32)
-    assert (Lattice(features).filter(np.ones((32, 1), np.float32)) > 0).all()
+    assert (filtered(Lattice(features), np.ones((32, 1), np.float32)) > 0).all()
     with pytest.raises(ValueError, match="too many deviations apart"):
         Lattice(features * 100)

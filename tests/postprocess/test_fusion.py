@@ -54,14 +54,6 @@ def test_ensemble_by_hand(rule: str) -> None:
     torch.testing.assert_close(ensemble(fusion, other, rule, 0.65), want)  # type: ignore[arg-type]
 
 
-def test_a_thinned_fusion_sees_every_so_many_pixels_and_what_is_added_later() -> None:
-    for rule in ("max", "mean"):
-        fusion = Fusion(3, 7, 10, rule)
-        thinned = fusion.thinned(3)
-        fusion.add(torch.randn(3, 8, 8), (1, 0, 9, 6))
-        torch.testing.assert_close(thinned.probabilities(), fusion.probabilities()[:, ::3, ::3])
-
-
 def test_the_prior_by_hand() -> None:
     """Two classes of chance 0.9 and 0.1 in the photo; the square root of each is asked for."""
     scores = torch.tensor([5.0, 9.0, 1 / 9]).log()
