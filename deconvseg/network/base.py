@@ -128,9 +128,10 @@ def rebuilt(network: Network, tensors: Mapping[str, Tensor] | None = None, **cha
 
 
 def replace_classes(network: Network, classes: int) -> Network:
-    """The same network for other classes: all but the layers of scores, which are initialised anew."""
+    """The same network for other classes: all but the layers of scores and an FCN's doubts, which are new."""
     state = network.state_dict().items()
     kept = {name: tensor for name, tensor in state if "score" not in name or ".norm." in name}
+    kept.pop("doubt", None)
     return rebuilt(network, kept, classes=classes)
 
 
