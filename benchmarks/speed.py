@@ -340,9 +340,8 @@ def folder_rows(photos: Sequence[Path]) -> Iterator[Row]:
         for photo in photos[:3]:
             _command("segment", str(photo), "-o", f"{folder}/one.png", "--quiet")
         single = len(photos[:3]) / (time.perf_counter() - start)
-    rate, busy = report["photos_per_second"], report["network_busy"]
+    rate = report["photos_per_second"]
     yield Row("folder", f"{FOLDER} photos", rate, "photos/s", single, "one run a photo", True)
-    yield Row("folder", "time in which the network is busy", 100 * busy, "%")
 
 
 def start_rows(photos: Sequence[Path]) -> Iterator[Row]:

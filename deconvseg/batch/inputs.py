@@ -12,7 +12,7 @@ import re
 import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from itertools import takewhile
 from pathlib import Path
@@ -22,6 +22,7 @@ from deconvseg.errors import InputError
 from deconvseg.files import walk
 from deconvseg.images import PHOTO_SUFFIXES
 from deconvseg.images.kinds import KINDS
+from deconvseg.images.read import STREAM
 from deconvseg.remote import find, is_remote, is_web, normal, without_query
 
 STDIN = "-"
@@ -34,15 +35,22 @@ _MASKS_END = f".{KINDS['masks'].word}"
 
 @dataclass(frozen=True)
 class Photo:
-    """A photo: its path or address as the user would write it, and its place in results, without suffix."""
+    """A photo of a run, and what is to become of it."""
 
-    path: str
-    name: str
+    path: str  # or address, as the user would write it; unique in a run
+    name: str  # its place in results, without suffix
+    outputs: dict[str, Path | None] = field(default_factory=dict)  # by kind, its file or folder; None: stdout
+    content: bytes | None = None  # of standard input, once it is read
 
     @property
     def shown(self) -> str:
-        """What messages and manifests call it: the path, without the query of an address."""
+        """What plans and manifests call it: the path, without the query of an address."""
         return without_query(self.path)
+
+    @property
+    def title(self) -> str:
+        """What messages on its pixels call it."""
+        return STREAM if self.path == STDIN else self.shown
 
     @property
     def missing(self) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from deconvseg.batch.plan import Task
+from deconvseg.batch.inputs import Photo
 from deconvseg.batch.records import (
     Record,
     full_path,
@@ -80,18 +80,18 @@ class Manifest:
             records |= read_records(path)
         return records
 
-    def refuse_foreign(self, tasks: Iterable[Task]) -> None:
+    def refuse_foreign(self, photos: Iterable[Photo]) -> None:
         """Raise UsageError if a result would replace a file that is not ours, or another photo's result."""
         folder, names = self.folder, set(self._of_run)
         owners = {name: record for record in self._records.values() for name in record["outputs"].values()}
-        for task in tasks:
-            results = self._names(task)
+        for photo in photos:
+            results = self._names(photo)
             names.update(results)
-            before = (self._records.get(task.photo.name), *map(owners.get, results))
+            before = (self._records.get(photo.name), *map(owners.get, results))
             for old in filter(None, before):
-                if old["outputs"] and is_of_another(old, full_path(task.photo)):
+                if old["outputs"] and is_of_another(old, full_path(photo)):
                     raise UsageError(
-                        f"{task.photo.shown}: would replace the result of {old['path']} in "
+                        f"{photo.shown}: would replace the result of {old['path']} in "
                         f"{folder.shown(folder.root)}; give another folder, or overwrite"
                     )
         for name in sorted(names - owners.keys() - self._pending):
@@ -101,40 +101,40 @@ class Manifest:
                     "give another folder, or overwrite"
                 )
 
-    def _names(self, task: Task) -> list[str]:
-        return [self.folder.name_of(path) for path in task.outputs.values() if path]
+    def _names(self, photo: Photo) -> list[str]:
+        return [self.folder.name_of(path) for path in photo.outputs.values() if path]
 
     def find_done(
-        self, tasks: Iterable[Task], settings: str | None, options: Mapping[str, str]
+        self, photos: Iterable[Photo], settings: str | None, options: Mapping[str, str]
     ) -> dict[str, Record]:
         """By name, the records of photos whose results were made as wanted now, and are all there."""
-        return {task.photo.name: record for task in tasks if (record := self._done(task, settings, options))}
+        return {photo.name: record for photo in photos if (record := self._done(photo, settings, options))}
 
-    def _done(self, task: Task, settings: str | None, options: Mapping[str, str]) -> Record | None:
-        old, now = self._records.get(task.photo.name), new_record(task.photo, settings)
+    def _done(self, photo: Photo, settings: str | None, options: Mapping[str, str]) -> Record | None:
+        old, now = self._records.get(photo.name), new_record(photo, settings)
         if old is None or now["bytes"] is None or not old["outputs"]:
             return None
         if not is_alike(old, now):
             self.outdated += old["settings"] != now["settings"]
             return None
-        for kind, path in task.outputs.items():
+        for kind, path in photo.outputs.items():
             if path is None or kind not in old["outputs"] or old["options"].get(kind) != options.get(kind):
                 return None
             if not self.folder.is_as_written(self.folder.name_of(path), old["digests"].get(kind)):
                 return None
         return {**old, "input": now["input"], "path": now["path"], "status": "skipped", "error": None}
 
-    def start(self, tasks: Sequence[Task], done: Mapping[str, Record]) -> None:
+    def start(self, photos: Sequence[Photo], done: Mapping[str, Record]) -> None:
         """Write the lines that stay: of the photos `done` before, by name, and of photos not in this run."""
-        names = {task.photo.name for task in tasks}
+        names = {photo.name for photo in photos}
         others = [record for name, record in self._records.items() if name not in names]
         if self.shard:
             others = [record for record in others if self.shard.holds(record["name"])]
             self._pending = _read_journal(self._journal)
-        for task in tasks:
-            old = self._records.get(task.photo.name)
+        for photo in photos:
+            old = self._records.get(photo.name)
             self._pending.update(old["outputs"].values() if old else ())
-            self._pending.update(self._names(task))
+            self._pending.update(self._names(photo))
         self._pending |= self._of_run
         self._write_journal()
         self._write([*others, *done.values()])
@@ -191,9 +191,9 @@ class Manifest:
             self.folder.remove(COCO)
         return record
 
-    def finish(self, tasks: Sequence[Task]) -> None:
-        """Put the lines into the order of the tasks, after those of photos not in this run."""
-        places = {task.photo.name: place for place, task in enumerate(tasks)}
+    def finish(self, photos: Sequence[Photo]) -> None:
+        """Put the lines into the order of the photos, after those of photos not in this run."""
+        places = {photo.name: place for place, photo in enumerate(photos)}
         records = read_records(self.path)
         self._write(sorted(records.values(), key=lambda record: places.get(record["name"], -1)))
         named = {path for record in records.values() for path in record["outputs"].values()}
@@ -201,8 +201,8 @@ class Manifest:
         self._pending = {name for name in self._pending - named if self.folder.exists(name)} | self._of_run
         self._write_journal()
 
-    def write_coco(self, settings: str, option: str | None) -> tuple[list[str], list[str]]:
-        """Put the `coco` results of all photos that are done with these settings into one file, by name.
+    def write_coco(self, settings: str, options: Mapping[str, str]) -> tuple[list[str], list[str]]:
+        """Put the `coco` results of all photos done with these settings and options into one file, by name.
 
         Shards do it one after the other, so that the last one sees what all have done; in a store, which has
         no locks, two that end together may each miss what the other did last. Returns a line for each result
@@ -210,7 +210,7 @@ class Manifest:
         """
         from deconvseg.images.coco import merge_coco
 
-        root, wanted = self.folder.root, (settings, option)
+        root, wanted = self.folder.root, (settings, options.get("coco"))
         with lock_moment(root, "coco"):
             self._send()
             self.folder.refresh(_ALL)

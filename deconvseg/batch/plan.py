@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from deconvseg.batch.inputs import STDIN, Photo, find_photos, real_paths
@@ -31,18 +31,10 @@ _FILES = (
 
 
 @dataclass(frozen=True)
-class Task:
-    """A photo, and the file (for `masks` the folder) of each kind of result; None is standard output."""
-
-    photo: Photo
-    outputs: dict[str, Path | None]
-
-
-@dataclass(frozen=True)
 class Plan:
     """All that a run has to do; without a `folder`, results lie beside their photos, with no manifest."""
 
-    tasks: list[Task]
+    photos: list[Photo]
     folder: ResultsFolder | None
     problems: list[str]
     notes: list[str]
@@ -50,7 +42,7 @@ class Plan:
     @property
     def to_stdout(self) -> bool:
         """Whether a result goes to standard output."""
-        return any(None in task.outputs.values() for task in self.tasks)
+        return any(None in photo.outputs.values() for photo in self.photos)
 
 
 def make_plan(inputs: Sequence[str], output: str | None, kinds: Sequence[str]) -> Plan:
@@ -71,9 +63,9 @@ def make_plan(inputs: Sequence[str], output: str | None, kinds: Sequence[str]) -
     if STDIN in inputs and output is None:
         output = STDOUT
     folder = _result_folder(inputs, output, photos)
-    tasks = [Task(photo, _result_paths(photo, output, folder, kinds)) for photo in photos]
-    _refuse_clashes(tasks, folder.shown if folder else str)
-    return Plan(tasks, folder, problems, notes)
+    photos = [replace(photo, outputs=_result_paths(photo, output, folder, kinds)) for photo in photos]
+    _refuse_clashes(photos, folder.shown if folder else str)
+    return Plan(photos, folder, problems, notes)
 
 
 def _result_folder(
@@ -128,36 +120,36 @@ def _result_paths(
     return paths
 
 
-def _refuse_clashes(tasks: Sequence[Task], shown: Callable[[str | Path], str]) -> None:
+def _refuse_clashes(photos: Sequence[Photo], shown: Callable[[str | Path], str]) -> None:
     real_path = real_paths()
 
     def file_key(path: str | Path) -> str:
         """The same for all names of one file; folded, as the disks of most Macs and PCs do."""
         return unicodedata.normalize("NFC", real_path(os.fspath(path))).casefold()
 
-    photos = {file_key(task.photo.path): task.photo.shown for task in tasks}
+    sources = {file_key(photo.path): photo.shown for photo in photos}
     owners: dict[str, str] = {}
     folders: dict[str, Path] = {}  # for masks: what lies in them is written and removed without asking
-    for task in tasks:
-        for kind, path in task.outputs.items():
+    for photo in photos:
+        for kind, path in photo.outputs.items():
             if path is None:
                 continue
             key = file_key(path)
             if kind == "masks":
                 folders[key] = path
-            if key in photos:
+            if key in sources:
                 raise UsageError(
                     f"{shown(path)}: is a photo of this run and would be overwritten; choose another output"
                 )
-            owner = owners.setdefault(key, task.photo.shown)
-            if owner != task.photo.shown:
+            owner = owners.setdefault(key, photo.shown)
+            if owner != photo.shown:
                 raise UsageError(
-                    f"{shown(path)}: would be the result of both {owner} and {task.photo.shown}; "
+                    f"{shown(path)}: would be the result of both {owner} and {photo.shown}; "
                     "rename one, or give them different outputs in two runs"
                 )
-    for key, photo in (photos | owners).items():
+    for key, owner in (sources | owners).items():
         if folder := folders.get(os.path.dirname(key)):
             raise UsageError(
-                f"{shown(folder)}: would hold masks, and {photo} or its result; "
+                f"{shown(folder)}: would hold masks, and {owner} or its result; "
                 "rename it, or choose another output"
             )

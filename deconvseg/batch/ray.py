@@ -19,7 +19,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from deconvseg.batch.work import Job, Work
+from deconvseg.batch.inputs import Photo
+from deconvseg.batch.work import Work
 from deconvseg.errors import MissingDependencyError, UsageError, WorkerError
 from deconvseg.machine import cores
 from deconvseg.remote import is_remote
@@ -33,10 +34,10 @@ _KILLED = "its worker process was killed, and so was the next one; free some mem
 NO_RAY = 'Ray is not installed; install it (pip install "deconvseg[ray]"), or use the local engine'
 
 
-def run_on_ray(inference: Inference, work: Work, jobs: Iterable[Job], count: int, report: Report) -> None:
+def run_on_ray(inference: Inference, work: Work, photos: Iterable[Photo], count: int, report: Report) -> None:
     """Segment `count` photos and write their results, as `run.run_here` does, which gives the same files.
 
-    A network that dies is replaced, and its photos are tried once more. Jobs are taken as they are needed.
+    A network that dies is replaced, and its photos are tried once more. They are taken as they are needed.
     """
     options, on_gpu = work.options, inference.device.type == "cuda"
     least = (options.workers or 1) * (options.ray_threads or 1)
@@ -47,8 +48,8 @@ def run_on_ray(inference: Inference, work: Work, jobs: Iterable[Job], count: int
         # One copy a machine, in its object store: no machine needs the network's file.
         start = partial(actor.remote, ray.put((inference, work)), threads, str(Path.cwd()))
         try:
-            for job, result in _results(ray, start, networks, jobs, count):
-                report(job, result)
+            for photo, result in _results(ray, start, networks, iter(photos), count):
+                report(photo, result)
         except ray.exceptions.RayError as error:
             reason = str(error).strip().rpartition("\n")[2]
             raise WorkerError(
@@ -57,15 +58,14 @@ def run_on_ray(inference: Inference, work: Work, jobs: Iterable[Job], count: int
 
 
 def _results(
-    ray: Any, start: Callable[[], Any], networks: int, jobs: Iterable[Job], left: int
-) -> Iterator[tuple[Job, Any]]:
+    ray: Any, start: Callable[[], Any], networks: int, supply: Iterator[Photo], left: int
+) -> Iterator[tuple[Photo, Any]]:
     """Give each network some photos at a time, fewer towards the end; each one alone after a death."""
-    supply = iter(jobs)
-    suspects: deque[Job] = deque()
-    tried: set[int] = set()
-    running: dict[Any, tuple[Any, list[Job]]] = {}  # by what stands for the results
+    suspects: deque[Photo] = deque()
+    tried: set[str] = set()
+    running: dict[Any, tuple[Any, list[Photo]]] = {}  # by what stands for the results
 
-    def give(network: Any, photos: list[Job]) -> None:
+    def give(network: Any, photos: list[Photo]) -> None:
         running[network.segment.remote(photos)] = network, photos
 
     for _ in range(networks):
@@ -78,9 +78,10 @@ def _results(
         except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError):
             if not photos:
                 raise
-            results = [(job, WorkerError(f"{job.title}: {_KILLED}")) for job in photos if job.number in tried]
-            suspects += [job for job in photos if job.number not in tried]
-            tried.update(job.number for job in photos)
+            lost = [photo for photo in photos if photo.path in tried]
+            results = [(photo, WorkerError(f"{photo.title}: {_KILLED}")) for photo in lost]
+            suspects += [photo for photo in photos if photo.path not in tried]
+            tried.update(photo.path for photo in photos)
             give(start(), [])
         else:
             some = min(_MOST, -(-left // (4 * networks)))
@@ -99,20 +100,20 @@ class _Network:
         torch.set_num_threads(threads)
         self._engine, self._threads, self._folder = engine, threads, folder
 
-    def segment(self, jobs: list[Job]) -> list[tuple[Job, Any]]:
+    def segment(self, photos: list[Photo]) -> list[tuple[Photo, Any]]:
         from deconvseg.batch.run import default_workers, run_here
 
-        places = [str(place) for job in jobs for place in (job.source, *job.outputs.values())]
+        places = [str(place) for photo in photos for place in (photo.path, *photo.outputs.values())]
         if not all(is_remote(place) or Path(place).is_absolute() for place in places):
             try:
                 os.chdir(self._folder)
             except OSError as error:
                 cure = "put photos and results where all machines see them"
                 raise WorkerError(f"{self._folder} is not on {platform.node()}; {cure}") from error
-        results: list[tuple[Job, Any]] = []
+        results: list[tuple[Photo, Any]] = []
         workers = min(self._threads, default_workers())
-        run_here(*self._engine, jobs, lambda job, result: results.append((job, result)), workers=workers)
-        return [(job, _picklable(result)) for job, result in results]
+        run_here(*self._engine, photos, lambda *result: results.append(result), workers=workers)
+        return [(photo, _picklable(result)) for photo, result in results]
 
 
 def _picklable(result: object) -> object:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict, cast, get_origin, get_type_hints
 
@@ -48,7 +49,7 @@ def new_record(photo: Photo, settings: str | None) -> Record:
     """The record of a photo before anything is known but its file."""
     size, modified = (None, None) if photo.path == STDIN else status(photo.path)
     known = {"input": photo.shown, "path": full_path(photo), "name": photo.name, "settings": settings}
-    return _record({**known, "bytes": size, "modified": modified})
+    return as_record({**known, "bytes": size, "modified": modified})
 
 
 def full_path(photo: Photo) -> str:
@@ -95,24 +96,21 @@ def read_records(path: Path) -> dict[str, Record]:
     except OSError as error:
         raise OutputError(f"{path}: cannot be read ({error.strerror}); choose another folder") from error
     records = {}
-    for found in filter(_names_a_result, lines):
+    for found in lines:
         fitting = {key: value for key, value in found.items() if isinstance(value, _TYPES.get(key, ()))}
-        records[found["name"]] = _record({"path": found["input"], **fitting})
+        if fitting.keys() >= {"input", "name", "outputs"}:
+            record = as_record({"path": fitting["input"], **fitting})
+            if all(map(_is_inside, (record["name"], *record["outputs"].values()))):
+                records[record["name"]] = record
     return records
 
 
-def _names_a_result(found: dict[str, Any]) -> bool:
-    """Whether all its results are paths in the folder: they may be replaced and removed."""
-    name, photo, outputs = (found.get(key) for key in ("name", "input", "outputs"))
-    if not isinstance(photo, str) or not isinstance(outputs, dict):
-        return False
-    return all(
-        isinstance(place, str) and not place.startswith("/") and ".." not in place.split("/")
-        for place in (name, *outputs.values())
-    )
+def _is_inside(place: object) -> bool:
+    """Whether it is a path in the results folder: what is there may be replaced and removed."""
+    return isinstance(place, str) and not place.startswith("/") and ".." not in place.split("/")
 
 
-def _record(known: dict[str, Any]) -> Record:
+def as_record(known: Mapping[str, Any]) -> Record:
     """With what is known; the rest as before the photo is looked at."""
     blank = {key: kind() if kind in (dict, list, str) else None for key, kind in _TYPES.items()}
     record = {**blank, "status": "failed", **known}

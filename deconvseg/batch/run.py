@@ -6,28 +6,27 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from importlib.util import find_spec
 from os import PathLike, fspath
-from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
-from deconvseg.batch.inputs import STDIN
+from deconvseg.batch.inputs import STDIN, Photo
 from deconvseg.batch.manifest import Manifest
-from deconvseg.batch.plan import STDOUT, make_plan
+from deconvseg.batch.plan import make_plan
 from deconvseg.batch.ray import NO_RAY, run_on_ray
-from deconvseg.batch.records import Record, new_record
+from deconvseg.batch.records import Record, as_record, new_record
 from deconvseg.batch.shard import Shard
-from deconvseg.batch.work import Done, Job, Options, Work, through_network
+from deconvseg.batch.work import Done, Options, Work, through_network
 from deconvseg.errors import InputError, MissingDependencyError, UsageError, describe
-from deconvseg.images.kinds import KINDS
 from deconvseg.machine import available_memory, cores, pool
 
 if TYPE_CHECKING:
     from deconvseg.regions import Inference
     from deconvseg.segmenter import Segmenter
 
-Report = Callable[[Job, Done | Exception], None]
+Report = Callable[[Photo, Done | Exception], None]
 Listener = Callable[[Record, Exception | None], None]
 
 WORKER_BYTES = 500 << 20
@@ -68,7 +67,7 @@ def segment_folder(
 
     several = [inputs] if isinstance(inputs, str | PathLike) else inputs
     run = FolderRun([fspath(one) for one in several], f"{fspath(output)}/", options, listener)
-    if not run.plan.tasks:
+    if not run.plan.photos:
         raise InputError(run.problems[0] if run.problems else "no inputs; give a folder of photos")
     run.work(lambda: segmenter or Segmenter())
     return run
@@ -85,7 +84,6 @@ class FolderRun:
         problems: a line for each input without photos, and each result that is lacking besides failed photos.
         notes: a line for whatever else there is to know.
         rate: photos segmented a second; None before the first.
-        network_busy: share of the time (0..1) in which the network was at work; None of a cluster's.
 
     Raises:
         UsageError: inputs, output and options that do not go together, or a result that would replace a file
@@ -109,27 +107,20 @@ class FolderRun:
             raise UsageError("Ray writes to files alone; name the result's file")
         if shard and not plan.folder:
             raise UsageError("shards are for photos whose results go to one folder; name that")
-        self._tasks = [task for task in plan.tasks if not shard or shard.holds(task.photo.name)]
-        self.total = len(self._tasks)
+        self._photos = [photo for photo in plan.photos if not shard or shard.holds(photo.name)]
+        self.total = len(self._photos)
         self._options, self._listener = options, listener
         self.manifest = None
         if plan.folder:
             self.manifest = Manifest(plan.folder, shard, with_coco="coco" in options.save)
             if not options.overwrite:
-                self.manifest.refuse_foreign(self._tasks)
-        self._records: dict[int, Record] = {}
+                self.manifest.refuse_foreign(self._photos)
+        self._records: dict[str, Record] = {}  # by path
         self.problems, self.notes = plan.problems, plan.notes
         self.rate: float | None = None
-        self.network_busy: float | None = None
         self._settings: str | None = None
-        self._shaped = {  # kind of result -> the option that shapes it, besides the settings
-            name: option
-            for name, kind in KINDS.items()
-            for option in kind.options
-            if vars(options).get(option)
-        }
-        self._begun: dict[int, Record] = {}
-        self._segmented, self._network_seconds, self._start = 0, 0.0, time.perf_counter()
+        self._begun: dict[str, Record] = {}
+        self._segmented, self._start = 0, time.perf_counter()
 
     @property
     def ended(self) -> int:
@@ -139,7 +130,7 @@ class FolderRun:
     @property
     def records(self) -> list[Record]:
         """What became of each photo so far, in the plan's order."""
-        return [self._records[place] for place in sorted(self._records)]
+        return [self._records[photo.path] for photo in self._photos if photo.path in self._records]
 
     def work(self, load: Callable[[], Segmenter]) -> None:
         """Do all that is not done; `load` gives the Segmenter, and is not called if every photo is missing.
@@ -151,106 +142,82 @@ class FolderRun:
             WorkerError: the cluster does not do its work.
         """
         segmenter = None
-        if not all(task.photo.missing for task in self._tasks):
+        if not all(photo.missing for photo in self._photos):
             segmenter = load()
             self._settings = segmenter.settings_hash()
         with self.manifest.locked() if self.manifest else nullcontext():
             if self.manifest:
                 self._skip_done(self.manifest)
             self._start = time.perf_counter()
-            left = [place for place in range(self.total) if place not in self._records]
+            left = [photo for photo in self._photos if photo.path not in self._records]
             if segmenter and left:
                 self._segment(segmenter, left)
             else:
-                for job in self._jobs(left):
-                    self._report(job, InputError(f"{job.title}: no such file; check the path"))
+                for photo in self._begin(left):
+                    self._report(photo, InputError(f"{photo.title}: no such file; check the path"))
             if self.manifest:
-                self.manifest.finish(self._tasks)
+                self.manifest.finish(self._photos)
                 if "coco" in self._options.save and self._settings:
-                    problems, notes = self.manifest.write_coco(self._settings, self._shaped.get("coco"))
+                    problems, notes = self.manifest.write_coco(self._settings, self._options.shaping)
                     self.problems += problems
                     self.notes += notes
 
     def _skip_done(self, manifest: Manifest) -> None:
         done = {}
         if not self._options.overwrite:
-            done = manifest.find_done(self._tasks, self._settings, self._shaped)
+            done = manifest.find_done(self._photos, self._settings, self._options.shaping)
             if manifest.outdated:
                 self.notes.append(
                     f"{manifest.outdated} of the photos were done with other settings or by another version: "
                     "they are done again, and what else was saved of them is removed"
                 )
-        manifest.start(self._tasks, done)
-        for place, task in enumerate(self._tasks):
-            if task.photo.name in done:
-                self._records[place] = manifest.shown(done[task.photo.name])
+        manifest.start(self._photos, done)
+        for photo in self._photos:
+            if photo.name in done:
+                self._records[photo.path] = manifest.shown(done[photo.name])
 
-    def _segment(self, segmenter: Segmenter, left: list[int]) -> None:
+    def _segment(self, segmenter: Segmenter, left: list[Photo]) -> None:
         inference = segmenter.inference
         folder = self.manifest.folder if self.manifest else None
         work = Work(segmenter, self._options, folder, full_batches=bool(folder) or self.total > 1)
         if self._options.engine == "ray":
-            run_on_ray(inference, work, self._jobs(left), len(left), self._report)
+            run_on_ray(inference, work, self._begin(left), len(left), self._report)
             return
         wanted = default_workers() if self._options.workers is None else self._options.workers
         # One photo goes its way without detours.
         workers = min(wanted, len(left)) if len(left) > 1 else 0
-        run_here(inference, work, self._jobs(left), self._report, workers=workers)
+        run_here(inference, work, self._begin(left), self._report, workers=workers)
 
-    def _jobs(self, places: Sequence[int]) -> Iterator[Job]:
-        for place in places:
-            photo, outputs = self._tasks[place].photo, self._tasks[place].outputs
+    def _begin(self, photos: Iterable[Photo]) -> Iterator[Photo]:
+        for photo in photos:
             # Before it is read: a photo that changes meanwhile is then done again by a later run.
-            self._begun[place] = new_record(photo, self._settings)
-            yield Job(
-                number=place,
-                source=sys.stdin.buffer.read() if photo.path == STDIN else photo.path,
-                file_name=photo.name + Path(photo.shown).suffix,
-                outputs={kind: target or sys.stdout.buffer for kind, target in outputs.items()},
-            )
+            self._begun[photo.path] = new_record(photo, self._settings)
+            yield replace(photo, content=sys.stdin.buffer.read()) if photo.path == STDIN else photo
 
-    def _report(self, job: Job, result: Done | Exception) -> None:
-        record, error = self._begun.pop(job.number), None
+    def _report(self, photo: Photo, result: Done | Exception) -> None:
+        record, error = self._begun.pop(photo.path), None
         if isinstance(result, Exception):
-            error, record["error"] = result, describe(result, job.title)
+            error, record["error"] = result, describe(result, photo.title)
         else:
-            self._fill_in(record, job, result)
+            record = as_record({**record, **result})
+            self._segmented += 1
+            self.rate = self._segmented / (time.perf_counter() - self._start)
         if self.manifest:
             record = self.manifest.shown(self.manifest.add(record))
-        self._records[job.number] = record
+        self._records[photo.path] = record
         if self._listener:
             self._listener(record, error)
 
-    def _fill_in(self, record: Record, job: Job, done: Done) -> None:
-        outputs = self._tasks[job.number].outputs
-        named = self.manifest.folder.name_of if self.manifest else str
-        record |= {
-            "status": "done",
-            "outputs": {kind: named(path or STDOUT) for kind, path in outputs.items()},
-            "digests": done.digests,
-            "options": {kind: self._shaped[kind] for kind in self._shaped.keys() & outputs},
-            "width": done.width,
-            "height": done.height,
-            "regions": done.regions,
-            "classes": {name: round(share, 6) for name, share in done.classes.items()},
-            "notes": done.notes,
-            "seconds": round(sum(done.seconds.values()), 3),
-        }
-        passed = time.perf_counter() - self._start
-        self._segmented += 1
-        self._network_seconds += done.seconds["network"]
-        self.rate = self._segmented / passed
-        if self._options.engine == "local":
-            self.network_busy = self._network_seconds / passed
 
-
-def run_here(inference: Inference, work: Work, jobs: Iterable[Job], report: Report, *, workers: int) -> None:
+def run_here(
+    inference: Inference, work: Work, photos: Iterable[Photo], report: Report, *, workers: int
+) -> None:
     """Segment photos and write their results: worker threads prepare and finish, this one runs the network.
 
-    Jobs are taken as they are needed. `report` is called in this thread as they end, and what it raises ends
+    They are taken as they are needed. `report` is called in this thread as they end, and what it raises ends
     the run. At a KeyboardInterrupt, what is being written is finished and reported first.
     """
-    ended: SimpleQueue[tuple[Job, Done | Exception]] = SimpleQueue()
+    ended: SimpleQueue[tuple[Photo, Done | Exception]] = SimpleQueue()
 
     def report_ended() -> None:
         while not ended.empty():
@@ -258,7 +225,7 @@ def run_here(inference: Inference, work: Work, jobs: Iterable[Job], report: Repo
 
     try:
         with pool(workers) as call_each:
-            prepared = call_each(work.prepare, jobs)
+            prepared = call_each(work.prepare, photos)
             fused = through_network(inference, prepared, full_batches=work.full_batches)
             for _ in call_each(lambda item: ended.put(work.finish(item)), fused):
                 report_ended()

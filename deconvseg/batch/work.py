@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from deconvseg.batch.inputs import Photo
+from deconvseg.batch.plan import STDOUT
 from deconvseg.batch.results_folder import ResultsFolder
 from deconvseg.errors import UsageError
 from deconvseg.files import digest
 from deconvseg.images.kinds import KINDS
-from deconvseg.images.read import MAX_PIXELS, STREAM, read_image, read_photo
-from deconvseg.remote import opened, without_query
+from deconvseg.images.read import MAX_PIXELS, REDUCED_SIDE, PhotoPixels, read_photo
+from deconvseg.remote import opened
 from deconvseg.settings import refuse_below
 
 if TYPE_CHECKING:  # torch takes its time, and a mistyped name is told at once
@@ -63,33 +66,16 @@ class Options:
             raise UsageError(f"engine {self.engine}: there are local and ray")
         refuse_below(0, workers=self.workers)
 
-
-@dataclass(frozen=True)
-class Job:
-    """A photo, and what is to become of it."""
-
-    number: int
-    source: str | bytes  # its file, its address (`remote`), or a file's content
-    file_name: str  # what COCO files call it
-    outputs: dict[str, Path | BinaryIO]  # by kind, its file, for `masks` its folder; a stream in one process
-
     @property
-    def title(self) -> str:
-        """What messages call it."""
-        return without_query(self.source) if isinstance(self.source, str) else STREAM
+    def shaping(self) -> dict[str, str]:
+        """By kind of result, the option that shapes it, besides the Segmenter's settings."""
+        return {
+            name: option for name, kind in KINDS.items() for option in kind.options if vars(self).get(option)
+        }
 
 
-@dataclass(frozen=True)
-class Done:
-    """What became of a job, as a `Record` has it."""
-
-    height: int
-    width: int
-    regions: int
-    classes: dict[str, float]
-    seconds: dict[str, float]  # by step: `read`, `proposals`, `network`, `crf`, `enlarge`, `write`
-    digests: dict[str, str]
-    notes: list[str]
+Done = dict[str, Any]
+"""What is known of a photo when it is done: a part of its `Record`."""
 
 
 @dataclass(frozen=True)
@@ -105,63 +91,72 @@ class Work:
     folder: ResultsFolder | None = None
     full_batches: bool = True
 
-    def prepare(self, job: Job) -> tuple[Job, Prepared | Exception]:
+    def prepare(self, photo: Photo) -> tuple[Photo, Prepared | Exception]:
         """Read a photo and find its regions; the InputError or what else went wrong."""
-        return job, _tried(self._prepare, job)
+        return photo, _tried(self._prepare, photo)
 
-    def finish(self, item: tuple[Job, Fused | Exception]) -> tuple[Job, Done | Exception]:
+    def finish(self, item: tuple[Photo, Fused | Exception]) -> tuple[Photo, Done | Exception]:
         """Make the photo's Segmentation and write its results, each file whole or not at all."""
-        job, fused = item
-        return job, fused if isinstance(fused, Exception) else _tried(self._finish, job, *fused)
+        photo, fused = item
+        return photo, fused if isinstance(fused, Exception) else _tried(self._finish, photo, *fused)
 
-    def _prepare(self, job: Job) -> Prepared:
+    def _prepare(self, photo: Photo) -> Prepared:
         start = time.perf_counter()
-        photo = read_photo(opened(job.source), max_pixels=self.options.max_pixels, name=job.title)
+        pixels = self._read(photo)
         seconds = {"read": time.perf_counter() - start}
-        prepared = self.segmenter.prepare(photo)
+        prepared = self.segmenter.prepare(pixels)
         return replace(prepared, seconds=seconds | prepared.seconds)
 
-    def _finish(self, job: Job, prepared: Prepared, probabilities: NDArray[np.float32]) -> Done:
-        result = self.segmenter.finish(prepared, probabilities, keep_probabilities="scores" in job.outputs)
+    def _read(self, photo: Photo, side: int | None = REDUCED_SIDE) -> PhotoPixels:
+        source = photo.path if photo.content is None else photo.content
+        return read_photo(opened(source), side=side, max_pixels=self.options.max_pixels, name=photo.title)
+
+    def _finish(self, photo: Photo, prepared: Prepared, probabilities: NDArray[np.float32]) -> Done:
+        outputs = photo.outputs
+        result = self.segmenter.finish(prepared, probabilities, keep_probabilities="scores" in outputs)
         start = time.perf_counter()
-        is_painted = any(KINDS[kind].paints for kind in job.outputs)
+        is_painted = any(KINDS[kind].paints for kind in outputs)
         if is_painted and prepared.photo.image.shape[:2] != result.labels.shape:
             # Read again at its own size: meanwhile it would fill the memory.
-            whole = read_image(opened(job.source), max_pixels=self.options.max_pixels, name=job.title)
-            result = replace(result, pixels=whole)
-        options = vars(self.options) | {"file_name": job.file_name}
-        for kind, target in job.outputs.items():
-            KINDS[kind].write(result, target, options)
-        files = {kind: path for kind, path in job.outputs.items() if isinstance(path, Path)}
+            result = replace(result, pixels=self._read(photo, side=None).image)
+        options = vars(self.options) | {"file_name": photo.name + Path(photo.shown).suffix}
+        for kind, path in outputs.items():
+            KINDS[kind].write(result, path or sys.stdout.buffer, options)
+        files = {kind: path for kind, path in outputs.items() if path}
         digests = {kind: digest(path) for kind, path in files.items()}
         if self.folder:
             for path in files.values():
                 self.folder.send(path)
-        return Done(
-            height=result.height,
-            width=result.width,
-            regions=len(result.boxes),
-            classes=result.class_shares(),
-            seconds={**result.seconds, "write": time.perf_counter() - start},
-            digests=digests,
-            notes=list(result.notes),
-        )
+        named = self.folder.name_of if self.folder else str
+        writing = time.perf_counter() - start
+        return {
+            "status": "done",
+            "outputs": {kind: named(path or STDOUT) for kind, path in outputs.items()},
+            "digests": digests,
+            "options": {kind: option for kind, option in self.options.shaping.items() if kind in outputs},
+            "width": result.width,
+            "height": result.height,
+            "regions": len(result.boxes),
+            "classes": {name: round(share, 6) for name, share in result.class_shares().items()},
+            "notes": list(result.notes),
+            "seconds": round(sum(result.seconds.values()) + writing, 3),
+        }
 
 
 def through_network(
-    inference: Inference, photos: Iterable[tuple[Job, Prepared | Exception]], *, full_batches: bool
-) -> Iterator[tuple[Job, Fused | Exception]]:
+    inference: Inference, photos: Iterable[tuple[Photo, Prepared | Exception]], *, full_batches: bool
+) -> Iterator[tuple[Photo, Fused | Exception]]:
     """Each photo with its probabilities or its error, in order; one that the network fails on costs no other.
 
     If it raises, the photos that share its batches are tried again, each alone.
     """
     supply = iter(photos)
-    inside: deque[tuple[Job, Prepared | Exception]] = deque()
+    inside: deque[tuple[Photo, Prepared | Exception]] = deque()
 
     def entering() -> Iterator[Prepared]:
         """Photos up to the next one that could not be prepared."""
-        for job, prepared in supply:
-            inside.append((job, prepared))
+        for photo, prepared in supply:
+            inside.append((photo, prepared))
             if isinstance(prepared, Exception):
                 return
             yield prepared
@@ -175,11 +170,11 @@ def through_network(
                 raise
         if not inside:
             return
-        for job, prepared in inside:
+        for photo, prepared in inside:
             if isinstance(prepared, Exception):
-                yield job, prepared
+                yield photo, prepared
             else:
-                yield job, _tried(next, inference.fuse([prepared], full_batches=full_batches))
+                yield photo, _tried(next, inference.fuse([prepared], full_batches=full_batches))
         inside.clear()
 
 

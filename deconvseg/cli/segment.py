@@ -118,7 +118,7 @@ def segment(
     for problem in run.problems:
         console.error(problem)
     _tell(run.notes, quiet)
-    if not run.plan.tasks:
+    if not run.plan.photos:
         return console.NOTHING_DONE
     told = len(run.problems)
     fault: BaseException | None = None
@@ -133,8 +133,7 @@ def segment(
         console.error(problem)
     _tell(run.notes, quiet)
     if as_json:
-        speed = {"photos_per_second": run.rate, "network_busy": run.network_busy}
-        print(json.dumps({"images": run.records, **speed}, indent=2))
+        print(json.dumps({"images": run.records, "photos_per_second": run.rate}, indent=2))
     counts = Counter(record["status"] for record in run.records)
     if not quiet and (run.plan.folder or run.total > 1):
         _say_end(run, counts)
@@ -183,7 +182,5 @@ def _sentence(record: Record) -> str:
 def _say_end(run: FolderRun, counts: Counter[str]) -> None:
     told = ", ".join(f"{counts[status]} {status}" for status in ("done", "skipped", "failed"))
     speed = "" if run.rate is None else f"; {run.rate:.2f} photos/s"
-    if run.network_busy is not None:
-        speed += f", network busy {run.network_busy:.0%} of the time"
     where = f"; see {run.manifest.folder.shown(run.manifest.path)}" if run.manifest else ""
     console.say(f"{run.total} photo{'s' * (run.total != 1)}: {told}{speed}{where}")

@@ -10,18 +10,19 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from deconvseg.batch.inputs import Photo
 from deconvseg.batch.run import Report, run_here
-from deconvseg.batch.work import Done, Job, Work
+from deconvseg.batch.work import Done, Work
 from deconvseg.regions import Inference, Prepared
 from deconvseg.segmenter import Segmenter
 
 
-class Outcomes(dict[int, Done | Exception]):
-    """What became of each job, by number; none is reported twice."""
+class Outcomes(dict[str, Done | Exception]):
+    """What became of each photo, by name; none is reported twice."""
 
-    def report(self, job: Job, result: Done | Exception) -> None:
-        assert job.number not in self
-        self[job.number] = result
+    def report(self, photo: Photo, result: Done | Exception) -> None:
+        assert photo.name not in self
+        self[photo.name] = result
 
 
 ODD_HEIGHT = 72
@@ -47,14 +48,13 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         blocks.resize(size, Image.Resampling.NEAREST).save(f"in/{number}.png")
 
 
-def to(out: str, count: int = 8) -> list[Job]:
-    """Jobs with paths from the working folder."""
+def to(out: str, count: int = 8) -> list[Photo]:
+    """Photos with paths from the working folder."""
     kinds = {"labels": ".png", "overlay": ".jpg", "coco": ".json", "masks": ".masks"}
     return [
-        Job(
-            number,
+        Photo(
             f"in/{number % 8}.png",
-            f"{number}.png",
+            f"{number}",
             {kind: Path(out, f"{number}{end}") for kind, end in kinds.items()},
         )
         for number in range(count)
@@ -63,14 +63,14 @@ def to(out: str, count: int = 8) -> list[Job]:
 
 def run_locally(
     segmenter: Segmenter,
-    jobs: Iterable[Job],
+    photos: Iterable[Photo],
     workers: int = 0,
     inference: Inference | None = None,
     report: Report | None = None,
 ) -> Outcomes:
     outcomes, network = Outcomes(), inference or segmenter.inference
     told = report or outcomes.report
-    run_here(network, Work(segmenter), jobs, told, workers=workers)
+    run_here(network, Work(segmenter), photos, told, workers=workers)
     return outcomes
 
 

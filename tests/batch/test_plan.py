@@ -22,7 +22,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def named(plan: Plan) -> dict[str, list[str]]:
-    return {task.photo.path: [str(path) for path in task.outputs.values()] for task in plan.tasks}
+    return {photo.path: [str(path) for path in photo.outputs.values()] for photo in plan.photos}
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_folders_are_resolved_once_and_not_for_each_photo(monkeypatch: pytest.Mo
     few = len(asked)
     for number in range(20):
         Path(f"in/{number}.jpg").touch()
-    assert len(make_plan(["in"], "out", ["labels"]).tasks) == 23
+    assert len(make_plan(["in"], "out", ["labels"]).photos) == 23
     assert len(asked) == 2 * few
 
 
@@ -80,7 +80,7 @@ def test_results_below_the_photos_and_pipes_are_no_photos() -> None:
     Path("in/out").mkdir()
     Path("in/out/a.png").touch()
     os.mkfifo("in/p.jpg")
-    assert len(make_plan(["in", "in/*.jpg"], "in/out", ["labels"]).tasks) == 3
+    assert len(make_plan(["in", "in/*.jpg"], "in/out", ["labels"]).photos) == 3
 
 
 def test_glob_mirrors_what_is_below_its_plain_part() -> None:
@@ -104,7 +104,7 @@ def test_list(tmp_path: Path) -> None:
         "./-": ["out/-.png"],  # a file, not standard input
         str(absolute): [f"out{absolute.with_suffix('.png')}"],
     }
-    assert [task.photo.missing for task in plan.tasks] == [False, False, True, True, False]
+    assert [photo.missing for photo in plan.photos] == [False, False, True, True, False]
 
 
 def test_each_photo_once_and_links_are_photos_of_their_own() -> None:
