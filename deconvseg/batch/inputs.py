@@ -2,7 +2,7 @@
 
 # os.path rather than pathlib: its questions answer False where pathlib's may raise (no permission, too long a
 # name), and paths stay as the user wrote them.
-# ruff: noqa: PTH112, PTH110, PTH114, PTH118, PTH119, PTH120, PTH207
+# ruff: noqa: PTH112, PTH110, PTH113, PTH114, PTH118, PTH119, PTH120, PTH207
 
 from __future__ import annotations
 
@@ -168,9 +168,10 @@ def _matching(pattern: str, is_out: Callable[[str], bool]) -> list[Photo]:
 
 
 def _places(root: str, paths: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """The paths that are files, sorted, each with its place below `root`."""
-    for path in filter(os.path.isfile, sorted(paths)):
-        yield path, os.path.relpath(path, root or ".")
+    """The paths that are files, or links that lead nowhere, sorted, each with its place below `root`."""
+    for path in sorted(paths):
+        if os.path.isfile(path) or not os.path.exists(path):
+            yield path, os.path.relpath(path, root or ".")
 
 
 def _chosen(files: Iterable[tuple[str, str]], is_out: Callable[[str], bool]) -> list[Photo]:
@@ -205,7 +206,7 @@ def _listed(path: str) -> list[Photo]:
     if "\0" in text:
         lines = text.split("\0")
     else:
-        lines = [line.strip() for line in text.split("\n") if not line.startswith("#")]
+        lines = [line.strip() for line in text.split("\n") if not line.lstrip().startswith("#")]
     paths = list(filter(None, lines))
     if not paths:
         raise InputError(f"@{path}: the list is empty; write one photo a line")

@@ -42,7 +42,7 @@ class Manifest:
 
     A journal beside it, written at the start and the end of a run, names pending files: our results that have
     no line, of a run under way or stopped, or of another choice of kinds, and the file of all `coco` results.
-    `outdated` counts the photos that `find_done` has found done with other settings.
+    `find_done` counts photos that were done with other settings, `outdated`, or whose results are `changed`.
     """
 
     def __init__(self, folder: ResultsFolder, shard: Shard | None = None, *, with_coco: bool = False) -> None:
@@ -52,7 +52,7 @@ class Manifest:
         self.path = folder.root / f"segment{part}.jsonl"
         self._journal = folder.root / f"{JOURNAL}{part}"
         self._sent = time.monotonic()
-        self.outdated = 0
+        self.outdated = self.changed = 0
         self._read_all()
 
     @contextmanager
@@ -120,7 +120,9 @@ class Manifest:
         for kind, path in photo.outputs.items():
             if path is None or kind not in old["outputs"] or old["options"].get(kind) != options.get(kind):
                 return None
-            if not self.folder.is_as_written(self.folder.name_of(path), old["digests"].get(kind)):
+            name = self.folder.name_of(path)
+            if not self.folder.is_as_written(name, old["digests"].get(kind)):
+                self.changed += self.folder.exists(name)
                 return None
         return {**old, "input": now["input"], "path": now["path"], "status": "skipped", "error": None}
 

@@ -171,6 +171,10 @@ class FolderRun:
                     f"{manifest.outdated} of the photos were done with other settings or by another version: "
                     "they are done again, and what else was saved of them is removed"
                 )
+            if manifest.changed:
+                self.notes.append(
+                    f"{manifest.changed} results are not as they were written, and are made again"
+                )
         manifest.start(self._photos, done)
         for photo in self._photos:
             if photo.name in done:

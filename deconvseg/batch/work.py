@@ -148,20 +148,26 @@ def through_network(
 ) -> Iterator[tuple[Photo, Fused | Exception]]:
     """Each photo with its probabilities or its error, in order; one that the network fails on costs no other.
 
-    If it raises, the photos that share its batches are tried again, each alone.
+    If it raises, the photos that share its batches are tried again, each alone. What `photos` raise is raised
+    behind the photos before.
     """
     supply = iter(photos)
     inside: deque[tuple[Photo, Prepared | Exception]] = deque()
+    fault: Exception | None = None
 
     def entering() -> Iterator[Prepared]:
         """Photos up to the next one that could not be prepared."""
-        for photo, prepared in supply:
-            inside.append((photo, prepared))
-            if isinstance(prepared, Exception):
-                return
-            yield prepared
+        nonlocal fault
+        try:
+            for photo, prepared in supply:
+                inside.append((photo, prepared))
+                if isinstance(prepared, Exception):
+                    return
+                yield prepared
+        except Exception as error:
+            fault = error
 
-    while True:
+    while not fault:
         try:
             for fused in inference.fuse(entering(), full_batches=full_batches):
                 yield inside.popleft()[0], fused
@@ -169,13 +175,15 @@ def through_network(
             if not inside:
                 raise
         if not inside:
-            return
+            break
         for photo, prepared in inside:
             if isinstance(prepared, Exception):
                 yield photo, prepared
             else:
                 yield photo, _tried(next, inference.fuse([prepared], full_batches=full_batches))
         inside.clear()
+    if fault:
+        raise fault
 
 
 def _tried(call: Callable[..., Any], *arguments: Any) -> Any:

@@ -117,10 +117,10 @@ def test_results_of_another_run_are_no_photos(manifest: str) -> None:
     assert found("in/m1") == ["in/m1/a.png", "in/m1/below/a.png"]
 
 
-def test_links_that_lead_nowhere_are_left_out() -> None:
+def test_photos_whose_links_lead_nowhere_are_missing() -> None:
     for name in ("in/lost.jpg", "in/more"):
         Path(name).symlink_to("nothing")
-    assert found("in") == ["in/a.jpg", "in/sub/a.jpg", "in/sub/b.PNG"]
+    assert found("in") == ["in/a.jpg", "in/lost.jpg", "in/sub/a.jpg", "in/sub/b.PNG"]
 
 
 def test_results_in_the_store_that_photos_are_in() -> None:

@@ -119,7 +119,9 @@ def test_damaged_result_is_not_done(photo: Photo, tmp_path: Path, fault: str) ->
         path.unlink()
     else:
         path.write_bytes(path.read_bytes()[:-20])
-    assert not is_done(photo, tmp_path)
+    manifest = Manifest(ResultsFolder(tmp_path / "out"))
+    assert not manifest.find_done([photo], "s1", {})
+    assert (manifest.outdated, manifest.changed) == (0, int(fault == "cut short"))
 
 
 def test_a_photo_that_is_away_for_a_run_stays_done(photo: Photo, tmp_path: Path) -> None:

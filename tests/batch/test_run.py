@@ -109,6 +109,20 @@ def test_photos_are_taken_as_they_are_needed(
     assert most <= limit
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_fault_of_the_supply_is_raised_behind_the_photos_before(
+    segmenter: Segmenter, photos: None, workers: int
+) -> None:
+    def supply() -> Iterator[Photo]:
+        yield from to("out", 5)
+        raise FileNotFoundError("the folder is gone")
+
+    told = []
+    with pytest.raises(FileNotFoundError):
+        run_locally(segmenter, supply(), workers, report=lambda photo, result: told.append(photo.name))
+    assert {name.partition(".")[0] for name in contents("out")} == set(told)
+
+
 def test_an_interrupt_keeps_what_is_being_written(segmenter: Segmenter, photos: None) -> None:
     def supply() -> Iterator[Photo]:
         yield from to("out", 5)

@@ -109,7 +109,9 @@ def test_hostile_files_beside_good_photos(run: Run, fast: list[str], tmp_path: P
     (folder / "album.jpg").mkdir()
     (folder / "around.jpg").symlink_to(".", target_is_directory=True)
     (folder / "nowhere.jpg").symlink_to("nothing")
+    bad["nowhere.jpg"] = "no such file; check the path"
     (folder / "itself.jpg").symlink_to("itself.jpg")
+    bad["itself.jpg"] = r"cannot be read \(.+\); check the path and its permissions"
     os.mkfifo(folder / "pipe.jpg")
 
     done = run("segment", "in", "-o", "out", "--json", *fast, code=1)
