@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import cache, cached_property, partial
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from deconvseg.errors import InputError, UsageError, WeightsError
 from deconvseg.files import digest
@@ -206,8 +208,11 @@ class Segmenter:
         """Label photos, of any sizes, taken as they are needed; their regions share the network's batches.
 
         A photo's result does not depend on the others; scores differ from those of `segment` in last bits.
-        Raises InputError for what is no photo, after the results of all before it.
+        Raises InputError for what is no photo, after the results of all before it, and for one photo alone.
         """
+        is_one = isinstance(images, np.ndarray) and (images.ndim < 3 or images.shape[2] in (3, 4))
+        if is_one or isinstance(images, str | PathLike | Image.Image):
+            raise InputError("this is one photo, where several are asked for; give a list, or take segment")
         faults: list[InputError] = []
 
         def prepared_images() -> Iterator[Prepared]:

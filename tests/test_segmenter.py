@@ -96,6 +96,9 @@ def test_a_bad_photo_among_many_comes_after_those_before_it(tiny_network: Path, 
     assert [next(results).height, next(results).height] == [50, 40]
     with pytest.raises(InputError, match=r"none\.jpg: no such file"):
         next(results)
+    for one in ("cat.jpg", Image.new("RGB", (4, 4)), photo(4, 5)):
+        with pytest.raises(InputError, match="one photo, where several are asked for"):
+            list(segmenter.segment_many(one))  # type: ignore[arg-type]
     assert len(list(segmenter.segment_many(np.stack([photo(20, 25)] * 2)))) == 2
 
 

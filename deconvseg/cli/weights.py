@@ -90,7 +90,11 @@ def pull(
         if folder is None:
             console.error("there is no home directory for weights; let DECONVSEG_HOME name another folder")
             continue
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            console.error(f"{folder}: cannot be made ({error.strerror}); let DECONVSEG_HOME name another")
+            continue
         convert = shlex.join(["convert", entry.convert_from, "-o", str(folder / entry.file)])
         console.error(f"{entry.name}: this file is got by hand; then run: deconvseg weights {convert}")
     return code

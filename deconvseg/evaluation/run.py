@@ -62,7 +62,7 @@ class Measured:
     width: int
     height: int
     seconds: dict[str, float]  # by part of the work, of the full setting
-    counts: dict[Row, NDArray[np.int64]]  # what `counts.count` gives for each row
+    counts: dict[Row, NDArray[np.uint32]]  # what `counts.count` gives for each row
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Evaluation:
 
     def counts(self, row: Row) -> NDArray[np.int64]:
         """What was counted for a row, int64 (N, C * (C + 13)), see `counts.count`."""
-        return np.stack([photo.counts[row] for photo in self.photos])
+        return np.stack([photo.counts[row] for photo in self.photos], dtype=np.int64)
 
 
 def evaluate(
@@ -134,7 +134,7 @@ def _measure(subject: Subject, truth: Truth, labels: Mapping[str, Path], example
     height, width = mask.shape
     measured = Measured(example.name, width, height, {}, {})
     for row, found, seconds in subject.label(example, mask):
-        measured.counts[row] = count(mask, found, len(truth.classes))
+        measured.counts[row] = count(mask, found, len(truth.classes)).astype(np.uint32)
         measured.seconds.update(seconds)
         if row == subject.full and labels and not subject.predictions:
             write_labels(Segmentation(found, truth.classes, truth.palette), labels[example.name])

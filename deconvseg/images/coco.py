@@ -81,22 +81,27 @@ def _polygons(inside: NDArray[np.bool_], box: list[int]) -> list[list[int]]:
 def merge_coco(parts: Sequence[Path], target: Path) -> list[str]:
     """Write photos' files as one; returns a line for each left out: damaged, or of other categories."""
     problems: list[str] = []
-    merged: Document = {key: [] for key in ("images", "annotations", "categories")}
-    images, annotations = merged["images"], merged["annotations"]
-    for part in parts:
-        try:
-            document = json.loads(part.read_bytes())
-            image, own, found = document["images"][0], document["categories"], document["annotations"]
-            if images and own != merged["categories"]:
-                problems.append(f"{part}: is of other classes, and is left out; use another folder")
+    images: list[Document] = []
+    categories: list[Document] = []
+    count = 0
+    with replacing(target) as stream:  # photo by photo, as all together may not fit into memory
+        stream.write(f'{{"info": {json.dumps(_INFO)},\n"annotations": ['.encode())
+        for part in parts:
+            try:
+                document = json.loads(part.read_bytes())
+                image, own, found = document["images"][0], document["categories"], document["annotations"]
+                if images and own != categories:
+                    problems.append(f"{part}: is of other classes, and is left out; use another folder")
+                    continue
+            except (OSError, ValueError, LookupError, TypeError):
+                problems.append(f"{part}: cannot be read, and is left out of {target}; make it again")
                 continue
-        except (OSError, ValueError, LookupError, TypeError):
-            problems.append(f"{part}: cannot be read, and is left out of {target}; make it again")
-            continue
-        merged["categories"] = own
-        images.append({**image, "id": len(images) + 1})
-        for annotation in found:
-            annotations.append({**annotation, "id": len(annotations) + 1, "image_id": len(images)})
-    with replacing(target) as stream:
-        stream.write(json.dumps({"info": _INFO, **merged}).encode() + b"\n")
+            categories = own
+            images.append({**image, "id": len(images) + 1})
+            for annotation in found:
+                line = json.dumps({**annotation, "id": count + 1, "image_id": len(images)})
+                stream.write((b",\n" if count else b"\n") + line.encode())
+                count += 1
+        stream.write(b'],\n"images": ' + json.dumps(images).encode())
+        stream.write(b',\n"categories": ' + json.dumps(categories).encode() + b"}\n")
     return problems

@@ -149,7 +149,7 @@ def average(first: nn.Module, second: nn.Module, share: float) -> None:
     """
     own, other = first.state_dict(), second.state_dict()
     if {name: v.shape for name, v in own.items()} != {name: v.shape for name, v in other.items()}:
-        raise UsageError("different layers have no average; take two networks, or encoders, of one training")
+        raise UsageError("different layers have no average; take two of one training")
     for name, values in own.items():
         if values.is_floating_point():
             values.lerp_(other[name], share)

@@ -130,8 +130,12 @@ def _refuse_mixtures(plan: Plan, may_share: bool) -> None:
             f"{twice[0]}: named twice by the lists to train on; take it out of one, or, if these are two "
             "photos, rename the folder of one data set"
         )
-    validated = {example.image.resolve() for example in plan.validation.examples}
-    shared = validated & {photo.example.image.resolve() for photo in plan.photos}
+    files = Counter(photo.example.image.resolve() for photo in plan.photos)
+    validated = Counter(example.image.resolve() for example in plan.validation.examples)
+    for named, what in ((files, "train"), (validated, "validate")):
+        if again := [path for path, count in named.items() if count > 1]:
+            raise DataError(f"{again[0]}: named twice by the lists to {what} on; each photo may come once")
+    shared = files.keys() & validated.keys()
     if shared and not may_share:
         raise DataError(
             f"{min(shared)}: both in the split to train on and in the one to validate on ({len(shared)} such "
