@@ -82,7 +82,7 @@ def run_training(
             regions = None
             if recipe.proposal_share:
                 names = [photo.name for photo in plan.photos]
-                regions = proposal_regions(photos, read_proposals(target, names), recipe.overlap)
+                regions = proposal_regions(photos, names, read_proposals(target, names), recipe.overlap)
             sampler = CropSampler(photos, recipe, options.device, soft, regions)
             is_through = Training(network, header, sampler, validation, folder, options).run()
             if distributed.rank() == 0:

@@ -44,16 +44,21 @@ class Regions:
         return self.starts[kind] + (uniform[:, 1] * self.counts[kind]).long()
 
 
-def proposal_regions(store: ImageStore, proposals: Sequence[PhotoBoxes], overlap: float) -> Regions:
+def proposal_regions(
+    store: ImageStore, names: Sequence[str], proposals: Sequence[PhotoBoxes], overlap: float
+) -> Regions:
     """Each photo's proposals whose IoU with an object's tight box is at least `overlap`, with the object that
-    they overlap most (stage 2)."""
+    they overlap most (stage 2). DataError if there are none, or they are of photos of other shapes."""
     from torchvision.ops import box_iou  # takes a second to import
 
     rows: list[tuple[float, ...]] = []
     for i, ((boxes, (height, width)), found) in enumerate(zip(proposals, store.objects, strict=True)):
+        stored_height, stored_width = store.labels[i].shape
+        if abs(stored_width * height - stored_height * width) > width + height:  # sides are rounded
+            fault = f"its proposals are of a photo of {width}x{height} pixels, which has another shape"
+            raise DataError(f"{names[i]}: {fault}; remove the proposal file, and it is made anew")
         if not found or not len(boxes):
             continue
-        stored_height, stored_width = store.labels[i].shape
         boxes = boxes * np.array([stored_width / width, stored_height / height] * 2, np.float32)
         tight = torch.tensor([box for _, box in found], dtype=torch.float32)
         iou, best = box_iou(torch.from_numpy(boxes), tight).max(1)

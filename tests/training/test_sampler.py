@@ -107,19 +107,23 @@ def test_proposals_are_those_that_overlap_an_object(two_dogs: ImageStore) -> Non
     # In pixels of the photo at twice the size it is stored at.
     boxes = [[0, 0, 128, 128], [4, 20, 36, 60], [4, 20, 36, 100], [88, 20, 120, 58], [40, 24, 80, 50]]
     boxes = proposals(boxes, 128)
-    regions = proposal_regions(two_dogs, boxes, 0.5)
+    regions = proposal_regions(two_dogs, ["a"], boxes, 0.5)
     assert regions.boxes.tolist() == [[2, 10, 18, 30], [2, 10, 18, 50], [44, 10, 60, 29], [20, 12, 40, 25]]
     assert regions.number.tolist() == [1, 1, 2, 3]  # objects come by class: dog, dog, cat
     assert regions.counts.tolist() == [3, 1]
-    assert len(proposal_regions(two_dogs, boxes, 0.6)) == 3
+    assert len(proposal_regions(two_dogs, ["a"], boxes, 0.6)) == 3
     with pytest.raises(DataError, match=r"no proposal overlaps an object by 0\.9"):
-        proposal_regions(two_dogs, proposals([[0, 0, 64, 64]], 64), 0.9)
+        proposal_regions(two_dogs, ["a"], proposals([[0, 0, 64, 64]], 64), 0.9)
+    other = [PhotoBoxes(boxes[0].boxes, (128, 96))]
+    with pytest.raises(DataError, match=r"^a: its proposals are of a photo of 96x128 .* remove the proposal"):
+        proposal_regions(two_dogs, ["a"], other, 0.5)
+    proposal_regions(two_dogs, ["a"], [PhotoBoxes(boxes[0].boxes, (128, 127))], 0.5)  # as rounding has it
 
 
 def test_stage_2_draws_them_with_all_labels(two_dogs: ImageStore) -> None:
     boxes = proposals([[2, 10, 18, 30], [20, 12, 40, 28]], 64)
     recipe = replace(EXACT, object_share=0.0, proposal_share=1.0)
-    batch = sampler_of(two_dogs, recipe, proposal_regions(two_dogs, boxes, 0.5)).batch(0)
+    batch = sampler_of(two_dogs, recipe, proposal_regions(two_dogs, ["a"], boxes, 0.5)).batch(0)
     centres = ((batch.boxes[:, 0] + batch.boxes[:, 2]) / 2).tolist()
     assert set(centres) == {10.0, 30.0}
     assert 5 <= centres.count(10.0) <= 11  # two classes, equally often in 16
