@@ -73,6 +73,11 @@ def inspect(
         raise UsageError(f"--box {box}: is not four numbers; give x0,y0,x1,y1 in pixels")
     if output:
         shared.refuse_target(output, Path(photo), overwrite=overwrite)
+        from matplotlib.backend_bases import FigureCanvasBase
+
+        formats = FigureCanvasBase.get_supported_filetypes()
+        if output.suffix[1:].lower() not in formats:
+            raise UsageError(f"{output}: figures are written as {', '.join(formats)}; give it another name")
     elif not as_json:
         raise UsageError("nothing to do: say with -o where the figure goes, or ask for --json")
     from deconvseg.images.read import read_photo

@@ -70,7 +70,7 @@ def test_a_photo_by_its_address(inside: Run, refused: Refused, tiny: list[str], 
     ("arguments", "words"),
     [
         (["layers", CAT], "say with -o where the figure goes"),
-        (["layers", CAT, "-o", "a.exe"], "a.exe: Format 'exe' is not supported"),
+        (["layers", "none.jpg", "-o", "a.exe"], "a.exe: figures are written as "),
         (["layers", CAT, "-o", "b/a.png"], "in none that exists"),
         (["layers", CAT, "-o", "a.png", "--box", "1,2,3"], "not four numbers"),
         (["switches", CAT, "-o", "a.png", "--box", "1,2,3,nan"], "shows nothing of the photo of 451 x 300"),
