@@ -128,13 +128,14 @@ def write_masks(segmentation: Segmentation, target: Path) -> None:
 def mask_names(classes: Sequence[str]) -> list[str]:
     """A file name without suffix for each class, no two alike: its own, `_` for what files cannot be named.
 
-    A name that is empty, or equal to another but for capitals, comes after the class id and a `.`.
+    One that is empty, a device of Windows, or another but for capitals, comes after the class id and a `.`.
     """
     names: list[str] = []
     for label, class_ in enumerate(classes):
         name = re.sub(r"[^\w '(),;=+@!#&-]", "_", class_)[:60].strip()
         taken = name.casefold() in map(str.casefold, names)
-        names.append(f"{label}.{name}" if taken or not name else name)
+        taken |= bool(re.fullmatch(r"|con|aux|nul|prn|(com|lpt)[1-9]", name, re.IGNORECASE))
+        names.append(f"{label}.{name}" if taken else name)
     return names
 
 

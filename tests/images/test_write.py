@@ -167,9 +167,9 @@ def test_every_class_has_a_file_name_of_its_own(classes: list[str]) -> None:
 
 
 def test_names_of_masks() -> None:
-    classes = ["background", "traffic light", "été", "a/b", "A/B", "St. Bernard", "猫", ""]
+    classes = ["background", "traffic light", "été", "a/b", "A/B", "St. Bernard", "猫", "", "Com1"]
     assert mask_names(classes) == [
-        *("background", "traffic light", "été", "a_b", "4.A_B", "St_ Bernard", "猫", "7."),
+        *("background", "traffic light", "été", "a_b", "4.A_B", "St_ Bernard", "猫", "7.", "8.Com1"),
     ]
 
 
