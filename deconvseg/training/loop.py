@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from deconvseg.data.crops import ImageStore, cut_crops
 from deconvseg.data.masks import VOID
 from deconvseg.errors import DeconvSegError, is_out_of_memory
+from deconvseg.files import read_json_lines, replacing
 from deconvseg.network.base import SegmentationNetwork, average
 from deconvseg.network.checkpoint import NetworkHeader, save_network
 from deconvseg.network.inputs import normalise
@@ -84,8 +86,8 @@ class Training:
         if options.resume and (folder / STATE).is_file():
             self.progress = run_folder.load_state(folder / STATE, self.modules)
         self.step = int(self.progress["step"])
-        if distributed.rank() == 0:
-            run_folder.rewind_metrics(folder / METRICS, self.step)
+        # Steps after the checkpoint are made again.
+        self.lines = [line for line in read_json_lines(folder / METRICS) if line["step"] <= self.step]
         self.started = time.monotonic() - self.progress["seconds"]
         self.saved = self.reported = time.monotonic()
         self.recent: list[Tensor] = []
@@ -221,8 +223,10 @@ class Training:
 
     def _write(self, **figures: float) -> None:
         """Adds a line to `metrics.jsonl`."""
+        self.lines.append(self._counted(figures))
         if distributed.rank() == 0:
-            run_folder.append_metrics(self.folder / METRICS, self._counted(figures))
+            with replacing(self.folder / METRICS) as stream:
+                stream.write("".join(json.dumps(line) + "\n" for line in self.lines).encode())
 
     def _counted(self, figures: dict[str, float]) -> dict[str, float]:
         return {"step": self.step, "crops": self.step * self.recipe.batch_size, **figures}

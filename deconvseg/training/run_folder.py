@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import torch
 from deconvseg import files
 from deconvseg.errors import DeconvSegError, OutputError, UsageError, is_out_of_memory, reason
 from deconvseg.training import distributed
-from deconvseg.training.recipe import FREE_ON_RESUME, Recipe
+from deconvseg.training.recipe import FREE_ON_RESUME
 
 STATE, METRICS = "state.pt", "metrics.jsonl"
 """The checkpoint: a folder that has one holds a run; and a line of figures now and then."""
@@ -40,22 +39,20 @@ def hold(out: Path) -> Iterator[None]:
         yield
 
 
-def begin(folder: Path, description: dict[str, Any], *, resume: bool) -> None:
+def begin(folder: Path, description: dict[str, Any]) -> None:
     """Keep everything that decides what comes out of a run in its folder.
 
-    To `resume` the run that the folder holds, it must be the same one: UsageError if they differ in what
+    If the folder holds a run, to be resumed, it must be the same one: UsageError if they differ in what
     cannot change on the way. Its `init` stays what it was.
     """
     path = folder / _DESCRIPTION
     description = json.loads(json.dumps(description))
-    if resume:
-        try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-            description["init"] = before["init"]
-            had, has = _fixed(before), _fixed(description)
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-            raise UsageError(f"{path}: cannot be read ({error!r}); start again in another folder") from error
-        if changed := [key for key in has if had.get(key) != has[key]]:
+    if (folder / STATE).is_file():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        description["init"] = before["init"]
+        had, has = _fixed(before), _fixed(description)
+        # Keys that came since the run was begun, or went, are not compared.
+        if changed := [key for key in has if had.get(key, has[key]) != has[key]]:
             raise UsageError(
                 f"{path}: this run has other {', '.join(changed)}; resume with the same, or {_ANOTHER}"
             )
@@ -65,30 +62,9 @@ def begin(folder: Path, description: dict[str, Any], *, resume: bool) -> None:
 
 def _fixed(description: dict[str, Any]) -> dict[str, Any]:
     """What a resumed run must share."""
-    # Keys that came since a run was begun are as if it had had their defaults.
-    recipe = json.loads(json.dumps(asdict(Recipe()))) | description["recipe"]
-    recipe = {key: value for key, value in recipe.items() if key not in FREE_ON_RESUME}
-    return recipe | {
-        "classes": description["data"]["classes"],
-        "numbers of photos": [description["data"][key] for key in ("photos", "validation_photos")],
-    }
-
-
-def append_metrics(path: Path, figures: dict[str, float]) -> None:
-    """Add a line to `metrics.jsonl`; OutputError if it cannot be written."""
-    try:
-        with path.open("a", encoding="utf-8") as log:
-            log.write(json.dumps(figures) + "\n")
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror}); free space, then resume") from error
-
-
-def rewind_metrics(path: Path, step: int) -> None:
-    """Drop the lines of steps that will be made again, and a line that was cut short."""
-    if path.is_file():
-        kept = [line for line in files.read_json_lines(path) if line.get("step", step + 1) <= step]
-        with files.replacing(path) as stream:
-            stream.write("".join(json.dumps(line) + "\n" for line in kept).encode())
+    values = description["recipe"] | description["data"]
+    free = FREE_ON_RESUME | {"sources", "photos_with_scores"}
+    return {key: value for key, value in values.items() if key not in free}
 
 
 def save_state(path: Path, modules: dict[str, Any], progress: dict[str, float]) -> None:
