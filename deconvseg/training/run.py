@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +16,9 @@ from torch import Tensor
 from deconvseg import __version__
 from deconvseg.data.crops import ImageStore
 from deconvseg.data.dataset import DataSet, Example
-from deconvseg.errors import UsageError
+from deconvseg.data.scores import load_scores
+from deconvseg.errors import OutputError, UsageError
+from deconvseg.files import lock, replacing
 from deconvseg.network.base import SegmentationNetwork, rebuilt, replace_classes
 from deconvseg.network.checkpoint import NetworkHeader, load_network
 from deconvseg.network.deconvnet import DeconvNet, resize_bottleneck
@@ -24,12 +27,10 @@ from deconvseg.network.vgg16 import download_vgg16, initialise_encoder, read_vgg
 from deconvseg.proposals.cache import cache_proposals, read_proposals
 from deconvseg.training import distributed
 from deconvseg.training.data import TrainingData
-from deconvseg.training.loop import Options, Training
+from deconvseg.training.loop import ANOTHER, METRICS, STATE, Options, Training
 from deconvseg.training.plots import draw_curves
-from deconvseg.training.recipe import Recipe
-from deconvseg.training.run_folder import METRICS, STATE, begin, hold
+from deconvseg.training.recipe import FREE_ON_RESUME, Recipe
 from deconvseg.training.sampler import CropSampler, proposal_regions
-from deconvseg.training.scores import load_scores
 from deconvseg.weights import network_file
 
 
@@ -58,7 +59,7 @@ def run_training(
     """
     proposals = proposals or out / "proposals.npz"
     done = list[Path]()
-    with hold(out):
+    with _hold(out):
         for name, recipe in stages.items():
             distributed.share(recipe.batch_size, recipe.accumulate)
             is_begun = (out / name / STATE).is_file()
@@ -73,13 +74,13 @@ def run_training(
             elif name == "stage2" and (done or not init):
                 source = out / "stage1/last.safetensors"
                 if not source.is_file():
-                    raise UsageError(f"{source}: stage 2 starts from it; run stage 1 first, or name a network")
+                    raise UsageError(f"{source}: stage 2 starts from it; run stage 1 first or name another")
             else:
                 source = network_file(init) if init else None
             # The network comes before the data, of which proposals may take hours.
             start = first_network(data.validation, recipe, source, vgg16, options.note)
             if distributed.rank() == 0:
-                begin(folder, _describe(recipe, data, source))
+                _describe(folder, recipe, data, source)
             done.append(folder)
             if not _train_stage(start, recipe, data, proposals, folder, options):
                 break
@@ -119,60 +120,62 @@ def first_network(
     if the recipe describes no network, or none that can start so, and WeightsError for files.
     """
     torch.manual_seed(recipe.seed)
-    classes, palette = data.classes, data.palette
-    if init is None:
-        if recipe.pretrained == "init":
-            raise UsageError(
-                "this recipe starts from a trained network; name one, like the shipped 'default'"
-            )
-        network, header = _new_network(recipe, len(classes)), NetworkHeader(classes, palette)
-        if recipe.pretrained == "none":
-            header = replace(header, scale=1 / 64)  # inputs of about unit size
+    try:
+        if init:
+            network, header = _continued(init, data, recipe, note)
         else:
-            initialise_encoder(network, read_vgg16(vgg16) if vgg16 else download_vgg16())
-    else:
-        network, header = load_network(init)
-        crf = header.crf
-        if network.architecture != recipe.network:
-            network, crf = _fcn8s_from(network, init, recipe), {}
-            note(f"{init}: a DeconvNet; FCN-8s starts from its encoder, fc6 and fc7")
-        elif isinstance(network, DeconvNet) and network.crop_size != recipe.crop_size:
-            network = resize_bottleneck(network, recipe.crop_size)
-        elif isinstance(network, FCN8s) and network.side != recipe.photo_side:
-            network = rebuilt(network, side=recipe.photo_side)
-        if header.classes != classes:
-            network, crf = replace_classes(network, len(classes)), {}
-            note(f"{init}: made for other classes; all of it is kept but the last layer, which starts anew")
-        header = replace(header, classes=classes, palette=palette, crf=crf, training={}, ranges={})
+            network, header = _untrained(data, recipe, vgg16)
+    except ValueError as error:
+        raise UsageError(f"{init or 'the recipe'}: {error}") from error
     network.dropout = recipe.dropout
     return network.train(), header
 
 
-def _fcn8s_from(source: SegmentationNetwork, init: Path, recipe: Recipe) -> SegmentationNetwork:
-    """The recipe's network, with what it can take over from one of another kind."""
-    network = _new_network(recipe, source.arguments["classes"])
-    if not isinstance(network, FCN8s) or not isinstance(source, DeconvNet):
-        raise UsageError(
-            f"{init}: a network of the kind {source.architecture}, the recipe is for {recipe.network}; take "
-            "another recipe or another network"
-        )
-    try:
-        start_from_deconvnet(network, source)
-    except ValueError as error:
-        raise UsageError(f"{init}: FCN-8s cannot start from this network: {error}; take another") from error
-    return network
+def _untrained(
+    data: DataSet, recipe: Recipe, vgg16: Path | None
+) -> tuple[SegmentationNetwork, NetworkHeader]:
+    """The recipe's network, its encoder from VGG-16 if the recipe says so; ValueError if there is none."""
+    if recipe.pretrained == "init":
+        raise ValueError("it starts from a trained network; name one, like the shipped 'default'")
+    network, header = _new_network(recipe, len(data.classes)), NetworkHeader(data.classes, data.palette)
+    if recipe.pretrained == "none":
+        return network, replace(header, scale=1 / 64)  # inputs of about unit size
+    initialise_encoder(network, read_vgg16(vgg16) if vgg16 else download_vgg16())
+    return network, header
+
+
+def _continued(
+    init: Path, data: DataSet, recipe: Recipe, note: Callable[[str], None]
+) -> tuple[SegmentationNetwork, NetworkHeader]:
+    """The recipe's network with what it can take over from a file; ValueError if that is nothing."""
+    network, header = load_network(init)
+    crf = header.crf
+    if network.architecture != recipe.network:
+        fresh = _new_network(recipe, network.arguments["classes"])
+        if not isinstance(fresh, FCN8s) or not isinstance(network, DeconvNet):
+            kinds = f"{network.architecture}, the recipe is for {recipe.network}"
+            raise ValueError(f"a network of the kind {kinds}; take another recipe or another network")
+        start_from_deconvnet(fresh, network)
+        network, crf = fresh, {}
+        note(f"{init}: a DeconvNet; FCN-8s starts from its encoder, fc6 and fc7")
+    elif isinstance(network, DeconvNet) and network.crop_size != recipe.crop_size:
+        network = resize_bottleneck(network, recipe.crop_size)
+    elif isinstance(network, FCN8s) and network.side != recipe.photo_side:
+        network = rebuilt(network, side=recipe.photo_side)
+    if header.classes != data.classes:
+        network, crf = replace_classes(network, len(data.classes)), {}
+        note(f"{init}: made for other classes; all of it is kept but the last layer, which starts anew")
+    header = replace(header, classes=data.classes, palette=data.palette, crf=crf, training={}, ranges={})
+    return network, header
 
 
 def _new_network(recipe: Recipe, classes: int) -> SegmentationNetwork:
     is_fcn, shared = recipe.network == "fcn8s", ("widths", "encoder_convs", "bottleneck")
     own = ("head_kernel", "padding", "dropout") if is_fcn else ("crop_size", "decoder_convs", "encoder_norm")
     arguments = {name: getattr(recipe, name) for name in (*shared, *own)}
-    try:
-        if is_fcn:
-            return FCN8s(classes, side=recipe.photo_side, norm=recipe.head_norm, **arguments)
-        return DeconvNet(classes, **arguments)
-    except ValueError as error:
-        raise UsageError(f"the recipe describes no network: {error}") from error
+    if is_fcn:
+        return FCN8s(classes, side=recipe.photo_side, norm=recipe.head_norm, **arguments)
+    return DeconvNet(classes, **arguments)
 
 
 def _make_proposals(examples: Sequence[Example], target: Path, options: Options) -> None:
@@ -182,9 +185,29 @@ def _make_proposals(examples: Sequence[Example], target: Path, options: Options)
         cache_proposals(photos, target, workers=options.workers, progress=lambda: show(next(numbers), ""))
 
 
-def _describe(recipe: Recipe, data: TrainingData, init: Path | None) -> dict[str, Any]:
-    """What decides what comes out of a run, for people and for a run that is resumed."""
-    return {
+@contextmanager
+def _hold(out: Path) -> Iterator[None]:
+    """Make the folder and keep other runs out of it: they would overwrite each other's checkpoints."""
+    with ExitStack() as held:
+        try:
+            if distributed.rank() == 0:
+                out.mkdir(parents=True, exist_ok=True)
+                held.enter_context(lock(out / ".lock"))
+        except OSError as error:
+            is_held = isinstance(error, TimeoutError)
+            fault = "another process is training there" if is_held else f"cannot be made ({error.strerror})"
+            raise OutputError(f"{out}: {fault}; use another folder") from error
+        yield
+
+
+def _describe(folder: Path, recipe: Recipe, data: TrainingData, init: Path | None) -> None:
+    """Write into a run's folder what decides what comes out of it, for people and for a run that is resumed.
+
+    If the folder holds a run, it must be the same one: UsageError if they differ in what cannot change on the
+    way. Its `init` stays what it was.
+    """
+    path = folder / "run.json"
+    text = {
         "recipe": asdict(recipe),
         "data": {
             "photos": len(data.examples),
@@ -197,6 +220,18 @@ def _describe(recipe: Recipe, data: TrainingData, init: Path | None) -> dict[str
         "processes": distributed.world_size(),
         "versions": {"deconvseg": __version__, "torch": torch.__version__},
     }
+    document = json.loads(json.dumps(text))  # lists for tuples, as in the file
+    if (folder / STATE).is_file():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        document["init"] = before["init"]
+        had, has = (one["recipe"] | one["data"] for one in (before, document))
+        free = FREE_ON_RESUME | {"sources", "photos_with_scores"}
+        # Keys that came or went since the run was begun are not compared.
+        if changed := [key for key in has.keys() - free if had.get(key, has[key]) != has[key]]:
+            names = ", ".join(sorted(changed))
+            raise UsageError(f"{path}: this run has other {names}; resume with the same, or {ANOTHER}")
+    with replacing(path) as stream:
+        stream.write(json.dumps(document, indent=2).encode() + b"\n")
 
 
 def _load(

@@ -127,7 +127,7 @@ def test_a_resumed_run_must_be_the_same_run(own: Path, tmp_path: Path) -> None:
         ({"pretrained": "init"}, {}, "starts from a trained network; name one"),
         ({}, {"init": "n.safetensors"}, "no such network file"),
         ({"pretrained": "vgg16"}, {"vgg16": Path("v.safetensors")}, r"v\.safetensors"),
-        ({"widths": (8, 16)}, {}, "describes no network"),
+        ({"widths": (8, 16)}, {}, "the recipe: widths and encoder_convs take five"),
     ],
 )
 def test_what_is_missing_is_found_before_the_data_is_read(
