@@ -150,7 +150,7 @@ def _tell_end(folders: list[Path], *, as_json: bool, quiet: bool) -> None:
         network = folder / ("best.safetensors" if best else "last.safetensors")
         results.append({"network": str(network), **best})
         if best and not (quiet or as_json):
-            iou, step = best["val_whole_image_miou"], best["step"]
-            console.say(f"{network}: mean IoU {iou:.4f} on whole validation photos, step {step}")
+            figures = f"mean IoU {best['val_whole_image_miou']:.4f} on whole validation photos"
+            console.say(f"{network}: {figures}, step {best['step']}")
     if as_json:
         print(json.dumps({"stages": results}, indent=2))

@@ -103,7 +103,6 @@ def _splits(folder: Path, table: Mapping[str, Any]) -> dict[str, list[str] | tup
             splits[name] = read_lines(folder / value) if isinstance(value, str) else value
     rest = [name for name, value in given.items() if value == _REST]
     _check(total <= 1 + 1e-9, f"the splits' shares add up to {total:g}; they may add up to 1 at most")
-    _check(len(rest) < 2, f'two splits are "{_REST}"; only one can be')
     return splits | dict.fromkeys(rest, (total, 1.0))
 
 

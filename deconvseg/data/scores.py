@@ -28,8 +28,7 @@ def mask_from_scores(path: Path, size: Sequence[int], classes: Sequence[str]) ->
     values = read_scores(path, size, classes)[None]
     values = functional.interpolate(values, tuple(size), mode="bilinear", align_corners=False)[0]
     share, label = values.max(0)
-    mask: NDArray[np.uint8] = label.masked_fill_(share < SURE, VOID).byte().numpy()
-    return mask
+    return np.asarray(label.masked_fill_(share < SURE, VOID), np.uint8)
 
 
 def read_scores(path: Path, size: Sequence[int], classes: Sequence[str]) -> Tensor:

@@ -11,7 +11,6 @@ from pathlib import Path
 from deconvseg.data.dataset import DataSet, Example
 from deconvseg.data.open import open_dataset
 from deconvseg.data.scores import SUFFIX
-from deconvseg.data.voc import sbd_dataset
 from deconvseg.errors import DataError, UsageError
 
 
@@ -78,8 +77,8 @@ def _sbd(root: Path) -> list[DataSet]:
     """All of SBD: its usual list of everything outside VOC's val, or its own two splits."""
     for split in ("train_aug", "trainaug"):
         with suppress(DataError):
-            return [sbd_dataset(root, split)]
-    return [sbd_dataset(root, split) for split in ("train", "val")]
+            return [open_dataset(root, split)]
+    return [open_dataset(root, split) for split in ("train", "val")]
 
 
 def _with_scores(example: Example, folders: Sequence[Path], prefix: str) -> Example:

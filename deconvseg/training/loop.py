@@ -243,10 +243,8 @@ def save_state(path: Path, modules: dict[str, Any], progress: dict[str, float]) 
         with replacing(path) as stream:
             torch.save(state, stream)
     except RuntimeError as error:  # how torch tells that its writer failed
-        raise OutputError(
-            f"{path}: the checkpoint cannot be written (is the disk full?); the one before is kept. Free "
-            "some space, then resume"
-        ) from error
+        fault = "cannot be written (is the disk full?); the one before is kept. Free space, then resume"
+        raise OutputError(f"{path}: {fault}") from error
 
 
 def load_state(path: Path, modules: dict[str, Any]) -> dict[str, float]:

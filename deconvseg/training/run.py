@@ -96,8 +96,18 @@ def _train_stage(
     options: Options,
 ) -> bool:
     """Train a network in a folder; whether the stage is through."""
-    photos, validation, soft = _load(data, recipe.canvas, options)
-    regions = None
+    options.note(f"reading {len(data.examples) + len(data.validation)} photos and masks")
+    validation, photos = (
+        ImageStore.load(
+            [partial(dataset.read, example) for dataset in datasets for example in dataset.examples],
+            recipe.canvas,
+            workers=options.workers,
+        )
+        for datasets in ([data.validation], data.datasets)
+    )
+    scores, soft, regions = [example.scores for example in data.examples], list[Tensor | None](), None
+    if any(scores):
+        soft = load_scores(scores, photos.sizes, data.validation.classes, workers=options.workers)
     if recipe.proposal_share:
         if distributed.rank() == 0 and not proposals.is_file():
             _make_proposals(data.examples, proposals, options)
@@ -232,21 +242,3 @@ def _describe(folder: Path, recipe: Recipe, data: TrainingData, init: Path | Non
             raise UsageError(f"{path}: this run has other {names}; resume with the same, or {ANOTHER}")
     with replacing(path) as stream:
         stream.write(json.dumps(document, indent=2).encode() + b"\n")
-
-
-def _load(
-    data: TrainingData, canvas: int, options: Options
-) -> tuple[ImageStore, ImageStore, list[Tensor | None]]:
-    """The photos to learn from, those to validate on, and the soft labels of the first, in memory."""
-    options.note(f"reading {len(data.examples) + len(data.validation)} photos and masks")
-    validation, training = (
-        ImageStore.load(
-            [partial(dataset.read, example) for dataset in datasets for example in dataset.examples],
-            canvas,
-            workers=options.workers,
-        )
-        for datasets in ([data.validation], data.datasets)
-    )
-    scores, classes = [example.scores for example in data.examples], data.validation.classes
-    soft = load_scores(scores, training.sizes, classes, workers=options.workers)
-    return training, validation, soft if any(scores) else []

@@ -95,7 +95,6 @@ def test_255_is_void_unless_something_else_is_said(path: Path, text: str, ids: d
         ('[splits]\nb = 0.1\na = ["a"]\n' + CLASSES, "there is no split named 'train'; splits here: a, b"),
         ('[splits]\ntrain = "rest"\n' + CLASSES, "split 'train' is empty; 0 photos are in"),
         ("[splits]\na = 0.6\nb = 0.5\n" + CLASSES, "the splits' shares add up to 1.1"),
-        ('[splits]\na = "rest"\nb = "rest"\n' + CLASSES, 'two splits are "rest"; only one can be'),
         (SPLITS, "has no [[classes]]"),
         (SPLITS + '[[classes]]\nname = "x"\n', "has 1 classes; 2 to 255 are possible"),
         (SPLITS + "[[classes]]\n" + CLASSES, "class 0: name = None should be text"),
