@@ -27,17 +27,20 @@ from torch.nn import functional
 
 from deconvseg.cli import console
 from deconvseg.cli.options import DEBUG, refuse_target
+from deconvseg.data.dataset import DataSet, Example
 from deconvseg.data.masks import VOID
+from deconvseg.data.scores import read_scores
 from deconvseg.errors import UsageError
 from deconvseg.network.base import average, replace_classes
 from deconvseg.network.checkpoint import NetworkHeader, load_network, save_network
 from deconvseg.network.fcn import CELL, FCN
 from deconvseg.network.fold import pick_device, pick_precision
 from deconvseg.network.inputs import normalise, resized
+from deconvseg.training.data import open_training_data
 from deconvseg.training.losses import lovasz_softmax
-from deconvseg.training.plan import Photo, Sources, plan_training
-from deconvseg.training.scores import read_scores
 from deconvseg.weights import network_file
+
+Photo = tuple[DataSet, Example]
 
 PRESENT_SHARE = 0.003
 """A class is present from this share of a photo's pixels on; a smaller one is neither present nor absent."""
@@ -81,9 +84,11 @@ def train_fcn(
     """Train an FCN on photos with masks."""
     refuse_target(out, overwrite=True, option="--out")
     folders = () if scores is None else (scores,)
-    sources = Sources(voc_root, None, extra_root or (), split, split, folders)
-    plan = plan_training(sources, "own", {})  # of the recipe nothing is used
-    classes, palette = plan.validation.classes, plan.validation.palette
+    data = open_training_data(
+        voc_root, split=split, val_split=split, extra_roots=extra_root or (), scores=folders
+    )
+    photos = [(dataset, example) for dataset in data.datasets for example in dataset.examples]
+    classes, palette = data.validation.classes, data.validation.palette
     ious = json.loads(report.read_bytes())["per_class_iou"] if report else {}
     if report and set(ious) != set(classes):
         raise UsageError(f"{report}: is of other classes than the data sets; give one of the same")
@@ -95,9 +100,9 @@ def train_fcn(
         network = replace_classes(network, len(classes))
         header = replace(header, classes=classes, palette=palette)
     network.side = network.arguments["side"] = side or network.side
-    loss = round(train(network, header, plan.photos, steps, seed), 4)
-    summary: dict[str, float] = {"photos": len(plan.photos), "steps": steps, "seed": seed, "loss": loss}
-    summary["photos with soft labels"] = sum(photo.scores is not None for photo in plan.photos)
+    loss = round(train(network, header, photos, steps, seed), 4)
+    summary: dict[str, float] = {"photos": len(photos), "steps": steps, "seed": seed, "loss": loss}
+    summary["photos with soft labels"] = sum(photo.scores is not None for _, photo in photos)
     for place, name in enumerate(classes if report else ()):
         network.doubt[place] = max(ious[name] or 0, 0.05) ** DOUBT_OF_IOU
     save_network(out, network, replace(header, training=summary, ranges={}))
@@ -146,7 +151,9 @@ def train(network: FCN, header: NetworkHeader, photos: Sequence[Photo], steps: i
 
 def rarity(photos: Sequence[Photo], classes: int) -> np.ndarray:
     """The chance of each photo to be drawn, float64 (N,): more for photos with rare classes."""
-    counts = np.array([np.bincount(photo.read()[1].ravel(), minlength=256)[1:classes] for photo in photos])
+    counts = np.array(
+        [np.bincount(data.read(photo)[1].ravel(), minlength=256)[1:classes] for data, photo in photos]
+    )
     present = counts > PRESENT_SHARE * counts.sum(1, keepdims=True)
     rare = present.sum(0).clip(RARE) ** -0.5
     chances = (present * rare).sum(1) + rare.min()
@@ -163,15 +170,16 @@ class View(NamedTuple):
 
 def make_view(photo: Photo, side: int, random: np.random.Generator) -> View:
     """The whole photo at the network's size, or at another scale and cropped; mirrored half of the times."""
-    pixels, labels = photo.read()
+    data, example = photo
+    pixels, labels = data.read(example)
     height, width = labels.shape
     whole = random.random() < WHOLE_SHARE
     scale = side / max(height, width) * (1 if whole else np.exp(random.uniform(*np.log(SCALES))))
     size = max(round(height * scale), 1), max(round(width * scale), 1)
     parts = [resized(torch.from_numpy(pixels).permute(2, 0, 1)[None].float(), size)]
     parts.append(functional.interpolate(torch.from_numpy(labels)[None, None], size, mode="nearest-exact"))
-    if photo.scores:
-        parts.append(resized(read_scores(photo.scores, labels.shape, photo.dataset.classes)[None], size))
+    if example.scores:
+        parts.append(resized(read_scores(example.scores, labels.shape, data.classes)[None], size))
     if random.random() < 0.5:
         parts = [part.flip(3) for part in parts]
     if not whole:

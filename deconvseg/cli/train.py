@@ -17,7 +17,7 @@ from deconvseg.cli.options import DEBUG, DEVICE, JSON, QUIET, RUN, epilog, optio
 from deconvseg.errors import UsageError
 
 if TYPE_CHECKING:
-    from deconvseg.training.plan import Plan
+    from deconvseg.training.data import TrainingData
 
 EPILOG = epilog(
     "deconvseg train --data mine/ --check    [dim]are my photos and masks sound?[/dim]",
@@ -79,10 +79,10 @@ def train(
     """
     from deconvseg.machine import cores, reuse_freed_memory
     from deconvseg.network.fold import pick_device
+    from deconvseg.training.data import open_training_data
     from deconvseg.training.distributed import process_group, rank
     from deconvseg.training.loop import Options
-    from deconvseg.training.plan import Sources, plan_training
-    from deconvseg.training.recipe import Recipe
+    from deconvseg.training.recipe import Recipe, read_recipes
     from deconvseg.training.run import run_training
 
     if out is None and not check:
@@ -91,19 +91,25 @@ def train(
     if root is None or (voc_root and data):
         raise UsageError("give the data to train on: either --voc-root DIR or --data DIR")
     overrides = {key: value for key, value in context.params.items() if key in Recipe.__dataclass_fields__}
-    sources = Sources(root, sbd_root, extra_root or (), split, val_split, scores or ())
-    recipe = recipe or ("fcn8s-lite" if network == "fcn8s" else "lite")
-    plan = plan_training(sources, recipe, overrides, stage)
+    stages = read_recipes(recipe or ("fcn8s-lite" if network == "fcn8s" else "lite"), overrides, stage)
+    found = open_training_data(
+        root,
+        split=split,
+        val_split=val_split,
+        sbd_root=sbd_root,
+        extra_roots=extra_root or (),
+        scores=scores or (),
+    )
     reuse_freed_memory()
     workers = workers or cores()
     with process_group(device) as own:
         first = rank() == 0
         if check or out is None:
-            return _check(plan, workers, as_json=as_json, quiet=quiet) if first else console.DONE
+            return _check(found, workers, as_json=as_json, quiet=quiet) if first else console.DONE
         options = Options(pick_device(own), resume, limit_steps, workers, signals.asked_to_stop)
         if first and not quiet:
             options = replace(options, note=console.say, progress=_progress)
-        folders = run_training(plan, out, options, init=init, vgg16=vgg16, proposals=proposals)
+        folders = run_training(stages, found, out, options, init=init, vgg16=vgg16, proposals=proposals)
         if first:
             _tell_end(folders, as_json=as_json, quiet=quiet)
     return console.DONE
@@ -115,18 +121,23 @@ def _progress(total: int, what: str) -> Iterator[Callable[[int, str], None]]:
         yield bar.move
 
 
-def _check(plan: Plan, workers: int, *, as_json: bool, quiet: bool) -> int:
+def _check(data: TrainingData, workers: int, *, as_json: bool, quiet: bool) -> int:
     """Print what is found in the data; 1 if it cannot be trained on."""
-    from deconvseg.training.plan import check_plan
+    from deconvseg.data.check import check_dataset
 
-    with console.Progress(len(plan.photos) + len(plan.validation), wanted=not quiet, what="checking") as bar:
-        reports = check_plan(plan, workers=workers, progress=bar.step)
+    datasets = [("training", dataset) for dataset in data.datasets] + [("validation", data.validation)]
+    total = sum(len(dataset) for _, dataset in datasets)
+    with console.Progress(total, wanted=not quiet, what="checking") as bar:
+        reports = {
+            f"{use}: {dataset.source}": check_dataset(dataset, workers=workers, progress=bar.step)
+            for use, dataset in datasets
+        }
     if as_json:
-        print(json.dumps({about: asdict(report) for about, report in reports}, indent=2, default=str))
+        print(json.dumps({about: asdict(report) for about, report in reports.items()}, indent=2, default=str))
     else:
-        for about, report in reports:
+        for about, report in reports.items():
             print("\n  ".join([about, *report.lines()]))
-    return console.SOME_FAILED if any(report.faults for _, report in reports) else console.DONE
+    return console.SOME_FAILED if any(report.faults for report in reports.values()) else console.DONE
 
 
 def _tell_end(folders: list[Path], *, as_json: bool, quiet: bool) -> None:
@@ -139,7 +150,7 @@ def _tell_end(folders: list[Path], *, as_json: bool, quiet: bool) -> None:
         network = folder / ("best.safetensors" if best else "last.safetensors")
         results.append({"network": str(network), **best})
         if best and not (quiet or as_json):
-            iou, step = best["val_whole_image_miou"], best["step"]
-            console.say(f"{network}: mean IoU {iou:.4f} on whole validation photos, step {step}")
+            figures = f"mean IoU {best['val_whole_image_miou']:.4f} on whole validation photos"
+            console.say(f"{network}: {figures}, step {best['step']}")
     if as_json:
         print(json.dumps({"stages": results}, indent=2))

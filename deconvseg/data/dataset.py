@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deconvseg.data.masks import MaskFormat, read_mask
+from deconvseg.data.scores import SUFFIX, mask_from_scores
 from deconvseg.errors import DataError
 from deconvseg.files import walk
 from deconvseg.images import PHOTO_SUFFIXES
@@ -25,7 +26,8 @@ class Example:
 
     name: str  # place below the folder of photos, without suffix, by which lists and scores know it
     image: Path
-    mask: Path
+    mask: Path  # a file as of `read_mask`, or the score file that makes it
+    scores: Path | None = None  # its score file, to learn from as well
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class DataSet:
     def read(self, example: Example) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """The photo, uint8 (H, W, 3) RGB, and its mask as of `read_mask`; InputError, DataError if unfit."""
         image = read_image(example.image)
+        if example.mask.name.endswith(SUFFIX):
+            return image, mask_from_scores(example.mask, image.shape[:2], self.classes)
         mask = read_mask(example.mask, self.masks)
         refuse_other_size(example, image.shape[:2], mask.shape)
         return image, mask

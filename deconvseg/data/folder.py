@@ -59,14 +59,8 @@ def _chosen(
     if isinstance(part, list):
         return part
     free = {*photos}
-    for name, lines in splits.items():
+    for lines in splits.values():
         if isinstance(lines, list):
-            # Under the name it has, a photo that is not found would be drawn, and so be in two splits.
-            if missing := [line for line in lines if photo_name(line, photos) not in photos]:
-                raise ValueError(
-                    f"split '{name}' names {missing[0]}, which is no photo ({len(missing)} such names), so "
-                    f"split '{split}' may hold it; mend the list"
-                )
             free -= {photo_name(line, photos) for line in lines}
     place = {name: int.from_bytes(sha256(name.encode()).digest()[:6]) / 2**48 for name in free}
     return [name for name in sorted(free) if part[0] <= place[name] < part[1]]
@@ -109,7 +103,6 @@ def _splits(folder: Path, table: Mapping[str, Any]) -> dict[str, list[str] | tup
             splits[name] = read_lines(folder / value) if isinstance(value, str) else value
     rest = [name for name, value in given.items() if value == _REST]
     _check(total <= 1 + 1e-9, f"the splits' shares add up to {total:g}; they may add up to 1 at most")
-    _check(len(rest) < 2, f'two splits are "{_REST}"; only one can be')
     return splits | dict.fromkeys(rest, (total, 1.0))
 
 

@@ -16,8 +16,8 @@ def open_dataset(root: Path, split: str) -> DataSet:
         return folder_dataset(root, split)
     if folder := find_voc(root):
         return voc_dataset(folder, split)
-    if find_sbd(root):
-        return sbd_dataset(root, split)
+    if folder := find_sbd(root):
+        return sbd_dataset(folder, split)
     raise DataError(
         f"{root}: not a VOC folder (JPEGImages, SegmentationClass, ImageSets), nor SBD's (img, cls; or "
         f"JPEGImages, SegmentationClassAug), nor own data with a {DESCRIPTION}; check the path"

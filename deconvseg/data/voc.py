@@ -37,11 +37,8 @@ def voc_dataset(folder: Path, split: str) -> DataSet:
     return _listed(split, [folder / _LISTS], folder / "JPEGImages", masks, ".png")
 
 
-def sbd_dataset(root: Path, split: str) -> DataSet:
-    """A split of SBD: VOC's classes on 11,000 photos, some of VOC's `val`; DataError if it is not there."""
-    folder = find_sbd(root)
-    if folder is None:
-        raise DataError(f"{root}: not an SBD folder; it must hold img and cls, or JPEGImages and {AUGMENTED}")
+def sbd_dataset(folder: Path, split: str) -> DataSet:
+    """A split of SBD in a folder of `find_sbd`, some of it in VOC's `val`; DataError without a list."""
     if (folder / "cls").is_dir():
         return _listed(split, [folder], folder / "img", [folder / "cls"], ".mat")
     return _listed(split, [folder / _LISTS, folder], folder / "JPEGImages", [folder / AUGMENTED], ".png")

@@ -32,21 +32,15 @@ def world_size() -> int:
 def process_group(device: str) -> Iterator[str]:
     """Join the processes that `torchrun` started, if it did, and give this one its device.
 
-    With several, `auto` and `cuda` become one CUDA device a process; UsageError if there are too few.
+    With several, `auto` and `cuda` become one CUDA device a process.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         yield device
         return
     on_cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     if on_cuda:
-        local, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
-        if local >= count:
-            raise UsageError(
-                f"process {local} has no CUDA device of its own (there are {count}); "
-                "start fewer processes, or train on the cpu"
-            )
-        torch.cuda.set_device(local)
-        device = f"cuda:{local}"
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(device)
     distributed.init_process_group("nccl" if on_cuda else "gloo", timeout=_PATIENCE)
     try:
         yield device
@@ -64,12 +58,13 @@ def share(count: int, parts: int) -> Tensor:
     """Which crops of a batch are this process's: int64, an even share of each of the batch's parts in turn.
 
     So a part holds the same crops, and BatchNorm on CUDA sees the same, however many processes there are.
-    Raises UsageError if they cannot be shared out evenly.
+    Raises UsageError if they cannot be shared out evenly, or a part has but one, too few for BatchNorm.
     """
-    if count % (parts * world_size()):
+    shares = parts * world_size()
+    if count % shares or count < 2 * parts:
         raise UsageError(
-            f"batch_size = {count} cannot be shared out over {world_size()} processes in {parts} parts; "
-            f"make it a multiple of {parts * world_size()}"
+            f"batch_size = {count} cannot be shared out over {world_size()} processes in {parts} parts of at "
+            f"least 2 crops; make it a multiple of {shares}"
         )
     return torch.arange(count).view(parts, world_size(), -1)[:, rank()].flatten()
 
@@ -78,7 +73,7 @@ def parallel(module: nn.Module, device: torch.device) -> nn.Module:
     """With several processes, the module with gradients that are the mean over all of them.
 
     On CUDA its BatchNorms are exchanged for ones that see the crops of all processes. On a processor, where
-    torch has none such, each sees those of its own process, and the statistics kept are the first one's.
+    torch has none such, each sees those of its own process, and the statistics saved are the first one's.
     """
     if world_size() == 1:
         return module
@@ -86,13 +81,6 @@ def parallel(module: nn.Module, device: torch.device) -> nn.Module:
         return DistributedDataParallel(module)
     module = nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
     return DistributedDataParallel(module, device_ids=[device.index])
-
-
-def share_buffers(module: nn.Module) -> None:
-    """Give all processes the first one's BatchNorm statistics."""
-    if world_size() > 1:
-        for buffer in module.buffers():
-            distributed.broadcast(buffer, 0)
 
 
 def total(value: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 import time
 from collections.abc import Callable
@@ -18,19 +19,21 @@ from torch.nn.parallel import DistributedDataParallel
 
 from deconvseg.data.crops import ImageStore, cut_crops
 from deconvseg.data.masks import VOID
-from deconvseg.errors import DeconvSegError, is_out_of_memory
+from deconvseg.errors import DeconvSegError, OutputError, is_out_of_memory, reason
+from deconvseg.files import read_json_lines, replacing
 from deconvseg.network.base import SegmentationNetwork, average
 from deconvseg.network.checkpoint import NetworkHeader, save_network
 from deconvseg.network.inputs import normalise
-from deconvseg.training import distributed, run_folder
+from deconvseg.training import distributed
 from deconvseg.training.losses import Losses, autocast
 from deconvseg.training.recipe import Recipe
-from deconvseg.training.run_folder import METRICS, STATE
 from deconvseg.training.sampler import Batch, CropSampler
 
 REPORT_EVERY = 10  # steps between two lines of figures
 CHECKPOINT_SECONDS = 300
-
+STATE, METRICS = "state.pt", "metrics.jsonl"
+"""The checkpoint: a folder that has one holds a run; and a line of figures now and then."""
+ANOTHER = "start again in another folder, from this run's last.safetensors to keep what was learned"
 
 Progress: TypeAlias = Callable[[int, str], AbstractContextManager[Callable[[int, str], None]]]
 """Of a total and what is counted: a block, in which its function hears how many are done and a text."""
@@ -82,10 +85,10 @@ class Training:
         self.modules["optimizer"] = self.optimizer
         self.progress: dict[str, float] = {"step": 0, "best": -1.0, "best_step": 0, "seconds": 0.0}
         if options.resume and (folder / STATE).is_file():
-            self.progress = run_folder.load_state(folder / STATE, self.modules)
+            self.progress = load_state(folder / STATE, self.modules)
         self.step = int(self.progress["step"])
-        if distributed.rank() == 0:
-            run_folder.rewind_metrics(folder / METRICS, self.step)
+        # Steps after the checkpoint are made again.
+        self.lines = [line for line in read_json_lines(folder / METRICS) if line["step"] <= self.step]
         self.started = time.monotonic() - self.progress["seconds"]
         self.saved = self.reported = time.monotonic()
         self.recent: list[Tensor] = []
@@ -178,7 +181,7 @@ class Training:
         if saves:
             self._save_network("last")
             if distributed.rank() == 0:
-                run_folder.save_state(self.folder / STATE, self.modules, self.progress)
+                save_state(self.folder / STATE, self.modules, self.progress)
             distributed.barrier()
             self.saved = self.reported = time.monotonic()
         if interrupted and self.step < stop:
@@ -202,7 +205,6 @@ class Training:
         self.show(self.step, f"loss {loss:.3f}, learning rate {rate:.1e}, {speed:.1f} images/s")
 
     def _validate(self) -> None:
-        distributed.share_buffers(self.averaged)
         iou = mean_iou(validate(self.averaged, self.header, self.validation, self.recipe))
         self._set_training_mode()
         if iou > self.progress["best"]:
@@ -221,8 +223,10 @@ class Training:
 
     def _write(self, **figures: float) -> None:
         """Adds a line to `metrics.jsonl`."""
+        self.lines.append(self._counted(figures))
         if distributed.rank() == 0:
-            run_folder.append_metrics(self.folder / METRICS, self._counted(figures))
+            with replacing(self.folder / METRICS) as stream:
+                stream.write("".join(json.dumps(line) + "\n" for line in self.lines).encode())
 
     def _counted(self, figures: dict[str, float]) -> dict[str, float]:
         return {"step": self.step, "crops": self.step * self.recipe.batch_size, **figures}
@@ -230,6 +234,29 @@ class Training:
     def _is_out_of_patience(self) -> bool:
         waited = self.progress["step"] - self.progress["best_step"]
         return self.recipe.patience > 0 and waited >= self.recipe.patience * self.recipe.validate_every
+
+
+def save_state(path: Path, modules: dict[str, Any], progress: dict[str, float]) -> None:
+    """Write a checkpoint: the state of every module, and how far the run is; OutputError if it cannot be."""
+    state = {name: module.state_dict() for name, module in modules.items()} | {"progress": progress}
+    try:
+        with replacing(path) as stream:
+            torch.save(state, stream)
+    except RuntimeError as error:  # how torch tells that its writer failed
+        fault = "cannot be written (is the disk full?); the one before is kept. Free space, then resume"
+        raise OutputError(f"{path}: {fault}") from error
+
+
+def load_state(path: Path, modules: dict[str, Any]) -> dict[str, float]:
+    """Bring modules to the state of a checkpoint; how far the run is. DeconvSegError if it is damaged."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        for name, module in modules.items():
+            module.load_state_dict(state[name])
+        return dict(state["progress"])
+    except Exception as error:  # a damaged file can fail in any way
+        fault = f"this checkpoint cannot be read ({reason(error)[:200]})"
+        raise DeconvSegError(f"{path}: {fault}; {ANOTHER}") from error
 
 
 def build_optimizer(network: nn.Module, presence: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

@@ -1,5 +1,4 @@
-"""What crops cost: cross-entropy and Lovasz-softmax of masks, cross-entropy of soft labels, and which classes
-are there."""
+"""What crops cost: by their masks, by soft labels, and by which classes are there."""
 
 from __future__ import annotations
 

@@ -53,7 +53,6 @@ class Recipe:
     label: Literal["all", "object"] = "all"
     overlap: Share = 0.5  # least IoU of a proposal with an object's box (stage 2)
     enlarge: Annotated[float, 0.1, 10] = 1.2  # context around a box, a factor on both sides
-    square: bool = True  # boxes are widened to squares, as in the released lists; else stretched to the crop
     window: Annotated[float, 0.1, 1] = 1.0  # share of a box's sides that a crop covers, anywhere inside it
     scale_jitter: Annotated[float, 1, 10] = 1.4  # boxes and squares are scaled by a factor of 1/x to x ...
     shift_jitter: Share = 0.1  # ... and moved by up to this share of their side
@@ -149,17 +148,10 @@ def _recipe(table: Mapping[str, Any]) -> Recipe:
         nearest = difflib.get_close_matches(unknown[0], [*types, *_STAGES], n=1, cutoff=0)[0]
         raise ValueError(f"unknown key '{unknown[0]}'; did you mean '{nearest}'?")
     recipe = Recipe(**{key: _checked(key, value, types[key]) for key, value in table.items()})
-    if recipe.crop_size % 32:
-        raise ValueError(f"crop_size = {recipe.crop_size} is no multiple of 32")
     if (recipe.network == "fcn8s") != (recipe.photo_side > 0):
         raise ValueError(
             f"is no recipe for {recipe.network}: photo_side = {recipe.photo_side}, and fcn8s sees photos "
             "scaled to photo_side pixels, deconvnet sees regions (photo_side = 0)"
-        )
-    if recipe.batch_size % recipe.accumulate or recipe.batch_size // recipe.accumulate < 2:
-        raise ValueError(
-            f"batch_size = {recipe.batch_size} cannot be shared out over accumulate = {recipe.accumulate}; "
-            "each part needs the same number of crops, at least 2 (BatchNorm)"
         )
     if recipe.object_share + recipe.proposal_share + recipe.whole_share > 1 + 1e-9:
         raise ValueError("object_share, proposal_share and whole_share are over 1 together; lower one")

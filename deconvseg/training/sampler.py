@@ -11,10 +11,10 @@ from torch import Tensor
 
 from deconvseg.data.crops import ImageStore, cut_crops, cut_labels, find_objects
 from deconvseg.data.masks import VOID
+from deconvseg.data.scores import cut_scores
 from deconvseg.errors import DataError
 from deconvseg.proposals.cache import PhotoBoxes
 from deconvseg.training.recipe import Recipe
-from deconvseg.training.scores import cut_scores
 
 PASTED_SIZE = (0.3, 0.9)  # longer sides of pasted objects as shares of the crop's side
 RANDOM_SIDE = (0.35, 1.0)  # sides of random squares as shares of the photo's longer side
@@ -34,9 +34,6 @@ class Regions:
         self.photo, self.number, self.boxes = table[:, 0].long(), table[:, 2].long(), table[:, 3:].float()
         self.counts: Tensor = torch.unique(table[:, 1], return_counts=True)[1]  # regions of each class ...
         self.starts: Tensor = self.counts.cumsum(0) - self.counts  # ... and where they begin
-
-    def __len__(self) -> int:
-        return len(self.photo)
 
     def pick(self, uniform: Tensor) -> Tensor:
         """Indices (B,) of regions for random numbers (B, 2) in 0..1: a class, then one of its regions."""
@@ -103,7 +100,7 @@ class CropSampler:
         # Stage 1 draws every object of every photo (paper, section 4.1).
         objects = [(i, k, found) for i, some in enumerate(store.objects) for k, found in enumerate(some, 1)]
         self.objects = Regions([(photo, label, number, *box) for photo, number, (label, box) in objects])
-        if not len(self.objects):
+        if not len(self.objects.photo):
             raise DataError(
                 f"the masks of the {len(store)} photos to train on hold no object of any class: there is "
                 "nothing to learn; check the data"
@@ -192,8 +189,7 @@ class CropSampler:
             photo[drawn], number[drawn] = regions.photo[chosen], regions.number[chosen]
             boxes = regions.boxes[chosen]
             tight = boxes[:, 2:] - boxes[:, :2]
-            if recipe.square:
-                tight = tight.amax(1, keepdim=True).expand(-1, 2)
+            tight = tight.amax(1, keepdim=True).expand(-1, 2)  # to squares, as in the released lists
             within = uniform[drawn, 5:7] - 0.5
             sides[drawn] = recipe.enlarge * recipe.window * tight
             centre[drawn] = (boxes[:, :2] + boxes[:, 2:]) / 2

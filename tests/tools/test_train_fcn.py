@@ -18,16 +18,17 @@ from deconvseg.images.palette import palette_for
 from deconvseg.network.checkpoint import NetworkHeader, load_network, save_network
 from deconvseg.network.fcn import FCN
 from deconvseg.network.inputs import normalise
-from deconvseg.training.plan import Photo, Sources, plan_training
+from deconvseg.training.data import open_training_data
 
 from ..conftest import describe, make_shapes
 
 
-def photos_of(root: Path, split: str = "train", *scores: Path) -> Sequence[Photo]:
-    return plan_training(Sources(root, split=split, val_split=split, scores=scores), "own", {}).photos
+def photos_of(root: Path, split: str = "train", *scores: Path) -> Sequence[tool.Photo]:
+    data = open_training_data(root, split=split, val_split=split, scores=scores)
+    return [(data.datasets[0], example) for example in data.examples]
 
 
-def small_fcn(path: Path, classes: int, photos: Sequence[Photo]) -> FCN:
+def small_fcn(path: Path, classes: int, photos: Sequence[tool.Photo]) -> FCN:
     """A file with an untrained FCN whose features are spread as the photos want it."""
     torch.manual_seed(1)
     network = FCN(classes, 64, widths=(16,) * 5, hidden=32, width=16, skip=8)
@@ -35,7 +36,7 @@ def small_fcn(path: Path, classes: int, photos: Sequence[Photo]) -> FCN:
         if isinstance(layer, torch.nn.Conv2d):
             torch.nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
     header = HEADERS[classes]
-    images = [torch.from_numpy(photo.read()[0]).permute(2, 0, 1)[None].float() for photo in photos]
+    images = [torch.from_numpy(data.read(photo)[0]).permute(2, 0, 1)[None].float() for data, photo in photos]
     update_bn([normalise(torch.cat([image, image.flip(3)]), header) for image in images], network)
     save_network(path, network, header)
     return network.eval()
@@ -63,7 +64,7 @@ def test_discs_and_squares_of_new_classes(tmp_path: Path, monkeypatch: pytest.Mo
     out = tmp_path / "c.safetensors"
     tool.train_fcn(voc_root=root, out=out, start=str(tmp_path / "first.safetensors"), steps=60)
     network, header = load_network(out)
-    assert header.classes == learned[0].dataset.classes and header.training["photos"] == 64
+    assert header.classes == learned[0][0].classes and header.training["photos"] == 64
     random, right, total = np.random.default_rng(0), 0, 0
     for photo in others:
         view = tool.make_view(photo, 64, random)
@@ -92,14 +93,14 @@ def test_void_costs_nothing_and_soft_labels_least_where_they_are_met() -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_soft_labels_follow_the_view(tmp_path: Path, seed: int) -> None:
     root = make_shapes(tmp_path / "voc", train=1, val=0)
-    (photo,) = photos_of(root)
-    _, mask = photo.read()
-    classes = photo.dataset.classes
+    ((data, photo),) = photos_of(root)
+    _, mask = data.read(photo)
+    classes = data.classes
     half = mask[::2, ::2]
     certain = (half[None] == np.arange(len(classes))[:, None, None]).astype(np.float16)
     np.savez(tmp_path / f"{photo.name}.scores.npz", probabilities=certain, classes=classes)
-    (photo,) = photos_of(root, "train", tmp_path)
-    view = tool.make_view(photo, 100, np.random.default_rng(seed))  # no multiple of the stride
+    (again,) = photos_of(root, "train", tmp_path)
+    view = tool.make_view(again, 100, np.random.default_rng(seed))  # no multiple of the stride
     assert view.soft is not None and view.mask.shape == tuple(2 * side for side in view.soft.shape[1:])
     found, known = view.soft.argmax(0).repeat_interleave(2, 0).repeat_interleave(2, 1), view.mask != 255
     assert found[known].any() and (found == view.mask)[known].float().mean() > 0.9
@@ -110,7 +111,7 @@ def test_soft_labels_follow_the_view(tmp_path: Path, seed: int) -> None:
 def test_an_fcn_goes_on_from_what_it_was(tmp_path: Path) -> None:
     root = make_shapes(tmp_path / "voc", train=24, val=0)
     photos = photos_of(root)
-    data = photos[0].dataset
+    data = photos[0][0]
     first = small_fcn(tmp_path / "first.safetensors", 21, photos[:8])
     header = replace(HEADERS[21], classes=data.classes, palette=data.palette)
     save_network(tmp_path / "first.safetensors", first, header)

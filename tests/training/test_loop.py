@@ -154,6 +154,8 @@ def test_every_part_of_a_batch_is_shared_out_over_processes(monkeypatch: pytest.
         assert distributed.share(8, 2).tolist() == share
     with pytest.raises(UsageError, match="multiple of 6"):
         distributed.share(8, 3)
+    with pytest.raises(UsageError, match="4 parts of at least 2 crops"):
+        distributed.share(4, 4)
 
 
 def test_validation_counts_every_labelled_pixel_once(shapes: Shapes) -> None:

@@ -11,19 +11,16 @@ from deconvseg.training.plots import draw_curves
 
 
 def test_curves_follow_the_figures(tmp_path: Path) -> None:
-    lines: list[dict[str, float]] = [
-        {"crops": 320 * n, "loss": 3 / n, "learning_rate": 1e-3} for n in range(1, 5)
-    ]
+    lines: list[dict[str, float]] = [{"crops": 320 * n, "loss": 3 / n} for n in range(1, 5)]
     lines += [{"crops": 640, "val_whole_image_miou": 0.4}, {"crops": 1280, "val_whole_image_miou": 0.3}]
     text = "".join(f"{json.dumps(line)}\n" for line in lines) + '{"crops": 1600, "lo'
     (tmp_path / "metrics.jsonl").write_text(text)
     with patch.object(Figure, "savefig", autospec=True, side_effect=Figure.savefig) as save:
         draw_curves(tmp_path / "metrics.jsonl", tmp_path / "curves.png")
-    loss, iou, rate = save.call_args.args[0].axes
+    loss, iou = save.call_args.args[0].axes
     assert loss.lines[0].get_xydata().tolist() == [[320, 3], [640, 1.5], [960, 1], [1280, 0.75]]
     assert iou.lines[0].get_xydata().tolist() == [[640, 40], [1280, 30]]
     assert iou.get_title("right") == "best 40.0 at 640 crops, now 30.0"
-    assert rate.lines[0].get_xydata()[:, 1].tolist() == [1e-3] * 4
     assert Image.open(tmp_path / "curves.png").size == (1080, 900)
 
     # Of little, and of nothing.

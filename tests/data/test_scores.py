@@ -1,18 +1,13 @@
-"""Soft labels: read, checked, cut exactly where the crops are, and learned from."""
+"""Score files: read, checked, made masks, and cut exactly where the crops are."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from torch.nn import functional
 
+from deconvseg.data.scores import cut_scores, load_scores, mask_from_scores
 from deconvseg.errors import DataError
-from deconvseg.training.losses import Losses
-from deconvseg.training.scores import cut_scores, load_scores, mask_from_scores
-
-from .conftest import RECIPE, replace, small_network
 
 CLASSES = ("ground", "left", "right")
 SIZES = torch.tensor([[48, 65], [30, 30]])
@@ -79,31 +74,10 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
 
 
 def test_a_mask_made_of_scores_is_void_where_they_are_unsure(tmp_path: Path) -> None:
-    Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
     probabilities = np.zeros((3, 6, 8))
     probabilities[:, :, :2] = np.array([0.2, 0.4, 0.4])[:, None, None]
     probabilities[2, :, 2:] = 0.9
     path = save(tmp_path / "a.scores.npz", probabilities=probabilities)
-    photo, mask = mask_from_scores(tmp_path / "a.png", path, CLASSES)
-    assert photo.shape == (48, 64, 3) and mask.shape == (48, 64) and mask.dtype == np.uint8
+    mask = mask_from_scores(path, (48, 64), CLASSES)
+    assert mask.shape == (48, 64) and mask.dtype == np.uint8
     assert (mask[:, :10] == 255).all() and (mask[:, 20:] == 2).all()
-
-
-def test_losses_by_hand() -> None:
-    """Soft labels count only where the labels are the photo's own."""
-    torch.manual_seed(0)
-    recipe = replace(RECIPE, presence_weight=0.0)
-    network = small_network(recipe).eval()
-    losses = Losses(network, torch.nn.Linear(8, 2), recipe)
-    inputs, labels = torch.randn(2, 3, 32, 32), torch.randint(0, 3, (2, 32, 32))
-    labels[:, :5] = 255
-    own = labels != 255
-    own[1, 20:] = False
-    soft = torch.rand(2, 3, 32, 32).softmax(1)
-    sums = losses(inputs, labels, own, soft)
-    scores = network(inputs)
-    hard = functional.cross_entropy(scores, labels, ignore_index=255, reduction="sum")
-    each = functional.cross_entropy(scores, soft, reduction="none")
-    torch.testing.assert_close(sums[0], hard)
-    torch.testing.assert_close(sums[2], each[own].sum())
-    assert sums[1] == 0
