@@ -84,26 +84,21 @@ def inspect(
     from deconvseg.remote import opened
 
     pixels = read_photo(opened(photo), max_pixels=max_megapixels * 1_000_000, name=photo)
-    from deconvseg.inspect import compute
+    from deconvseg.inspect import compute, draw
     from deconvseg.weights import network_file
 
+    figures: dict[str, tuple[Any, Any, str]] = {
+        "layers": (compute.inspect_layers, draw.draw_layers, "The decoder of"),
+        "switches": (compute.inspect_switches, draw.draw_switches, "Pooling and unpooling in"),
+        "proposals": (compute.inspect_proposals, draw.draw_proposals, "Proposals labelled by"),
+    }
+    look, drawn, subject = figures[what]
     if crops:
         segmenter_arguments |= {"proposals": 0, "ensemble": "off", "prior": 0.0, "precision": "fp32"}
     segmenter = shared.load_segmenter(segmenter_arguments, quiet=quiet)
-    if crops:
-        look = compute.inspect_layers if what == "layers" else compute.inspect_switches
-        found = look(segmenter, pixels, corners, class_name)
-    else:
-        found = compute.inspect_proposals(segmenter, pixels, proposals)
+    found = look(segmenter, pixels, *((corners, class_name) if crops else (proposals,)))
     weights, fcn = segmenter.weights, str(segmenter.fcn) if segmenter.inference.partner else None
     if output:
-        from deconvseg.inspect import draw
-
-        drawn, subject = {
-            "layers": (draw.draw_layers, "The decoder of"),
-            "switches": (draw.draw_switches, "Pooling and unpooling in"),
-            "proposals": (draw.draw_proposals, "Proposals labelled by"),
-        }[what]
         networks = " and ".join(network_file(name).stem for name in (weights, fcn) if name)
         draw.save(drawn(found, f"{subject} {networks} on {Path(photo).name}"), output)
         if not quiet:
