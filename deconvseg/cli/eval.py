@@ -59,8 +59,6 @@ def evaluate(
         raise UsageError("--predictions, --ablate and --tune-crf exclude each other, --tune-crf --report too")
     if tune_crf != bool(output):
         raise UsageError("--tune-crf needs -o FILE, the tuned copy of the network, and nothing else takes -o")
-    if (ablate or tune_crf) and segmenter_arguments["protocol"] != "default":
-        raise UsageError("--ablate and --tune-crf vary the default protocol; leave --protocol out")
     from deconvseg.evaluation import ablation, run, tune
     from deconvseg.evaluation.report import write_report
     from deconvseg.weights import network_file

@@ -22,8 +22,6 @@ EPILOG = shared.epilog(
     exit_codes="0 done; 1 an unforeseen error; 2 usage, or a photo that cannot be read; 130 interrupted",
 )
 _crop = partial(option, "Layers and switches")
-_COMMON = ("weights", "device", "threads")
-"""Arguments of a Segmenter that layers and switches take; the others are of the way of a photo."""
 
 
 @shared.segmenter_options("proposals")
@@ -60,7 +58,9 @@ def inspect(
     layers and switches look at one crop in 32 bits, and take no options of proposals and postprocessing.
     """
     crops = what != "proposals"
-    useless = {"proposals", *segmenter_arguments} - {*_COMMON} if crops else {"box", "class_name"}
+    useless = {"box", "class_name"}
+    if crops:  # their other arguments are of the way of a photo
+        useless = {"proposals", *segmenter_arguments} - {"weights", "device", "threads"}
     for parameter in context.command.params:
         source = context.get_parameter_source(parameter.name or "")
         if parameter.name in useless and source and source.name == "COMMANDLINE":

@@ -35,14 +35,8 @@ _STYLE: dict[str, Any] = {
     **dict.fromkeys(("axes.labelsize", "font.size", "legend.fontsize", "legend.title_fontsize"), 7.5),
     "axes.titlesize": 8.5,
     "figure.titlesize": 12,
-    "axes.linewidth": 0.6,
-    "axes.titlepad": 4,
     "legend.frameon": False,
-    "legend.borderpad": 0,
     "legend.borderaxespad": 2.0,
-    "legend.handlelength": 3.5,
-    "figure.constrained_layout.hspace": 0.05,
-    "figure.constrained_layout.wspace": 0.03,
     "text.parse_math": False,
     "svg.hashsalt": "deconvseg",
 }
@@ -172,8 +166,7 @@ def draw_proposals(found: Inspection, title: str) -> Figure:
     boxes = [box for box in found.numbers["boxes"] if box["rank"]]
     note = f"{len(boxes)}, squared" if boxes else "none is long enough"
     # Grey and dim, so that coloured lines stand out.
-    dim = (image.mean(2, keepdims=True) * 0.55 + 25).astype(np.uint8).repeat(3, 2)
-    show(place := next(places), dim, "boxes", note)
+    show(place := next(places), image.mean(2), "boxes", note, cmap="gray", vmin=-45, vmax=420)
     scale = np.array([width / found.numbers["width"], height / found.numbers["height"]] * 2)
     _draw_boxes(place, [(np.array(box["box"]) * scale).tolist() for box in boxes])
     before = None
