@@ -59,18 +59,14 @@ def evaluate(
         raise UsageError("--predictions, --ablate and --tune-crf exclude each other, --tune-crf --report too")
     if tune_crf != bool(output):
         raise UsageError("--tune-crf needs -o FILE, the tuned copy of the network, and nothing else takes -o")
-    if (ablate or tune_crf) and segmenter_arguments["protocol"] != "default":
-        raise UsageError("--ablate and --tune-crf vary the default protocol; leave --protocol out")
     from deconvseg.evaluation import ablation, run, tune
     from deconvseg.evaluation.report import write_report
-    from deconvseg.evaluation.summary import summarise
     from deconvseg.weights import network_file
 
     say: Callable[[str], None] = (lambda text: None) if quiet else console.say
     truth = run.open_truth(root, split, limit or (TUNING_SAMPLE if tune_crf else None))
     if len(truth.examples) < truth.photos:
         say(f"a sample: {len(truth.examples)} of the {truth.photos} photos of {split}, evenly spread")
-    weights = None
     if predictions:
         subject = ablation.finished(predictions, truth)
         if any(truth.masks.ids.get(i) != i for i in range(len(truth.classes))):
@@ -83,12 +79,12 @@ def evaluate(
             tuned = tune.tune_crf(segmenter, source, truth, output, workers=workers, progress=say)
             print(json.dumps(tuned, indent=2))
             return console.DONE
-        subject, weights = ablation.network(segmenter, truth, ablate=ablate), segmenter.weights
+        subject = ablation.network(segmenter, truth, ablate=ablate)
     with console.Progress(len(truth.examples), wanted=not quiet) as bar:
         evaluation = run.evaluate(
             subject, truth, folder=report, overwrite=overwrite, workers=workers, progress=bar.move
         )
-    summary = summarise(evaluation, weights)
+    summary = run.summarise(evaluation)
     if report:
         write_report(evaluation, summary, report)
         say(f"report: {report / 'report.html'}")

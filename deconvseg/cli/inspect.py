@@ -22,8 +22,6 @@ EPILOG = shared.epilog(
     exit_codes="0 done; 1 an unforeseen error; 2 usage, or a photo that cannot be read; 130 interrupted",
 )
 _crop = partial(option, "Layers and switches")
-_COMMON = ("weights", "device", "threads")
-"""Arguments of a Segmenter that layers and switches take; the others are of the way of a photo."""
 
 
 @shared.segmenter_options("proposals")
@@ -60,7 +58,9 @@ def inspect(
     layers and switches look at one crop in 32 bits, and take no options of proposals and postprocessing.
     """
     crops = what != "proposals"
-    useless = {"proposals", *segmenter_arguments} - {*_COMMON} if crops else {"box", "class_name"}
+    useless = {"box", "class_name"}
+    if crops:  # their other arguments are of the way of a photo
+        useless = {"proposals", *segmenter_arguments} - {"weights", "device", "threads"}
     for parameter in context.command.params:
         source = context.get_parameter_source(parameter.name or "")
         if parameter.name in useless and source and source.name == "COMMANDLINE":
@@ -84,26 +84,21 @@ def inspect(
     from deconvseg.remote import opened
 
     pixels = read_photo(opened(photo), max_pixels=max_megapixels * 1_000_000, name=photo)
-    from deconvseg.inspect import compute
+    from deconvseg.inspect import compute, draw
     from deconvseg.weights import network_file
 
+    figures: dict[str, tuple[Any, Any, str]] = {
+        "layers": (compute.inspect_layers, draw.draw_layers, "The decoder of"),
+        "switches": (compute.inspect_switches, draw.draw_switches, "Pooling and unpooling in"),
+        "proposals": (compute.inspect_proposals, draw.draw_proposals, "Proposals labelled by"),
+    }
+    look, drawn, subject = figures[what]
     if crops:
         segmenter_arguments |= {"proposals": 0, "ensemble": "off", "prior": 0.0, "precision": "fp32"}
     segmenter = shared.load_segmenter(segmenter_arguments, quiet=quiet)
-    if crops:
-        look = compute.inspect_layers if what == "layers" else compute.inspect_switches
-        found = look(segmenter, pixels, corners, class_name)
-    else:
-        found = compute.inspect_proposals(segmenter, pixels, proposals)
+    found = look(segmenter, pixels, *((corners, class_name) if crops else (proposals,)))
     weights, fcn = segmenter.weights, str(segmenter.fcn) if segmenter.inference.partner else None
     if output:
-        from deconvseg.inspect import draw
-
-        drawn, subject = {
-            "layers": (draw.draw_layers, "The decoder of"),
-            "switches": (draw.draw_switches, "Pooling and unpooling in"),
-            "proposals": (draw.draw_proposals, "Proposals labelled by"),
-        }[what]
         networks = " and ".join(network_file(name).stem for name in (weights, fcn) if name)
         draw.save(drawn(found, f"{subject} {networks} on {Path(photo).name}"), output)
         if not quiet:

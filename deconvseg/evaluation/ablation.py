@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from deconvseg.data.dataset import DataSet, Example, find_pictures, refuse_other_size
 from deconvseg.data.masks import VOID, MaskFormat, read_mask
 from deconvseg.errors import DataError
-from deconvseg.images.read import PhotoPixels, as_photo
+from deconvseg.images.read import as_photo
 from deconvseg.regions import Clock
 from deconvseg.segmenter import Segmenter
 from deconvseg.settings import EnsembleRule
@@ -60,7 +61,8 @@ class Subject:
     settings: Mapping[str, Any]  # everything that can change a label, fit for JSON
     # Labels a photo at every row, in any thread, given its true mask; DataError if the two do not fit.
     label: Callable[[Example, NDArray[np.uint8]], Iterator[Labelling]]
-    predictions: Mapping[str, Path]  # finished ones by the name of the photo; empty for a network
+    weights: str | None = None  # name or file of the network; None for predictions made elsewhere
+    predictions: Mapping[str, Path] = field(default_factory=dict)  # these, by the name of the photo
 
 
 def network(segmenter: Segmenter, data: DataSet, *, ablate: bool = False) -> Subject:
@@ -75,26 +77,29 @@ def network(segmenter: Segmenter, data: DataSet, *, ablate: bool = False) -> Sub
         {full} | (ablated if ablate else set()),
         key=lambda r: (r.proposals is None, r.proposals or 0, r.ensemble, r.crf),
     )
-    others = [row for row in rows if row != full]
+
+    def regions(row: Row) -> tuple[int, EnsembleRule]:
+        """How many, and whether the FCN has a say in which; alike for rows that look at the same."""
+        return row.proposals or 0, segmenter.ensemble if row.ensemble != "off" or row.prior else "off"
 
     def label(example: Example, mask: NDArray[np.uint8]) -> Iterator[Labelling]:
         clock = Clock()
         photo = as_photo(example.image)
         clock.lap("read")
         refuse_other_size(example, (photo.height, photo.width), mask.shape)
-        ((prepared, probabilities),) = segmenter.fuse([segmenter.prepare(photo)])
-        found = segmenter.finish(prepared, probabilities)
+        found = segmenter.segment(photo)
         yield full, found.labels, {**clock.seconds, **found.seconds}
-        # Without the FCN regions come in another order (`Settings.objects` and `candidates`).
-        alone = [row for row in others if row.ensemble == "off" and not row.prior]
-        with_fcn = [row for row in others if row not in alone]
-        if alone:
-            yield from _label_others(segmenter.with_settings(ensemble="off", prior=0.0), alone, photo)
-        if with_fcn:
-            yield from _label_others(segmenter, with_fcn, photo)
+        others = sorted((row for row in rows if row != full), key=regions)
+        for (number, ensemble), alike in groupby(others, regions):
+            prior = segmenter.inference.settings.prior
+            one = segmenter.with_settings(proposals=number, ensemble=ensemble, prior=prior)
+            *_, result = one.inference.step_by_step(one.prepare(photo))
+            for row in alike:
+                probabilities = result.probabilities(row.ensemble)
+                yield row, one.with_settings(crf=row.crf).finish(result.prepared, probabilities).labels, {}
 
     settings = {**segmenter.identity(), "steps": [row.name for row in rows]}
-    return Subject(tuple(rows), full, settings, label, {})
+    return Subject(tuple(rows), full, settings, label, segmenter.weights)
 
 
 def _rows(segmenter: Segmenter) -> tuple[Row, set[Row]]:
@@ -116,25 +121,6 @@ def _rows(segmenter: Segmenter) -> tuple[Row, set[Row]]:
     return full, others | alone | pairs
 
 
-def _label_others(segmenter: Segmenter, others: list[Row], photo: PhotoPixels) -> Iterator[Labelling]:
-    # Fewer regions are the first of more: what looks at the most can label them all.
-    segmenter = segmenter.with_settings(proposals=max(row.proposals or 0 for row in others))
-    prepared = segmenter.prepare(photo)
-    first = int(segmenter.settings.whole_photo)
-    for result in segmenter.inference.step_by_step(prepared):
-        most = len(result.boxes)
-        labels: dict[tuple[str, bool], NDArray[np.uint8]] = {}
-        for row in others:
-            wanted = most if row.proposals is None else min(row.proposals + first, most)
-            if result.done != wanted:
-                continue
-            key = row.ensemble, row.crf
-            if key not in labels:
-                found = result.probabilities(row.ensemble)
-                labels[key] = segmenter.with_settings(crf=row.crf).finish(prepared, found).labels
-            yield row, labels[key], {}
-
-
 def finished(folder: Path, data: DataSet) -> Subject:
     """A folder of label PNGs, ours or another tool's; DataError if one is missing, and when one is unfit."""
     pictures = find_pictures(folder, ".png", suffixes=(".png",))
@@ -153,13 +139,13 @@ def finished(folder: Path, data: DataSet) -> Subject:
             (height, width), (rows, columns) = labels.shape, mask.shape
             truth = f"its true mask {example.mask.name} {columns}x{rows}"
             raise DataError(f"{path}: is {width}x{height} pixels, {truth}; make them one size")
-        if nowhere := int(np.count_nonzero((labels == VOID) & (mask != VOID))):
+        if nowhere := np.count_nonzero((labels == VOID) & (mask != VOID)):
             raise DataError(
-                f"{path}: {nowhere} pixels that count are {VOID}; a prediction names a class for every pixel"
+                f"{path}: {nowhere} pixels that count are {VOID}; a prediction has a class for each"
             )
         yield row, labels, {}
 
-    return Subject((row,), row, {"predictions": str(folder.resolve())}, label, predictions)
+    return Subject((row,), row, {"predictions": str(folder.resolve())}, label, predictions=predictions)
 
 
 def refuse_other_classes(data: DataSet, classes: Sequence[str]) -> None:

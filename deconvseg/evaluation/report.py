@@ -41,13 +41,11 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; white-spa
 caption { text-align: left; padding: .3rem 0; white-space: normal; }
 th, td { padding: .15rem .6rem; text-align: right; font-weight: normal; }
 .bars th:first-child { text-align: left; padding-left: 0; } .full th, .full td { font-weight: 600; }
-.bar { width: 24rem; min-width: 8rem; }
+.bar { width: min(24rem, 30vw); }
 .bar i { display: block; height: .9rem; border: 1px solid var(--faint); }
 .matrix thead span { writing-mode: vertical-rl; transform: rotate(180deg); }
 .matrix td { padding: 0; min-width: 1.85rem; height: 1.75rem; text-align: center; font-size: .75rem;
   background: color-mix(in srgb, #0072b2 var(--depth), Canvas); }
-@media (max-width: 40rem) { th, td { padding: .15rem .3rem; }
-  .bars th:first-child { white-space: normal; min-width: 7.5rem; } .bar { width: 7rem; min-width: 4rem; } }
 """
 ROWS = f"""Per cent, pooled over the same photos, pixels of void left out. Mean IoU is over the classes that
 occur; with other photos of their kind, 95 % of mean IoUs would lie in
@@ -117,8 +115,6 @@ def _page(evaluation: Evaluation, summary: dict[str, Any], ious: Mapping[str, fl
     )
     return f"""<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <title>deconvseg: {escape(setting)} on {escape(split)}</title><style>{STYLE}</style></head><body>
 <h1>Mean IoU {_percent(summary["mean_iou"])} % <small>{escape(setting)}</small></h1>
 <p>{images} of the {of} photos of {escape(split)}{", a sample evenly spread" if images < of else ""}, labelled
@@ -172,10 +168,8 @@ def _pictures(evaluation: Evaluation, ious: Mapping[str, float]) -> Iterator[str
 
 
 def choose(ranking: Sequence[Example]) -> dict[str, Sequence[Example]]:
-    """The first and the last photos of a ranking; all of a short one."""
-    if len(ranking) <= 2 * EACH:
-        return {"Best to worst": ranking}
-    return {"Best": ranking[:EACH], "Worst": ranking[-EACH:]}
+    """The first photos of a ranking, and the last of the others."""
+    return {"Best": ranking[:EACH], "Worst": ranking[EACH:][-EACH:]}
 
 
 def difference(

@@ -98,11 +98,11 @@ def inspect_switches(
 def _stage(found: Trace, number: int, pictures: dict[str, NDArray[Any]]) -> dict[str, Any]:
     """The numbers of a pooling; its pictures are added to `pictures`."""
     before, where = found.encoded[number - 1], found.switches[number - 1]
-    pooled, back = _at(before, where), found.decoded.get(f"unpool{number}")
+    pooled, back = functional.max_pool2d(before, 2), found.decoded.get(f"unpool{number}")
     corners = where // before.shape[-1] % 2 * 2 + where % 2
     maps, active = {"encoded": before, "pooled": pooled, "corners": corners.byte()}, found.means(pooled)
     if back is not None:
-        maps |= {"unpooled": back, "decoded": _at(back, where)}
+        maps |= {"unpooled": back, "decoded": functional.max_pool2d(back, 2)}
         active = active * found.means(back)
     channel = found.driving.get(f"unpool{number}", int(active.argmax()))
     own = {name: map_[channel].cpu().numpy() for name, map_ in maps.items()}
@@ -126,11 +126,6 @@ def _stage(found: Trace, number: int, pictures: dict[str, NDArray[Any]]) -> dict
         "unpooled": back is not None,
         "window": [left, top, left + 2 * side, top + 2 * side],
     }
-
-
-def _at(maps: Tensor, where: Tensor) -> Tensor:
-    """The values (C, h, w) at the switches of maps (C, 2h, 2w)."""
-    return maps.flatten(1).gather(1, where.flatten(1)).view_as(where)
 
 
 def inspect_proposals(segmenter: Segmenter, photo: PhotoPixels, count: int = max(STEPS)) -> Inspection:

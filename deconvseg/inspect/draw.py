@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps, style
@@ -18,9 +17,9 @@ from matplotlib.legend_handler import HandlerTuple
 from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 
-from deconvseg.errors import UsageError
+from deconvseg.files import replacing
 from deconvseg.images.palette import tints
-from deconvseg.images.write import opened, overlay
+from deconvseg.images.write import overlay
 from deconvseg.inspect.compute import Inspection
 from deconvseg.segmentation import Segmentation
 
@@ -36,19 +35,11 @@ _STYLE: dict[str, Any] = {
     **dict.fromkeys(("axes.labelsize", "font.size", "legend.fontsize", "legend.title_fontsize"), 7.5),
     "axes.titlesize": 8.5,
     "figure.titlesize": 12,
-    "axes.linewidth": 0.6,
-    "axes.titlepad": 4,
     "legend.frameon": False,
-    "legend.borderpad": 0,
     "legend.borderaxespad": 2.0,
-    "legend.handlelength": 3.5,
-    "figure.constrained_layout.hspace": 0.05,
-    "figure.constrained_layout.wspace": 0.03,
     "text.parse_math": False,
     "svg.hashsalt": "deconvseg",
 }
-_TAGS = ((0.0, 0), (1.0, 0), (0.0, 1), (1.0, 1), (0.5, 0))
-"""Where in their boxes the ranks 1 to 5 stand, across and down: none over another if boxes share a corner."""
 _KEY = """Pooling keeps the largest value of each 2 x 2 cell and remembers its corner: the switch.
 Unpooling puts the decoder's value back at that corner of the same channel, and 0 at the others."""
 _MEANINGS: dict[str, Any] = {
@@ -56,14 +47,12 @@ _MEANINGS: dict[str, Any] = {
     "corner taken, or part enlarged": {},
     "cell of zeros: its first corner": {"linestyle": ":"},
 }
-_HEADINGS = {
-    1: "encoder, downwards:\nbefore pooling",
-    2: "enlarged, corners taken",
-    3: "after pooling",
-    5: "decoder, upwards:\nbefore unpooling",
-    6: "enlarged, values put back",
-    7: "after unpooling",
+_TITLES = {
+    "encoded": ("encoder before pooling", "enlarged: corners taken", "after pooling"),
+    "decoded": ("decoder before unpooling", "enlarged: values put back", "after unpooling"),
 }
+"""By the map that a half of a row of switches begins with."""
+_NUMBERED = 5  # boxes, the best ones
 
 
 @contextmanager
@@ -109,31 +98,26 @@ def draw_layers(found: Inspection, title: str) -> Figure:
 
 @own_style()
 def draw_switches(found: Inspection, title: str) -> Figure:
-    """Draw a row for each pooling: the encoder left, the decoder that undoes it right."""
-    grid = {"width_ratios": [0.8, 1, 1, 1, 0.3, 1, 1, 1], "height_ratios": [0.65, 1, 1, 1, 1, 1]}
-    figure, axes = panels(6, 8, (13.5, 12.5), title, **grid)
-    show(axes[0, 0], found.pictures["input"], "input")
-    key(axes[0, 1], _KEY, _MEANINGS, columns=3)
-    for row, numbers in enumerate(found.numbers["stages"], 1):
-        axes[row, 0].set_title(f"pooling {row}")
-        axes[row, 0].text(0, 0.97, _described(numbers), va="top", linespacing=1.5)
+    """Draw a row for each pooling: the input, the encoder, and the decoder that undoes it."""
+    figure, axes = panels(5, 7, (13.5, 14), title)
+    for row, numbers in enumerate(found.numbers["stages"]):
+        show(axes[row, 0], found.pictures["input"], f"pooling {row + 1}", _described(numbers))
+        _frame_part(axes[row, 0], numbers)
         _draw_half(axes[row, 1:4], found, numbers, "encoded", "pooled")
         if numbers["unpooled"]:
-            _draw_half(axes[row, 5:], found, numbers, "decoded", "unpooled")
+            _draw_half(axes[row, 4:], found, numbers, "decoded", "unpooled")
         else:
-            axes[row, 5].text(0, 0.5, "No unpooling undoes this pooling:\nthe scores are enlarged instead.")
-    for column, heading in _HEADINGS.items():
-        axes[1, column].set(title=heading, box_aspect=1)
+            axes[row, 4].text(0, 0.5, "No unpooling undoes this pooling:\nthe scores are enlarged instead.")
+    key(figure, _KEY, _MEANINGS, columns=3)
     return figure
 
 
 def _described(numbers: dict[str, Any]) -> str:
     taken = "nothing above 0"
     if numbers["corners"]:
-        a, b, c, d = (f"{100 * share:.0f} %" for share in numbers["corners"].values())
-        taken = f"corners, all channels:\n{a}   {b}\n{c}   {d}"
+        taken = "corners: " + ", ".join(f"{100 * share:.0f}" for share in numbers["corners"].values()) + " %"
     way = f"{numbers['size'][0]} to {numbers['pooled_size'][0]}" + " and back" * numbers["unpooled"]
-    return f"{way}\nchannel {numbers['channel']}\n\n{taken}\n\n{numbers['empty']:.1%} of cells empty"
+    return f"{way}, channel {numbers['channel']}\n{taken}\n{numbers['empty']:.1%} of cells empty"
 
 
 def _draw_half(axes: Any, found: Inspection, numbers: dict[str, Any], *names: str) -> None:
@@ -142,8 +126,11 @@ def _draw_half(axes: Any, found: Inspection, numbers: dict[str, Any], *names: st
     wanted = (*names, "corners", "pooled")
     first, last, corners, pooled = (found.pictures[f"{name}{numbers['stage']}"] for name in wanted)
     large, small = sorted((first, last), key=len, reverse=True)
-    for one, pixels in zip(axes, (first, large[y0:y1, x0:x1], last), strict=True):
-        show(one, pixels, "", vmin=float(pixels.min()))
+    pictures = first, large[y0:y1, x0:x1], last
+    for one, pixels, title in zip(axes, pictures, _TITLES[names[0]], strict=True):
+        show(one, pixels, title, vmin=float(pixels.min()))
+    _frame_part(axes[0], numbers)
+    _frame_part(axes[2], numbers)
     for edge in range(2, y1 - y0, 2):
         axes[1].axvline(edge - 0.5, color="white", linewidth=1.2)
         axes[1].axhline(edge - 0.5, color="white", linewidth=1.2)
@@ -153,10 +140,13 @@ def _draw_half(axes: Any, found: Inspection, numbers: dict[str, Any], *names: st
             line = ":" if pooled[cells][row, column] == 0 else "-"
             x, y = 2 * column + corner % 2 + 0.14, 2 * row + corner // 2 + 0.14
             frame(axes[1], x, y, 0.72, 0.72, linewidth=1.8, linestyle=line)
-    for one, pixels in ((axes[0], first), (axes[2], last)):
-        factor = len(pixels) / len(large)
-        side = (x1 - x0) * factor
-        frame(one, x0 * factor, y0 * factor, side, side, linewidth=1.5)
+
+
+def _frame_part(axes: Axes, numbers: dict[str, Any]) -> None:
+    """Frame the part that is enlarged in a picture of the whole, of any size."""
+    scale = axes.images[0].get_size()[0] / numbers["size"][0]
+    x0, y0, x1, y1 = (place * scale for place in numbers["window"])
+    frame(axes, x0, y0, x1 - x0, y1 - y0, linewidth=1.5)
 
 
 @own_style()
@@ -176,8 +166,7 @@ def draw_proposals(found: Inspection, title: str) -> Figure:
     boxes = [box for box in found.numbers["boxes"] if box["rank"]]
     note = f"{len(boxes)}, squared" if boxes else "none is long enough"
     # Grey and dim, so that coloured lines stand out.
-    dim = (image.mean(2, keepdims=True) * 0.55 + 25).astype(np.uint8).repeat(3, 2)
-    show(place := next(places), dim, "boxes", note)
+    show(place := next(places), image.mean(2), "boxes", note, cmap="gray", vmin=-45, vmax=420)
     scale = np.array([width / found.numbers["width"], height / found.numbers["height"]] * 2)
     _draw_boxes(place, [(np.array(box["box"]) * scale).tolist() for box in boxes])
     before = None
@@ -202,21 +191,18 @@ def _draw_boxes(axes: Axes, boxes: list[list[float]]) -> None:
         left, top = max(x0, inset), max(y0, inset)
         wide, high = min(x1, width - inset) - left, min(y1, height - inset) - top
         colour = colormaps[HEAT](1 - (rank - 1) / max(len(boxes) - 1, 1))
-        frame(axes, left, top, wide, high, colour, linewidth=1.8 if rank <= len(_TAGS) else 0.7)
-        if rank <= len(_TAGS):
-            across, down = _TAGS[rank - 1]
-            place: dict[str, Any] = {"xy": (left - 0.5 + across * wide, top - 0.5 + down * high)}
-            place |= {"xytext": (2 - 4 * across, 4 * down - 2), "textcoords": "offset points"}
-            place |= {"ha": ("left", "center", "right")[round(2 * across)], "va": "bottom" if down else "top"}
+        frame(axes, left, top, wide, high, colour, linewidth=1.8 if rank <= _NUMBERED else 0.7)
+        if rank <= _NUMBERED:  # not at one place of the upper line, should boxes share it
+            place = left + wide * (rank - 0.5) / _NUMBERED
             tag = {"facecolor": colour, "edgecolor": "none", "pad": 1.2}
-            axes.annotate(str(rank), **place, weight="bold", color="black", bbox=tag)
+            axes.text(place, top, str(rank), ha="center", va="top", weight="bold", color="black", bbox=tag)
 
 
-def panels(rows: int, columns: int, size: tuple[float, float], title: str, **grid: Any) -> tuple[Figure, Any]:
+def panels(rows: int, columns: int, size: tuple[float, float], title: str) -> tuple[Figure, Any]:
     """A figure of `size` inches with a title, and its axes (rows, columns), all of them still off."""
     figure = Figure(size, layout="constrained")
     figure.suptitle(printable(title, 100), x=0.04 / size[0], horizontalalignment="left")
-    axes = figure.subplots(rows, columns, squeeze=False, **grid)
+    axes = figure.subplots(rows, columns, squeeze=False)
     for one in axes.flat:
         one.set_axis_off()
     return figure, axes
@@ -237,7 +223,7 @@ def frame(axes: Axes, x: float, y: float, wide: float, high: float, color: Any =
     axes.add_patch(patch).set_clip_on(False)
 
 
-def key(owner: Figure | Axes, lines: str, colours: dict[str, Any], columns: int) -> None:
+def key(figure: Figure, lines: str, colours: dict[str, Any], columns: int) -> None:
     """Write lines of text, and below what colours, names of colour maps or options of a frame mean."""
 
     def handle(what: Any) -> Any:
@@ -247,35 +233,27 @@ def key(owner: Figure | Axes, lines: str, colours: dict[str, Any], columns: int)
             return tuple(Patch(color=colour) for colour in colormaps[what](np.linspace(0, 1, 24)))
         return Patch(color=what)
 
-    outside = isinstance(owner, Figure)
-    legend = owner.legend(
+    legend = figure.legend(
         [handle(what) for what in colours.values()],
         [printable(meaning) for meaning in colours],
-        title="\n" * outside + lines,  # a line of space to the captions
+        title="\n" + lines,  # a line of space to the captions
         ncols=columns,
         handler_map={tuple: HandlerTuple(None, pad=0)},
-        loc="outside lower left" if outside else "upper left",
+        loc="outside lower left",
         alignment="left",
     )
     legend.get_title().set_multialignment("left")
-    legend.set_in_layout(outside)
 
 
-def save(figure: Figure, target: Path | BinaryIO) -> None:
-    """Write the figure: to a path in the format of its name, to a stream as PNG.
+def save(figure: Figure, target: Path) -> None:
+    """Write the figure in the format of its name.
 
-    Raises a UsageError if matplotlib does not write this format, an OutputError if it cannot be written.
+    Raises ValueError if matplotlib does not write this format, an OutputError if it cannot be written.
     """
-    kind = target.suffix[1:].lower() if isinstance(target, Path) else "png"
+    kind = target.suffix[1:].lower()
     tight: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.25, "transparent": True}
-    encoded = io.BytesIO()
-    try:
-        with own_style():
-            figure.savefig(encoded, format=kind, dpi=150, metadata=_METADATA.get(kind), **tight)
-    except ValueError as error:
-        raise UsageError(f"{target}: {error}; give the figure another name") from error
-    with opened(target) as stream:
-        stream.write(encoded.getbuffer())
+    with own_style(), replacing(target) as stream:
+        figure.savefig(stream, format=kind, dpi=150, metadata=_METADATA.get(kind), **tight)
 
 
 def printable(text: str, most: int = 48) -> str:

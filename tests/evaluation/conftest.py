@@ -13,8 +13,7 @@ from deconvseg.data.dataset import Example
 from deconvseg.data.masks import VOID
 from deconvseg.evaluation.ablation import Labelling, Row, Subject
 from deconvseg.evaluation.report import write_report
-from deconvseg.evaluation.run import Truth, evaluate, open_truth
-from deconvseg.evaluation.summary import summarise
+from deconvseg.evaluation.run import Truth, evaluate, open_truth, summarise
 
 from ..conftest import make_shapes
 
@@ -39,7 +38,7 @@ def shifted(aside: int, labelled: list[str]) -> Subject:
         yield FULL, np.roll(np.where(mask == VOID, 0, mask), aside, axis=1), {"network": 1.0, "crf": 0.25}
         yield Row(0), np.zeros_like(mask), {}
 
-    return Subject((Row(0), FULL), FULL, {"aside": aside}, label, {})
+    return Subject((Row(0), FULL), FULL, {"aside": aside}, label, "<b>shifted</b>")
 
 
 @pytest.fixture
@@ -56,5 +55,5 @@ def subject(labelled: list[str]) -> Subject:
 def report(truth: Truth, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     evaluation = evaluate(shifted(3, []), truth, folder=folder)
-    write_report(evaluation, summarise(evaluation, "<b>shifted</b>"), folder)
+    write_report(evaluation, summarise(evaluation), folder)
     return folder

@@ -14,8 +14,7 @@ from PIL import Image
 from deconvseg.data.dataset import Example
 from deconvseg.evaluation.ablation import Subject
 from deconvseg.evaluation.report import BLUE, ORANGE, PURPLE, choose, difference, write_report
-from deconvseg.evaluation.run import REPORT_FILES, Truth, evaluate
-from deconvseg.evaluation.summary import summarise
+from deconvseg.evaluation.run import REPORT_FILES, Truth, evaluate, summarise
 
 
 def test_the_files_agree(report: Path, truth: Truth) -> None:
@@ -68,7 +67,7 @@ def test_the_page_is_well_formed_and_needs_nothing(report: Path) -> None:
 
 def test_without_predictions_there_is_no_gallery(truth: Truth, subject: Subject, tmp_path: Path) -> None:
     evaluation = evaluate(subject, truth)
-    write_report(evaluation, summarise(evaluation, "shifted"), tmp_path)
+    write_report(evaluation, summarise(evaluation), tmp_path)
     assert not Page((tmp_path / "report.html").read_text()).images
 
 

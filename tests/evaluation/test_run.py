@@ -15,8 +15,7 @@ from deconvseg.errors import DataError, UsageError
 from deconvseg.evaluation.ablation import Row, Subject, finished, network
 from deconvseg.evaluation.counts import confusion_matrix, confusion_of
 from deconvseg.evaluation.report import write_report
-from deconvseg.evaluation.run import PREDICTIONS, Truth, evaluate, open_truth, workers_for
-from deconvseg.evaluation.summary import summarise
+from deconvseg.evaluation.run import PREDICTIONS, Truth, evaluate, open_truth, summarise, workers_for
 from deconvseg.evaluation.tune import search
 from deconvseg.images.palette import palette_for
 from deconvseg.segmenter import Segmenter
@@ -97,11 +96,15 @@ def test_a_folder_that_is_not_empty_is_overwritten_if_asked_for_alone(
     assert not labelled and page.exists()
     evaluate(subject, truth, folder=tmp_path, overwrite=True)
     assert len(labelled) == 6 and other.exists() and not page.exists()
+    page.touch()
+    evaluate(subject, replace(truth, examples=truth.examples[:2]), folder=tmp_path, overwrite=True)
+    names = [f"{example.name}.png" for example in truth.examples[:2]]
+    assert sorted(path.name for path in (tmp_path / PREDICTIONS).iterdir()) == names
 
 
 def test_predictions_of_a_run_score_as_the_run(truth: Truth, report: Path) -> None:
     ran = json.loads((report / "report.json").read_text())
-    read = summarise(evaluate(finished(report / PREDICTIONS, truth), truth), None)
+    read = summarise(evaluate(finished(report / PREDICTIONS, truth), truth))
     for key in ("confusion", "mean_iou", "boundary_f", "per_class_iou", "sizes"):
         assert read[key] == ran[key]
     assert read["setting"] == "predictions"
@@ -116,7 +119,7 @@ def test_the_truth_scores_one_against_itself_and_void_nothing(shapes: Path, tmp_
         mask[30:33] = 255
         Image.fromarray(mask).save(example.mask)
     subject = finished(truth.examples[0].mask.parent, truth)
-    figures = summarise(evaluate(subject, truth), None)
+    figures = summarise(evaluate(subject, truth))
     assert figures["mean_iou"] == figures["boundary_f"] == 1
     assert figures["voc_mean_iou"] == pytest.approx(3 / 21)
     Image.fromarray(np.full_like(mask, 255)).save(example.mask)
@@ -177,7 +180,7 @@ def test_a_photo_of_another_size_is_found(truth: Truth, tiny_network: Path, tmp_
         evaluate(network(Segmenter(tiny_network, proposals=0, **EXACT), one), one)
     evaluation = evaluate(finished(truth.examples[0].mask.parent, one), one)
     with pytest.raises(DataError, match="they must agree"):
-        write_report(evaluation, summarise(evaluation, None), tmp_path)
+        write_report(evaluation, summarise(evaluation), tmp_path)
     assert (tmp_path / "per_image.csv").exists()
 
 
