@@ -13,7 +13,6 @@ from torch.nn import functional
 from deconvseg.errors import UsageError
 
 STRIDE = 32  # pixels a cell of the last of five 2x2 poolings
-MAX_LAYERS, MAX_CLASSES = 200, 255
 Network = TypeVar("Network", bound="SegmentationNetwork")
 Chain = list[tuple[nn.Module, str]]
 """Units with nothing but pooling between them: the module each is in, and its name there."""
@@ -45,8 +44,8 @@ class SegmentationNetwork(nn.Module):
             raise ValueError("widths and encoder_convs take five entries, decoder_convs one to five")
         if min(*(n for n in own.values() if type(n) is int), *widths, *encoder, *decoder) < 1:
             raise ValueError("every width and count must be at least 1")
-        if not 2 <= own["classes"] <= MAX_CLASSES or sum(encoder) + sum(decoder) > MAX_LAYERS:
-            raise ValueError(f"classes must be 2 to {MAX_CLASSES}, layers at most {MAX_LAYERS}")
+        if not 2 <= own["classes"] <= 255:
+            raise ValueError("classes must be 2 to 255")
         self.dropout = own.get("dropout", 0.0)
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout {self.dropout} is not a share below 1")
@@ -133,11 +132,6 @@ def replace_classes(network: Network, classes: int) -> Network:
     kept = {name: tensor for name, tensor in state if "score" not in name or ".norm." in name}
     kept.pop("doubt", None)
     return rebuilt(network, kept, classes=classes)
-
-
-def resized_kernel(weight: Tensor, side: int) -> Tensor:
-    """Kernels (..., k, k) interpolated to side x side."""
-    return functional.interpolate(weight.float(), side, mode="bilinear", align_corners=True).to(weight.dtype)
 
 
 @torch.no_grad()
