@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import gzip
 import sys
-from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -97,7 +96,7 @@ def train_edges(
 
 
 def train_forest(dataset: DataSet, trees: int = TREES, windows: int = WINDOWS) -> Forest:
-    """Train trees, each on up to so many windows, with 8 KB of memory for each: the same photos give the
+    """Train trees, each on up to so many windows, with 9 KB of memory for each: the same photos give the
     same forest. Raises DataError if the photos have no outlines."""
     forest = []
     for number in range(trees):
@@ -240,7 +239,7 @@ def write_forest(forest: Forest, path: Path, votes: int = VOTES) -> None:
         "featureIds": [[node.feature for node in tree] for tree in padded],
         "thresholds": [[node.threshold for node in tree] for tree in padded],
         "edgeBoundaries": [np.cumsum([0, *map(len, edges)])],  # the edges of a node among those of all
-        "edgeBins": [list(chain.from_iterable(edges))],
+        "edgeBins": [[edge for one in edges for edge in one]],
     }
     options = GEOMETRY | {"numberOfTrees": len(forest), "numberOfTreesToEvaluate": votes}
     lines = ["%YAML:1.0", "---", "options:", *(f"   {name}: {value}" for name, value in options.items())]

@@ -29,6 +29,7 @@ class SegmentationNetwork(nn.Module):
     architecture: ClassVar[str]  # its name in network files
     sees_whole_photo: ClassVar[bool] = False  # of any size; else square crops of its regions
     tells_classes: ClassVar[bool] = False  # whether its code is scores of which classes the photo shows
+    heads: ClassVar[tuple[str, ...]] = ()  # units besides the encoder's and a decoder's for 8-bit numbers
     doubt: Tensor  # (classes,) if it is: the chance of each at which the prior leaves its pixels as they are
     arguments: dict[str, Any]  # what its constructor was given, fit for JSON
     side: int  # a whole photo enters with its longer side scaled to this many pixels
@@ -67,7 +68,9 @@ class SegmentationNetwork(nn.Module):
 
     def chains(self) -> list[Chain]:
         """The units that 8-bit numbers can go through, those together that feed one another."""
-        return [[(stage, name) for stage in self.encoder for name, _ in stage.named_children()]]
+        encoder = [(stage, name) for stage in self.encoder for name, _ in stage.named_children()]
+        heads: list[Chain] = [[(self, name)] for name in self.heads]
+        return [encoder, *heads]
 
     def drop(self, features: Tensor) -> Tensor:
         """Features of fc6 or fc7 with dropout in training; the same ones otherwise."""

@@ -26,8 +26,6 @@ Layers = dict[str, list[NDArray[np.float32]]]
 
 CAFFE_MEAN_RGB = (122.67891434, 116.66876762, 104.00698793)
 """What DeconvNet's and FCN-8s's scripts subtract from a photo (`inference/util/preprocess_image_bb.m`)."""
-_ZOO = {"side": 500, "padding": 100}
-"""DeconvNet's scripts pad a photo to 500 x 500; `fcn-8s-pascal` pads its first convolution by 100 pixels."""
 
 _FCN_NAMES = {
     "score_fr": ("score_fr", "score-fr", "score59"),
@@ -74,8 +72,7 @@ def convert_caffemodel(source: Path, target: Path, storage: Storage = "float16")
     labels = network.arguments["classes"]
     others = ("background", *(f"class{i}" for i in range(1, labels)))
     classes = VOC_CLASSES if labels == len(VOC_CLASSES) else others
-    training = {"source": source.name}
-    header = NetworkHeader(classes, palette_for(labels), CAFFE_MEAN_RGB, training=training)
+    header = NetworkHeader(classes, palette_for(labels), CAFFE_MEAN_RGB, training={"source": source.name})
     save_network(target, network, header, storage)
     return f"{about}, {labels} labels"
 
@@ -101,7 +98,8 @@ def _deconvnet(layers: Layers, folded: bool) -> SegmentationNetwork:
 def _fcn8s(layers: Layers) -> SegmentationNetwork:
     theirs = {ours: next((n for n in names if n in layers), names[0]) for ours, names in _FCN_NAMES.items()}
     sizes = {**_sizes(layers, theirs["score_fr"]), "head_kernel": _kernel(layers, "fc6")[2]}
-    network = build_network("fcn8s", {**sizes, **_ZOO})
+    # DeconvNet's scripts pad a photo to 500 x 500; `fcn-8s-pascal` pads its first convolution by 100 pixels.
+    network = build_network("fcn8s", {**sizes, "side": 500, "padding": 100})
     # What an enlarger adds to all its output, the scores that are added to that output can bring along.
     for ours, score in (("upscore2", "score_pool4"), ("upscore_pool4", "score_pool3")):
         enlarger, scores = layers.get(theirs[ours], []), layers.get(theirs[score], [])

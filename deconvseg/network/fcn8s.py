@@ -11,7 +11,6 @@ from torch.nn import functional
 
 from deconvseg.network.base import (
     STRIDE,
-    Chain,
     SegmentationNetwork,
     fold_into_next,
     pool,
@@ -31,6 +30,7 @@ class FCN8s(SegmentationNetwork):
 
     architecture = "fcn8s"
     sees_whole_photo = True
+    heads = "fc6", "score_pool4", "score_pool3"
 
     def __init__(
         self,
@@ -110,11 +110,6 @@ class FCN8s(SegmentationNetwork):
                 fold_into_next(score.norm, score.conv)
                 del score.norm
         super().fold()
-
-    def chains(self) -> list[Chain]:
-        """See the base."""
-        heads: list[Chain] = [[(self, name)] for name in ("fc6", "score_pool4", "score_pool3")]
-        return super().chains() + heads
 
 
 def start_from_deconvnet(network: FCN8s, source: DeconvNet) -> None:

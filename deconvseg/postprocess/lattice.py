@@ -32,9 +32,8 @@ class Lattice:
         corners, keys, strides = _numbered(base, rank)
         self._neighbours = _neighbours(keys, strides)
         # One row for each point; the column after the corners' is nothing's, see `_neighbours`.
-        rows, count = corners.shape
-        starts = np.arange(0, rows * count + 1, count, dtype=np.int32)
-        self._matrix = csr_matrix((weights.ravel(), corners.ravel(), starts), (rows, len(keys) + 1))
+        starts = np.arange(0, corners.size + 1, corners.shape[1], dtype=np.int32)
+        self._matrix = csr_matrix((weights.ravel(), corners.ravel(), starts), (len(corners), len(keys) + 1))
 
     def spread(self, values: Floats, total: Floats | None = None) -> Floats:
         """The first half of sums over all points, weighted by the kernel: float32 (N, C) to (M + 1, C), the
