@@ -9,11 +9,11 @@ import numpy as np
 import pycocotools.mask as mask_api
 import pytest
 import torch
-from edge_forest import Forest
 from hypothesis import settings
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from pycocotools.coco import COCO
+from train_edges import Forest, Node
 
 from deconvseg.images.palette import VOC_CLASSES, palette_for
 from deconvseg.network.base import SegmentationNetwork
@@ -136,17 +136,14 @@ def describe(root: Path, **splits: str | list[str]) -> Path:
 @pytest.fixture(scope="session")
 def hand_made_forest() -> Forest:
     """Eight different full trees of depth 3 that use all kinds of features."""
-    inner, nodes = 7, 15
     rng = np.random.default_rng(5)
-    childs = np.zeros((8, nodes), np.int32)
-    childs[:, :inner] = 2 * np.arange(inner) + 2
-    feature_ids = np.zeros_like(childs)
-    feature_ids[:, :inner] = rng.integers(0, 7228, (8, inner))
-    thresholds = np.zeros((8, nodes), np.float32)
-    single = feature_ids[:, :inner] < 3328
-    thresholds[:, :inner] = np.where(single, rng.uniform(0, 0.6, (8, inner)), rng.normal(0, 0.02, (8, inner)))
-    counts = np.zeros((8, nodes), np.int64)
-    counts[:, inner:] = rng.integers(1, 40, (8, nodes - inner))
-    leaves = [np.sort(rng.permutation(256)[:count]) for count in counts.reshape(-1)]
-    boundaries = np.concatenate((np.zeros(1, np.int64), np.cumsum(counts)))
-    return Forest(childs, feature_ids, thresholds, boundaries, np.concatenate(leaves).astype(np.int32), 4)
+
+    def inner(number: int) -> Node:
+        feature = int(rng.integers(7228))
+        threshold = rng.uniform(0, 0.6) if feature < 3328 else rng.normal(0, 0.02)
+        return Node(2 * number + 2, feature, np.float32(threshold))
+
+    def leaf() -> Node:
+        return Node(edges=tuple(rng.permutation(256)[: rng.integers(1, 40)].tolist()))
+
+    return [[*map(inner, range(7)), *(leaf() for _ in range(8))] for _ in range(8)]

@@ -11,9 +11,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from edge_forest import Forest
 from PIL import Image
-from train_edges import write_forest
+from train_edges import Forest, write_forest
 
 import deconvseg.segmenter
 import deconvseg.weights
@@ -198,7 +197,7 @@ def test_networks_and_forests_are_known_by_their_content(
     options: dict[str, Any] = {"forest": forest, "proposals": 5, "min_side": 20}
     segmenter = Segmenter(tiny_network, **options)
     edges, before = segmenter.edges(photo(90, 140)), segmenter.settings_hash()
-    write_forest(replace(hand_made_forest, trees_evaluated=1), forest)
+    write_forest(hand_made_forest, forest, votes=1)
     assert segmenter.settings_hash() == before
     later = Segmenter(tiny_network, **options)
     assert np.abs(later.edges(photo(90, 140)) - edges).max() > 0.01

@@ -13,7 +13,6 @@ from torch.nn import functional
 from deconvseg.errors import UsageError
 
 STRIDE = 32  # pixels a cell of the last of five 2x2 poolings
-MAX_LAYERS, MAX_CLASSES = 200, 255
 Network = TypeVar("Network", bound="SegmentationNetwork")
 Chain = list[tuple[nn.Module, str]]
 """Units with nothing but pooling between them: the module each is in, and its name there."""
@@ -30,6 +29,7 @@ class SegmentationNetwork(nn.Module):
     architecture: ClassVar[str]  # its name in network files
     sees_whole_photo: ClassVar[bool] = False  # of any size; else square crops of its regions
     tells_classes: ClassVar[bool] = False  # whether its code is scores of which classes the photo shows
+    heads: ClassVar[tuple[str, ...]] = ()  # units besides the encoder's and a decoder's for 8-bit numbers
     doubt: Tensor  # (classes,) if it is: the chance of each at which the prior leaves its pixels as they are
     arguments: dict[str, Any]  # what its constructor was given, fit for JSON
     side: int  # a whole photo enters with its longer side scaled to this many pixels
@@ -45,8 +45,8 @@ class SegmentationNetwork(nn.Module):
             raise ValueError("widths and encoder_convs take five entries, decoder_convs one to five")
         if min(*(n for n in own.values() if type(n) is int), *widths, *encoder, *decoder) < 1:
             raise ValueError("every width and count must be at least 1")
-        if not 2 <= own["classes"] <= MAX_CLASSES or sum(encoder) + sum(decoder) > MAX_LAYERS:
-            raise ValueError(f"classes must be 2 to {MAX_CLASSES}, layers at most {MAX_LAYERS}")
+        if not 2 <= own["classes"] <= 255:
+            raise ValueError("classes must be 2 to 255")
         self.dropout = own.get("dropout", 0.0)
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout {self.dropout} is not a share below 1")
@@ -68,7 +68,9 @@ class SegmentationNetwork(nn.Module):
 
     def chains(self) -> list[Chain]:
         """The units that 8-bit numbers can go through, those together that feed one another."""
-        return [[(stage, name) for stage in self.encoder for name, _ in stage.named_children()]]
+        encoder = [(stage, name) for stage in self.encoder for name, _ in stage.named_children()]
+        heads: list[Chain] = [[(self, name)] for name in self.heads]
+        return [encoder, *heads]
 
     def drop(self, features: Tensor) -> Tensor:
         """Features of fc6 or fc7 with dropout in training; the same ones otherwise."""
@@ -133,11 +135,6 @@ def replace_classes(network: Network, classes: int) -> Network:
     kept = {name: tensor for name, tensor in state if "score" not in name or ".norm." in name}
     kept.pop("doubt", None)
     return rebuilt(network, kept, classes=classes)
-
-
-def resized_kernel(weight: Tensor, side: int) -> Tensor:
-    """Kernels (..., k, k) interpolated to side x side."""
-    return functional.interpolate(weight.float(), side, mode="bilinear", align_corners=True).to(weight.dtype)
 
 
 @torch.no_grad()

@@ -26,8 +26,6 @@ Layers = dict[str, list[NDArray[np.float32]]]
 
 CAFFE_MEAN_RGB = (122.67891434, 116.66876762, 104.00698793)
 """What DeconvNet's and FCN-8s's scripts subtract from a photo (`inference/util/preprocess_image_bb.m`)."""
-_ZOO = {"side": 500, "padding": 100}
-"""DeconvNet's scripts pad a photo to 500 x 500; `fcn-8s-pascal` pads its first convolution by 100 pixels."""
 
 _FCN_NAMES = {
     "score_fr": ("score_fr", "score-fr", "score59"),
@@ -58,7 +56,7 @@ def convert_caffemodel(source: Path, target: Path, storage: Storage = "float16")
     layers, folded = read_caffemodel(source)
     try:
         if "fc6-deconv" in layers:
-            about, network = _deconvnet(layers, folded)
+            about, network = "DeconvNet", _deconvnet(layers, folded)
         elif any(name in layers for name in _FCN_NAMES["score_pool3"]):
             about, network = "FCN-8s", _fcn8s(layers)
         elif "conv5_1" in layers:
@@ -74,21 +72,19 @@ def convert_caffemodel(source: Path, target: Path, storage: Storage = "float16")
     labels = network.arguments["classes"]
     others = ("background", *(f"class{i}" for i in range(1, labels)))
     classes = VOC_CLASSES if labels == len(VOC_CLASSES) else others
-    training = {"source": source.name}
-    header = NetworkHeader(classes, palette_for(labels), CAFFE_MEAN_RGB, training=training)
+    header = NetworkHeader(classes, palette_for(labels), CAFFE_MEAN_RGB, training={"source": source.name})
     save_network(target, network, header, storage)
     return f"{about}, {labels} labels"
 
 
-def _deconvnet(layers: Layers, folded: bool) -> tuple[str, SegmentationNetwork]:
+def _deconvnet(layers: Layers, folded: bool) -> SegmentationNetwork:
     if not folded:
         raise ValueError("it is of a training stage, and its BatchNorm has no statistics yet")
     score = next((name for name in layers if name.startswith("seg-score")), "seg-score-voc")
     deepest_first = _counts(layers, "deconv")[::-1]
     decoder = deepest_first[: (*deepest_first, 0).index(0)]
-    side = STRIDE * _kernel(layers, "fc6")[2]
-    sizes = {**_sizes(layers, score), "crop_size": side, "decoder_convs": decoder}
-    network = build_network("deconvnet", sizes)
+    sizes = {"crop_size": STRIDE * _kernel(layers, "fc6")[2], "decoder_convs": decoder}
+    network = build_network("deconvnet", {**_sizes(layers, score), **sizes})
     tensors = _tensors(layers, network.state_dict(), {"fc6_deconv": "fc6-deconv", "seg_score": score})
     for name, module in network.named_modules():
         if isinstance(module, nn.BatchNorm2d):  # one that is folded only scales and shifts
@@ -96,13 +92,14 @@ def _deconvnet(layers: Layers, folded: bool) -> tuple[str, SegmentationNetwork]:
             tensors[f"{name}.running_var"] = torch.ones(module.num_features) - module.eps
             tensors[f"{name}.num_batches_tracked"] = torch.tensor(0)
     network.load_state_dict(tensors, assign=True)
-    return f"DeconvNet, BatchNorm folded, crops of {side} x {side} pixels", network
+    return network
 
 
 def _fcn8s(layers: Layers) -> SegmentationNetwork:
     theirs = {ours: next((n for n in names if n in layers), names[0]) for ours, names in _FCN_NAMES.items()}
     sizes = {**_sizes(layers, theirs["score_fr"]), "head_kernel": _kernel(layers, "fc6")[2]}
-    network = build_network("fcn8s", {**sizes, **_ZOO})
+    # DeconvNet's scripts pad a photo to 500 x 500; `fcn-8s-pascal` pads its first convolution by 100 pixels.
+    network = build_network("fcn8s", {**sizes, "side": 500, "padding": 100})
     # What an enlarger adds to all its output, the scores that are added to that output can bring along.
     for ours, score in (("upscore2", "score_pool4"), ("upscore_pool4", "score_pool3")):
         enlarger, scores = layers.get(theirs[ours], []), layers.get(theirs[score], [])
@@ -186,17 +183,12 @@ def read_caffemodel(path: Path) -> tuple[Layers, bool]:
         lists = _fields(memoryview(path.read_bytes()))
         for kind, (name, top, blob, norm) in _LISTS.items():
             for layer in map(_fields, lists[kind]):
-                if arrays := [_array(message) for message in layer[blob]]:
-                    (given,) = layer[name] or [b""]
-                    called = bytes(given[:200]).decode(errors="replace")
-                    if called in layers:
-                        raise ValueError(f"two layers with weights are named {called!r}")
-                    layers[called] = arrays
+                if layer[blob]:
+                    (called,) = layer[name]
+                    layers[str(called, "utf-8")] = [_array(message) for message in layer[blob]]
                     # Only what the authors' `BN_make_INFERENCE_script.py` saves gives out mean and variance.
                     folded |= any(_fields(one)[_BN_MODE] == [_BN_INFERENCE] for one in layer[norm])
                     folded |= len(layer[top]) == 3
-        if not layers:
-            raise ValueError("it holds no layer with weights")
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, TypeError, IndexError) as damage:  # what a field of another kind leads to
@@ -206,13 +198,11 @@ def read_caffemodel(path: Path) -> tuple[Layers, bool]:
 
 def _array(message: memoryview) -> NDArray[np.float32]:
     fields = _fields(message)
-    pieces = fields[_NUMBERS]
-    if len(pieces) != 1 or not pieces[0]:
-        raise ValueError(f"the numbers of an array come in {len(pieces)} pieces, or there are none")
+    (numbers,) = fields[_NUMBERS]
     shape = [size for whole in fields[_SHAPE] for packed in _fields(whole)[1] for size in _varints(packed)]
     if any(fields[axis] for axis in _SIZES):  # Caffe lets the old description win, too
         shape = [(fields[axis] or [1])[-1] for axis in _SIZES]
-    return np.frombuffer(pieces[0], "<f4").reshape(shape)
+    return np.frombuffer(numbers, "<f4").reshape(shape)
 
 
 def _fields(message: memoryview) -> defaultdict[int, list[Any]]:
@@ -242,11 +232,7 @@ def _varints(message: memoryview) -> Iterator[int]:
 
 def _varint(message: memoryview, at: int) -> tuple[int, int]:
     """An integer of seven bits a byte, lowest first, and where the next thing begins."""
-    value = 0
-    for shift in range(0, 70, 7):
-        byte = message[at]
-        at += 1
-        value |= (byte & 127) << shift
-        if byte < 128:
-            return value, at
-    raise ValueError("a number has over 64 bits")
+    size = 1
+    while message[at + size - 1] & 128:
+        size += 1
+    return sum((byte & 127) << 7 * place for place, byte in enumerate(message[at : at + size])), at + size

@@ -22,7 +22,6 @@ from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.deconvnet import DeconvNet
 from deconvseg.network.fcn import FCN
 from deconvseg.network.fcn8s import FCN8s
-from deconvseg.network.int8 import layers
 
 Storage = Literal["float32", "float16", "int8"]
 
@@ -113,10 +112,6 @@ def describe_network(path: Path) -> tuple[SegmentationNetwork, NetworkHeader]:
         names, labels = header.classes, network.arguments["classes"]
         if not len(names) == len(set(names)) == len(header.palette) == labels:
             raise ValueError(f"{len(set(names))} names and {len(header.palette)} colours for {labels} labels")
-        if not document.get("statistics", True):  # as earlier versions converted training stages
-            raise ValueError("a BatchNorm without statistics")
-        if header.ranges and set(header.ranges) != set(layers(network)):
-            raise ValueError("ranges of other layers")
     return network.eval(), header
 
 
@@ -130,8 +125,6 @@ def load_network(path: Path) -> tuple[SegmentationNetwork, NetworkHeader]:
     wanted, found = ({(name, t.shape) for name, t in s.items()} for s in (network.state_dict(), state))
     if wrong := sorted({name for name, _ in wanted ^ found})[:5]:
         raise WeightsError(f"{path}: tensors missing, left over or of the wrong shape: {', '.join(wrong)}")
-    if broken := [name for name, t in state.items() if not torch.stack(t.aminmax()).isfinite().all()]:
-        raise WeightsError(f"{path}: weights that are not numbers: {', '.join(broken[:5])}; train it again")
     network.load_state_dict(state, assign=True)
     return network, header
 

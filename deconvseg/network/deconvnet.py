@@ -14,7 +14,6 @@ from deconvseg.network.base import (
     fold_into_next,
     pool_with_switches,
     rebuilt,
-    resized_kernel,
     unit,
     unpool,
     vgg_encoder,
@@ -121,7 +120,8 @@ def resize_bottleneck(network: DeconvNet, crop_size: int) -> DeconvNet:
     # fc6 sums over its kernel, and the sum is to keep its magnitude; fc6-deconv paints one value a cell.
     for layer, gain in (("fc6", (network.crop_size / crop_size) ** 2), ("fc6_deconv", 1.0)):
         name = f"{layer}.conv.weight"
-        state[name] = gain * resized_kernel(state[name], cells)
+        kernel = functional.interpolate(state[name], cells, mode="bilinear", align_corners=True)
+        state[name] = gain * kernel
     return rebuilt(network, state, crop_size=crop_size)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deconvseg.network.base import Chain, SegmentationNetwork, pool, unit, vgg_encoder
+from deconvseg.network.base import SegmentationNetwork, pool, unit, vgg_encoder
 
 CELL = 16  # pixels a cell of conv5_3; photos get a border of the mean colour up to whole cells
 
@@ -23,6 +23,7 @@ class FCN(SegmentationNetwork):
     architecture = "fcn"
     sees_whole_photo = True
     tells_classes = True
+    heads = "conv6", "conv7", "conv8", "skip", "join"
 
     def __init__(
         self,
@@ -96,8 +97,3 @@ class FCN(SegmentationNetwork):
         cells, presence = self.cells_and_presence(self.fine_features(images))
         scores = functional.interpolate(cells, scale_factor=8.0, mode="bilinear")
         return scores[..., :height, :width], presence
-
-    def chains(self) -> list[Chain]:
-        """See the base."""
-        heads: list[Chain] = [[(self, name)] for name in ("conv6", "conv7", "conv8", "skip", "join")]
-        return super().chains() + heads

@@ -11,15 +11,13 @@ from torch.nn import functional
 
 from deconvseg.network.base import (
     STRIDE,
-    Chain,
     SegmentationNetwork,
     fold_into_next,
     pool,
-    resized_kernel,
     unit,
     vgg_encoder,
 )
-from deconvseg.network.deconvnet import DeconvNet
+from deconvseg.network.deconvnet import DeconvNet, resize_bottleneck
 
 
 class FCN8s(SegmentationNetwork):
@@ -32,6 +30,7 @@ class FCN8s(SegmentationNetwork):
 
     architecture = "fcn8s"
     sees_whole_photo = True
+    heads = "fc6", "score_pool4", "score_pool3"
 
     def __init__(
         self,
@@ -112,11 +111,6 @@ class FCN8s(SegmentationNetwork):
                 del score.norm
         super().fold()
 
-    def chains(self) -> list[Chain]:
-        """See the base."""
-        heads: list[Chain] = [[(self, name)] for name in ("fc6", "score_pool4", "score_pool3")]
-        return super().chains() + heads
-
 
 def start_from_deconvnet(network: FCN8s, source: DeconvNet) -> None:
     """Copy a trained DeconvNet's encoder, which must be alike, and fc6 and fc7, if they are alike."""
@@ -124,16 +118,12 @@ def start_from_deconvnet(network: FCN8s, source: DeconvNet) -> None:
     if source.arguments["encoder_norm"] or any(source.arguments[k] != network.arguments[k] for k in same):
         raise ValueError("the encoder of the DeconvNet has other layers")
     network.encoder.load_state_dict(source.encoder.state_dict())
-    if not network.arguments["norm"] or source.arguments["bottleneck"] != network.arguments["bottleneck"]:
-        return
-    assert source.bottleneck_norm is not None
-    network.pool5_norm.load_state_dict(source.bottleneck_norm.state_dict())
-    network.fc7.load_state_dict(source.fc7.state_dict())
-    state = source.fc6.state_dict()
-    kernel, side = state["conv.weight"], network.arguments["head_kernel"]
-    # Scaled, so that the sum over the new size has the magnitude of the old one.
-    state["conv.weight"] = (kernel.shape[-1] / side) ** 2 * resized_kernel(kernel, side)
-    network.fc6.load_state_dict(state)
+    if network.arguments["norm"] and source.arguments["bottleneck"] == network.arguments["bottleneck"]:
+        source = resize_bottleneck(source, STRIDE * network.arguments["head_kernel"])
+        assert source.bottleneck_norm is not None
+        network.pool5_norm.load_state_dict(source.bottleneck_norm.state_dict())
+        network.fc6.load_state_dict(source.fc6.state_dict())
+        network.fc7.load_state_dict(source.fc7.state_dict())
 
 
 def _score(channels: int, classes: int, norm: bool) -> nn.Sequential:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import cache, partial
+from itertools import chain
 from statistics import median
 from typing import Any
 
@@ -51,16 +52,12 @@ def _is_right(inside: Range, outside: Range | None) -> bool:
     return bool((found - want).abs().max() <= (0 if outside is None else 0.5))
 
 
-def layers(network: SegmentationNetwork) -> list[str]:
-    """The names of the convolutions that `quantise` replaces."""
-    return [name for chain in network.chains() for _, name in chain]
-
-
 @torch.no_grad()
 def observe(network: SegmentationNetwork, photos: Iterable[Tensor]) -> dict[str, Range]:
     """What `quantise` needs to know of a network: over the photos, each float32 (B, 3, H, W), one or several
     normalised crops, the median of its inputs' extremes."""
-    found: dict[str, list[Range]] = {name: [] for name in layers(network)}
+    convolutions = list(chain.from_iterable(network.chains()))
+    found: dict[str, list[Range]] = {name: [] for _, name in convolutions}
 
     def note(name: str, _: nn.Module, inputs: tuple[Tensor]) -> None:
         low, high = inputs[0].aminmax()
@@ -68,8 +65,7 @@ def observe(network: SegmentationNetwork, photos: Iterable[Tensor]) -> dict[str,
 
     hooks = [
         parent.get_submodule(name).register_forward_pre_hook(partial(note, name))
-        for chain in network.chains()
-        for parent, name in chain
+        for parent, name in convolutions
     ]
     for photo in photos:
         network(photo)
@@ -83,9 +79,9 @@ def observe(network: SegmentationNetwork, photos: Iterable[Tensor]) -> dict[str,
 
 def quantise(network: SegmentationNetwork, ranges: Ranges) -> None:
     """Replace the convolutions of a network whose BatchNorms are folded away by 8-bit ones."""
-    for chain in network.chains():
-        following = [ranges[name] for _, name in chain[1:]]
-        for (parent, name), outside in zip(chain, [*following, None], strict=True):
+    for convolutions in network.chains():
+        following = [ranges[name] for _, name in convolutions[1:]]
+        for (parent, name), outside in zip(convolutions, [*following, None], strict=True):
             setattr(parent, name, _Convolution(parent.get_submodule(name), ranges[name], outside))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deconvseg.errors import InputError, MissingDependencyError, WeightsError, reason
+from deconvseg.errors import MissingDependencyError, WeightsError, reason
 
 BORDER = 16
 """Pixels of mirrored photo added on each side: OpenCV's windows alone leave the outer 16 with few votes."""
@@ -40,9 +40,7 @@ class EdgeDetector:
 
     def detect(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Edge strength at every pixel of a photo: float32 (H, W), 0 to about 1, the share of votes for an
-        edge, smoothed, not thinned. Raises InputError unless it is uint8 (H, W, 3), RGB."""
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-            raise InputError(f"an image must be uint8 (H, W, 3), not {image.dtype} {image.shape}")
+        edge, smoothed, not thinned. It is uint8 (H, W, 3), RGB, not empty."""
         padded = opencv().copyMakeBorder(image, *[BORDER] * 4, opencv().BORDER_REFLECT)
         edges = self._forest.detectEdges(padded.astype(np.float32) / 255)
         return np.ascontiguousarray(edges[BORDER:-BORDER, BORDER:-BORDER])

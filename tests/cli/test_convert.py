@@ -22,7 +22,7 @@ def test_deconvnet_from_caffe_segments(inside: Run, tmp_path: Path) -> None:
     done = inside("weights", "convert", "d.CAFFEMODEL", "-o", "d.safetensors")
     assert done.stdout == b""
     told = lines(done)
-    assert told[0] == "d.CAFFEMODEL: DeconvNet, BatchNorm folded, crops of 32 x 32 pixels, 21 labels"
+    assert told[0] == "d.CAFFEMODEL: DeconvNet, 21 labels"
     assert told[1].startswith("d.safetensors: 0.")
     info = json.loads(inside("weights", "info", "d.safetensors").stdout)
     assert info["training"] == {"source": "d.CAFFEMODEL"}

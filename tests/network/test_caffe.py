@@ -32,20 +32,18 @@ def blob(content: bytes) -> bytes:
 
 
 HOSTILE = {
-    "no layer": b"",
     "beyond its end": b"<!DOCTYPE html><html><body>404</body></html>",
-    "over 64 bits": b"\x80" * MANY,
+    "out of bounds": b"\x80" * MANY,
     "goes on beyond": tag(2, 2) + varint(1 << 62) + b"x",
     "not a sound": tag(2, 3) * MANY,
-    "0 pieces": message(2, message(6, b"") * MANY),
+    "got 0": message(2, message(6, b"") * MANY),
     "dimension": blob(message(7, message(1, b"\x01" * MANY)) + message(5, bytes(4))),
     "Maximum|too large|dimension": blob(
         message(7, message(1, varint((1 << 64) - 1) * 3)) + message(5, bytes(4))
     ),
     "reshape": blob(integer(1, 2) + message(5, bytes(12))),
     "multiple of element size": blob(integer(1, 2) + message(5, bytes(7))),
-    f"{MANY} pieces": blob(message(5, bytes(4)) * MANY),
-    "two layers": blob(integer(1, 1) + message(5, bytes(4))) * 2,
+    "too many values": blob(message(5, bytes(4)) * MANY),
 }
 
 
@@ -92,7 +90,7 @@ def assert_scores(tmp_path: Path, rgb: torch.Tensor, want: torch.Tensor) -> None
 def test_deconvnet_gives_the_scores_of_the_prototxt(tmp_path: Path, new: bool) -> None:
     layers = caffemodel.deconvnet(norm_tops=3 if new else 1)
     found = convert(tmp_path, layers, new)
-    assert found == "DeconvNet, BatchNorm folded, crops of 64 x 64 pixels, 21 labels"
+    assert found == "DeconvNet, 21 labels"
     rgb = photo(64, 64)
     assert_scores(tmp_path, rgb, in_caffe_deconvnet(layers, in_caffe(rgb)))
     _, header = load_network(tmp_path / "ours.safetensors")

@@ -90,8 +90,6 @@ def test_boxes_and_size_of_each_photo(tmp_path: Path) -> None:
         ({"boxes": None}, "boxes"),
         ({"names": np.array(["a", "b"])}, "longer"),
         ({"sizes": np.array([[40, 60], [30, 20]], np.int32)}, "shorter"),
-        ({"offsets": np.array([0, 2, 1, 3], np.int64)}, "offsets"),
-        ({"offsets": np.array([0, 2, 3, 9], np.int64)}, "offsets"),
         ({"boxes": np.array([{}, {}, {}], object)}, "Object arrays"),
     ],
 )
