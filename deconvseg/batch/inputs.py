@@ -2,7 +2,7 @@
 
 # os.path rather than pathlib: its questions answer False where pathlib's may raise (no permission, too long a
 # name), and paths stay as the user wrote them.
-# ruff: noqa: PTH112, PTH110, PTH113, PTH114, PTH118, PTH119, PTH120, PTH207
+# ruff: noqa: PTH112, PTH110, PTH113, PTH118, PTH119, PTH120, PTH207
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from functools import cache
 from itertools import takewhile
 from pathlib import Path
-from typing import NamedTuple
 
 from deconvseg.errors import InputError
 from deconvseg.files import walk
@@ -58,58 +57,57 @@ class Photo:
         return self.path != STDIN and not is_remote(self.path) and not os.path.exists(self.path)
 
 
-def real_paths() -> Callable[[str], str]:
-    """os.path.realpath for files, quick for many of a few folders: it resolves each folder once."""
+def real_places() -> Callable[[str], str]:
+    """What resolves the links on the way to a file, but not the file; each folder once, as they hold many."""
     real_folder = cache(os.path.realpath)
 
-    def real_path(path: str) -> str:
-        if os.path.islink(path):
-            return os.path.realpath(path)
+    def real_place(path: str) -> str:
+        if is_remote(path):
+            return path
         return os.path.join(real_folder(os.path.dirname(path)), os.path.basename(path))
 
-    return real_path
+    return real_place
 
 
-class Found(NamedTuple):
-    """Photos, each once; a line for each input without any or folder that fails, and each one left out."""
+def find_photos(inputs: Sequence[str], output: str | None) -> tuple[list[Photo], list[str], list[str]]:
+    """The photos that inputs stand for, each once, without those below `output` and other folders of results.
 
-    photos: list[Photo]
-    problems: list[str]
-    notes: list[str]
+    With a line for each input without any or folder that fails, and one for each folder that is left out.
+    """
+    photos: dict[str, Photo] = {}
+    problems: list[str] = []
+    notes: list[str] = []
+    real_place, below = real_places(), None
+    if output:
+        below = f"{normal(output)}/" if is_remote(output) else os.path.join(os.path.realpath(output), "")
 
+    def is_out(path: str) -> bool:
+        return below is not None and real_place(path).startswith(below)
 
-def find_photos(inputs: Sequence[str], output: str | None) -> Found:
-    """The photos that inputs stand for, without those below `output` and other folders of results."""
-    found, photos, is_out = Found([], [], []), dict[str, Photo](), _is_below(output)
-    real_folder = cache(os.path.realpath)
     for argument in inputs:
+        before = len(problems)
         try:
-            for photo in _expand(argument, is_out, found):
-                folder, file = os.path.split(photo.path)  # a photo and a link to it are two
-                photos.setdefault(os.path.join(real_folder(folder), file), photo)
+            found = _expand(argument, is_out, problems, notes)
         except InputError as error:
-            found.problems.append(str(error))
-    return Found(list(photos.values()), found.problems, list(dict.fromkeys(found.notes)))
+            problems.append(str(error))
+            continue
+        if not found and len(problems) == before:
+            argument = without_query(argument)
+            problems.append(f"{argument}: no photos there (.jpg, .png, .tif, ...); check the path")
+        for photo in found:
+            photos.setdefault(real_place(photo.path), photo)
+    return list(photos.values()), problems, list(dict.fromkeys(notes))
 
 
-def _is_below(folder: str | None) -> Callable[[str], bool]:
-    """Whether a file, by its path or address, lies in the folder or below it."""
-    if not folder:
-        return lambda path: False
-    if is_remote(folder):
-        address = f"{normal(folder)}/"
-        return lambda path: path.startswith(address)
-    real, real_path = os.path.join(os.path.realpath(folder), ""), real_paths()
-    return lambda path: not is_remote(path) and real_path(path).startswith(real)
-
-
-def _expand(argument: str, is_out: Callable[[str], bool], found: Found) -> list[Photo]:
+def _expand(
+    argument: str, is_out: Callable[[str], bool], problems: list[str], notes: list[str]
+) -> list[Photo]:
     if argument == STDIN:
         return [Photo(STDIN, "stdin")]
     if is_remote(argument):
         return _in_store(argument, is_out)
     if os.path.isdir(argument):
-        return _in_folder(argument, is_out, found)
+        return _in_folder(argument, is_out, problems, notes)
     spelled = _spelled(argument)
     if not os.path.exists(spelled):
         if argument.startswith("@"):
@@ -128,30 +126,24 @@ def _in_store(address: str, is_out: Callable[[str], bool]) -> list[Photo]:
         is_one = _is_photo(address) and not glob.has_magic(address)
     if is_one:
         return [Photo(address, Path(bare).stem)]
-    photos = _chosen((file for file in find(address) if _is_photo(file[1])), is_out)
-    if not photos:
-        raise InputError(f"{address}: no photos there (.jpg, .png, .tif, ...); check the address")
-    return photos
+    return _chosen((file for file in find(address) if _is_photo(file[1])), is_out)
 
 
-def _in_folder(folder: str, is_out: Callable[[str], bool], found: Found) -> list[Photo]:
-    before = len(found.problems)
-
+def _in_folder(
+    folder: str, is_out: Callable[[str], bool], problems: list[str], notes: list[str]
+) -> list[Photo]:
     def holds_results(at: str, names: list[str]) -> bool:
         manifest = next(filter(_MANIFEST.fullmatch, names), None)
         if manifest and not is_out(os.path.join(at, manifest)):
             cure = "name it among the inputs to take it"
-            found.notes.append(f"{at}: holds results of another run, and is left out; {cure}")
+            notes.append(f"{at}: holds results of another run, and is left out; {cure}")
         return manifest is not None
 
     def refused(error: OSError) -> None:
-        found.problems.append(f"{error.filename}: cannot be listed ({error.strerror}); check its permissions")
+        problems.append(f"{error.filename}: cannot be listed ({error.strerror}); check its permissions")
 
     files = walk(folder, leave_out=holds_results, refused=refused)
-    photos = _chosen(_places(folder, filter(_is_photo, files)), is_out)
-    if not photos and len(found.problems) == before:
-        raise InputError(f"{folder}: no photos in this folder (.jpg, .png, .tif, ...); check the path")
-    return photos
+    return _chosen(_places(folder, filter(_is_photo, files)), is_out)
 
 
 def _matching(pattern: str, is_out: Callable[[str], bool]) -> list[Photo]:
@@ -161,10 +153,7 @@ def _matching(pattern: str, is_out: Callable[[str], bool]) -> list[Photo]:
     if "**" in parts:  # glob itself would go through every way that circles of links allow
         more = ["*"] if parts[-1] == "**" else []  # before Python 3.13, ** are folders alone
         files = map(str, Path(root).glob(os.path.join(*parts[len(plain) :], *more)))
-    photos = _chosen(_places(root, files), is_out)
-    if not photos:
-        raise InputError(f"{pattern}: no file matches; check the pattern")
-    return photos
+    return _chosen(_places(root, files), is_out)
 
 
 def _places(root: str, paths: Iterable[str]) -> Iterator[tuple[str, str]]:

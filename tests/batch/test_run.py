@@ -173,7 +173,7 @@ def test_python_users_get_the_commands_run(segmenter: Segmenter, photos: None) -
     }
     assert len(json.loads(Path("out/coco.json").read_text())["images"]) == 2
 
-    with pytest.raises(InputError, match=r"nothing.*no file matches"):
+    with pytest.raises(InputError, match=r"nothing.*no photos there"):
         segment_folder("nothing/*.jpg", "out", segmenter)
 
 
