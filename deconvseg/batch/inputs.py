@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import os
 import re
 import sys
@@ -17,7 +18,7 @@ from functools import cache
 from itertools import takewhile
 from pathlib import Path
 
-from deconvseg.errors import InputError
+from deconvseg.errors import InputError, UsageError
 from deconvseg.files import walk
 from deconvseg.images import PHOTO_SUFFIXES
 from deconvseg.images.kinds import KINDS
@@ -55,6 +56,30 @@ class Photo:
     def missing(self) -> bool:
         """Whether there is nothing at the path; of an address only reading tells."""
         return self.path != STDIN and not is_remote(self.path) and not os.path.exists(self.path)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The photos of shard `index` of 0 to `count` - 1; a photo's name alone tells which it is in."""
+
+    index: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """From `I/N`; UsageError if it is no such thing."""
+        match = re.fullmatch(r"(\d+)/(\d+)", text)
+        if match and int(match[1]) < int(match[2]):
+            return cls(int(match[1]), int(match[2]))
+        raise UsageError(f"shard {text}: give I/N, where I is a number from 0 to N - 1: 0/3, 1/3 and 2/3")
+
+    def holds(self, name: str) -> bool:
+        """Whether the photo with this name is in the shard."""
+        digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()
+        return int.from_bytes(digest[:8], "big") % self.count == self.index
+
+    def __str__(self) -> str:
+        return f"{self.index}-of-{self.count}"
 
 
 def real_places() -> Callable[[str], str]:

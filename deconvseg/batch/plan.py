@@ -83,7 +83,7 @@ def _result_folder(
         return None
     if any(_is_same(argument, output) for argument in inputs):
         raise UsageError(f"{output}: results would lie among the photos; give another folder")
-    return ResultsFolder.at(output)
+    return ResultsFolder(output)
 
 
 def _is_same(place: str, other: str) -> bool:

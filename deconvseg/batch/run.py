@@ -12,12 +12,10 @@ from os import PathLike, fspath
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
-from deconvseg.batch.inputs import STDIN, Photo
-from deconvseg.batch.manifest import Manifest
+from deconvseg.batch.inputs import STDIN, Photo, Shard
+from deconvseg.batch.manifest import Manifest, Record, as_record, new_record
 from deconvseg.batch.plan import make_plan
 from deconvseg.batch.ray import NO_RAY, run_on_ray
-from deconvseg.batch.records import Record, as_record, new_record
-from deconvseg.batch.shard import Shard
 from deconvseg.batch.work import Done, Options, Work, through_network
 from deconvseg.errors import InputError, MissingDependencyError, UsageError, describe
 from deconvseg.machine import available_memory, cores, pool
@@ -79,8 +77,6 @@ class FolderRun:
     Attributes:
         plan: the photos and where their results go.
         total: photos of the plan, or of its shard.
-        ended: how many of them are done, skipped or failed.
-        records: what became of each so far, in the plan's order.
         problems: a line for each input without photos, and each result that is lacking besides failed photos.
         notes: a line for whatever else there is to know.
         rate: photos segmented a second; None before the first.
@@ -97,8 +93,6 @@ class FolderRun:
         options: Options = Options(),  # noqa: B008 (frozen)
         listener: Listener | None = None,
     ) -> None:
-        if options.engine == "ray" and options.workers == 0:
-            raise UsageError("Ray needs at least one network; give 1 worker or more")
         if options.engine == "ray" and find_spec("ray") is None:
             raise MissingDependencyError(NO_RAY)
         shard = Shard.parse(options.shard) if options.shard else None
@@ -112,7 +106,7 @@ class FolderRun:
         self._options, self._listener = options, listener
         self.manifest = None
         if plan.folder:
-            self.manifest = Manifest(plan.folder, shard, with_coco="coco" in options.save)
+            self.manifest = Manifest(plan.folder, shard)
             if not options.overwrite:
                 self.manifest.refuse_foreign(self._photos)
         self._records: dict[str, Record] = {}  # by path

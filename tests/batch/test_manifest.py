@@ -10,11 +10,17 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from deconvseg.batch.inputs import Photo
-from deconvseg.batch.manifest import JOURNAL, MANIFEST, Manifest
-from deconvseg.batch.records import Record, line_of, new_record, read_records
+from deconvseg.batch.inputs import Photo, Shard
+from deconvseg.batch.manifest import (
+    JOURNAL,
+    MANIFEST,
+    Manifest,
+    Record,
+    line_of,
+    new_record,
+    read_records,
+)
 from deconvseg.batch.results_folder import ResultsFolder
-from deconvseg.batch.shard import Shard
 from deconvseg.errors import UsageError
 from deconvseg.files import digest
 

@@ -98,7 +98,7 @@ class _DeadlyNetwork(Inference):
 def test_the_same_files_as_without(ray: Any, photos: None, segmenter: Segmenter) -> None:
     """From and to addresses; the other tests have paths."""
     want = run_locally(segmenter, to("plain"))
-    folder = ResultsFolder.at(f"local://{Path.cwd()}/out")
+    folder = ResultsFolder(f"local://{Path.cwd()}/out")
     remote = [replace(photo, path=f"local://{Path.cwd()}/{photo.path}") for photo in to(str(folder.root))]
     got = run_on_ray(segmenter, remote, Work(segmenter, folder=folder))
     assert len(contents("plain")) > 8 * 4

@@ -19,9 +19,9 @@ from PIL import Image
 import deconvseg.batch.run
 from deconvseg.batch import FolderRun, Options, segment_folder
 from deconvseg.batch.inputs import Photo
-from deconvseg.batch.records import Record
+from deconvseg.batch.manifest import Record
+from deconvseg.batch.results_folder import ResultsFolder
 from deconvseg.batch.run import default_workers
-from deconvseg.batch.shard import lock_run
 from deconvseg.batch.work import Done
 from deconvseg.errors import InputError, OutputError, UsageError
 from deconvseg.images import coco
@@ -152,7 +152,7 @@ def test_python_users_get_the_commands_run(segmenter: Segmenter, photos: None) -
     heard: list[tuple[str, Exception | None]] = []
 
     def listen(record: Record, error: Exception | None) -> None:
-        with pytest.raises(UsageError, match="another run is at work here"), lock_run(Path("out"), None):
+        with pytest.raises(UsageError, match="another run is at work"), ResultsFolder("out").locked(None):
             pass
         heard.append((record["input"], error))
 
