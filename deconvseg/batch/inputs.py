@@ -11,8 +11,7 @@ import hashlib
 import os
 import re
 import sys
-import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import takewhile
@@ -101,18 +100,17 @@ def find_photos(inputs: Sequence[str], output: str | None) -> tuple[list[Photo],
     """
     photos: dict[str, Photo] = {}
     problems: list[str] = []
-    notes: list[str] = []
+    left_out: list[str] = []
     real_place, below = real_places(), None
     if output:
         below = f"{normal(output)}/" if is_remote(output) else os.path.join(os.path.realpath(output), "")
-
-    def is_out(path: str) -> bool:
-        return below is not None and real_place(path).startswith(below)
-
     for argument in inputs:
         before = len(problems)
         try:
-            found = _expand(argument, is_out, problems, notes)
+            found = _named(argument)
+            if found is None:
+                found = _search(argument, problems, left_out)
+                found = [one for one in found if not below or not real_place(one.path).startswith(below)]
         except InputError as error:
             problems.append(str(error))
             continue
@@ -121,94 +119,83 @@ def find_photos(inputs: Sequence[str], output: str | None) -> tuple[list[Photo],
             problems.append(f"{argument}: no photos there (.jpg, .png, .tif, ...); check the path")
         for photo in found:
             photos.setdefault(real_place(photo.path), photo)
-    return list(photos.values()), problems, list(dict.fromkeys(notes))
+    notes = [
+        f"{folder}: holds results of another run, and is left out; name it among the inputs to take it"
+        for folder in dict.fromkeys(left_out)
+        if os.path.join(os.path.realpath(folder), "") != below
+    ]
+    return list(photos.values()), problems, notes
 
 
-def _expand(
-    argument: str, is_out: Callable[[str], bool], problems: list[str], notes: list[str]
-) -> list[Photo]:
+def _named(argument: str) -> list[Photo] | None:
+    """The photos that an input names; None if they have to be searched for."""
     if argument == STDIN:
         return [Photo(STDIN, "stdin")]
     if is_remote(argument):
-        return _in_store(argument, is_out)
+        is_one = is_web(argument) or (_is_photo(argument) and not glob.has_magic(argument))
+        return [Photo(argument, Path(without_query(argument)).stem)] if is_one else None
     if os.path.isdir(argument):
-        return _in_folder(argument, is_out, problems, notes)
-    spelled = _spelled(argument)
-    if not os.path.exists(spelled):
+        return None
+    if not os.path.exists(argument):
         if argument.startswith("@"):
             return _listed(argument[1:])
         if glob.has_magic(argument):
-            return _matching(argument, is_out)
+            return None
     # A missing one fails when its turn comes; the others are done.
-    return [Photo(spelled, Path(spelled).stem)]
+    return [Photo(argument, Path(argument).stem)]
 
 
-def _in_store(address: str, is_out: Callable[[str], bool]) -> list[Photo]:
-    bare = without_query(address)
-    if is_web(address):
-        is_one = "*" not in bare and not bare.endswith("/")
+def _search(argument: str, problems: list[str], left_out: list[str]) -> list[Photo]:
+    """The photos of a folder, a glob or a store, without what is hidden or a result of ours."""
+    if is_remote(argument):
+        files = [file for file in find(argument) if _is_photo(file[1])]
+    elif os.path.isdir(argument):
+        files = _in_folder(argument, problems, left_out)
     else:
-        is_one = _is_photo(address) and not glob.has_magic(address)
-    if is_one:
-        return [Photo(address, Path(bare).stem)]
-    return _chosen((file for file in find(address) if _is_photo(file[1])), is_out)
+        files = _matching(argument)
+    photos = []
+    for path, place in files:
+        at, name = os.path.split(place)
+        is_mask = at.endswith(_MASKS_END) and name.endswith(".png")
+        bare = Path(place).with_suffix("")
+        is_hidden = any(part.startswith(".") for part in bare.parts)
+        if not (is_mask or is_hidden or name.lower().endswith(_RESULT_ENDS)):
+            photos.append(Photo(path, bare.as_posix()))
+    return photos
 
 
-def _in_folder(
-    folder: str, is_out: Callable[[str], bool], problems: list[str], notes: list[str]
-) -> list[Photo]:
+def _in_folder(folder: str, problems: list[str], left_out: list[str]) -> list[tuple[str, str]]:
     def holds_results(at: str, names: list[str]) -> bool:
-        manifest = next(filter(_MANIFEST.fullmatch, names), None)
-        if manifest and not is_out(os.path.join(at, manifest)):
-            cure = "name it among the inputs to take it"
-            notes.append(f"{at}: holds results of another run, and is left out; {cure}")
-        return manifest is not None
+        found = any(map(_MANIFEST.fullmatch, names))
+        if found:
+            left_out.append(at)
+        return found
 
     def refused(error: OSError) -> None:
         problems.append(f"{error.filename}: cannot be listed ({error.strerror}); check its permissions")
 
     files = walk(folder, leave_out=holds_results, refused=refused)
-    return _chosen(_places(folder, filter(_is_photo, files)), is_out)
+    return _places(folder, filter(_is_photo, files))
 
 
-def _matching(pattern: str, is_out: Callable[[str], bool]) -> list[Photo]:
+def _matching(pattern: str) -> list[tuple[str, str]]:
     parts = Path(pattern).parts
     plain = list(takewhile(lambda part: not glob.has_magic(part), parts))
     root, files = os.path.join("", *plain), glob.iglob(pattern)
     if "**" in parts:  # glob itself would go through every way that circles of links allow
         more = ["*"] if parts[-1] == "**" else []  # before Python 3.13, ** are folders alone
         files = map(str, Path(root).glob(os.path.join(*parts[len(plain) :], *more)))
-    return _chosen(_places(root, files), is_out)
+    return _places(root, files)
 
 
-def _places(root: str, paths: Iterable[str]) -> Iterator[tuple[str, str]]:
+def _places(root: str, paths: Iterable[str]) -> list[tuple[str, str]]:
     """The paths that are files, or links that lead nowhere, sorted, each with its place below `root`."""
-    for path in sorted(paths):
-        if os.path.isfile(path) or not os.path.exists(path):
-            yield path, os.path.relpath(path, root or ".")
-
-
-def _chosen(files: Iterable[tuple[str, str]], is_out: Callable[[str], bool]) -> list[Photo]:
-    """Photos of what a search has found, with places, without what is hidden or a result of ours."""
-    photos = []
-    for path, place in files:
-        at, name = os.path.split(place)
-        is_mask = at.endswith(_MASKS_END) and name.endswith(".png")
-        is_result = is_mask or name.lower().endswith(_RESULT_ENDS) or is_out(path)
-        bare = Path(place).with_suffix("")
-        if not is_result and not any(part.startswith(".") for part in bare.parts):
-            photos.append(Photo(path, bare.as_posix()))
-    return photos
+    files = (path for path in sorted(paths) if os.path.isfile(path) or not os.path.exists(path))
+    return [(path, os.path.relpath(path, root or ".")) for path in files]
 
 
 def _is_photo(path: str) -> bool:
     return Path(path).suffix.lower() in PHOTO_SUFFIXES
-
-
-def _spelled(path: str) -> str:
-    """The path with accents composed as on the disk; lists and shells may compose them otherwise."""
-    forms = (path, unicodedata.normalize("NFC", path), unicodedata.normalize("NFD", path))
-    return next(filter(os.path.lexists, forms), path)
 
 
 def _listed(path: str) -> list[Photo]:
@@ -226,9 +213,7 @@ def _listed(path: str) -> list[Photo]:
         raise InputError(f"@{path}: the list is empty; write one photo a line")
     if any(_BINARY.search(name) and not os.path.lexists(name) for name in paths):
         raise InputError(f"@{path}: is a photo or another file that is no text in UTF-8; leave out the @")
-    # A file named - is meant here, not standard input.
-    spelled = ["./-" if path == STDIN else path if is_remote(path) else _spelled(path) for path in paths]
-    return [Photo(path, _as_written(path)) for path in spelled]
+    return [Photo(path, _as_written(path)) for path in paths]
 
 
 def _as_written(path: str) -> str:

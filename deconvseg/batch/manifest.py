@@ -131,7 +131,7 @@ class Manifest:
 
     A journal beside it, written at the start and the end of a run, names pending files: our results that have
     no line, of a run under way or stopped, or of another choice of kinds, and the file of all `coco` results.
-    `find_done` counts photos that were done with other settings, `outdated`, or whose results are `changed`.
+    `find_done` counts photos to be `redone`, as their settings were others or their results have changed.
     """
 
     def __init__(self, folder: ResultsFolder, shard: Shard | None = None) -> None:
@@ -140,7 +140,7 @@ class Manifest:
         self.path = folder.root / f"segment{part}.jsonl"
         self._journal = folder.root / f"{JOURNAL}{part}"
         self._sent = time.monotonic()
-        self.outdated = self.changed = 0
+        self.redone = 0
         self._read_all()
 
     @contextmanager
@@ -205,14 +205,14 @@ class Manifest:
         if old is None or now["bytes"] is None or not old["outputs"]:
             return None
         if not is_alike(old, now):
-            self.outdated += old["settings"] != now["settings"]
+            self.redone += old["settings"] != now["settings"]
             return None
         for kind, path in photo.outputs.items():
             if path is None or kind not in old["outputs"] or old["options"].get(kind) != options.get(kind):
                 return None
             name = self.folder.name_of(path)
             if not self.folder.is_as_written(name, old["digests"].get(kind)):
-                self.changed += self.folder.exists(name)
+                self.redone += self.folder.exists(name)
                 return None
         return {**old, "input": now["input"], "path": now["path"], "status": "skipped", "error": None}
 

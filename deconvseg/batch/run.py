@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from importlib.util import find_spec
 from os import PathLike, fspath
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
@@ -15,9 +14,9 @@ from typing import TYPE_CHECKING
 from deconvseg.batch.inputs import STDIN, Photo, Shard
 from deconvseg.batch.manifest import Manifest, Record, as_record, new_record
 from deconvseg.batch.plan import make_plan
-from deconvseg.batch.ray import NO_RAY, run_on_ray
+from deconvseg.batch.ray import run_on_ray
 from deconvseg.batch.work import Done, Options, Work, through_network
-from deconvseg.errors import InputError, MissingDependencyError, UsageError, describe
+from deconvseg.errors import InputError, UsageError, describe
 from deconvseg.machine import available_memory, cores, pool
 
 if TYPE_CHECKING:
@@ -93,8 +92,6 @@ class FolderRun:
         options: Options = Options(),  # noqa: B008 (frozen)
         listener: Listener | None = None,
     ) -> None:
-        if options.engine == "ray" and find_spec("ray") is None:
-            raise MissingDependencyError(NO_RAY)
         shard = Shard.parse(options.shard) if options.shard else None
         self.plan = plan = make_plan(inputs, output, options.save)
         if options.engine == "ray" and plan.to_stdout:
@@ -160,14 +157,10 @@ class FolderRun:
         done = {}
         if not self._options.overwrite:
             done = manifest.find_done(self._photos, self._settings, self._options.shaping)
-            if manifest.outdated:
+            if manifest.redone:
                 self.notes.append(
-                    f"{manifest.outdated} of the photos were done with other settings or by another version: "
-                    "they are done again, and what else was saved of them is removed"
-                )
-            if manifest.changed:
-                self.notes.append(
-                    f"{manifest.changed} results are not as they were written, and are made again"
+                    f"{manifest.redone} of the photos are done again: their results are of other settings or "
+                    "another version, so that other kinds are removed, or are not as they were written"
                 )
         manifest.start(self._photos, done)
         for photo in self._photos:

@@ -1,7 +1,6 @@
 """What INPUT... stands for where folders, links, names and lists are odd."""
 
 import os
-import unicodedata
 from pathlib import Path
 
 import fsspec
@@ -149,11 +148,3 @@ def test_addresses_of_the_web_are_photos_by_whatever_name(address: str, name: st
     Path("list.txt").write_text(address)
     (listed,) = find_photos(["@list.txt"], "out")[0]
     assert listed.path == address and listed.name.endswith(name)
-
-
-@pytest.mark.parametrize(("disk", "given"), [("NFD", "NFC"), ("NFC", "NFD")])
-def test_accents_may_be_composed_otherwise_than_on_the_disk(disk: str, given: str) -> None:
-    on_disk, as_given = (unicodedata.normalize(form, "in/müller.jpg") for form in (disk, given))
-    Path(on_disk).touch()
-    Path("list.txt").write_text(as_given)
-    assert found("@list.txt") == found(as_given) == [on_disk]

@@ -95,16 +95,15 @@ def test_file_whose_name_looks_like_something_else() -> None:
 
 def test_list(tmp_path: Path) -> None:
     absolute = tmp_path / "c.jpg"
-    Path("list.txt").write_text(f"# photos\nin/a.jpg\n\n  in/sub/a.jpg\n../none.jpg\n-\n{absolute}\n")
+    Path("list.txt").write_text(f"# photos\nin/a.jpg\n\n  in/sub/a.jpg\n../none.jpg\n{absolute}\n")
     plan = make_plan(["@list.txt"], "out", ["labels"])
     assert named(plan) == {
         "in/a.jpg": ["out/in/a.png"],
         "in/sub/a.jpg": ["out/in/sub/a.png"],
         "../none.jpg": ["out/none.png"],
-        "./-": ["out/-.png"],  # a file, not standard input
         str(absolute): [f"out{absolute.with_suffix('.png')}"],
     }
-    assert [photo.missing for photo in plan.photos] == [False, False, True, True, False]
+    assert [photo.missing for photo in plan.photos] == [False, False, True, False]
 
 
 def test_each_photo_once_and_links_are_photos_of_their_own() -> None:
