@@ -15,12 +15,12 @@ from deconvseg.batch.inputs import STDIN, Photo, Shard
 from deconvseg.batch.manifest import Manifest, Record, as_record, new_record
 from deconvseg.batch.plan import make_plan
 from deconvseg.batch.ray import run_on_ray
-from deconvseg.batch.work import Done, Options, Work, through_network
+from deconvseg.batch.work import Done, Options, Work, through_network, tried
 from deconvseg.errors import InputError, UsageError, describe
 from deconvseg.machine import available_memory, cores, pool
 
 if TYPE_CHECKING:
-    from deconvseg.regions import Inference
+    from deconvseg.regions import Fused, Inference
     from deconvseg.segmenter import Segmenter
 
 Report = Callable[[Photo, Done | Exception], None]
@@ -210,15 +210,19 @@ def run_here(
     """
     ended: SimpleQueue[tuple[Photo, Done | Exception]] = SimpleQueue()
 
+    def finish(item: tuple[Photo, Fused | Exception]) -> None:
+        photo, fused = item
+        ended.put((photo, fused if isinstance(fused, Exception) else tried(work.finish, photo, *fused)))
+
     def report_ended() -> None:
         while not ended.empty():
             report(*ended.get())
 
     try:
         with pool(workers) as call_each:
-            prepared = call_each(work.prepare, photos)
+            prepared = call_each(lambda photo: (photo, tried(work.prepare, photo)), photos)
             fused = through_network(inference, prepared, full_batches=work.full_batches)
-            for _ in call_each(lambda item: ended.put(work.finish(item)), fused):
+            for _ in call_each(finish, fused):
                 report_ended()
     except KeyboardInterrupt:
         report_ended()
