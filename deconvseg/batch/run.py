@@ -130,6 +130,7 @@ class FolderRun:
             KeyboardInterrupt: `records` tells what was done until then.
             OutputError: the manifest or the file of all `coco` results cannot be written.
             UsageError: another run is at work in the folder, or the cluster cannot be joined or is too small.
+            MissingDependencyError: Ray is asked for and is not installed.
             WorkerError: the cluster does not do its work.
         """
         segmenter = None

@@ -146,6 +146,22 @@ def test_a_photo_that_is_away_for_a_run_stays_done(photo: Photo, tmp_path: Path)
     assert (record["status"], record["error"]) == ("skipped", None)
 
 
+def test_a_photo_that_fails_keeps_its_results(photo: Photo, tmp_path: Path) -> None:
+    path, content = Path(photo.path), Path(photo.path).read_bytes()
+    status = path.stat()
+    path.write_text("damaged")
+    manifest = opened(tmp_path)
+    manifest.start([photo], {})
+    record = manifest.add({**new_record(photo, "s1"), "error": "is damaged"})
+    assert (record["status"], record["outputs"].keys()) == ("failed", {"labels", "color"})
+    manifest.finish([photo])
+    opened(tmp_path).refuse_foreign([photo])
+    assert not is_done(photo, tmp_path)
+    path.write_bytes(content)
+    os.utime(path, (status.st_atime, status.st_mtime))
+    assert is_done(photo, tmp_path)
+
+
 def test_one_line_a_photo_through_stops_and_other_runs(photo: Photo, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with (out / MANIFEST).open("a") as stream:
