@@ -11,15 +11,7 @@ import pytest
 from PIL import Image
 
 from deconvseg.batch.inputs import Photo, Shard
-from deconvseg.batch.manifest import (
-    JOURNAL,
-    MANIFEST,
-    Manifest,
-    Record,
-    line_of,
-    new_record,
-    read_records,
-)
+from deconvseg.batch.manifest import JOURNAL, MANIFEST, Manifest, Record, line_of, new_record, read_records
 from deconvseg.batch.results_folder import ResultsFolder
 from deconvseg.errors import UsageError
 from deconvseg.files import digest
