@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import deconvseg
 from deconvseg.errors import OutputError
 
 _DAY = 86400
@@ -62,6 +63,17 @@ def digest(path: Path) -> str:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     parts = (f"{part.name}\n{digest(part)}\n" for part in sorted(path.glob("*.png")))
     return hashlib.sha256("".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def code_digest() -> str:
+    """16 hexadecimal digits of the version and all sources of this package.
+
+    With equal ones the same input has the same result.
+    """
+    found = hashlib.sha256(deconvseg.__version__.encode())
+    for path in sorted(Path(deconvseg.__file__).parent.rglob("*.py")):
+        found.update(path.read_bytes())
+    return found.hexdigest()[:16]
 
 
 @contextmanager

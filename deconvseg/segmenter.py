@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from deconvseg.errors import InputError, UsageError, WeightsError
-from deconvseg.files import digest
-from deconvseg.identity import code_digest
+from deconvseg.files import code_digest, digest
 from deconvseg.images.enlarge import enlarge
 from deconvseg.images.palette import Palette
 from deconvseg.images.read import ImageLike, PhotoPixels, as_photo

@@ -26,7 +26,7 @@ def store() -> Iterator[Any]:
 
 @pytest.fixture
 def folder(store: Any) -> ResultsFolder:
-    return ResultsFolder.at("memory://out/")
+    return ResultsFolder("memory://out/")
 
 
 def make(folder: ResultsFolder, name: str, content: bytes) -> Path:

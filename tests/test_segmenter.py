@@ -17,7 +17,7 @@ from train_edges import Forest, write_forest
 import deconvseg.segmenter
 import deconvseg.weights
 from deconvseg.errors import InputError, UsageError, WeightsError
-from deconvseg.identity import code_digest
+from deconvseg.files import code_digest
 from deconvseg.images.read import read_photo
 from deconvseg.network.checkpoint import copy_network, load_network
 from deconvseg.proposals.boxes import shrink

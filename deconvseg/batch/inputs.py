@@ -2,23 +2,22 @@
 
 # os.path rather than pathlib: its questions answer False where pathlib's may raise (no permission, too long a
 # name), and paths stay as the user wrote them.
-# ruff: noqa: PTH112, PTH110, PTH113, PTH114, PTH118, PTH119, PTH120, PTH207
+# ruff: noqa: PTH112, PTH110, PTH113, PTH118, PTH119, PTH120, PTH207
 
 from __future__ import annotations
 
 import glob
+import hashlib
 import os
 import re
 import sys
-import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import takewhile
 from pathlib import Path
-from typing import NamedTuple
 
-from deconvseg.errors import InputError
+from deconvseg.errors import InputError, UsageError
 from deconvseg.files import walk
 from deconvseg.images import PHOTO_SUFFIXES
 from deconvseg.images.kinds import KINDS
@@ -58,143 +57,145 @@ class Photo:
         return self.path != STDIN and not is_remote(self.path) and not os.path.exists(self.path)
 
 
-def real_paths() -> Callable[[str], str]:
-    """os.path.realpath for files, quick for many of a few folders: it resolves each folder once."""
+@dataclass(frozen=True)
+class Shard:
+    """The photos of shard `index` of 0 to `count` - 1; a photo's name alone tells which it is in."""
+
+    index: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """From `I/N`; UsageError if it is no such thing."""
+        match = re.fullmatch(r"(\d+)/(\d+)", text)
+        if match and int(match[1]) < int(match[2]):
+            return cls(int(match[1]), int(match[2]))
+        raise UsageError(f"shard {text}: give I/N, where I is a number from 0 to N - 1: 0/3, 1/3 and 2/3")
+
+    def holds(self, name: str) -> bool:
+        """Whether the photo with this name is in the shard."""
+        digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()
+        return int.from_bytes(digest[:8], "big") % self.count == self.index
+
+    def __str__(self) -> str:
+        return f"{self.index}-of-{self.count}"
+
+
+def real_places() -> Callable[[str], str]:
+    """What resolves the links on the way to a file, but not the file; each folder once, as they hold many."""
     real_folder = cache(os.path.realpath)
 
-    def real_path(path: str) -> str:
-        if os.path.islink(path):
-            return os.path.realpath(path)
+    def real_place(path: str) -> str:
+        if is_remote(path):
+            return path
         return os.path.join(real_folder(os.path.dirname(path)), os.path.basename(path))
 
-    return real_path
+    return real_place
 
 
-class Found(NamedTuple):
-    """Photos, each once; a line for each input without any or folder that fails, and each one left out."""
+def find_photos(inputs: Sequence[str], output: str | None) -> tuple[list[Photo], list[str], list[str]]:
+    """The photos that inputs stand for, each once, without those below `output` and other folders of results.
 
-    photos: list[Photo]
-    problems: list[str]
-    notes: list[str]
-
-
-def find_photos(inputs: Sequence[str], output: str | None) -> Found:
-    """The photos that inputs stand for, without those below `output` and other folders of results."""
-    found, photos, is_out = Found([], [], []), dict[str, Photo](), _is_below(output)
-    real_folder = cache(os.path.realpath)
+    With a line for each input without any or folder that fails, and one for each folder that is left out.
+    """
+    photos: dict[str, Photo] = {}
+    problems: list[str] = []
+    left_out: list[str] = []
+    real_place, below = real_places(), None
+    if output:
+        below = f"{normal(output)}/" if is_remote(output) else os.path.join(os.path.realpath(output), "")
     for argument in inputs:
+        before = len(problems)
         try:
-            for photo in _expand(argument, is_out, found):
-                folder, file = os.path.split(photo.path)  # a photo and a link to it are two
-                photos.setdefault(os.path.join(real_folder(folder), file), photo)
+            found = _named(argument)
+            if found is None:
+                found = _search(argument, problems, left_out)
+                found = [one for one in found if not below or not real_place(one.path).startswith(below)]
         except InputError as error:
-            found.problems.append(str(error))
-    return Found(list(photos.values()), found.problems, list(dict.fromkeys(found.notes)))
+            problems.append(str(error))
+            continue
+        if not found and len(problems) == before:
+            argument = without_query(argument)
+            problems.append(f"{argument}: no photos there (.jpg, .png, .tif, ...); check the path")
+        for photo in found:
+            photos.setdefault(real_place(photo.path), photo)
+    notes = [
+        f"{folder}: holds results of another run, and is left out; name it among the inputs to take it"
+        for folder in dict.fromkeys(left_out)
+        if os.path.join(os.path.realpath(folder), "") != below
+    ]
+    return list(photos.values()), problems, notes
 
 
-def _is_below(folder: str | None) -> Callable[[str], bool]:
-    """Whether a file, by its path or address, lies in the folder or below it."""
-    if not folder:
-        return lambda path: False
-    if is_remote(folder):
-        address = f"{normal(folder)}/"
-        return lambda path: path.startswith(address)
-    real, real_path = os.path.join(os.path.realpath(folder), ""), real_paths()
-    return lambda path: not is_remote(path) and real_path(path).startswith(real)
-
-
-def _expand(argument: str, is_out: Callable[[str], bool], found: Found) -> list[Photo]:
+def _named(argument: str) -> list[Photo] | None:
+    """The photos that an input names; None if they have to be searched for."""
     if argument == STDIN:
         return [Photo(STDIN, "stdin")]
     if is_remote(argument):
-        return _in_store(argument, is_out)
+        is_one = is_web(argument) or (_is_photo(argument) and not glob.has_magic(argument))
+        return [Photo(argument, Path(without_query(argument)).stem)] if is_one else None
     if os.path.isdir(argument):
-        return _in_folder(argument, is_out, found)
-    spelled = _spelled(argument)
-    if not os.path.exists(spelled):
+        return None
+    if not os.path.exists(argument):
         if argument.startswith("@"):
             return _listed(argument[1:])
         if glob.has_magic(argument):
-            return _matching(argument, is_out)
+            return None
     # A missing one fails when its turn comes; the others are done.
-    return [Photo(spelled, Path(spelled).stem)]
+    return [Photo(argument, Path(argument).stem)]
 
 
-def _in_store(address: str, is_out: Callable[[str], bool]) -> list[Photo]:
-    bare = without_query(address)
-    if is_web(address):
-        is_one = "*" not in bare and not bare.endswith("/")
+def _search(argument: str, problems: list[str], left_out: list[str]) -> list[Photo]:
+    """The photos of a folder, a glob or a store, without what is hidden or a result of ours."""
+    if is_remote(argument):
+        files = [file for file in find(argument) if _is_photo(file[1])]
+    elif os.path.isdir(argument):
+        files = _in_folder(argument, problems, left_out)
     else:
-        is_one = _is_photo(address) and not glob.has_magic(address)
-    if is_one:
-        return [Photo(address, Path(bare).stem)]
-    photos = _chosen((file for file in find(address) if _is_photo(file[1])), is_out)
-    if not photos:
-        raise InputError(f"{address}: no photos there (.jpg, .png, .tif, ...); check the address")
+        files = _matching(argument)
+    photos = []
+    for path, place in files:
+        at, name = os.path.split(place)
+        is_mask = at.endswith(_MASKS_END) and name.endswith(".png")
+        bare = Path(place).with_suffix("")
+        is_hidden = any(part.startswith(".") for part in bare.parts)
+        if not (is_mask or is_hidden or name.lower().endswith(_RESULT_ENDS)):
+            photos.append(Photo(path, bare.as_posix()))
     return photos
 
 
-def _in_folder(folder: str, is_out: Callable[[str], bool], found: Found) -> list[Photo]:
-    before = len(found.problems)
-
+def _in_folder(folder: str, problems: list[str], left_out: list[str]) -> list[tuple[str, str]]:
     def holds_results(at: str, names: list[str]) -> bool:
-        manifest = next(filter(_MANIFEST.fullmatch, names), None)
-        if manifest and not is_out(os.path.join(at, manifest)):
-            cure = "name it among the inputs to take it"
-            found.notes.append(f"{at}: holds results of another run, and is left out; {cure}")
-        return manifest is not None
+        found = any(map(_MANIFEST.fullmatch, names))
+        if found:
+            left_out.append(at)
+        return found
 
     def refused(error: OSError) -> None:
-        found.problems.append(f"{error.filename}: cannot be listed ({error.strerror}); check its permissions")
+        problems.append(f"{error.filename}: cannot be listed ({error.strerror}); check its permissions")
 
     files = walk(folder, leave_out=holds_results, refused=refused)
-    photos = _chosen(_places(folder, filter(_is_photo, files)), is_out)
-    if not photos and len(found.problems) == before:
-        raise InputError(f"{folder}: no photos in this folder (.jpg, .png, .tif, ...); check the path")
-    return photos
+    return _places(folder, filter(_is_photo, files))
 
 
-def _matching(pattern: str, is_out: Callable[[str], bool]) -> list[Photo]:
+def _matching(pattern: str) -> list[tuple[str, str]]:
     parts = Path(pattern).parts
     plain = list(takewhile(lambda part: not glob.has_magic(part), parts))
     root, files = os.path.join("", *plain), glob.iglob(pattern)
     if "**" in parts:  # glob itself would go through every way that circles of links allow
         more = ["*"] if parts[-1] == "**" else []  # before Python 3.13, ** are folders alone
         files = map(str, Path(root).glob(os.path.join(*parts[len(plain) :], *more)))
-    photos = _chosen(_places(root, files), is_out)
-    if not photos:
-        raise InputError(f"{pattern}: no file matches; check the pattern")
-    return photos
+    return _places(root, files)
 
 
-def _places(root: str, paths: Iterable[str]) -> Iterator[tuple[str, str]]:
+def _places(root: str, paths: Iterable[str]) -> list[tuple[str, str]]:
     """The paths that are files, or links that lead nowhere, sorted, each with its place below `root`."""
-    for path in sorted(paths):
-        if os.path.isfile(path) or not os.path.exists(path):
-            yield path, os.path.relpath(path, root or ".")
-
-
-def _chosen(files: Iterable[tuple[str, str]], is_out: Callable[[str], bool]) -> list[Photo]:
-    """Photos of what a search has found, with places, without what is hidden or a result of ours."""
-    photos = []
-    for path, place in files:
-        at, name = os.path.split(place)
-        is_mask = at.endswith(_MASKS_END) and name.endswith(".png")
-        is_result = is_mask or name.lower().endswith(_RESULT_ENDS) or is_out(path)
-        bare = Path(place).with_suffix("")
-        if not is_result and not any(part.startswith(".") for part in bare.parts):
-            photos.append(Photo(path, bare.as_posix()))
-    return photos
+    files = (path for path in sorted(paths) if os.path.isfile(path) or not os.path.exists(path))
+    return [(path, os.path.relpath(path, root or ".")) for path in files]
 
 
 def _is_photo(path: str) -> bool:
     return Path(path).suffix.lower() in PHOTO_SUFFIXES
-
-
-def _spelled(path: str) -> str:
-    """The path with accents composed as on the disk; lists and shells may compose them otherwise."""
-    forms = (path, unicodedata.normalize("NFC", path), unicodedata.normalize("NFD", path))
-    return next(filter(os.path.lexists, forms), path)
 
 
 def _listed(path: str) -> list[Photo]:
@@ -212,9 +213,7 @@ def _listed(path: str) -> list[Photo]:
         raise InputError(f"@{path}: the list is empty; write one photo a line")
     if any(_BINARY.search(name) and not os.path.lexists(name) for name in paths):
         raise InputError(f"@{path}: is a photo or another file that is no text in UTF-8; leave out the @")
-    # A file named - is meant here, not standard input.
-    spelled = ["./-" if path == STDIN else path if is_remote(path) else _spelled(path) for path in paths]
-    return [Photo(path, _as_written(path)) for path in spelled]
+    return [Photo(path, _as_written(path)) for path in paths]
 
 
 def _as_written(path: str) -> str:

@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, TypedDict, cast, get_origin, get_type_hints
 
-from deconvseg.batch.inputs import Photo
-from deconvseg.batch.records import (
-    Record,
-    full_path,
-    is_alike,
-    is_missing,
-    is_of_another,
-    line_of,
-    new_record,
-    read_records,
-)
+from deconvseg.batch.inputs import STDIN, Photo, Shard
 from deconvseg.batch.results_folder import ResultsFolder
-from deconvseg.batch.shard import Shard, lock_moment, lock_run
 from deconvseg.errors import OutputError, UsageError
-from deconvseg.files import read_json_lines, replacing
-from deconvseg.remote import status
+from deconvseg.files import read_json_lines
+from deconvseg.remote import is_remote, status
 
 MANIFEST, JOURNAL = "segment.jsonl", ".segment-journal"
 _OF_SHARDS, _JOURNALS_OF_SHARDS = "segment.*-of-*.jsonl", ".segment-journal.*-of-*"
@@ -31,6 +22,104 @@ _ALL = (MANIFEST, JOURNAL, _OF_SHARDS, _JOURNALS_OF_SHARDS)
 COCO = "coco.json"
 """File of a results folder that holds the `coco` results of all photos."""
 _SEND_INTERVAL = 30.0
+
+
+class Record(TypedDict):
+    """What became of one photo: a line of the manifest, an entry of `--json`.
+
+    If the photo failed, `outputs` and all that follows is as of the last run in which it did not.
+    """
+
+    input: str  # as given, or as found below the folder that was given
+    path: str  # the same from the root, or the address, without its query; `-` is standard input
+    name: str  # its place in the results folder, without suffix; unique in a manifest
+    status: str  # "done", "skipped" (done by an earlier run with the same settings) or "failed"
+    error: str | None  # one line, when failed
+    outputs: dict[str, str]  # by kind, its file or address; in the manifest relative to the manifest's folder
+    digests: dict[str, str]  # by kind, SHA-256 of its file, by which a later run knows it again
+    options: dict[str, str]  # by kind, the option that shaped it, and no other kind
+    width: int | None  # of the photo as displayed, in pixels
+    height: int | None
+    regions: int | None  # that went through the network
+    classes: dict[str, float]  # share of the pixels (0..1), largest first
+    notes: list[str]  # on how the photo was read, a line each
+    seconds: float | int | None  # of work for this photo, from reading to writing, without waiting
+    settings: str | None  # hash of all that changes every result, the network's content included
+    bytes: int | None  # size and time of change of the photo's file, by which a later run knows it again
+    modified: float | int | None
+
+
+_TYPES = {
+    key: get_origin(kind) if get_origin(kind) in (dict, list) else kind
+    for key, kind in get_type_hints(Record).items()
+}
+
+
+def new_record(photo: Photo, settings: str | None) -> Record:
+    """The record of a photo before anything is known but its file."""
+    size, modified = (None, None) if photo.path == STDIN else status(photo.path)
+    known = {"input": photo.shown, "path": full_path(photo), "name": photo.name, "settings": settings}
+    return as_record({**known, "bytes": size, "modified": modified})
+
+
+def full_path(photo: Photo) -> str:
+    """Its path from the root; symbolic links and `..` stay, as only the disk knows where they lead."""
+    if photo.path == STDIN or is_remote(photo.path):
+        return photo.shown
+    return str(Path(photo.path).absolute())
+
+
+def is_of_another(record: Record, path: str) -> bool:
+    """Whether it is of another photo than that of the full path, which is still there and not moved."""
+    before = record["path"]
+    return (
+        before != path
+        and (is_remote(before) or os.path.exists(before))  # noqa: PTH110 (pathlib's may raise)
+        and os.path.realpath(before) != os.path.realpath(path)
+    )
+
+
+def is_alike(record: Record, other: Record) -> bool:
+    """Whether both are of the same file and settings, and so their results go together."""
+    return not is_of_another(record, other["path"]) and all(
+        record[key] == other[key] for key in ("bytes", "modified", "settings")
+    )
+
+
+def line_of(record: Record) -> bytes:
+    """Its line in a manifest."""
+    return json.dumps(record).encode() + b"\n"
+
+
+def read_records(path: Path) -> dict[str, Record]:
+    """By name, the records of a manifest, if there is one; the last of several of a name.
+
+    Lines of another shape are left out. What an old line lacks is as in a photo that failed.
+    """
+    try:
+        lines = read_json_lines(path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be read ({error.strerror}); choose another folder") from error
+    records = {}
+    for found in lines:
+        fitting = {key: value for key, value in found.items() if isinstance(value, _TYPES.get(key, ()))}
+        if fitting.keys() >= {"input", "name", "outputs"}:
+            record = as_record({"path": fitting["input"], **fitting})
+            if all(map(_is_inside, (record["name"], *record["outputs"].values()))):
+                records[record["name"]] = record
+    return records
+
+
+def _is_inside(place: object) -> bool:
+    """Whether it is a path in the results folder: what is there may be replaced and removed."""
+    return isinstance(place, str) and not place.startswith("/") and ".." not in place.split("/")
+
+
+def as_record(known: Mapping[str, Any]) -> Record:
+    """With what is known; the rest as before the photo is looked at."""
+    blank = {key: kind() if kind in (dict, list, str) else None for key, kind in _TYPES.items()}
+    record = {**blank, "status": "failed", **known}
+    return cast(Record, {key: record[key] for key in _TYPES})
 
 
 class Manifest:
@@ -42,28 +131,28 @@ class Manifest:
 
     A journal beside it, written at the start and the end of a run, names pending files: our results that have
     no line, of a run under way or stopped, or of another choice of kinds, and the file of all `coco` results.
-    `find_done` counts photos that were done with other settings, `outdated`, or whose results are `changed`.
+    `find_done` counts photos to be `redone`, as their settings were others or their results have changed.
     """
 
-    def __init__(self, folder: ResultsFolder, shard: Shard | None = None, *, with_coco: bool = False) -> None:
+    def __init__(self, folder: ResultsFolder, shard: Shard | None = None) -> None:
         self.folder, self.shard = folder, shard
-        self._of_run = {COCO} if with_coco else set()
         part = f".{shard}" if shard else ""
         self.path = folder.root / f"segment{part}.jsonl"
         self._journal = folder.root / f"{JOURNAL}{part}"
         self._sent = time.monotonic()
-        self.outdated = self.changed = 0
+        self.redone = 0
         self._read_all()
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """No other process runs this shard, or anything if this is no shard, for the time of the block."""
-        with lock_run(self.folder.root, self.shard):
+        with self.folder.locked(self.shard):
             self._read_all()  # what others have done meanwhile
             try:
                 yield
             finally:
-                self._send()
+                if self.path.exists():
+                    self.folder.send(self.path, keep=True)
 
     def _read_all(self) -> None:
         self.folder.refresh(_ALL)
@@ -82,7 +171,7 @@ class Manifest:
 
     def refuse_foreign(self, photos: Iterable[Photo]) -> None:
         """Raise UsageError if a result would replace a file that is not ours, or another photo's result."""
-        folder, names = self.folder, set(self._of_run)
+        folder, names = self.folder, set[str]()
         owners = {name: record for record in self._records.values() for name in record["outputs"].values()}
         for photo in photos:
             results = self._names(photo)
@@ -102,7 +191,8 @@ class Manifest:
                 )
 
     def _names(self, photo: Photo) -> list[str]:
-        return [self.folder.name_of(path) for path in photo.outputs.values() if path]
+        names = [self.folder.name_of(path) for path in photo.outputs.values() if path]
+        return [*names, COCO] if "coco" in photo.outputs else names
 
     def find_done(
         self, photos: Iterable[Photo], settings: str | None, options: Mapping[str, str]
@@ -115,14 +205,14 @@ class Manifest:
         if old is None or now["bytes"] is None or not old["outputs"]:
             return None
         if not is_alike(old, now):
-            self.outdated += old["settings"] != now["settings"]
+            self.redone += old["settings"] != now["settings"]
             return None
         for kind, path in photo.outputs.items():
             if path is None or kind not in old["outputs"] or old["options"].get(kind) != options.get(kind):
                 return None
             name = self.folder.name_of(path)
             if not self.folder.is_as_written(name, old["digests"].get(kind)):
-                self.changed += self.folder.exists(name)
+                self.redone += self.folder.exists(name)
                 return None
         return {**old, "input": now["input"], "path": now["path"], "status": "skipped", "error": None}
 
@@ -132,15 +222,13 @@ class Manifest:
         others = [record for name, record in self._records.items() if name not in names]
         if self.shard:
             others = [record for record in others if self.shard.holds(record["name"])]
-            self._pending = _read_journal(self._journal)
+            self._pending = _read_journal(self._journal) | (self._pending & {COCO})
         for photo in photos:
             old = self._records.get(photo.name)
             self._pending.update(old["outputs"].values() if old else ())
             self._pending.update(self._names(photo))
-        self._pending |= self._of_run
         self._write_journal()
-        self._write([*others, *done.values()])
-        self._send()
+        self.folder.write_lines(self.path, map(line_of, [*others, *done.values()]))
         if not self.shard:
             for pattern in (_OF_SHARDS, _JOURNALS_OF_SHARDS):
                 for path in self.folder.root.glob(pattern):
@@ -148,15 +236,10 @@ class Manifest:
 
     def _write_journal(self) -> None:
         if self._pending:
-            with replacing(self._journal, durable=True) as stream:
-                stream.write(json.dumps({"pending": sorted(self._pending)}).encode() + b"\n")
+            line = json.dumps({"pending": sorted(self._pending)}).encode() + b"\n"
+            self.folder.write_lines(self._journal, [line])
         else:
             self.folder.remove(self._journal.name)
-
-    def _send(self) -> None:
-        for path in (self.path, self._journal):
-            if path.exists():
-                self.folder.send(path, keep=True)
 
     def add(self, record: Record) -> Record:
         """Append the final line of a photo; returns its record with what stays of that of an earlier run."""
@@ -173,14 +256,12 @@ class Manifest:
         return record
 
     def _with_old(self, record: Record, old: Record) -> Record:
-        """All stays if the photo is missing now, and else other kinds of result that go with the new ones."""
-        if record["status"] == "failed":
-            if is_missing(record) and not is_of_another(old, record["path"]):  # a disk is away for a moment
-                return {**old, "input": record["input"], "status": "failed", "error": record["error"]}
+        """All stays if the photo failed, and else other kinds of result that go with the new ones."""
+        if record["status"] == "failed":  # a disk may be away for a moment
+            return {**old, "input": record["input"], "status": "failed", "error": record["error"]}
+        if None in (record["bytes"], old["bytes"]):  # of some stores, nobody knows what was and is there
             return record
         others = {kind: path for kind, path in old["outputs"].items() if kind not in record["outputs"]}
-        if is_missing(record) or is_missing(old):  # of some stores, nobody knows what was and is there
-            return record
         if is_alike(old, record):
             there = [kind for kind, path in others.items() if self.folder.exists(path)]
             for key in ("outputs", "digests", "options"):
@@ -191,16 +272,19 @@ class Manifest:
                 self.folder.remove(path)
         if "coco" in others and COCO in self._pending:  # it holds what has just been removed
             self.folder.remove(COCO)
+            self._pending.discard(COCO)
         return record
 
     def finish(self, photos: Sequence[Photo]) -> None:
         """Put the lines into the order of the photos, after those of photos not in this run."""
         places = {photo.name: place for place, photo in enumerate(photos)}
         records = read_records(self.path)
-        self._write(sorted(records.values(), key=lambda record: places.get(record["name"], -1)))
-        named = {path for record in records.values() for path in record["outputs"].values()}
+        in_order = sorted(records.values(), key=lambda record: places.get(record["name"], -1))
+        self.folder.write_lines(self.path, map(line_of, in_order))
+        named = {path for record in in_order for path in record["outputs"].values()}
         self.folder.refresh(())  # other processes may have made results
-        self._pending = {name for name in self._pending - named if self.folder.exists(name)} | self._of_run
+        left = self._pending - named
+        self._pending = {name for name in left if name == COCO or self.folder.exists(name)}
         self._write_journal()
 
     def write_coco(self, settings: str, options: Mapping[str, str]) -> tuple[list[str], list[str]]:
@@ -213,8 +297,7 @@ class Manifest:
         from deconvseg.images.coco import merge_coco
 
         root, wanted = self.folder.root, (settings, options.get("coco"))
-        with lock_moment(root, "coco"):
-            self._send()
+        with self.folder.locked_for_a_moment():
             self.folder.refresh(_ALL)
             records = sorted(self._lines_of_all().values(), key=lambda record: record["name"])
             made = [
@@ -237,10 +320,6 @@ class Manifest:
         folder = self.folder
         outputs = {kind: folder.shown(folder.root / name) for kind, name in record["outputs"].items()}
         return {**record, "outputs": outputs}
-
-    def _write(self, records: Iterable[Record]) -> None:
-        with replacing(self.path, durable=True) as stream:
-            stream.writelines(map(line_of, records))
 
 
 def _read_journal(path: Path) -> set[str]:

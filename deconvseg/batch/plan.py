@@ -2,17 +2,17 @@
 
 # os.path rather than pathlib: its questions answer False where pathlib's may raise (no permission, too long a
 # name), and paths stay as the user wrote them.
-# ruff: noqa: PTH110, PTH112, PTH120
+# ruff: noqa: PTH110, PTH112, PTH114, PTH120
 
 from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from deconvseg.batch.inputs import STDIN, Photo, find_photos, real_paths
+from deconvseg.batch.inputs import STDIN, Photo, find_photos, real_places
 from deconvseg.batch.results_folder import ResultsFolder
 from deconvseg.errors import UsageError
 from deconvseg.images import PHOTO_SUFFIXES
@@ -20,7 +20,6 @@ from deconvseg.images.kinds import FILE_SUFFIXES, KINDS, refuse_suffix
 from deconvseg.remote import is_remote, normal
 
 STDOUT = "-"
-_AMONG_PHOTOS = "results would lie among the photos; give another folder"
 LOCAL = "file://"
 # What -o NAME.SUFFIX takes for the name of a file, not of a folder.
 _FILES = (
@@ -64,47 +63,40 @@ def make_plan(inputs: Sequence[str], output: str | None, kinds: Sequence[str]) -
         output = STDOUT
     folder = _result_folder(inputs, output, photos)
     photos = [replace(photo, outputs=_result_paths(photo, output, folder, kinds)) for photo in photos]
-    _refuse_clashes(photos, folder.shown if folder else str)
+    _refuse_clashes(photos, folder)
     return Plan(photos, folder, problems, notes)
 
 
 def _result_folder(
     inputs: Sequence[str], output: str | None, photos: Sequence[Photo]
 ) -> ResultsFolder | None:
-    if output and is_remote(output):
-        if any(is_remote(argument) and normal(argument) == normal(output) for argument in inputs):
-            raise UsageError(f"{output}: {_AMONG_PHOTOS}")
-        return ResultsFolder.at(output)
     folders = [argument for argument in inputs if os.path.isdir(argument)]
     if output is None:
-        if folders:
-            raise UsageError(f"{folders[0]}: is a folder; say in which folder its results go")
-        for photo in photos:
-            if is_remote(photo.path):
-                raise UsageError(f"{photo.shown}: is remote; say where its result goes")
-        return None
-    if output == STDOUT:
-        if folders or len(photos) > 1:
-            raise UsageError("standard output takes one photo; give a folder")
+        if homeless := [*folders, *(photo.shown for photo in photos if is_remote(photo.path))]:
+            raise UsageError(f"{homeless[0]}: is a folder or remote; say where its results go")
         return None
     is_file = Path(output).suffix.lower() in _FILES or os.path.exists(output)
-    if is_file and not os.path.isdir(output) and not output.endswith(("/", os.sep)):
+    is_file = is_file and not os.path.isdir(output) and not output.endswith(("/", os.sep))
+    if output == STDOUT or (is_file and not is_remote(output)):
         if folders or len(photos) > 1:
-            raise UsageError(f"{output}: is the name of one file; give a folder")
+            raise UsageError(f"{output}: takes the result of one photo; give a folder")
         return None
-    if any(os.path.realpath(argument) == os.path.realpath(output) for argument in folders):
-        raise UsageError(f"{output}: {_AMONG_PHOTOS}")
-    return ResultsFolder.at(output)
+    if any(_is_same(argument, output) for argument in inputs):
+        raise UsageError(f"{output}: results would lie among the photos; give another folder")
+    return ResultsFolder(output)
+
+
+def _is_same(place: str, other: str) -> bool:
+    resolved = normal if is_remote(other) else os.path.realpath
+    return is_remote(place) == is_remote(other) and resolved(place) == resolved(other)
 
 
 def _result_paths(
     photo: Photo, output: str | None, folder: ResultsFolder | None, kinds: Sequence[str]
 ) -> dict[str, Path | None]:
     if output == STDOUT:
-        if len(kinds) > 1:
-            raise UsageError("standard output takes one kind of result; name a file or a folder")
-        if kinds[0] == "masks":
-            raise UsageError("masks are several files; give a folder")
+        if len(kinds) > 1 or kinds[0] == "masks":
+            raise UsageError("standard output takes one result that is one file; give a folder")
         return {kinds[0]: None}
     if folder:
         # Labels are the result; only their variants carry a word.
@@ -120,36 +112,24 @@ def _result_paths(
     return paths
 
 
-def _refuse_clashes(photos: Sequence[Photo], shown: Callable[[str | Path], str]) -> None:
-    real_path = real_paths()
+def _refuse_clashes(photos: Sequence[Photo], folder: ResultsFolder | None) -> None:
+    real_place = real_places()
 
-    def file_key(path: str | Path) -> str:
+    def key(path: str | Path) -> str:
         """The same for all names of one file; folded, as the disks of most Macs and PCs do."""
-        return unicodedata.normalize("NFC", real_path(os.fspath(path))).casefold()
+        text = os.fspath(path)
+        real = os.path.realpath(text) if os.path.islink(text) else real_place(text)
+        return unicodedata.normalize("NFC", real).casefold()
 
-    sources = {file_key(photo.path): photo.shown for photo in photos}
-    owners: dict[str, str] = {}
-    folders: dict[str, Path] = {}  # for masks: what lies in them is written and removed without asking
+    owners = {key(photo.path): f"the photo {photo.shown}" for photo in photos}
     for photo in photos:
-        for kind, path in photo.outputs.items():
-            if path is None:
-                continue
-            key = file_key(path)
-            if kind == "masks":
-                folders[key] = path
-            if key in sources:
+        for path in filter(None, photo.outputs.values()):
+            owner = owners.setdefault(key(path), f"the result of {photo.shown}")
+            if owner != f"the result of {photo.shown}":
                 raise UsageError(
-                    f"{shown(path)}: is a photo of this run and would be overwritten; choose another output"
+                    f"{folder.shown(path) if folder else path}: would be the result of {photo.shown}, and is "
+                    f"{owner}; rename one, or choose other outputs"
                 )
-            owner = owners.setdefault(key, photo.shown)
-            if owner != photo.shown:
-                raise UsageError(
-                    f"{shown(path)}: would be the result of both {owner} and {photo.shown}; "
-                    "rename one, or give them different outputs in two runs"
-                )
-    for key, owner in (sources | owners).items():
-        if folder := folders.get(os.path.dirname(key)):
-            raise UsageError(
-                f"{shown(folder)}: would hold masks, and {owner} or its result; "
-                "rename it, or choose another output"
-            )
+    for place, owner in owners.items():
+        if folder_owner := owners.get(os.path.dirname(place)):
+            raise UsageError(f"{owner} would lie in the folder that is {folder_owner}; rename one")

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 _MOST = 32  # photos that a network is given at once
 _KILLED = "its worker process was killed, and so was the next one; free some memory, or use fewer workers"
-NO_RAY = 'Ray is not installed; install it (pip install "deconvseg[ray]"), or use the local engine'
 
 
 def run_on_ray(inference: Inference, work: Work, photos: Iterable[Photo], count: int, report: Report) -> None:
@@ -138,7 +137,9 @@ def joined(address: str | None, least: int) -> Iterator[Any]:
     try:
         import ray
     except ImportError as error:
-        raise MissingDependencyError(NO_RAY) from error
+        raise MissingDependencyError(
+            'Ray is not installed; install it (pip install "deconvseg[ray]"), or use the local engine'
+        ) from error
     if ray.is_initialized():
         yield ray
         return

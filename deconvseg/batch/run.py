@@ -7,23 +7,20 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from importlib.util import find_spec
 from os import PathLike, fspath
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
-from deconvseg.batch.inputs import STDIN, Photo
-from deconvseg.batch.manifest import Manifest
+from deconvseg.batch.inputs import STDIN, Photo, Shard
+from deconvseg.batch.manifest import Manifest, Record, as_record, new_record
 from deconvseg.batch.plan import make_plan
-from deconvseg.batch.ray import NO_RAY, run_on_ray
-from deconvseg.batch.records import Record, as_record, new_record
-from deconvseg.batch.shard import Shard
-from deconvseg.batch.work import Done, Options, Work, through_network
-from deconvseg.errors import InputError, MissingDependencyError, UsageError, describe
+from deconvseg.batch.ray import run_on_ray
+from deconvseg.batch.work import Done, Options, Work, through_network, tried
+from deconvseg.errors import InputError, UsageError, describe
 from deconvseg.machine import available_memory, cores, pool
 
 if TYPE_CHECKING:
-    from deconvseg.regions import Inference
+    from deconvseg.regions import Fused, Inference
     from deconvseg.segmenter import Segmenter
 
 Report = Callable[[Photo, Done | Exception], None]
@@ -79,8 +76,6 @@ class FolderRun:
     Attributes:
         plan: the photos and where their results go.
         total: photos of the plan, or of its shard.
-        ended: how many of them are done, skipped or failed.
-        records: what became of each so far, in the plan's order.
         problems: a line for each input without photos, and each result that is lacking besides failed photos.
         notes: a line for whatever else there is to know.
         rate: photos segmented a second; None before the first.
@@ -97,10 +92,6 @@ class FolderRun:
         options: Options = Options(),  # noqa: B008 (frozen)
         listener: Listener | None = None,
     ) -> None:
-        if options.engine == "ray" and options.workers == 0:
-            raise UsageError("Ray needs at least one network; give 1 worker or more")
-        if options.engine == "ray" and find_spec("ray") is None:
-            raise MissingDependencyError(NO_RAY)
         shard = Shard.parse(options.shard) if options.shard else None
         self.plan = plan = make_plan(inputs, output, options.save)
         if options.engine == "ray" and plan.to_stdout:
@@ -112,7 +103,7 @@ class FolderRun:
         self._options, self._listener = options, listener
         self.manifest = None
         if plan.folder:
-            self.manifest = Manifest(plan.folder, shard, with_coco="coco" in options.save)
+            self.manifest = Manifest(plan.folder, shard)
             if not options.overwrite:
                 self.manifest.refuse_foreign(self._photos)
         self._records: dict[str, Record] = {}  # by path
@@ -139,6 +130,7 @@ class FolderRun:
             KeyboardInterrupt: `records` tells what was done until then.
             OutputError: the manifest or the file of all `coco` results cannot be written.
             UsageError: another run is at work in the folder, or the cluster cannot be joined or is too small.
+            MissingDependencyError: Ray is asked for and is not installed.
             WorkerError: the cluster does not do its work.
         """
         segmenter = None
@@ -166,14 +158,10 @@ class FolderRun:
         done = {}
         if not self._options.overwrite:
             done = manifest.find_done(self._photos, self._settings, self._options.shaping)
-            if manifest.outdated:
+            if manifest.redone:
                 self.notes.append(
-                    f"{manifest.outdated} of the photos were done with other settings or by another version: "
-                    "they are done again, and what else was saved of them is removed"
-                )
-            if manifest.changed:
-                self.notes.append(
-                    f"{manifest.changed} results are not as they were written, and are made again"
+                    f"{manifest.redone} of the photos are done again: their results are of other settings or "
+                    "another version, so that other kinds are removed, or are not as they were written"
                 )
         manifest.start(self._photos, done)
         for photo in self._photos:
@@ -223,15 +211,19 @@ def run_here(
     """
     ended: SimpleQueue[tuple[Photo, Done | Exception]] = SimpleQueue()
 
+    def finish(item: tuple[Photo, Fused | Exception]) -> None:
+        photo, fused = item
+        ended.put((photo, fused if isinstance(fused, Exception) else tried(work.finish, photo, *fused)))
+
     def report_ended() -> None:
         while not ended.empty():
             report(*ended.get())
 
     try:
         with pool(workers) as call_each:
-            prepared = call_each(work.prepare, photos)
+            prepared = call_each(lambda photo: (photo, tried(work.prepare, photo)), photos)
             fused = through_network(inference, prepared, full_batches=work.full_batches)
-            for _ in call_each(lambda item: ended.put(work.finish(item)), fused):
+            for _ in call_each(finish, fused):
                 report_ended()
     except KeyboardInterrupt:
         report_ended()

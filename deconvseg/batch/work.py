@@ -80,7 +80,7 @@ Done = dict[str, Any]
 
 @dataclass(frozen=True)
 class Work:
-    """What happens to a photo before and after the network; can be pickled. Errors are results, not raised.
+    """What happens to a photo before and after the network; can be pickled.
 
     The segmenter is pickled without its network, which neither step needs. Without `full_batches`, a photo
     alone is faster, but its scores may differ in the last bits from those among others.
@@ -91,16 +91,8 @@ class Work:
     folder: ResultsFolder | None = None
     full_batches: bool = True
 
-    def prepare(self, photo: Photo) -> tuple[Photo, Prepared | Exception]:
-        """Read a photo and find its regions; the InputError or what else went wrong."""
-        return photo, _tried(self._prepare, photo)
-
-    def finish(self, item: tuple[Photo, Fused | Exception]) -> tuple[Photo, Done | Exception]:
-        """Make the photo's Segmentation and write its results, each file whole or not at all."""
-        photo, fused = item
-        return photo, fused if isinstance(fused, Exception) else _tried(self._finish, photo, *fused)
-
-    def _prepare(self, photo: Photo) -> Prepared:
+    def prepare(self, photo: Photo) -> Prepared:
+        """Read a photo and find its regions; InputError if it cannot be read."""
         start = time.perf_counter()
         pixels = self._read(photo)
         seconds = {"read": time.perf_counter() - start}
@@ -111,7 +103,8 @@ class Work:
         source = photo.path if photo.content is None else photo.content
         return read_photo(opened(source), side=side, max_pixels=self.options.max_pixels, name=photo.title)
 
-    def _finish(self, photo: Photo, prepared: Prepared, probabilities: NDArray[np.float32]) -> Done:
+    def finish(self, photo: Photo, prepared: Prepared, probabilities: NDArray[np.float32]) -> Done:
+        """Make the photo's Segmentation and write its results, each file whole or not at all."""
         outputs = photo.outputs
         result = self.segmenter.finish(prepared, probabilities, keep_probabilities="scores" in outputs)
         start = time.perf_counter()
@@ -180,13 +173,13 @@ def through_network(
             if isinstance(prepared, Exception):
                 yield photo, prepared
             else:
-                yield photo, _tried(next, inference.fuse([prepared], full_batches=full_batches))
+                yield photo, tried(next, inference.fuse([prepared], full_batches=full_batches))
         inside.clear()
     if fault:
         raise fault
 
 
-def _tried(call: Callable[..., Any], *arguments: Any) -> Any:
+def tried(call: Callable[..., Any], *arguments: Any) -> Any:
     """What the call returns or raises."""
     try:
         return call(*arguments)

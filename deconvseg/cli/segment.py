@@ -18,7 +18,7 @@ from deconvseg.images.kinds import KINDS
 
 if TYPE_CHECKING:
     from deconvseg.batch import FolderRun
-    from deconvseg.batch.records import Record
+    from deconvseg.batch.manifest import Record
 
 Save = StrEnum("Save", [(kind, kind) for kind in KINDS])  # type: ignore[misc]  # Typer has no list of Literals
 EPILOG = shared.epilog(

@@ -171,11 +171,11 @@ def calibrate(
     from deconvseg.evaluation.calibrate import calibrate
 
     refuse_target(output, source, overwrite=overwrite)
-    found = find_photos(photos, None)
-    if found.problems:
-        raise InputError(found.problems[0])
-    layers = calibrate(source, [photo.path for photo in found.photos], output)
-    console.say(f"{output}: ranges of {layers} layers on {len(found.photos)} photos")
+    found, problems, _ = find_photos(photos, None)
+    if problems:
+        raise InputError(problems[0])
+    layers = calibrate(source, [photo.path for photo in found], output)
+    console.say(f"{output}: ranges of {layers} layers on {len(found)} photos")
     return console.DONE
 
 

@@ -10,11 +10,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from deconvseg.batch.inputs import Photo
-from deconvseg.batch.manifest import JOURNAL, MANIFEST, Manifest
-from deconvseg.batch.records import Record, line_of, new_record, read_records
+from deconvseg.batch.inputs import Photo, Shard
+from deconvseg.batch.manifest import JOURNAL, MANIFEST, Manifest, Record, line_of, new_record, read_records
 from deconvseg.batch.results_folder import ResultsFolder
-from deconvseg.batch.shard import Shard
 from deconvseg.errors import UsageError
 from deconvseg.files import digest
 
@@ -121,7 +119,7 @@ def test_damaged_result_is_not_done(photo: Photo, tmp_path: Path, fault: str) ->
         path.write_bytes(path.read_bytes()[:-20])
     manifest = Manifest(ResultsFolder(tmp_path / "out"))
     assert not manifest.find_done([photo], "s1", {})
-    assert (manifest.outdated, manifest.changed) == (0, int(fault == "cut short"))
+    assert manifest.redone == int(fault == "cut short")
 
 
 def test_a_photo_that_is_away_for_a_run_stays_done(photo: Photo, tmp_path: Path) -> None:
@@ -138,6 +136,22 @@ def test_a_photo_that_is_away_for_a_run_stays_done(photo: Photo, tmp_path: Path)
     (tmp_path / "away").rename(tmp_path / "in")
     record = opened(tmp_path).find_done([photo], "s1", {})["a"]
     assert (record["status"], record["error"]) == ("skipped", None)
+
+
+def test_a_photo_that_fails_keeps_its_results(photo: Photo, tmp_path: Path) -> None:
+    path, content = Path(photo.path), Path(photo.path).read_bytes()
+    status = path.stat()
+    path.write_text("damaged")
+    manifest = opened(tmp_path)
+    manifest.start([photo], {})
+    record = manifest.add({**new_record(photo, "s1"), "error": "is damaged"})
+    assert (record["status"], record["outputs"].keys()) == ("failed", {"labels", "color"})
+    manifest.finish([photo])
+    opened(tmp_path).refuse_foreign([photo])
+    assert not is_done(photo, tmp_path)
+    path.write_bytes(content)
+    os.utime(path, (status.st_atime, status.st_mtime))
+    assert is_done(photo, tmp_path)
 
 
 def test_one_line_a_photo_through_stops_and_other_runs(photo: Photo, tmp_path: Path) -> None:

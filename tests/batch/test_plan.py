@@ -95,16 +95,15 @@ def test_file_whose_name_looks_like_something_else() -> None:
 
 def test_list(tmp_path: Path) -> None:
     absolute = tmp_path / "c.jpg"
-    Path("list.txt").write_text(f"# photos\nin/a.jpg\n\n  in/sub/a.jpg\n../none.jpg\n-\n{absolute}\n")
+    Path("list.txt").write_text(f"# photos\nin/a.jpg\n\n  in/sub/a.jpg\n../none.jpg\n{absolute}\n")
     plan = make_plan(["@list.txt"], "out", ["labels"])
     assert named(plan) == {
         "in/a.jpg": ["out/in/a.png"],
         "in/sub/a.jpg": ["out/in/sub/a.png"],
         "../none.jpg": ["out/none.png"],
-        "./-": ["out/-.png"],  # a file, not standard input
         str(absolute): [f"out{absolute.with_suffix('.png')}"],
     }
-    assert [photo.missing for photo in plan.photos] == [False, False, True, True, False]
+    assert [photo.missing for photo in plan.photos] == [False, False, True, False]
 
 
 def test_each_photo_once_and_links_are_photos_of_their_own() -> None:
@@ -114,7 +113,7 @@ def test_each_photo_once_and_links_are_photos_of_their_own() -> None:
     assert list(named(plan)) == [
         *("c.jpg", "link.jpg", "in/0.png", "in/a.jpg", "in/sub/a.jpg", "in/sub/b.PNG")
     ]
-    with pytest.raises(UsageError, match=r"in/sub/b\.PNG: is a photo of this run and would be overwritten"):
+    with pytest.raises(UsageError, match=r"in/sub/b\.PNG: would .*, and is the photo in/0\.png"):
         make_plan(["in/0.png"], "in/sub/b.PNG", ["labels"])
 
 
@@ -130,18 +129,18 @@ def test_files_named_like_results_are_no_photos() -> None:
 @pytest.mark.parametrize(
     ("inputs", "output", "kinds", "words"),
     [
-        (["in"], None, KINDS, "in: is a folder"),
-        (["in"], "-", ["labels"], "one photo"),
-        (["in"], "m.png", KINDS, "m.png: is the name of one file"),
-        (["in"], "c.jpg", KINDS, "c.jpg: is the name of one file"),
+        (["in"], None, KINDS, "in: is a folder or remote; say where"),
+        (["in"], "-", ["labels"], "-: takes the result of one photo"),
+        (["in"], "m.png", KINDS, "m.png: takes the result of one photo"),
+        (["in"], "c.jpg", KINDS, "c.jpg: takes the result of one photo"),
         (["in"], "./in/", KINDS, "among the photos"),
-        (["c.jpg", "in/a.jpg"], "m.png", KINDS, "m.png: is the name of one file"),
+        (["c.jpg", "in/a.jpg"], "m.png", KINDS, "m.png: takes the result of one photo"),
         (["-", "c.jpg"], "out", KINDS, "alone"),
-        (["c.jpg"], "-", KINDS, "one kind"),
-        (["c.jpg"], "c.jpg", ["overlay"], "c.jpg: is a photo of this run"),
+        (["c.jpg"], "-", KINDS, "one result that is one file"),
+        (["c.jpg"], "c.jpg", ["overlay"], "result of c.jpg, and is the photo c.jpg"),
         (["c.jpg"], "m.jpg", ["labels"], "labels files end in .png"),
         (["c.jpg"], "m.tif", ["overlay"], ".jpg or .jpeg or .png"),
-        (["in/a.jpg", "in/sub/a.jpg"], "out", KINDS, "in/a.jpg and in/sub/a.jpg"),
+        (["in/a.jpg", "in/sub/a.jpg"], "out", KINDS, "in/sub/a.jpg, and is the result of in/a.jpg"),
         ([""], None, KINDS, "an input is empty"),
         (["c.jpg"], "", KINDS, "output is empty"),
         (["c.jpg"], "c.tga", ["labels"], "labels files end in .png"),
@@ -149,14 +148,14 @@ def test_files_named_like_results_are_no_photos() -> None:
         (["c.jpg"], "c.png", ["scores"], "scores files end in .npz"),
         (["c.jpg"], "c.WebP", ["labels"], "labels files end in .png"),
         (["c.jpg"], "m.png", ["masks"], "masks are several files"),
-        (["c.jpg"], "-", ["masks"], "masks are several files"),
-        (["in/a.jpg", "in/a.mask.png"], None, ["labels"], "in/a.mask.png: is a photo of this run"),
-        (["local://$PWD/c.jpg"], None, ["labels"], "is remote; say where"),
+        (["c.jpg"], "-", ["masks"], "one result that is one file"),
+        (["in/a.jpg", "in/a.mask.png"], None, ["labels"], "and is the photo in/a.mask.png"),
+        (["local://$PWD/c.jpg"], None, ["labels"], "is a folder or remote; say where"),
         (["local://$PWD/in"], "local://$PWD/in/", ["labels"], "results would lie among the photos"),
         (["in", "local://$PWD/in/a.jpg"], "local:///out", ["labels"], "file:///out/a.png: would be"),
-        (["c.jpg", "$PWD/c.png"], None, ["labels"], "result of both c.jpg and "),
-        (["in/a.jpg", "in/A.JPG"], "out", ["labels"], "result of both in/a.jpg and in/A.JPG"),
-        (["é.jpg", unicodedata.normalize("NFD", "é.png")], "out", ["labels"], "result of both"),
+        (["c.jpg", "$PWD/c.png"], None, ["labels"], "and is the result of c.jpg"),
+        (["in/a.jpg", "in/A.JPG"], "out", ["labels"], "of in/A.JPG, and is the result of in/a.jpg"),
+        (["é.jpg", unicodedata.normalize("NFD", "é.png")], "out", ["labels"], "and is the result of é.jpg"),
     ],
 )
 def test_refused(inputs: list[str], output: str | None, kinds: list[str], words: str) -> None:
@@ -170,9 +169,9 @@ def test_refused(inputs: list[str], output: str | None, kinds: list[str], words:
 def test_photo_or_result_in_a_folder_for_masks() -> None:
     Path("in/a.masks").mkdir()
     Path("in/a.masks/cat.jpg").touch()
-    with pytest.raises(UsageError, match=r"out/a\.masks: would hold masks, and in/a\.masks/cat\.jpg"):
+    with pytest.raises(UsageError, match=r"result of in/a\.masks/cat\.jpg would lie in .* of in/a\.jpg"):
         make_plan(["in"], "out", ["labels", "masks"])
-    with pytest.raises(UsageError, match=r"in/a\.masks: would hold masks, and in/a\.masks/cat\.jpg"):
+    with pytest.raises(UsageError, match=r"photo in/a\.masks/cat\.jpg would lie in .* of in/a\.jpg"):
         make_plan(["in/a.jpg", "in/a.masks/cat.jpg"], None, ["masks"])
 
 

@@ -22,7 +22,7 @@ from deconvseg.batch.results_folder import ResultsFolder
 from deconvseg.batch.run import Report
 from deconvseg.batch.work import Done, Work
 from deconvseg.errors import InputError, OutputError, UsageError, WorkerError
-from deconvseg.regions import Fused, Inference, Prepared
+from deconvseg.regions import Inference, Prepared
 from deconvseg.segmenter import Segmenter
 
 from . import conftest
@@ -67,16 +67,16 @@ class _Deadly(Work):
 
     once: Path = Path()
 
-    def prepare(self, photo: Photo) -> tuple[Photo, Prepared | Exception]:
+    def prepare(self, photo: Photo) -> Prepared:
         if photo.name == "1":
             os.kill(os.getpid(), signal.SIGKILL)
         return super().prepare(photo)
 
-    def finish(self, item: tuple[Photo, Fused | Exception]) -> tuple[Photo, Done | Exception]:
-        if item[0].name == "6" and not self.once.exists():
+    def finish(self, photo: Photo, prepared: Prepared, probabilities: NDArray[np.float32]) -> Done:
+        if photo.name == "6" and not self.once.exists():
             self.once.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().finish(item)
+        return super().finish(photo, prepared, probabilities)
 
 
 @dataclass
@@ -98,7 +98,7 @@ class _DeadlyNetwork(Inference):
 def test_the_same_files_as_without(ray: Any, photos: None, segmenter: Segmenter) -> None:
     """From and to addresses; the other tests have paths."""
     want = run_locally(segmenter, to("plain"))
-    folder = ResultsFolder.at(f"local://{Path.cwd()}/out")
+    folder = ResultsFolder(f"local://{Path.cwd()}/out")
     remote = [replace(photo, path=f"local://{Path.cwd()}/{photo.path}") for photo in to(str(folder.root))]
     got = run_on_ray(segmenter, remote, Work(segmenter, folder=folder))
     assert len(contents("plain")) > 8 * 4

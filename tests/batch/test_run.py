@@ -19,9 +19,9 @@ from PIL import Image
 import deconvseg.batch.run
 from deconvseg.batch import FolderRun, Options, segment_folder
 from deconvseg.batch.inputs import Photo
-from deconvseg.batch.records import Record
+from deconvseg.batch.manifest import Record
+from deconvseg.batch.results_folder import ResultsFolder
 from deconvseg.batch.run import default_workers
-from deconvseg.batch.shard import lock_run
 from deconvseg.batch.work import Done
 from deconvseg.errors import InputError, OutputError, UsageError
 from deconvseg.images import coco
@@ -152,7 +152,7 @@ def test_python_users_get_the_commands_run(segmenter: Segmenter, photos: None) -
     heard: list[tuple[str, Exception | None]] = []
 
     def listen(record: Record, error: Exception | None) -> None:
-        with pytest.raises(UsageError, match="another run is at work here"), lock_run(Path("out"), None):
+        with pytest.raises(UsageError, match="another run is at work"), ResultsFolder("out").locked(None):
             pass
         heard.append((record["input"], error))
 
@@ -173,7 +173,7 @@ def test_python_users_get_the_commands_run(segmenter: Segmenter, photos: None) -
     }
     assert len(json.loads(Path("out/coco.json").read_text())["images"]) == 2
 
-    with pytest.raises(InputError, match=r"nothing.*no file matches"):
+    with pytest.raises(InputError, match=r"nothing.*no photos there"):
         segment_folder("nothing/*.jpg", "out", segmenter)
 
 
@@ -224,8 +224,8 @@ def test_results_of_other_options_settings_or_hands_are_made_again(
     run = segment_folder(["in/1.png", "in/2.png"], "out", segmenter, once)
     assert [record["status"] for record in run.records] == ["done", "skipped"]
     other = segmenter.with_settings(crf=not segmenter.settings.crf)
-    run = segment_folder(["in/1.png", "in/2.png"], "out", other)
-    assert run.notes[0].startswith("2 of the photos were done with other settings")
+    run = segment_folder(["in/1.png", "in/2.png"], "out", other, Options(shard="0/1"))
+    assert run.notes[0].startswith("2 of the photos are done again")
     assert not Path("out/1.coco.json").exists() and not Path("out/coco.json").exists()
 
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deconvseg.batch.shard import Shard, lock_run
+from deconvseg.batch.inputs import Shard
+from deconvseg.batch.results_folder import ResultsFolder
 from deconvseg.errors import OutputError, UsageError
 
 
@@ -32,30 +33,32 @@ def test_parse() -> None:
 
 def test_locks(tmp_path: Path) -> None:
     out = tmp_path / "new" / "out"
+    locked = ResultsFolder(out).locked
     first, second = Shard(0, 2), Shard(1, 2)
-    with lock_run(out, None):
+    with locked(None):
         for other in (None, first):
-            with pytest.raises(UsageError, match="another run is at work here"), lock_run(out, other):
+            with pytest.raises(UsageError, match="another run is at work here"), locked(other):
                 pass
-    with lock_run(out, first), lock_run(out, second):
+    with locked(first), locked(second):
         for other, whose in ((None, "shard [01]-of-2"), (first, "shard 0-of-2")):
-            with pytest.raises(UsageError, match=f"{whose} is at work here"), lock_run(out, other):
+            with pytest.raises(UsageError, match=f"{whose} is at work here"), locked(other):
                 pass
     for at_work, other in ((Shard(0, 3), first), (first, Shard(0, 1))):
         refused = pytest.raises(UsageError, match=f"shard {at_work} is at work here")
-        with lock_run(out, at_work), refused, lock_run(out, other):
+        with locked(at_work), refused, locked(other):
             pass
     (out / ".segment.0-of-3.lock").touch()  # of a run that was killed
-    with lock_run(out, first), lock_run(out, second):
+    with locked(first), locked(second):
         pass
-    with lock_run(out, None):
+    with locked(None):
         pass
     assert not list(out.iterdir())
 
 
 def test_what_the_run_raises_is_not_touched(tmp_path: Path) -> None:
-    with pytest.raises(PermissionError), lock_run(tmp_path, None):
+    with pytest.raises(PermissionError), ResultsFolder(tmp_path).locked(None):
         raise PermissionError
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="file: cannot be written"), lock_run(tmp_path / "file", None):
+    locked = ResultsFolder(tmp_path / "file").locked
+    with pytest.raises(OutputError, match="file: cannot be written"), locked(None):
         pass

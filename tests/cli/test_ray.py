@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-import deconvseg.batch.run
-from deconvseg.batch import FolderRun, Options
 from deconvseg.batch.ray import joined
 from deconvseg.errors import MissingDependencyError, UsageError
 
@@ -49,15 +47,7 @@ def test_a_stopped_run_goes_on_to_the_same(run: Run, inside: Run, fast: list[str
     assert f"{COUNT} photos: 0 done, {COUNT} skipped" in lines(skipped)[-1]
 
 
-def test_options_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UsageError, match="Ray needs at least one network"):
-        FolderRun(["none.jpg"], str(tmp_path), Options(engine="ray", workers=0))
-    monkeypatch.setattr(deconvseg.batch.run, "find_spec", lambda name: None)
-    with pytest.raises(MissingDependencyError, match=r'pip install "deconvseg\[ray\]"'):
-        FolderRun(["none.jpg"], str(tmp_path), Options(engine="ray"))
-
-
-def test_a_broken_ray_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_ray_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingDependencyError, match=r'pip install "deconvseg\[ray\]"'), joined(None, 1):
         pass
