@@ -27,7 +27,7 @@ Entry: TypeAlias = tuple[str, tuple[int, int, int]]  # of a legend: a name and i
 
 _STRIP_PIXELS = 1 << 20
 _LONGEST_JPEG = 65_500
-_SMALLEST_TEXT, _LARGEST_TEXT = 7, 400
+_LARGEST_TEXT = 400  # pixels
 _PAPER, _INK = (0, 0, 0, 160), (255, 255, 255, 255)
 
 
@@ -68,18 +68,12 @@ def overlay_image(segmentation: Segmentation, *, legend: str = "") -> Image.Imag
 def draw_legend(image: Image.Image, entries: Sequence[Entry], busy: NDArray[np.bool_]) -> None:
     """Draw a panel of colours and names onto an RGB image, where it covers the fewest `busy` pixels, (H, W).
 
-    On an image too small for all of them at a size that can be read, the last entries are left out.
+    One that is too large for the image is made smaller.
     """
-    text, panel = min(max(min(image.size) // 22, 11), _LARGEST_TEXT), None
-    while entries:
-        panel = _panel(entries, text)
-        if panel.width <= image.width * 0.9 and panel.height <= image.height * 0.9:
-            break
-        if text == _SMALLEST_TEXT:
-            entries = entries[:-1]
-        text = max(text * 7 // 8, _SMALLEST_TEXT)
-    if panel is None or not entries:
+    if not entries:
         return
+    panel = _panel(entries, min(max(min(image.size) // 22, 11), _LARGEST_TEXT))
+    panel.thumbnail((max(image.width * 0.9, 1), max(image.height * 0.9, 1)))
     margin = max(min(image.size) // 60, 1)
     right, bottom = image.width - panel.width - margin, image.height - panel.height - margin
     corners = [(x, y) for y in (margin, bottom) for x in (margin, right)]
