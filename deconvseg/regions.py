@@ -197,8 +197,7 @@ class PartialResult:
     def _choose_regions(self) -> None:
         """See `Settings.objects` and `Settings.candidates`."""
         settings, boxes, scores = self._settings, self.prepared.boxes, self.prepared.scores
-        chosen_before = np.isnan(scores)  # should the photo have been through this
-        boxes, scores = boxes[~chosen_before], scores[~chosen_before]
+        boxes, scores = boxes.copy(), scores.copy()
         first = int(settings.whole_photo)
         if self.whole and not self._inference.network.sees_whole_photo:
             some = slice(first, first + settings.candidates)
@@ -223,7 +222,15 @@ class PartialResult:
     def probabilities(self, rule: EnsembleRule | Literal["alone"] | None = None) -> NDArray[np.float32]:
         """Class probabilities so far, float32 (C, h, w) for `prepared.image`; `rule` is how the ensemble's
         FCN joins in, if there is one: None takes that of the settings, `alone` leaves the regions out."""
-        return self._combine(rule).cpu().numpy()
+        (whole, prior), settings = self.whole or (None, None), self._settings
+        if whole is None:
+            found = self._fusion.probabilities()
+        elif rule == "alone" or self._inference.network.sees_whole_photo:
+            found = self._alone()
+        else:
+            found = ensemble(self._fusion, whole, rule or settings.ensemble, settings.share)
+            found = found if prior is None else with_prior(found, prior)
+        return found.cpu().numpy()
 
     def finish(self) -> Fused:
         """See `Segmenter.fuse`."""
@@ -242,15 +249,6 @@ class PartialResult:
         """What `whole_scores` gives for the photo, if there is an FCN."""
         fcn = self._inference.fcn
         return self._inference.whole_scores(fcn, self.prepared.image) if fcn else None
-
-    def _combine(self, rule: EnsembleRule | Literal["alone"] | None) -> Tensor:
-        if self.whole is None:
-            return self._fusion.probabilities()
-        if rule == "alone" or self._inference.network.sees_whole_photo:
-            return self._alone()
-        (whole, prior), settings = self.whole, self._settings
-        found = ensemble(self._fusion, whole, rule or settings.ensemble, settings.share)
-        return found if prior is None else with_prior(found, prior)
 
     def _alone(self, step: int = 1) -> Tensor:
         """The FCN's class probabilities of every `step`-th pixel of every `step`-th row."""

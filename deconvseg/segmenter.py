@@ -258,15 +258,12 @@ class Segmenter:
 
     def identity(self) -> dict[str, object]:
         """Everything that can change a result, fit for JSON: what is equal in it gives equal masks."""
-        settings = asdict(replace(self.settings, prior=self.inference.prior, crf_parameters=None))
-        if self.sees_whole_photo:  # no other setting shapes what an FCN says
-            settings = {name: settings[name] for name in ("prior", "at_network_side")}
         return {
             "device": self.inference.device.type,
             "weights": self._digests[0],
             "fcn": self._digests[1] if self.inference.partner and self.inference.fcn else None,
             "forest": self._forest_in_use[1] if self._proposes else None,
-            **settings,
+            **asdict(replace(self.settings, prior=self.inference.prior, crf_parameters=None)),
             "crf": asdict(self.crf_parameters) if self.settings.crf else None,
             "precision": self.inference.precision,
             "only": self._only,

@@ -105,11 +105,8 @@ def fault(entry: Entry) -> str:
     path = located(entry)
     if path is None:
         return "is not here" if entry.obtain else "was shipped and is missing"
-    try:
-        if entry.sha256 is not None and (found := digest(path)) != entry.sha256:
-            return f"has sha256 {found}, should have {entry.sha256}"
-    except OSError as error:
-        return f"cannot be read ({error.strerror})"
+    if entry.sha256 is not None and (found := digest(path)) != entry.sha256:
+        return f"has sha256 {found}, should have {entry.sha256}"
     return ""
 
 

@@ -58,7 +58,7 @@ def exported(network_path: Path, tmp_path_factory: pytest.TempPathFactory) -> tu
 
 def test_crops_of_the_example_photo_are_compared(exported: tuple[Path, Parity]) -> None:
     path, parity = exported
-    assert parity.crops == 20
+    assert parity.crops == 8
     assert 0 <= parity.difference <= 1e-3 and parity.labels >= 0.999
     assert [file.name for file in path.parent.iterdir()] == ["lite.onnx"]
 

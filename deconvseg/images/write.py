@@ -56,7 +56,7 @@ def write_overlay(segmentation: Segmentation, target: Target, *, legend: bool = 
 
 def overlay_image(segmentation: Segmentation, *, legend: str = "") -> Image.Image:
     """What `write_overlay` writes, as an RGB image; `legend` has the `{name}` and `{share}` of an object."""
-    image = _overlay(segmentation.labels, segmentation.palette, segmentation.photo)
+    image = overlay(segmentation.labels, segmentation.palette, segmentation.photo)
     if legend:
         colors = dict(zip(segmentation.classes[1:], tints(segmentation.palette)[1:], strict=True))
         shares = {name: share for name, share in segmentation.class_shares().items() if name in colors}
@@ -143,12 +143,9 @@ def write_scores(segmentation: Segmentation, target: Target) -> None:
         np.savez(stream, probabilities=scores, classes=np.array(segmentation.classes, np.str_))
 
 
-def overlay(labels: NDArray[np.uint8], palette: Palette, photo: Photo) -> Photo:
-    """The photo, uint8 (H, W, 3), objects tinted and outlined by labels (H, W), the rest dimmed and paler."""
-    return np.array(_overlay(labels, palette, photo))
-
-
-def _overlay(labels: NDArray[np.uint8], palette: Palette, photo: Photo) -> Image.Image:
+def overlay(labels: NDArray[np.uint8], palette: Palette, photo: Photo) -> Image.Image:
+    """The photo, uint8 (H, W, 3), as an RGB image: objects tinted and outlined by labels (H, W), the rest
+    dimmed and paler."""
     colors = np.array(tints(palette), np.uint16).reshape(-1, 3)
     width = max(1, round(min(labels.shape) / 250))
 

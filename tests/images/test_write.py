@@ -97,7 +97,7 @@ def test_overlay_tints_in_proportion() -> None:
     photo = np.full((9, 9, 3), (100, 60, 20), np.uint8)
     labels = np.zeros((9, 9), np.uint8)
     labels[2:8, 2:8] = 1
-    shown = overlay(labels, ((0, 0, 0), (100, 0, 50)), photo)
+    shown = np.asarray(overlay(labels, ((0, 0, 0), (100, 0, 50)), photo))
     # The brightest channel of (100, 0, 50) scaled to 255 is (255, 0, 127.5): 0.4 and 0.6 of both.
     assert shown[5, 5].tolist() == [(600 + 193 * 4) // 10, 36, (120 + 96 * 4) // 10]
     assert shown[0, 0].tolist() == [160 * 3 // 8, 120 * 3 // 8, 80 * 3 // 8]
