@@ -110,6 +110,7 @@ class Segmenter:
         refuse_below(1, batch_size=batch_size, threads=threads)
         if fcn is not None and settings.ensemble == "off" and not settings.prior:
             raise UsageError(f"{fcn}: an FCN is for an ensemble or a prior; ask for one of them")
+        self._needs_prior = bool(prior) or (fcn is not None and settings.ensemble == "off")
         entry = find(weights)
         partner = fcn or (entry.partner if entry else "")
         if not (partner or ensemble or protocol in ("paper", "released-code")):
@@ -121,7 +122,7 @@ class Segmenter:
             self.fcn = partner or FCN
         elif settings.prior:
             self.fcn = partner or None
-        self.settings, self._needs_prior = settings, bool(prior)
+        self.settings = settings
         self.weights, self._file, self._forest = str(weights), weights, forest
         self._device, self._precision = device, precision
         self._batch_size, self._threads = batch_size, threads

@@ -155,6 +155,7 @@ def test_what_does_not_fit_is_found_on_load(tiny_network: Path, tiny_fcn: Path, 
         (tiny_network, {"fcn": fcn}, "is no FCN with the network's classes"),
         (tiny_network, {"prior": 1, "fcn": tiny_fcn}, "no FCN that tells which classes a photo shows"),
         (tiny_fcn, {"prior": 1}, "no FCN that tells which classes a photo shows"),
+        (tiny_network, {"ensemble": "off", "fcn": tiny_fcn}, "no FCN that tells which classes a photo shows"),
         (own, {"protocol": "paper"}, "fcn-lite: is no FCN with the network's classes; take another, or go"),
     ]
     for weights, options, words in faults:
