@@ -103,7 +103,7 @@ def _device() -> Iterator[Finding]:
         found = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(device)}, {memory:.0f} GB each"
     unused = device.type != "cuda" and which("nvidia-smi") is not None
     advice = "see what nvidia-smi says; update the driver, or install torch for its version of CUDA"
-    precision = pick_precision("auto", device, lambda: None)  # of the shipped networks
+    precision = pick_precision("auto", device, None)  # of the shipped networks
     yield _judged("device", not unused, f"{device.type}, {precision}: {found}", advice)
 
 
@@ -127,7 +127,8 @@ def _photo() -> Iterator[Finding]:
     start = time.perf_counter()
     segmenter = Segmenter(_TESTED)
     segmenter.load()
-    where = f"{segmenter.inference.device}, {segmenter.inference.precision}, {segmenter.ensemble} ensemble"
+    inference = segmenter.inference
+    where = f"{inference.device}, {inference.precision}, {segmenter.settings.ensemble} ensemble"
     yield Finding("loading", "ok", f"{time.perf_counter() - start:.1f} s ({where})")
     result = segmenter.segment(example_photo())
     share = result.class_shares().get(_LABEL, 0.0)

@@ -6,11 +6,9 @@ import os
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -19,16 +17,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from deconvseg.errors import UsageError, WeightsError, is_out_of_memory
+from deconvseg.errors import UsageError, is_out_of_memory
 from deconvseg.images.read import PhotoPixels
-from deconvseg.network import fold
 from deconvseg.network.base import STRIDE, SegmentationNetwork
-from deconvseg.network.checkpoint import NetworkHeader, describe_network, load_network
+from deconvseg.network.checkpoint import NetworkHeader
+from deconvseg.network.fold import Precision
 from deconvseg.network.inputs import crop, normalise, on_device, resized, whole_pixels
 from deconvseg.postprocess.fusion import Fusion, ensemble, least_certain, log_prior, with_prior
 from deconvseg.proposals.boxes import around_objects, distinct
 from deconvseg.settings import EnsembleRule, Settings
-from deconvseg.weights import network_file
 
 FCN = tuple[SegmentationNetwork, NetworkHeader]  # that sees the whole photo
 
@@ -46,15 +43,6 @@ def use_threads() -> None:
         raise UsageError(
             f"this process was forked from one that had segmented, and lacks its threads; {cure}"
         )
-
-
-def uncalibrated(*networks: str | Path | None) -> str | None:
-    """The first of networks (names or files) whose file does not tell the ranges that int8 needs."""
-    for name in [name for name in networks if name is not None]:
-        with suppress(UsageError, WeightsError):  # which is told where the file is read
-            if not describe_network(network_file(name))[1].ranges:
-                return str(name)
-    return None
 
 
 class Clock:
@@ -92,23 +80,21 @@ class Inference:
     header: NetworkHeader
     settings: Settings
     device: torch.device
-    precision: fold.Precision
+    precision: Precision
     batch_size: int  # of regions; halved when they do not fit into memory
-    partner: FCN | None = None  # of an ensemble
+    partner: FCN | None = None  # of an ensemble or a prior
 
     @property
     def fcn(self) -> FCN | None:
-        """What looks at the whole photo: the network itself, the partner, or nothing."""
-        return (self.network, self.header) if self.network.sees_whole_photo else self.partner
-
-    def load_partner(self, name: str | Path) -> FCN:
-        """An FCN or FCN-8s by name or file, made ready; UsageError if it does not fit the network."""
+        """What looks at the whole photo: the network itself, or the partner where the settings need it."""
         if self.network.sees_whole_photo:
-            raise UsageError(f"{name}: is for an ensemble, and the network is an FCN itself; go without")
-        network, header = load_network(network_file(name))
-        if not network.sees_whole_photo or header.classes != self.header.classes:
-            raise UsageError(f"{name}: is no FCN with the network's classes; take another, or go without")
-        return fold.prepare(network, self.device, self.precision, header.ranges), header
+            return self.network, self.header
+        return self.partner if self.settings.ensemble != "off" or self.settings.prior else None
+
+    @property
+    def prior(self) -> float:
+        """That of the settings; 0 where no FCN tells which classes a photo shows."""
+        return self.settings.prior if self.fcn and self.fcn[0].tells_classes else 0.0
 
     def fuse(self, photos: Iterable[Prepared], *, full_batches: bool = False) -> Iterator[Fused]:
         """Class probabilities of photos; see `Segmenter.fuse`."""
@@ -191,8 +177,8 @@ class Inference:
         found = found.float()[..., top : top + rows, left : left + columns]
         if (rows, columns) != (height, width):
             found = functional.interpolate(found, (height, width), mode="bilinear", align_corners=False)
-        if self.settings.prior and network.tells_classes:
-            return found[0], log_prior(code[0], network.doubt, self.settings.prior)
+        if self.prior:
+            return found[0], log_prior(code[0], network.doubt, self.prior)
         return found[0], None
 
 
@@ -211,10 +197,9 @@ class PartialResult:
     def _choose_regions(self) -> None:
         """See `Settings.objects` and `Settings.candidates`."""
         settings, boxes, scores = self._settings, self.prepared.boxes, self.prepared.scores
-        chosen_before = np.isnan(scores)  # should the photo have been through this
-        boxes, scores = boxes[~chosen_before], scores[~chosen_before]
+        boxes, scores = boxes.copy(), scores.copy()
         first = int(settings.whole_photo)
-        if self._inference.partner and self.whole:
+        if self.whole and not self._inference.network.sees_whole_photo:
             some = slice(first, first + settings.candidates)
             ranked = least_certain(self.whole[0], whole_pixels(boxes[some]))
             boxes[some], scores[some] = boxes[some][ranked], scores[some][ranked]
@@ -237,7 +222,15 @@ class PartialResult:
     def probabilities(self, rule: EnsembleRule | Literal["alone"] | None = None) -> NDArray[np.float32]:
         """Class probabilities so far, float32 (C, h, w) for `prepared.image`; `rule` is how the ensemble's
         FCN joins in, if there is one: None takes that of the settings, `alone` leaves the regions out."""
-        return self._combine(rule).cpu().numpy()
+        (whole, prior), settings = self.whole or (None, None), self._settings
+        if whole is None:
+            found = self._fusion.probabilities()
+        elif rule == "alone" or self._inference.network.sees_whole_photo:
+            found = self._alone()
+        else:
+            found = ensemble(self._fusion, whole, rule or settings.ensemble, settings.share)
+            found = found if prior is None else with_prior(found, prior)
+        return found.cpu().numpy()
 
     def finish(self) -> Fused:
         """See `Segmenter.fuse`."""
@@ -256,15 +249,6 @@ class PartialResult:
         """What `whole_scores` gives for the photo, if there is an FCN."""
         fcn = self._inference.fcn
         return self._inference.whole_scores(fcn, self.prepared.image) if fcn else None
-
-    def _combine(self, rule: EnsembleRule | Literal["alone"] | None) -> Tensor:
-        if self.whole is None:
-            return self._fusion.probabilities()
-        if rule == "alone" or self._inference.network.sees_whole_photo:
-            return self._alone()
-        (whole, prior), settings = self.whole, self._settings
-        found = ensemble(self._fusion, whole, rule or settings.ensemble, settings.share)
-        return found if prior is None else with_prior(found, prior)
 
     def _alone(self, step: int = 1) -> Tensor:
         """The FCN's class probabilities of every `step`-th pixel of every `step`-th row."""

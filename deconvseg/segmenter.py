@@ -9,7 +9,7 @@ import threading
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
-from functools import cache, cached_property, partial
+from functools import cache, cached_property
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from deconvseg.errors import InputError, UsageError, WeightsError
+from deconvseg.errors import InputError, UsageError
 from deconvseg.files import code_digest, digest
 from deconvseg.images.enlarge import enlarge
 from deconvseg.images.palette import Palette
@@ -33,10 +33,10 @@ from deconvseg.postprocess.crf import dense_crf
 from deconvseg.proposals.boxes import WORKING_SIDE as EDGES_SIDE
 from deconvseg.proposals.boxes import Boxes, propose, shrink, squared
 from deconvseg.proposals.edges import EdgeDetector
-from deconvseg.regions import Clock, Fused, Inference, Prepared, uncalibrated, use_threads
+from deconvseg.regions import Clock, Fused, Inference, Prepared, use_threads
 from deconvseg.segmentation import Segmentation, chosen, refuse_unknown
 from deconvseg.settings import PRESETS, CRFParameters, EnsembleRule, FusionRule, refuse_below
-from deconvseg.weights import find, forest_file, located, network_file
+from deconvseg.weights import find, forest_file, network_file
 
 FCN = "fcn-lite"  # of ensembles of networks that have no partner of their own
 WORKING_SIDE = 1024  # pixels; photos with a longer side are shrunk to it for the work
@@ -75,8 +75,7 @@ class Segmenter:
     Attributes:
         weights: the network's name or file, as it was given.
         settings: all settings of the method.
-        fcn: name or file of the FCN, should there be an ensemble or a prior.
-        notes: after `load`, what does not hold as one may think: an ensemble that could not be, say.
+        fcn: name or file of the FCN that joins in, if any.
 
     Raises UsageError for a value that is none of these, or two that exclude each other; names of networks,
     devices and classes are looked at by `load`.
@@ -106,24 +105,27 @@ class Segmenter:
         options: dict[str, Any] = {"proposals": proposals, "min_side": min_side, "fusion": fusion}
         options |= {"ensemble": ensemble, "prior": prior}
         given = {name: value for name, value in options.items() if value is not None}
-        self.settings = replace(PRESETS[protocol], **given, crf=crf)
+        settings = replace(PRESETS[protocol], **given, crf=crf)
         refuse_below(1, batch_size=batch_size, threads=threads)
-        if fcn is not None and self.settings.ensemble == "off" and not self.settings.prior:
+        if fcn is not None and settings.ensemble == "off" and not settings.prior:
             raise UsageError(f"{fcn}: an FCN is for an ensemble or a prior; ask for one of them")
-        self._must_ensemble = fcn is not None or ensemble not in (None, "off")
-        self._must_have_prior = bool(prior)
+        self._needs_prior = bool(prior) or (fcn is not None and settings.ensemble == "off")
         entry = find(weights)
-        partner, is_ours = fcn or (entry.partner if entry else ""), protocol not in ("paper", "released-code")
-        if is_ours and not partner and ensemble is None:  # only what is known to belong together is paired
-            self.settings = replace(self.settings, ensemble="off")
-        self.fcn = partner or (FCN if self._must_ensemble or prior or not is_ours else None)
-        if partner and protocol == "fast" and not proposals and self.settings.ensemble == "mean":
-            weights, self.fcn = partner, None
+        partner = fcn or (entry.partner if entry else "")
+        if not (partner or ensemble or protocol in ("paper", "released-code")):
+            settings = replace(settings, ensemble="off")  # only what is known to belong together is paired
+        if partner and protocol == "fast" and not proposals and settings.ensemble == "mean":
+            weights, partner, settings = partner, "", replace(settings, ensemble="off")
+        self.fcn: str | Path | None = None
+        if settings.ensemble != "off" or prior:
+            self.fcn = partner or FCN
+        elif settings.prior:
+            self.fcn = partner or None
+        self.settings = settings
         self.weights, self._file, self._forest = str(weights), weights, forest
         self._device, self._precision = device, precision
         self._batch_size, self._threads = batch_size, threads
         self._only = None if only is None else chosen(only)
-        self.notes: list[str] = []
         self._inference: Inference | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -230,19 +232,23 @@ class Segmenter:
         return _detector(*self._forest_in_use).detect(shrink(image, EDGES_SIDE))
 
     def with_settings(self, **changes: Any) -> Segmenter:
-        """A copy with some of the settings changed (names as in `Settings`) that shares what is loaded, and
-        reads the FCN that it needs besides; without one, it has no ensemble or prior."""
+        """A copy with some of the settings changed (names as in `Settings`) that shares what is loaded.
+
+        UsageError for an ensemble where this one has no FCN.
+        """
         other = copy.copy(self)
         other.settings = replace(self.settings, **changes)
+        if other.settings.ensemble != "off" and self.fcn is None:
+            raise UsageError("there is no FCN for an ensemble; make another Segmenter with one")
         if self._inference:
-            other._inference = other._with_partner(self._inference)
+            other._inference = replace(self._inference, settings=other.settings)
         return other
 
     def load(self) -> None:
         """Read the network and the forest now rather than at the first photo.
 
         Raises WeightsError for a file that is missing or damaged, and UsageError for a device, precision or
-        class that this machine or the network does not have.
+        class that this machine or the network does not have, and an FCN that does not fit the network.
         """
         with ThreadPoolExecutor(1) as beside:  # OpenCV reads its file while torch makes networks ready
             forest = beside.submit(lambda: _detector(*self._forest_in_use)) if self._proposes else None
@@ -252,15 +258,12 @@ class Segmenter:
 
     def identity(self) -> dict[str, object]:
         """Everything that can change a result, fit for JSON: what is equal in it gives equal masks."""
-        settings = asdict(replace(self.inference.settings, crf_parameters=None))
-        if self.sees_whole_photo:  # no other setting shapes what an FCN says
-            settings = {name: settings[name] for name in ("prior", "at_network_side")}
         return {
             "device": self.inference.device.type,
-            "weights": self._digests["weights"],
-            "fcn": self._digests["fcn"] if self.inference.partner else None,
+            "weights": self._digests[0],
+            "fcn": self._digests[1] if self.inference.partner and self.inference.fcn else None,
             "forest": self._forest_in_use[1] if self._proposes else None,
-            **settings,
+            **asdict(replace(self.settings, prior=self.inference.prior, crf_parameters=None)),
             "crf": asdict(self.crf_parameters) if self.settings.crf else None,
             "precision": self.inference.precision,
             "only": self._only,
@@ -275,11 +278,6 @@ class Segmenter:
     def crf_parameters(self) -> CRFParameters:
         """Those of the settings, or of the network's file."""
         return self.settings.crf_parameters or CRFParameters.from_mapping(self.header.crf)
-
-    @property
-    def ensemble(self) -> EnsembleRule:
-        """How the FCN joins in; `off` without one that fits."""
-        return self.inference.settings.ensemble
 
     @property
     def header(self) -> NetworkHeader:
@@ -328,41 +326,25 @@ class Segmenter:
         # Left alone, torch and OpenCV would take all cores of the host, not of the container.
         torch.set_num_threads(self._threads or min(torch.get_num_threads(), cores()))
         cv2.setNumThreads(self._threads or min(cv2.getNumThreads(), cores()))
-        device = fold.pick_device(self._device)
-        network, header = load_network(network_file(self._file))
-        precision = fold.pick_precision(self._precision, device, partial(uncalibrated, self._file, self.fcn))
+        if self.sees_whole_photo and self.settings.ensemble != "off":
+            raise UsageError(f"{self.weights}: is an FCN itself, and needs no other; go without an ensemble")
+        names = [self._file] if self.sees_whole_photo or not self.fcn else [self._file, self.fcn]
+        files = [network_file(name) for name in names]
+        networks = [load_network(file) for file in files]
+        header = networks[0][1]
+        if any(not other.sees_whole_photo or of.classes != header.classes for other, of in networks[1:]):
+            raise UsageError(f"{self.fcn}: is no FCN with the network's classes; take another, or go without")
         refuse_unknown(self._only or (), header.classes)
-        if self.settings.crf:
-            _ = self.crf_parameters  # a bad value is told now, not at the first photo
+        device = fold.pick_device(self._device)
+        unknown = [str(name) for name, (_, of) in zip(names, networks, strict=True) if not of.ranges]
+        precision = fold.pick_precision(self._precision, device, next(iter(unknown), None))
         # Of the networks in use, should their files be replaced later.
-        self._digests = {"weights": digest(network_file(self._file))}
-        network = fold.prepare(network, device, precision, header.ranges)
+        self._digests = [digest(file) for file in files]
+        ready = [(fold.prepare(network, device, precision, of.ranges), of) for network, of in networks]
         # Whatever memory is free: with the size of a batch, scores can differ in their last bits.
         size = self._batch_size or (64 if device.type == "cuda" else 16)
-        return self._with_partner(Inference(network, header, self.settings, device, precision, size))
-
-    def _with_partner(self, inference: Inference) -> Inference:
-        """The same with the FCN that the settings need besides; without one, without ensemble and prior."""
-        settings, partner = self.settings, inference.partner
-        if inference.network.sees_whole_photo and not self._must_ensemble:
-            self.fcn = None
-        if self.fcn is None or (settings.ensemble == "off" and not settings.prior):
-            partner = None
-        elif partner is None:
-            try:
-                partner = inference.load_partner(self.fcn)
-                self._digests = {**self._digests, "fcn": digest(network_file(self.fcn))}
-            except (UsageError, WeightsError) as error:
-                entry = find(self.fcn)
-                is_missing = entry is not None and located(entry) is None
-                if self._must_ensemble or (isinstance(error, WeightsError) and not is_missing):
-                    raise
-                self.notes, self.fcn = [f"no ensemble: {error}"], None
-        inference = replace(inference, partner=partner)
-        settings = settings if partner else replace(settings, ensemble="off", objects=False, candidates=0)
-        if not (inference.fcn and inference.fcn[0].tells_classes):
-            if settings.prior and (self._must_have_prior or (partner and settings.ensemble == "off")):
-                fault = "no FCN that tells which classes a photo shows, as a prior needs it"
-                raise UsageError(f"{self.fcn or self.weights}: {fault}; give one, or go without")
-            settings = replace(settings, prior=0.0)
-        return replace(inference, settings=settings)
+        inference = Inference(*ready[0], self.settings, device, precision, size, *ready[1:])
+        if self._needs_prior and not inference.prior:
+            fault = "no FCN that tells which classes a photo shows, as a prior needs it"
+            raise UsageError(f"{self.fcn or self.weights}: {fault}; give one, or go without")
+        return inference

@@ -50,31 +50,30 @@ def weights_folder() -> Path:
     raise WeightsError(f"{package}: the shipped weights are missing; install deconvseg again")
 
 
-def cache_folder() -> Path | None:
-    """Where files got by hand go: `DECONVSEG_HOME`, or the platform's cache folder; None without a home."""
-    if home := os.environ.get("DECONVSEG_HOME"):
-        return Path(home).absolute()
+def cache_folder() -> Path:
+    """Where files got by hand go: `DECONVSEG_HOME`, or the platform's cache folder.
+
+    Raises WeightsError for a user without a home directory.
+    """
     try:
-        folder = platformdirs.user_cache_path("deconvseg", appauthor=False)
-    except RuntimeError:
-        return None
-    return folder if folder.is_absolute() else None  # older platformdirs leave the "~" as it is
+        home = os.environ.get("DECONVSEG_HOME")
+        return Path(home or platformdirs.user_cache_path("deconvseg", appauthor=False)).absolute()
+    except RuntimeError as error:
+        fault = "there is no home directory for files got by hand"
+        raise WeightsError(f"{fault}; let DECONVSEG_HOME name another folder") from error
 
 
 def registry() -> dict[str, Entry]:
-    """What is known by name, from `registry.toml` beside the shipped files; WeightsError if it is damaged."""
+    """What is known by name, from `registry.toml` beside the shipped files."""
     return _registry(weights_folder() / REGISTRY)
 
 
 @cache
 def _registry(path: Path) -> dict[str, Entry]:
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))["weights"]
-        for table in tables.values():
-            table |= {key: tuple(value) for key, value in table.items() if isinstance(value, list)}
-        return {name: Entry(name=name, **table) for name, table in tables.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise WeightsError(f"{path}: this registry is damaged ({error}); install deconvseg again") from error
+    tables = tomllib.loads(path.read_text(encoding="utf-8"))["weights"]
+    for table in tables.values():
+        table |= {key: tuple(value) for key, value in table.items() if isinstance(value, list)}
+    return {name: Entry(name=name, **table) for name, table in tables.items()}
 
 
 def find(name: str | Path) -> Entry | None:
@@ -96,7 +95,7 @@ def lookup(name: str | Path, kind: str | None = None) -> Entry:
 
 def located(entry: Entry) -> Path | None:
     """The file of an entry: shipped, or in the cache folder; None if it is in neither."""
-    places = [folder / entry.file for folder in (weights_folder(), cache_folder()) if folder]
+    places = (folder() / entry.file for folder in (weights_folder, cache_folder))
     # pathlib raises if a folder may not be searched, like another user's home, or if a name is too long.
     return next((path for path in places if os.path.isfile(path)), None)  # noqa: PTH113
 
@@ -106,11 +105,8 @@ def fault(entry: Entry) -> str:
     path = located(entry)
     if path is None:
         return "is not here" if entry.obtain else "was shipped and is missing"
-    try:
-        if entry.sha256 is not None and (found := digest(path)) != entry.sha256:
-            return f"has sha256 {found}, should have {entry.sha256}"
-    except OSError as error:
-        return f"cannot be read ({error.strerror})"
+    if entry.sha256 is not None and (found := digest(path)) != entry.sha256:
+        return f"has sha256 {found}, should have {entry.sha256}"
     return ""
 
 

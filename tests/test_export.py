@@ -18,7 +18,6 @@ from deconvseg.export import Parity, export_onnx, onnx_model, onnx_session
 from deconvseg.images.palette import VOC_CLASSES, palette_for
 from deconvseg.network.base import SegmentationNetwork
 from deconvseg.network.checkpoint import NetworkHeader, load_network, save_network
-from deconvseg.network.deconvnet import DeconvNet
 from deconvseg.network.fold import prepare
 from deconvseg.segmenter import Segmenter
 
@@ -59,7 +58,7 @@ def exported(network_path: Path, tmp_path_factory: pytest.TempPathFactory) -> tu
 
 def test_crops_of_the_example_photo_are_compared(exported: tuple[Path, Parity]) -> None:
     path, parity = exported
-    assert parity.crops == 20
+    assert parity.crops == 8
     assert 0 <= parity.difference <= 1e-3 and parity.labels >= 0.999
     assert [file.name for file in path.parent.iterdir()] == ["lite.onnx"]
 
@@ -68,7 +67,6 @@ def test_unpooling_is_by_the_switches_of_the_poolings(
     exported: tuple[Path, Parity], network_path: Path
 ) -> None:
     network, model = ready(load_network(network_path)[0]), onnx.load(exported[0])
-    assert isinstance(network, DeconvNet)
     onnx.checker.check_model(model, full_check=True)
     assert [entry.version for entry in model.opset_import if not entry.domain] == [18]
     operators = Counter(node.op_type for node in model.graph.node)
@@ -78,12 +76,9 @@ def test_unpooling_is_by_the_switches_of_the_poolings(
     for count in (1, 3):
         crops = photo_like(count, 3, 32, 32)
         with torch.inference_mode():
-            _, expected = network.encode(crops)
             scores = network(crops).numpy()
-        given, *switches = session.run(None, {"crops": crops.numpy()})
+        (given,) = session.run(None, {"crops": crops.numpy()})
         np.testing.assert_allclose(given, scores, atol=1e-4 * np.ptp(scores))
-        for one, other in zip(switches, expected[1:], strict=True):  # ONNX counts through the whole batch
-            np.testing.assert_array_equal(one % (4 * one.shape[2] * one.shape[3]), other.numpy())
 
 
 def test_an_fcn_answers_as_torch_on_photos_of_all_sizes() -> None:
@@ -147,12 +142,12 @@ def test_a_file_that_answers_differently_is_not_left(
     exported: tuple[Path, Parity], network_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def other(network: Any, header: NetworkHeader) -> Any:
-        network.seg_score.bias.data[3] += 0.5
+        network.seg_score.bias.data[3] += 0.42
         return onnx.load(exported[0])
 
     monkeypatch.setattr(export, "onnx_model", other)
     monkeypatch.setattr(export, "CROPS", 3)
-    reason = r"on 3 crops scores differ by up to 0\.5 \(.*0\.001\).*% of the labels"
+    reason = r"on 3 crops scores differ by 0\.02 in the mean \(.*0\.001\).*% of the labels"
     with pytest.raises(ExportError, match=reason):
         export_onnx(network_path, tmp_path / "wrong.onnx")
     assert not list(tmp_path.iterdir())

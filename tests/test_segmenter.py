@@ -155,14 +155,11 @@ def test_what_does_not_fit_is_found_on_load(tiny_network: Path, tiny_fcn: Path, 
         (tiny_network, {"prior": 1, "fcn": tiny_fcn}, "no FCN that tells which classes a photo shows"),
         (tiny_fcn, {"prior": 1}, "no FCN that tells which classes a photo shows"),
         (tiny_network, {"ensemble": "off", "fcn": tiny_fcn}, "no FCN that tells which classes a photo shows"),
+        (own, {"protocol": "paper"}, "fcn-lite: is no FCN with the network's classes; take another, or go"),
     ]
     for weights, options, words in faults:
         with pytest.raises((UsageError, WeightsError), match=words):
             Segmenter(weights, **options).load()
-    # What was not asked for by name is left out where it does not fit.
-    segmenter = Segmenter(own, protocol="paper")
-    assert segmenter.ensemble == "off" and segmenter.identity()["fcn"] is None
-    assert "no ensemble" in segmenter.notes[0]
 
 
 def test_identity_names_what_changes_a_result(tiny_network: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,10 +263,10 @@ def test_fast_is_the_fcn_alone_or_the_whole_photo(tiny_network: Path, tiny_prior
     fast = Segmenter(tiny_network, protocol="fast", fcn=tiny_prior)
     image, alone = photo(90, 140), Segmenter(tiny_prior, protocol="fast")
     assert np.array_equal(fast.segment(image).labels, alone.segment(image).labels)
-    assert (fast.weights, fast.ensemble) == (str(tiny_prior), "off")
+    assert (fast.weights, fast.settings.ensemble) == (str(tiny_prior), "off")
     assert len(Segmenter(tiny_network, protocol="fast").segment(image).boxes) == 1
     own = Segmenter(tiny_network, protocol="fast", prior=0.3)  # a file keeps to itself but for what is asked
-    assert (own.weights, own.ensemble) == (str(tiny_network), "off")
+    assert (own.weights, own.settings.ensemble) == (str(tiny_network), "off")
     assert Segmenter(tiny_network, protocol="fast", fcn=tiny_prior, proposals=3).weights == str(tiny_network)
     assert fast.settings_hash() == alone.settings_hash() != Segmenter(tiny_prior).settings_hash()
     side, large = load_network(tiny_prior)[0].side, photo(200, 800)
@@ -291,15 +288,13 @@ def test_named_networks_come_with_their_partner_and_files_alone(
     (tmp_path / "p").write_bytes(tiny_network.read_bytes())
     monkeypatch.setattr(deconvseg.weights, "weights_folder", lambda: tmp_path / "shipped")
     monkeypatch.setenv("DECONVSEG_HOME", str(tmp_path))
-    missing = Segmenter("pair")
-    assert missing.ensemble == "off"
-    assert "no ensemble: other: is not on this machine" in missing.notes[0]
     with pytest.raises(WeightsError, match="other: is not on this machine"):
-        Segmenter("pair", ensemble="mean").load()
+        Segmenter("pair").load()
+    Segmenter("pair", proposals=0, ensemble="off", prior=0.0).load()
     (tmp_path / "o").write_bytes(tiny_fcn.read_bytes())
     both = Segmenter("pair")
-    assert (both.ensemble, both.fcn) == ("mean", "other")
-    assert Segmenter(tiny_network).ensemble == "off"
+    assert (both.settings.ensemble, both.fcn) == ("mean", "other") and both.inference.partner
+    assert Segmenter(tiny_network).settings.ensemble == "off"
 
 
 def test_a_prior_weighs_classes(tiny_network: Path, tiny_prior: Path) -> None:
@@ -331,4 +326,6 @@ def test_changed_settings_read_the_networks_they_need(tiny_network: Path, tiny_p
     assert (labels[0] != labels[1]).any()
     bare = Segmenter(tiny_network, proposals=0, crf=False)
     bare.load()
-    assert bare.with_settings(ensemble="mean", prior=0.2).identity() == bare.identity()
+    assert bare.with_settings(prior=0.2).identity() == bare.identity()
+    with pytest.raises(UsageError, match="no FCN for an ensemble"):
+        bare.with_settings(ensemble="mean")

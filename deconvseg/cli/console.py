@@ -6,23 +6,16 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import typer
 
 from deconvseg.cli import signals, streams
 from deconvseg.errors import DeconvSegError, UsageError, describe, one_line
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
 DONE, SOME_FAILED, NOTHING_DONE = 0, 1, 2
 _TYPERS_INTERRUPTED = 130
 """What Typer returns, and no exception, for a KeyboardInterrupt of whatever signal."""
 _SECONDS_BETWEEN_LINES = 20
-
-_bar_console: Console | None = None
-"""The bar's console while there is one."""
 
 
 def debugging() -> bool:
@@ -107,15 +100,11 @@ def error(message: str) -> None:
 
 
 def say(message: str) -> None:
-    """Print one line on stderr, above the progress bar if there is one."""
-    line = one_line(message)
-    if _bar_console:
-        _bar_console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
-    else:
-        try:
-            print(line, file=sys.stderr, flush=True)
-        except OSError:  # its disk is full, or nobody reads it any more: messages alone are lost
-            streams.drop(sys.stderr)
+    """Print one line on stderr, which Rich puts above the progress bar if there is one."""
+    try:
+        print(one_line(message), file=sys.stderr, flush=True)
+    except OSError:  # its disk is full, or nobody reads it any more: messages alone are lost
+        streams.drop(sys.stderr)
 
 
 class Progress:
@@ -130,19 +119,17 @@ class Progress:
         self._lines, self._last_line = lines and wanted and not self.visible, time.monotonic()
 
     def __enter__(self) -> Progress:
-        global _bar_console
         if self.visible:
             from rich import progress
             from rich.console import Console
 
-            _bar_console = Console(stderr=True)
             self._bar = progress.Progress(
                 progress.TextColumn("{task.description}"),
                 progress.BarColumn(bar_width=20),
                 progress.MofNCompleteColumn(),
                 progress.TimeRemainingColumn(compact=True),
                 progress.TextColumn("left {task.fields[text]}"),
-                console=_bar_console,
+                console=Console(stderr=True),
                 transient=True,
             )
             self._task = self._bar.add_task(self.what, total=self.total, text="")
@@ -150,10 +137,8 @@ class Progress:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        global _bar_console
         if self.visible:
             self._bar.stop()
-            _bar_console = None
 
     def step(self, text: str = "") -> None:
         """One more of the total is done, and this is to be said of it."""

@@ -116,7 +116,7 @@ def segmenter_options(*without: str) -> Callable[[Callable[..., int]], Callable[
 
 
 def load_segmenter(arguments: dict[str, Any], *, quiet: bool) -> Segmenter:
-    """Make a Segmenter, read its networks and, unless `quiet`, say which run where, with their notes."""
+    """Make a Segmenter, read its networks and, unless `quiet`, say which run where."""
     from deconvseg.machine import reuse_freed_memory
 
     gc.disable()  # else it looks through torch's many objects again and again: a fifth of the start
@@ -128,14 +128,12 @@ def load_segmenter(arguments: dict[str, Any], *, quiet: bool) -> Segmenter:
     segmenter = Segmenter(**arguments)
     segmenter.load()
     if not quiet:
-        networks, inference = segmenter.weights, segmenter.inference
-        if segmenter.ensemble != "off":
-            networks += f", {segmenter.ensemble} with {segmenter.fcn}"
-        if inference.settings.prior:
-            networks += f", prior of {segmenter.fcn or segmenter.weights}"
+        networks, inference, rule = segmenter.weights, segmenter.inference, segmenter.settings.ensemble
+        if rule != "off":
+            networks += f", {rule} with {segmenter.fcn}"
+        if inference.prior:
+            networks += f", prior of {segmenter.fcn if inference.partner else segmenter.weights}"
         console.say(f"deconvseg {__version__}: {networks} on {inference.device}, {inference.precision}")
-        for note in segmenter.notes:
-            console.say(f"note: {note}")
     return segmenter
 
 

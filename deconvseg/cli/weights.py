@@ -32,7 +32,7 @@ def list_weights(json_: bool = JSON, debug: bool = DEBUG) -> int:
 
     entries, cache = registry().values(), cache_folder()
     if json_:
-        document = {"cache": cache and str(cache), "weights": [_described(entry) for entry in entries]}
+        document = {"cache": str(cache), "weights": [_described(entry) for entry in entries]}
         print(json.dumps(document, indent=2))
         return console.DONE
     row = "{:16}{:9}{:>5}  {:10}{:15}{}".format
@@ -44,7 +44,7 @@ def list_weights(json_: bool = JSON, debug: bool = DEBUG) -> int:
         for alias in entry.aliases:
             console.say(f"{alias} is {entry.name}")
     console.say("figures are of different data; 'deconvseg weights info NAME' says which")
-    console.say(f"files got by hand go to {cache or 'the folder that DECONVSEG_HOME names'}")
+    console.say(f"files got by hand go to {cache}")
     return console.DONE
 
 
@@ -87,14 +87,7 @@ def pull(
         for line in (entry.description, f"licence: {entry.licence}. {entry.terms}", entry.obtain):
             console.say(f"{entry.name}: {line}")
         folder = cache_folder()
-        if folder is None:
-            console.error("there is no home directory for weights; let DECONVSEG_HOME name another folder")
-            continue
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            console.error(f"{folder}: cannot be made ({error.strerror}); let DECONVSEG_HOME name another")
-            continue
+        folder.mkdir(parents=True, exist_ok=True)
         convert = shlex.join(["convert", entry.convert_from, "-o", str(folder / entry.file)])
         console.error(f"{entry.name}: this file is got by hand; then run: deconvseg weights {convert}")
     return code

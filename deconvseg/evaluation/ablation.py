@@ -105,14 +105,14 @@ def network(segmenter: Segmenter, data: DataSet, *, ablate: bool = False) -> Sub
 def _rows(segmenter: Segmenter) -> tuple[Row, set[Row]]:
     """The row of the full setting, and those of an ablation."""
     chosen = segmenter.settings
-    row = partial(Row, prior=bool(segmenter.inference.settings.prior))
+    row = partial(Row, prior=bool(segmenter.inference.prior))
     count, sharpens = chosen.proposals, {False, chosen.crf}
     alone = {row(None, crf, "alone") for crf in sharpens}
     if segmenter.sees_whole_photo:
         return row(None, chosen.crf, "alone"), alone
-    full = row(count, chosen.crf, segmenter.ensemble)
+    full = row(count, chosen.crf, chosen.ensemble)
     others = {row(number, crf) for number in (count, *ABLATION) for crf in sharpens}
-    if segmenter.ensemble == "off":
+    if chosen.ensemble == "off":
         return full, others
     # The product is one of raw scores, which only the fusion rule max keeps.
     rules: list[EnsembleRule] = ["mean", "product"] if chosen.fusion == "max" else ["mean"]

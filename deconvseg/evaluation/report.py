@@ -159,8 +159,9 @@ def _pictures(evaluation: Evaluation, ious: Mapping[str, float]) -> Iterator[str
         for example in examples:
             photo, mask = map(_small, truth.read(example))
             found = _small(read_mask(evaluation.labels[example.name], indexed))
-            views = (photo, overlay(mask, palette, photo), overlay(found, palette, photo))
-            picture, encoded = np.concatenate([*views, difference(photo, mask, found)], axis=1), io.BytesIO()
+            views = (np.asarray(overlay(labels, palette, photo)) for labels in (mask, found))
+            picture = np.concatenate([photo, *views, difference(photo, mask, found)], axis=1)
+            encoded = io.BytesIO()
             Image.fromarray(picture).save(encoded, "JPEG", quality=85)
             url = f"data:image/jpeg;base64,{base64.b64encode(encoded.getvalue()).decode()}"
             name, score = escape(example.name), f"<small>mean IoU {_percent(ious[example.name])} %</small>"

@@ -50,9 +50,9 @@ def loaded(image: Image.Image) -> int:
 
 
 def image_of(
-    values: NDArray[np.generic], convert: Convert | None = None, *, white_is_zero: bool = False
+    values: NDArray[np.generic], convert: Convert | None, *, white_is_zero: bool
 ) -> tuple[Image.Image, str]:
-    """Whole numbers or floats of any range, (H, W) grey or (H, W, 3) RGB, as an 8-bit image; and a note."""
+    """Grey (H, W), whole numbers or floats of any range, as an 8-bit image; and a note."""
     black, white, note = _levels(values)
     if white_is_zero:
         black, white = white, black

@@ -58,8 +58,8 @@ def as_photo(photo: ImageLike) -> PhotoPixels:
     """Any photo ready to be segmented; a large file is reduced while it is decoded, see `read_photo`.
 
     It is a path or an address; a `PIL.Image.Image`; a uint8 array (H, W, 3) RGB or (H, W, 4) RGBA, laid on
-    white; or an array (H, W) of grey, uint8 or any other numbers, which become 8 bits as those of files do.
-    InputError for all else, MissingDependencyError for an address whose library is not installed.
+    white; or an array (H, W) of grey, uint8 or other numbers that Pillow knows, which become 8 bits as those
+    of files do. InputError for all else, MissingDependencyError for an address whose library is missing.
     """
     if isinstance(photo, str) and is_remote(photo):
         return read_photo(opened(photo), name=photo)
@@ -67,24 +67,17 @@ def as_photo(photo: ImageLike) -> PhotoPixels:
         return read_photo(Path(photo))
     if isinstance(photo, Image.Image):
         return _of_pillow(photo)
-    if not isinstance(photo, np.ndarray) or not _is_photo(photo):
-        given = f"{photo.dtype} {photo.shape}" if isinstance(photo, np.ndarray) else type(photo).__name__
-        raise InputError(f"{given} is no photo; {_ARRAYS}")
-    # As of all that is read, the pixels are a copy: its owner may change the array.
-    return _photo(*((Image.fromarray(photo), "") if photo.dtype == np.uint8 else pixels.image_of(photo)))
+    given = type(photo).__name__
+    if isinstance(photo, np.ndarray):
+        given = f"{photo.dtype} {photo.shape}"
+        with suppress(TypeError, ValueError):
+            return _of_pillow(Image.fromarray(photo))
+    raise InputError(f"{given} is no photo; {_ARRAYS}")
 
 
-def _is_photo(array: NDArray[Any]) -> bool:
-    grey = array.ndim == 2 and array.dtype.kind in "uif"
-    colour = array.ndim == 3 and array.shape[2] in (3, 4) and array.dtype == np.uint8
-    return array.size > 0 and (grey or colour)
-
-
-def read_image(
-    source: str | Path | BinaryIO, *, max_pixels: int = MAX_PIXELS, name: str = STREAM
-) -> NDArray[np.uint8]:
-    """Read a photo of any size as uint8 (H, W, 3) sRGB; args and errors as of `read_photo`."""
-    return read_photo(source, side=None, max_pixels=max_pixels, name=name).image
+def read_image(source: str | Path | BinaryIO) -> NDArray[np.uint8]:
+    """Read a photo at its own size as uint8 (H, W, 3) sRGB; errors as of `read_photo`."""
+    return read_photo(source, side=None).image
 
 
 def read_photo(
@@ -147,7 +140,7 @@ def _decode(stream: BinaryIO, name: str, side: int | None, max_pixels: int) -> P
                 raise InputError(f"{name}: {fault}; make it smaller, or raise the limit")
             if image.mode == "LAB":  # of TIFFs, which Pillow cannot convert
                 raise UnidentifiedImageError
-            return _photo(image, side=side)
+            return _photo(image, side)
     except InputError:
         raise
     except UnidentifiedImageError:
@@ -163,8 +156,8 @@ def _decode(stream: BinaryIO, name: str, side: int | None, max_pixels: int) -> P
         raise InputError(f"{name}: is damaged or cut short ({reason(error)}); {cure}") from error
 
 
-def _photo(image: Image.Image, note: str = "", side: int | None = None) -> PhotoPixels:
-    """An image of any mode as a photo, with a note; a large one is reduced to `side` as by `read_photo`."""
+def _photo(image: Image.Image, side: int | None = None) -> PhotoPixels:
+    """A copy of an image of any mode as a photo; a large one is reduced to `side` as by `read_photo`."""
     size = image.size
     if side and max(size) >= 2 * side:
         scale = side / max(size)
@@ -187,7 +180,7 @@ def _photo(image: Image.Image, note: str = "", side: int | None = None) -> Photo
         rgb[top // factor :][: len(part)] = part
     if orientation > 4:
         width, height = height, width
-    notes = tuple(filter(None, (note, unfit, deep)))
+    notes = tuple(filter(None, (unfit, deep)))
     return PhotoPixels(pixels.turned(rgb, orientation), height, width, notes=notes)
 
 

@@ -27,7 +27,7 @@ Entry: TypeAlias = tuple[str, tuple[int, int, int]]  # of a legend: a name and i
 
 _STRIP_PIXELS = 1 << 20
 _LONGEST_JPEG = 65_500
-_SMALLEST_TEXT, _LARGEST_TEXT = 7, 400
+_LARGEST_TEXT = 400  # pixels
 _PAPER, _INK = (0, 0, 0, 160), (255, 255, 255, 255)
 
 
@@ -56,7 +56,7 @@ def write_overlay(segmentation: Segmentation, target: Target, *, legend: bool = 
 
 def overlay_image(segmentation: Segmentation, *, legend: str = "") -> Image.Image:
     """What `write_overlay` writes, as an RGB image; `legend` has the `{name}` and `{share}` of an object."""
-    image = _overlay(segmentation.labels, segmentation.palette, segmentation.photo)
+    image = overlay(segmentation.labels, segmentation.palette, segmentation.photo)
     if legend:
         colors = dict(zip(segmentation.classes[1:], tints(segmentation.palette)[1:], strict=True))
         shares = {name: share for name, share in segmentation.class_shares().items() if name in colors}
@@ -68,18 +68,12 @@ def overlay_image(segmentation: Segmentation, *, legend: str = "") -> Image.Imag
 def draw_legend(image: Image.Image, entries: Sequence[Entry], busy: NDArray[np.bool_]) -> None:
     """Draw a panel of colours and names onto an RGB image, where it covers the fewest `busy` pixels, (H, W).
 
-    On an image too small for all of them at a size that can be read, the last entries are left out.
+    One that is too large for the image is made smaller.
     """
-    text, panel = min(max(min(image.size) // 22, 11), _LARGEST_TEXT), None
-    while entries:
-        panel = _panel(entries, text)
-        if panel.width <= image.width * 0.9 and panel.height <= image.height * 0.9:
-            break
-        if text == _SMALLEST_TEXT:
-            entries = entries[:-1]
-        text = max(text * 7 // 8, _SMALLEST_TEXT)
-    if panel is None or not entries:
+    if not entries:
         return
+    panel = _panel(entries, min(max(min(image.size) // 22, 11), _LARGEST_TEXT))
+    panel.thumbnail((max(image.width * 0.9, 1), max(image.height * 0.9, 1)))
     margin = max(min(image.size) // 60, 1)
     right, bottom = image.width - panel.width - margin, image.height - panel.height - margin
     corners = [(x, y) for y in (margin, bottom) for x in (margin, right)]
@@ -149,12 +143,9 @@ def write_scores(segmentation: Segmentation, target: Target) -> None:
         np.savez(stream, probabilities=scores, classes=np.array(segmentation.classes, np.str_))
 
 
-def overlay(labels: NDArray[np.uint8], palette: Palette, photo: Photo) -> Photo:
-    """The photo, uint8 (H, W, 3), objects tinted and outlined by labels (H, W), the rest dimmed and paler."""
-    return np.array(_overlay(labels, palette, photo))
-
-
-def _overlay(labels: NDArray[np.uint8], palette: Palette, photo: Photo) -> Image.Image:
+def overlay(labels: NDArray[np.uint8], palette: Palette, photo: Photo) -> Image.Image:
+    """The photo, uint8 (H, W, 3), as an RGB image: objects tinted and outlined by labels (H, W), the rest
+    dimmed and paler."""
     colors = np.array(tints(palette), np.uint16).reshape(-1, 3)
     width = max(1, round(min(labels.shape) / 250))
 

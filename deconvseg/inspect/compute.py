@@ -61,7 +61,7 @@ def inspect_layers(
     shown = class_name or next((name for name in shares if name != classes[0]), classes[0])
     score = found.scores[classes.index(shown)].cpu().numpy()
     painted = found.crop.copy()
-    painted[part] = overlay(labels, segmenter.palette, painted[part])
+    painted[part] = np.asarray(overlay(labels, segmenter.palette, painted[part]))
     pictures = {"input": found.crop, "score": score, "painted": painted}
     layers = []
     for name, maps in found.decoded.items():

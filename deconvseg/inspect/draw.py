@@ -174,7 +174,8 @@ def draw_proposals(found: Inspection, title: str) -> Figure:
         note = shares(labelling)
         if before is not None:
             note += f"\n{(labelling.labels != before.labels).mean():.1%} changed"
-        show(next(places), overlay(labelling.labels, labelling.palette, image), name, note)
+        tinted = np.asarray(overlay(labelling.labels, labelling.palette, image))
+        show(next(places), tinted, name, note)
         before = labelling
     ranks = {f"rank 1 to {len(boxes)}": f"{HEAT}_r"} if len(boxes) > 1 else {}
     text = "A labelling takes in the whole photo and so many proposals, in order, before the CRF."

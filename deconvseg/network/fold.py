@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal, cast
@@ -31,9 +30,7 @@ def pick_device(name: str) -> torch.device:
     raise UsageError(f"{name}: torch finds no such device here; use auto, cpu, cuda or mps")
 
 
-def pick_precision(
-    name: str, device: torch.device, uncalibrated: Callable[[], str | None] = lambda: "a new network"
-) -> Precision:
+def pick_precision(name: str, device: torch.device, uncalibrated: str | None = "a new network") -> Precision:
     """`auto`, `fp32`, `bf16`, `fp16` or `int8`; `auto` takes the fastest whose masks are as good.
 
     On a CPU that is int8 with AVX2 or more, else bf16 where it is faster than fp32. Int8 needs networks whose
@@ -45,7 +42,7 @@ def pick_precision(
             return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
         if device.type != "cpu":
             return "fp32"
-        if torch.backends.cpu.get_cpu_capability().startswith("AVX") and int8.works() and not uncalibrated():
+        if torch.backends.cpu.get_cpu_capability().startswith("AVX") and int8.works() and not uncalibrated:
             return "int8"
         return "bf16" if _cpu_gains_by_bf16() else "fp32"
     if name == "fp16" and device.type == "cpu":
@@ -55,9 +52,11 @@ def pick_precision(
     if name == "int8" and not int8.works():
         fault = f"which torch {torch.__version__} does not have here or computes wrongly"
         raise UsageError(f"int8 needs oneDNN's 8-bit convolutions, {fault}; use auto")
-    if name == "int8" and (network := uncalibrated()):
+    if name == "int8" and uncalibrated:
         cure = "'deconvseg weights calibrate' makes a file that does"
-        raise UsageError(f"int8 needs to know how large numbers get, which {network} does not tell; {cure}")
+        raise UsageError(
+            f"int8 needs to know how large numbers get, which {uncalibrated} does not tell; {cure}"
+        )
     if name not in _DTYPES:
         raise UsageError(f"{name}: unknown precision; use auto, fp32, bf16, fp16 or int8")
     return cast(Precision, name)

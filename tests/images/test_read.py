@@ -176,10 +176,9 @@ def test_pillow_images_are_read_as_their_files_are(mode: str, tmp_path: Path) ->
     [
         (RGB / 255, r"float64 \(16, 16, 3\) is no photo; give a file's path, .* a uint8 array"),
         (RGB > 3, r"bool \(16, 16, 3\) is no photo"),
-        (RAMP > 3, "bool"),
         (RGB.transpose(2, 0, 1), r"\(3, 16, 16\) is no photo; .*\(H, W, 3\)"),
         (RGB[None], r"\(1, 16, 16, 3\)"),
-        (RGB[:0], r"\(0, 16, 3\)"),
+        (RGB[:0], "no pixels"),
         (Image.new("RGB", (0, 3)), "no pixels"),
         ([[1, 2], [3, 4]], r"list is no photo; give a file's path"),
         (None, "NoneType is no photo"),

@@ -76,7 +76,7 @@ def test_devices_and_precisions_that_are_not_there_are_refused() -> None:
     with pytest.raises(UsageError, match="needs an accelerator"):
         pick_precision("fp16", cpu)
     with pytest.raises(UsageError, match="int8 is for the CPU, and this is meta"):
-        pick_precision("int8", torch.device("meta"), lambda: None)
+        pick_precision("int8", torch.device("meta"), None)
     with pytest.raises(UsageError, match="a new network does not tell; 'deconvseg weights calibrate'"):
         pick_precision("int8", cpu)
     with pytest.raises(UsageError, match="unknown precision"):

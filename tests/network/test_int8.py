@@ -103,7 +103,7 @@ def test_where_8_bits_do_not_work_they_are_refused(operation: Any, monkeypatch: 
     monkeypatch.setattr(torch.ops.onednn, "qconv2d_pointwise", operation, raising=False)
     monkeypatch.setattr(int8, "works", int8.works.__wrapped__)
     with pytest.raises(UsageError, match=r"int8 needs oneDNN's 8-bit .* computes wrongly; use auto$"):
-        pick_precision("int8", CPU, lambda: None)
+        pick_precision("int8", CPU, None)
 
 
 @needs_int8
