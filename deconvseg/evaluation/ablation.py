@@ -80,7 +80,7 @@ def network(segmenter: Segmenter, data: DataSet, *, ablate: bool = False) -> Sub
 
     def regions(row: Row) -> tuple[int, EnsembleRule]:
         """How many, and whether the FCN has a say in which; alike for rows that look at the same."""
-        return row.proposals or 0, segmenter.ensemble if row.ensemble != "off" or row.prior else "off"
+        return row.proposals or 0, segmenter.settings.ensemble if row.ensemble != "off" or row.prior else "off"
 
     def label(example: Example, mask: NDArray[np.uint8]) -> Iterator[Labelling]:
         clock = Clock()
@@ -91,7 +91,7 @@ def network(segmenter: Segmenter, data: DataSet, *, ablate: bool = False) -> Sub
         yield full, found.labels, {**clock.seconds, **found.seconds}
         others = sorted((row for row in rows if row != full), key=regions)
         for (number, ensemble), alike in groupby(others, regions):
-            prior = segmenter.inference.settings.prior
+            prior = segmenter.inference.prior
             one = segmenter.with_settings(proposals=number, ensemble=ensemble, prior=prior)
             *_, result = one.inference.step_by_step(one.prepare(photo))
             for row in alike:
