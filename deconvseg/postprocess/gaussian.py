@@ -22,23 +22,30 @@ class Gaussian:
     def __init__(self, height: int, width: int, sigma: float) -> None:
         radius = math.ceil(4 * sigma)
         self._taps = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2).astype(np.float32)
+        self._height, self._width = height, width
         # Where rows end between, OpenCV rounds in another way, and labels that are as likely do not stay so.
-        self._size = height, width + -width % _LANES
-        row, column = np.divmod(np.arange(height * width), width)
-        self._points = row * self._size[1] + column
+        self._row = width + -width % _LANES
+        self._points: NDArray[np.int64] | None = None  # in rows of that length; None is all
         self._factors = np.ones((height * width, 1), np.float32)
 
     def spread(self, values: Floats, total: Floats | None = None) -> Floats:
         """The first half of sums over all pixels: float32 (N, C) to (H, W or more, C), added to `total`."""
-        channels = values.shape[1]
+        values = values * self._factors
         if total is None:
-            total = np.zeros((*self._size, channels), np.float32)
-        total.reshape(-1, channels)[self._points] += values * self._factors
+            total = np.zeros((self._height, self._row, values.shape[1]), np.float32)
+        if self._points is None:
+            total[:, : self._width] += values.reshape(self._height, self._width, -1)
+        else:
+            total.reshape(-1, values.shape[1])[self._points] += values
         return total
 
     def gather(self, total: Floats) -> Floats:
         """The second half: float32 (H, W or more, C) to (N, C)."""
-        gathered = _blurred(total, self._taps).reshape(-1, total.shape[2]).take(self._points, 0)
+        blurred, channels = _blurred(total, self._taps), total.shape[2]
+        if self._points is None:
+            gathered = blurred[:, : self._width].reshape(-1, channels)
+        else:
+            gathered = blurred.reshape(-1, channels)[self._points]
         gathered *= self._factors
         return gathered
 
@@ -49,7 +56,9 @@ class Gaussian:
     def part(self, points: NDArray[np.int64]) -> Gaussian:
         """The same kernel with some of its points to spread from and to gather at: indices (P,)."""
         other = copy.copy(self)
-        other._points, other._factors = self._points[points], self._factors[points]
+        row, column = np.divmod(points, self._width)
+        other._points = row * self._row + column if self._points is None else self._points[points]
+        other._factors = self._factors[points]
         return other
 
 

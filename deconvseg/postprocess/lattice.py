@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,12 +29,17 @@ class Lattice:
     """
 
     def __init__(self, features: Floats) -> None:
-        base, rank, weights = _simplices(features)
-        corners, keys, strides = _numbered(base, rank)
+        base, rank, self._weights = _simplices(features)
+        self._corners, keys, strides = _numbered(base, rank)
         self._neighbours = _neighbours(keys, strides)
-        # One row for each point; the column after the corners' is nothing's, see `_neighbours`.
-        starts = np.arange(0, corners.size + 1, corners.shape[1], dtype=np.int32)
-        self._matrix = csr_matrix((weights.ravel(), corners.ravel(), starts), (len(corners), len(keys) + 1))
+        self._update()
+
+    def _update(self) -> None:
+        """One row for each point; the column after the corners' is nothing's, see `_neighbours`."""
+        rows, count = self._corners.shape
+        starts = np.arange(0, rows * count + 1, count, dtype=np.int32)
+        size = rows, self._neighbours.shape[2]
+        self._matrix = csr_matrix((self._weights.ravel(), self._corners.ravel(), starts), size)
 
     def spread(self, values: Floats, total: Floats | None = None) -> Floats:
         """The first half of sums over all points, weighted by the kernel: float32 (N, C) to (M + 1, C), the
@@ -54,12 +60,14 @@ class Lattice:
 
     def scale(self, factors: Floats) -> None:
         """Multiply the kernel between points i and j by factors[i] * factors[j], float32 (N, 1)."""
-        self._matrix.data *= np.repeat(factors, len(self._neighbours))
+        self._weights *= factors
+        self._update()
 
     def part(self, points: NDArray[np.int64]) -> Lattice:
         """The same lattice with some of its points to spread from and to gather at: indices (P,)."""
         other = copy.copy(self)
-        other._matrix = self._matrix[points]
+        other._corners, other._weights = self._corners[points], self._weights[points]
+        other._update()
         return other
 
 
@@ -132,21 +140,41 @@ def _numbered(base: Floats, rank: NDArray[np.int8]) -> tuple[NDArray[np.int32], 
     last = len(spans)
     if strides[last] * (last + 1) >= 2**63:
         raise ValueError("the points are too many deviations apart; take a wider kernel")
-    key = np.zeros(base.shape[1], np.int64)
+    whole: type[np.signedinteger[Any]] = np.int32 if strides[last] < 2**31 else np.int64
+    key = np.zeros(base.shape[1], whole)
     for digit, low, stride in zip(base, least, strides, strict=False):
-        key += (digit - low).astype(np.int64) * stride
-    corners = np.empty((len(key), last + 1), np.int32)
+        key += (digit - low).astype(whole) * whole(stride)
+    corners = np.empty((base.shape[1], last + 1), np.int32)
     keys, size = [], 0
     for k in range(last + 1):
-        # Neighbouring pixels often have the same corner: only the first of each such run is sorted.
-        starts = np.flatnonzero(np.append(True, key[1:] != key[:-1]))
-        found, which = np.unique(key[starts], return_inverse=True)
-        corners[:, k] = np.repeat(which + size, np.diff(starts, append=len(key)))
-        keys.append(found + k * strides[last])
+        found, which = _distinct(key)
+        corners[:, k] = which + size
+        keys.append(found.astype(np.int64) + k * strides[last])
         size += len(found)
         for place, stride in zip(rank, strides, strict=False):
-            key -= (place == last - k) * np.int64(stride)
+            key -= (place == last - k).astype(whole) * whole(stride)
     return corners, np.concatenate(keys), strides
+
+
+def _distinct(keys: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The different ones of whole numbers (N,), ascending, and which of them each number is (N,)."""
+    # Neighbouring pixels often have the same corner: only the first of each such run is sorted.
+    starts = np.flatnonzero(np.append(True, keys[1:] != keys[:-1]))
+    lengths, keys = np.diff(starts, append=len(keys)), keys[starts]
+    if keys.dtype != np.int32:
+        found, which = np.unique(keys, return_inverse=True)
+        return found, np.repeat(which, lengths)
+    # NumPy sorts much faster than it finds the order in which to sort, so that goes along in the low bits.
+    pairs = keys.astype(np.int64)
+    pairs <<= 32
+    pairs |= np.arange(len(keys))
+    pairs.sort()
+    order = pairs & 0xFFFFFFFF
+    pairs >>= 32
+    first = np.concatenate([[0], np.flatnonzero(pairs[1:] != pairs[:-1]) + 1])
+    which = np.empty(len(keys), np.int32)
+    which[order] = np.repeat(np.arange(len(first), dtype=np.int32), np.diff(first, append=len(keys)))
+    return pairs[first], np.repeat(which, lengths)
 
 
 def _neighbours(keys: NDArray[np.int64], strides: list[int]) -> NDArray[np.int64]:
