@@ -80,7 +80,10 @@ def network(segmenter: Segmenter, data: DataSet, *, ablate: bool = False) -> Sub
 
     def regions(row: Row) -> tuple[int, EnsembleRule]:
         """How many, and whether the FCN has a say in which; alike for rows that look at the same."""
-        return row.proposals or 0, segmenter.settings.ensemble if row.ensemble != "off" or row.prior else "off"
+        return (
+            row.proposals or 0,
+            segmenter.settings.ensemble if row.ensemble != "off" or row.prior else "off",
+        )
 
     def label(example: Example, mask: NDArray[np.uint8]) -> Iterator[Labelling]:
         clock = Clock()
