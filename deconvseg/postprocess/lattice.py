@@ -29,17 +29,12 @@ class Lattice:
     """
 
     def __init__(self, features: Floats) -> None:
-        base, rank, self._weights = _simplices(features)
-        self._corners, keys, strides = _numbered(base, rank)
+        base, rank, weights = _simplices(features)
+        corners, keys, strides = _numbered(base, rank)
         self._neighbours = _neighbours(keys, strides)
-        self._update()
-
-    def _update(self) -> None:
-        """One row for each point; the column after the corners' is nothing's, see `_neighbours`."""
-        rows, count = self._corners.shape
-        starts = np.arange(0, rows * count + 1, count, dtype=np.int32)
-        size = rows, self._neighbours.shape[2]
-        self._matrix = csr_matrix((self._weights.ravel(), self._corners.ravel(), starts), size)
+        # One row for each point; the column after the corners' is nothing's, see `_neighbours`.
+        starts = np.arange(0, corners.size + 1, corners.shape[1], dtype=np.int32)
+        self._matrix = csr_matrix((weights.ravel(), corners.ravel(), starts), (len(corners), len(keys) + 1))
 
     def spread(self, values: Floats, total: Floats | None = None) -> Floats:
         """The first half of sums over all points, weighted by the kernel: float32 (N, C) to (M + 1, C), the
@@ -60,14 +55,12 @@ class Lattice:
 
     def scale(self, factors: Floats) -> None:
         """Multiply the kernel between points i and j by factors[i] * factors[j], float32 (N, 1)."""
-        self._weights *= factors
-        self._update()
+        self._matrix.data *= np.repeat(factors, len(self._neighbours))
 
     def part(self, points: NDArray[np.int64]) -> Lattice:
         """The same lattice with some of its points to spread from and to gather at: indices (P,)."""
         other = copy.copy(self)
-        other._corners, other._weights = self._corners[points], self._weights[points]
-        other._update()
+        other._matrix = self._matrix[points]
         return other
 
 
