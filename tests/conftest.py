@@ -13,7 +13,6 @@ from hypothesis import settings
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from pycocotools.coco import COCO
-from train_edges import Forest, Node
 
 from deconvseg.images.palette import VOC_CLASSES, palette_for
 from deconvseg.network.base import SegmentationNetwork
@@ -21,6 +20,8 @@ from deconvseg.network.checkpoint import NetworkHeader, save_network
 from deconvseg.network.deconvnet import DeconvNet
 from deconvseg.network.fcn import FCN
 from deconvseg.network.fcn8s import FCN8s
+
+from .forests import Forest, Node
 
 settings.register_profile("patient", deadline=None)  # a busy machine is no fault of ours
 settings.load_profile("patient")

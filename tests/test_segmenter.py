@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from train_edges import Forest, write_forest
 
 import deconvseg.segmenter
 import deconvseg.weights
@@ -25,6 +24,7 @@ from deconvseg.segmenter import WORKING_SIDE, Segmenter
 from deconvseg.settings import PRESETS, CRFParameters
 
 from .conftest import blocks_photo as photo
+from .forests import Forest, write_forest
 
 
 @pytest.mark.parametrize("size", [(120, 160), (1, 1), (2, 300), (300, 2), (33, 31)], ids=str)

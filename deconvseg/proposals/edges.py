@@ -35,7 +35,7 @@ class EdgeDetector:
                 raise ValueError(f"it is no YAML with the fields {', '.join(_FIELDS)}")
             self._forest: Any = cv2.ximgproc.createStructuredEdgeDetection(str(path))
         except (OSError, EOFError, zlib.error, ValueError, cv2.error) as error:
-            cure = "fetch it again or train one with tools/train_edges.py"
+            cure = "fetch it again, or leave --forest out"
             raise WeightsError(f"{path}: no whole edge forest ({reason(error)}); {cure}") from error
 
     def detect(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:

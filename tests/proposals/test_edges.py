@@ -11,11 +11,12 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from train_edges import Forest, window_features, write_forest
 
 from deconvseg.errors import MissingDependencyError, WeightsError
 from deconvseg.proposals import edges as opencv_module
 from deconvseg.proposals.edges import EdgeDetector
+
+from ..forests import Forest, window_features, write_forest
 
 
 def evaluate(forest: Forest, image: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -72,7 +73,7 @@ def test_a_file_that_is_no_whole_forest_is_refused(tmp_path: Path, hand_made_for
 
 
 def refused(path: Path, words: str = "no whole edge forest") -> None:
-    with pytest.raises(WeightsError, match=rf"{words}.*train_edges") as caught:
+    with pytest.raises(WeightsError, match=rf"{words}.*leave --forest out") as caught:
         EdgeDetector(path)
     assert "\n" not in str(caught.value) and str(caught.value).startswith(str(path))
 
