@@ -115,6 +115,8 @@ def _page(evaluation: Evaluation, summary: dict[str, Any], ious: Mapping[str, fl
     )
     return f"""<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <title>deconvseg: {escape(setting)} on {escape(split)}</title><style>{STYLE}</style></head><body>
 <h1>Mean IoU {_percent(summary["mean_iou"])} % <small>{escape(setting)}</small></h1>
 <p>{images} of the {of} photos of {escape(split)}{", a sample evenly spread" if images < of else ""}, labelled

@@ -87,8 +87,11 @@ class Training:
         if options.resume and (folder / STATE).is_file():
             self.progress = load_state(folder / STATE, self.modules)
         self.step = int(self.progress["step"])
-        # Steps after the checkpoint are made again.
-        self.lines = [line for line in read_json_lines(folder / METRICS) if line["step"] <= self.step]
+        if distributed.rank() == 0:
+            # Steps after the checkpoint are made again.
+            kept = [line for line in read_json_lines(folder / METRICS) if line["step"] <= self.step]
+            with replacing(folder / METRICS) as stream:
+                stream.writelines(json.dumps(line).encode() + b"\n" for line in kept)
         self.started = time.monotonic() - self.progress["seconds"]
         self.saved = self.reported = time.monotonic()
         self.recent: list[Tensor] = []
@@ -223,10 +226,9 @@ class Training:
 
     def _write(self, **figures: float) -> None:
         """Adds a line to `metrics.jsonl`."""
-        self.lines.append(self._counted(figures))
         if distributed.rank() == 0:
-            with replacing(self.folder / METRICS) as stream:
-                stream.write("".join(json.dumps(line) + "\n" for line in self.lines).encode())
+            with (self.folder / METRICS).open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(self._counted(figures)) + "\n")
 
     def _counted(self, figures: dict[str, float]) -> dict[str, float]:
         return {"step": self.step, "crops": self.step * self.recipe.batch_size, **figures}

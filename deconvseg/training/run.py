@@ -25,6 +25,7 @@ from deconvseg.network.deconvnet import DeconvNet, resize_bottleneck
 from deconvseg.network.fcn8s import FCN8s, start_from_deconvnet
 from deconvseg.network.vgg16 import download_vgg16, initialise_encoder, read_vgg16
 from deconvseg.proposals.cache import cache_proposals, read_proposals
+from deconvseg.proposals.edges import opencv
 from deconvseg.training import distributed
 from deconvseg.training.data import TrainingData
 from deconvseg.training.loop import ANOTHER, METRICS, STATE, Options, Training
@@ -62,6 +63,8 @@ def run_training(
     with _hold(out):
         for name, recipe in stages.items():
             distributed.share(recipe.batch_size, recipe.accumulate)
+            if recipe.proposal_share and not proposals.is_file():
+                opencv()  # one without contrib is told now, not when the stage begins
             is_begun = (out / name / STATE).is_file()
             if is_begun and not options.resume:
                 raise UsageError(f"{out / name}: it holds a run already; resume it, or use another folder")
