@@ -53,6 +53,7 @@ class Recipe:
     label: Literal["all", "object"] = "all"
     overlap: Share = 0.5  # least IoU of a proposal with an object's box (stage 2)
     enlarge: Annotated[float, 0.1, 10] = 1.2  # context around a box, a factor on both sides
+    square: bool = True  # boxes are widened to squares, as in the released lists; else stretched to the crop
     window: Annotated[float, 0.1, 1] = 1.0  # share of a box's sides that a crop covers, anywhere inside it
     scale_jitter: Annotated[float, 1, 10] = 1.4  # boxes and squares are scaled by a factor of 1/x to x ...
     shift_jitter: Share = 0.1  # ... and moved by up to this share of their side

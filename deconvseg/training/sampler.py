@@ -189,7 +189,8 @@ class CropSampler:
             photo[drawn], number[drawn] = regions.photo[chosen], regions.number[chosen]
             boxes = regions.boxes[chosen]
             tight = boxes[:, 2:] - boxes[:, :2]
-            tight = tight.amax(1, keepdim=True).expand(-1, 2)  # to squares, as in the released lists
+            if recipe.square:
+                tight = tight.amax(1, keepdim=True).expand(-1, 2)
             within = uniform[drawn, 5:7] - 0.5
             sides[drawn] = recipe.enlarge * recipe.window * tight
             centre[drawn] = (boxes[:, :2] + boxes[:, 2:]) / 2

@@ -84,10 +84,13 @@ def test_stage_1_labels_the_object_alone(two_dogs: ImageStore) -> None:
     assert any(set(labels.unique().tolist()) >= {0, 1, 2} for labels in everything.labels)
 
 
-def test_boxes_are_enlarged_and_squared(two_dogs: ImageStore) -> None:
-    boxes = sampler_of(two_dogs, EXACT).batch(0).boxes
-    # 1.2 x the longer side, 20 for both kinds.
-    torch.testing.assert_close(boxes[:, 2:] - boxes[:, :2], torch.full((16, 2), 24.0))
+def test_boxes_are_enlarged_and_squared_or_stretched(two_dogs: ImageStore) -> None:
+    sides = {}
+    for square in (True, False):
+        boxes = sampler_of(two_dogs, replace(EXACT, square=square)).batch(0).boxes
+        sides[square] = {tuple(pair) for pair in (boxes[:, 2:] - boxes[:, :2]).round(decimals=1).tolist()}
+    assert sides[True] == {(24.0, 24.0)}  # 1.2 x the longer side, 20 for both kinds
+    assert {tuple(round(side, 1) for side in pair) for pair in sides[False]} == {(19.2, 24.0), (24.0, 19.2)}
 
 
 def test_a_window_lies_anywhere_inside_the_box(two_dogs: ImageStore) -> None:
