@@ -40,7 +40,7 @@ def test_help_names_every_option_in_its_group(inside: Run) -> None:
         (["segment", "a.jpg", "--sav", "labels"], "--save"),
         (["segment", "a.jpg", "--save", "sketch"], "sketch"),
         (["segment", "a.jpg", "--proposals", "-1"], "--proposals"),
-        (["segment", "."], "say in which folder"),
+        (["segment", "."], "say where its results go"),
         (["segment", "-", "--json"], "standard output"),
         (
             ["segment", "a.jpg", "--ray-address", "auto"],
