@@ -121,7 +121,7 @@ class Segmenter:
             self.fcn = partner or FCN
         elif settings.prior:
             self.fcn = partner or None
-        self.settings = settings
+        self.settings, self._fcn_is_given = settings, bool(fcn and self.fcn)
         self.weights, self._file, self._forest = str(weights), weights, forest
         self._device, self._precision = device, precision
         self._batch_size, self._threads = batch_size, threads
@@ -326,8 +326,9 @@ class Segmenter:
         # Left alone, torch and OpenCV would take all cores of the host, not of the container.
         torch.set_num_threads(self._threads or min(torch.get_num_threads(), cores()))
         cv2.setNumThreads(self._threads or min(cv2.getNumThreads(), cores()))
-        if self.sees_whole_photo and self.settings.ensemble != "off":
-            raise UsageError(f"{self.weights}: is an FCN itself, and needs no other; go without an ensemble")
+        if self.sees_whole_photo and (self._fcn_is_given or self.settings.ensemble != "off"):
+            fault = f"is for an ensemble, and {self.weights} is an FCN itself"
+            raise UsageError(f"{self.fcn}: {fault}; go without both")
         names = [self._file] if self.sees_whole_photo or not self.fcn else [self._file, self.fcn]
         files = [network_file(name) for name in names]
         networks = [load_network(file) for file in files]

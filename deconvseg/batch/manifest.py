@@ -258,6 +258,8 @@ class Manifest:
     def _with_old(self, record: Record, old: Record) -> Record:
         """All stays if the photo failed, and else other kinds of result that go with the new ones."""
         if record["status"] == "failed":  # a disk may be away for a moment
+            if is_of_another(old, record["path"]):
+                return record
             return {**old, "input": record["input"], "status": "failed", "error": record["error"]}
         if None in (record["bytes"], old["bytes"]):  # of some stores, nobody knows what was and is there
             return record

@@ -73,13 +73,15 @@ def _result_folder(
     folders = [argument for argument in inputs if os.path.isdir(argument)]
     if output is None:
         if homeless := [*folders, *(photo.shown for photo in photos if is_remote(photo.path))]:
-            raise UsageError(f"{homeless[0]}: is a folder or remote; say where its results go")
+            kind = "a folder" if folders else "remote"
+            raise UsageError(f"{homeless[0]}: is {kind}; say where its results go")
         return None
     is_file = Path(output).suffix.lower() in _FILES or os.path.exists(output)
     is_file = is_file and not os.path.isdir(output) and not output.endswith(("/", os.sep))
     if output == STDOUT or (is_file and not is_remote(output)):
         if folders or len(photos) > 1:
-            raise UsageError(f"{output}: takes the result of one photo; give a folder")
+            name = "standard output" if output == STDOUT else output
+            raise UsageError(f"{name}: takes the result of one photo; give a folder")
         return None
     if any(_is_same(argument, output) for argument in inputs):
         raise UsageError(f"{output}: results would lie among the photos; give another folder")

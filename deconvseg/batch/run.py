@@ -160,8 +160,8 @@ class FolderRun:
             done = manifest.find_done(self._photos, self._settings, self._options.shaping)
             if manifest.redone:
                 self.notes.append(
-                    f"{manifest.redone} of the photos are done again: their results are of other settings or "
-                    "another version, so that other kinds are removed, or are not as they were written"
+                    f"photos done again: {manifest.redone}, as settings, this version or their results have "
+                    "changed; where settings have, other kinds of result are removed"
                 )
         manifest.start(self._photos, done)
         for photo in self._photos:

@@ -129,7 +129,7 @@ class Progress:
                 progress.MofNCompleteColumn(),
                 progress.TimeRemainingColumn(compact=True),
                 progress.TextColumn("left {task.fields[text]}"),
-                console=Console(stderr=True),
+                console=Console(stderr=True, soft_wrap=True),
                 transient=True,
             )
             self._task = self._bar.add_task(self.what, total=self.total, text="")

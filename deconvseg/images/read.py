@@ -70,8 +70,10 @@ def as_photo(photo: ImageLike) -> PhotoPixels:
     given = type(photo).__name__
     if isinstance(photo, np.ndarray):
         given = f"{photo.dtype} {photo.shape}"
-        with suppress(TypeError, ValueError):
-            return _of_pillow(Image.fromarray(photo))
+        # Pillow takes more, and signed bytes for others.
+        if (photo.ndim == 2 or photo.shape[2:] in ((3,), (4,))) and photo.dtype != np.int8:
+            with suppress(TypeError, ValueError):
+                return _of_pillow(Image.fromarray(photo))
     raise InputError(f"{given} is no photo; {_ARRAYS}")
 
 

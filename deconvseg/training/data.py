@@ -57,6 +57,8 @@ def open_training_data(
         for sbd in _sbd(sbd_root):
             added = tuple(example for example in sbd.examples if example.name not in listed)
             opened.append((sbd_root, replace(sbd, examples=added), ""))
+        if not any(len(dataset) for _, dataset, _ in opened[1:]):
+            raise UsageError(f"{sbd_root}: has no photo besides those of the two lists; check the path")
     opened += [(more, open_dataset(more, "train"), f"{more.resolve().name}/") for more in extra_roots]
     datasets, roots = list[DataSet](), {folder.resolve() for folder, _, _ in opened}
     for folder, dataset, prefix in opened:
@@ -98,7 +100,8 @@ def _refuse_mixtures(data: TrainingData, *, may_share: bool) -> None:
                 "that are trained on together must have the same classes in the same order"
             )
     names = Counter(example.name for example in data.examples)
-    if twice := [name for name, count in names.items() if count > 1]:
+    files = Counter(example.image.resolve() for example in data.examples)
+    if twice := [str(one) for counts in (names, files) for one, count in counts.items() if count > 1]:
         raise DataError(
             f"{twice[0]}: named twice by the lists to train on; take it out of one, or, if these are two "
             "photos, rename the folder of one data set"

@@ -64,7 +64,7 @@ def share(count: int, parts: int) -> Tensor:
     if count % shares or count < 2 * parts:
         raise UsageError(
             f"batch_size = {count} cannot be shared out over {world_size()} processes in {parts} parts of at "
-            f"least 2 crops; make it a multiple of {shares}"
+            f"least 2 crops; make it a multiple of {shares}, {2 * parts} or more"
         )
     return torch.arange(count).view(parts, world_size(), -1)[:, rank()].flatten()
 

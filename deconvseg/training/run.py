@@ -17,7 +17,7 @@ from deconvseg import __version__
 from deconvseg.data.crops import ImageStore
 from deconvseg.data.dataset import DataSet, Example
 from deconvseg.data.scores import load_scores
-from deconvseg.errors import OutputError, UsageError
+from deconvseg.errors import OutputError, UsageError, reason
 from deconvseg.files import lock, replacing
 from deconvseg.network.base import SegmentationNetwork, rebuilt, replace_classes
 from deconvseg.network.checkpoint import NetworkHeader, load_network
@@ -235,9 +235,12 @@ def _describe(folder: Path, recipe: Recipe, data: TrainingData, init: Path | Non
     }
     document = json.loads(json.dumps(text))  # lists for tuples, as in the file
     if (folder / STATE).is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        document["init"] = before["init"]
-        had, has = (one["recipe"] | one["data"] for one in (before, document))
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+            document["init"] = before["init"]
+            had, has = (one["recipe"] | one["data"] for one in (before, document))
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise UsageError(f"{path}: cannot be read ({reason(error)}); {ANOTHER}") from error
         free = FREE_ON_RESUME | {"sources", "photos_with_scores"}
         # Keys that came or went since the run was begun are not compared.
         if changed := [key for key in has.keys() - free if had.get(key, has[key]) != has[key]]:

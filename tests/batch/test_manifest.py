@@ -152,6 +152,9 @@ def test_a_photo_that_fails_keeps_its_results(photo: Photo, tmp_path: Path) -> N
     path.write_bytes(content)
     os.utime(path, (status.st_atime, status.st_mtime))
     assert is_done(photo, tmp_path)
+    other = replace(photo, path=str(make_photo(tmp_path, "other").path))  # of the same name, elsewhere
+    record = manifest.add({**new_record(other, "s1"), "error": "is damaged"})
+    assert (record["path"], record["outputs"]) == (other.path, {})
 
 
 def test_one_line_a_photo_through_stops_and_other_runs(photo: Photo, tmp_path: Path) -> None:

@@ -129,8 +129,8 @@ def test_files_named_like_results_are_no_photos() -> None:
 @pytest.mark.parametrize(
     ("inputs", "output", "kinds", "words"),
     [
-        (["in"], None, KINDS, "in: is a folder or remote; say where"),
-        (["in"], "-", ["labels"], "-: takes the result of one photo"),
+        (["in"], None, KINDS, "in: is a folder; say where"),
+        (["in"], "-", ["labels"], "standard output: takes the result of one photo"),
         (["in"], "m.png", KINDS, "m.png: takes the result of one photo"),
         (["in"], "c.jpg", KINDS, "c.jpg: takes the result of one photo"),
         (["in"], "./in/", KINDS, "among the photos"),
@@ -150,7 +150,7 @@ def test_files_named_like_results_are_no_photos() -> None:
         (["c.jpg"], "m.png", ["masks"], "masks are several files"),
         (["c.jpg"], "-", ["masks"], "one result that is one file"),
         (["in/a.jpg", "in/a.mask.png"], None, ["labels"], "and is the photo in/a.mask.png"),
-        (["local://$PWD/c.jpg"], None, ["labels"], "is a folder or remote; say where"),
+        (["local://$PWD/c.jpg"], None, ["labels"], "is remote; say where"),
         (["local://$PWD/in"], "local://$PWD/in/", ["labels"], "results would lie among the photos"),
         (["in", "local://$PWD/in/a.jpg"], "local:///out", ["labels"], "file:///out/a.png: would be"),
         (["c.jpg", "$PWD/c.png"], None, ["labels"], "and is the result of c.jpg"),

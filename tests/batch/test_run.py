@@ -225,7 +225,7 @@ def test_results_of_other_options_settings_or_hands_are_made_again(
     assert [record["status"] for record in run.records] == ["done", "skipped"]
     other = segmenter.with_settings(crf=not segmenter.settings.crf)
     run = segment_folder(["in/1.png", "in/2.png"], "out", other, Options(shard="0/1"))
-    assert run.notes[0].startswith("2 of the photos are done again")
+    assert run.notes[0].startswith("photos done again: 2,")
     assert not Path("out/1.coco.json").exists() and not Path("out/coco.json").exists()
 
 

@@ -48,6 +48,12 @@ def test_mistakes_are_named(tmp_path: Path, voc: Path) -> None:
     (lists / "again.txt").write_text("shape000\nshape000\n")
     with pytest.raises(DataError, match="shape000: named twice"):
         open_training_data(voc, split="again")
+    (tmp_path / "link").symlink_to(voc)
+    with pytest.raises(DataError, match=r"shape000\.jpg: named twice"):
+        open_training_data(voc, extra_roots=[tmp_path / "link"])
+    (lists / "train_aug.txt").write_text("shape000\nshape003\n")
+    with pytest.raises(UsageError, match="voc: has no photo besides those"):
+        open_training_data(voc, sbd_root=voc)
 
 
 def score(folder: Path, name: str) -> Path:

@@ -119,6 +119,9 @@ def test_a_resumed_run_must_be_the_same_run(own: Path, tmp_path: Path) -> None:
     # What helps after an exploded loss may change.
     start(parts_of(own, tmp_path, steps=2, learning_rate=1e-4), out, resume=True)
     assert metrics(out)[-1]["step"] == 2
+    (out / "run.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"run\.json: cannot be read .*another folder"):
+        start(parts, out, resume=True)
 
 
 @pytest.mark.parametrize(
