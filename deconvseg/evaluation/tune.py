@@ -49,14 +49,6 @@ def tune_crf(
     numbers = range(len(truth.examples))
     searched, held_out = numbers[::2], numbers[1::2]
 
-    def fuse(example: Example) -> tuple[Prepared, NDArray[np.float16]]:
-        ((prepared, probabilities),) = segmenter.fuse([segmenter.prepare(example.image)])
-        photo = prepared.photo
-        refuse_other_size(example, (photo.height, photo.width), truth.mask(example).shape)
-        # What is left takes no more memory than the shrunk photo.
-        prepared = replace(prepared, photo=replace(photo, image=prepared.image))
-        return prepared, probabilities.astype(np.float16)
-
     def count(tuned: Segmenter, number: int) -> NDArray[np.int64]:
         prepared, probabilities = fused[number]
         labels = tuned.finish(prepared, probabilities.astype(np.float32)).labels
@@ -71,7 +63,7 @@ def tune_crf(
 
     fused: list[tuple[Prepared, NDArray[np.float16]]] = []
     with workers_for(workers) as call_each:
-        for one in call_each(fuse, truth.examples):
+        for one in call_each(partial(_fuse, segmenter, truth), truth.examples):
             fused.append(one)
             progress(f"score maps: {len(fused)} of {len(numbers)} photos")
         new, trials = search(old, partial(score, searched), MOST_TRIALS)
@@ -94,6 +86,15 @@ def tune_crf(
     training = {**segmenter.header.training, "crf_search": report}
     copy_network(network, target, {"crf": crf, "training": training})
     return {**report, "output": str(target)}
+
+
+def _fuse(segmenter: Segmenter, truth: Truth, example: Example) -> tuple[Prepared, NDArray[np.float16]]:
+    ((prepared, probabilities),) = segmenter.fuse([segmenter.prepare(example.image)])
+    photo = prepared.photo
+    refuse_other_size(example, (photo.height, photo.width), truth.mask(example).shape)
+    # What is left takes no more memory than the shrunk photo.
+    prepared = replace(prepared, photo=replace(photo, image=prepared.image))
+    return prepared, probabilities.astype(np.float16)
 
 
 def search(
